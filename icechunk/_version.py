@@ -1,0 +1,3 @@
+"""The version of this library: packaging and file headers read it here."""
+
+__version__ = "0.1.0"

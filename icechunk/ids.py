@@ -1,0 +1,96 @@
+"""Object ids, their text form, and node paths.
+
+Ids are raw ``bytes`` inside the library and text at its edge. The text form is
+Crockford's base32 in upper case, most significant bit first, padded with zero bits
+on the right (Icechunk spec, "Identifiers"), so text order equals byte order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Final
+
+from icechunk.errors import ErrorKind, InvalidInputError
+
+OBJECT_ID_SIZE: Final = 12  # snapshots, manifests, chunks
+NODE_ID_SIZE: Final = 8
+
+#: Every repository begins with this snapshot.
+INITIAL_SNAPSHOT_ID: Final = bytes.fromhex("0b1cc8d6787580f0e33a6534")
+
+_ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_VALUES: Final = {c: i for i, c in enumerate(_ALPHABET)}
+
+
+def new_object_id() -> bytes:
+    """Return 12 random bytes."""
+    return os.urandom(OBJECT_ID_SIZE)
+
+
+def encode_id(raw: bytes) -> str:
+    """Return the text form: 20 characters for 12 bytes, 13 for 8."""
+    chars = (len(raw) * 8 + 4) // 5
+    number = int.from_bytes(raw, "big") << (chars * 5 - len(raw) * 8)
+    return "".join(_ALPHABET[(number >> shift) & 31] for shift in range((chars - 1) * 5, -1, -5))
+
+
+def decode_id(text: str, size: int = OBJECT_ID_SIZE) -> bytes:
+    """Return the raw form of an id.
+
+    Raises
+    ------
+    InvalidInputError
+        If `text` is not the text form of `size` bytes.
+    """
+    chars = (size * 8 + 4) // 5
+    spare = chars * 5 - size * 8
+    if isinstance(text, str) and len(text) == chars and all(c in _VALUES for c in text):
+        number = 0
+        for c in text:
+            number = number << 5 | _VALUES[c]
+        if number & ((1 << spare) - 1) == 0:
+            return (number >> spare).to_bytes(size, "big")
+    raise InvalidInputError(
+        f"{text!r} is not an id: expected {chars} characters of {_ALPHABET}",
+        ErrorKind.INVALID_SNAPSHOT_ID if size == OBJECT_ID_SIZE else ErrorKind.INVALID_KEY,
+    )
+
+
+def normalize_path(path: str) -> str:
+    """Return the absolute form of a node path: ``/`` or ``/a/b``.
+
+    Raises
+    ------
+    InvalidInputError
+        If a segment is empty, ``.`` or ``..``.
+    """
+    stripped = path.strip("/")
+    if not stripped:
+        return "/"
+    if any(part in ("", ".", "..") for part in stripped.split("/")):
+        raise InvalidInputError(
+            f"{path!r} is not a node path: segments may not be empty, '.' or '..'",
+            ErrorKind.INVALID_PATH,
+        )
+    return "/" + stripped
+
+
+def parent_path(path: str) -> str | None:
+    """Return the path of the parent group, None for the root."""
+    if path == "/":
+        return None
+    return path.rsplit("/", 1)[0] or "/"
+
+
+def parent_paths(path: str) -> Iterator[str]:
+    """Yield the paths of all groups that hold a node, the nearest first."""
+    parent = parent_path(path)
+    while parent is not None:
+        yield parent
+        parent = parent_path(parent)
+
+
+def is_within(path: str, ancestor: str) -> bool:
+    """Whether `path` is `ancestor` or lies below it."""
+    return path == ancestor or ancestor == "/" or path.startswith(ancestor + "/")
