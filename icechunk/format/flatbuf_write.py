@@ -1,0 +1,516 @@
+"""The writing half of `flatbuf`: see there for how to use it.
+
+Parents lie before their children, rows with the same present fields share a vtable
+and a stride, and everything is aligned as the Icechunk spec asks ("Alignment").
+Strings and shared byte vectors come last, equal ones once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from icechunk.errors import ErrorKind, InvalidInputError
+
+__all__ = ["Batch", "encode"]
+
+Ints = NDArray[np.int64]
+Bytes = NDArray[np.uint8]
+Bools = NDArray[np.bool_]
+
+#: Offsets between a table and its vtable are signed 32 bit numbers.
+MAX_PAYLOAD: Final = 2**31 - 1
+FILE_IDENTIFIER: Final = b"Ichk"
+
+_U4: Final = np.dtype("<u4")
+_I4: Final = np.dtype("<i4")
+_NONE: Final = np.empty(0, np.int64)
+# longer ones are copied one by one: the loop costs nothing beside the bytes
+_LONG: Final = 1 << 16
+
+
+@dataclass
+class _Column:
+    """One slot of a batch; `present` None: every row has it."""
+
+    slot: int
+    present: Bools | None
+
+
+@dataclass
+class _Inline(_Column):
+    values: NDArray[Any]  # any fixed-size dtype, structs as V<size>
+    align: int
+
+
+@dataclass
+class _Vector(_Column):
+    data: Bytes
+    start: Ints
+    count: Ints
+    size: int
+    align: int
+
+
+@dataclass
+class _Pooled(_Column):
+    values: Sequence[bytes]
+    which: Ints
+    nul: bool
+
+
+@dataclass
+class _Heap(_Column):
+    data: Bytes
+    offsets: Ints
+    which: Ints
+    nul: bool
+
+
+@dataclass
+class _Nested(_Column):
+    batches: list[tuple[Any, Batch]]  # (rows of the parent, their children in order)
+
+
+@dataclass
+class _Children(_Column):
+    batches: list[Batch]
+    offsets: Ints
+
+
+@dataclass
+class _Texts(_Column):
+    values: list[bytes]
+    offsets: Ints
+
+
+class Batch:
+    """`n` tables of one type, described by columns.
+
+    Each method adds one field, in any order of slots. A row that is not `present`
+    (bool[n], default all) leaves the field out.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self._columns: list[_Column] = []
+
+    def scalar(
+        self,
+        slot: int,
+        values: ArrayLike,
+        dtype: DTypeLike,
+        *,
+        default: int | None = None,
+        present: ArrayLike | None = None,
+    ) -> None:
+        """Add a number per table; rows equal to `default` (None: no row) leave it out."""
+        column = np.broadcast_to(np.asarray(values, dtype), (self.n,))
+        has = np.ones(self.n, np.bool_) if present is None else np.asarray(present, np.bool_)
+        if default is not None:
+            has = has & (column != default)
+        self._columns.append(_Inline(slot, _mask(has), column, column.dtype.itemsize))
+
+    def struct(self, slot: int, rows: Bytes, *, present: ArrayLike | None = None) -> None:
+        """Add an inline struct of bytes (an id): uint8[n, size]."""
+        size = rows.shape[1]
+        column = np.ascontiguousarray(rows, np.uint8).view(f"V{size}").reshape(self.n)
+        self._columns.append(_Inline(slot, _mask(present), column, 1))
+
+    def vector(
+        self,
+        slot: int,
+        flat: NDArray[Any],
+        offsets: ArrayLike,
+        *,
+        present: ArrayLike | None = None,
+    ) -> None:
+        """Add a vector of numbers: row i has the elements ``flat[offsets[i]:offsets[i + 1]]``.
+
+        A two-dimensional `flat` is a vector of structs, aligned as its dtype.
+        """
+        size = flat.dtype.itemsize * int(np.prod(flat.shape[1:], dtype=np.int64))
+        ends = np.asarray(offsets, np.int64)
+        little = flat.dtype.newbyteorder("<")
+        data = np.ascontiguousarray(flat, little).reshape(-1).view(np.uint8)
+        align = flat.dtype.itemsize
+        column = _Vector(slot, _mask(present), data, ends[:-1] * size, np.diff(ends), size, align)
+        self._columns.append(column)
+
+    def spans(
+        self,
+        slot: int,
+        data: Bytes,
+        start: ArrayLike,
+        length: ArrayLike,
+        *,
+        present: ArrayLike | None = None,
+    ) -> None:
+        """Add a byte vector: row i has ``data[start[i]:start[i] + length[i]]``."""
+        starts, lengths = np.asarray(start, np.int64), np.asarray(length, np.int64)
+        self._columns.append(_Vector(slot, _mask(present), data, starts, lengths, 1, 1))
+
+    def blob(self, slot: int, values: Sequence[bytes | None]) -> None:
+        """Add a byte vector per table, None = absent. Equal ones are stored once."""
+        self._pool(slot, values, nul=False)
+
+    def text(self, slot: int, values: Sequence[str | None]) -> None:
+        """Add a string per table, None = absent. Equal ones are stored once."""
+        self._pool(slot, [None if v is None else _utf8(v) for v in values], nul=True)
+
+    def heap(
+        self, slot: int, data: Bytes, offsets: ArrayLike, which: ArrayLike, *, text: bool
+    ) -> None:
+        """Add a string (`text`) or byte vector per table out of a heap.
+
+        Row i has value k = ``which[i]`` of the heap, ``data[offsets[k]:offsets[k + 1]]``,
+        or nothing if that is -1. Each value of the heap is stored once.
+        """
+        index = np.asarray(which, np.int64)
+        ends = np.asarray(offsets, np.int64)
+        self._columns.append(_Heap(slot, _mask(index >= 0), data, ends, index, text))
+
+    def texts(self, slot: int, values: Sequence[Sequence[str]]) -> None:
+        """Add a vector of strings per table."""
+        offsets = np.cumsum([0, *map(len, values)])
+        flat = [_utf8(text) for row in values for text in row]
+        self._columns.append(_Texts(slot, None, flat, offsets))
+
+    def child(self, slot: int, batch: Batch, *, present: ArrayLike | None = None) -> None:
+        """Add a child table: the rows that are present own those of `batch`, in order."""
+        has = _mask(present)
+        rows = slice(None) if has is None else np.flatnonzero(has)
+        self._columns.append(_Nested(slot, has, [(rows, batch)]))
+
+    def children(
+        self,
+        slot: int,
+        batch: Batch | Sequence[Batch],
+        offsets: ArrayLike,
+        *,
+        present: ArrayLike | None = None,
+    ) -> None:
+        """Add a vector of tables: row i owns ``offsets[i]:offsets[i + 1]`` of `batch`.
+
+        Several batches count as one that holds their tables one after the other.
+        """
+        batches = [batch] if isinstance(batch, Batch) else list(batch)
+        ends = np.asarray(offsets, np.int64)
+        self._columns.append(_Children(slot, _mask(present), batches, ends))
+
+    def union(self, slot: int, tags: ArrayLike, batches: Mapping[int, Batch]) -> None:
+        """Add a union: tags, uint8[n], in `slot` and tables in `slot` + 1.
+
+        The rows with tag t own those of ``batches[t]``, in order; tag 0 means nothing.
+        """
+        kinds = np.asarray(tags, np.uint8)
+        self.scalar(slot, kinds, np.uint8, default=0)
+        nested = [(np.flatnonzero(kinds == tag), batch) for tag, batch in batches.items()]
+        self._columns.append(_Nested(slot + 1, kinds != 0, nested))
+
+    def _pool(self, slot: int, values: Sequence[bytes | None], *, nul: bool) -> None:
+        has = np.fromiter((v is not None for v in values), np.bool_, len(values))
+        stored = [v for v in values if v is not None]
+        self._columns.append(_Pooled(slot, _mask(has), stored, np.cumsum(has) - 1, nul))
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as e:
+        raise InvalidInputError(f"{text!r} cannot be stored: half of a character ({e})") from e
+
+
+def _mask(present: ArrayLike | None) -> Bools | None:
+    """Return None for "all", which saves grouping the rows."""
+    if present is None:
+        return None
+    mask = np.asarray(present, np.bool_)
+    return None if mask.all() else mask
+
+
+class _Layout:
+    """Gives every object a place, parents first, and then fills the places."""
+
+    def __init__(self) -> None:
+        self.end = 4 + len(FILE_IDENTIFIER)  # after the offset of the root table
+        self.vtables: dict[bytes, int] = {}
+        self.positions: dict[int, Ints] = {}  # of the tables of each batch, by id()
+        self.pool: dict[tuple[bytes, bool], int] = {}
+        self.pool_at: Ints = np.empty(0, np.int64)
+        self.pooled: dict[int, Ints] = {}  # of each column, by id(): indices in the pool
+        self.fills: list[Callable[[Bytes], None]] = []
+
+    def place_all(self, root: Batch) -> None:
+        queue = [root]
+        for batch in queue:
+            queue += self.place(batch)
+        self.place_pool()
+
+    def fill(self, root: Batch) -> bytes:
+        out: Bytes = np.zeros(_up(self.end, 8), np.uint8)
+        out[:4].view(_U4)[:] = self.positions[id(root)][0]
+        out[4:8] = np.frombuffer(FILE_IDENTIFIER, np.uint8)
+        for raw, at in self.vtables.items():
+            out[at : at + len(raw)] = np.frombuffer(raw, np.uint8)
+        for fill in self.fills:
+            fill(out)
+        return out.tobytes()
+
+    def place(self, batch: Batch) -> list[Batch]:
+        """Place the tables of a batch and its vectors; return the batches below it."""
+        position = self.positions[id(batch)] = np.zeros(batch.n, np.int64)
+        target: dict[int, Ints] = {c.slot: np.zeros(batch.n, np.int64) for c in batch._columns}
+        loose: dict[int, list[Ints]] = {c.slot: [] for c in batch._columns}
+        for rows, columns in _patterns(batch):
+            self.place_records(rows, columns, position, target, loose)
+        below: list[Batch] = []
+        for column in batch._columns:
+            slot = column.slot
+            if isinstance(column, _Vector):
+                if loose[slot]:
+                    self.place_vectors(column, np.concatenate(loose[slot]), target[slot])
+            elif isinstance(column, _Pooled):
+                self.pooled[id(column)] = self.intern(column.values, nul=column.nul)
+            elif isinstance(column, _Children):
+                self.place_slots(column, target[slot])
+                below += column.batches
+            elif isinstance(column, _Texts):
+                self.place_slots(column, target[slot])
+            elif isinstance(column, _Heap):
+                self.place_heap(column, target[slot])
+            elif isinstance(column, _Nested):
+                below += [child for _, child in column.batches]
+        return below
+
+    def place_records(
+        self,
+        rows: Any,
+        columns: list[_Column],
+        position: Ints,
+        target: dict[int, Ints],
+        loose: dict[int, list[Ints]],
+    ) -> None:
+        """Place tables with the same fields: one vtable, one stride, equal vectors inside."""
+        n = len(position[rows])
+        fields: list[tuple[_Column, int]] = []
+        size = 4  # after the soffset
+        for column in sorted(columns, key=_field_align, reverse=True):
+            fields.append((column, size))
+            size += column.values.dtype.itemsize if isinstance(column, _Inline) else 4
+        inside: list[tuple[_Vector, int, int]] = []  # with offset and element count
+        stride = size
+        for column in columns:
+            if isinstance(column, _Vector):
+                counts = column.count[rows]
+                if (counts != counts[0]).any():
+                    loose[column.slot].append(np.arange(len(position))[rows])
+                    continue
+                stride = _up(stride, max(4, column.align))
+                inside.append((column, stride, int(counts[0])))
+                stride += 4 + int(counts[0]) * column.size
+        # With the table at 8n + 4, what follows its soffset can be a u64; so can what
+        # follows the length word of a vector at a multiple of 8 inside.
+        wide = max([4, *map(_field_align, columns), *(v.align for v, _, _ in inside)]) == 8
+        stride = _up(stride, 8 if wide else 4)
+        vtable = self.vtable(fields, size)
+        start = _up(self.end + 4, 8) - 4 if wide else _up(self.end, 4)
+        self.end = start + n * stride
+        position[rows] = start + np.arange(n, dtype=np.int64) * stride
+        for vector, offset, _ in inside:
+            target[vector.slot][rows] = position[rows] + offset
+
+        def fill(out: Bytes) -> None:
+            def column_at(offset: int, dtype: DTypeLike) -> NDArray[Any]:
+                return np.ndarray((n,), dtype, out.data, start + offset, (stride,))
+
+            at = position[rows]
+            column_at(0, _I4)[:] = at - vtable
+            for column, offset in fields:
+                if isinstance(column, _Inline):
+                    little = column.values.dtype.newbyteorder("<")
+                    column_at(offset, little)[:] = column.values[rows]
+                else:
+                    goal = self.resolve(column, target[column.slot], rows)
+                    column_at(offset, _U4)[:] = goal - at - offset
+            for vector, offset, count in inside:
+                column_at(offset, _U4)[:] = count
+                if width := count * vector.size:
+                    source = _windows(vector.data, width)[vector.start[rows]]
+                    column_at(offset + 4, f"V{width}")[:] = source
+
+        self.fills.append(fill)
+
+    def place_vectors(self, column: _Vector, rows: Ints, target: Ints) -> None:
+        """Place vectors of different lengths, one after the other."""
+        lengths = column.count[rows] * column.size
+        target[rows] = self.heads(lengths, column.align)
+
+        def fill(out: Bytes) -> None:
+            at = target[rows]
+            out.view(_U4)[at >> 2] = column.count[rows]
+            _copy_ragged(out, at + 4, column.data, column.start[rows], lengths)
+
+        self.fills.append(fill)
+
+    def place_heap(self, column: _Heap, target: Ints) -> None:
+        """Place the values of a heap; rows refer to them."""
+        lengths = np.diff(column.offsets)
+        head = self.heads(lengths + column.nul, 1)
+        used = column.which >= 0
+        target[used] = head[column.which[used]]
+
+        def fill(out: Bytes) -> None:
+            out.view(_U4)[head >> 2] = lengths
+            _copy_ragged(out, head + 4, column.data, column.offsets[:-1], lengths)
+
+        self.fills.append(fill)
+
+    def place_slots(self, column: _Children | _Texts, target: Ints) -> None:
+        """Place vectors of offsets to tables or strings."""
+        rows = np.arange(len(target)) if column.present is None else np.flatnonzero(column.present)
+        count = np.diff(column.offsets)[rows]
+        head = target[rows] = self.heads(count * 4, 4)
+        if isinstance(column, _Texts):
+            pooled = self.intern(column.values, nul=True)
+
+        def fill(out: Bytes) -> None:
+            words = out.view(_U4)
+            words[head >> 2] = count
+            if isinstance(column, _Texts):
+                goal = self.pool_at[pooled]
+            else:
+                goal = np.concatenate([*(self.positions[id(b)] for b in column.batches), _NONE])
+            before = np.repeat(head + 4 - (np.cumsum(count) - count) * 4, count)
+            slot = before + np.arange(len(before), dtype=np.int64) * 4
+            words[slot >> 2] = goal - slot
+
+        self.fills.append(fill)
+
+    def place_pool(self) -> None:
+        """Place the strings and byte vectors that rows share."""
+        values = [value for value, _ in self.pool]
+        nul = np.fromiter((n for _, n in self.pool), np.int64, len(values))
+        lengths = np.fromiter(map(len, values), np.int64, len(values))
+        self.pool_at = self.heads(lengths + nul, 1)
+
+        def fill(out: Bytes) -> None:
+            out.view(_U4)[self.pool_at >> 2] = lengths
+            data = np.frombuffer(b"".join(values), np.uint8)
+            _copy_ragged(out, self.pool_at + 4, data, np.cumsum(lengths) - lengths, lengths)
+
+        self.fills.append(fill)
+
+    def heads(self, lengths: Ints, align: int) -> Ints:
+        """Reserve a length word and so many bytes for each; return where the words are."""
+        unit = max(4, align)
+        start = _up(self.end + 4, unit) - 4
+        step = (4 + lengths + unit - 1) // unit * unit
+        after = np.cumsum(step)
+        self.end = start + (int(after[-1]) if len(after) else 0)
+        heads: Ints = start + after - step
+        return heads
+
+    def vtable(self, fields: list[tuple[_Column, int]], size: int) -> int:
+        """Return the position of a vtable with these fields, placing it if it is new."""
+        slots = np.zeros(max((c.slot + 1 for c, _ in fields), default=0), "<u2")
+        for column, offset in fields:
+            slots[column.slot] = offset
+        raw = np.array([4 + slots.nbytes, size], "<u2").tobytes() + slots.tobytes()
+        if raw not in self.vtables:
+            self.vtables[raw] = self.end  # even, as the length of all things is
+            self.end += len(raw)
+        return self.vtables[raw]
+
+    def intern(self, values: Sequence[bytes], *, nul: bool) -> Ints:
+        """Return the index of each value in the pool."""
+        pool = self.pool
+        index = (pool.setdefault((value, nul), len(pool)) for value in values)
+        return np.fromiter(index, np.int64, len(values))
+
+    def resolve(self, column: _Column, target: Ints, rows: Any) -> Ints:
+        """Return what an offset field points to in these rows."""
+        if isinstance(column, _Nested):
+            for owners, batch in column.batches:
+                target[owners] = self.positions[id(batch)]
+        elif isinstance(column, _Pooled):
+            target = self.pool_at[self.pooled[id(column)]][column.which]
+        goal: Ints = target[rows]
+        return goal
+
+
+def _field_align(column: _Column) -> int:
+    return column.align if isinstance(column, _Inline) else 4
+
+
+def _up(position: int, unit: int) -> int:
+    return -(-position // unit) * unit
+
+
+def _patterns(batch: Batch) -> list[tuple[Any, list[_Column]]]:
+    """Return groups of rows that have the same fields, with these."""
+    key = np.zeros(batch.n, np.uint32)
+    for bit, column in enumerate(batch._columns):
+        if column.present is not None:
+            key |= column.present.astype(np.uint32) << bit
+    groups: list[tuple[Any, list[_Column]]] = []
+    kinds = np.unique(key).tolist()
+    for kind in kinds:
+        rows = slice(None) if len(kinds) == 1 else np.flatnonzero(key == kind)
+        has = [
+            column
+            for bit, column in enumerate(batch._columns)
+            if column.present is None or kind >> bit & 1
+        ]
+        groups.append((rows, has))
+    return groups
+
+
+def _copy_ragged(out: Bytes, to: Ints, data: Bytes, start: Ints, length: Ints) -> None:
+    """Copy ``data[start[i]:start[i] + length[i]]`` to ``out[to[i]:]`` for every i."""
+    order = np.argsort(length, kind="stable")
+    distinct, begin = np.unique(length[order], return_index=True)
+    ends = np.append(begin, len(order))[1:].tolist()
+    for n, lo, hi in zip(distinct.tolist(), begin.tolist(), ends, strict=True):
+        rows = order[lo:hi]
+        if n > _LONG or hi - lo == 1:
+            for a, b in zip(to[rows].tolist(), start[rows].tolist(), strict=True):
+                out[a : a + n] = data[b : b + n]
+        elif n:
+            _windows(out, n)[to[rows]] = _windows(data, n)[start[rows]]
+
+
+def _windows(data: Bytes, size: int) -> NDArray[Any]:
+    """View bytes as items of `size` bytes, one at every position."""
+    return np.ndarray((len(data) - size + 1,), f"V{size}", data.data, strides=(1,))
+
+
+def encode(root: Batch, *, too_large: str = "") -> bytes:
+    """Return the FlatBuffers payload of a tree of batches.
+
+    Parameters
+    ----------
+    root : Batch
+        One table.
+    too_large : str, optional
+        What to do about a payload that is too large, for the error message.
+
+    Raises
+    ------
+    InvalidInputError
+        If the payload would exceed 2**31 - 1 bytes. Nothing of that size is allocated.
+    """
+    layout = _Layout()
+    layout.place_all(root)
+    size = _up(layout.end, 8)
+    if size > MAX_PAYLOAD:
+        raise InvalidInputError(
+            f"cannot encode a file of {size} bytes: its offsets end at {MAX_PAYLOAD}"
+            + (f"; {too_large}" if too_large else ""),
+            ErrorKind.SERIALIZATION,
+        )
+    return layout.fill(root)

@@ -1,0 +1,287 @@
+"""Manifests: the chunk references of arrays, as stored objects.
+
+Icechunk spec, "Manifest file". Slots of the root: 0 id, 1 arrays, 2 location_dictionary,
+3 compression_algorithm. Of an array: 0 node_id, 1 refs. Of a reference: 0 index,
+1 inline, 2 offset, 3 length, 4 chunk_id, 5 location, 6 checksum_etag,
+7 checksum_last_modified, 8 compressed_location.
+
+References are sorted by index and arrays by node id. What a reference is follows from
+its fields, in this order: chunk_id makes it native, compressed_location or location
+virtual, inline inline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icechunk.errors import FormatError, InternalError, InvalidInputError
+from icechunk.format import locations, spans
+from icechunk.format.chunk_refs import ChunkRefs, RefKind
+from icechunk.format.envelope import BytesLike, FileType, unwrap, wrap
+from icechunk.format.flatbuf import Batch, Tables, encode, read_root
+from icechunk.format.flatbuf import distinct as distinct_values
+from icechunk.format.locations import LocationCompression
+from icechunk.format.string_heap import StringHeap
+from icechunk.ids import NODE_ID_SIZE, OBJECT_ID_SIZE, encode_id
+
+__all__ = ["LocationCompression", "Manifest", "decode_manifest", "encode_manifest"]
+
+Ints = NDArray[np.int64]
+
+_NO_COMPRESSION: Final = 0
+_ZSTD: Final = 1  # the default of its field, which is why 0 is stored
+# its offset, its table with the offset of an index, and the index's length
+_SMALLEST_REF: Final = 16
+_DEFAULT_COMPRESSION: Final = LocationCompression()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The references of some arrays.
+
+    Parameters
+    ----------
+    id : bytes
+        12 bytes.
+    arrays : dict of bytes to ChunkRefs
+        By node id, 8 bytes.
+    """
+
+    id: bytes
+    arrays: dict[bytes, ChunkRefs]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes."""
+        return sum(refs.nbytes for refs in self.arrays.values())
+
+
+# ---------------------------------------------------------------------------- writing
+
+
+def encode_manifest(
+    id: bytes,
+    arrays: Mapping[bytes, ChunkRefs],
+    *,
+    level: int = 3,
+    compress_locations: LocationCompression | None = _DEFAULT_COMPRESSION,
+) -> bytes:
+    """Return a manifest as a stored object.
+
+    Parameters
+    ----------
+    id : bytes
+        12 bytes.
+    arrays : mapping of bytes to ChunkRefs
+        By node id, 8 bytes. No deleted references.
+    level : int
+        Of zstd.
+    compress_locations : LocationCompression or None
+        None: never.
+
+    Raises
+    ------
+    InvalidInputError
+        If the references do not fit in one file.
+    """
+    nodes = sorted(arrays)
+    parts = [arrays[node] for node in nodes]
+    compressed = None
+    if compress_locations is not None:
+        count = sum(refs.count_virtual for refs in parts)
+        if count >= compress_locations.min_num_chunks:
+            heaps = [refs.locations for refs in parts if refs.locations is not None]
+            compressed = locations.compress(heaps, compress_locations)
+
+    tables = Batch(len(nodes))
+    tables.struct(0, _bytes_rows(nodes, NODE_ID_SIZE))
+    frames = iter(compressed.frames if compressed is not None else ())
+    tables.children(
+        1,
+        [_refs_batch(r, next(frames, None) if r.locations is not None else None) for r in parts],
+        np.cumsum([0, *map(len, parts)]),
+    )
+    root = Batch(1)
+    root.struct(0, _bytes_rows([id], OBJECT_ID_SIZE))
+    root.children(1, tables, [0, len(nodes)])
+    if compressed is not None:
+        root.blob(2, [compressed.dictionary])
+    root.scalar(3, _NO_COMPRESSION if compressed is None else _ZSTD, np.uint8, default=_ZSTD)
+    payload = encode(
+        root, too_large="split the references over several manifests (`manifest.splitting`)"
+    )
+    return wrap(payload, FileType.MANIFEST, level=level)
+
+
+def _refs_batch(refs: ChunkRefs, frames: tuple[bytes, ...] | None) -> Batch:
+    """Describe the references of one array; `frames` are its compressed locations."""
+    kind, n = refs.kind, len(refs)
+    if (kind == RefKind.DELETED).any():
+        raise InternalError("a deleted chunk reached a manifest")
+    inline = kind == RefKind.INLINE
+    batch = Batch(n)
+    batch.vector(0, refs.coords.reshape(-1), np.arange(n + 1, dtype=np.int64) * refs.ndim)
+    batch.scalar(2, refs.offset, np.uint64, default=0, present=~inline)
+    batch.scalar(3, refs.length, np.uint64, default=0, present=~inline)
+    if refs.inline_data is not None:
+        start = np.where(inline, refs.offset, 0)
+        length = np.where(inline, refs.length, 0)
+        batch.spans(1, refs.inline_data, start, length, present=inline)
+    if refs.chunk_id is not None:
+        batch.struct(4, refs.chunk_id, present=kind == RefKind.NATIVE)
+    if refs.location is not None and refs.locations is not None:
+        if frames is None:
+            heap = refs.locations
+            batch.heap(5, heap.data, heap.offsets, refs.location, text=True)
+        else:
+            data = np.frombuffer(b"".join(frames), np.uint8)
+            offsets = np.cumsum([0, *map(len, frames)])
+            batch.heap(8, data, offsets, refs.location, text=False)
+    if refs.etag is not None and refs.etags is not None:
+        batch.heap(6, refs.etags.data, refs.etags.offsets, refs.etag, text=True)
+    if refs.last_modified is not None:
+        batch.scalar(7, refs.last_modified, np.uint32, default=0)
+    return batch
+
+
+def _bytes_rows(ids: list[bytes], size: int) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(ids), np.uint8).reshape(len(ids), size)
+
+
+# ---------------------------------------------------------------------------- reading
+
+
+def decode_manifest(data: BytesLike, name: str) -> Manifest:
+    """Read a manifest.
+
+    Parameters
+    ----------
+    data : bytes-like
+        The stored object.
+    name : str
+        Its key, for errors.
+
+    Raises
+    ------
+    FormatError
+        If it is not a manifest, or a damaged one.
+    """
+    payload, _ = unwrap(data, FileType.MANIFEST, name)
+    root = read_root(payload, name)
+    manifest_id, _ = root.struct(0, OBJECT_ID_SIZE, "id")
+    tables, _ = root.children(1, "arrays", required=True)
+    ids, _ = tables.struct(0, NODE_ID_SIZE, "node_id")
+    refs, ends = tables.children(1, "refs", required=True, smallest=_SMALLEST_REF)
+    index, index_ends = refs.vector(0, "<u4", "index", required=True)
+    columns, heaps = _read_columns(root, refs, name)
+
+    arrays: dict[bytes, ChunkRefs] = {}
+    for row, (start, end) in enumerate(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)):
+        node = ids[row].tobytes()
+        where = f"{name}: array {encode_id(node)}"
+        if node in arrays:
+            raise FormatError(f"{where}: occurs twice; the file is damaged")
+        cuts = index_ends[start : end + 1]
+        ndim = int(cuts[1] - cuts[0]) if end > start else 0
+        if (np.diff(cuts) != ndim).any():
+            raise FormatError(f"{where}: coordinates of different ranks; the file is damaged")
+        coords = index[cuts[0] : cuts[-1]].reshape(end - start, ndim)
+        own: dict[str, Any] = {key: column[start:end] for key, column in columns.items()}
+        try:
+            arrays[node] = ChunkRefs.from_columns(coords, **own, **heaps)
+        except InvalidInputError as e:
+            raise FormatError(f"{where}: {e}; the file is damaged") from e
+    return Manifest(manifest_id.tobytes(), arrays)
+
+
+def _read_columns(
+    root: Tables, refs: Tables, name: str
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Return columns without the coordinates, and heaps, as `ChunkRefs` names them."""
+    native = refs.present(4)
+    compressed = refs.present(8) & ~native
+    plain = refs.present(5) & ~native & ~compressed
+    virtual = compressed | plain
+    inline = refs.present(1) & ~native & ~virtual
+    kind = np.zeros(len(refs), np.uint8)
+    kind[native], kind[virtual], kind[inline] = RefKind.NATIVE, RefKind.VIRTUAL, RefKind.INLINE
+    if not kind.all():
+        raise FormatError(f"{name}: refs: a reference to nothing; the file is damaged")
+    offset = refs.scalar(2, "<u8", field="offset")
+    length = refs.scalar(3, "<u8", field="length")
+    columns: dict[str, NDArray[Any]] = {"kind": kind, "offset": offset, "length": length}
+    heaps: dict[str, Any] = {}
+    if native.any():
+        columns["chunk_id"], _ = refs.struct(4, OBJECT_ID_SIZE, "chunk_id", required=False)
+    if inline.any():
+        heaps["inline_data"], ends = refs.take(inline).vector(1, np.uint8, "inline")
+        offset[inline], length[inline] = ends[:-1], np.diff(ends)
+    if virtual.any():
+        heaps["locations"], columns["location"] = _read_locations(
+            root, refs, plain, compressed, name
+        )
+        tagged = refs.present(6) & virtual
+        if tagged.any():
+            etag = columns["etag"] = np.full(len(refs), -1, np.int32)
+            heaps["etags"], etag[tagged] = _read_strings(
+                refs.take(tagged), 6, f"{name}: checksum_etag"
+            )
+        modified = refs.scalar(7, "<u4", field="checksum_last_modified")
+        columns["last_modified"] = np.where(virtual, modified, 0)
+    return columns, heaps
+
+
+def _read_locations(
+    root: Tables, refs: Tables, plain: Any, compressed: Any, name: str
+) -> tuple[StringHeap, NDArray[np.int32]]:
+    """Return distinct locations, and which one each reference has; -1 where none."""
+    location = np.full(len(refs), -1, np.int32)
+    heaps: list[StringHeap] = []
+    if plain.any():
+        heap, location[plain] = _read_strings(refs.take(plain), 5, f"{name}: location")
+        heaps.append(heap)
+    if compressed.any():
+        where = f"{name}: compressed_location"
+        if root.scalar(3, np.uint8, _ZSTD, field="compression_algorithm")[0] != _ZSTD:
+            raise FormatError(f"{where}: compressed in an unknown way")
+        start, length, which = _distinct_spans(refs.take(compressed), 8, where)
+        # official writers store a frame for every reference, also where they are equal
+        first, group = spans.unique(refs.buffer, start, length)
+        data = refs.buffer.data
+        frames = [
+            bytes(data[s : s + n])
+            for s, n in zip(start[first].tolist(), length[first].tolist(), strict=True)
+        ]
+        heap, index = locations.decompress(root.blobs(2, "location_dictionary")[0], frames, where)
+        location[compressed] = index[group][which]
+        heaps.append(heap)
+    if len(heaps) == 1:
+        return heaps[0], location
+    merged, maps = StringHeap.merge(heaps)
+    for rows, mapped in zip((plain, compressed), maps, strict=True):
+        location[rows] = mapped[location[rows]]
+    return merged, location
+
+
+def _read_strings(tables: Tables, slot: int, name: str) -> tuple[StringHeap, NDArray[np.int32]]:
+    """Return the distinct strings of a field that all tables have, and each one's index."""
+    start, length, which = _distinct_spans(tables, slot, name)
+    try:
+        heap, index = StringHeap.from_spans(tables.buffer, start, length)
+    except InvalidInputError as e:
+        raise FormatError(f"{name}: {e}; the file is damaged") from e
+    return heap, index[which]
+
+
+def _distinct_spans(tables: Tables, slot: int, name: str) -> tuple[Ints, Ints, Ints]:
+    """Return start and length of the distinct spans of a field, and which one each row has."""
+    start, length, _ = tables.spans(slot)
+    first, which = distinct_values(start)
+    if int(length[first].sum()) > len(tables.buffer):
+        raise FormatError(f"{name}: strings lie inside of one another; the file is damaged")
+    return start[first], length[first], which

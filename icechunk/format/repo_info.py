@@ -1,0 +1,346 @@
+"""The repo info: the one object that changes, with all history, refs and settings.
+
+Icechunk spec, "Repo info file". Snapshots refer to their parents, and refs to their
+snapshots, by index in the file; here both hold ids. ``parent_offset`` is such an index
+in spite of its name: -1 is "no parent", and as 0 is the default of the field, a missing
+one means the first snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icechunk.errors import ErrorKind, FormatError, InternalError, SnapshotNotFoundError
+from icechunk.format.envelope import BytesLike, FileType, unwrap, wrap
+from icechunk.format.flatbuf import Batch, Tables, encode, read_root
+from icechunk.format.metadata import Metadata, metadata_batch, read_metadata
+from icechunk.format.updates import (
+    Status,
+    UpdateEntry,
+    UpdateKind,
+    read_status,
+    read_updates,
+    status_batch,
+    updates_batch,
+)
+from icechunk.ids import OBJECT_ID_SIZE, encode_id
+
+__all__ = [
+    "RepoInfo",
+    "SnapshotEntry",
+    "Status",
+    "UpdateEntry",
+    "UpdateKind",
+    "decode_repo_info",
+    "encode_repo_info",
+]
+
+_SPEC_VERSION: Final = 2
+
+_Index: TypeAlias = dict[bytes | None, int]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotEntry:
+    """What the repo info knows of a snapshot.
+
+    Attributes
+    ----------
+    id : bytes
+    parent_id : bytes or None
+        None for the first snapshot of a history.
+    flushed_at : int
+        Microseconds since the epoch.
+    message : str
+    metadata : Metadata
+        A read-only mapping.
+    pruned : tuple of bytes
+        Snapshots between this one and its parent that expired; their transaction logs
+        still count when a session is rebased over this snapshot. Oldest first.
+    """
+
+    id: bytes
+    parent_id: bytes | None
+    flushed_at: int
+    message: str
+    metadata: Metadata
+    pruned: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RepoInfo:
+    """The state of a repository.
+
+    Attributes
+    ----------
+    snapshots : mapping
+        By id, referred to or not.
+    branches, tags : dict
+        Name to snapshot id.
+    deleted_tags : tuple of str
+        Names that may not be used again.
+    status : Status
+    metadata : Metadata
+    updates : tuple of UpdateEntry
+        Newest first; never empty.
+    repo_before_updates : str or None
+        Name, without folder, of the copy of the repo info where the log of updates goes on.
+    config : bytes or None
+        As FlexBuffers; None for the defaults.
+    enabled_flags, disabled_flags : tuple of int, or None
+        Feature flags by number, unknown ones too; None if never set.
+    spec_version : int
+    """
+
+    snapshots: Mapping[bytes, SnapshotEntry]
+    branches: dict[str, bytes]
+    tags: dict[str, bytes]
+    deleted_tags: tuple[str, ...]
+    status: Status
+    updates: tuple[UpdateEntry, ...]
+    metadata: Metadata = field(default_factory=lambda: Metadata({}))
+    repo_before_updates: str | None = None
+    config: bytes | None = None
+    enabled_flags: tuple[int, ...] | None = None
+    disabled_flags: tuple[int, ...] | None = None
+    spec_version: int = _SPEC_VERSION
+
+    def ancestry(self, id: bytes) -> Iterator[SnapshotEntry]:
+        """Yield a snapshot, its parent, and so on to the first one.
+
+        Raises
+        ------
+        SnapshotNotFoundError
+            If there is no such snapshot.
+        FormatError
+            If the history goes in a circle.
+        """
+        entry = self.snapshots.get(id)
+        if entry is None:
+            raise SnapshotNotFoundError(f"the repository has no snapshot {encode_id(id)}")
+        seen: set[bytes] = set()
+        while True:
+            seen.add(entry.id)
+            yield entry
+            if entry.parent_id is None:
+                return
+            if entry.parent_id in seen:
+                raise FormatError(
+                    f"the history of snapshot {encode_id(id)} goes in a circle: "
+                    f"{encode_id(entry.parent_id)} is its own ancestor"
+                )
+            entry = self.snapshots[entry.parent_id]
+
+    def with_update(
+        self, update: UpdateEntry, *, backup: str, limit: int = 1000, **changes: Any
+    ) -> RepoInfo:
+        """Return a changed state whose log has one more entry.
+
+        The rules are those of the Icechunk spec, "Updating the repo info file".
+
+        Parameters
+        ----------
+        update : UpdateEntry
+            Without `backup`. Its time is moved behind that of the newest entry if need be,
+            because times must increase.
+        backup : str
+            Name of the copy of this state, which the caller makes; without folder.
+        limit : int
+            Entries that stay in the file, if an older one can serve as the link to the rest.
+        **changes
+            Fields of the new state.
+        """
+        updates = list(self.updates)
+        if updates:
+            time = max(update.updated_at, updates[0].updated_at + 1)
+            update = replace(update, updated_at=time, backup=None)
+            updates[0] = replace(updates[0], backup=backup)
+        updates.insert(0, update)
+        before = self.repo_before_updates
+        # only an entry with a backup can be the link: a migration makes some without
+        for row in range(limit, len(updates)):
+            if updates[row].backup is not None:
+                before = updates[row].backup
+                del updates[row:]
+                break
+        return replace(self, updates=tuple(updates), repo_before_updates=before, **changes)
+
+
+# -- reading -------------------------------------------------------------------
+
+
+def decode_repo_info(data: BytesLike, name: str) -> RepoInfo:
+    """Decode a stored repo info.
+
+    Parameters
+    ----------
+    data : bytes-like
+        The whole object.
+    name : str
+        Its key, for messages.
+
+    Raises
+    ------
+    FormatError
+        If the object is damaged, of another version, or has entries of an unknown kind.
+    """
+    payload, file_version = unwrap(data, FileType.REPO, name)
+    root = read_root(payload, name)
+    spec_version = int(root.scalar(0, "<u1", field="spec_version")[0])
+    if spec_version != _SPEC_VERSION:
+        raise FormatError(
+            f"{name}: format version {spec_version} is unknown to this library (it reads 2)",
+            ErrorKind.UNSUPPORTED_SPEC_VERSION,
+        )
+    tables, _ = root.children(4, "snapshots", required=True)
+    snapshots = _read_snapshots(tables, file_version, name)
+    ids = [entry.id for entry in snapshots]
+    status, _ = root.child(5, "status", required=True)
+    updates, _ = root.children(7, "latest_updates")
+    return RepoInfo(
+        snapshots=dict(zip(ids, snapshots, strict=True)),
+        branches=_read_refs(root, 2, "branches", ids, name),
+        tags=_read_refs(root, 1, "tags", ids, name),
+        deleted_tags=tuple(root.texts(3, "deleted_tags", required=True)[0]),
+        status=read_status(status)[0],
+        metadata=read_metadata(root, 6, file_version, name)[0],
+        updates=read_updates(updates, name),
+        repo_before_updates=root.text(8, "repo_before_updates")[0],
+        config=root.blobs(9, "config")[0],
+        enabled_flags=_read_flags(root, 10, "enabled_feature_flags"),
+        disabled_flags=_read_flags(root, 11, "disabled_feature_flags"),
+    )
+
+
+def _read_snapshots(tables: Tables, file_version: int, name: str) -> list[SnapshotEntry]:
+    ids = _split(tables.struct(0, OBJECT_ID_SIZE, "snapshot id")[0].tobytes())
+    if len(set(ids)) != len(ids):
+        raise FormatError(f"{name}: snapshots: one id is listed twice; the file is damaged")
+    parents = tables.scalar(1, "<i4", field="parent_offset").tolist()
+    if parents and max(parents) >= len(ids):
+        raise FormatError(
+            f"{name}: parent_offset: {max(parents)} is not one of {len(ids)} snapshots"
+        )
+    pruned, offsets = tables.vector(5, "<u1", "pruned_ancestor_tx_logs", columns=OBJECT_ID_SIZE)
+    logs = [tuple(_split(pruned[a:b].tobytes())) for a, b in pairwise(offsets.tolist())]
+    columns = zip(
+        ids,
+        (ids[parent] if parent >= 0 else None for parent in parents),
+        tables.scalar(2, "<u8", field="flushed_at").tolist(),
+        (message or "" for message in tables.text(3, "message", required=True)),
+        read_metadata(tables, 4, file_version, name),
+        logs,
+        strict=True,
+    )
+    return [SnapshotEntry(*row) for row in columns]
+
+
+def _read_refs(
+    root: Tables, slot: int, field: str, ids: list[bytes], name: str
+) -> dict[str, bytes]:
+    refs, _ = root.children(slot, field, required=True)
+    indices = refs.scalar(1, "<u4", field="snapshot_index").tolist()
+    if indices and max(indices) >= len(ids):
+        raise FormatError(f"{name}: {field}: {max(indices)} is not one of {len(ids)} snapshots")
+    names = refs.text(0, f"{field} name", required=True)
+    return {ref or "": ids[index] for ref, index in zip(names, indices, strict=True)}
+
+
+def _read_flags(root: Tables, slot: int, field: str) -> tuple[int, ...] | None:
+    if not root.present(slot)[0]:
+        return None
+    return tuple(root.vector(slot, "<u2", field)[0].tolist())
+
+
+def _split(ids: bytes) -> list[bytes]:
+    return [ids[at : at + OBJECT_ID_SIZE] for at in range(0, len(ids), OBJECT_ID_SIZE)]
+
+
+# -- writing -------------------------------------------------------------------
+
+
+def encode_repo_info(info: RepoInfo, *, level: int = 3) -> bytes:
+    """Return the stored object of a repo info.
+
+    Parameters
+    ----------
+    info : RepoInfo
+    level : int
+        Of the compression.
+
+    Raises
+    ------
+    InternalError
+        If a ref or parent is not among the snapshots, or the log of updates is not one
+        that official clients accept: it has a newest entry, without a backup.
+    """
+    if not info.updates or info.updates[0].backup is not None:
+        raise InternalError("the log of updates must begin with an entry without a backup")
+    ids = sorted(info.snapshots)
+    index: _Index = {id: row for row, id in enumerate(ids)}
+    index[None] = -1  # the parent of a first snapshot
+    metadata, metadata_at = metadata_batch([info.metadata])
+    root = Batch(1)
+    root.scalar(0, _SPEC_VERSION, "<u1")
+    root.children(1, _refs_batch(info.tags, index), [0, len(info.tags)])
+    root.children(2, _refs_batch(info.branches, index), [0, len(info.branches)])
+    root.texts(3, [sorted(info.deleted_tags)])
+    snapshots = _snapshots_batch([info.snapshots[id] for id in ids], index)
+    root.children(4, snapshots, [0, len(ids)])
+    root.child(5, status_batch([info.status]))
+    root.children(6, metadata, metadata_at)
+    root.children(7, updates_batch(info.updates), [0, len(info.updates)])
+    root.text(8, [info.repo_before_updates])
+    root.blob(9, [info.config])
+    for slot, flags in ((10, info.enabled_flags), (11, info.disabled_flags)):
+        if flags is not None:
+            root.vector(slot, np.array(sorted(flags), "<u2"), [0, len(flags)])
+    return wrap(encode(root), FileType.REPO, level=level)
+
+
+def _rows(ids: Sequence[bytes | None], index: _Index, owners: str) -> list[int]:
+    try:
+        return [index[id] for id in ids]
+    except KeyError as error:
+        raise InternalError(
+            f"{owners} refer to the unknown snapshot {encode_id(error.args[0])}"
+        ) from None
+
+
+def _refs_batch(refs: Mapping[str, bytes], index: _Index) -> Batch:
+    names = sorted(refs)
+    batch = Batch(len(names))
+    batch.text(0, names)
+    rows = _rows([refs[name] for name in names], index, "branches or tags")
+    batch.scalar(1, rows, "<u4", default=0)
+    return batch
+
+
+def _snapshots_batch(entries: Sequence[SnapshotEntry], index: _Index) -> Batch:
+    metadata, metadata_at = metadata_batch([entry.metadata for entry in entries])
+    parents = _rows([entry.parent_id for entry in entries], index, "parents")
+    pruned_at = np.cumsum([0, *(len(entry.pruned) for entry in entries)])
+    batch = Batch(len(entries))
+    batch.struct(0, _join([entry.id for entry in entries]))
+    # stored even where it is 0, the default, so that nobody takes it for "no parent"
+    batch.scalar(1, parents, "<i4")
+    batch.scalar(2, np.array([entry.flushed_at for entry in entries], "<u8"), "<u8")
+    batch.text(3, [entry.message for entry in entries])
+    batch.children(4, metadata, metadata_at)
+    batch.vector(
+        5,
+        _join([id for entry in entries for id in entry.pruned]),
+        pruned_at,
+        present=[bool(entry.pruned) for entry in entries],
+    )
+    return batch
+
+
+def _join(ids: Sequence[bytes]) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(ids), np.uint8).reshape(len(ids), OBJECT_ID_SIZE)

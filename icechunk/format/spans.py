@@ -1,0 +1,182 @@
+"""Many byte ranges of one buffer at a time: copy, compare, find equal ones.
+
+A span is a start and a length in a ``uint8`` buffer. Strings and inline payloads
+are spans, so that a million of them are two integer arrays and no Python objects.
+All functions work on groups of equal length, of which there are few: with T bytes
+in all there are at most ``sqrt(2 T)`` different lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["equal", "gather", "unique"]
+
+Bytes = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.int64]
+
+# longer spans are handled one by one: the loop costs nothing beside the bytes,
+# and NumPy's item size is limited
+_LONG: Final = 1 << 16
+# bytes handled at once where a temporary copy is needed
+_BLOCK: Final = 1 << 22
+_MULTIPLIER: Final = 0x9E3779B97F4A7C15
+
+
+def gather(buffer: Bytes, starts: Ints, lengths: Ints) -> tuple[Bytes, Ints]:
+    """Copy spans into a new buffer, one after the other.
+
+    Parameters
+    ----------
+    buffer : uint8[size]
+    starts, lengths : int64[n]
+        All spans must lie in `buffer`: the caller has checked it.
+
+    Returns
+    -------
+    data : uint8[sum(lengths)]
+    offsets : int64[n + 1]
+        Span ``i`` is ``data[offsets[i]:offsets[i + 1]]``.
+    """
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    total = int(offsets[-1])
+    if len(starts) and np.array_equal(starts - starts[0], offsets[:-1]):
+        return buffer[int(starts[0]) : int(starts[0]) + total].copy(), offsets
+    data = np.empty(total, np.uint8)
+    for length, rows in _by_length(lengths):
+        if length > _LONG:
+            for source, target in zip(starts[rows].tolist(), offsets[rows].tolist(), strict=True):
+                data[target : target + length] = buffer[source : source + length]
+        elif length:
+            for block in _blocks(rows, length):
+                items = _windows(buffer, length)[starts[block]]
+                _windows(data, length)[offsets[block]] = items
+    return data, offsets
+
+
+def equal(
+    left: Bytes, left_starts: Ints, right: Bytes, right_starts: Ints, lengths: Ints
+) -> npt.NDArray[np.bool_]:
+    """Compare spans of two buffers pairwise.
+
+    Parameters
+    ----------
+    left, right : uint8[...]
+    left_starts, right_starts, lengths : int64[n]
+
+    Returns
+    -------
+    bool[n]
+    """
+    result = np.ones(len(lengths), np.bool_)
+    for length, rows in _by_length(lengths):
+        if length > _LONG:
+            for row in rows.tolist():
+                a, b = int(left_starts[row]), int(right_starts[row])
+                result[row] = np.array_equal(left[a : a + length], right[b : b + length])
+        elif length:
+            for block in _blocks(rows, length):
+                ours = _windows(left, length)[left_starts[block]]
+                result[block] = ours == _windows(right, length)[right_starts[block]]
+    return result
+
+
+def unique(buffer: Bytes, starts: Ints, lengths: Ints) -> tuple[Ints, Ints]:
+    """Find the distinct contents among spans.
+
+    Returns
+    -------
+    first : int64[k]
+        The first span of each content, ascending.
+    inverse : int64[n]
+        For each span the position of its content in `first`.
+    """
+    # the first row that has the content of each row
+    leader = np.empty(len(lengths), np.int64)
+    for length, rows in _by_length(lengths):
+        leader[rows] = rows[_leaders_of_length(buffer, starts[rows], length)]
+    leads = np.zeros(len(lengths), np.bool_)
+    leads[leader] = True
+    return np.flatnonzero(leads), (np.cumsum(leads, dtype=np.int64) - 1)[leader]
+
+
+def _leaders_of_length(buffer: Bytes, starts: Ints, length: int) -> Ints:
+    if length == 0:
+        return np.zeros(len(starts), np.int64)
+    if length > _LONG:
+        seen: dict[bytes, int] = {}
+        leaders = [
+            seen.setdefault(buffer[start : start + length].tobytes(), row)
+            for row, start in enumerate(starts.tolist())
+        ]
+        return np.array(leaders, np.int64)
+    hashes = np.empty(len(starts), np.uint64)
+    for block in _blocks(np.arange(len(starts)), length):
+        hashes[block] = _hash(_matrix(buffer, starts[block], length))
+    leader = _leaders(hashes)
+    repeated = np.flatnonzero(leader != np.arange(len(starts)))
+    lengths = np.full(len(repeated), length, np.int64)
+    if not equal(buffer, starts[repeated], buffer, starts[leader[repeated]], lengths).all():
+        # two contents with one hash: chance alone hardly makes them, malice can
+        leader = _leaders(_matrix(buffer, starts, length).view(f"S{length}").ravel())
+    return leader
+
+
+def _leaders(values: npt.NDArray[Any]) -> Ints:
+    """Return for each value where the first equal one is."""
+    order = np.argsort(values, kind="stable")
+    values = values[order]
+    new = np.ones(len(values), np.bool_)
+    np.not_equal(values[1:], values[:-1], out=new[1:])
+    del values
+    begins = np.flatnonzero(new)
+    leader = np.empty(len(order), np.int64)
+    leader[order] = np.repeat(order[begins], np.diff(begins, append=len(order)))
+    return leader
+
+
+def _hash(rows: Bytes) -> npt.NDArray[np.uint64]:
+    count, length = rows.shape
+    padded = np.zeros((count, -(-length // 8) * 8), np.uint8)
+    padded[:, :length] = rows
+    words = padded.view("<u8")
+    weights = np.full(words.shape[1], _MULTIPLIER, np.uint64).cumprod(dtype=np.uint64)
+    # shifts carry high bits down: a product alone only moves differences up
+    words ^= words >> np.uint64(32)
+    words *= weights
+    words ^= words >> np.uint64(29)
+    hashes: npt.NDArray[np.uint64] = words.sum(axis=1, dtype=np.uint64)
+    return hashes
+
+
+def _by_length(lengths: Ints) -> Iterator[tuple[int, Ints]]:
+    """Yield each distinct length with the ascending rows that have it."""
+    if len(lengths) and lengths[0] == lengths.min() == lengths.max():
+        yield int(lengths[0]), np.arange(len(lengths))
+        return
+    order = np.argsort(lengths, kind="stable")
+    distinct, begins = np.unique(lengths[order], return_index=True)
+    bounds = pairwise([*begins.tolist(), len(lengths)])
+    for length, (begin, end) in zip(distinct.tolist(), bounds, strict=True):
+        yield length, order[begin:end]
+
+
+def _blocks(rows: Ints, length: int) -> Iterator[Ints]:
+    step = max(_BLOCK // length, 1)
+    for begin in range(0, len(rows), step):
+        yield rows[begin : begin + step]
+
+
+def _windows(buffer: Bytes, length: int) -> npt.NDArray[Any]:
+    """View `buffer` as the items of `length` bytes that begin at every position."""
+    return np.ndarray((max(len(buffer) - length + 1, 0),), f"V{length}", buffer, strides=(1,))
+
+
+def _matrix(buffer: Bytes, starts: Ints, length: int) -> Bytes:
+    return _windows(buffer, length)[starts].view(np.uint8).reshape(len(starts), length)
