@@ -1,0 +1,60 @@
+"""Where the objects of a repository live; `base.Storage` says what one must do."""
+
+from icechunk.storage.base import ByteRange, BytesLike, GetResult, ObjectMeta, Storage
+from icechunk.storage.constructors import (
+    azure_storage,
+    gcs_storage,
+    hf_storage,
+    http_storage,
+    in_memory_storage,
+    local_filesystem_storage,
+    r2_storage,
+    s3_object_store_storage,
+    s3_storage,
+    tigris_storage,
+)
+from icechunk.storage.local import LocalStorage
+from icechunk.storage.memory import MemoryStorage
+from icechunk.storage.object_store import ObjectStorage
+from icechunk.storage.urls import redirect_storage, storage_from_url
+from icechunk.storage.wrappers import (
+    CountingStorage,
+    Fault,
+    FaultyStorage,
+    LatencyStorage,
+    OperationCount,
+    WrapperStorage,
+)
+
+#: The name of listed objects in the official client.
+StorageObjectInfo = ObjectMeta
+
+__all__ = [
+    "ByteRange",
+    "BytesLike",
+    "CountingStorage",
+    "Fault",
+    "FaultyStorage",
+    "GetResult",
+    "LatencyStorage",
+    "LocalStorage",
+    "MemoryStorage",
+    "ObjectMeta",
+    "ObjectStorage",
+    "OperationCount",
+    "Storage",
+    "StorageObjectInfo",
+    "WrapperStorage",
+    "azure_storage",
+    "gcs_storage",
+    "hf_storage",
+    "http_storage",
+    "in_memory_storage",
+    "local_filesystem_storage",
+    "r2_storage",
+    "redirect_storage",
+    "s3_object_store_storage",
+    "s3_storage",
+    "storage_from_url",
+    "tigris_storage",
+]

@@ -1,0 +1,347 @@
+"""What a storage back end must do: a handful of calls on keys and bytes.
+
+A storage is a flat space of objects below one prefix. Keys are relative to it, with
+``/`` between segments. The calls that move chunk bytes exist in a synchronous form
+and in an asynchronous one (``*_async``); listing is synchronous only, because only
+administration lists. Conditions are part of the call, as in obspec: `put` says what
+must hold, and the error says that it did not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, TypeAlias
+
+from icechunk.config import StorageSettings
+from icechunk.errors import ErrorKind, InvalidInputError, PreconditionFailedError, ReadOnlyError
+
+#: ``(start, end)`` is bytes `start` to `end` (exclusive), ``(start, None)`` all from
+#: `start` on, ``(None, n)`` the last `n`. A range may reach past the end of the
+#: object and is then cut there; one that starts at or past the end gives no bytes.
+ByteRange: TypeAlias = tuple[int | None, int | None]
+
+BytesLike: TypeAlias = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectMeta:
+    """What a listing says of one object.
+
+    Attributes
+    ----------
+    key : str
+        Relative to the storage's prefix.
+    size : int
+        In bytes.
+    etag : str or None
+        The version, as `put` and `get` use it.
+    last_modified : datetime
+        In UTC, by the clock of the storage.
+    """
+
+    key: str
+    size: int
+    etag: str | None
+    last_modified: datetime
+
+    @property
+    def size_bytes(self) -> int:
+        """`size`, under the name that it has in the official client."""
+        return self.size
+
+    @property
+    def created_at(self) -> datetime:
+        """`last_modified`: objects are never changed in place."""
+        return self.last_modified
+
+
+@dataclass(frozen=True, slots=True)
+class GetResult:
+    """The bytes of an object (or of a range of it) and its version.
+
+    Attributes
+    ----------
+    data : bytes-like
+        One contiguous buffer; zero-copy where the back end can.
+    etag : str or None
+        The version of the whole object.
+    last_modified : datetime or None
+        In UTC.
+    """
+
+    data: BytesLike
+    etag: str | None
+    last_modified: datetime | None = None
+
+
+class Storage(ABC):
+    """Where a repository's objects live.
+
+    Errors of every back end: `ObjectNotFoundError` for a missing key,
+    `PreconditionFailedError` for a condition that does not hold, `StorageError` for
+    everything else (with the key, the operation and the cause in its message),
+    `InvalidInputError` for a key that leaves the prefix.
+    """
+
+    #: False for a storage that cannot write, such as plain HTTP.
+    supports_writes: bool = True
+
+    # -- reading ---------------------------------------------------------------
+    @abstractmethod
+    def get(
+        self,
+        key: str,
+        *,
+        byte_range: ByteRange | None = None,
+        if_match: str | None = None,
+        if_unmodified_since: datetime | None = None,
+    ) -> GetResult:
+        """Fetch an object or a range of it.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            If there is no such object.
+        PreconditionFailedError
+            If the object is not the version `if_match`, or was modified after
+            `if_unmodified_since` (compared in whole seconds).
+        """
+
+    def get_if_changed(self, key: str, etag: str | None) -> GetResult | None:
+        """Fetch an object, or return None if its version is still `etag`."""
+        result = self.get(key)
+        return None if etag is not None and result.etag == etag else result
+
+    async def get_async(
+        self,
+        key: str,
+        *,
+        byte_range: ByteRange | None = None,
+        if_match: str | None = None,
+        if_unmodified_since: datetime | None = None,
+    ) -> GetResult:
+        """Fetch as `get` does, without blocking the event loop."""
+        return await asyncio.to_thread(
+            self.get,
+            key,
+            byte_range=byte_range,
+            if_match=if_match,
+            if_unmodified_since=if_unmodified_since,
+        )
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[ObjectMeta]:
+        """Yield every object whose key starts with the folder `prefix`, sorted by key.
+
+        `prefix` is empty or ends with ``/``. A missing folder is an empty one.
+        """
+
+    # -- writing ---------------------------------------------------------------
+    @abstractmethod
+    def put(
+        self,
+        key: str,
+        data: BytesLike,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+    ) -> str | None:
+        """Write an object whole and return its version.
+
+        Readers see the old object or the new one, never a part.
+
+        Raises
+        ------
+        PreconditionFailedError
+            If `if_absent` and the object exists, or if its version is not `if_match`
+            (also when it does not exist).
+        """
+
+    async def put_async(
+        self,
+        key: str,
+        data: BytesLike,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+    ) -> str | None:
+        """Write as `put` does, without blocking the event loop."""
+        return await asyncio.to_thread(self.put, key, data, if_absent=if_absent, if_match=if_match)
+
+    @abstractmethod
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; those that do not exist are ignored."""
+
+    def copy(self, source: str, target: str, *, if_match: str | None = None) -> None:
+        """Copy one object, on the server where that is possible.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            If `source` does not exist.
+        PreconditionFailedError
+            If its version is not `if_match`.
+        """
+        self.put(target, self.get(source, if_match=if_match).data)
+
+    # -- the storage itself ----------------------------------------------------
+    @abstractmethod
+    def with_settings(self, settings: StorageSettings) -> Storage:
+        """Return the same place with other retries, timeouts and concurrency."""
+
+    def default_settings(self) -> StorageSettings:
+        """Return the settings used when the configuration has none: nothing is set."""
+        return StorageSettings()
+
+    def list_objects_metadata(
+        self, settings: StorageSettings | None = None, prefix: str | None = None
+    ) -> builtins.list[ObjectMeta]:
+        """Return every object whose key starts with `prefix`, sorted by key.
+
+        Parameters
+        ----------
+        settings : StorageSettings, optional
+            For this listing only.
+        prefix : str, optional
+            Any beginning of keys, not only a folder. Default: all objects.
+        """
+        storage = self if settings is None else self.with_settings(settings)
+        folder, slash, _ = (prefix or "").rpartition("/")
+        return [m for m in storage.list(folder + slash) if m.key.startswith(prefix or "")]
+
+    def list_objects(
+        self, settings: StorageSettings | None = None, prefix: str | None = None
+    ) -> builtins.list[tuple[str, int]]:
+        """Return key and size in bytes of what `list_objects_metadata` finds."""
+        return [(m.key, m.size) for m in self.list_objects_metadata(settings, prefix)]
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """The location as a URL, without credentials."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+
+# -- rules that every back end applies ---------------------------------------------
+#: Empty, ``.`` and ``..`` segments, control characters, and halves of surrogate pairs,
+#: which have no UTF-8 form.
+_BAD_KEY: Final = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+def check_key(key: str) -> str:
+    """Return `key` if it names an object inside of a prefix.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is empty, absolute, has an empty segment, ``.`` or ``..``, or a character
+        that not every back end can store.
+    """
+    if _BAD_KEY.search(key):
+        raise InvalidInputError(
+            f"{key!r} is no key of a storage: it must be relative, without empty segments, "
+            "'.', '..' or control characters"
+        )
+    return key
+
+
+def check_folder(prefix: str) -> str:
+    """Return `prefix` if it is empty, or a key followed by ``/``.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is neither.
+    """
+    if prefix and not (prefix.endswith("/") and check_key(prefix[:-1])):
+        raise InvalidInputError(
+            f"{prefix!r} is no folder to list: end it with '/'", ErrorKind.BAD_PREFIX
+        )
+    return prefix
+
+
+def check_range(byte_range: ByteRange) -> None:
+    """Check that a range can be one, whatever the size of the object.
+
+    Raises
+    ------
+    InvalidInputError
+        If it has no bound, a negative one, or ends before it starts.
+    """
+    start, end = byte_range
+    bounds = [bound for bound in byte_range if bound is not None]
+    if not bounds or min(bounds) < 0 or (start is not None and end is not None and end < start):
+        raise InvalidInputError(
+            f"{byte_range!r} is no range of bytes: expected (start, end), (start, None) or "
+            "(None, length), not negative and in order",
+            ErrorKind.INVALID_BYTE_RANGE,
+        )
+
+
+def resolve_range(byte_range: ByteRange | None, size: int) -> tuple[int, int]:
+    """Return the first and the last position (exclusive) of a range in `size` bytes.
+
+    Raises
+    ------
+    InvalidInputError
+        As `check_range`.
+    """
+    if byte_range is None:
+        return 0, size
+    check_range(byte_range)
+    start, end = byte_range
+    if start is None:
+        return max(0, size - (end or 0)), size
+    start = min(start, size)
+    return start, size if end is None else min(end, size)
+
+
+def same_version(one: str, other: str) -> bool:
+    """Whether two etags are equal; the quotes that HTTP puts around one do not count."""
+    return one.strip('"') == other.strip('"')
+
+
+def check_version(
+    key: str,
+    etag: str | None,
+    last_modified: datetime | None,
+    *,
+    if_match: str | None,
+    if_unmodified_since: datetime | None,
+) -> None:
+    """Check what `Storage.get` was told must hold of an object.
+
+    Raises
+    ------
+    PreconditionFailedError
+        If it does not hold, or if the storage does not say.
+    """
+    if if_match is not None and (etag is None or not same_version(etag, if_match)):
+        raise PreconditionFailedError(
+            f"{key}: the object is not the version asked for: expected etag {if_match}, "
+            f"found {etag or 'none'}"
+        )
+    if if_unmodified_since is not None and (
+        last_modified is None
+        # whole seconds, because HTTP dates have no more
+        or int(last_modified.timestamp()) > int(if_unmodified_since.timestamp())
+    ):
+        raise PreconditionFailedError(
+            f"{key}: the object was modified at {last_modified or 'an unknown time'}, after "
+            f"{if_unmodified_since}"
+        )
+
+
+def refuse_write(storage: Storage, key: str) -> ReadOnlyError:
+    """Return the error for a write to a storage that only reads."""
+    return ReadOnlyError(
+        f"cannot write {key}: {storage.url} can only be read", ErrorKind.READ_ONLY_STORAGE
+    )

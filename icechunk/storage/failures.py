@@ -1,0 +1,99 @@
+"""What obstore raises, as errors of this library, without secrets.
+
+Requests are signed in headers and sometimes in query strings, services echo parts of
+them in their answers, and users put passwords into URLs. So nothing of an answer's body
+gets into a message except the code and the text that object stores put there, and URLs
+lose everything that is not a place.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import urlsplit, urlunsplit
+
+from obstore.exceptions import (
+    AlreadyExistsError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+    UnknownConfigurationKeyError,
+)
+
+from icechunk.errors import (
+    ErrorKind,
+    IcechunkError,
+    InvalidInputError,
+    ObjectNotFoundError,
+    PreconditionFailedError,
+    StorageError,
+)
+
+_URL: Final = re.compile(r"[a-z+]+://[^\s<>\"']+")
+_STATUS: Final = re.compile(r"(Server returned non-2xx status code: \d+[^:\n]*):(.*)", re.DOTALL)
+_CODE: Final = re.compile(r"<Code>([^<]*)</Code>")
+_MESSAGE: Final = re.compile(r"<Message>([^<]*)</Message>")
+_MAX_REASON: Final = 500
+
+
+def public_url(url: str) -> str:
+    """Return a URL without user, password, query and fragment."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def reason(error: BaseException) -> str:
+    """Return what an exception of obstore says, short and without secrets."""
+    text = str(error).partition("\n\nDebug source")[0]
+    status = _STATUS.search(text)
+    if status is not None:
+        parts = [status[1]]
+        parts += [m[1] for m in (_CODE.search(status[2]), _MESSAGE.search(status[2])) if m]
+        text = text[: status.start()] + ": ".join(parts)
+    text = _URL.sub(lambda match: public_url(match[0]), text)
+    text = " ".join(text.split())
+    return text if len(text) <= _MAX_REASON else text[:_MAX_REASON] + "..."
+
+
+def translate(error: BaseException, operation: str, key: str, url: str) -> IcechunkError:
+    """Return the error of this library for one that obstore raised.
+
+    Parameters
+    ----------
+    error : exception
+    operation : str
+        A verb for the message.
+    key : str
+        The object, or the folder, that it was about.
+    url : str
+        The storage, without credentials.
+    """
+    where = f"{key} in {url}"
+    text = reason(error)
+    if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in text:
+        return ObjectNotFoundError(f"{key}: there is no such object in {url}")
+    if isinstance(error, AlreadyExistsError):
+        return PreconditionFailedError(f"{key}: the object exists already in {url}")
+    if isinstance(error, PreconditionError):
+        return PreconditionFailedError(
+            f"{key}: the object in {url} is not in the version that was asked for"
+        )
+    if isinstance(error, UnknownConfigurationKeyError):
+        return InvalidInputError(f"{url}: {text}", ErrorKind.STORAGE_CONFIG)
+    if isinstance(error, ValueError):
+        return InvalidInputError(f"cannot {operation} {where}: {text}")
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+        return StorageError(f"cannot {operation} {where}: check the credentials: {text}")
+    if is_throttled(text):
+        return StorageError(f"cannot {operation} {where}: {text}", ErrorKind.THROTTLED)
+    return StorageError(f"cannot {operation} {where}: {text}")
+
+
+def is_throttled(text: str) -> bool:
+    """Whether a reason says that the service wants fewer requests."""
+    return any(sign in text for sign in ("SlowDown", "status code: 429", "status code: 503"))
+
+
+def starts_past_end(error: BaseException) -> bool:
+    """Whether a range was refused because the object ends before it."""
+    return "status code: 416" in str(error)

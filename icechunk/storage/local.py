@@ -1,0 +1,319 @@
+"""Objects as files of a folder, safe between threads, processes and killed processes.
+
+Every write goes to a staging file in the same directory first, is forced to disk, and
+then takes its name in one step: `os.link` for an object that must not exist, `os.replace`
+otherwise. Whoever compares before replacing holds a lock beside the object meanwhile.
+
+Staging and lock files are called ``<name>#<digits>``, which other clients of the format
+leave out of their listings too; no object can have such a name.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from icechunk.config import StorageSettings
+from icechunk.errors import (
+    ErrorKind,
+    InvalidInputError,
+    ObjectNotFoundError,
+    PreconditionFailedError,
+    StorageError,
+)
+from icechunk.storage.base import (
+    ByteRange,
+    BytesLike,
+    GetResult,
+    ObjectMeta,
+    Storage,
+    check_folder,
+    check_key,
+    check_version,
+    resolve_range,
+    same_version,
+)
+from icechunk.storage.locks import exclusive
+
+_STAGING: Final = re.compile(r"#[0-9]+\Z")
+#: Staging names have many more digits, so no staging file is ever taken for a lock.
+_LOCK_SUFFIX: Final = "#0"
+
+#: What `os.link` says on file systems without hard links.
+_NO_LINKS: Final = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
+#: What opening a file says when there is none of that name, or when it is a folder.
+_MISSING: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+
+class LocalStorage(Storage):
+    """Objects as files below a folder.
+
+    Nothing is created before the first write. Symbolic links are followed as long as
+    they stay inside of the folder, and are left out of listings.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The folder. A relative one is taken from the current directory, now.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        text = os.fspath(path)
+        if not text or "\0" in text:
+            raise InvalidInputError(f"{text!r} is no path of a folder", ErrorKind.BAD_PREFIX)
+        self._root = os.path.abspath(text)
+
+    @property
+    def path(self) -> str:
+        """The folder, as an absolute path."""
+        return self._root
+
+    @property
+    def url(self) -> str:
+        """The folder as a ``file://`` URL."""
+        return Path(self._root).as_uri()
+
+    # -- reading -----------------------------------------------------------------
+    def get(
+        self,
+        key: str,
+        *,
+        byte_range: ByteRange | None = None,
+        if_match: str | None = None,
+        if_unmodified_since: datetime | None = None,
+    ) -> GetResult:
+        """Fetch an object or a range of it; see `Storage.get`."""
+        path = self._path(key)
+        try:
+            with open(path, "rb") as file:
+                # one open file is one version, whatever happens to its name meanwhile
+                status = os.fstat(file.fileno())
+                etag, modified = _etag(status), _modified(status)
+                check_version(
+                    key,
+                    etag,
+                    modified,
+                    if_match=if_match,
+                    if_unmodified_since=if_unmodified_since,
+                )
+                start, stop = resolve_range(byte_range, status.st_size)
+                file.seek(start)
+                return GetResult(file.read(stop - start), etag, modified)
+        except _MISSING:
+            missing = ObjectNotFoundError(f"{key}: there is no such object in {self.url}")
+        except OSError as error:
+            raise self._failure("read", key, error) from error
+        raise missing
+
+    def get_if_changed(self, key: str, etag: str | None) -> GetResult | None:
+        """Fetch an object unless its version is still `etag`, without reading it then."""
+        if etag is not None:
+            with suppress(OSError):
+                if same_version(_etag(os.stat(self._path(key))), etag):
+                    return None
+        return self.get(key)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectMeta]:
+        """Yield the objects of a folder; see `Storage.list`."""
+        check_folder(prefix)
+        if prefix:
+            self._path(prefix[:-1])
+        return self._walk(prefix)
+
+    def _walk(self, prefix: str) -> Iterator[ObjectMeta]:
+        try:
+            with os.scandir(os.path.join(self._root, prefix)) as entries:
+                # a folder counts as its name with the slash: then walking in this order
+                # yields whole keys in order
+                found = sorted(
+                    (entry.name + "/" * entry.is_dir(follow_symlinks=False), entry)
+                    for entry in entries
+                    if not entry.is_symlink() and not _STAGING.search(entry.name)
+                )
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise self._failure("list", prefix or self._root, error) from error
+        for name, entry in found:
+            if name.endswith("/"):
+                yield from self._walk(prefix + name)
+                continue
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # deleted since
+            yield ObjectMeta(prefix + name, status.st_size, _etag(status), _modified(status))
+
+    # -- writing -----------------------------------------------------------------
+    def put(
+        self,
+        key: str,
+        data: BytesLike,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+    ) -> str:
+        """Write an object whole; see `Storage.put`."""
+        path = self._path(key)
+        try:
+            if if_match is not None:
+                return self._update(key, path, data, if_match)
+            with _Staged(path, data) as staged:
+                if if_absent:
+                    self._create(key, path, staged)
+                    _sync_directory(os.path.dirname(path))
+                else:
+                    os.replace(staged.path, path)
+                return staged.etag
+        except OSError as error:
+            raise self._failure("write", key, error) from error
+
+    def _create(self, key: str, path: str, staged: _Staged) -> None:
+        exists = PreconditionFailedError(f"{key}: the object exists already in {self.url}")
+        try:
+            os.link(staged.path, path)
+        except FileExistsError:
+            raise exists from None
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            with exclusive(path + _LOCK_SUFFIX):
+                if os.path.lexists(path):
+                    raise exists from None
+                os.replace(staged.path, path)
+
+    def _update(self, key: str, path: str, data: BytesLike, if_match: str) -> str:
+        changed = PreconditionFailedError(
+            f"{key}: not replaced, its version is no longer {if_match}"
+        )
+        # before anything is written: what does not exist cannot match
+        if not os.path.exists(path):
+            raise changed
+        with exclusive(path + _LOCK_SUFFIX):
+            try:
+                current = os.stat(path)
+            except FileNotFoundError:
+                raise changed from None
+            if not same_version(_etag(current), if_match):
+                raise changed
+            with _Staged(path, data, after=current) as staged:
+                os.replace(staged.path, path)
+            # the new version must not be lost in a crash once somebody was told of it
+            _sync_directory(os.path.dirname(path))
+            return staged.etag
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; see `Storage.delete`."""
+        for key in keys:
+            try:
+                os.unlink(self._path(key))
+            except _MISSING:
+                continue
+            except OSError as error:
+                raise self._failure("delete", key, error) from error
+
+    # -- the storage itself --------------------------------------------------------
+    def with_settings(self, settings: StorageSettings) -> LocalStorage:
+        """Return itself: a folder has nothing to set."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LocalStorage, (self._root,)
+
+    def _path(self, key: str) -> str:
+        """Return the file of an object, after checking that it is inside of the folder."""
+        if _STAGING.search(check_key(key)):
+            raise InvalidInputError(
+                f"{key!r} is no key of a folder: names that end with '#' and digits are "
+                "those of files that are being written"
+            )
+        path = os.path.join(self._root, key)
+        root = os.path.realpath(self._root)
+        if os.path.commonpath([root, os.path.realpath(path)]) != root:
+            raise InvalidInputError(
+                f"{key!r} leads out of {self.url} through a symbolic link", ErrorKind.BAD_KEY_PREFIX
+            )
+        return path
+
+    def _failure(self, operation: str, key: str, error: OSError) -> StorageError:
+        reason = error.strerror or str(error)
+        return StorageError(f"cannot {operation} {key} in {self.url}: {reason}", ErrorKind.IO)
+
+
+class _Staged:
+    """A complete copy of new data beside its future place, removed when not needed.
+
+    Parameters
+    ----------
+    path : str
+        The future place. Its directory is created if need be.
+    data : bytes-like
+    after : os.stat_result, optional
+        Be newer than this file, by the clock that etags use: a clock that stands still
+        and an inode used again would make the etags of two versions equal.
+    """
+
+    def __init__(self, path: str, data: BytesLike, after: os.stat_result | None = None) -> None:
+        # random bits, because pids repeat in containers and on machines that share a folder
+        self.path = f"{path}#{1 << 64 | secrets.randbits(64)}"
+        self._data = data
+        self._after = after
+        self.etag = ""
+
+    def __enter__(self) -> _Staged:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        try:
+            fd = os.open(self.path, flags, 0o666)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            fd = os.open(self.path, flags, 0o666)
+        try:
+            with open(fd, "wb") as file:
+                file.write(self._data)
+                file.flush()
+                if self._after is not None:
+                    self._make_newer(self._after)
+                os.fsync(fd)
+                self.etag = _etag(os.fstat(fd))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _make_newer(self, other: os.stat_result) -> None:
+        status = os.stat(self.path)
+        newer = other.st_mtime_ns + 1000
+        if status.st_mtime_ns < newer:
+            os.utime(self.path, ns=(status.st_atime_ns, newer))
+
+    def __exit__(self, *_: object) -> None:
+        # gone if it was renamed to its place
+        with suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+
+def _etag(status: os.stat_result) -> str:
+    # Checksums of virtual chunks that other clients recorded use this form, with
+    # microseconds; replaced files have another inode, or a later time.
+    return f'"{status.st_ino:x}-{status.st_mtime_ns // 1000:x}-{status.st_size:x}"'
+
+
+def _modified(status: os.stat_result) -> datetime:
+    return datetime.fromtimestamp(status.st_mtime, UTC)
+
+
+def _sync_directory(path: str) -> None:
+    if os.name == "nt":
+        return  # directories cannot be opened there
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

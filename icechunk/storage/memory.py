@@ -1,0 +1,195 @@
+"""Objects in the memory of this process: for tests and small experiments."""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+import weakref
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from icechunk.config import StorageSettings
+from icechunk.errors import (
+    InvalidInputError,
+    ObjectNotFoundError,
+    PreconditionFailedError,
+    StorageError,
+)
+from icechunk.storage.base import (
+    ByteRange,
+    BytesLike,
+    GetResult,
+    ObjectMeta,
+    Storage,
+    check_folder,
+    check_key,
+    check_version,
+    resolve_range,
+    same_version,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    data: bytes
+    etag: str
+    last_modified: datetime
+
+
+class _Space:
+    """The objects that all storages of one name share."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.objects: dict[str, _Object] = {}
+        self.lock = threading.RLock()
+        self.version = 0
+
+
+#: Every space that is in use, so that a pickled storage finds its own again.
+_spaces: Final[weakref.WeakValueDictionary[str, _Space]] = weakref.WeakValueDictionary()
+#: Those that a user named live as long as the process.
+_named: Final[dict[str, _Space]] = {}
+_registry_lock: Final = threading.Lock()
+#: Differs between processes even where their pids do not, as on two machines.
+_PROCESS: Final = uuid.uuid4().hex
+
+
+class MemoryStorage(Storage):
+    """Objects in memory, gone when the process ends.
+
+    Parameters
+    ----------
+    name : str, optional
+        Storages of one name hold the same objects, like ``memory://name``. Without a
+        name, this one and its copies do.
+    """
+
+    def __init__(self, name: str | None = None) -> None:
+        if name == "":
+            raise InvalidInputError("the name of a memory storage cannot be empty")
+        with _registry_lock:
+            if name is None:
+                self._space = _Space(f"anonymous-{uuid.uuid4().hex}")
+                _spaces[self._space.name] = self._space
+            else:
+                self._space = _named.setdefault(name, _Space(name))
+                _spaces[name] = self._space
+
+    @property
+    def url(self) -> str:
+        """``memory://`` and the name."""
+        return f"memory://{self._space.name}"
+
+    def get(
+        self,
+        key: str,
+        *,
+        byte_range: ByteRange | None = None,
+        if_match: str | None = None,
+        if_unmodified_since: datetime | None = None,
+    ) -> GetResult:
+        """Fetch an object or a range of it; see `Storage.get`."""
+        found = self._space.objects.get(check_key(key))
+        if found is None:
+            raise ObjectNotFoundError(f"{key}: there is no such object in {self.url}")
+        check_version(
+            key,
+            found.etag,
+            found.last_modified,
+            if_match=if_match,
+            if_unmodified_since=if_unmodified_since,
+        )
+        start, stop = resolve_range(byte_range, len(found.data))
+        # a view, because a slice of bytes would be a copy
+        part = found.data if byte_range is None else memoryview(found.data)[start:stop]
+        return GetResult(part, found.etag, found.last_modified)
+
+    async def get_async(
+        self,
+        key: str,
+        *,
+        byte_range: ByteRange | None = None,
+        if_match: str | None = None,
+        if_unmodified_since: datetime | None = None,
+    ) -> GetResult:
+        """Fetch as `get` does: there is nothing to wait for, so no thread either."""
+        return self.get(
+            key, byte_range=byte_range, if_match=if_match, if_unmodified_since=if_unmodified_since
+        )
+
+    def list(self, prefix: str = "") -> Iterator[ObjectMeta]:
+        """Yield the objects of a folder; see `Storage.list`."""
+        check_folder(prefix)
+        with self._space.lock:
+            found = sorted(
+                item for item in self._space.objects.items() if item[0].startswith(prefix)
+            )
+        for key, item in found:
+            yield ObjectMeta(key, len(item.data), item.etag, item.last_modified)
+
+    def put(
+        self,
+        key: str,
+        data: BytesLike,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+    ) -> str:
+        """Write an object whole; see `Storage.put`."""
+        check_key(key)
+        stored = bytes(data)
+        with self._space.lock:
+            current = self._space.objects.get(key)
+            if if_absent and current is not None:
+                raise PreconditionFailedError(f"{key}: the object exists already in {self.url}")
+            if if_match is not None and (
+                current is None or not same_version(current.etag, if_match)
+            ):
+                raise PreconditionFailedError(
+                    f"{key}: not replaced, its version is no longer {if_match}"
+                )
+            self._space.version += 1
+            etag = f'"{self._space.version}"'
+            self._space.objects[key] = _Object(stored, etag, datetime.now(UTC))
+        return etag
+
+    async def put_async(
+        self,
+        key: str,
+        data: BytesLike,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+    ) -> str:
+        """Write as `put` does: there is nothing to wait for, so no thread either."""
+        return self.put(key, data, if_absent=if_absent, if_match=if_match)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; see `Storage.delete`."""
+        for key in keys:
+            self._space.objects.pop(check_key(key), None)
+
+    def with_settings(self, settings: StorageSettings) -> MemoryStorage:
+        """Return itself: memory has nothing to set."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickle, (self._space.name, _PROCESS, os.getpid())
+
+
+def _unpickle(name: str, process: str, pid: int) -> MemoryStorage:
+    # the pid too: a forked child has a copy of _PROCESS and of the objects, and what one
+    # of the two writes the other does not see
+    space = _spaces.get(name) if (process, pid) == (_PROCESS, os.getpid()) else None
+    if space is None:
+        raise StorageError(
+            f"memory://{name} lives in the process that made it: memory storage cannot be "
+            "shared between processes; use a folder or an object store"
+        )
+    storage = MemoryStorage.__new__(MemoryStorage)
+    storage._space = space
+    return storage

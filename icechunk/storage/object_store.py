@@ -1,0 +1,519 @@
+"""S3, Google Cloud Storage, Azure Blob Storage and web servers, through obstore.
+
+Requests that fail in passing are tried again by obstore, with backoff and jitter. A
+conditional put that is tried again after its answer was lost reports that its condition
+does not hold, as it would if somebody else had been faster: the caller can tell the two
+apart by looking at what is stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any, Final, cast
+
+import obstore
+from obstore.exceptions import NotModifiedError
+
+from icechunk.config import S3Options, StorageSettings
+from icechunk.credentials import (
+    AnyAzureCredential,
+    AnyGcsCredential,
+    AnyS3Credential,
+    AzureCredentials,
+    GcsCredentials,
+    S3Credentials,
+)
+from icechunk.errors import (
+    ErrorKind,
+    IcechunkError,
+    InvalidInputError,
+    ObjectNotFoundError,
+    PreconditionFailedError,
+    StorageError,
+)
+from icechunk.storage.base import (
+    ByteRange,
+    BytesLike,
+    GetResult,
+    ObjectMeta,
+    Storage,
+    check_folder,
+    check_key,
+    refuse_write,
+    same_version,
+)
+from icechunk.storage.failures import translate
+from icechunk.storage.places import AzurePlace, GcsPlace, HttpPlace, Place, S3Place, quoted
+from icechunk.storage.reading import Read, joined
+
+#: What object stores allow at most.
+_MAX_PARTS: Final = 10_000
+#: Chunks may have a storage class of their own, which goes by the folder that they are in.
+_CHUNKS: Final = "chunks/"
+
+
+class _Runtime:
+    """Notices that this process was forked after obstore had started its threads.
+
+    They do not exist in the child, and a request there would wait for them for ever.
+    """
+
+    started = False
+    lost = False
+
+    @classmethod
+    def after_fork(cls) -> None:
+        cls.lost = cls.started
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Runtime.after_fork)
+
+
+class ObjectStorage(Storage):
+    """Objects below a prefix of an object store.
+
+    Made by `s3`, `gcs`, `azure` and `http`.
+
+    Parameters
+    ----------
+    place : Place
+    settings : StorageSettings, optional
+    read_only : bool, default False
+        Refuse to write.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        settings: StorageSettings | None = None,
+        *,
+        read_only: bool = False,
+    ) -> None:
+        self._place = place
+        self._settings = settings or StorageSettings()
+        self._read_only = read_only
+        self.supports_writes = not (read_only or place.read_only)
+        self._effective = self._settings.effective()
+        self._reader = place.open(self._effective, write=False)
+        self._writer = (
+            self._reader
+            if place.read_headers == place.write_headers or not self.supports_writes
+            else place.open(self._effective, write=True)
+        )
+
+    # -- kinds -------------------------------------------------------------------
+    @classmethod
+    def s3(
+        cls,
+        bucket: str,
+        prefix: str | None = None,
+        *,
+        options: S3Options | None = None,
+        credentials: AnyS3Credential | None = None,
+        read_headers: Mapping[str, str] | None = None,
+        write_headers: Mapping[str, str] | None = None,
+        settings: StorageSettings | None = None,
+    ) -> ObjectStorage:
+        """Return the storage of a bucket of S3, or of a store that speaks its protocol.
+
+        Parameters
+        ----------
+        bucket : str
+        prefix : str, optional
+            Default: the whole bucket.
+        options : S3Options, optional
+        credentials : one of S3Credentials, optional
+            Default: anonymous if the options say so, else from the environment.
+        read_headers, write_headers : mapping, optional
+            More headers for requests that read, or write.
+        settings : StorageSettings, optional
+        """
+        options = options or S3Options()
+        if credentials is None:
+            credentials = (
+                S3Credentials.Anonymous() if options.anonymous else S3Credentials.FromEnv()
+            )
+        _check_family(credentials, S3Credentials)
+        place = S3Place(
+            bucket,
+            prefix or "",
+            options,
+            credentials,
+            read_headers=read_headers or {},
+            write_headers=write_headers or {},
+        )
+        return cls(place, settings)
+
+    @classmethod
+    def gcs(
+        cls,
+        bucket: str,
+        prefix: str | None = None,
+        *,
+        config: Mapping[str, str] | None = None,
+        credentials: AnyGcsCredential | None = None,
+        read_headers: Mapping[str, str] | None = None,
+        write_headers: Mapping[str, str] | None = None,
+        settings: StorageSettings | None = None,
+    ) -> ObjectStorage:
+        """Return the storage of a bucket of Google Cloud Storage.
+
+        Parameters are those of `s3`, except `config`: options for obstore's client.
+        """
+        credentials = credentials or GcsCredentials.FromEnv()
+        _check_family(credentials, GcsCredentials)
+        place = GcsPlace(
+            bucket,
+            prefix or "",
+            dict(config or {}),
+            credentials,
+            read_headers=read_headers or {},
+            write_headers=write_headers or {},
+        )
+        return cls(place, settings)
+
+    @classmethod
+    def azure(
+        cls,
+        account: str | None,
+        container: str,
+        prefix: str | None = None,
+        *,
+        config: Mapping[str, str] | None = None,
+        credentials: AnyAzureCredential | None = None,
+        settings: StorageSettings | None = None,
+    ) -> ObjectStorage:
+        """Return the storage of a container of Azure Blob Storage.
+
+        Parameters
+        ----------
+        account : str or None
+            None: ``account`` in `config`, or else the environment's
+            ``AZURE_STORAGE_ACCOUNT_NAME``.
+        container : str
+        prefix : str, optional
+        config : mapping, optional
+            Options for obstore's client.
+        credentials : one of AzureCredentials, optional
+            Default: from the environment.
+        settings : StorageSettings, optional
+        """
+        credentials = credentials or AzureCredentials.FromEnv()
+        _check_family(credentials, AzureCredentials)
+        options = dict(config or {})
+        named = options.pop("account", None)
+        place = AzurePlace(account or named, container, prefix or "", options, credentials)
+        return cls(place, settings)
+
+    @classmethod
+    def http(
+        cls,
+        base_url: str,
+        *,
+        config: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        settings: StorageSettings | None = None,
+    ) -> ObjectStorage:
+        """Return the storage of a folder of a web server; it can only be read.
+
+        Redirects are followed.
+
+        Parameters
+        ----------
+        base_url : str
+        config : mapping, optional
+            Options for the HTTP client.
+        headers : mapping, optional
+            Sent with every request.
+        settings : StorageSettings, optional
+        """
+        place = HttpPlace(base_url, dict(config or {}), read_headers=dict(headers or {}))
+        return cls(place, settings)
+
+    # -- reading -------------------------------------------------------------------
+    def get(
+        self,
+        key: str,
+        *,
+        byte_range: ByteRange | None = None,
+        if_match: str | None = None,
+        if_unmodified_since: datetime | None = None,
+    ) -> GetResult:
+        """Fetch an object or a range of it, a large range in parallel parts."""
+        self._check_usable()
+        read = Read(self._place, key, byte_range, if_match, if_unmodified_since)
+        parts = read.parts(self._effective)
+        if len(parts) == 1:
+            return self._fetch(read)
+        with ThreadPoolExecutor(len(parts)) as pool:
+            return joined(key, list(pool.map(self._fetch, parts)))
+
+    async def get_async(
+        self,
+        key: str,
+        *,
+        byte_range: ByteRange | None = None,
+        if_match: str | None = None,
+        if_unmodified_since: datetime | None = None,
+    ) -> GetResult:
+        """Fetch as `get` does, without blocking the event loop."""
+        self._check_usable()
+        read = Read(self._place, key, byte_range, if_match, if_unmodified_since)
+        parts = read.parts(self._effective)
+        return joined(key, await asyncio.gather(*map(self._fetch_async, parts)))
+
+    def get_if_changed(self, key: str, etag: str | None) -> GetResult | None:
+        """Fetch an object, or return None if the service says that it is still `etag`."""
+        self._check_usable()
+        read = Read(self._place, key)
+        if etag is not None:
+            read.options["if_none_match"] = quoted(self._place.etag(etag))
+        try:
+            result = self._fetch(read)
+        except NotModifiedError:
+            return None
+        # a web server may not know the condition
+        unchanged = etag is not None and result.etag is not None and same_version(result.etag, etag)
+        return None if unchanged else result
+
+    def _fetch(self, read: Read) -> GetResult:
+        outcome: GetResult | Exception | None = None
+        while outcome is None:
+            try:
+                response = obstore.get(self._reader, read.key, options=cast(Any, read.options))
+                meta, data = response.meta, response.bytes() if read.wants_data else b""
+            except Exception as error:
+                outcome = read.failed(error)
+            else:
+                outcome = read.answered(meta, data)
+        # not in the handler: the exception of obstore may show more than it should
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def _fetch_async(self, read: Read) -> GetResult:
+        outcome: GetResult | Exception | None = None
+        while outcome is None:
+            try:
+                response = await obstore.get_async(
+                    self._reader, read.key, options=cast(Any, read.options)
+                )
+                meta = response.meta
+                data = await response.bytes_async() if read.wants_data else b""
+            except Exception as error:
+                outcome = read.failed(error)
+            else:
+                outcome = read.answered(meta, data)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def list(self, prefix: str = "") -> Iterator[ObjectMeta]:
+        """Yield the objects of a folder; see `Storage.list`.
+
+        Raises
+        ------
+        StorageError
+            If it is a web server, which cannot list.
+        """
+        self._check_usable()
+        check_folder(prefix)
+        if isinstance(self._place, HttpPlace):
+            raise StorageError(
+                f"cannot list {prefix or 'objects'} in {self.url}: HTTP has no way to"
+            )
+        found: dict[str, ObjectMeta] = {}
+        failure = None
+        try:
+            for batch in obstore.list(self._reader, prefix or None, chunk_size=1000):
+                for meta in batch:
+                    found[meta["path"]] = ObjectMeta(
+                        meta["path"], meta["size"], self._place.version(meta), meta["last_modified"]
+                    )
+        except Exception as error:
+            failure = translate(error, "list", prefix or "objects", self.url)
+        if failure is not None:
+            raise failure
+        # not every service sorts, and some sort folder by folder
+        return iter([found[key] for key in sorted(found)])
+
+    # -- writing ---------------------------------------------------------------------
+    def put(
+        self,
+        key: str,
+        data: BytesLike,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+    ) -> str | None:
+        """Write an object whole, a large one in parts; see `Storage.put`."""
+        view = self._writable(key, data)
+        if self._unprotected(if_absent, if_match):
+            self._compare(key, if_match)
+            if_absent, if_match = False, None
+        options = self._put_options(key, view, if_absent, if_match)
+        try:
+            return self._place.version(obstore.put(self._writer, key, view, **options))
+        except Exception as error:
+            failure = self._put_failure(error, key, if_match)
+        raise failure
+
+    async def put_async(
+        self,
+        key: str,
+        data: BytesLike,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+    ) -> str | None:
+        """Write as `put` does, without blocking the event loop."""
+        view = self._writable(key, data)
+        if self._unprotected(if_absent, if_match):
+            await asyncio.to_thread(self._compare, key, if_match)
+            if_absent, if_match = False, None
+        options = self._put_options(key, view, if_absent, if_match)
+        try:
+            return self._place.version(await obstore.put_async(self._writer, key, view, **options))
+        except Exception as error:
+            failure = self._put_failure(error, key, if_match)
+        raise failure
+
+    def _writable(self, key: str, data: BytesLike) -> memoryview:
+        self._check_usable()
+        check_key(key)
+        if not self.supports_writes:
+            raise refuse_write(self, key)
+        return memoryview(data).cast("B")
+
+    def _unprotected(self, if_absent: bool, if_match: str | None) -> bool:
+        """Whether the settings say that the service cannot check this condition."""
+        settings = self._effective
+        return (if_absent and not settings.use_conditional_create) or (
+            if_match is not None and not settings.use_conditional_update
+        )
+
+    def _compare(self, key: str, if_match: str | None) -> None:
+        """Check a condition before the put: somebody else may write in between."""
+        try:
+            self._fetch(Read(self._place, key, (0, 0), if_match))
+        except ObjectNotFoundError:
+            if if_match is None:
+                return
+            raise PreconditionFailedError(f"{key}: not replaced, it does not exist") from None
+        if if_match is None:
+            raise PreconditionFailedError(f"{key}: the object exists already in {self.url}")
+
+    def _put_options(
+        self, key: str, view: memoryview, if_absent: bool, if_match: str | None
+    ) -> dict[str, Any]:
+        settings = self._effective
+        options: dict[str, Any] = {"use_multipart": False}
+        if if_absent:
+            options["mode"] = "create"
+        elif if_match is not None:
+            options["mode"] = self._place.put_mode(if_match)
+        elif len(view) >= max(settings.minimum_size_for_multipart_upload, 1):
+            options["use_multipart"] = True
+            options["chunk_size"] = max(
+                settings.ideal_concurrent_request_size, -(-len(view) // _MAX_PARTS)
+            )
+            options["max_concurrency"] = settings.max_concurrent_requests_for_object
+        storage_class = (
+            settings.chunks_storage_class
+            if key.startswith(_CHUNKS)
+            else settings.metadata_storage_class
+        )
+        if storage_class is not None:
+            options["attributes"] = {"Storage-Class": storage_class}
+        return options
+
+    def _put_failure(self, error: Exception, key: str, if_match: str | None) -> IcechunkError:
+        if if_match is not None and isinstance(error, FileNotFoundError):
+            return PreconditionFailedError(f"{key}: not replaced, it does not exist in {self.url}")
+        return translate(error, "write", key, self.url)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects, many in one request where the service can; see `Storage.delete`."""
+        doomed = [check_key(key) for key in keys]
+        self._check_usable()
+        if doomed and not self.supports_writes:
+            raise refuse_write(self, doomed[0])
+        if not self._delete(doomed):
+            # one was missing, and nobody knows how far the request got
+            for key in doomed:
+                self._delete([key])
+
+    def _delete(self, keys: builtins.list[str]) -> bool:
+        """Delete objects; False if the service said that one is missing."""
+        if not keys:
+            return True
+        try:
+            obstore.delete(self._writer, keys)
+            return True
+        except FileNotFoundError:
+            return False
+        except Exception as error:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            failure = translate(error, "delete", keys[0] + more, self.url)
+        raise failure
+
+    def copy(self, source: str, target: str, *, if_match: str | None = None) -> None:
+        """Copy one object; on the server, unless a condition must hold."""
+        if if_match is not None:
+            # copies are unconditional in obstore
+            self.put(target, self.get(source, if_match=if_match).data)
+            return
+        self._check_usable()
+        check_key(source)
+        check_key(target)
+        if not self.supports_writes:
+            raise refuse_write(self, target)
+        try:
+            obstore.copy(self._writer, source, target)
+            return
+        except Exception as error:
+            failure = translate(error, "copy", source, self.url)
+        raise failure
+
+    # -- the storage itself ------------------------------------------------------------
+    def with_settings(self, settings: StorageSettings) -> ObjectStorage:
+        """Return the same place with other retries, timeouts and concurrency."""
+        return ObjectStorage(self._place, settings, read_only=self._read_only)
+
+    def as_read_only(self) -> ObjectStorage:
+        """Return the same place, refusing to write."""
+        return ObjectStorage(self._place, self._settings, read_only=True)
+
+    @property
+    def url(self) -> str:
+        """The location as a URL, without credentials."""
+        return self._place.url
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickle, (self._place, self._settings, self._read_only)
+
+    def _check_usable(self) -> None:
+        if _Runtime.lost:
+            raise StorageError(
+                f"{self.url} cannot be used in a process that was forked after its parent had "
+                "used an object store: start processes with 'spawn' or 'forkserver'"
+            )
+        _Runtime.started = True
+
+
+def _check_family(credentials: object, family: type) -> None:
+    if not isinstance(credentials, family):
+        raise InvalidInputError(
+            f"expected credentials of {family.__name__}, got {type(credentials).__name__}",
+            ErrorKind.INVALID_CREDENTIALS,
+        )
+
+
+def _unpickle(place: Place, settings: StorageSettings, read_only: bool) -> ObjectStorage:
+    return ObjectStorage(place, settings, read_only=read_only)

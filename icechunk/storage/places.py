@@ -1,0 +1,524 @@
+"""Where an object store is and how to authenticate there, as values that can travel.
+
+A place is the recipe for a client of obstore: it is what a pickled storage consists of.
+Its ``repr`` is its URL; keys and tokens stay inside.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, ClassVar, Final
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from obstore.exceptions import UnknownConfigurationKeyError
+from obstore.store import AzureStore, GCSStore, HTTPStore, ObjectStore, S3Store
+
+from icechunk._version import __version__
+from icechunk.config import ChecksumAlgorithm, EffectiveStorageSettings, S3Options
+from icechunk.credentials import (
+    AnyAzureCredential,
+    AnyGcsCredential,
+    AnyS3Credential,
+    AzureCredentials,
+    AzureRefreshableCredential,
+    AzureStaticCredentials,
+    GcsCredentials,
+    GcsStaticCredentials,
+    S3Credentials,
+)
+from icechunk.errors import ErrorKind, InvalidInputError, StorageError
+from icechunk.storage.aws_profile import profile_options
+from icechunk.storage.base import check_key
+from icechunk.storage.failures import public_url, reason
+
+#: Options that configure the HTTP client, for whichever service it is used.
+_CLIENT_OPTIONS: Final = frozenset(
+    {
+        "allow_http",
+        "allow_invalid_certificates",
+        "connect_timeout",
+        "default_content_type",
+        "http1_only",
+        "http2_keep_alive_interval",
+        "http2_keep_alive_timeout",
+        "http2_keep_alive_while_idle",
+        "http2_only",
+        "pool_idle_timeout",
+        "pool_max_idle_per_host",
+        "proxy_ca_certificate",
+        "proxy_excludes",
+        "proxy_url",
+        "randomize_addresses",
+        "read_timeout",
+        "root_certificate",
+        "timeout",
+        "user_agent",
+    }
+)
+#: Stop retrying after this long unless the settings say otherwise.
+_RETRY_TIMEOUT: Final = timedelta(minutes=3)
+#: No limit in practice: a large object over a slow line is no failure. A line that has
+#: gone silent is, and `_STREAM_TIMEOUT` finds it.
+_TIMEOUT: Final = timedelta(hours=6)
+_STREAM_TIMEOUT: Final = 60
+#: A token is not used in its last seconds, so that a request under way still passes.
+_EXPIRY_MARGIN: Final = timedelta(seconds=10)
+
+_CHECKSUMS: Final = {ChecksumAlgorithm.Sha256: "SHA256", ChecksumAlgorithm.Crc64Nvme: "CRC64NVME"}
+
+
+@dataclass(frozen=True, repr=False)
+class Place(ABC):
+    """One location in one service.
+
+    Attributes
+    ----------
+    read_headers, write_headers : dict
+        Sent with every request that reads, or writes.
+    """
+
+    #: Whether the service understands "the last n bytes".
+    suffix_ranges: ClassVar[bool] = True
+    read_only: ClassVar[bool] = False
+
+    read_headers: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    write_headers: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """The location, without credentials."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    def version(self, meta: Mapping[str, Any]) -> str | None:
+        """Return what identifies the version of an object, from what obstore says of it."""
+        etag: str | None = meta["e_tag"]
+        return etag
+
+    def etag(self, version: str) -> str:
+        """Return the etag, for conditional gets."""
+        return version
+
+    def put_mode(self, version: str) -> Any:
+        """Return the mode of a put that replaces this version.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is no version of this service.
+        """
+        return {"e_tag": quoted(version), "version": None}
+
+    def open(self, settings: EffectiveStorageSettings, *, write: bool) -> ObjectStore:
+        """Return a client.
+
+        Raises
+        ------
+        InvalidInputError
+            If an option is unknown.
+        StorageError
+            If something that the client needs to begin with is missing or malformed.
+        """
+        headers = dict(self.write_headers if write else self.read_headers)
+        try:
+            return self._open(headers, settings, retry_options(settings))
+        except UnknownConfigurationKeyError as error:
+            failure: Exception = InvalidInputError(
+                f"{self.url}: {reason(error)}", ErrorKind.STORAGE_CONFIG
+            )
+        except Exception as error:
+            failure = StorageError(
+                f"cannot set up access to {self.url}: {reason(error)}", ErrorKind.STORAGE_CONFIG
+            )
+        # outside of the handler: the original may show more than it should
+        raise failure
+
+    @abstractmethod
+    def _open(
+        self, headers: dict[str, str], settings: EffectiveStorageSettings, retry: Any
+    ) -> ObjectStore: ...
+
+
+@dataclass(frozen=True, repr=False)
+class S3Place(Place):
+    """A prefix in a bucket of S3 or of a store that speaks its protocol."""
+
+    bucket: str
+    prefix: str
+    options: S3Options
+    credentials: AnyS3Credential
+
+    def __post_init__(self) -> None:
+        check_name("bucket", self.bucket)
+        object.__setattr__(self, "prefix", clean_prefix(self.prefix))
+        options = copy.deepcopy(self.options)
+        object.__setattr__(self, "options", options)
+        endpoint = options.endpoint_url
+        if endpoint is not None and not endpoint.startswith(("http://", "https://")):
+            raise InvalidInputError(
+                f"endpoint_url {endpoint!r} must begin with https:// or http://",
+                ErrorKind.STORAGE_CONFIG,
+            )
+        if endpoint is not None and endpoint.startswith("http://") and not options.allow_http:
+            raise InvalidInputError(
+                f"endpoint_url {public_url(endpoint)!r} has no TLS: pass allow_http=True if that "
+                "is what you want",
+                ErrorKind.STORAGE_CONFIG,
+            )
+        checksum = options.checksum_algorithm
+        if checksum is not None and checksum not in _CHECKSUMS:
+            raise InvalidInputError(
+                f"checksum_algorithm {checksum.name} is not supported: use "
+                f"{' or '.join(a.name for a in _CHECKSUMS)}",
+                ErrorKind.STORAGE_CONFIG,
+            )
+
+    @property
+    def url(self) -> str:
+        """``s3://bucket/prefix``."""
+        return join_url("s3", self.bucket, self.prefix)
+
+    def _open(
+        self, headers: dict[str, str], settings: EffectiveStorageSettings, retry: Any
+    ) -> ObjectStore:
+        options = self.options
+        # the path style works everywhere: with AWS, with IP addresses, without DNS
+        config: dict[str, Any] = {"virtual_hosted_style_request": False}
+        credentials = self.credentials
+        provider: Callable[[], Any] | None = None
+        if isinstance(credentials, S3Credentials.Anonymous):
+            config["skip_signature"] = True
+        elif isinstance(credentials, S3Credentials.FromEnv):
+            config.update(profile_options())
+        else:
+            # not as options: those would be mixed with a session token of the environment
+            provider = _S3Provider(credentials)
+        if options.region is not None:
+            config["region"] = options.region
+        if options.endpoint_url is not None:
+            config["endpoint"] = options.endpoint_url
+        if options.requester_pays:
+            config["request_payer"] = True
+        if options.checksum_algorithm is not None:
+            config["checksum_algorithm"] = _CHECKSUMS[options.checksum_algorithm]
+        return S3Store(
+            self.bucket,
+            prefix=self.prefix or None,
+            config=config,  # type: ignore[arg-type]
+            client_options=client_options(
+                settings,
+                headers,
+                {"allow_http": options.allow_http},
+                options.network_stream_timeout_seconds,
+            ),
+            retry_config=retry,
+            credential_provider=provider,
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class GcsPlace(Place):
+    """A prefix in a bucket of Google Cloud Storage.
+
+    Its conditional puts compare generation numbers, its conditional gets etags; a version
+    is both, with a ``#`` between them.
+    """
+
+    bucket: str
+    prefix: str
+    config: Mapping[str, str]
+    credentials: AnyGcsCredential
+
+    def __post_init__(self) -> None:
+        check_name("bucket", self.bucket)
+        object.__setattr__(self, "prefix", clean_prefix(self.prefix))
+
+    @property
+    def url(self) -> str:
+        """``gs://bucket/prefix``."""
+        return join_url("gs", self.bucket, self.prefix)
+
+    def version(self, meta: Mapping[str, Any]) -> str | None:
+        """Return etag and generation."""
+        return f"{meta['e_tag']}#{meta['version']}" if meta["version"] else meta["e_tag"]
+
+    def etag(self, version: str) -> str:
+        """Return the etag; a checksum of a virtual chunk is just that."""
+        return version.rpartition("#")[0] or version
+
+    def put_mode(self, version: str) -> Any:
+        """Return the mode of a put that replaces this generation."""
+        etag, found, generation = version.rpartition("#")
+        if not found:
+            raise InvalidInputError(f"{version!r} is no version of an object in {self.url}")
+        return {"e_tag": etag, "version": generation}
+
+    def _open(
+        self, headers: dict[str, str], settings: EffectiveStorageSettings, retry: Any
+    ) -> ObjectStore:
+        config, client = split_options(self.config)
+        credentials = self.credentials
+        provider: Callable[[], Any] | None = None
+        if isinstance(credentials, GcsCredentials.Anonymous):
+            config["skip_signature"] = "true"
+        elif isinstance(credentials, GcsCredentials.Refreshable):
+            provider = _GcsProvider(credentials)
+        elif isinstance(credentials, GcsCredentials.Static):
+            fixed = credentials.credentials
+            if isinstance(fixed, GcsStaticCredentials.ServiceAccount):
+                config["service_account"] = fixed.path
+            elif isinstance(fixed, GcsStaticCredentials.ServiceAccountKey):
+                config["service_account_key"] = fixed.key
+            elif isinstance(fixed, GcsStaticCredentials.ApplicationCredentials):
+                config["application_credentials"] = fixed.path
+            else:
+                config["bearer_token"] = fixed.token
+        return GCSStore(
+            self.bucket,
+            prefix=self.prefix or None,
+            config=config,  # type: ignore[arg-type]
+            client_options=client_options(settings, headers, client),
+            retry_config=retry,
+            credential_provider=provider,
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class AzurePlace(Place):
+    """A prefix in a container of Azure Blob Storage."""
+
+    suffix_ranges: ClassVar[bool] = False
+
+    account: str | None
+    container: str
+    prefix: str
+    config: Mapping[str, str]
+    credentials: AnyAzureCredential
+
+    def __post_init__(self) -> None:
+        check_name("container", self.container)
+        object.__setattr__(self, "prefix", clean_prefix(self.prefix))
+
+    @property
+    def url(self) -> str:
+        """``az://container/prefix``."""
+        return join_url("az", self.container, self.prefix)
+
+    def _open(
+        self, headers: dict[str, str], settings: EffectiveStorageSettings, retry: Any
+    ) -> ObjectStore:
+        config, client = split_options(self.config)
+        if self.account is not None:
+            config["account_name"] = self.account
+        credentials = self.credentials
+        provider: Callable[[], Any] | None = None
+        if isinstance(credentials, AzureCredentials.Anonymous):
+            config["skip_signature"] = "true"
+        elif isinstance(credentials, AzureCredentials.Refreshable):
+            provider = _AzureProvider(credentials)
+        elif isinstance(credentials, AzureCredentials.Static):
+            fixed = credentials.credentials
+            if isinstance(fixed, AzureStaticCredentials.AccessKey):
+                config["account_key"] = fixed.key
+            elif isinstance(fixed, AzureStaticCredentials.SasToken):
+                config["sas_key"] = fixed.token
+            else:
+                config["token"] = fixed.token
+        return AzureStore(
+            self.container,
+            prefix=self.prefix or None,
+            config=config,  # type: ignore[arg-type]
+            client_options=client_options(settings, headers, client),
+            retry_config=retry,
+            credential_provider=provider,
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class HttpPlace(Place):
+    """A folder of a web server."""
+
+    read_only: ClassVar[bool] = True
+
+    base_url: str
+    config: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InvalidInputError(
+                f"{public_url(self.base_url)!r} is no http:// or https:// URL",
+                ErrorKind.CANNOT_PARSE_URL,
+            )
+
+    @property
+    def url(self) -> str:
+        """The URL without user, password and query."""
+        return public_url(self.base_url)
+
+    def _open(
+        self, headers: dict[str, str], settings: EffectiveStorageSettings, retry: Any
+    ) -> ObjectStore:
+        parts = urlsplit(self.base_url)
+        user, at, host = parts.netloc.rpartition("@")
+        if at:
+            # the client would leave them out in silence
+            token = base64.b64encode(unquote(user).encode()).decode()
+            headers = {"authorization": f"Basic {token}", **headers}
+        client = {"allow_http": parts.scheme == "http", **self.config}
+        return HTTPStore(
+            urlunsplit((parts.scheme, host, parts.path, parts.query, "")),
+            client_options=client_options(settings, headers, client),
+            retry_config=retry,
+        )
+
+
+# -- credentials that are fetched again when they expire -----------------------------
+def _expiry(expires_after: datetime | None) -> datetime | None:
+    return None if expires_after is None else expires_after - _EXPIRY_MARGIN
+
+
+class _S3Provider:
+    def __init__(self, credentials: S3Credentials.Static | S3Credentials.Refreshable) -> None:
+        self._credentials = credentials
+
+    def __call__(self) -> Any:
+        credentials = self._credentials
+        fixed = isinstance(credentials, S3Credentials.Static)
+        newest = credentials.credentials if fixed else credentials.get()  # type: ignore[union-attr]
+        return {
+            "access_key_id": newest.access_key_id,
+            "secret_access_key": newest.secret_access_key,
+            "token": newest.session_token,
+            # fixed ones cannot be fetched again: the service will say when they expired
+            "expires_at": None if fixed else _expiry(newest.expires_after),
+        }
+
+
+class _GcsProvider:
+    def __init__(self, credentials: GcsCredentials.Refreshable) -> None:
+        self._credentials = credentials
+
+    def __call__(self) -> Any:
+        newest = self._credentials.get()
+        return {"token": newest.bearer, "expires_at": _expiry(newest.expires_after)}
+
+
+class _AzureProvider:
+    def __init__(self, credentials: AzureCredentials.Refreshable) -> None:
+        self._credentials = credentials
+
+    def __call__(self) -> Any:
+        newest = self._credentials.get()
+        result: dict[str, Any] = {"expires_at": _expiry(newest.expires_after)}
+        if isinstance(newest, AzureRefreshableCredential.AccessKey):
+            result["access_key"] = newest.key
+        elif isinstance(newest, AzureRefreshableCredential.SasToken):
+            result["sas_token"] = newest.token
+        else:
+            result["token"] = newest.bearer
+        return result
+
+
+# -- options of the client -------------------------------------------------------------
+def _milliseconds(value: int | None, default: timedelta) -> timedelta:
+    return default if value is None else timedelta(milliseconds=value)
+
+
+def client_options(
+    settings: EffectiveStorageSettings,
+    headers: Mapping[str, str],
+    more: Mapping[str, Any],
+    stream_timeout: int | None = None,
+) -> Any:
+    """Return the options of the HTTP client.
+
+    Parameters
+    ----------
+    settings : EffectiveStorageSettings
+    headers : mapping
+        Sent with every request.
+    more : mapping
+        Other options; they win.
+    stream_timeout : int, optional
+        Give up on a line that was silent for so many seconds; 0 never. Default 60.
+    """
+    timeouts = settings.timeouts
+    options: dict[str, Any] = {
+        "user_agent": f"icechunk-py/{__version__}",
+        "timeout": _milliseconds(timeouts.operation_attempt_timeout_ms, _TIMEOUT),
+    }
+    if timeouts.connect_timeout_ms is not None:
+        options["connect_timeout"] = timedelta(milliseconds=timeouts.connect_timeout_ms)
+    silence = timedelta(seconds=_STREAM_TIMEOUT if stream_timeout is None else stream_timeout)
+    if timeouts.read_timeout_ms is not None:
+        silence = timedelta(milliseconds=timeouts.read_timeout_ms)
+    if silence:
+        options["read_timeout"] = silence
+    if headers:
+        options["default_headers"] = dict(headers)
+    return {**options, **more}
+
+
+def retry_options(settings: EffectiveStorageSettings) -> Any:
+    """Return how the client retries: exponential backoff with jitter."""
+    retries = settings.retries
+    return {
+        "max_retries": retries.max_tries - 1,
+        "backoff": {
+            "init_backoff": timedelta(milliseconds=retries.initial_backoff_ms),
+            "max_backoff": timedelta(milliseconds=retries.max_backoff_ms),
+        },
+        "retry_timeout": _milliseconds(settings.timeouts.operation_timeout_ms, _RETRY_TIMEOUT),
+    }
+
+
+def split_options(config: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the options of the service and those of the HTTP client."""
+    service = {k: v for k, v in config.items() if k.lower() not in _CLIENT_OPTIONS}
+    return service, {k.lower(): v for k, v in config.items() if k.lower() in _CLIENT_OPTIONS}
+
+
+def quoted(etag: str) -> str:
+    """Return an etag as HTTP has it; checksums are often recorded without the quotes."""
+    return etag if etag.startswith(('"', "W/")) or etag == "*" else f'"{etag}"'
+
+
+# -- names -----------------------------------------------------------------------------
+def check_name(what: str, name: object) -> None:
+    """Check the name of a bucket or container.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is empty or contains a ``/``.
+    """
+    if not isinstance(name, str) or not name or "/" in name:
+        raise InvalidInputError(
+            f"{name!r} is no name of a {what}: it may not be empty or contain '/'",
+            ErrorKind.STORAGE_CONFIG,
+        )
+
+
+def clean_prefix(prefix: str) -> str:
+    """Return a prefix without slashes at its ends.
+
+    Raises
+    ------
+    InvalidInputError
+        If what is left is neither empty nor fit to be a key.
+    """
+    stripped = prefix.strip("/")
+    return check_key(stripped) if stripped else ""
+
+
+def join_url(scheme: str, bucket: str, prefix: str) -> str:
+    """Return ``scheme://bucket/prefix``, without a final slash."""
+    return f"{scheme}://{bucket}/{prefix}".rstrip("/")

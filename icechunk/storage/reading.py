@@ -1,0 +1,176 @@
+"""How one get becomes requests: ranges, conditions, and what to ask next.
+
+No I/O: `ObjectStorage` sends what `Read.options` says, synchronously or not, and reports
+what came of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from obstore.exceptions import NotModifiedError, NotSupportedError
+
+from icechunk.config import EffectiveStorageSettings
+from icechunk.errors import IcechunkError, PreconditionFailedError, StorageError
+from icechunk.storage.base import (
+    ByteRange,
+    GetResult,
+    check_key,
+    check_range,
+    check_version,
+    resolve_range,
+)
+from icechunk.storage.failures import starts_past_end, translate
+from icechunk.storage.places import Place, quoted
+
+#: What obstore gives for an object whose server does not say when it was modified.
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+#: No server that makes sense needs more.
+_MAX_REQUESTS: Final = 4
+
+
+class Read:
+    """One object or range of it, on its way.
+
+    Parameters
+    ----------
+    place : Place
+    key : str
+    byte_range : ByteRange or None
+    if_match : str or None
+    if_unmodified_since : datetime or None
+
+    Attributes
+    ----------
+    options : dict
+        Of the next request, as `obstore.get` takes them.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        key: str,
+        byte_range: ByteRange | None = None,
+        if_match: str | None = None,
+        if_unmodified_since: datetime | None = None,
+    ) -> None:
+        self.key = check_key(key)
+        if byte_range is not None:
+            check_range(byte_range)
+        self._place = place
+        self._byte_range = byte_range
+        self._if_match = None if if_match is None else place.etag(if_match)
+        self._if_unmodified_since = if_unmodified_since
+        self._requests_left = _MAX_REQUESTS
+        self.options: dict[str, Any] = {}
+        if self._if_match is not None:
+            self.options["if_match"] = quoted(self._if_match)
+        if if_unmodified_since is not None:
+            self.options["if_unmodified_since"] = if_unmodified_since
+        if byte_range is not None:
+            self._ask_for(*byte_range)
+
+    def _ask_for(self, start: int | None, end: int | None) -> None:
+        if end == (start or 0) or (start is None and not self._place.suffix_ranges):
+            # no bytes, which cannot be asked for; or the size is needed first
+            self.options["head"] = True
+        elif start is None:
+            self.options["range"] = {"suffix": end}
+        elif end is None:
+            self.options["range"] = {"offset": start}
+        else:
+            self.options["range"] = (start, end)
+
+    @property
+    def wants_data(self) -> bool:
+        """Whether the body of the next answer is to be read."""
+        return "head" not in self.options
+
+    def parts(self, settings: EffectiveStorageSettings) -> list[Read]:
+        """Return the reads that together give this one, to run at the same time."""
+        start, end = self._byte_range or (None, None)
+        if start is None or end is None:
+            return [self]
+        size = end - start
+        count = -(-size // settings.ideal_concurrent_request_size)
+        count = min(count, settings.max_concurrent_requests_for_object)
+        if count < 2:
+            return [self]
+        bounds = [start + size * i // count for i in range(count + 1)]
+        return [
+            Read(
+                self._place,
+                self.key,
+                (bounds[i], bounds[i + 1]),
+                self._if_match,
+                self._if_unmodified_since,
+            )
+            for i in range(count)
+        ]
+
+    def answered(self, meta: Any, data: Any) -> GetResult | IcechunkError | None:
+        """Take an answer; return what the read ends with, or None to send `options`."""
+        start, stop = resolve_range(self._byte_range, meta["size"])
+        if not self.wants_data and start < stop and self._byte_range != (start, stop):
+            # the size was needed for this; the next answer must be of the same version
+            if meta["e_tag"] is not None:
+                self.options["if_match"] = meta["e_tag"]
+            return self._again(range=(start, stop))
+        modified = None if meta["last_modified"] == _EPOCH else meta["last_modified"]
+        try:
+            # not every web server knows conditions, so they are checked again
+            check_version(
+                self.key,
+                meta["e_tag"],
+                modified,
+                if_match=self._if_match,
+                if_unmodified_since=self._if_unmodified_since,
+            )
+        except PreconditionFailedError as error:
+            return error
+        view = memoryview(data)
+        if self.wants_data and "range" not in self.options:
+            view = view[start:stop]
+        return GetResult(view, self._place.version(meta), modified)
+
+    def failed(self, error: Exception) -> IcechunkError | NotModifiedError | None:
+        """Take an exception; return what the read ends with, or None to send `options`."""
+        if "range" in self.options:
+            if starts_past_end(error):
+                # there are no such bytes; the version has to be known all the same
+                return self._again(head=True)
+            if isinstance(error, NotSupportedError):
+                # a plain web server: fetch everything, and cut here
+                return self._again()
+        if isinstance(error, NotModifiedError):
+            return error
+        return translate(error, "read", self.key, self._place.url)
+
+    def _again(self, **options: Any) -> StorageError | None:
+        conditions = {k: v for k, v in self.options.items() if k not in ("head", "range")}
+        self.options = {**conditions, **options}
+        self._requests_left -= 1
+        if self._requests_left:
+            return None
+        return StorageError(
+            f"cannot read {self.key} in {self._place.url}: the server contradicts itself about "
+            "the size of the object"
+        )
+
+
+def joined(key: str, parts: Sequence[GetResult]) -> GetResult:
+    """Return one result for the parts of a read.
+
+    Raises
+    ------
+    PreconditionFailedError
+        If they are of different versions.
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if any(part.etag != first.etag for part in parts):
+        raise PreconditionFailedError(f"{key}: the object changed while it was read")
+    return GetResult(b"".join(part.data for part in parts), first.etag, first.last_modified)

@@ -1,0 +1,287 @@
+"""URLs to storages."""
+
+from __future__ import annotations
+
+import dataclasses
+import http.client
+import inspect
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote, urljoin, urlsplit
+
+from icechunk._version import __version__
+from icechunk.config import S3Options
+from icechunk.credentials import azure_credentials, gcs_credentials, s3_credentials
+from icechunk.errors import ErrorKind, InvalidInputError, StorageError
+from icechunk.storage.base import Storage
+from icechunk.storage.constructors import merged, r2_storage, s3_storage, tigris_storage
+from icechunk.storage.failures import public_url
+from icechunk.storage.local import LocalStorage
+from icechunk.storage.memory import MemoryStorage
+from icechunk.storage.object_store import ObjectStorage
+
+_MAX_REDIRECTS: Final = 10
+_REDIRECT_TIMEOUT: Final = 30
+
+
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
+
+
+_HEADERS: Final = frozenset({"headers", "read_headers", "write_headers"})
+_S3_OPTIONS: Final = frozenset(f.name for f in dataclasses.fields(S3Options))
+_S3_KEYS: Final = _parameters(s3_credentials)
+_GCS_KEYS: Final = _parameters(gcs_credentials)
+_AZURE_KEYS: Final = _parameters(azure_credentials)
+
+Options = dict[str, Any]
+
+
+def _credentials(function: Callable[..., Any], names: frozenset[str], options: Options) -> Any:
+    """Return credentials given as an object, or as arguments of the function that makes one."""
+    given = {name: options.pop(name) for name in sorted(names & options.keys())}
+    made = options.pop("credentials", None)
+    if made is None:
+        return function(**given)
+    if given:
+        raise InvalidInputError(
+            f"pass credentials or {', '.join(given)}, not both", ErrorKind.INVALID_CREDENTIALS
+        )
+    return made
+
+
+def _headers(options: Options) -> Options:
+    both = options.pop("headers", None)
+    return {
+        name: merged(both, options.pop(name, None)) for name in ("read_headers", "write_headers")
+    }
+
+
+def _bucket(rest: str) -> tuple[str, str]:
+    bucket, _, prefix = rest.partition("/")
+    return bucket, prefix
+
+
+def _s3(rest: str, options: Options) -> Storage:
+    bucket, prefix = _bucket(rest)
+    anonymous = bool(options.get("anonymous"))
+    credentials = _credentials(s3_credentials, _S3_KEYS, options)
+    headers = _headers(options)
+    return ObjectStorage.s3(
+        bucket,
+        prefix,
+        options=S3Options(anonymous=anonymous, **options),
+        credentials=credentials,
+        **headers,
+    )
+
+
+def _gcs(rest: str, options: Options) -> Storage:
+    bucket, prefix = _bucket(rest)
+    credentials = _credentials(gcs_credentials, _GCS_KEYS, options)
+    headers = _headers(options)
+    config = options.get("config")
+    return ObjectStorage.gcs(bucket, prefix, config=config, credentials=credentials, **headers)
+
+
+def _azure(rest: str, options: Options) -> Storage:
+    container, prefix = _bucket(rest)
+    account = options.pop("account", None)
+    container, at, host = container.partition("@")
+    if at:
+        # abfs://container@account.dfs.core.windows.net/prefix
+        account = host.partition(".")[0]
+    credentials = _credentials(azure_credentials, _AZURE_KEYS, options)
+    return ObjectStorage.azure(account, container, prefix, credentials=credentials, **options)
+
+
+def _r2(rest: str, options: Options) -> Storage:
+    bucket, prefix = _bucket(rest)
+    return r2_storage(bucket=bucket, prefix=prefix, **options)
+
+
+def _tigris(rest: str, options: Options) -> Storage:
+    bucket, prefix = _bucket(rest)
+    return tigris_storage(bucket=bucket, prefix=prefix, **options)
+
+
+def _file(rest: str, options: Options) -> Storage:
+    host, slash, path = rest.partition("/")
+    if host not in ("", "localhost") or not path:
+        raise InvalidInputError(
+            f"file://{rest}: expected file:///folder, with three slashes",
+            ErrorKind.CANNOT_PARSE_URL,
+        )
+    text = unquote(slash + path)
+    if os.name == "nt":
+        text = text.lstrip("/")
+    return LocalStorage(text)
+
+
+def _memory(rest: str, options: Options) -> Storage:
+    return MemoryStorage(rest)
+
+
+def _http(scheme: str) -> Callable[[str, Options], Storage]:
+    def make(rest: str, options: Options) -> Storage:
+        return ObjectStorage.http(
+            f"{scheme}://{rest}", config=options.get("opts"), headers=options.get("headers")
+        )
+
+    return make
+
+
+_S3_NAMES: Final = _S3_OPTIONS | _S3_KEYS | _HEADERS | {"credentials"}
+_S3_ARGUMENTS: Final = _parameters(s3_storage) - {"bucket", "prefix"}
+_GCS_NAMES: Final = _GCS_KEYS | _HEADERS | {"config", "credentials"}
+_AZURE_NAMES: Final = _AZURE_KEYS | {"account", "config", "credentials"}
+_HTTP_NAMES: Final = frozenset({"headers", "opts"})
+_NONE: Final[frozenset[str]] = frozenset()
+
+#: By scheme: what makes the storage, and the options that it knows.
+_SCHEMES: Final[Mapping[str, tuple[Callable[[str, Options], Storage], Iterable[str]]]] = {
+    "s3": (_s3, _S3_NAMES),
+    "r2": (_r2, _S3_ARGUMENTS | {"account_id"}),
+    "tigris": (_tigris, _S3_ARGUMENTS | {"use_weak_consistency"}),
+    "gs": (_gcs, _GCS_NAMES),
+    "gcs": (_gcs, _GCS_NAMES),
+    "az": (_azure, _AZURE_NAMES),
+    "azure": (_azure, _AZURE_NAMES),
+    "abfs": (_azure, _AZURE_NAMES),
+    "abfss": (_azure, _AZURE_NAMES),
+    "http": (_http("http"), _HTTP_NAMES),
+    "https": (_http("https"), _HTTP_NAMES),
+    "http+icechunk": (_http("http"), _HTTP_NAMES),
+    "https+icechunk": (_http("https"), _HTTP_NAMES),
+    "file": (_file, _NONE),
+    "memory": (_memory, _NONE),
+}
+#: Where a redirect may lead: it comes from outside, so not into this machine.
+_REDIRECT_SCHEMES: Final = ("s3", "r2", "tigris", "gs", "gcs", "http+icechunk", "https+icechunk")
+#: Options that a redirect may give, as the query of its URL.
+_REDIRECT_OPTIONS: Final = ("region", "endpoint_url", "account_id")
+
+
+def storage_from_url(url: str | os.PathLike[str], **options: Any) -> Storage:
+    """Return the storage that a URL or a path names.
+
+    Parameters
+    ----------
+    url : str or path-like
+        ``s3://bucket/prefix``, ``gs://`` or ``gcs://``, ``az://container/prefix`` (also
+        ``azure``, ``abfs``), ``r2://``, ``tigris://``, ``https://host/folder`` (read
+        only), ``file:///folder``, ``memory://name``, or a path. Buckets, containers and
+        prefixes are taken literally, without percent-decoding.
+    **options
+        What the scheme needs: the arguments of `s3_storage` and its siblings, such as
+        ``region``, ``endpoint_url``, ``allow_http``, ``anonymous`` or ``account``; or
+        ``credentials``, an object of `icechunk.credentials`.
+
+    Raises
+    ------
+    InvalidInputError
+        If the scheme or an option is unknown, or a part of the URL is missing.
+    """
+    text = os.fspath(url)
+    scheme, found, rest = text.partition("://")
+    if not found:
+        _refuse_unknown("a path", options, _NONE)
+        return LocalStorage(text)
+    return _make(scheme.lower(), rest, options)
+
+
+def _make(scheme: str, rest: str, options: Options) -> Storage:
+    if scheme not in _SCHEMES:
+        raise InvalidInputError(
+            f"{scheme}:// is no scheme of a storage: expected a path or one of "
+            f"{', '.join(f'{s}://' for s in _SCHEMES)}",
+            ErrorKind.CANNOT_PARSE_URL,
+        )
+    make, known = _SCHEMES[scheme]
+    _refuse_unknown(f"{scheme}://", options, known)
+    return make(rest, dict(options))
+
+
+def _refuse_unknown(what: str, options: Iterable[str], known: Iterable[str]) -> None:
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise InvalidInputError(
+            f"{what} has no option {', '.join(unknown)}; it knows "
+            f"{', '.join(sorted(known)) or 'none'}",
+            ErrorKind.STORAGE_CONFIG,
+        )
+
+
+def redirect_storage(base_url: str) -> Storage:
+    """Return the storage that a web server redirects to; it can only be read.
+
+    The redirects are followed now, until one leads to the URL of a storage, such as
+    ``s3://bucket/prefix?region=...`` or ``https+icechunk://host/folder``. Requests there are
+    not signed: credentials are not for whoever answers at a URL.
+
+    Parameters
+    ----------
+    base_url : str
+        An ``http://`` or ``https://`` URL.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is another URL.
+    StorageError
+        If no storage is reached.
+    """
+    current = base_url
+    for _ in range(_MAX_REDIRECTS):
+        location = _location(current)
+        scheme, _, rest = location.partition("://")
+        if scheme in _REDIRECT_SCHEMES:
+            return _redirected(scheme, rest)
+        if scheme not in ("http", "https"):
+            raise _bad_redirect(base_url, f"it leads to {scheme}://, which is no storage")
+        current = location
+    raise _bad_redirect(base_url, f"more than {_MAX_REDIRECTS} redirects")
+
+
+def _redirected(scheme: str, rest: str) -> Storage:
+    if scheme.endswith("+icechunk"):
+        return _make(scheme, rest, {})
+    rest, _, query = rest.partition("?")
+    options: Options = {k: v for k, v in parse_qsl(query) if k in _REDIRECT_OPTIONS}
+    if scheme == "tigris":
+        options["use_weak_consistency"] = True
+    storage = _make(scheme, rest, {**options, "anonymous": True})
+    return storage.as_read_only() if isinstance(storage, ObjectStorage) else storage
+
+
+def _location(url: str) -> str:
+    """Return where a URL redirects to, as an absolute URL."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidInputError(
+            f"{public_url(url)!r} is no http:// or https:// URL", ErrorKind.CANNOT_PARSE_URL
+        )
+    secure = parts.scheme == "https"
+    connect = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+    try:
+        connection = connect(parts.hostname, parts.port, timeout=_REDIRECT_TIMEOUT)
+        try:
+            path = parts.path or "/"
+            target = f"{path}?{parts.query}" if parts.query else path
+            connection.request("GET", target, headers={"user-agent": f"icechunk-py/{__version__}"})
+            response = connection.getresponse()
+        finally:
+            connection.close()
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _bad_redirect(url, f"{type(error).__name__}: {error}") from error
+    location = response.getheader("location")
+    if not 300 <= response.status < 400 or not location:
+        raise _bad_redirect(url, f"the server answered {response.status} and no redirect")
+    return urljoin(url, location)
+
+
+def _bad_redirect(url: str, reason: str) -> StorageError:
+    return StorageError(
+        f"{public_url(url)} does not lead to a storage: {reason}", ErrorKind.BAD_REDIRECT
+    )
