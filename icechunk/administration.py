@@ -1,0 +1,179 @@
+"""Administration of a repository: operations log, metadata, status, features."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from icechunk.assets import Assets
+from icechunk.async_twin import async_twin
+from icechunk.commit import now_microseconds
+from icechunk.errors import ObjectNotFoundError
+from icechunk.features import FeatureFlag, feature_flags, set_feature
+from icechunk.format import layout
+from icechunk.format.metadata import Metadata
+from icechunk.format.repo_info import RepoInfo, decode_repo_info
+from icechunk.format.updates import Status, UpdateEntry, UpdateKind
+from icechunk.ops import RepoStatus, Update
+from icechunk.publish import Compute
+
+
+class Administration(ABC):
+    """The part of `icechunk.Repository` that is about the repository as a whole."""
+
+    @property
+    @abstractmethod
+    def _info(self) -> RepoInfo:
+        """The current repo info."""
+
+    @property
+    @abstractmethod
+    def _assets(self) -> Assets:
+        """Access to the stored objects."""
+
+    @abstractmethod
+    def _update(self, compute: Compute, *, needs_online: bool = True) -> None:
+        """Publish a change of it."""
+
+    # -- operations log ----------------------------------------------------------------
+    def ops_log(self) -> Iterator[Update]:
+        """Return an iterator over all updates of the repository, newest first.
+
+        Older parts of the log are fetched as they are reached; where one was removed the
+        log ends.
+        """
+        info = self._info
+        seen: set[str] = set()
+
+        def entries() -> Iterator[Update]:
+            current = info
+            while True:
+                yield from map(Update.from_entry, current.updates)
+                name = current.repo_before_updates
+                if name is None or name in seen:
+                    return
+                seen.add(name)
+                key = layout.backup_key(name)
+                try:
+                    current = decode_repo_info(self._assets.storage.get(key).data, key)
+                except ObjectNotFoundError:
+                    return
+
+        return entries()
+
+    async def ops_log_async(self) -> AsyncIterator[Update]:
+        """Yield what `ops_log` does."""
+        for entry in await asyncio.to_thread(lambda: list(self.ops_log())):
+            yield entry
+
+    # -- metadata ------------------------------------------------------------------------
+    def get_metadata(self) -> dict[str, Any]:
+        """Return the metadata of the repository itself."""
+        return dict(self._info.metadata)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The metadata of the repository itself."""
+        return self.get_metadata()
+
+    def set_metadata(self, metadata: Mapping[str, Any]) -> None:
+        """Replace the metadata of the repository.
+
+        Parameters
+        ----------
+        metadata : mapping
+            Names to anything that JSON can express.
+        """
+        stored = Metadata(metadata)
+        self._update(
+            lambda info: (
+                replace(info, metadata=stored),
+                UpdateEntry(kind=UpdateKind.METADATA_CHANGED),
+            )
+        )
+
+    def update_metadata(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """Add to the metadata of the repository, and return all of it.
+
+        Parameters
+        ----------
+        metadata : mapping
+            Its names replace those that are there; others stay.
+        """
+        merged: dict[str, Any] = {}
+
+        def compute(info: RepoInfo) -> tuple[RepoInfo, UpdateEntry]:
+            merged.clear()
+            merged.update({**info.metadata, **metadata})
+            changed = replace(info, metadata=Metadata(merged))
+            return changed, UpdateEntry(kind=UpdateKind.METADATA_CHANGED)
+
+        self._update(compute)
+        return dict(sorted(merged.items()))
+
+    # -- status --------------------------------------------------------------------------
+    def get_status(self) -> RepoStatus:
+        """Return whether the repository takes writes."""
+        return RepoStatus.from_status(self._info.status)
+
+    @property
+    def status(self) -> RepoStatus:
+        """Whether the repository takes writes."""
+        return self.get_status()
+
+    def set_status(self, status: RepoStatus) -> None:
+        """Say whether the repository takes writes. The time is set to now."""
+
+        def compute(info: RepoInfo) -> tuple[RepoInfo, UpdateEntry]:
+            stored = Status(
+                status.availability.value,
+                now_microseconds(),
+                status.limited_availability_reason,
+            )
+            changed = replace(info, status=stored)
+            return changed, UpdateEntry(kind=UpdateKind.REPO_STATUS_CHANGED, status=stored)
+
+        self._update(compute, needs_online=False)
+
+    # -- features ------------------------------------------------------------------------
+    def feature_flags(self) -> list[FeatureFlag]:
+        """Return all features and whether they are on."""
+        return feature_flags(self._info)
+
+    def enabled_feature_flags(self) -> list[FeatureFlag]:
+        """Return the features that are on."""
+        return [flag for flag in self.feature_flags() if flag.enabled]
+
+    def disabled_feature_flags(self) -> list[FeatureFlag]:
+        """Return the features that are off."""
+        return [flag for flag in self.feature_flags() if not flag.enabled]
+
+    def set_feature_flag(self, name: str, setting: bool | None) -> None:
+        """Switch a feature on or off for all who use the repository.
+
+        Parameters
+        ----------
+        name : str
+            ``move_node``, ``create_tag`` or ``delete_tag``.
+        setting : bool or None
+            None for the default, which is on.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no such feature.
+        """
+        self._update(lambda info: set_feature(info, name, setting))
+
+    get_metadata_async = async_twin(get_metadata)
+    set_metadata_async = async_twin(set_metadata)
+    update_metadata_async = async_twin(update_metadata)
+    get_status_async = async_twin(get_status)
+    set_status_async = async_twin(set_status)
+    feature_flags_async = async_twin(feature_flags)
+    enabled_feature_flags_async = async_twin(enabled_feature_flags)
+    disabled_feature_flags_async = async_twin(disabled_feature_flags)
+    set_feature_flag_async = async_twin(set_feature_flag)

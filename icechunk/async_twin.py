@@ -1,0 +1,34 @@
+"""Asynchronous twins of blocking methods, made and not written."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar, cast
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def async_twin(method: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Return a coroutine function that runs `method` in a thread.
+
+    Metadata operations are a few requests each, so a thread costs nothing that matters;
+    chunk reads and writes do not come this way.
+
+    Class methods and static methods keep their kind.
+    """
+    if isinstance(method, classmethod | staticmethod):
+        return cast(
+            "Callable[P, Coroutine[Any, Any, R]]", type(method)(async_twin(method.__func__))
+        )
+
+    @functools.wraps(method)
+    async def twin(*args: P.args, **kwargs: P.kwargs) -> R:
+        return await asyncio.to_thread(method, *args, **kwargs)
+
+    twin.__name__ = f"{method.__name__}_async"
+    twin.__qualname__ = f"{method.__qualname__}_async"
+    twin.__doc__ = f"Do what `{method.__name__}` does, without blocking the event loop."
+    return twin

@@ -1,0 +1,237 @@
+"""Building a new state: manifests, transaction log and snapshot.
+
+Building depends on nothing but the base and the edits, so it can be run again after a
+lost race. What it stores has random names and is invisible until `icechunk.publish`
+makes the repo info point to it; if that never happens it is litter for the garbage
+collector. The rules are those of the Icechunk spec, "Commit".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from icechunk.assets import Assets
+from icechunk.change_set import ChangeSet
+from icechunk.conditions import SplitSizes as SplitRules
+from icechunk.format.chunk_refs import ChunkRefs
+from icechunk.format.snapshot import ArrayInfo, ManifestFile, ManifestRef, Node, Snapshot
+from icechunk.format.transaction_log import Move, TransactionLog
+from icechunk.ids import new_object_id
+from icechunk.splitting import SplitSizes, is_one_block, split, split_sizes
+from icechunk.tree import Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A stored snapshot that nothing points to yet."""
+
+    snapshot: Snapshot
+    log: TransactionLog
+
+
+def now_microseconds() -> int:
+    """Return the time in microseconds since the epoch, UTC."""
+    return time.time_ns() // 1000
+
+
+def build(
+    assets: Assets,
+    base: Snapshot,
+    changes: ChangeSet,
+    *,
+    message: str,
+    metadata: Mapping[str, Any],
+    splitting: SplitRules,
+    amended: TransactionLog | None = None,
+    concurrency: int = 8,
+) -> Built:
+    """Store the snapshot that results from some changes.
+
+    Parameters
+    ----------
+    assets : Assets
+    base : Snapshot
+        What the changes were made on.
+    changes : ChangeSet
+        All layers of the session in one.
+    message : str
+    metadata : mapping
+        Of the commit.
+    splitting : sequence
+        Rules for cutting the chunk grids of arrays into manifests.
+    amended : TransactionLog, optional
+        Log of the commit that the result replaces; its changes are listed again.
+    concurrency : int
+        Manifests written at the same time.
+    """
+    tree = Tree(base, [changes])
+    snapshot_id = new_object_id()
+    nodes, manifest_files = _write_manifests(assets, base, tree, changes, splitting, concurrency)
+    log = transaction_log(snapshot_id, base, tree, changes)
+    if amended is not None:
+        log = amended.merge(log, snapshot_id)
+    snapshot = Snapshot.build(
+        id=snapshot_id,
+        nodes=nodes,
+        # the official client refuses a snapshot that is not younger than its parent
+        flushed_at=max(now_microseconds(), base.flushed_at + 1),
+        message=message,
+        metadata=dict(metadata),
+        manifest_files=manifest_files,
+    )
+    assets.write_transaction_log(log)
+    assets.write_snapshot(snapshot)
+    return Built(snapshot, log)
+
+
+def transaction_log(
+    snapshot_id: bytes, base: Snapshot, tree: Tree, changes: ChangeSet
+) -> TransactionLog:
+    """Say what changed between a snapshot and the tree on top of it.
+
+    A node that was created and deleted again is not mentioned; a new node is only that,
+    however often its metadata was set afterwards.
+    """
+    new: dict[bool, list[bytes]] = {True: [], False: []}
+    deleted: dict[bool, list[bytes]] = {True: [], False: []}
+    updated: dict[bool, list[bytes]] = {True: [], False: []}
+    for node in changes.new_nodes.values():
+        new[node.is_array].append(node.id)
+    for node_id in changes.deleted:
+        old = base.get_by_id(node_id)
+        if old is not None:
+            deleted[old.is_array].append(node_id)
+    for node_id in changes.updated:
+        old = base.get_by_id(node_id)
+        if old is not None:
+            updated[old.is_array].append(node_id)
+    chunks = {node_id: edits.refs().coords for node_id, edits in changes.chunks.items() if edits}
+    moves = [
+        Move(m.from_path, m.to_path, node_id, m.is_array) for node_id, m in changes.moved.items()
+    ]
+    return TransactionLog(
+        id=snapshot_id,
+        new_groups=tuple(sorted(new[False])),
+        new_arrays=tuple(sorted(new[True])),
+        deleted_groups=tuple(sorted(deleted[False])),
+        deleted_arrays=tuple(sorted(deleted[True])),
+        updated_arrays=tuple(sorted(updated[True])),
+        updated_groups=tuple(sorted(updated[False])),
+        updated_chunks=dict(sorted(chunks.items())),
+        moved_nodes=tuple(sorted(moves, key=lambda m: m.to_path.split("/"))),
+    )
+
+
+def _write_manifests(
+    assets: Assets,
+    base: Snapshot,
+    tree: Tree,
+    changes: ChangeSet,
+    splitting: SplitRules,
+    concurrency: int,
+) -> tuple[list[Node], dict[bytes, ManifestFile]]:
+    """Store the manifests of all arrays that changed; return nodes and manifest list."""
+    nodes = tree.nodes()
+    touched = {node_id for node_id, edits in changes.chunks.items() if edits}
+    touched |= changes.updated.keys()
+    files: dict[bytes, ManifestFile] = {}
+    work: list[tuple[int, Node, ArrayInfo]] = []
+    for position, node in enumerate(nodes):
+        if node.array is None:
+            continue
+        if node.id in touched:
+            work.append((position, node, node.array))
+        else:
+            for ref in node.array.manifests:
+                files[ref.id] = base.manifest_files[ref.id]
+
+    def rewrite(
+        item: tuple[int, Node, ArrayInfo],
+    ) -> tuple[int, Node, list[tuple[ManifestRef, ManifestFile]]]:
+        position, node, array = item
+        edits = changes.chunks.get(node.id)
+        refs = edits.refs() if edits else None
+        sizes = split_sizes(node.path, array, splitting)
+        manifests = list(_array_manifests(assets, base, node, array, refs, sizes))
+        # the first coordinates first, so that equal content gives equal lists
+        manifests.sort(key=lambda pair: pair[0].extents)
+        info = replace(array, manifests=tuple(ref for ref, _ in manifests))
+        return position, replace(node, array=info), manifests
+
+    if len(work) > 1:
+        with ThreadPoolExecutor(min(concurrency, len(work))) as pool:
+            done = list(pool.map(rewrite, work))
+    else:
+        done = [rewrite(item) for item in work]
+    for position, node, manifests in done:
+        nodes[position] = node
+        files.update((file.id, file) for _, file in manifests)
+    return nodes, dict(sorted(files.items()))
+
+
+def _array_manifests(
+    assets: Assets,
+    base: Snapshot,
+    node: Node,
+    array: ArrayInfo,
+    edits: ChunkRefs | None,
+    sizes: SplitSizes,
+) -> list[tuple[ManifestRef, ManifestFile]]:
+    """Return the manifests of one changed array: old ones that still fit, and new ones."""
+    kept: list[tuple[ManifestRef, ManifestFile]] = []
+    parts: list[ChunkRefs] = []
+    blocks = _changed_blocks(edits, sizes)
+    for ref in array.manifests:
+        extents = ref.extents
+        fits = (
+            len(extents) == len(array.num_chunks) > 0
+            and all(hi <= n for (_, hi), n in zip(extents, array.num_chunks, strict=True))
+            and is_one_block(extents, sizes)
+            and _block_of(extents, sizes) not in blocks
+        )
+        if fits or (not extents and edits is None and not array.num_chunks):
+            kept.append((ref, base.manifest_files[ref.id]))
+            continue
+        refs = assets.manifest(ref.id).arrays.get(node.id)
+        if refs is not None:
+            parts.append(refs)
+    pool = ChunkRefs.concatenate(len(array.num_chunks), parts)
+    if edits is not None:
+        pool = pool.overlay(edits).without_deleted()
+    # chunks outside the grid, left behind by a shrunk shape, are dropped here
+    inside = _inside(pool.coords, array.num_chunks)
+    if not inside.all():
+        pool = pool.take(inside)
+    for piece in split(pool, sizes):
+        file = assets.write_manifest({node.id: piece})
+        kept.append((ManifestRef(file.id, piece.extents()), file))
+    return kept
+
+
+def _changed_blocks(edits: ChunkRefs | None, sizes: SplitSizes) -> set[tuple[int, ...]]:
+    if edits is None or not len(edits):
+        return set()
+    cut = [axis for axis, size in enumerate(sizes) if size is not None]
+    if not cut:
+        return {()}
+    blocks = np.stack([edits.coords[:, a] // np.uint32(sizes[a] or 1) for a in cut], axis=1)
+    return {tuple(row) for row in np.unique(blocks, axis=0).tolist()}
+
+
+def _block_of(extents: tuple[tuple[int, int], ...], sizes: SplitSizes) -> tuple[int, ...]:
+    return tuple(
+        lo // size for (lo, _), size in zip(extents, sizes, strict=True) if size is not None
+    )
+
+
+def _inside(coords: npt.NDArray[np.uint32], num_chunks: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    # an empty dimension has the coordinate 0 (Icechunk spec, "Shapes and chunk grids")
+    bounds = np.maximum(np.asarray(num_chunks, np.int64), 1)
+    return np.asarray((coords < bounds).all(axis=1), np.bool_)

@@ -1,0 +1,78 @@
+"""Zarr keys: which node or chunk a key of the store means.
+
+Metadata is at ``<path>/zarr.json``, chunks at ``<path>/c/0/1`` and, for scalar arrays, at
+``<path>/c`` (Zarr v3 core spec, default chunk key encoding with the separator ``/``).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from icechunk.errors import ErrorKind, InvalidInputError
+
+METADATA_NAME: Final = "zarr.json"
+_CHUNK: Final = re.compile(r"(?:(?P<path>.*)/)?c(?P<coordinate>(?:/[0-9]+)*)", re.DOTALL)
+_V2_NAMES: Final = (".zarray", ".zgroup", ".zattrs", ".zmetadata")
+_MAX_INDEX: Final = 2**32 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataKey:
+    """The ``zarr.json`` of a node."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkKey:
+    """A chunk of an array."""
+
+    path: str
+    coordinate: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class V2Key:
+    """A document of Zarr v2: readers probe for it, the format cannot hold it."""
+
+
+def parse_key(key: str) -> MetadataKey | ChunkKey | V2Key:
+    """Say what a key means.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is none of the keys that Zarr uses.
+    """
+    stripped = key.lstrip("/")
+    head, _, name = stripped.rpartition("/")
+    if name == METADATA_NAME:
+        return MetadataKey("/" + head)
+    match = _CHUNK.fullmatch(stripped)
+    if match is not None:
+        coordinate = tuple(int(i) for i in match["coordinate"].split("/")[1:])
+        if all(i <= _MAX_INDEX for i in coordinate):
+            return ChunkKey("/" + (match["path"] or ""), coordinate)
+    elif name in _V2_NAMES:
+        return V2Key()
+    raise InvalidInputError(
+        f"{key!r} is no Zarr key: expected <path>/zarr.json or <path>/c/0/0",
+        ErrorKind.INVALID_KEY,
+    )
+
+
+def metadata_key(path: str) -> str:
+    """Return the key of a node's ``zarr.json``."""
+    return f"{path[1:]}/{METADATA_NAME}" if path != "/" else METADATA_NAME
+
+
+def chunk_prefix(path: str) -> str:
+    """Return the key that all chunk keys of an array begin with, without a final ``/``."""
+    return f"{path[1:]}/c" if path != "/" else "c"
+
+
+def chunk_key(path: str, coordinate: tuple[int, ...]) -> str:
+    """Return the key of a chunk."""
+    return "/".join([chunk_prefix(path), *map(str, coordinate)])

@@ -1,0 +1,591 @@
+"""Repositories: create and open them, their branches and tags, their history."""
+
+from __future__ import annotations
+
+import builtins
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from icechunk import publish
+from icechunk.administration import Administration
+from icechunk.assets import Assets
+from icechunk.async_twin import async_twin
+from icechunk.commit import now_microseconds
+from icechunk.config import EffectiveConfig, RepositoryConfig
+from icechunk.conflicts import ConflictSolver
+from icechunk.credentials import AnyCredential
+from icechunk.errors import (
+    AlreadyExistsError,
+    ErrorKind,
+    InvalidInputError,
+    PreconditionFailedError,
+    ReadOnlyError,
+    SessionStateError,
+)
+from icechunk.format import flexbuf, layout
+from icechunk.format.manifest import LocationCompression
+from icechunk.format.repo_info import RepoInfo, SnapshotEntry
+from icechunk.format.snapshot import Snapshot
+from icechunk.format.transaction_log import TransactionLog
+from icechunk.format.updates import Status, UpdateEntry, UpdateKind
+from icechunk.ids import INITIAL_SNAPSHOT_ID, decode_id, encode_id
+from icechunk.publish import RepoState
+from icechunk.refs import MAIN, Refs
+from icechunk.session import Session
+from icechunk.snapshots import (
+    Diff,
+    ManifestFileInfo,
+    SnapshotInfo,
+    diff_from_logs,
+)
+from icechunk.spec import SpecVersion
+from icechunk.storage import Storage, storage_from_url
+from icechunk.versions import as_of as snapshot_as_of
+from icechunk.versions import branch_tip, invalid_version, require_snapshot, resolve
+from icechunk.virtual import VirtualResolver
+from icechunk.workspace import SessionContext, SessionMode
+
+if TYPE_CHECKING:
+    from icechunk.store import IcechunkStore
+
+__all__ = ["Repository"]
+
+#: What names a place: a storage, a URL, or a path.
+AnyStorage: TypeAlias = Storage | str | os.PathLike[str]
+Authorization: TypeAlias = Mapping[str, AnyCredential | None]
+
+
+def as_storage(storage: AnyStorage) -> Storage:
+    """Return the storage that somebody means.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is neither a storage nor a URL or path.
+    """
+    if isinstance(storage, Storage):
+        return storage
+    if isinstance(storage, str | os.PathLike):
+        return storage_from_url(os.fspath(storage))
+    convert: Callable[[], Storage] | None = getattr(storage, "storage", None)
+    if callable(convert):
+        return convert()
+    raise InvalidInputError(
+        f"a {type(storage).__name__} is no storage: pass a Storage, a URL such as "
+        "'s3://bucket/prefix', or a path",
+        ErrorKind.STORAGE_CONFIG,
+    )
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """All that another process needs to make the same context; no request is made."""
+
+    storage: Storage
+    config: RepositoryConfig
+    authorization: dict[str, AnyCredential | None]
+    commit_metadata: dict[str, Any] = field(default_factory=dict)
+
+    def context(self) -> SessionContext:
+        effective = self.config.effective()
+        assets = _make_assets(self.storage, effective)
+        state = RepoState(
+            assets, effective.repo_update_retries, effective.num_updates_per_repo_info_file
+        )
+        virtual = VirtualResolver(effective.virtual_chunk_containers, self.authorization)
+        return SessionContext(
+            assets, state, virtual, self.config, effective, self, self.commit_metadata
+        )
+
+
+def _make_assets(storage: Storage, effective: EffectiveConfig) -> Assets:
+    return Assets(
+        storage,
+        max_snapshot_nodes=effective.num_snapshot_nodes,
+        max_chunk_refs=effective.num_chunk_refs,
+        compression_level=effective.compression_level,
+        location_compression=LocationCompression(
+            min_num_chunks=effective.location_compression_min_num_chunks,
+            max_samples=effective.location_compression_max_training_samples,
+            max_dictionary_size=effective.location_compression_max_dictionary_size,
+            level=effective.location_compression_level,
+        ),
+    )
+
+
+class Repository(Refs, Administration):
+    """A repository: a history of snapshots with branches and tags.
+
+    Use `create`, `open` or `open_or_create`.
+    """
+
+    def __init__(self, recipe: _Recipe) -> None:
+        self._recipe = recipe
+        self._context = recipe.context()
+
+    # -- making and opening --------------------------------------------------------
+    @classmethod
+    def create(
+        cls,
+        storage: AnyStorage,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: Authorization | None = None,
+        spec_version: SpecVersion | int | None = None,
+        check_clean_root: bool = True,
+    ) -> Repository:
+        """Create a repository.
+
+        Parameters
+        ----------
+        storage : Storage, str or path
+            Where: a storage, a URL such as ``s3://bucket/prefix``, or a folder.
+        config : RepositoryConfig, optional
+            Stored with the repository where it differs from the default.
+        authorize_virtual_chunk_access : mapping of str to credentials, optional
+            Prefixes of the virtual chunk containers that may be read, and how.
+        spec_version : SpecVersion or int, optional
+            Only 2 can be written.
+        check_clean_root : bool
+            Whether to refuse a place where there is something already.
+
+        Raises
+        ------
+        AlreadyExistsError
+            If there is a repository.
+        InvalidInputError
+            If there is something else.
+        """
+        if spec_version is not None and int(spec_version) != SpecVersion.v2:
+            raise InvalidInputError(
+                f"cannot create a repository of spec version {int(spec_version)}: only 2 can be "
+                "written",
+                ErrorKind.UNSUPPORTED_SPEC_VERSION,
+            )
+        place = as_storage(storage)
+        if not place.supports_writes:
+            raise ReadOnlyError(f"{place.url} cannot be written", ErrorKind.READ_ONLY_STORAGE)
+        config = config if config is not None else RepositoryConfig()
+        config.validate()
+        if check_clean_root:
+            _check_clean(place)
+        repository = cls._make(place, config, authorize_virtual_chunk_access)
+        assets = repository._context.assets
+        now = now_microseconds()
+        root = Snapshot.build(
+            id=INITIAL_SNAPSHOT_ID,
+            nodes=(),
+            flushed_at=now,
+            message="Repository initialized",
+            metadata={"__icechunk": {"is_root": True}},
+            manifest_files={},
+        )
+        assets.write_snapshot(root)
+        assets.write_transaction_log(TransactionLog(INITIAL_SNAPSHOT_ID))
+        stored = config.to_dict() if config != RepositoryConfig() else None
+        info = RepoInfo(
+            snapshots={root.id: SnapshotEntry(root.id, None, now, root.message, root.metadata)},
+            branches={MAIN: root.id},
+            tags={},
+            deleted_tags=(),
+            status=Status(0, now),
+            updates=(UpdateEntry(kind=UpdateKind.REPO_INITIALIZED, updated_at=now_microseconds()),),
+            config=flexbuf.dumps(stored) if stored is not None else None,
+        )
+        try:
+            repository._context.state.create(info, level=assets.compression_level)
+        except PreconditionFailedError:
+            raise _already_exists(place) from None
+        return repository
+
+    @classmethod
+    def open(
+        cls,
+        storage: AnyStorage,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: Authorization | None = None,
+    ) -> Repository:
+        """Open a repository.
+
+        Reading takes no permission but to get objects, and creates nothing.
+
+        Parameters
+        ----------
+        storage : Storage, str or path
+        config : RepositoryConfig, optional
+            Overrides the stored one, option by option.
+        authorize_virtual_chunk_access : mapping of str to credentials, optional
+            Prefixes of the virtual chunk containers that may be read, and how.
+
+        Raises
+        ------
+        RepositoryNotFoundError
+            If there is none.
+        FormatError
+            If it is damaged, or of a newer version.
+        """
+        place = as_storage(storage)
+        given = config if config is not None else RepositoryConfig()
+        first = cls._make(place, given, authorize_virtual_chunk_access)
+        stored = _stored_config(first._context.state.load())
+        if stored is None:
+            return first
+        repository = cls._make(place, stored.merge(given), authorize_virtual_chunk_access)
+        repository._context.state.take_over(first._context.state)
+        return repository
+
+    @classmethod
+    def open_or_create(
+        cls,
+        storage: AnyStorage,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: Authorization | None = None,
+        create_version: SpecVersion | int | None = None,
+        check_clean_root: bool = True,
+    ) -> Repository:
+        """Open a repository, or create it if there is none.
+
+        Takes the parameters of `open` and `create`. Two processes that do this at the
+        same time end up with the same repository.
+        """
+        place = as_storage(storage)
+        if publish.exists(place) is None:
+            try:
+                return cls.create(
+                    place, config, authorize_virtual_chunk_access, create_version, check_clean_root
+                )
+            except (AlreadyExistsError, InvalidInputError):
+                # somebody else may have been faster
+                if publish.exists(place) is None:
+                    raise
+        return cls.open(place, config, authorize_virtual_chunk_access)
+
+    @classmethod
+    def _make(
+        cls,
+        storage: Storage,
+        config: RepositoryConfig,
+        authorization: Authorization | None,
+    ) -> Repository:
+        if config.storage is not None:
+            storage = storage.with_settings(config.storage)
+        return cls(_Recipe(storage, config, dict(authorization or {})))
+
+    @staticmethod
+    def exists(storage: AnyStorage) -> bool:
+        """Whether there is a repository."""
+        return publish.exists(as_storage(storage)) is not None
+
+    @staticmethod
+    def fetch_spec_version(storage: AnyStorage) -> SpecVersion | None:
+        """Return the spec version of a repository, None if there is none."""
+        version = publish.exists(as_storage(storage))
+        return SpecVersion(version) if version is not None else None
+
+    @staticmethod
+    def fetch_config(storage: AnyStorage) -> RepositoryConfig | None:
+        """Return the stored configuration of a repository, None if there is none."""
+        return _stored_config(Repository._make(as_storage(storage), RepositoryConfig(), None)._info)
+
+    def reopen(
+        self,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: Authorization | None = None,
+    ) -> Repository:
+        """Open the same repository with another configuration.
+
+        Parameters are those of `open`; where they are left out those of this repository
+        stay.
+        """
+        merged = self.config.merge(config) if config is not None else self.config
+        authorization = (
+            authorize_virtual_chunk_access
+            if authorize_virtual_chunk_access is not None
+            else self._recipe.authorization
+        )
+        return self._make(self.storage, merged, authorization)
+
+    def save_config(self) -> None:
+        """Store the configuration of this repository for all who open it later."""
+        self.config.validate()
+        raw = flexbuf.dumps(self.config.to_dict())
+        self._update(
+            lambda info: (replace(info, config=raw), UpdateEntry(kind=UpdateKind.CONFIG_CHANGED))
+        )
+
+    # -- what it is --------------------------------------------------------------------
+    @property
+    def config(self) -> RepositoryConfig:
+        """The configuration in force: the stored one, overridden by what was given."""
+        return self._recipe.config
+
+    @property
+    def storage(self) -> Storage:
+        """Where the repository is."""
+        return self._recipe.storage
+
+    @property
+    def spec_version(self) -> SpecVersion:
+        """The version of the format that the repository is stored in."""
+        return SpecVersion(self._info.spec_version)
+
+    @property
+    def authorized_virtual_container_prefixes(self) -> set[str]:
+        """The prefixes of virtual chunk containers that may be read."""
+        return set(self._recipe.authorization)
+
+    def __repr__(self) -> str:
+        return f"<icechunk.Repository {self.storage.url!r}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"recipe": self._recipe}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Repository.__init__(self, state["recipe"])
+
+    @property
+    def _info(self) -> RepoInfo:
+        return self._context.state.load()
+
+    @property
+    def _assets(self) -> Assets:
+        return self._context.assets
+
+    def _update(self, compute: publish.Compute, *, needs_online: bool = True) -> None:
+        self._context.state.update(compute, needs_online=needs_online)
+
+    def set_default_commit_metadata(self, metadata: Mapping[str, Any]) -> None:
+        """Set metadata that every commit of sessions opened from now on gets."""
+        self._recipe = replace(self._recipe, commit_metadata=dict(metadata))
+        self._context = replace(
+            self._context, recipe=self._recipe, default_commit_metadata=dict(metadata)
+        )
+
+    def default_commit_metadata(self) -> dict[str, Any]:
+        """Return the metadata that every commit gets."""
+        return dict(self._recipe.commit_metadata)
+
+    # -- sessions ------------------------------------------------------------------------
+    def readonly_session(
+        self,
+        branch: str | None = None,
+        *,
+        tag: str | None = None,
+        snapshot_id: str | None = None,
+        as_of: datetime | None = None,
+    ) -> Session:
+        """Return a session that reads one version.
+
+        Parameters
+        ----------
+        branch, tag, snapshot_id : str
+            Exactly one of them.
+        as_of : datetime, optional
+            With `branch`: the newest snapshot of its history that is not younger. A time
+            without zone is taken as local time.
+
+        Raises
+        ------
+        RefNotFoundError, SnapshotNotFoundError
+            If there is no such version.
+        InvalidInputError
+            If not exactly one version is named.
+        """
+        info = self._info
+        resolved = resolve(info, branch, tag, snapshot_id)
+        if as_of is not None:
+            if branch is None:
+                raise invalid_version("as_of goes with a branch")
+            resolved = snapshot_as_of(info, branch, as_of)
+        return Session(self._context, resolved, SessionMode.readonly)
+
+    def writable_session(self, branch: str) -> Session:
+        """Return a session that edits the newest snapshot of a branch.
+
+        Raises
+        ------
+        RefNotFoundError
+            If there is no such branch.
+        """
+        return self._open_branch(branch, SessionMode.writable)
+
+    def rearrange_session(self, branch: str) -> Session:
+        """Return a session that moves nodes of the newest snapshot of a branch.
+
+        Raises
+        ------
+        RefNotFoundError
+            If there is no such branch.
+        """
+        return self._open_branch(branch, SessionMode.rearrange)
+
+    def _open_branch(self, branch: str, mode: SessionMode) -> Session:
+        info = self._info
+        if not self.storage.supports_writes:
+            raise ReadOnlyError(
+                f"{self.storage.url} cannot be written; use readonly_session",
+                ErrorKind.READ_ONLY_STORAGE,
+            )
+        if info.spec_version < SpecVersion.v2:
+            raise SessionStateError(
+                "this repository is of spec version 1, which can be read but not written",
+                ErrorKind.UNSUPPORTED_OPERATION_FOR_VERSION,
+            )
+        return Session(self._context, branch_tip(info, branch), mode, branch)
+
+    def session_after_commit(self, branch: str, snapshot_id: str) -> Session:
+        """Return a writable session that goes on from a commit that was just made."""
+        return Session(self._context, decode_id(snapshot_id), SessionMode.writable, branch)
+
+    @contextmanager
+    def transaction(
+        self,
+        branch: str,
+        *,
+        message: str,
+        metadata: Mapping[str, Any] | None = None,
+        rebase_with: ConflictSolver | None = None,
+        rebase_tries: int = 1000,
+    ) -> Iterator[IcechunkStore]:
+        """Give a writable store and commit it at the end of the block.
+
+        If the block raises, nothing is committed. The parameters are those of
+        `Session.commit`.
+        """
+        session = self.writable_session(branch)
+        yield session.store
+        session.commit(message, metadata, rebase_with=rebase_with, rebase_tries=rebase_tries)
+
+    # -- history -------------------------------------------------------------------------
+    def lookup_snapshot(self, snapshot_id: str) -> SnapshotInfo:
+        """Return what the history says of a snapshot.
+
+        Raises
+        ------
+        SnapshotNotFoundError
+        """
+        info = self._info
+        return SnapshotInfo.from_entry(require_snapshot(info, decode_id(snapshot_id)))
+
+    def list_manifest_files(self, snapshot_id: str) -> list[ManifestFileInfo]:
+        """Return the manifests that a snapshot refers to."""
+        snapshot = self._context.assets.snapshot(decode_id(snapshot_id))
+        return [ManifestFileInfo.from_file(file) for file in snapshot.manifest_files.values()]
+
+    def ancestry(
+        self,
+        *,
+        branch: str | None = None,
+        tag: str | None = None,
+        snapshot_id: str | None = None,
+    ) -> Iterator[SnapshotInfo]:
+        """Return an iterator over a snapshot and its ancestors, newest first.
+
+        Parameters
+        ----------
+        branch, tag, snapshot_id : str
+            Exactly one of them: where to begin.
+        """
+        info = self._info
+        start = resolve(info, branch, tag, snapshot_id)
+        return (SnapshotInfo.from_entry(entry) for entry in info.ancestry(start))
+
+    async def async_ancestry(
+        self,
+        *,
+        branch: str | None = None,
+        tag: str | None = None,
+        snapshot_id: str | None = None,
+    ) -> AsyncIterator[SnapshotInfo]:
+        """Yield what `ancestry` does."""
+        listed = async_twin(
+            lambda: builtins.list(self.ancestry(branch=branch, tag=tag, snapshot_id=snapshot_id))
+        )
+        for entry in await listed():
+            yield entry
+
+    def diff(
+        self,
+        *,
+        from_branch: str | None = None,
+        from_tag: str | None = None,
+        from_snapshot_id: str | None = None,
+        to_branch: str | None = None,
+        to_tag: str | None = None,
+        to_snapshot_id: str | None = None,
+    ) -> Diff:
+        """Return what changed between a version and a later one.
+
+        Parameters
+        ----------
+        from_branch, from_tag, from_snapshot_id : str
+            Exactly one of them: the earlier version.
+        to_branch, to_tag, to_snapshot_id : str
+            Exactly one of them: the later version.
+
+        Raises
+        ------
+        InvalidInputError
+            If the earlier version is not an ancestor of the later one.
+        """
+        info = self._info
+        start = resolve(info, from_branch, from_tag, from_snapshot_id)
+        end = resolve(info, to_branch, to_tag, to_snapshot_id)
+        assets = self._context.assets
+        logs = []
+        for entry in info.ancestry(end):
+            if entry.id == start:
+                break
+            logs.append(assets.transaction_log(entry.id))
+            # commits between this one and its parent that expired live on as logs
+            logs += [assets.transaction_log(pruned) for pruned in reversed(entry.pruned)]
+        else:
+            raise InvalidInputError(
+                f"snapshot {encode_id(start)} is no ancestor of {encode_id(end)}; "
+                "diff goes from an earlier version to a later one",
+                ErrorKind.BAD_SNAPSHOT_CHAIN_FOR_DIFF,
+            )
+        after = {node.id: (node.path, node.is_array) for node in assets.snapshot(end).nodes()}
+        return diff_from_logs(reversed(logs), assets.snapshot(start), after)
+
+    create_async = async_twin(create)
+    open_async = async_twin(open)
+    open_or_create_async = async_twin(open_or_create)
+    exists_async = async_twin(exists)
+    fetch_spec_version_async = async_twin(fetch_spec_version)
+    fetch_config_async = async_twin(fetch_config)
+    reopen_async = async_twin(reopen)
+    save_config_async = async_twin(save_config)
+    readonly_session_async = async_twin(readonly_session)
+    writable_session_async = async_twin(writable_session)
+    rearrange_session_async = async_twin(rearrange_session)
+    lookup_snapshot_async = async_twin(lookup_snapshot)
+    list_manifest_files_async = async_twin(list_manifest_files)
+    diff_async = async_twin(diff)
+
+
+def _stored_config(info: RepoInfo) -> RepositoryConfig | None:
+    if info.config is None:
+        return None
+    return RepositoryConfig.from_dict(flexbuf.loads(info.config, "repo: config"), "repo: config")
+
+
+def _check_clean(storage: Storage) -> None:
+    for found in storage.list():
+        if found.key == layout.REPO_KEY or found.key.startswith(layout.REFS):
+            raise _already_exists(storage)
+        raise InvalidInputError(
+            f"cannot create a repository at {storage.url}: there is something already "
+            f"({found.key!r}); choose an empty place, or pass check_clean_root=False",
+            ErrorKind.PARENT_DIRECTORY_NOT_CLEAN,
+        )
+
+
+def _already_exists(storage: Storage) -> AlreadyExistsError:
+    return AlreadyExistsError(
+        f"there is an Icechunk repository at {storage.url} already; open it with Repository.open",
+        ErrorKind.PARENT_DIRECTORY_NOT_CLEAN,
+    )

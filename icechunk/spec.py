@@ -1,0 +1,24 @@
+"""Versions of the format."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+__all__ = ["SpecVersion", "spec_version"]
+
+
+class SpecVersion(IntEnum):
+    """A version of the Icechunk spec. Version 2 covers the documents 2.0 and 2.1."""
+
+    v1 = 1
+    v2 = 2
+
+    @staticmethod
+    def current() -> SpecVersion:
+        """Return the version that new repositories get."""
+        return SpecVersion.v2
+
+
+def spec_version() -> SpecVersion:
+    """Return the version that new repositories get."""
+    return SpecVersion.current()

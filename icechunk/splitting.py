@@ -1,0 +1,79 @@
+"""How the chunk grid of an array is cut into manifests.
+
+A split size per dimension cuts the grid into blocks; each block with chunks in it gets a
+manifest. Which sizes apply is config: the first array condition that matches, and within
+it per dimension the first dimension condition that matches (Icechunk spec, "Manifests on
+commit").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from icechunk.conditions import SplitSizes as SplitRules
+from icechunk.format.chunk_refs import ChunkRefs
+from icechunk.format.snapshot import ArrayInfo
+
+SplitSizes = tuple[int | None, ...]
+
+
+def split_sizes(path: str, array: ArrayInfo, rules: SplitRules) -> SplitSizes:
+    """Return the length of a block along each dimension, None where it is not cut."""
+    ndim = len(array.num_chunks)
+    for condition, dimensions in rules:
+        if not condition.matches(path):
+            continue
+        names = array.dimension_names or (None,) * ndim
+        return tuple(
+            next((size for dim, size in dimensions if dim.matches(axis, names[axis])), None)
+            for axis in range(ndim)
+        )
+    return (None,) * ndim
+
+
+def block_ids(coords: npt.NDArray[np.uint32], sizes: SplitSizes) -> npt.NDArray[np.int64]:
+    """Return for each coordinate the number of its block; equal numbers, equal block.
+
+    Parameters
+    ----------
+    coords : ndarray of uint32, shape (n, ndim)
+    sizes : tuple of (int or None)
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+        Dense numbers, in the order of the blocks.
+    """
+    cut = [axis for axis, size in enumerate(sizes) if size is not None]
+    if not cut or not len(coords):
+        return np.zeros(len(coords), np.int64)
+    blocks = np.stack([coords[:, axis] // np.uint32(sizes[axis] or 1) for axis in cut], axis=1)
+    _, ids = np.unique(blocks, axis=0, return_inverse=True)
+    return ids.reshape(-1).astype(np.int64)
+
+
+def split(refs: ChunkRefs, sizes: SplitSizes) -> Iterator[ChunkRefs]:
+    """Yield the references of each block that has any."""
+    if not len(refs):
+        return
+    ids = block_ids(refs.coords, sizes)
+    count = int(ids.max()) + 1
+    if count == 1:
+        yield refs
+        return
+    order = np.argsort(ids, kind="stable")
+    bounds = np.searchsorted(ids[order], np.arange(count + 1))
+    for lo, hi in pairwise(bounds):
+        yield refs.take(order[lo:hi])
+
+
+def is_one_block(extents: tuple[tuple[int, int], ...], sizes: SplitSizes) -> bool:
+    """Whether extents lie within a single block."""
+    return all(
+        size is None or lo // size == (hi - 1) // size
+        for (lo, hi), size in zip(extents, sizes, strict=True)
+    )

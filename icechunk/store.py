@@ -1,0 +1,560 @@
+"""The Zarr store: keys in, calls on a session out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from zarr.abc.store import (
+    ByteRequest,
+    OffsetByteRequest,
+    RangeByteRequest,
+    Store,
+    SuffixByteRequest,
+)
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+
+from icechunk import listing
+from icechunk.async_twin import async_twin
+from icechunk.config import VirtualChunkSpec
+from icechunk.errors import ErrorKind, InvalidInputError, ReadOnlyError, SessionStateError
+from icechunk.format.chunk_refs import ChunkRefs
+from icechunk.format.snapshot import Node
+from icechunk.ids import normalize_path
+from icechunk.keys import (
+    ChunkKey,
+    MetadataKey,
+    V2Key,
+    parse_key,
+)
+from icechunk.session import Session
+from icechunk.storage.base import ByteRange, BytesLike, resolve_range
+from icechunk.store_versions import VersionControl
+from icechunk.virtual_refs import checksum_parts, refs_from_arrays, refs_from_specs
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["IcechunkStore"]
+
+_AnyRange: TypeAlias = ByteRequest | tuple[int | None, int | None] | None
+
+
+class IcechunkStore(VersionControl, Store):
+    """A Zarr store on a session.
+
+    Get one from `Session.store`, or open repository, session and store in one call with
+    `open_existing`, `create` or `open_or_create`.
+
+    Parameters
+    ----------
+    session : Session
+    read_only : bool, optional
+        Default: as the session is.
+    """
+
+    def __init__(self, session: Session, read_only: bool | None = None) -> None:
+        if not isinstance(session, Session):
+            raise InvalidInputError(
+                "an IcechunkStore is made from a session: use Session.store, or "
+                "IcechunkStore.open_existing, create or open_or_create",
+                ErrorKind.NOT_ALLOWED,
+            )
+        super().__init__(read_only=bool(read_only))
+        self._session = session
+
+    # -- what it is --------------------------------------------------------------
+    @property
+    def session(self) -> Session:
+        """The session that the store reads and writes."""
+        return self._session
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the store refuses writes, by itself or because its session does."""
+        return self._read_only or self._session.read_only
+
+    @property
+    def supports_writes(self) -> bool:
+        """Whether the store takes writes."""
+        return not self.read_only
+
+    @property
+    def supports_deletes(self) -> bool:
+        """Whether the store takes deletes."""
+        return not self.read_only
+
+    @property
+    def supports_listing(self) -> bool:
+        """Always true."""
+        return True
+
+    @property
+    def supports_partial_writes(self) -> Any:
+        """Always false: a chunk is written whole."""
+        return False
+
+    @property
+    def supports_consolidated_metadata(self) -> bool:
+        """Always false: a snapshot is consolidated metadata already."""
+        return False
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, IcechunkStore)
+            and self._session == other._session
+            and self.read_only == other.read_only
+        )
+
+    def __repr__(self) -> str:
+        session = self._session
+        where = f"branch={session.branch!r}" if session.branch else f"mode={session.mode.name!r}"
+        return f"<IcechunkStore snapshot={session.snapshot_id!r} {where}>"
+
+    __str__ = __repr__
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state["_session"] = self._picklable_session()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+
+    def with_read_only(self, read_only: bool = False) -> IcechunkStore:
+        """Return a store on the same version that refuses writes, or does not.
+
+        A store that belongs to a read-only session stays read-only.
+        """
+        if self._repository is not None:
+            return self.with_mode("r" if read_only else "a")
+        return type(self)(self._session, read_only=read_only)
+
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise ReadOnlyError(
+                # the first words are Zarr's, whose test suite looks for them
+                "store was opened in read-only mode and does not support writing; open it with "
+                "mode 'a' or 'r+', or take the store of Repository.writable_session(branch)",
+                ErrorKind.READ_ONLY_STORE,
+            )
+
+    # -- reading -------------------------------------------------------------------
+    async def get(
+        self,
+        key: str,
+        prototype: BufferPrototype | None = None,
+        byte_range: _AnyRange = None,
+    ) -> Buffer | None:
+        """Return the value of a key, None if there is none.
+
+        Parameters
+        ----------
+        key : str
+            One that Zarr v3 does not use has no value.
+        prototype : BufferPrototype, optional
+            Kind of buffer to return. Default: that of Zarr.
+        byte_range : ByteRequest, optional
+            A range, an offset, or a suffix.
+
+        Raises
+        ------
+        InvalidInputError
+            If the range is negative or ends before it starts.
+        StorageError
+            If the bytes of a chunk are missing or were changed.
+        """
+        wanted = _byte_range(byte_range)
+        found = self._lookup(key)
+        if isinstance(found, tuple):
+            data = await self._session.get_chunk_async(*found, wanted)
+        else:
+            data = _cut(found, wanted)
+        return _buffer(data, prototype)
+
+    def get_sync(
+        self,
+        key: str,
+        *,
+        prototype: BufferPrototype | None = None,
+        byte_range: _AnyRange = None,
+    ) -> Buffer | None:
+        """Return the value of a key as `get` does, without an event loop."""
+        wanted = _byte_range(byte_range)
+        found = self._lookup(key)
+        if isinstance(found, tuple):
+            data = self._session.get_chunk(*found, wanted)
+        else:
+            data = _cut(found, wanted)
+        return _buffer(data, prototype)
+
+    def _lookup(self, key: str) -> bytes | tuple[Node, tuple[int, ...]] | None:
+        """Return the metadata that a key means, or the chunk."""
+        try:
+            parsed = parse_key(key)
+        except InvalidInputError:
+            return None
+        if isinstance(parsed, V2Key):
+            return None
+        node = self._session.tree.get(parsed.path)
+        if node is None:
+            return None
+        if isinstance(parsed, MetadataKey):
+            return node.user_data
+        return (node, parsed.coordinate) if node.is_array else None
+
+    async def get_partial_values(
+        self,
+        prototype: BufferPrototype,
+        key_ranges: Iterable[tuple[str, _AnyRange]],
+    ) -> list[Buffer | None]:
+        """Return many values, or ranges of them, in the order asked for.
+
+        Ranges may also be tuples: ``(start, end)``, ``(start, None)`` for all from a
+        position on, ``(None, n)`` for the last `n` bytes.
+        """
+        limit = asyncio.Semaphore(self._session.effective_config.get_partial_values_concurrency)
+
+        async def one(key: str, wanted: _AnyRange) -> Buffer | None:
+            request = _from_tuple(wanted) if isinstance(wanted, tuple) else wanted
+            async with limit:
+                return await self.get(key, prototype, request)
+
+        return list(await asyncio.gather(*(one(key, wanted) for key, wanted in key_ranges)))
+
+    async def exists(self, key: str) -> bool:
+        """Whether a key has a value."""
+        found = self._lookup(key)
+        if isinstance(found, tuple):
+            return await self._session.chunk_ref_async(*found) is not None
+        return found is not None
+
+    async def getsize(self, key: str) -> int:
+        """Return the size of a value in bytes, without reading it.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the key has no value.
+        """
+        found = self._lookup(key)
+        if isinstance(found, tuple):
+            ref = await self._session.chunk_ref_async(*found)
+            size = ref.length if ref is not None else None
+        else:
+            size = len(found) if found is not None else None
+        if size is None:
+            raise FileNotFoundError(key)
+        return size
+
+    async def getsize_prefix(self, prefix: str) -> int:
+        """Return the size in bytes of all values below a prefix, without reading them."""
+        return await asyncio.to_thread(self._size_below, prefix)
+
+    def _size_below(self, prefix: str) -> int:
+        total = 0
+        for node, refs in listing.below(self._session, prefix):
+            if refs is None:
+                total += len(node.user_data)
+            else:
+                total += int(refs.length.sum())
+        return total
+
+    # -- writing -------------------------------------------------------------------
+    async def set(self, key: str, value: Buffer) -> None:
+        """Set the value of a key.
+
+        Raises
+        ------
+        ReadOnlyError
+            If store or session are read-only.
+        NodeNotFoundError, InvalidInputError
+            If it is a chunk of no array, lies outside the grid, or the key is none that
+            Zarr v3 uses.
+        """
+        parsed, data = self._prepare_set(key, value)
+        if isinstance(parsed, ChunkKey):
+            await self._session.set_chunk_async(parsed.path, parsed.coordinate, data)
+        else:
+            self._session.set_metadata_document(parsed.path, bytes(data))
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        """Set the value of a key as `set` does, without an event loop."""
+        parsed, data = self._prepare_set(key, value)
+        if isinstance(parsed, ChunkKey):
+            self._session.set_chunk(parsed.path, parsed.coordinate, data)
+        else:
+            self._session.set_metadata_document(parsed.path, bytes(data))
+
+    def _prepare_set(self, key: str, value: Buffer) -> tuple[MetadataKey | ChunkKey, BytesLike]:
+        self._check_writable()
+        if not isinstance(value, Buffer):
+            raise TypeError(
+                f"IcechunkStore.set(): `value` must be a Buffer instance. "
+                f"Got an instance of {type(value)} instead."
+            )
+        data: Any = value.as_numpy_array()
+        return self._writable_key(key), memoryview(data).cast("B")
+
+    def _writable_key(self, key: str) -> MetadataKey | ChunkKey:
+        parsed = parse_key(key)
+        if isinstance(parsed, V2Key):
+            raise SessionStateError(
+                f"{key!r}: documents of Zarr format 2 cannot be stored; write zarr_format=3",
+                ErrorKind.UNIMPLEMENTED,
+            )
+        return parsed
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Set the value of a key that has none yet."""
+        self._check_writable()
+        if not await self.exists(key):
+            await self.set(key, value)
+
+    async def set_partial_values(
+        self, key_start_values: Iterable[tuple[str, int, BytesLike]]
+    ) -> None:
+        """Refuse: a chunk is written whole (`supports_partial_writes` is false)."""
+        raise SessionStateError(
+            "partial writes are not supported: write whole values with set()",
+            ErrorKind.UNIMPLEMENTED,
+        )
+
+    async def delete(self, key: str) -> None:
+        """Delete a key; one without a value is ignored.
+
+        Deleting the metadata of a node deletes the node with all below it.
+        """
+        await asyncio.to_thread(self.delete_sync, key)
+
+    def delete_sync(self, key: str) -> None:
+        """Delete a key as `delete` does, without an event loop."""
+        self._check_writable()
+        try:
+            parsed = parse_key(key)
+        except InvalidInputError:
+            return
+        if isinstance(parsed, ChunkKey):
+            self._session.delete_chunk(parsed.path, parsed.coordinate)
+        elif isinstance(parsed, MetadataKey):
+            self._session.delete_nodes(parsed.path)
+
+    async def delete_dir(self, prefix: str) -> None:
+        """Delete all keys below a prefix."""
+        await asyncio.to_thread(self._delete_below, prefix)
+
+    def _delete_below(self, prefix: str) -> None:
+        self._check_writable()
+        path = normalize_path(prefix)
+        if path == "/" or self._session.tree.get(path) is not None:
+            self._session.delete_nodes(path)
+            return
+        # implicit groups have descendants but no document; c/0 is a part of an array
+        for node, refs in list(listing.below(self._session, prefix)):
+            if refs is None:
+                self._session.delete_nodes(node.path)
+            else:
+                self._session.set_refs(node.path, ChunkRefs.deleted(refs.coords))
+
+    async def clear(self) -> None:
+        """Delete all groups and arrays from the session. History stays as it is."""
+        await asyncio.to_thread(self.sync_clear)
+
+    def sync_clear(self) -> None:
+        """Delete all groups and arrays from the session. History stays as it is."""
+        self._check_writable()
+        self._session.delete_nodes("/")
+
+    # -- virtual chunks ----------------------------------------------------------------
+    def set_virtual_ref(
+        self,
+        key: str,
+        location: str,
+        *,
+        offset: int,
+        length: int,
+        checksum: str | datetime | None = None,
+        validate_container: bool = True,
+    ) -> None:
+        """Make a chunk refer to bytes of a foreign file.
+
+        Parameters
+        ----------
+        key : str
+            Of the chunk, such as ``array/c/0/0``.
+        location : str
+            URL of the file, such as ``s3://bucket/path/file.nc``, or
+            ``vcc://<container>/<path>``.
+        offset, length : int
+            Where the chunk is in the file, in bytes.
+        checksum : str or datetime, optional
+            The ETag that the file must have, or the time after which it must not have
+            been modified. Reading fails if it does not hold.
+        validate_container : bool
+            Whether to refuse a location that no container of the config holds.
+
+        Raises
+        ------
+        InvalidInputError
+            If the key is that of no chunk, the length is zero, or the location is in no
+            container.
+        NodeNotFoundError
+            If there is no such array.
+        """
+        parsed = self._writable_key(key)
+        if not isinstance(parsed, ChunkKey):
+            raise InvalidInputError(f"{key!r} is not the key of a chunk", ErrorKind.INVALID_KEY)
+        etag, modified = checksum_parts(checksum)
+        spec = VirtualChunkSpec(list(parsed.coordinate), location, offset, length, etag, modified)
+        failed = self.set_virtual_refs(parsed.path, [spec], validate_containers=validate_container)
+        if failed:
+            self._session.virtual.validate(location)
+
+    def set_virtual_refs(
+        self,
+        array_path: str,
+        chunks: list[VirtualChunkSpec],
+        *,
+        validate_containers: bool = True,
+    ) -> list[tuple[int, ...]] | None:
+        """Make many chunks of one array refer to bytes of foreign files.
+
+        Parameters
+        ----------
+        array_path : str
+        chunks : list of VirtualChunkSpec
+        validate_containers : bool
+            Whether to leave out locations that no container of the config holds.
+
+        Returns
+        -------
+        list of tuple of int, or None
+            Coordinates of the chunks that were left out, None if all were set.
+        """
+        self._check_writable()
+        node, array = self._session.tree.require_array(normalize_path(array_path))
+        refs = refs_from_specs(chunks, len(array.shape))
+        return self._set_virtual(node.path, refs, validate_containers)
+
+    def set_virtual_refs_arr(
+        self,
+        array_path: str,
+        chunk_grid_shape: tuple[int, ...],
+        locations: list[str],
+        offsets: npt.NDArray[np.uint64],
+        lengths: npt.NDArray[np.uint64],
+        *,
+        validate_containers: bool = True,
+        arr_offset: tuple[int, ...] | None = None,
+        checksum: datetime | str | None = None,
+    ) -> list[tuple[int, ...]] | None:
+        """Make a block of chunks refer to bytes of foreign files, from arrays.
+
+        Parameters
+        ----------
+        array_path : str
+        chunk_grid_shape : tuple of int
+            Shape of the block; the other arguments are flat and in C order.
+        locations : sequence of str
+            URL of each chunk's file; empty where there is no chunk.
+        offsets, lengths : array of uint64
+            Where each chunk is in its file, in bytes.
+        validate_containers : bool
+            Whether to leave out locations that no container of the config holds.
+        arr_offset : tuple of int, optional
+            Coordinates of the block's first chunk. Default: zeros.
+        checksum : str or datetime, optional
+            ETag or time of last modification of all the files.
+
+        Returns
+        -------
+        list of tuple of int, or None
+            Coordinates of the chunks that were left out, None if all were set.
+        """
+        self._check_writable()
+        path = normalize_path(array_path)
+        self._session.tree.require_array(path)
+        etag, modified = checksum_parts(checksum)
+        refs = refs_from_arrays(
+            chunk_grid_shape, locations, offsets, lengths, arr_offset, etag, modified
+        )
+        return self._set_virtual(path, refs, validate_containers)
+
+    def _set_virtual(
+        self, path: str, refs: ChunkRefs, validate: bool
+    ) -> list[tuple[int, ...]] | None:
+        failed: list[tuple[int, ...]] | None = None
+        if validate and refs.locations is not None and refs.location is not None:
+            bad = self._session.virtual.invalid_locations(refs.locations)
+            if bad:
+                outside = np.isin(refs.location, bad)
+                failed = [tuple(c) for c in refs.coords[outside].tolist()]
+                refs = refs.take(~outside)
+        if len(refs):
+            self._session.set_refs(path, refs)
+        return failed or None
+
+    # -- listing -----------------------------------------------------------------------
+    async def list(self) -> AsyncIterator[str]:
+        """Yield all keys."""
+        async for key in self.list_prefix(""):
+            yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Yield all keys that begin with a prefix."""
+        for key in await asyncio.to_thread(lambda: listing.keys_below(self._session, prefix)):
+            yield key
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Yield the names directly below a prefix, of keys and of folders."""
+        for name in await asyncio.to_thread(listing.names_in, self._session, prefix):
+            yield name
+
+    async def is_empty(self, prefix: str) -> bool:
+        """Whether there is no key below a prefix."""
+        return not await asyncio.to_thread(
+            lambda: any(True for _ in listing.below(self._session, prefix))
+        )
+
+    set_virtual_ref_async = async_twin(set_virtual_ref)
+    async_set_virtual_ref = set_virtual_ref_async
+    set_virtual_refs_async = async_twin(set_virtual_refs)
+    set_virtual_refs_arr_async = async_twin(set_virtual_refs_arr)
+
+
+def _byte_range(request: _AnyRange) -> ByteRange | None:
+    match request:
+        case None:
+            return None
+        case RangeByteRequest(start, end):
+            return (start, end)
+        case OffsetByteRequest(offset):
+            return (offset, None)
+        case SuffixByteRequest(suffix):
+            return (None, suffix)
+    # the wording is Zarr's, whose test suite looks for it
+    raise ValueError(f"Unexpected byte_range, got {request}.")
+
+
+def _from_tuple(wanted: tuple[int | None, int | None]) -> ByteRequest | None:
+    start, end = wanted
+    if start is None:
+        return SuffixByteRequest(end) if end is not None else None
+    return RangeByteRequest(start, end) if end is not None else OffsetByteRequest(start)
+
+
+def _cut(data: bytes | None, wanted: ByteRange | None) -> bytes | None:
+    if data is None or wanted is None:
+        return data
+    start, end = resolve_range(wanted, len(data))
+    return data[start:end]
+
+
+def _buffer(data: BytesLike | None, prototype: BufferPrototype | None) -> Buffer | None:
+    if data is None:
+        return None
+    kind = prototype if prototype is not None else default_buffer_prototype()
+    return kind.buffer.from_bytes(data)

@@ -1,0 +1,275 @@
+"""The state that a session edits: nodes and chunks on top of a snapshot."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from icechunk.assets import Assets
+from icechunk.change_set import ChangeSet
+from icechunk.chunks import ChunkStore, Coordinate, check_coordinate
+from icechunk.config import EffectiveConfig, RepositoryConfig
+from icechunk.errors import (
+    ErrorKind,
+    InvalidInputError,
+    NodeNotFoundError,
+    ReadOnlyError,
+    SessionStateError,
+)
+from icechunk.format.chunk_refs import ChunkRef, ChunkRefs, RefKind
+from icechunk.format.snapshot import ArrayInfo, Node
+from icechunk.ids import normalize_path
+from icechunk.publish import RepoState
+from icechunk.storage.base import ByteRange, BytesLike
+from icechunk.tree import Tree
+from icechunk.virtual import VirtualResolver
+
+
+class SessionMode(Enum):
+    """What a session may do."""
+
+    readonly = 0
+    writable = 1
+    rearrange = 2
+
+
+class ChunkType(Enum):
+    """Where the bytes of a chunk are."""
+
+    uninitialized = 0
+    native = 1
+    virtual = 2
+    inline = 3
+
+
+@dataclass(frozen=True)
+class SessionContext:
+    """What all sessions of one open repository share.
+
+    Attributes
+    ----------
+    assets : Assets
+    state : RepoState
+    virtual : VirtualResolver
+    config : RepositoryConfig
+    effective : EffectiveConfig
+        The same with defaults filled in.
+    recipe : object
+        Pickles; `recipe.context()` makes the same context in another process.
+    """
+
+    assets: Assets
+    state: RepoState
+    virtual: VirtualResolver
+    config: RepositoryConfig
+    effective: EffectiveConfig
+    recipe: Any
+    default_commit_metadata: Mapping[str, Any]
+
+
+class Workspace:
+    """Nodes and chunks as a session sees and edits them. Base of `icechunk.Session`.
+
+    Parameters
+    ----------
+    context : SessionContext
+    snapshot_id : bytes
+    mode : SessionMode
+    layers : sequence of ChangeSet
+        Edits, oldest first; none for a fresh start.
+    """
+
+    def __init__(
+        self,
+        context: SessionContext,
+        snapshot_id: bytes,
+        mode: SessionMode,
+        layers: Sequence[ChangeSet] = (),
+    ) -> None:
+        self._context = context
+        self._mode = mode
+        self._lock = threading.RLock()
+        self._chunks = ChunkStore(
+            context.assets, context.virtual, context.effective.inline_chunk_threshold_bytes
+        )
+        self._reset(snapshot_id, layers)
+
+    def _reset(self, snapshot_id: bytes, layers: Sequence[ChangeSet] = ()) -> None:
+        snapshot = self._context.assets.snapshot(snapshot_id)
+        self._layers = list(layers) or [ChangeSet(snapshot_id)]
+        # the layer that holds what forks of this session did, once some were merged
+        self._merged: ChangeSet | None = None
+        self._tree = Tree(snapshot, self._layers)
+        self._snapshot_id = snapshot_id
+
+    # -- nodes -----------------------------------------------------------------------
+    @property
+    def tree(self) -> Tree:
+        """The node hierarchy, with the edits of this session."""
+        return self._tree
+
+    def _check_editable(self) -> None:
+        if self._mode is SessionMode.readonly:
+            raise ReadOnlyError(
+                "this session is read-only; get one that writes from "
+                "Repository.writable_session(branch)",
+                ErrorKind.READ_ONLY_SESSION,
+            )
+        if self._mode is SessionMode.rearrange:
+            raise SessionStateError(
+                "this session only rearranges nodes; commit it and write in a session from "
+                "Repository.writable_session(branch)",
+                ErrorKind.REARRANGE_SESSION_ONLY,
+            )
+
+    def _editing_layer(self) -> ChangeSet:
+        """Return the layer that takes edits, above whatever was merged."""
+        if self._layers[-1] is self._merged:
+            self._layers.append(ChangeSet(self._snapshot_id, self._layers[-1].lineage))
+            self._merged = None
+        return self._layers[-1]
+
+    def set_metadata_document(self, path: str, user_data: bytes) -> None:
+        """Create a node, or replace its ``zarr.json``.
+
+        Raises
+        ------
+        ReadOnlyError, SessionStateError
+            If the session does not take edits.
+        InvalidInputError
+            If it is no Zarr v3 document, or one that the format cannot hold.
+        """
+        self._check_editable()
+        with self._lock:
+            self._editing_layer()
+            self._tree.put(path, user_data)
+
+    def delete_nodes(self, path: str) -> None:
+        """Delete a node and all below it; a missing one is ignored."""
+        self._check_editable()
+        with self._lock:
+            self._editing_layer()
+            self._tree.delete(path)
+
+    # -- chunks ------------------------------------------------------------------------
+    def get_chunk(
+        self, node: Node, coordinate: Coordinate, byte_range: ByteRange | None = None
+    ) -> BytesLike | None:
+        """Return the bytes of a chunk, None if it was never written."""
+        ref = self._chunks.locate(self._layers, node, coordinate)
+        return None if ref is None else self._chunks.fetch(ref, byte_range)
+
+    async def get_chunk_async(
+        self, node: Node, coordinate: Coordinate, byte_range: ByteRange | None = None
+    ) -> BytesLike | None:
+        """Return the bytes of a chunk, without blocking the event loop."""
+        ref = await self._chunks.locate_async(self._layers, node, coordinate)
+        return None if ref is None else await self._chunks.fetch_async(ref, byte_range)
+
+    def chunk_ref(self, node: Node, coordinate: Coordinate) -> ChunkRef | None:
+        """Return where a chunk is, None if it was never written."""
+        return self._chunks.locate(self._layers, node, coordinate)
+
+    async def chunk_ref_async(self, node: Node, coordinate: Coordinate) -> ChunkRef | None:
+        """Return where a chunk is, without blocking the event loop."""
+        return await self._chunks.locate_async(self._layers, node, coordinate)
+
+    def set_chunk(self, path: str, coordinate: Coordinate, data: BytesLike) -> None:
+        """Write a chunk.
+
+        Raises
+        ------
+        ReadOnlyError, SessionStateError
+            If the session does not take edits.
+        NodeNotFoundError, InvalidInputError
+            If there is no such array, or its grid has no such chunk.
+        """
+        node, array = self._array_for_write(path, coordinate)
+        self._set_ref(node, array, coordinate, self._chunks.write(data))
+
+    async def set_chunk_async(self, path: str, coordinate: Coordinate, data: BytesLike) -> None:
+        """Write a chunk, without blocking the event loop."""
+        node, array = self._array_for_write(path, coordinate)
+        self._set_ref(node, array, coordinate, await self._chunks.write_async(data))
+
+    def delete_chunk(self, path: str, coordinate: Coordinate) -> None:
+        """Delete a chunk; one that does not exist, or of no array, is ignored."""
+        self._check_editable()
+        node = self._tree.get(path)
+        if node is None or node.array is None or len(coordinate) != len(node.array.shape):
+            return
+        if self.chunk_ref(node, coordinate) is not None:
+            self._set_ref(node, node.array, coordinate, ChunkRef.deleted())
+
+    def set_refs(self, path: str, refs: ChunkRefs) -> None:
+        """Set many chunk references of one array at once.
+
+        Raises
+        ------
+        NodeNotFoundError, InvalidInputError
+            If there is no such array, or its grid does not hold all of them.
+        """
+        self._check_editable()
+        node, array = self._tree.require_array(path)
+        bounds = np.maximum(np.asarray(array.num_chunks, np.int64), 1)
+        if refs.ndim != len(bounds):
+            raise InvalidInputError(
+                f"chunk coordinates of {refs.ndim} dimensions for {path!r}, which has "
+                f"{len(bounds)}",
+                ErrorKind.INVALID_CHUNK_INDEX,
+            )
+        outside = (refs.coords >= bounds).any(axis=1)
+        if outside.any():
+            first = tuple(refs.coords[int(outside.argmax())].tolist())
+            check_coordinate(node, array, first)
+        with self._lock:
+            self._editing_layer().edits(node.id, node.path, refs.ndim).set_many(refs)
+
+    def chunk_refs(self, path: str) -> ChunkRefs:
+        """Return all references of an array, with the edits of this session."""
+        node, array = self._tree.require_array(path)
+        refs = ChunkRefs.concatenate(len(array.num_chunks), self._chunks.base_refs(node))
+        for layer in self._layers:
+            edits = layer.chunks.get(node.id)
+            if edits:
+                refs = refs.overlay(edits.refs())
+        return refs.without_deleted()
+
+    def chunk_type(self, array_path: str, chunk_coordinates: Sequence[int]) -> ChunkType:
+        """Say where the bytes of a chunk are."""
+        node, array = self._tree.require_array(normalize_path(array_path))
+        coordinate = tuple(chunk_coordinates)
+        check_coordinate(node, array, coordinate)
+        ref = self.chunk_ref(node, coordinate)
+        return ChunkType(int(ref.kind)) if ref is not None else ChunkType.uninitialized
+
+    def all_virtual_chunk_locations(self) -> list[str]:
+        """Return the locations that the virtual chunks of all arrays refer to."""
+        found: dict[str, None] = {}
+        for node in self._tree.nodes():
+            if node.array is None:
+                continue
+            refs = self.chunk_refs(node.path)
+            if refs.location is not None and refs.locations is not None:
+                used = np.unique(refs.location[refs.kind == RefKind.VIRTUAL])
+                found.update((refs.locations[int(i)], None) for i in used)
+        return list(found)
+
+    def _array_for_write(self, path: str, coordinate: Coordinate) -> tuple[Node, ArrayInfo]:
+        self._check_editable()
+        node, array = self._tree.require_array(path)
+        check_coordinate(node, array, coordinate)
+        return node, array
+
+    def _set_ref(self, node: Node, array: ArrayInfo, coordinate: Coordinate, ref: ChunkRef) -> None:
+        with self._lock:
+            # the array may be gone by the time that its chunk was uploaded
+            if self._tree.get(node.path) is None:
+                raise NodeNotFoundError(f"the array {node.path!r} was deleted during a write")
+            edits = self._editing_layer().edits(node.id, node.path, len(array.shape))
+        edits.set(coordinate, ref)

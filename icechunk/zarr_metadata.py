@@ -1,0 +1,138 @@
+"""The few things that the library reads from a node's ``zarr.json``.
+
+Everything else in the document is opaque and stored byte for byte. Only chunk keys of
+the default encoding with the separator ``/`` exist in the format (Icechunk spec,
+"Zarr keys"), so other encodings are refused when a node is written.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from icechunk.errors import ErrorKind, InvalidInputError
+
+#: The official client counts chunks in a u32 and wraps; larger grids are unusable there.
+MAX_CHUNKS_PER_DIMENSION: Final = 2**32 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class NodeMetadata:
+    """What a ``zarr.json`` says.
+
+    Attributes
+    ----------
+    is_array : bool
+    shape : tuple of int
+        Empty for a group and for a scalar array.
+    num_chunks : tuple of int
+        Length of the chunk grid along each dimension; 0 where the array is empty.
+    dimension_names : tuple of (str or None), optional
+        None if the document has none; the empty string counts as unnamed.
+    """
+
+    is_array: bool
+    shape: tuple[int, ...] = ()
+    num_chunks: tuple[int, ...] = ()
+    dimension_names: tuple[str | None, ...] | None = None
+
+
+def parse_node_metadata(user_data: bytes, path: str) -> NodeMetadata:
+    """Read a ``zarr.json``.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not a Zarr v3 node, names a field that cannot be right, or uses a chunk
+        grid or chunk keys that the format cannot hold.
+    """
+    try:
+        document = json.loads(user_data)
+    except ValueError as error:
+        raise _bad(path, f"not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise _bad(path, "not a JSON object")
+    if document.get("zarr_format", 3) != 3:
+        raise _bad(path, f"zarr_format is {document['zarr_format']!r}; only 3 can be stored")
+    node_type = document.get("node_type")
+    if node_type == "group":
+        return NodeMetadata(is_array=False)
+    if node_type != "array":
+        raise _bad(path, f"node_type is {node_type!r}, expected 'array' or 'group'")
+    shape = _sizes(document.get("shape"), path, "shape")
+    encoding = document.get("chunk_key_encoding", {"name": "default"})
+    name = encoding.get("name") if isinstance(encoding, dict) else encoding
+    options = encoding.get("configuration") or {} if isinstance(encoding, dict) else {}
+    if name != "default" or options.get("separator", "/") != "/":
+        raise _bad(
+            path,
+            f"chunk_key_encoding {encoding!r} cannot be stored; use the default encoding "
+            "with the separator '/'",
+        )
+    num_chunks = _grid(document.get("chunk_grid"), shape, path)
+    return NodeMetadata(True, shape, num_chunks, _dimension_names(document, len(shape), path))
+
+
+def _bad(path: str, reason: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"metadata of node {path!r}: {reason}", ErrorKind.INVALID_ARRAY_METADATA
+    )
+
+
+def _sizes(value: Any, path: str, field: str) -> tuple[int, ...]:
+    if not isinstance(value, list) or any(
+        not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in value
+    ):
+        raise _bad(path, f"{field} is {value!r}, expected a list of sizes")
+    return tuple(value)
+
+
+def _grid(grid: Any, shape: tuple[int, ...], path: str) -> tuple[int, ...]:
+    name = grid.get("name") if isinstance(grid, dict) else None
+    options = grid.get("configuration") if isinstance(grid, dict) else None
+    if name == "regular" and isinstance(options, dict):
+        chunks = _sizes(options.get("chunk_shape"), path, "chunk_shape")
+        if len(chunks) != len(shape):
+            raise _bad(path, f"chunk_shape {chunks} and shape {shape} differ in rank")
+        if any(c == 0 < n for n, c in zip(shape, chunks, strict=True)):
+            raise _bad(path, f"chunk_shape {chunks} has a zero for a dimension that is not empty")
+        counts = tuple(-(-n // c) if n else 0 for n, c in zip(shape, chunks, strict=True))
+    elif name == "rectilinear" and isinstance(options, dict):
+        per_dimension = options.get("chunk_shapes")
+        if not isinstance(per_dimension, list) or len(per_dimension) != len(shape):
+            raise _bad(path, f"chunk_shapes of the rectilinear grid do not fit shape {shape}")
+        counts = tuple(
+            _edges(edges, n, path) for edges, n in zip(per_dimension, shape, strict=True)
+        )
+    else:
+        raise _bad(path, f"chunk_grid is {grid!r}, expected 'regular' or 'rectilinear'")
+    if any(n > MAX_CHUNKS_PER_DIMENSION for n in counts):
+        raise _bad(path, f"{max(counts)} chunks along one dimension; the format counts to 2**32-1")
+    return counts
+
+
+def _edges(edges: Any, length: int, path: str) -> int:
+    """Count the chunks of one dimension of a rectilinear grid."""
+    if isinstance(edges, int) and not isinstance(edges, bool) and edges > 0:
+        return -(-length // edges)
+    if not isinstance(edges, list):
+        raise _bad(path, f"chunk sizes {edges!r} of the rectilinear grid are not a list")
+    count = 0
+    for edge in edges:
+        # a run is [size, how many times]
+        count += edge[1] if isinstance(edge, list) and len(edge) == 2 else 1
+    return count
+
+
+def _dimension_names(
+    document: dict[str, Any], ndim: int, path: str
+) -> tuple[str | None, ...] | None:
+    names = document.get("dimension_names")
+    if names is None:
+        return None
+    if not isinstance(names, list) or any(n is not None and not isinstance(n, str) for n in names):
+        raise _bad(path, f"dimension_names is {names!r}, expected a list of names")
+    if len(names) != ndim:
+        raise _bad(path, f"{len(names)} dimension_names for {ndim} dimensions")
+    return tuple(n or None for n in names)
