@@ -1,0 +1,92 @@
+# Every target creates what it needs. An environment is made once, and brought up to date
+# when pyproject.toml changes.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-python3 test-python3.13 check bench clean
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+# The second Python to test on, and one for the official client, which has no wheel for 3.11.
+PYTHON_313 := $(shell .ci/find-python 3.13)
+PYTHON_OFFICIAL := $(shell .ci/find-python 3.13 3.14 3.12)
+OFFICIAL_VERSION := 2.3.0
+
+# pip's warnings are about how a machine is set up: only its errors are shown
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check
+PYTEST := -m pytest -n 2 --timeout 300
+
+ifneq ($(PYTHON_OFFICIAL),)
+OFFICIAL_ENV := .venv-official/.installed-$(OFFICIAL_VERSION)
+export ICECHUNK_OFFICIAL_PYTHON := $(CURDIR)/.venv-official/bin/python
+else
+PYTEST += --ignore tests/interop
+endif
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
+
+demo: .venv/.installed ## a real NetCDF file, two commits, a tag, a branch, time travel
+	@.venv/bin/python notebooks/demo.py
+
+test: test-python3 test-python3.13 ## the tests, on python3 and on Python 3.13
+ifeq ($(PYTHON_313),)
+	@echo "== ONE PYTHON ONLY: no working python3.13 was found, so the tests ran on $(PYTHON) alone"
+endif
+ifeq ($(PYTHON_OFFICIAL),)
+	@echo "== NO INTEROP TESTS: the official client needs Python 3.12 or newer, and none was found;"
+	@echo "== nothing here has shown that it and this project read each other's repositories"
+endif
+
+test-python3: .venv/.installed $(OFFICIAL_ENV) ## the tests, on python3 only
+ifeq ($(PYTHON_OFFICIAL),)
+	@if [ "$${CI:-}" = true ]; then \
+	    echo "the interop tests must run in CI, and need Python 3.12 or newer: install python3.13" >&2; \
+	    exit 1; \
+	fi
+endif
+	@echo "== tests on $$(.venv/bin/python --version)"
+	@.venv/bin/python $(PYTEST) $(PYTEST_ARGS)
+
+ifneq ($(PYTHON_313),)
+test-python3.13: .venv313/.installed $(OFFICIAL_ENV) ## the tests, on Python 3.13 with the newest dependencies
+	@echo "== tests on $$(.venv313/bin/python --version), newest dependencies"
+	@.venv313/bin/python $(PYTEST) $(PYTEST_ARGS)
+endif
+
+check: .venv/.installed ## lint, format, types, import layers
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench: .venv/.installed $(OFFICIAL_ENV) ## measure, beside the official client where it is installed
+	@.venv/bin/python -m pytest tests/benchmarks -s $(PYTEST_ARGS)
+
+clean: ## remove environments, caches and build results
+	rm -rf .venv .venv313 .venv-official build dist .hypothesis .import_linter_cache \
+	    .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "$(PYTHON) is too old: Python 3.11 or newer is needed (make PYTHON=... names another)" >&2; exit 1; }
+	@echo "== installing into .venv ($$($(PYTHON) --version))"
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/python $(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+.venv313/.installed: pyproject.toml
+	@echo "== installing into .venv313 ($$($(PYTHON_313) --version))"
+	@$(PYTHON_313) -m venv .venv313
+	@.venv313/bin/python $(PIP_INSTALL) --upgrade --upgrade-strategy eager --editable '.[test]'
+	@touch $@
+
+# never in the same environment as this project: both are imported as `icechunk`
+.venv-official/.installed-$(OFFICIAL_VERSION):
+	@echo "== installing the official client $(OFFICIAL_VERSION) into .venv-official"
+	@$(PYTHON_OFFICIAL) -m venv --clear .venv-official
+	@.venv-official/bin/python $(PIP_INSTALL) icechunk==$(OFFICIAL_VERSION) zarr xarray dask distributed
+	@touch $@
