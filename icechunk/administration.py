@@ -49,18 +49,22 @@ class Administration(ABC):
         seen: set[str] = set()
 
         def entries() -> Iterator[Update]:
-            current = info
+            newest, *older = info.updates
+            before = info.repo_before_updates
             while True:
-                yield from map(Update.from_entry, current.updates)
-                name = current.repo_before_updates
-                if name is None or name in seen:
+                yield from map(Update.from_entry, (newest, *older))
+                if before is None or before in seen:
                     return
-                seen.add(name)
-                key = layout.backup_key(name)
+                seen.add(before)
+                key = layout.backup_key(before)
                 try:
                     current = decode_repo_info(self._assets.storage.get(key).data, key)
                 except ObjectNotFoundError:
                     return
+                # a copy does not know its own name, which is that of its newest update
+                newest, *older = current.updates
+                newest = replace(newest, backup=before)
+                before = current.repo_before_updates
 
         return entries()
 

@@ -170,7 +170,10 @@ class Assets:
     def transaction_log(self, snapshot_id: bytes) -> TransactionLog:
         """Fetch the transaction log of a snapshot."""
         key = layout.transaction_key(snapshot_id)
-        return decode_transaction_log(self._get(key, "transaction log"), key)
+        log = decode_transaction_log(self._get(key, "transaction log"), key)
+        # it carries the id of its snapshot (Icechunk spec, "Transaction logs")
+        _check_id(log.id, snapshot_id, key)
+        return log
 
     def _get(self, key: str, what: str) -> Any:
         try:
@@ -187,6 +190,8 @@ class Assets:
         """Store a snapshot under its id."""
         data = encode_snapshot(snapshot, level=self.compression_level)
         self.storage.put(layout.snapshot_key(snapshot.id), data)
+        # a session goes on from the snapshot that it has committed
+        self._snapshots.put(snapshot.id, snapshot)
 
     def write_manifest(self, arrays: Mapping[bytes, ChunkRefs]) -> ManifestFile:
         """Store the references of some arrays as a new manifest."""

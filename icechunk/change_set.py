@@ -9,12 +9,13 @@ where chunks are stored. Two ways to combine change sets exist:
   associative, merging the same change set twice equals merging it once, and values that
   disagree are a conflict.
 
-Node ids are derived from base and path, so workers that create the same group or array
+Node ids are derived from base, kind and path, so workers that create the same group or array
 side by side create the same node.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ class ChangeSet:
             How many nodes at this path were deleted before, in this session or in those
             it was forked from: a new node must not get the id of a deleted one.
         """
-        seed = self.base + taken.to_bytes(4, "big") + path.encode()
+        seed = self.base + bytes([is_array]) + taken.to_bytes(4, "big") + path.encode()
         node = NewNode(
             hashlib.blake2b(seed, digest_size=NODE_ID_SIZE).digest(), path, user_data, is_array
         )
@@ -157,17 +158,16 @@ def overlay(earlier: ChangeSet, later: ChangeSet) -> ChangeSet:
     """Combine two change sets of which the second was made on top of the first."""
     _check_same_base(earlier, later)
     result = ChangeSet(earlier.base, earlier.lineage)
-    result.deleted = {**earlier.deleted, **later.deleted}
-    gone = later.deleted
-    result.new_nodes = {p: n for p, n in earlier.new_nodes.items() if n.id not in gone}
-    result.new_nodes.update(later.new_nodes)
+    # an id is never used again, so what was deleted by either of them stays deleted
+    gone = result.deleted = {**earlier.deleted, **later.deleted}
+    both = {**earlier.new_nodes, **later.new_nodes}
+    result.new_nodes = {path: node for path, node in both.items() if node.id not in gone}
     by_id = {node.id: node for node in result.new_nodes.values()}
-    result.updated = {k: v for k, v in earlier.updated.items() if k not in gone}
-    for node_id, user_data in later.updated.items():
+    for node_id, user_data in {**earlier.updated, **later.updated}.items():
         node = by_id.get(node_id)
         if node is not None:
             result.new_nodes[node.path] = NewNode(node_id, node.path, user_data, node.is_array)
-        else:
+        elif node_id not in gone:
             result.updated[node_id] = user_data
     result.moved = {**earlier.moved}
     for node_id, move in later.moved.items():
@@ -176,7 +176,7 @@ def overlay(earlier: ChangeSet, later: ChangeSet) -> ChangeSet:
     result.node_paths = {**earlier.node_paths, **later.node_paths}
     for source in (earlier, later):
         for node_id, edits in source.chunks.items():
-            if source is earlier and node_id in gone:
+            if node_id in gone:
                 continue
             refs = edits.refs()
             if node_id in result.chunks:
@@ -184,6 +184,11 @@ def overlay(earlier: ChangeSet, later: ChangeSet) -> ChangeSet:
             else:
                 result.chunks[node_id] = ChunkEdits.from_refs(refs)
     return result
+
+
+def flatten(layers: Iterable[ChangeSet]) -> ChangeSet:
+    """Combine layers of edits, oldest first, into one change set. One is left as it is."""
+    return functools.reduce(overlay, layers)
 
 
 def merge(change_sets: Iterable[ChangeSet], *, on_conflict: OnConflict = "error") -> ChangeSet:

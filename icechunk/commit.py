@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from icechunk.assets import Assets
 from icechunk.change_set import ChangeSet
@@ -96,8 +95,9 @@ def transaction_log(
 ) -> TransactionLog:
     """Say what changed between a snapshot and the tree on top of it.
 
-    A node that was created and deleted again is not mentioned; a new node is only that,
-    however often its metadata was set afterwards.
+    A node that was created and deleted again is not mentioned, and neither is one that
+    was moved away and back; a new node is only that, however often its metadata was set
+    afterwards.
     """
     new: dict[bool, list[bytes]] = {True: [], False: []}
     deleted: dict[bool, list[bytes]] = {True: [], False: []}
@@ -114,7 +114,9 @@ def transaction_log(
             updated[old.is_array].append(node_id)
     chunks = {node_id: edits.refs().coords for node_id, edits in changes.chunks.items() if edits}
     moves = [
-        Move(m.from_path, m.to_path, node_id, m.is_array) for node_id, m in changes.moved.items()
+        Move(m.from_path, m.to_path, node_id, m.is_array)
+        for node_id, m in changes.moved.items()
+        if m.from_path != m.to_path
     ]
     return TransactionLog(
         id=snapshot_id,
@@ -184,44 +186,50 @@ def _array_manifests(
     edits: ChunkRefs | None,
     sizes: SplitSizes,
 ) -> list[tuple[ManifestRef, ManifestFile]]:
-    """Return the manifests of one changed array: old ones that still fit, and new ones."""
+    """Return the manifests of one changed array: old ones that still fit, and new ones.
+
+    Their extents never overlap: a block with edits gets one new manifest, and in other
+    blocks each old manifest stays by itself, whole or in pieces.
+    """
+    grid = array.num_chunks
+    edits = _in_grid(edits if edits is not None else ChunkRefs.empty(len(grid)), grid)
+    edited = _blocks(edits, sizes)
     kept: list[tuple[ManifestRef, ManifestFile]] = []
+    written: list[ChunkRefs] = []
     parts: list[ChunkRefs] = []
-    blocks = _changed_blocks(edits, sizes)
     for ref in array.manifests:
-        extents = ref.extents
-        fits = (
-            len(extents) == len(array.num_chunks) > 0
-            and all(hi <= n for (_, hi), n in zip(extents, array.num_chunks, strict=True))
-            and is_one_block(extents, sizes)
-            and _block_of(extents, sizes) not in blocks
-        )
-        if fits or (not extents and edits is None and not array.num_chunks):
+        if _fits(ref.extents, grid, sizes) and _block_of(ref.extents, sizes) not in edited:
             kept.append((ref, base.manifest_files[ref.id]))
             continue
         refs = assets.manifest(ref.id).arrays.get(node.id)
         if refs is not None:
-            parts.append(refs)
-    pool = ChunkRefs.concatenate(len(array.num_chunks), parts)
-    if edits is not None:
-        pool = pool.overlay(edits).without_deleted()
-    # chunks outside the grid, left behind by a shrunk shape, are dropped here
-    inside = _inside(pool.coords, array.num_chunks)
-    if not inside.all():
-        pool = pool.take(inside)
-    for piece in split(pool, sizes):
+            # chunks outside the grid, left behind by a shrunk shape, are dropped here
+            for piece in split(_in_grid(refs, grid), sizes):
+                (parts if edited & _blocks(piece, sizes) else written).append(piece)
+    pool = ChunkRefs.concatenate(len(grid), parts).overlay(edits).without_deleted()
+    for piece in (*written, *split(pool, sizes)):
         file = assets.write_manifest({node.id: piece})
         kept.append((ManifestRef(file.id, piece.extents()), file))
     return kept
 
 
-def _changed_blocks(edits: ChunkRefs | None, sizes: SplitSizes) -> set[tuple[int, ...]]:
-    if edits is None or not len(edits):
+def _fits(extents: tuple[tuple[int, int], ...], grid: tuple[int, ...], sizes: SplitSizes) -> bool:
+    """Whether extents lie within the grid, and within a single block."""
+    return (
+        len(extents) == len(grid)
+        and all(hi <= n for (_, hi), n in zip(extents, grid, strict=True))
+        and is_one_block(extents, sizes)
+    )
+
+
+def _blocks(refs: ChunkRefs, sizes: SplitSizes) -> set[tuple[int, ...]]:
+    """Return the blocks that some references lie in."""
+    if not len(refs):
         return set()
     cut = [axis for axis, size in enumerate(sizes) if size is not None]
     if not cut:
         return {()}
-    blocks = np.stack([edits.coords[:, a] // np.uint32(sizes[a] or 1) for a in cut], axis=1)
+    blocks = np.stack([refs.coords[:, a] // np.uint32(sizes[a] or 1) for a in cut], axis=1)
     return {tuple(row) for row in np.unique(blocks, axis=0).tolist()}
 
 
@@ -231,7 +239,10 @@ def _block_of(extents: tuple[tuple[int, int], ...], sizes: SplitSizes) -> tuple[
     )
 
 
-def _inside(coords: npt.NDArray[np.uint32], num_chunks: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    # an empty dimension has the coordinate 0 (Icechunk spec, "Shapes and chunk grids")
-    bounds = np.maximum(np.asarray(num_chunks, np.int64), 1)
-    return np.asarray((coords < bounds).all(axis=1), np.bool_)
+def _in_grid(refs: ChunkRefs, grid: tuple[int, ...]) -> ChunkRefs:
+    """Return the references that lie within the grid.
+
+    Writers take the coordinate 0 of an empty dimension, but nothing is stored there.
+    """
+    inside = (refs.coords < np.asarray(grid, np.int64)).all(axis=1)
+    return refs if inside.all() else refs.take(inside)

@@ -126,10 +126,11 @@ def _path(ours: ChangeSet, theirs: Snapshot, node_id: bytes) -> str:
 
 
 def _about_new_nodes(ours: ChangeSet, log: TransactionLog, theirs: Snapshot) -> Iterator[Conflict]:
-    for path, new in ours.new_nodes.items():
+    for path in ours.new_nodes:
         there = theirs.get(path)
-        # what we deleted at this path is not in the way; what they put there since is
-        if there is not None and there.id not in ours.deleted and there.id != new.id:
+        # what we deleted at this path is not in the way; what they put there since is, also
+        # where sessions that began at the same snapshot gave both nodes the same id
+        if there is not None and there.id not in ours.deleted:
             yield Conflict(ConflictType.NewNodeConflictsWithExistingNode, path)
         parent = parent_path(path)
         first = True
@@ -142,7 +143,7 @@ def _about_new_nodes(ours: ChangeSet, log: TransactionLog, theirs: Snapshot) -> 
             if (there is not None and there.is_array) or (
                 orphan and (log.deleted_groups or log.deleted_arrays)
             ):
-                yield Conflict(ConflictType.NewNodeInInvalidGroup, path)
+                yield Conflict(ConflictType.NewNodeInInvalidGroup, parent)
                 break
             parent, first = parent_path(parent), False
 
@@ -162,8 +163,9 @@ def _about_metadata(ours: ChangeSet, log: TransactionLog, theirs: Snapshot) -> I
 
 def _about_chunks(ours: ChangeSet, log: TransactionLog, theirs: Snapshot) -> Iterator[Conflict]:
     deleted, updated = set(log.deleted_arrays), set(log.updated_arrays)
+    new = {node.id for node in ours.new_nodes.values()}
     for node_id, edits in ours.chunks.items():
-        if not edits:
+        if not edits or node_id in new:
             continue
         path = _path(ours, theirs, node_id)
         if node_id in deleted:
@@ -192,16 +194,18 @@ def _about_deletions(ours: ChangeSet, log: TransactionLog, theirs: Snapshot) -> 
     arrays = {*log.updated_arrays, *(k for k, c in log.updated_chunks.items() if len(c))}
     groups = set(log.updated_groups)
     for node_id, gone in ours.deleted.items():
-        there = theirs.get_by_id(node_id)
-        if there is None:
-            continue
-        if node_id in arrays:
+        # whatever they have at the path, it is not what we meant to delete
+        at_path = theirs.get(gone.path)
+        if at_path is not None and at_path.id in arrays:
             yield Conflict(ConflictType.DeleteOfUpdatedArray, gone.path)
-        if node_id in groups:
+        if at_path is not None and at_path.id in groups:
             yield Conflict(ConflictType.DeleteOfUpdatedGroup, gone.path)
         # their new nodes below a group that we delete would be orphans
-        if not there.is_array and any(
-            child.id not in ours.deleted for child in theirs.children(there.path)
+        there = theirs.get_by_id(node_id)
+        if (
+            there is not None
+            and not there.is_array
+            and any(child.id not in ours.deleted for child in theirs.children(there.path))
         ):
             yield Conflict(ConflictType.NewNodeInInvalidGroup, gone.path)
 

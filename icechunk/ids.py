@@ -36,7 +36,7 @@ def encode_id(raw: bytes) -> str:
 
 
 def decode_id(text: str, size: int = OBJECT_ID_SIZE) -> bytes:
-    """Return the raw form of an id.
+    """Return the raw form of an id, written in upper or lower case.
 
     Raises
     ------
@@ -45,9 +45,10 @@ def decode_id(text: str, size: int = OBJECT_ID_SIZE) -> bytes:
     """
     chars = (size * 8 + 4) // 5
     spare = chars * 5 - size * 8
-    if isinstance(text, str) and len(text) == chars and all(c in _VALUES for c in text):
+    letters = text.upper() if isinstance(text, str) and text.isascii() else ""
+    if len(letters) == chars and all(c in _VALUES for c in letters):
         number = 0
-        for c in text:
+        for c in letters:
             number = number << 5 | _VALUES[c]
         if number & ((1 << spare) - 1) == 0:
             return (number >> spare).to_bytes(size, "big")

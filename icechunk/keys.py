@@ -13,7 +13,10 @@ from typing import Final
 from icechunk.errors import ErrorKind, InvalidInputError
 
 METADATA_NAME: Final = "zarr.json"
-_CHUNK: Final = re.compile(r"(?:(?P<path>.*)/)?c(?P<coordinate>(?:/[0-9]+)*)", re.DOTALL)
+_CHUNK: Final = re.compile(r"(?:(?P<path>.*)/)?c(?P<coordinate>(?:/[0-9]{1,10})*)", re.DOTALL)
+#: An empty segment, ``.``, ``..``, and halves of surrogate pairs, which have no UTF-8
+#: form: no node has such a path.
+_BAD_PATH: Final = re.compile(r"//|(?:^|/)\.\.?(?:/|$)|/$|[\ud800-\udfff]")
 _V2_NAMES: Final = (".zarray", ".zgroup", ".zattrs", ".zmetadata")
 _MAX_INDEX: Final = 2**32 - 1
 
@@ -49,12 +52,13 @@ def parse_key(key: str) -> MetadataKey | ChunkKey | V2Key:
     stripped = key.lstrip("/")
     head, _, name = stripped.rpartition("/")
     if name == METADATA_NAME:
-        return MetadataKey("/" + head)
-    match = _CHUNK.fullmatch(stripped)
-    if match is not None:
+        if not _BAD_PATH.search(head):
+            return MetadataKey("/" + head)
+    elif (match := _CHUNK.fullmatch(stripped)) is not None:
+        path = match["path"] or ""
         coordinate = tuple(int(i) for i in match["coordinate"].split("/")[1:])
-        if all(i <= _MAX_INDEX for i in coordinate):
-            return ChunkKey("/" + (match["path"] or ""), coordinate)
+        if all(i <= _MAX_INDEX for i in coordinate) and not _BAD_PATH.search(path):
+            return ChunkKey("/" + path, coordinate)
     elif name in _V2_NAMES:
         return V2Key()
     raise InvalidInputError(

@@ -28,16 +28,15 @@ def rebase(
     Raises
     ------
     RebaseFailedError
-        If the solver cannot settle a conflict; it lists all conflicts with one commit.
+        If the solver cannot settle a conflict; it lists all with that commit, settled or not.
     SessionStateError
         If the log of a commit is missing.
     """
     for snapshot_id, log in _logs_between(assets, info, changes.base, tip):
         theirs = assets.snapshot(snapshot_id)
         conflicts = find_conflicts(changes, log, theirs)
-        unsettled = [c for c in conflicts if not solver.settles(c)]
-        if unsettled:
-            raise RebaseFailedError(encode_id(snapshot_id), unsettled)
+        if not all(solver.settles(conflict) for conflict in conflicts):
+            raise RebaseFailedError(encode_id(snapshot_id), conflicts)
         changes = carry_over(changes, log, theirs, drop_chunks=solver.drops_our_chunks)
     changes.base = tip
     return changes

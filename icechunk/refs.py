@@ -7,7 +7,13 @@ from dataclasses import replace
 from typing import Final
 
 from icechunk.async_twin import async_twin
-from icechunk.errors import AlreadyExistsError, ConflictError, ErrorKind, SessionStateError
+from icechunk.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    ErrorKind,
+    InvalidInputError,
+    SessionStateError,
+)
 from icechunk.features import CREATE_TAG, DELETE_TAG, require_feature
 from icechunk.format.repo_info import RepoInfo
 from icechunk.format.updates import UpdateEntry, UpdateKind
@@ -16,6 +22,14 @@ from icechunk.publish import Compute
 from icechunk.versions import branch_tip, require_snapshot, tag_target
 
 MAIN: Final = "main"
+
+
+def _check_name(name: str) -> None:
+    if not isinstance(name, str):
+        raise InvalidInputError(
+            f"the name of a branch or tag must be a string, not {name!r}",
+            ErrorKind.INVALID_REF_NAME,
+        )
 
 
 class Refs(ABC):
@@ -38,6 +52,7 @@ class Refs(ABC):
         ------
         AlreadyExistsError, SnapshotNotFoundError
         """
+        _check_name(branch)
         target = decode_id(snapshot_id)
 
         def compute(info: RepoInfo) -> tuple[RepoInfo, UpdateEntry]:
@@ -133,6 +148,7 @@ class Refs(ABC):
             If there is, or was, a tag of this name.
         SnapshotNotFoundError
         """
+        _check_name(tag)
         target = decode_id(snapshot_id)
 
         def compute(info: RepoInfo) -> tuple[RepoInfo, UpdateEntry]:

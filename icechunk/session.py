@@ -51,7 +51,6 @@ class Session(Workspace):
     ) -> None:
         super().__init__(context, snapshot_id, mode, layers)
         self._branch = branch
-        self._lineage = b""
 
     # -- what it is --------------------------------------------------------------
     @property
@@ -118,12 +117,8 @@ class Session(Workspace):
     def _everything(self) -> bytes:
         """Return all changes that the session sees, inherited ones too, to compare."""
         layers = [layer for layer in self._layers if not layer.is_empty]
-        if not layers:
-            return b""
-        result = ChangeSet(self._snapshot_id)
-        for layer in layers:
-            result = change_set.overlay(result, layer)
-        return encode_change_set(result)
+        start = ChangeSet(self._snapshot_id)
+        return encode_change_set(change_set.flatten([start, *layers])) if layers else b""
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -193,11 +188,8 @@ class Session(Workspace):
 
     # -- changes -----------------------------------------------------------------------
     def _changes(self) -> ChangeSet:
-        """Return all layers as one change set."""
-        result = self._layers[0]
-        for layer in self._layers[1:]:
-            result = change_set.overlay(result, layer)
-        return result
+        """Return what `change_set_bytes` stands for."""
+        return change_set.flatten(self._own_layers)
 
     def status(self) -> Diff:
         """Return the uncommitted changes."""
@@ -212,7 +204,7 @@ class Session(Workspace):
         if self.read_only:
             self._check_editable()
         with self._lock:
-            self._reset(self._snapshot_id)
+            self._reset(self._tree.snapshot)
 
     def change_set_bytes(self) -> bytes:
         """Return the uncommitted changes, to be sent to the coordinator of a job.
@@ -234,10 +226,16 @@ class Session(Workspace):
                 ErrorKind.CANNOT_FORK_READ_ONLY_SESSION,
             )
         with self._lock:
-            if not self._lineage:
-                self._lineage = os.urandom(16)
-            inherited = [layer.copy() for layer in self._layers if not layer.is_empty]
-        return ForkSession(self._context, self._snapshot_id, self._lineage, inherited)
+            top = self._layers[-1]
+            if not top.is_empty:
+                # what this session does from now on, it does beside the fork
+                self._layers.append(ChangeSet(top.base, top.lineage))
+            seen = len(self._layers) - 1
+            known = [lineage for lineage, layers in self._forks.items() if layers == seen]
+            lineage = known[0] if known else os.urandom(16)
+            self._forks[lineage] = seen
+            inherited = [layer.copy() for layer in self._layers[:seen]]
+        return ForkSession(self._context, self._snapshot_id, lineage, inherited)
 
     def merge(self, *others: ForkSession) -> None:
         """Take over what forks of this session did.
@@ -245,7 +243,8 @@ class Session(Workspace):
         Raises
         ------
         ConflictError
-            If two forks disagree about a chunk or a node; then nothing is taken over.
+            If two forks, or a fork and what this session did after the fork was made,
+            disagree about a chunk or a node; then nothing is taken over.
         """
         for other in others:
             if not isinstance(other, ForkSession):
@@ -272,10 +271,11 @@ class Session(Workspace):
         FormatError
             If some bytes are damaged or no change set.
         SessionStateError
-            If a change set was made on another snapshot.
+            If a change set was made on another snapshot, or on nodes that this session
+            does not have.
         ConflictError
-            If two disagree about a chunk or a node. In all three cases nothing is taken
-            over.
+            If two disagree about a chunk or a node, or one with this session. In all three
+            cases nothing is taken over.
         """
         parts = [decode_change_set(data, f"change set {i}") for i, data in enumerate(change_sets)]
         self._merge(parts, on_conflict)
@@ -285,25 +285,53 @@ class Session(Workspace):
         if not parts:
             return
         with self._lock:
-            before, merged_before = list(self._layers), self._merged
-            self._merge_layers(parts, on_conflict)
+            merged = change_set.merge(parts, on_conflict=on_conflict)
+            if on_conflict == "error":
+                self._check_beside(parts)
+            top = self._layers[-1]
+            self._layers[-1] = change_set.overlay(top, merged)
             try:
                 self._tree.rebuild()
+                self._check_nodes(merged)
             except BaseException:
-                self._layers[:], self._merged = before, merged_before
+                self._layers[-1] = top
                 self._tree.rebuild()
                 raise
 
-    def _merge_layers(self, parts: list[ChangeSet], on_conflict: OnConflict) -> None:
-        earlier = [self._merged] if self._merged is not None else []
-        own = self._layers[: -1 if earlier else None]
-        # What a fork did came after what its parent had done, and overrides it. A store
-        # that was opened on its own did its work beside this session.
-        if any(not self._lineage or part.lineage != self._lineage for part in parts):
-            change_set.merge([*own, *earlier, *parts], on_conflict=on_conflict)
-        merged = change_set.merge([*earlier, *parts], on_conflict=on_conflict)
-        self._layers[:] = [*own, merged]
-        self._merged = merged
+    def _check_beside(self, parts: list[ChangeSet]) -> None:
+        """Refuse change sets that contradict what their makers could not know.
+
+        A fork saw what its parent had done before and may override it, all that the parent
+        did or merged since happened beside it. A store that was opened on its own saw
+        nothing of this session.
+        """
+        for lineage in {part.lineage for part in parts}:
+            beside = change_set.flatten(self._layers[self._forks.get(lineage, 0) :])
+            change_set.merge([beside, *(part for part in parts if part.lineage == lineage)])
+
+    def _check_nodes(self, merged: ChangeSet) -> None:
+        """Refuse edits of nodes that were made in a session that is no more, and moves."""
+        edited = merged.updated.keys() | merged.chunks.keys()
+        # the last word about these was the deletion
+        edited -= {node_id for layer in self._layers for node_id in layer.deleted}
+        found = self._tree.by_id(edited)
+        for node_id in sorted(edited):
+            refs = merged.chunks[node_id].refs() if node_id in merged.chunks else None
+            node = found.get(node_id)
+            fits = node is not None and (
+                refs is None or (node.array and len(node.array.shape) == refs.ndim)
+            )
+            if not fits:
+                raise SessionStateError(
+                    f"a change set edits {merged.node_paths.get(node_id, '/')!r}, but not as this "
+                    "session has it; commit the nodes first, or fork the session that has them",
+                    ErrorKind.MERGE_FAILED,
+                )
+        if merged.moved:
+            raise SessionStateError(
+                "a change set moves nodes; commit them in the session that moved them",
+                ErrorKind.MERGE_FAILED,
+            )
 
     # -- committing ----------------------------------------------------------------------
     def commit(
@@ -390,7 +418,7 @@ class Session(Workspace):
             tip = branch_tip(info, self._branch or "")
             if tip != self._snapshot_id:
                 changes = rebase_changes(self._context.assets, info, self._changes(), tip, solver)
-                self._reset(tip, [changes])
+                self._reset(self._context.assets.snapshot(tip), [changes])
 
     def amend(
         self,
@@ -435,13 +463,12 @@ class Session(Workspace):
         when it raises, the session is as it was before.
         """
         with self._lock:
-            before, merged = list(self._layers), self._merged
+            top = self._layers[-1]
             self.merge_change_sets(change_sets, on_conflict=on_conflict)
             try:
                 return self.commit(message, metadata, allow_empty=allow_empty)
             except BaseException:
-                self._layers[:] = before
-                self._merged = merged
+                self._layers[-1] = top
                 self._tree.rebuild()
                 raise
 
@@ -487,13 +514,23 @@ class Session(Workspace):
         if log.moved_nodes and self._mode is not SessionMode.rearrange:
             raise SessionStateError(
                 "the newest snapshot moved nodes; edits cannot amend it, commit instead",
-                ErrorKind.NOT_ALLOWED,
+                ErrorKind.REARRANGE_SESSION_ONLY,
             )
         return log
 
     def _build(
         self, message: str, metadata: Mapping[str, Any] | None, amended: Any = None
     ) -> Built:
+        if not isinstance(message, str):
+            raise InvalidInputError(
+                f"the message of a commit must be a string, not {message!r}",
+                ErrorKind.INVALID_COMMIT_CONFIGURATION,
+            )
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise InvalidInputError(
+                f"the metadata of a commit must be a dict, not {metadata!r}",
+                ErrorKind.BAD_METADATA,
+            )
         return build(
             self._context.assets,
             self._tree.snapshot,
@@ -517,7 +554,7 @@ class Session(Workspace):
     def _finish(self, built: Built) -> None:
         self._mode = SessionMode.readonly
         self._branch = None
-        self._reset(built.snapshot.id)
+        self._reset(built.snapshot)
 
     move_async = async_twin(move)
     get_node_id_async = async_twin(get_node_id)
@@ -550,6 +587,7 @@ class ForkSession(Session):
         super().__init__(context, snapshot_id, SessionMode.writable, None, layers)
         self._lineage = lineage
         self._inherited = len(inherited)
+        self._forks[lineage] = self._inherited
 
     @property
     def is_fork(self) -> bool:
@@ -559,13 +597,6 @@ class ForkSession(Session):
     @property
     def _own_layers(self) -> list[ChangeSet]:
         return self._layers[self._inherited :]
-
-    def _changes(self) -> ChangeSet:
-        """Return what was done since the fork."""
-        result = self._own_layers[0]
-        for layer in self._own_layers[1:]:
-            result = change_set.overlay(result, layer)
-        return result
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -586,14 +617,9 @@ class ForkSession(Session):
             decode_change_set(state["own"]),
         )
 
-    def _merge_layers(self, parts: list[ChangeSet], on_conflict: OnConflict) -> None:
-        # forks of one session work side by side, this one too
-        merged = change_set.merge([self._changes(), *parts], on_conflict=on_conflict)
-        self._layers[self._inherited :] = [merged]
-
     def discard_changes(self) -> None:
         """Drop what was done since the fork."""
         with self._lock:
             self._layers[self._inherited :] = [ChangeSet(self._snapshot_id, self._lineage)]
-            self._merged = None
+            self._forks = {self._lineage: self._inherited}
             self._tree.rebuild()

@@ -317,11 +317,38 @@ class IcechunkStore(VersionControl, Store):
     async def set_partial_values(
         self, key_start_values: Iterable[tuple[str, int, BytesLike]]
     ) -> None:
-        """Refuse: a chunk is written whole (`supports_partial_writes` is false)."""
-        raise SessionStateError(
-            "partial writes are not supported: write whole values with set()",
-            ErrorKind.UNIMPLEMENTED,
-        )
+        """Store bytes within values, from a position on.
+
+        `supports_partial_writes` is false all the same: each value is read, and written
+        whole, so this saves nothing.
+
+        Parameters
+        ----------
+        key_start_values : iterable of (str, int, bytes-like)
+            A key may occur many times, with ranges that do not overlap. One without a
+            value begins with an empty one.
+
+        Raises
+        ------
+        InvalidInputError
+            If a position is negative or past the end of the value; then nothing is stored.
+        """
+        self._check_writable()
+        kind = default_buffer_prototype().buffer
+        values: dict[str, bytearray] = {}
+        for key, start, data in key_start_values:
+            if key not in values:
+                found = await self.get(key)
+                values[key] = bytearray(found.to_bytes() if found is not None else b"")
+            if not 0 <= start <= len(values[key]):
+                raise InvalidInputError(
+                    f"cannot store bytes of {key!r} from position {start} on: its value has "
+                    f"{len(values[key])} bytes",
+                    ErrorKind.INVALID_BYTE_RANGE,
+                )
+            values[key][start : start + len(data)] = data
+        for key, value in values.items():
+            await self.set(key, kind.from_bytes(bytes(value)))
 
     async def delete(self, key: str) -> None:
         """Delete a key; one without a value is ignored.

@@ -28,7 +28,7 @@ class VersionControl:
     """The part of `icechunk.IcechunkStore` that is about versions."""
 
     _session: Session
-    _read_only: bool
+    _read_only: bool  # the mode; on a tag or snapshot nothing can be written in any mode
     #: set where the store was opened by a class method, and not taken from a session
     _repository: Repository | None = None
     _checked_out: str | None = None
@@ -117,7 +117,8 @@ class VersionControl:
         """
         _check_mode(mode)
         repository = Repository.open(storage, _stored_part(config), authorize_virtual_chunk_access)
-        return cls._on_main(_with_virtual_refs(repository, config), mode)
+        repository = _with_virtual_refs(repository, config, authorize_virtual_chunk_access)
+        return cls._on_main(repository, mode)
 
     @classmethod
     def create(
@@ -141,18 +142,21 @@ class VersionControl:
         repository = Repository.create(
             storage, _stored_part(config), authorize_virtual_chunk_access
         )
-        return cls._on_main(_with_virtual_refs(repository, config), mode)
+        repository = _with_virtual_refs(repository, config, authorize_virtual_chunk_access)
+        return cls._on_main(repository, mode)
 
     @classmethod
     def _on_main(cls, repository: Repository, mode: AccessMode) -> Self:
         session = (
             repository.readonly_session(MAIN) if mode == "r" else repository.writable_session(MAIN)
         )
-        return cls._of(repository, session, MAIN)
+        return cls._of(repository, session, MAIN, read_only=mode == "r")
 
     @classmethod
-    def _of(cls, repository: Repository | None, session: Session, branch: str | None) -> Self:
-        store = cls(session)  # type: ignore[call-arg]
+    def _of(
+        cls, repository: Repository | None, session: Session, branch: str | None, *, read_only: bool
+    ) -> Self:
+        store = cls(session, read_only)  # type: ignore[call-arg]
         store._repository = repository
         store._checked_out = branch
         store._is_open = True  # type: ignore[attr-defined]
@@ -168,8 +172,7 @@ class VersionControl:
         session = self._session
         if mode != "r" and session.read_only:
             session = self._repo("with_mode").writable_session(self._branch_or_raise())
-        store = self._of(self._repository, session, self._checked_out)
-        store._read_only = mode == "r"
+        store = self._of(self._repository, session, self._checked_out, read_only=mode == "r")
         store._is_open = False  # type: ignore[attr-defined]
         return store
 
@@ -242,15 +245,11 @@ class VersionControl:
                 ErrorKind.INVALID_REF_TYPE,
             )
         self._check_clean("check out another version")
-        if branch is not None and not self._read_only and not self._reads_only():
+        if branch is not None and not self._read_only:
             self._session = repository.writable_session(branch)
         else:
             self._session = repository.readonly_session(branch, tag=tag, snapshot_id=snapshot_id)
         self._checked_out = branch
-
-    def _reads_only(self) -> bool:
-        """Whether the store was opened to read; being on a tag does not make it so."""
-        return self._session.read_only and self._checked_out is not None
 
     def _check_clean(self, what: str) -> None:
         if self._session.has_uncommitted_changes:
@@ -396,7 +395,9 @@ def _stored_part(config: StoreConfig | RepositoryConfig | None) -> RepositoryCon
 
 
 def _with_virtual_refs(
-    repository: Repository, config: StoreConfig | RepositoryConfig | None
+    repository: Repository,
+    config: StoreConfig | RepositoryConfig | None,
+    access: Authorization | None,
 ) -> Repository:
     """Return the repository with the access to virtual chunks that a config gives."""
     if not isinstance(config, StoreConfig) or config.virtual_ref_config is None:
@@ -408,5 +409,5 @@ def _with_virtual_refs(
     }
     return repository.reopen(
         RepositoryConfig(virtual_chunk_containers=containers),
-        {container.url_prefix: config.virtual_ref_config.credentials()},
+        {**(access or {}), container.url_prefix: config.virtual_ref_config.credentials()},
     )

@@ -8,7 +8,7 @@ snapshot is kept as a dict and kept up to date edit by edit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from icechunk.change_set import ChangeSet, MovedNode
 from icechunk.errors import (
@@ -86,6 +86,16 @@ class Tree:
         if node is None and path not in self._absent:
             node = self.snapshot.get(path)
         return node
+
+    def by_id(self, node_ids: Iterable[bytes]) -> dict[bytes, Node]:
+        """Return those of some nodes that exist, by their ids."""
+        edited = {node.id: node for node in self._present.values()}
+        found = {}
+        for node_id in node_ids:
+            node = edited.get(node_id) or self.snapshot.get_by_id(node_id)
+            if node is not None and (node_id in edited or node.path not in self._absent):
+                found[node_id] = node
+        return found
 
     def require(self, path: str) -> Node:
         """Return the node at a path.
@@ -186,11 +196,9 @@ class Tree:
             group as its parent.
         """
         self.require(source)
-        if source == target:
-            return
         if is_within(target, source):
             raise SessionStateError(
-                f"cannot move {source!r} to {target!r}, which lies within it",
+                f"cannot move {source!r} to {target!r}, which is the same or lies within it",
                 ErrorKind.MOVE_INTO_SELF_OR_DESCENDANT,
             )
         if self.get(target) is not None:
@@ -212,10 +220,7 @@ class Tree:
             path = target + node.path[len(source) :]
             earlier = top.moved.get(node.id)
             start = earlier.from_path if earlier else node.path
-            if start == path:
-                del top.moved[node.id]
-            else:
-                top.moved[node.id] = MovedNode(start, path, node.is_array)
+            top.moved[node.id] = MovedNode(start, path, node.is_array)
         self.rebuild()
 
     def _check_place(self, path: str, *, is_array: bool) -> None:

@@ -91,7 +91,11 @@ def as_of(info: RepoInfo, branch: str, when: datetime) -> bytes:
     ------
     SnapshotNotFoundError
         If all are younger.
+    InvalidInputError
+        If it is no time.
     """
+    if not isinstance(when, datetime):
+        raise invalid_version(f"as_of must be a datetime, not {when!r}")
     limit = round(when.astimezone(UTC).timestamp() * 1_000_000)
     oldest = None
     for entry in info.ancestry(info.branches[branch]):

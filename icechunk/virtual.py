@@ -38,6 +38,8 @@ _WITHIN: Final = dict.fromkeys(map(ord, "\t\n\r"))
 _PATH_SAFE: Final = "".join(c for c in map(chr, range(0x21, 0x7F)) if c not in '"#<>?^`{}')
 _PLAIN_FILE: Final = re.compile(r"file:///[A-Za-z0-9/._~!$&'()*+,;=:@|\[\]-]*")
 _SUFFIX: Final = re.compile(r"[?#]")
+#: Begins a location that names its container.
+_BY_NAME: Final = "vcc://"
 _DOT: Final = re.compile(r"(?:\.|%2e)", re.IGNORECASE)
 
 
@@ -200,6 +202,26 @@ class VirtualResolver:
                 bad.append(i)
         return bad
 
+    def expand(self, location: str) -> str:
+        """Return a location with the name of a container replaced by its prefix.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no container of that name.
+        """
+        if not location.startswith(_BY_NAME):
+            return location
+        name, _, relative = location.removeprefix(_BY_NAME).partition("/")
+        prefix = self._by_name.get(name)
+        if prefix is None:
+            raise InvalidInputError(
+                f"{_shown(location)}: the repository has no virtual chunk container with the "
+                f"name {name!r}",
+                ErrorKind.NO_CONTAINER_FOR_VIRTUAL_CHUNK,
+            )
+        return prefix + relative
+
     def resolve(self, location: str) -> tuple[Storage, str]:
         """Return the storage that holds a location, and its key there.
 
@@ -237,16 +259,8 @@ class VirtualResolver:
     def _locate(self, location: str) -> tuple[_Place, str, str]:
         """Return the container of a location, the URL to open for it, and the key below."""
         path, _ = _cut(normalize_location(location))
-        if path.startswith("vcc://"):
-            name, _, relative = path[len("vcc://") :].partition("/")
-            prefix = self._by_name.get(name)
-            if prefix is None:
-                raise InvalidInputError(
-                    f"{_shown(location)}: the repository has no virtual chunk container with the "
-                    f"name {name!r}",
-                    ErrorKind.NO_CONTAINER_FOR_VIRTUAL_CHUNK,
-                )
-            path = normalize_location(prefix + relative)
+        if path.startswith(_BY_NAME):
+            path = normalize_location(self.expand(path))
         for place in self._places:
             if path.startswith(place.prefix):
                 root = place.prefix

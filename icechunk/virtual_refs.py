@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -12,51 +12,76 @@ import numpy.typing as npt
 from icechunk.config import VirtualChunkSpec
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format.chunk_refs import ChunkRefs
+from icechunk.virtual import normalize_location
 
 
 def checksum_parts(checksum: str | datetime | None) -> tuple[str | None, datetime | None]:
-    """Return a checksum as ETag and time, of which at most one is set."""
+    """Return a checksum as ETag and time, of which at most one is set.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is neither a text nor a time with a zone.
+    """
     if checksum is None or isinstance(checksum, str):
         return checksum or None, None
-    if isinstance(checksum, datetime):
+    if isinstance(checksum, datetime) and checksum.tzinfo is not None:
         return None, checksum
     raise InvalidInputError(
-        f"a checksum is an ETag (str) or a time of last modification (datetime), not {checksum!r}",
+        "a checksum is an ETag (str) or a time of last modification (datetime with a time "
+        f"zone), not {checksum!r}",
         ErrorKind.INVALID_VIRTUAL_REF,
     )
 
 
 def _seconds(time: datetime | None) -> int:
-    """Return whole seconds since the epoch; a time without zone is taken as UTC."""
+    """Return whole seconds since the epoch, 0 for no time."""
     if time is None:
         return 0
-    aware = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
-    return int(aware.timestamp())
+    seconds = int(time.timestamp())
+    if not 0 < seconds < 2**32:
+        raise InvalidInputError(
+            f"the time of last modification {time} cannot be stored: it must be after 1970 and "
+            "before 2106",
+            ErrorKind.INVALID_VIRTUAL_REF,
+        )
+    return seconds
+
+
+def _normal(locations: Iterable[str]) -> list[str]:
+    """Return the form in which locations are stored; the same one is looked at once."""
+    known: dict[str, str] = {}
+    return [
+        known.get(location) or known.setdefault(location, normalize_location(location))
+        for location in locations
+    ]
 
 
 def refs_from_specs(specs: Sequence[VirtualChunkSpec], ndim: int) -> ChunkRefs:
-    """Return references for a list of specs.
+    """Return references for a list of specs; of several for one chunk the last counts.
 
     Raises
     ------
     InvalidInputError
-        If a coordinate has the wrong rank or a length is zero.
+        If a coordinate has the wrong rank, a length is zero, or a location is no URL.
     """
-    for spec in specs:
-        if len(spec.index) != ndim:
+    by_chunk = {tuple(spec.index): spec for spec in specs}
+    for index in by_chunk:
+        if len(index) != ndim:
             raise InvalidInputError(
-                f"chunk {tuple(spec.index)} has {len(spec.index)} dimensions, the array {ndim}",
+                f"chunk {index} has {len(index)} dimensions, the array {ndim}",
                 ErrorKind.INVALID_CHUNK_INDEX,
             )
-    coords = _coordinates([list(spec.index) for spec in specs], ndim)
-    lengths = _sizes([spec.length for spec in specs], "length")
+    chosen = list(by_chunk.values())
+    coords = _coordinates(np.asarray(list(by_chunk), np.int64).reshape(len(chosen), ndim))
+    lengths = _sizes([spec.length for spec in chosen], "length")
     _check_lengths(coords, lengths)
-    etags = [spec.etag_checksum for spec in specs]
-    times = [_seconds(spec.last_updated_at_checksum) for spec in specs]
+    etags = [spec.etag_checksum for spec in chosen]
+    times = [_seconds(spec.last_updated_at_checksum) for spec in chosen]
     return ChunkRefs.virtual(
         coords,
-        [spec.location for spec in specs],
-        _sizes([spec.offset for spec in specs], "offset"),
+        _normal(spec.location for spec in chosen),
+        _sizes([spec.offset for spec in chosen], "offset"),
         lengths,
         etags if any(etags) else None,
         np.asarray(times, np.uint32) if any(times) else None,
@@ -79,9 +104,9 @@ def refs_from_arrays(
     Raises
     ------
     InvalidInputError
-        If the sizes do not agree, or a chunk has no bytes.
+        If the sizes do not agree, a chunk has no bytes, or a location is no URL.
     """
-    shape = tuple(int(n) for n in grid)
+    shape = tuple(max(int(n), 0) for n in grid)
     count = math.prod(shape)
     if not isinstance(locations, Sequence) or isinstance(locations, str):
         locations = list(locations)
@@ -98,9 +123,10 @@ def refs_from_arrays(
             f"arr_offset {tuple(start)} and chunk_grid_shape {shape} differ in rank",
             ErrorKind.INVALID_CHUNK_INDEX,
         )
-    coords = np.indices(shape, np.uint32).reshape(len(shape), count).T
-    if start is not None and len(shape):
-        coords = coords + np.asarray(start, np.uint32)
+    places = np.indices(shape, np.int64).reshape(len(shape), count).T
+    if start is not None:
+        places = places + np.asarray(start, np.int64)
+    coords = _coordinates(places)
     if "" in locations:
         present = np.fromiter((bool(location) for location in locations), np.bool_, count)
         locations = [location for location in locations if location]
@@ -108,8 +134,8 @@ def refs_from_arrays(
     _check_lengths(coords, lengths)
     seconds = _seconds(modified)
     return ChunkRefs.virtual(
-        np.ascontiguousarray(coords),
-        locations,
+        coords,
+        _normal(locations),
         offsets,
         lengths,
         [etag] * len(locations) if etag else None,
@@ -131,14 +157,14 @@ def _sizes(values: object, name: str) -> npt.NDArray[np.uint64]:
     return array.astype(np.uint64, copy=False)
 
 
-def _coordinates(rows: list[list[int]], ndim: int) -> npt.NDArray[np.uint32]:
-    array = np.asarray(rows, np.int64).reshape(len(rows), ndim)
-    if array.size and (int(array.min()) < 0 or int(array.max()) >= 2**32):
-        bad = rows[int(((array < 0) | (array >= 2**32)).any(axis=1).argmax())]
+def _coordinates(places: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+    outside = (places < 0) | (places >= 2**32)
+    if outside.any():
+        first = tuple(places[int(outside.any(axis=1).argmax())].tolist())
         raise InvalidInputError(
-            f"chunk {tuple(bad)} has an index that no grid has", ErrorKind.INVALID_CHUNK_INDEX
+            f"chunk {first} has an index that no grid has", ErrorKind.INVALID_CHUNK_INDEX
         )
-    return array.astype(np.uint32)
+    return np.ascontiguousarray(places, np.uint32)
 
 
 def _check_lengths(coords: npt.NDArray[np.uint32], lengths: npt.NDArray[np.uint64]) -> None:

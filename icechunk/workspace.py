@@ -22,7 +22,7 @@ from icechunk.errors import (
     SessionStateError,
 )
 from icechunk.format.chunk_refs import ChunkRef, ChunkRefs, RefKind
-from icechunk.format.snapshot import ArrayInfo, Node
+from icechunk.format.snapshot import ArrayInfo, Node, Snapshot
 from icechunk.ids import normalize_path
 from icechunk.publish import RepoState
 from icechunk.storage.base import ByteRange, BytesLike
@@ -97,15 +97,14 @@ class Workspace:
         self._chunks = ChunkStore(
             context.assets, context.virtual, context.effective.inline_chunk_threshold_bytes
         )
-        self._reset(snapshot_id, layers)
+        self._reset(context.assets.snapshot(snapshot_id), layers)
 
-    def _reset(self, snapshot_id: bytes, layers: Sequence[ChangeSet] = ()) -> None:
-        snapshot = self._context.assets.snapshot(snapshot_id)
-        self._layers = list(layers) or [ChangeSet(snapshot_id)]
-        # the layer that holds what forks of this session did, once some were merged
-        self._merged: ChangeSet | None = None
+    def _reset(self, snapshot: Snapshot, layers: Sequence[ChangeSet] = ()) -> None:
+        self._layers = list(layers) or [ChangeSet(snapshot.id)]
+        # how many of the layers the forks of a lineage began with
+        self._forks: dict[bytes, int] = {}
         self._tree = Tree(snapshot, self._layers)
-        self._snapshot_id = snapshot_id
+        self._snapshot_id = snapshot.id
 
     # -- nodes -----------------------------------------------------------------------
     @property
@@ -127,13 +126,6 @@ class Workspace:
                 ErrorKind.REARRANGE_SESSION_ONLY,
             )
 
-    def _editing_layer(self) -> ChangeSet:
-        """Return the layer that takes edits, above whatever was merged."""
-        if self._layers[-1] is self._merged:
-            self._layers.append(ChangeSet(self._snapshot_id, self._layers[-1].lineage))
-            self._merged = None
-        return self._layers[-1]
-
     def set_metadata_document(self, path: str, user_data: bytes) -> None:
         """Create a node, or replace its ``zarr.json``.
 
@@ -144,16 +136,14 @@ class Workspace:
         InvalidInputError
             If it is no Zarr v3 document, or one that the format cannot hold.
         """
-        self._check_editable()
         with self._lock:
-            self._editing_layer()
+            self._check_editable()
             self._tree.put(path, user_data)
 
     def delete_nodes(self, path: str) -> None:
         """Delete a node and all below it; a missing one is ignored."""
-        self._check_editable()
         with self._lock:
-            self._editing_layer()
+            self._check_editable()
             self._tree.delete(path)
 
     # -- chunks ------------------------------------------------------------------------
@@ -198,12 +188,17 @@ class Workspace:
         self._set_ref(node, array, coordinate, await self._chunks.write_async(data))
 
     def delete_chunk(self, path: str, coordinate: Coordinate) -> None:
-        """Delete a chunk; one that does not exist, or of no array, is ignored."""
+        """Delete a chunk. One that lies outside the grid, or is of no array, is ignored.
+
+        A chunk that was never written counts as deleted, too: somebody else may write it
+        before this session commits, and then the two disagree.
+        """
         self._check_editable()
         node = self._tree.get(path)
         if node is None or node.array is None or len(coordinate) != len(node.array.shape):
             return
-        if self.chunk_ref(node, coordinate) is not None:
+        in_grid = all(i < max(n, 1) for i, n in zip(coordinate, node.array.num_chunks, strict=True))
+        if in_grid or self.chunk_ref(node, coordinate) is not None:
             self._set_ref(node, node.array, coordinate, ChunkRef.deleted())
 
     def set_refs(self, path: str, refs: ChunkRefs) -> None:
@@ -228,7 +223,8 @@ class Workspace:
             first = tuple(refs.coords[int(outside.argmax())].tolist())
             check_coordinate(node, array, first)
         with self._lock:
-            self._editing_layer().edits(node.id, node.path, refs.ndim).set_many(refs)
+            self._check_editable()
+            self._layers[-1].edits(node.id, node.path, refs.ndim).set_many(refs)
 
     def chunk_refs(self, path: str) -> ChunkRefs:
         """Return all references of an array, with the edits of this session."""
@@ -249,7 +245,16 @@ class Workspace:
         return ChunkType(int(ref.kind)) if ref is not None else ChunkType.uninitialized
 
     def all_virtual_chunk_locations(self) -> list[str]:
-        """Return the locations that the virtual chunks of all arrays refer to."""
+        """Return the URLs of the files that the virtual chunks of all arrays are in.
+
+        Each once, in no particular order.
+
+        Raises
+        ------
+        InvalidInputError
+            If a location names a container that the configuration does not have.
+        """
+        expand = self._context.virtual.expand
         found: dict[str, None] = {}
         for node in self._tree.nodes():
             if node.array is None:
@@ -257,7 +262,7 @@ class Workspace:
             refs = self.chunk_refs(node.path)
             if refs.location is not None and refs.locations is not None:
                 used = np.unique(refs.location[refs.kind == RefKind.VIRTUAL])
-                found.update((refs.locations[int(i)], None) for i in used)
+                found.update((expand(refs.locations[int(i)]), None) for i in used)
         return list(found)
 
     def _array_for_write(self, path: str, coordinate: Coordinate) -> tuple[Node, ArrayInfo]:
@@ -268,8 +273,9 @@ class Workspace:
 
     def _set_ref(self, node: Node, array: ArrayInfo, coordinate: Coordinate, ref: ChunkRef) -> None:
         with self._lock:
-            # the array may be gone by the time that its chunk was uploaded
-            if self._tree.get(node.path) is None:
+            # much may have happened while the chunk was uploaded
+            self._check_editable()
+            current = self._tree.get(node.path)
+            if current is None or current.id != node.id:
                 raise NodeNotFoundError(f"the array {node.path!r} was deleted during a write")
-            edits = self._editing_layer().edits(node.id, node.path, len(array.shape))
-        edits.set(coordinate, ref)
+            self._layers[-1].edits(node.id, node.path, len(array.shape)).set(coordinate, ref)

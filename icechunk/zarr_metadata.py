@@ -49,7 +49,7 @@ def parse_node_metadata(user_data: bytes, path: str) -> NodeMetadata:
     """
     try:
         document = json.loads(user_data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _bad(path, f"not JSON: {error}") from None
     if not isinstance(document, dict):
         raise _bad(path, "not a JSON object")
@@ -75,9 +75,7 @@ def parse_node_metadata(user_data: bytes, path: str) -> NodeMetadata:
 
 
 def _bad(path: str, reason: str) -> InvalidInputError:
-    return InvalidInputError(
-        f"metadata of node {path!r}: {reason}", ErrorKind.INVALID_ARRAY_METADATA
-    )
+    return InvalidInputError(f"metadata of node {path!r}: {reason}", ErrorKind.BAD_METADATA)
 
 
 def _sizes(value: Any, path: str, field: str) -> tuple[int, ...]:

@@ -43,6 +43,7 @@ _WRITER: Final = f"icechunk-py-{__version__}".encode()[:24].ljust(24)
 _SPEC_VERSIONS: Final = (1, 2)
 _ZSTD: Final = 1
 
+
 class FileType(IntEnum):
     """What an object holds; byte 37 of the header."""
 

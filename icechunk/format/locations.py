@@ -28,7 +28,6 @@ __all__ = ["CompressedLocations", "LocationCompression", "compress", "decompress
 _LONGEST_WRITTEN: Final = 1024
 _LONGEST_READ: Final = 1 << 16
 _MOST_READ: Final = 1 << 30
-_SHORT: Final = 8
 # What a frame may ask for as history; frames of single locations need next to none.
 _OPTIONS: Final[dict[int, int]] = {zstd.DecompressionParameter.window_log_max: 23}
 
@@ -72,7 +71,7 @@ def compress(
     -------
     CompressedLocations or None
         None where plain locations are better: one is longer than the official reader
-        accepts, too many are short, no dictionary can be trained, or nothing is gained.
+        accepts, no dictionary can be trained, or nothing is gained.
         (Equal locations are stored once, so few distinct ones gain nothing.)
     """
     locations = [[s.encode() for s in heap] for heap in heaps]
@@ -81,10 +80,8 @@ def compress(
         return None
     step = -(-len(flat) // max(options.max_samples, 1))
     samples = flat[::step]
-    if 2 * sum(len(s) < _SHORT for s in samples) >= len(samples):
-        return None
     # training wants much more data than a dictionary holds
-    repeat = 1 + options.max_dictionary_size // sum(map(len, samples))
+    repeat = 1 + options.max_dictionary_size // max(sum(map(len, samples)), 1)
     try:
         dictionary = zstd.train_dict(samples * repeat, options.max_dictionary_size)
         compressor = zstd.ZstdCompressor(options.level, zstd_dict=dictionary)

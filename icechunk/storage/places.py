@@ -114,7 +114,7 @@ class Place(ABC):
         InvalidInputError
             If it is no version of this service.
         """
-        return {"e_tag": quoted(version), "version": None}
+        return {"e_tag": quoted(version)}
 
     def open(self, settings: EffectiveStorageSettings, *, write: bool) -> ObjectStore:
         """Return a client.
@@ -361,7 +361,7 @@ class HttpPlace(Place):
     @property
     def url(self) -> str:
         """The URL without user, password and query."""
-        return public_url(self.base_url)
+        return public_url(self.base_url).rstrip("/")
 
     def _open(
         self, headers: dict[str, str], settings: EffectiveStorageSettings, retry: Any
@@ -374,7 +374,8 @@ class HttpPlace(Place):
             headers = {"authorization": f"Basic {token}", **headers}
         client = {"allow_http": parts.scheme == "http", **self.config}
         return HTTPStore(
-            urlunsplit((parts.scheme, host, parts.path, parts.query, "")),
+            # a slash at the end would stay, and be doubled
+            urlunsplit((parts.scheme, host, parts.path.rstrip("/"), parts.query, "")),
             client_options=client_options(settings, headers, client),
             retry_config=retry,
         )
