@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import uuid
-from pathlib import Path
 
-from icechunk.storage.local import LocalStorage
-from icechunk.storage.memory import MemoryStorage
+import pytest
+
+from icechunk.storage import LocalStorage, MemoryStorage
 from icechunk.storage.base import Storage
 
-KINDS = ("memory", "local")
+KINDS = ("memory", "local", "s3")
 
 
-def new_storage(kind: str, folder: Path) -> Storage:
-    """Return a new place of a kind; `folder` is where a local one may be."""
+def new_storage(kind: str, request: pytest.FixtureRequest) -> Storage:
+    """Return a new place of a kind."""
     if kind == "memory":
         return MemoryStorage()
-    return LocalStorage(folder / uuid.uuid4().hex)
+    if kind == "local":
+        return LocalStorage(request.getfixturevalue("tmp_path") / uuid.uuid4().hex)
+    storage: Storage = request.getfixturevalue("s3_server").storage()
+    return storage

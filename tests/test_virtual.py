@@ -626,6 +626,16 @@ def shared_web() -> Iterator[WebServer]:
         yield server
 
 
+def test_what_lies_before_a_range_is_skipped_in_pieces(
+    web: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("icechunk.guarded_http._PIECE", 100)
+    web.files["/d/f"] = DATA
+    web.ranges = False
+    container = http_container(web)
+    assert bytes(resolver(container).fetch(container.url_prefix + "f", 555, 5)) == DATA[555:560]
+
+
 def test_connections_are_used_again(web: WebServer) -> None:
     web.files["/d/f"] = DATA
     container = http_container(web)

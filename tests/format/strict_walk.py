@@ -55,7 +55,7 @@ def walk(payload: bytes, root: Table) -> dict[str, Any]:
 
 def _follow(payload: bytes, at: int) -> int:
     assert at % 4 == 0, f"offset at {at} is misaligned"
-    (step,) = struct.unpack_from("<I", payload, at)
+    step: int = struct.unpack_from("<I", payload, at)[0]
     assert step > 0
     return at + step
 

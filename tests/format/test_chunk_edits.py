@@ -89,7 +89,7 @@ class EditsAgainstADictionary(RuleBasedStateMachine):
 
 
 TestEditsAgainstADictionary = EditsAgainstADictionary.TestCase
-TestEditsAgainstADictionary.settings = settings(max_examples=60, stateful_step_count=25)
+TestEditsAgainstADictionary.settings = settings(max_examples=40, stateful_step_count=25)
 
 
 def test_many_edits_are_few_objects() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,11 @@ from icechunk.format.manifest import (
 )
 from tests.format.hostile import damaged
 from tests.format.strict_walk import Table, Vector, walk
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 REF = Table(
     {
@@ -229,9 +235,10 @@ def test_many_locations_are_compressed(arrays: int) -> None:
         (virtual([str(i) for i in range(1000)]), LocationCompression()),
         (virtual(urls(1000)), LocationCompression(max_dictionary_size=1)),
         (virtual(urls(2) * 1000), LocationCompression()),
+        (virtual([""] * 1000), LocationCompression()),
         (virtual(urls(1000)), None),
     ],
-    ids=["few", "long", "short", "no dictionary", "few distinct", "off"],
+    ids=["few", "long", "short", "no dictionary", "few distinct", "empty", "off"],
 )
 def test_when_locations_stay_plain(refs: ChunkRefs, options: LocationCompression | None) -> None:
     stored = encode_manifest(ID, {NODE: refs}, compress_locations=options)
@@ -280,8 +287,6 @@ def test_damaged_compressed_locations(
 
 
 def test_a_location_bomb_is_refused() -> None:
-    from icechunk.format.locations import zstd
-
     frame = zstd.compress(bytes(1 << 26), zstd_dict=zstd.ZstdDict(DICTIONARY))
     batch = Batch(1)
     batch.vector(0, np.zeros(1, np.uint32), [0, 1])

@@ -58,9 +58,7 @@ SNAPSHOT = Table(
         6: ("manifest_files*", Vector(Struct("Q", 4))),
         7: (
             "manifest_files_v2",
-            Vector(
-                Table({0: ("id", "id12"), 1: ("size_bytes", "Q"), 2: ("num_chunk_refs", "I")})
-            ),
+            Vector(Table({0: ("id", "id12"), 1: ("size_bytes", "Q"), 2: ("num_chunk_refs", "I")})),
         ),
     }
 )
@@ -289,9 +287,10 @@ def test_equal_documents_are_stored_once() -> None:
 
 
 def stored(nodes: Batch, count: int, *, version: int = 2) -> bytes:
-    """A stored snapshot around a batch of nodes that no writer would make."""
+    """A stored snapshot, with a parent, around a batch of nodes."""
     root = Batch(1)
     root.struct(0, np.frombuffer(ID, np.uint8).reshape(1, 12))
+    root.struct(1, np.frombuffer(ID, np.uint8).reshape(1, 12))
     root.children(2, nodes, [0, count])
     root.scalar(3, 1, "<u8")
     root.text(4, ["m"])
@@ -308,6 +307,12 @@ def groups_batch(paths: list[str], tag: int = 2) -> Batch:
     nodes.blob(2, [b"%d" % i for i in range(n)])
     nodes.union(3, [tag] * n, {tag: Batch(n)})
     return nodes
+
+
+def test_only_files_of_spec_1_know_their_parent() -> None:
+    for version, parent in ((1, ID), (2, None)):
+        data = stored(groups_batch(["/"]), 1, version=version)
+        assert decode_snapshot(data, "x").parent_id == parent
 
 
 def test_of_two_nodes_with_one_path_the_first_counts() -> None:

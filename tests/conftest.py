@@ -1,0 +1,24 @@
+"""Fixtures for all tests. Servers are started when the first test asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import tests.hypothesis_profiles  # noqa: F401
+from tests import servers
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
+    """A real S3 server; tests take prefixes of their own. One for each worker of xdist."""
+    with servers.s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def object_server() -> Iterator[servers.ObjectServer]:
+    """A small HTTP server, new for every test."""
+    with servers.object_server() as server:
+        yield server
