@@ -304,7 +304,7 @@ def continue_history(repo) -> None:
     root["g/cube"][1, 2, 3] = 12345
     root.attrs["continued"] = True
     del root["late"]
-    create(root, "late", np.array([b"ab", b"c"], "S2"), (1,))
+    create(root, "late", np.array([0.5, -2], "f2"), (1,))
     create(root, "g/again/below", numbers((2, 3), "f4"), (1, 3))
     session.store.set_virtual_refs("/virtual", [spec(2 * i) for i in range(100)])
     session.store.set_virtual_ref(

@@ -6,13 +6,23 @@ leaves nothing behind but the repository, at a folder or in a bucket.
 
 from __future__ import annotations
 
+import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import icechunk
+import zarr
 
+import icechunk
 from tests.data import golden_content as content
-from tests.interop import operations, refusals
+from tests.interop import (
+    commits,  # noqa: F401 (fills the table)
+    operations,  # noqa: F401 (fills the table)
+    random_work,
+    rebases,
+    refusals,
+)
+from tests.interop.base import OPERATIONS, config, write_base
 
 #: A folder, or the options of an S3 storage.
 Place = Any
@@ -49,6 +59,28 @@ def go_on(place: Place, source: str) -> None:
     content.continue_history(open_at(place, source))
 
 
+def add_to_migrated(folder: str, source: str, name: str) -> None:
+    """Commit to a repository that was of spec version 1."""
+    repo = open_at(folder, source)
+    session = repo.writable_session("main")
+    root = zarr.open_group(session.store, mode="r+")
+    content.create(root, name, content.numbers((4, 4), "f4"), (2, 2))
+    root["split"][0] = len(list(root))
+    root["g/cube"].attrs[name] = True
+    session.commit(f"by {name}", rebase_with=icechunk.BasicConflictSolver())
+    session = repo.rearrange_session("main")
+    session.move(f"/{name}", f"/g/{name}")
+    session.amend(f"by {name}, moved")
+
+
+def amend_after_expiration(folder: str) -> None:
+    """Amend the snapshot of the golden repository whose parent has expired."""
+    repo = icechunk.Repository.open(icechunk.local_filesystem_storage(folder))
+    session = repo.writable_session("reset")
+    zarr.open_group(session.store, mode="r+")["scalar"][...] = 2.5
+    session.amend("amended after expiration")
+
+
 def read(place: Place, source: str) -> dict[str, Any]:
     """Return all that there is to see in a repository."""
     repo = open_at(place, source)
@@ -58,8 +90,9 @@ def read(place: Place, source: str) -> dict[str, Any]:
         for update in repo.ops_log()
     ]
     found["metadata"] = repo.get_metadata()
-    found["flags"] = [[f.id, f.name, f.setting, f.enabled] for f in repo.feature_flags()]
-    found["status"] = repo.get_status().availability.name
+    flags = [[flag.id, flag.name, flag.setting, flag.enabled] for flag in repo.feature_flags()]
+    found["flags"] = sorted(flags)
+    found["status"] = str(repo.get_status().availability)
     session = repo.readonly_session("main")
     found["virtual_locations"] = sorted(set(session.all_virtual_chunk_locations()))
     found["manifests"] = sorted(
@@ -70,20 +103,25 @@ def read(place: Place, source: str) -> dict[str, Any]:
 
 
 # -- tables of small pieces of work --------------------------------------------------------
-def _base(place: Place) -> Any:
-    repo = icechunk.Repository.create(storage_at(place), operations.config())
-    operations.write_base(repo)
-    return repo
+def create_base(folder: str) -> None:
+    """Create the repository that each of them begins with a copy of."""
+    storage = icechunk.local_filesystem_storage(folder)
+    write_base(icechunk.Repository.create(storage, config()))
 
 
-def operate(place: Place, name: str) -> None:
-    """Do one of `operations.OPERATIONS` in a repository of its own."""
-    operations.OPERATIONS[name](_base(place))
+def _copy(base: str, folder: str) -> Any:
+    shutil.copytree(base, folder)
+    return icechunk.Repository.open(icechunk.local_filesystem_storage(folder))
 
 
-def refuse(place: Place, name: str) -> list[str]:
-    """Do one of `refusals.REFUSALS`; return class and kind of the error."""
-    repo = _base(place)
+def operate(base: str, folder: str, name: str) -> None:
+    """Do one of `OPERATIONS` in a copy of the base."""
+    OPERATIONS[name](_copy(base, folder))
+
+
+def refuse(base: str, folder: str, name: str) -> list[str]:
+    """Do one of `refusals.REFUSALS` in a copy of the base; return class and kind of the error."""
+    repo = _copy(base, folder)
     try:
         refusals.REFUSALS[name](repo)
     except icechunk.IcechunkError as error:
@@ -91,3 +129,40 @@ def refuse(place: Place, name: str) -> list[str]:
     except Exception as error:
         return [type(error).__name__, "", str(error)]
     return []
+
+
+def play(base: str, folder: str, steps: list[random_work.Step]) -> list[str]:
+    """Do steps in a copy of the base; return what became of each."""
+    work = random_work.Work(_copy(base, folder))
+    return [work.do(step) for step in [*steps, ["finish", "commit"]]]
+
+
+def rebase(base: str, folder: str) -> dict[str, Any]:
+    """Return what rebases make of all pairs of `rebases.EDITS`."""
+    return rebases.matrix(_copy(base, folder))
+
+
+# -- what only the official client does ----------------------------------------------------
+def clean_up(place: Place, source: str) -> dict[str, int]:
+    """Rewrite all manifests, expire all old snapshots, and collect the garbage."""
+    repo = open_at(place, source)
+    repo.rewrite_manifests("rewritten", branch="main")
+    now = datetime.now(UTC)
+    repo.expire_snapshots(now)
+    summary = repo.garbage_collect(now)
+    return {"snapshots": summary.snapshots_deleted, "manifests": summary.manifests_deleted}
+
+
+def inspect(folder: str) -> dict[str, Any]:
+    """Return what the official client says about every object of a repository."""
+    repo = icechunk.Repository.open(icechunk.local_filesystem_storage(folder))
+
+    def each(kind: str, look: Any) -> dict[str, Any]:
+        return {path.name: look(path.name) for path in sorted(Path(folder, kind).iterdir())}
+
+    return {
+        "repo": repo.inspect_repo_info(),
+        "snapshots": each("snapshots", repo.inspect_snapshot),
+        "manifests": each("manifests", repo.inspect_manifest),
+        "transactions": each("transactions", repo.inspect_transaction_log),
+    }

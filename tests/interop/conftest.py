@@ -7,6 +7,8 @@ import pytest
 
 from tests.interop.sides import VARIABLE, Official, Ours, Side
 
+pytest.register_assert_rewrite("tests.interop.diffs")
+
 
 @pytest.fixture(scope="session")
 def ours() -> Ours:

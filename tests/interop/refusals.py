@@ -1,18 +1,21 @@
 """What both sides must refuse, with the same class and kind of error.
 
-A table of functions on a repository as `operations.write_base` leaves it.
+A table of functions on a repository as `base.write_base` leaves it. What only one side
+refuses is not in it: the official client stores chunks and chunk grids whose rank is not
+that of the array.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
-import icechunk
 import zarr
 from zarr.core.sync import sync
 
-from tests.interop.operations import create, edit, rearrange, set_virtual
+import icechunk
+from tests.interop.base import create, edit, rearrange, set_virtual
 
 REFUSALS: dict[str, Callable[[Any], None]] = {}
 
@@ -87,11 +90,6 @@ def chunk_outside_of_the_grid(repo: Any) -> None:
 
 
 @refusal
-def chunk_of_another_rank(repo: Any) -> None:
-    sync(repo.writable_session("main").store.set("a/c/0/0", buffer(b"12345678")))
-
-
-@refusal
 def chunk_of_a_group(repo: Any) -> None:
     sync(repo.writable_session("main").store.set("g/c/0", buffer(b"12345678")))
 
@@ -106,9 +104,59 @@ def key_of_nothing(repo: Any) -> None:
     sync(repo.writable_session("main").store.set("a/what", buffer(b"12345678")))
 
 
+def set_metadata(repo: Any, document: bytes | dict[str, Any]) -> None:
+    """Set the metadata of a node, as a string or as what goes over that of an array."""
+    if isinstance(document, dict):
+        document = json.dumps(
+            {
+                "zarr_format": 3,
+                "node_type": "array",
+                "shape": [4],
+                "data_type": "int32",
+                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [2]}},
+                "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+                "fill_value": 0,
+                "codecs": [{"name": "bytes"}],
+                "attributes": {},
+                **document,
+            }
+        ).encode()
+    sync(repo.writable_session("main").store.set("n/zarr.json", buffer(document)))
+
+
 @refusal
 def metadata_that_is_no_json(repo: Any) -> None:
-    sync(repo.writable_session("main").store.set("n/zarr.json", buffer(b"{")))
+    set_metadata(repo, b"{")
+
+
+@refusal
+def metadata_that_is_a_list(repo: Any) -> None:
+    set_metadata(repo, b"[]")
+
+
+@refusal
+def metadata_of_no_node(repo: Any) -> None:
+    set_metadata(repo, {"node_type": "tree"})
+
+
+@refusal
+def metadata_without_a_shape(repo: Any) -> None:
+    set_metadata(repo, {"shape": None})
+
+
+@refusal
+def metadata_with_a_negative_shape(repo: Any) -> None:
+    set_metadata(repo, {"shape": [-1]})
+
+
+@refusal
+def metadata_with_an_unknown_grid(repo: Any) -> None:
+    set_metadata(repo, {"chunk_grid": {"name": "hexagonal"}})
+
+
+@refusal
+def metadata_of_format_2(repo: Any) -> None:
+    sync(repo.writable_session("main").store.set("n/.zarray", buffer(b"{}")))
 
 
 @refusal
@@ -247,7 +295,7 @@ def reset_to_nothing(repo: Any) -> None:
 
 @refusal
 def reset_from_elsewhere(repo: Any) -> None:
-    tip, parent, *_ = (entry.id for entry in repo.ancestry(branch="main"))
+    _, parent, *_ = (entry.id for entry in repo.ancestry(branch="main"))
     repo.reset_branch("main", parent, from_snapshot_id=parent)
 
 
