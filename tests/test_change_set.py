@@ -130,8 +130,7 @@ def content(changes: ChangeSet) -> dict[str, Any]:
         "moved": changes.moved,
         "chunks": {
             node_id: {
-                tuple(coordinate): refs.row(i)
-                for i, coordinate in enumerate(refs.coords.tolist())
+                tuple(coordinate): refs.row(i) for i, coordinate in enumerate(refs.coords.tolist())
             }
             for node_id, edits in changes.chunks.items()
             if len(refs := edits.refs())
@@ -268,6 +267,27 @@ def test_conflict_of_an_array_with_nodes_below_it() -> None:
             merge(order)
 
 
+def test_who_deleted_a_group_too_may_make_a_new_one() -> None:
+    a, b = ChangeSet(BASE), ChangeSet(BASE)
+    tree = base_tree([a])
+    tree.delete("/g")
+    tree.put("/g", GROUP)
+    tree.put("/g/new", GROUP)
+    base_tree([b]).delete("/g")
+    assert outcome(a, a) == outcome(a, b) == outcome(b, a) == content(a)
+
+
+def test_a_group_and_an_array_are_never_the_same_node() -> None:
+    """Not even where both were deleted again, and only their ids are left."""
+    a, b = ChangeSet(BASE), ChangeSet(BASE)
+    for changes, document in ((a, GROUP), (b, array_document((1,)))):
+        tree = base_tree([changes])
+        tree.put("/new", document)
+        tree.delete("/new")
+    assert not a.deleted.keys() & b.deleted.keys()
+    assert outcome(a, b) == outcome(b, a)
+
+
 def test_conflict_of_a_move() -> None:
     a, b = ChangeSet(BASE), ChangeSet(BASE)
     a.moved[ARRAYS["/a"]] = MovedNode("/a", "/b", True)
@@ -376,9 +396,9 @@ def test_a_million_references_are_a_few_arrays() -> None:
     changes.edits(ARRAYS["/a"], "/a", 2).set_many(ChunkRefs.native(coords, ids, 1_000_000))
     data = encode_change_set(changes)
     assert len(data) < 16 * count
-    assert decode_change_set(data).chunks[ARRAYS["/a"]].refs() == changes.chunks[
-        ARRAYS["/a"]
-    ].refs()
+    assert (
+        decode_change_set(data).chunks[ARRAYS["/a"]].refs() == changes.chunks[ARRAYS["/a"]].refs()
+    )
 
 
 # -- bytes that are none ---------------------------------------------------------------
@@ -521,6 +541,34 @@ def test_header_with_other_values(spot: tuple[Any, ...], value: Any) -> None:
     holder[last] = value
     text = json.dumps(document[""]).encode()
     survives(repacked(struct.pack("<I", len(text)) + text + PAYLOAD[4 + HEADER_SIZE :]))
+
+
+@pytest.mark.parametrize(
+    ("spot", "value"),
+    [
+        (("new", 0, 1), "/a/../b"),
+        (("new", 0, 1), "a"),
+        (("deleted", 0, 1), "/a//b"),
+        (("updated", 0, 2), [0, 10**6]),
+        (("updated", 0, 2), [-1, 1]),
+        (("new", 0, 3), [10**6, 1]),
+        (("new", 0, 0), "00"),
+        (("base",), "00"),
+        (("chunks", 0, 2), 2),
+        (("chunks", 0, 3, "kind", 0), "|O"),
+        (("chunks", 0, 3, "kind", 1), [3]),
+    ],
+)
+def test_headers_that_are_refused(spot: tuple[Any, ...], value: Any) -> None:
+    """Paths that no node has, and places outside of the bytes."""
+    document = json.loads(json.dumps(HEADER))
+    *outer, last = spot
+    holder = document
+    for step in outer:
+        holder = holder[step]
+    holder[last] = value
+    text = json.dumps(document).encode()
+    refused(repacked(struct.pack("<I", len(text)) + text + PAYLOAD[4 + HEADER_SIZE :]))
 
 
 def test_deeply_nested_header() -> None:

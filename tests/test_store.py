@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from icechunk.errors import InvalidInputError, NodeNotFoundError, ReadOnlyError,
 from icechunk.keys import ChunkKey, MetadataKey, V2Key, parse_key
 from icechunk.repository import Repository
 from icechunk.session import Session
+from icechunk.storage import MemoryStorage
 from icechunk.storage.base import Storage
 from icechunk.store import IcechunkStore
 from tests.storages import KINDS, new_storage
@@ -81,8 +81,8 @@ class TestIcechunkStore(StoreTests[IcechunkStore, cpu.Buffer]):
     buffer_cls = cpu.Buffer
 
     @pytest.fixture(params=KINDS)
-    def storage(self, request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-        storage = new_storage(request.param, tmp_path)
+    def storage(self, request: pytest.FixtureRequest) -> Storage:
+        storage = new_storage(request.param, request)
         Repository.create(storage)
         return storage
 
@@ -333,7 +333,7 @@ class TestIcechunkStore(StoreTests[IcechunkStore, cpu.Buffer]):
 # -- what Zarr's tests do not ask ------------------------------------------------------
 @pytest.fixture
 def session() -> Session:
-    return Repository.create(new_storage("memory", Path())).writable_session("main")
+    return Repository.create(MemoryStorage()).writable_session("main")
 
 
 @pytest.fixture
@@ -470,6 +470,34 @@ async def test_an_array_named_c(store: IcechunkStore) -> None:
     assert (zarr.open_array(store, path="c")[:] == 1).all()
     assert (zarr.open_array(store, path="c1/c/c")[:] == 2).all()
     assert sorted([name async for name in store.list_dir("c")]) == ["c", "zarr.json"]
+
+
+async def test_an_array_without_chunks(store: IcechunkStore) -> None:
+    zarr.create_array(store, name="a", shape=(2,), chunks=(1,), dtype="i4")
+    assert [name async for name in store.list_dir("a")] == ["zarr.json"]
+    assert [name async for name in store.list_dir("a/c")] == []
+    assert [key async for key in store.list_prefix("a/")] == ["a/zarr.json"]
+    assert await store.is_empty("a/c")
+    assert not await store.is_empty("a")
+
+
+@pytest.mark.parametrize("committed", [False, True])
+async def test_an_array_that_changes_its_rank(session: Session, committed: bool) -> None:
+    """It is another array: chunks of the old one have no place in it."""
+    store = session.store
+    await store.set("a/zarr.json", B(array_document((2,))))
+    await store.set("a/c/0", B(b"old"))
+    if committed:
+        session.commit("old")
+        session = Repository.open(session._context.assets.storage).writable_session("main")
+        store = session.store
+    before = session.get_node_id("/a")
+    await store.set("a/zarr.json", B(array_document((2, 2))))
+    assert session.get_node_id("/a") != before
+    assert [key async for key in store.list()] == ["a/zarr.json"]
+    await store.set("a/c/0/0", B(b"new"))
+    session.commit("new")
+    assert sorted([key async for key in store.list()]) == ["a/c/0/0", "a/zarr.json"]
 
 
 def test_equality(session: Session) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
@@ -26,10 +25,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificati
 
 
 @pytest.fixture(params=KINDS)
-def repository(request: pytest.FixtureRequest, tmp_path: Path) -> Repository:
+def repository(request: pytest.FixtureRequest) -> Repository:
     """A repository for all examples; each has a session of its own."""
     config = RepositoryConfig(inline_chunk_threshold_bytes=16)
-    return Repository.create(new_storage(request.param, tmp_path), config)
+    return Repository.create(new_storage(request.param, request), config)
 
 
 class Hierarchies(ZarrHierarchyStateMachine):
