@@ -119,7 +119,7 @@ class RepoInfo:
         SnapshotNotFoundError
             If there is no such snapshot.
         FormatError
-            If the history goes in a circle.
+            If the history goes in a circle, or an ancestor is missing.
         """
         entry = self.snapshots.get(id)
         if entry is None:
@@ -135,7 +135,13 @@ class RepoInfo:
                     f"the history of snapshot {encode_id(id)} goes in a circle: "
                     f"{encode_id(entry.parent_id)} is its own ancestor"
                 )
-            entry = self.snapshots[entry.parent_id]
+            parent = self.snapshots.get(entry.parent_id)
+            if parent is None:
+                raise FormatError(
+                    f"the history of snapshot {encode_id(id)} is cut: its ancestor "
+                    f"{encode_id(entry.parent_id)} is missing"
+                )
+            entry = parent
 
     def with_update(
         self, update: UpdateEntry, *, backup: str, limit: int = 1000, **changes: Any

@@ -344,6 +344,15 @@ def test_ancestry() -> None:
         list(INFO.ancestry(INITIAL_SNAPSHOT_ID))
 
 
+def test_history_with_a_missing_ancestor() -> None:
+    child = SnapshotEntry(bytes(12), bytes([1]) * 12, 1, "", Metadata({}))
+    info = RepoInfo({child.id: child}, {}, {}, (), Status(0, 0), ())
+    history = info.ancestry(child.id)
+    assert next(history) == child
+    with pytest.raises(FormatError, match="missing"):
+        next(history)
+
+
 def test_history_in_a_circle() -> None:
     first = bytes(12)
     last = max(INFO.snapshots)
