@@ -392,8 +392,10 @@ class Repositories(RuleBasedStateMachine):
             session.store.sync_clear()
         assert refused.value.kind == ErrorKind.REARRANGE_SESSION_ONLY
         if moved:
-            new = session.commit("moved", allow_empty=True)
-            self.committed(new, self.base, moves=True)
+            # there and back is a commit, and no move
+            moves = bool(session.status().moved_nodes)
+            new = session.commit("moved")
+            self.committed(new, self.base, moves=moves)
             self.branches[self.branch] = new
         self.begin(self.branch)
 
