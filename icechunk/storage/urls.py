@@ -186,6 +186,14 @@ def storage_from_url(url: str | os.PathLike[str], **options: Any) -> Storage:
     text = os.fspath(url)
     scheme, found, rest = text.partition("://")
     if not found:
+        scheme = text.partition(":")[0].lower()
+        # a folder of that name is the less likely meaning, and ./s3:folder says it
+        if ":" in text and scheme in _SCHEMES:
+            raise InvalidInputError(
+                f"{text!r} lacks the slashes of a URL: write {scheme}://... for a storage, or "
+                f"./{text} for a folder of that name",
+                ErrorKind.CANNOT_PARSE_URL,
+            )
         _refuse_unknown("a path", options, _NONE)
         return LocalStorage(text)
     return _make(scheme.lower(), rest, options)

@@ -163,3 +163,14 @@ def test_public_names_are_documented(name: str) -> None:
     if not inspect.isclass(documented) and not inspect.isfunction(documented):
         return
     assert (documented.__doc__ or "").strip()
+
+
+@pytest.mark.parametrize("text", ["s3:", "s3:bucket/prefix", "S3:/bucket", "https:host"])
+def test_a_url_without_its_slashes(text: str) -> None:
+    with pytest.raises(InvalidInputError, match="slashes"):
+        storage_from_url(text)
+
+
+def test_a_folder_with_a_colon() -> None:
+    assert storage_from_url("./s3:folder").url.endswith("/s3%3Afolder")
+    assert storage_from_url("experiment:1").url.endswith("/experiment%3A1")
