@@ -212,6 +212,7 @@ class Session(Workspace):
         Of a fork they are what was done since it was forked. Chunks are already stored;
         what travels is where they are.
         """
+        self._context.assets.storage.sync()
         return encode_change_set(self._changes())
 
     def fork(self) -> ForkSession:
@@ -599,6 +600,8 @@ class ForkSession(Session):
         return self._layers[self._inherited :]
 
     def __getstate__(self) -> dict[str, Any]:
+        # whoever commits what travels knows nothing of this process's files
+        self._context.assets.storage.sync()
         return {
             "recipe": self._context.recipe,
             "snapshot": self._snapshot_id,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,20 @@ def test_two_disagree_and_nothing_is_committed(
     assert not store.has_uncommitted_changes
     store.distributed_commit("the last", [sent[0], other.change_set_bytes()], on_conflict="last")
     assert rows(store.session)[3] == 42
+
+
+@pytest.mark.parametrize("send", [pickle.dumps, ForkSession.change_set_bytes])
+def test_what_a_worker_sends_is_on_its_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, send: Callable[[ForkSession], bytes]
+) -> None:
+    """Who commits it elsewhere cannot see to that."""
+    prepared(LocalStorage(tmp_path))
+    fork = Repository.open(LocalStorage(tmp_path)).writable_session("main").fork()
+    zarr.open_array(fork.store, path="shared", mode="r+")[0] = 1
+    synced: list[str] = []
+    monkeypatch.setattr(LocalStorage, "sync", lambda self: synced.append(self.path))
+    send(fork)
+    assert synced == [str(tmp_path)]
 
 
 # -- the rules of merging ----------------------------------------------------------------

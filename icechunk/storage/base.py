@@ -154,7 +154,9 @@ class Storage(ABC):
     ) -> str | None:
         """Write an object whole and return its version.
 
-        Readers see the old object or the new one, never a part.
+        Readers see the old object or the new one, never a part. A put with a condition
+        publishes: it outlives a crash of the machine, and so does whatever was put before
+        it through this storage. One without may wait for that, or for `sync`.
 
         Raises
         ------
@@ -177,6 +179,13 @@ class Storage(ABC):
     @abstractmethod
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; those that do not exist are ignored."""
+
+    def sync(self) -> None:  # noqa: B027 -- servers have nothing to do here
+        """Make what was put so far outlive a crash of the machine.
+
+        For objects whose names are about to be handed on by other ways than a put with a
+        condition. Default: nothing.
+        """
 
     def copy(self, source: str, target: str, *, if_match: str | None = None) -> None:
         """Copy one object, on the server where that is possible.

@@ -1,8 +1,12 @@
 """Objects as files of a folder, safe between threads, processes and killed processes.
 
-Every write goes to a staging file in the same directory first, is forced to disk, and
-then takes its name in one step: `os.link` for an object that must not exist, `os.replace`
-otherwise. Whoever compares before replacing holds a lock beside the object meanwhile.
+Every write goes to a staging file in the same directory first and then takes its name in
+one step: `os.link` for an object that must not exist, `os.replace` otherwise. Whoever
+compares before replacing holds a lock beside the object meanwhile.
+
+What is put under a condition is forced to disk before it takes its name, after everything
+that was put before it. Other objects wait for that: nothing refers to them yet, and the
+file system takes many at once much faster than one by one.
 
 Staging and lock files are called ``<name>#<digits>``, which other clients of the format
 leave out of their listings too; no object can have such a name.
@@ -14,7 +18,9 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,8 +52,19 @@ _STAGING: Final = re.compile(r"#[0-9]+\Z")
 #: Staging names have many more digits, so no staging file is ever taken for a lock.
 _LOCK_SUFFIX: Final = "#0"
 
+#: As many files are forced to disk at a time, so that a commit never waits for long.
+_MAX_WAITING: Final = 4096
+_SYNC_THREADS: Final = 8
+
 #: What `os.link` says on file systems without hard links.
-_NO_LINKS: Final = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
+_NO_LINKS: Final = {
+    errno.EPERM,
+    errno.EOPNOTSUPP,
+    errno.ENOTSUP,
+    errno.EMLINK,
+    errno.ENOSYS,
+    errno.EXDEV,
+}
 #: What opening a file says when there is none of that name, or when it is a folder.
 _MISSING: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
@@ -69,6 +86,12 @@ class LocalStorage(Storage):
         if not text or "\0" in text:
             raise InvalidInputError(f"{text!r} is no path of a folder", ErrorKind.BAD_PREFIX)
         self._root = os.path.abspath(text)
+        self._lock = threading.Lock()
+        # files that are not forced to disk yet
+        self._waiting: list[str] = []
+        # said again and again: after a failure the system forgets what it could not write,
+        # and claims success when asked once more
+        self._lost: StorageError | None = None
 
     @property
     def path(self) -> str:
@@ -165,29 +188,92 @@ class LocalStorage(Storage):
         try:
             if if_match is not None:
                 return self._update(key, path, data, if_match)
-            with _Staged(path, data) as staged:
-                if if_absent:
-                    self._create(key, path, staged)
-                    _sync_directory(os.path.dirname(path))
-                else:
-                    os.replace(staged.path, path)
-                return staged.etag
+            if if_absent:
+                return self._create(key, path, data)
+            with _Staged(path, data, durable=False) as staged:
+                os.replace(staged.path, path)
         except OSError as error:
             raise self._failure("write", key, error) from error
+        self._wait_for_sync(path)
+        return staged.etag
 
-    def _create(self, key: str, path: str, staged: _Staged) -> None:
-        exists = PreconditionFailedError(f"{key}: the object exists already in {self.url}")
+    def _wait_for_sync(self, path: str) -> None:
+        with self._lock:
+            self._waiting.append(path)
+            full = len(self._waiting) >= _MAX_WAITING
+        if full:
+            self.sync()
+
+    def sync(self) -> None:
+        """Force to disk what was put without a condition.
+
+        Raises
+        ------
+        StorageError
+            If that fails, now or ever before: objects may be lost.
+        """
+        with self._lock:
+            # held meanwhile: nobody publishes what another thread is still forcing to disk
+            if self._waiting and self._lost is None:
+                self._lost = self._sync_all(self._waiting)
+                # not before: an interrupt must leave them to the next call
+                self._waiting.clear()
+            if self._lost is not None:
+                raise self._lost
+
+    def _sync_all(self, paths: Sequence[str]) -> StorageError | None:
+        folders = {self._root} | {os.path.dirname(path) for path in paths}
+        # in parallel, because file systems then write several in one go
+        with ThreadPoolExecutor(min(len(paths), _SYNC_THREADS)) as pool:
+            failures = [*pool.map(_try_sync, paths), *map(_try_sync, folders)]
+        for error in failures:
+            if error is not None:
+                return StorageError(
+                    f"objects written to {self.url} may be lost, because they could not be "
+                    f"forced to disk: {error.strerror or error}; write them again in a new "
+                    "process",
+                    ErrorKind.IO,
+                )
+        return None
+
+    def copy(self, source: str, target: str, *, if_match: str | None = None) -> None:
+        """Give an object a second name; see `Storage.copy`.
+
+        Files are never changed in place, so both names keep what they stand for.
+        """
+        path, copied = self._path(source), self._path(target)
         try:
-            os.link(staged.path, path)
-        except FileExistsError:
-            raise exists from None
+            os.makedirs(os.path.dirname(copied), exist_ok=True)
+            os.link(path, copied)
         except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            with exclusive(path + _LOCK_SUFFIX):
-                if os.path.lexists(path):
-                    raise exists from None
-                os.replace(staged.path, path)
+            # no such object, no links here, or the target exists: the plain way has the
+            # right error for each
+            if error.errno not in {*_NO_LINKS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST}:
+                raise self._failure("copy", source, error) from error
+            super().copy(source, target, if_match=if_match)
+            return
+        if if_match is not None and not same_version(_etag(os.stat(copied)), if_match):
+            os.unlink(copied)
+            raise PreconditionFailedError(f"{source}: its version is no longer {if_match}")
+        self._wait_for_sync(copied)
+
+    def _create(self, key: str, path: str, data: BytesLike) -> str:
+        exists = PreconditionFailedError(f"{key}: the object exists already in {self.url}")
+        with _Staged(path, data) as staged:
+            self.sync()
+            try:
+                os.link(staged.path, path)
+            except FileExistsError:
+                raise exists from None
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                with exclusive(path + _LOCK_SUFFIX):
+                    if os.path.lexists(path):
+                        raise exists from None
+                    os.replace(staged.path, path)
+            _sync(os.path.dirname(path))
+            return staged.etag
 
     def _update(self, key: str, path: str, data: BytesLike, if_match: str) -> str:
         changed = PreconditionFailedError(
@@ -196,6 +282,7 @@ class LocalStorage(Storage):
         # before anything is written: what does not exist cannot match
         if not os.path.exists(path):
             raise changed
+        self.sync()
         with exclusive(path + _LOCK_SUFFIX):
             try:
                 current = os.stat(path)
@@ -206,7 +293,7 @@ class LocalStorage(Storage):
             with _Staged(path, data, after=current) as staged:
                 os.replace(staged.path, path)
             # the new version must not be lost in a crash once somebody was told of it
-            _sync_directory(os.path.dirname(path))
+            _sync(os.path.dirname(path))
             return staged.etag
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -262,15 +349,25 @@ class _Staged:
     path : str
         The future place. Its directory is created if need be.
     data : bytes-like
+    durable : bool, default True
+        Whether to force it to disk.
     after : os.stat_result, optional
         Be newer than this file, by the clock that etags use: a clock that stands still
         and an inode used again would make the etags of two versions equal.
     """
 
-    def __init__(self, path: str, data: BytesLike, after: os.stat_result | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        data: BytesLike,
+        *,
+        durable: bool = True,
+        after: os.stat_result | None = None,
+    ) -> None:
         # random bits, because pids repeat in containers and on machines that share a folder
         self.path = f"{path}#{1 << 64 | secrets.randbits(64)}"
         self._data = data
+        self._durable = durable
         self._after = after
         self.etag = ""
 
@@ -287,7 +384,8 @@ class _Staged:
                 file.flush()
                 if self._after is not None:
                     self._make_newer(self._after)
-                os.fsync(fd)
+                if self._durable:
+                    os.fsync(fd)
                 self.etag = _etag(os.fstat(fd))
         except BaseException:
             self.__exit__()
@@ -316,11 +414,26 @@ def _modified(status: os.stat_result) -> datetime:
     return datetime.fromtimestamp(status.st_mtime, UTC)
 
 
-def _sync_directory(path: str) -> None:
+def _sync(path: str) -> None:
+    """Force a file or folder to disk, whoever wrote it."""
     if os.name == "nt":
-        return  # directories cannot be opened there
-    fd = os.open(path, os.O_RDONLY)
+        if os.path.isdir(path):
+            return  # folders cannot be opened there
+        flags = os.O_RDWR  # and files that are only read not be synced
+    else:
+        flags = os.O_RDONLY
+    fd = os.open(path, flags)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _try_sync(path: str) -> OSError | None:
+    try:
+        _sync(path)
+    except FileNotFoundError:
+        pass  # deleted since
+    except OSError as error:
+        return error
+    return None

@@ -149,6 +149,10 @@ class WrapperStorage(Storage):
         self.inner.delete(doomed)
         self.after("delete", doomed, 0)
 
+    def sync(self) -> None:
+        """Pass on `Storage.sync`, which is no request."""
+        self.inner.sync()
+
     def copy(self, source: str, target: str, *, if_match: str | None = None) -> None:
         """Pass on `Storage.copy`."""
         self.before("copy", (source, target), 0)

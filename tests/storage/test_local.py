@@ -25,7 +25,13 @@ from icechunk.errors import (
     PreconditionFailedError,
     StorageError,
 )
-from icechunk.storage import LocalStorage, Storage, local_filesystem_storage, storage_from_url
+from icechunk.storage import (
+    LocalStorage,
+    Storage,
+    local,
+    local_filesystem_storage,
+    storage_from_url,
+)
 from icechunk.storage.locks import exclusive
 from icechunk.testing.storage import StorageTests, contents
 
@@ -260,7 +266,7 @@ STOP_INSIDE_A_WRITE = """
 import os, sys
 from icechunk.storage import LocalStorage
 
-def stop(fd):
+def stop(*_):
     print("inside", flush=True)
     sys.stdin.readline()
 
@@ -268,7 +274,7 @@ storage = LocalStorage(sys.argv[1])
 condition = {"if_absent": True} if sys.argv[2] == "create" else {}
 if sys.argv[2] == "update":
     condition["if_match"] = storage.get("a").etag
-os.fsync = stop
+os.fsync = os.replace = stop
 storage.put("a", b"new" * 100_000, **condition)
 """
 
@@ -364,18 +370,123 @@ def test_a_full_disk_leaves_no_part(storage: LocalStorage) -> None:
     assert files(storage) == ["a", "a#0", "small"]
 
 
+@pytest.mark.parametrize("how", ["fsync", "replace"])
 def test_an_interrupted_write_leaves_no_part(
-    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    storage.put("a", b"old")
+    monkeypatch.setattr(os, how, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        storage.put("a", b"new", if_match=storage.get("a").etag)
+    # but the lock, if it came so far
+    assert [name for name in files(storage) if name != "a#0"] == ["a"]
+    assert contents(storage) == {"a": b"old"}
+
+
+@pytest.fixture
+def synced(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """Return what is forced to disk: names, and whether readers saw "published" by then."""
+    found: list[tuple[str, bool]] = []
+    fsync = os.fsync
+
+    def note(fd: int) -> None:
+        opened = os.fstat(fd)
+        names = [storage.path, *(os.path.join(storage.path, name) for name in files(storage))]
+        names += [os.path.dirname(name) for name in names]
+        # a copy is the same file under another name
+        name = max(name for name in names if os.path.samestat(os.stat(name), opened))
+        name = os.path.relpath(name, storage.path).split("#")[0]
+        found.append((name, contents(storage).get("published") == b"new"))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", note)
+    return found
+
+
+@pytest.mark.parametrize("how", ["if_absent", "if_match", "sync"])
+def test_what_is_published_was_forced_to_disk_after_what_it_refers_to(
+    storage: LocalStorage, synced: list[tuple[str, bool]], how: str
+) -> None:
+    etag = storage.put("published", b"old") if how == "if_match" else None
+    for name in "abc":
+        storage.put(f"data/{name}", name.encode())
+    assert synced == []
+    before = {(name, False) for name in ("data/a", "data/b", "data/c", "data", ".")}
+    if how == "sync":
+        storage.sync()
+        assert before == set(synced)
+    else:
+        storage.put("published", b"new", if_match=etag, if_absent=etag is None)
+        assert {*before, ("published", False), (".", True)} == set(synced)
+    synced.clear()
+    storage.sync()
+    assert synced == []
+
+
+def test_a_copy_is_forced_to_disk_too(
+    storage: LocalStorage, synced: list[tuple[str, bool]]
+) -> None:
+    storage.put("a", b"x")
+    storage.sync()
+    synced.clear()
+    storage.copy("a", "backups/a")
+    storage.sync()
+    assert ("backups", False) in synced
+
+
+def test_an_interrupted_sync_is_made_up_for(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, synced: list[tuple[str, bool]]
 ) -> None:
     def interrupt(_: int) -> None:
         raise KeyboardInterrupt
 
-    storage.put("a", b"old")
-    monkeypatch.setattr(os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        storage.put("a", b"new")
-    assert files(storage) == ["a"]
-    assert contents(storage) == {"a": b"old"}
+    storage.put("data", b"x")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            storage.sync()
+    storage.sync()
+    assert ("data", False) in synced
+
+
+def test_nothing_is_published_after_data_were_lost(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    storage.put("data", b"x")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(StorageError, match="may be lost"):
+            storage.sync()
+    # the system would now say that all is well
+    with pytest.raises(StorageError, match="may be lost"):
+        storage.put("published", b"new", if_absent=True)
+    assert "published" not in contents(storage)
+
+
+def test_waiting_for_the_disk_is_bounded(
+    storage: LocalStorage, synced: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "_MAX_WAITING", 10)
+    for i in range(10):
+        assert synced == []
+        storage.put(f"data/{i}", b"%d" % i)
+    assert {(f"data/{i}", False) for i in range(10)} < set(synced)
+
+
+def test_a_copy_outlives_what_it_was_made_of(storage: LocalStorage) -> None:
+    etag = storage.put("a", b"old")
+    storage.copy("a", "b", if_match=etag)
+    storage.put("a", b"new", if_match=etag)
+    assert contents(storage) == {"a": b"new", "b": b"old"}
+    with pytest.raises(PreconditionFailedError):
+        storage.copy("a", "c", if_match=etag)
+    assert contents(storage) == {"a": b"new", "b": b"old"}
 
 
 #: The superuser may do everything, so it becomes somebody else.
