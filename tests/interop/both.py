@@ -21,6 +21,7 @@ from tests.interop import (
     random_work,
     rebases,
     refusals,
+    turns,  # noqa: F401 (called from outside)
 )
 from tests.interop.base import OPERATIONS, config, write_base
 
@@ -158,7 +159,7 @@ def inspect(folder: str) -> dict[str, Any]:
     repo = icechunk.Repository.open(icechunk.local_filesystem_storage(folder))
 
     def each(kind: str, look: Any) -> dict[str, Any]:
-        return {path.name: look(path.name) for path in sorted(Path(folder, kind).iterdir())}
+        return {path.name: look(path.name) for path in sorted(Path(folder, kind).glob("*"))}
 
     return {
         "repo": repo.inspect_repo_info(),

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 from contextlib import suppress
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,7 +35,7 @@ class Ours:
 
     def run(self, function: str, *arguments: Any) -> Any:
         """Call a function of `both` and return its result, as JSON returns it."""
-        return json.loads(json.dumps(getattr(both, function)(*arguments)))
+        return json.loads(json.dumps(attrgetter(function)(both)(*arguments)))
 
 
 class OfficialError(Exception):

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import traceback
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def main() -> None:
         name, arguments = json.loads(request.read_text(encoding="utf-8"))
         answer: dict[str, Any]
         try:
-            answer = {"result": getattr(both, name)(*arguments)}
+            answer = {"result": attrgetter(name)(both)(*arguments)}
         except BaseException as error:  # panics of the Rust core are no Exception
             answer = {"error": type(error).__name__, "traceback": traceback.format_exc()}
         text = json.dumps(answer)
