@@ -33,7 +33,7 @@ from icechunk.keys import (
 from icechunk.session import Session
 from icechunk.storage.base import ByteRange, BytesLike, resolve_range
 from icechunk.store_versions import VersionControl
-from icechunk.virtual_refs import checksum_parts, refs_from_arrays, refs_from_specs
+from icechunk.virtual_refs import checksum_parts, refs_from_arrays, refs_from_specs, scalar_place
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -503,11 +503,11 @@ class IcechunkStore(VersionControl, Store):
         """
         self._check_writable()
         path = normalize_path(array_path)
-        self._session.tree.require_array(path)
+        ndim = len(self._session.tree.require_array(path)[1].shape)
+        grid = scalar_place(chunk_grid_shape, ndim, 1)
+        start = None if arr_offset is None else scalar_place(arr_offset, ndim)
         etag, modified = checksum_parts(checksum)
-        refs = refs_from_arrays(
-            chunk_grid_shape, locations, offsets, lengths, arr_offset, etag, modified
-        )
+        refs = refs_from_arrays(grid, locations, offsets, lengths, start, etag, modified)
         return self._set_virtual(path, refs, validate_containers)
 
     def _set_virtual(

@@ -57,6 +57,24 @@ def _normal(locations: Iterable[str]) -> list[str]:
     ]
 
 
+def scalar_place(place: Sequence[int], ndim: int, first: int = 0) -> tuple[int, ...]:
+    """Return a chunk index, or the shape of a grid, with the rank that an array has.
+
+    An array without dimensions has one chunk, and some clients give it an index or a grid
+    with dimensions all the same.
+
+    Parameters
+    ----------
+    place : sequence of int
+    ndim : int
+        Of the array.
+    first : int, default 0
+        The value that the superfluous numbers must have: 0 in an index, 1 in a shape.
+    """
+    superfluous = ndim == 0 and all(number == first for number in place)
+    return () if superfluous else tuple(place)
+
+
 def refs_from_specs(specs: Sequence[VirtualChunkSpec], ndim: int) -> ChunkRefs:
     """Return references for a list of specs; of several for one chunk the last counts.
 
@@ -65,7 +83,7 @@ def refs_from_specs(specs: Sequence[VirtualChunkSpec], ndim: int) -> ChunkRefs:
     InvalidInputError
         If a coordinate has the wrong rank, a length is zero, or a location is no URL.
     """
-    by_chunk = {tuple(spec.index): spec for spec in specs}
+    by_chunk = {scalar_place(spec.index, ndim): spec for spec in specs}
     for index in by_chunk:
         if len(index) != ndim:
             raise InvalidInputError(

@@ -170,6 +170,23 @@ def test_many(store: IcechunkStore, session: Session, source: str) -> None:
     assert session.status().updated_chunks == {"/a": [[0, 0], [3, 0]]}
 
 
+@pytest.mark.parametrize("index", [(), (0,), (0, 0)])
+def test_the_chunk_of_a_scalar(store: IcechunkStore, source: str, index: tuple[int, ...]) -> None:
+    """Clients that know of no scalars give its chunk a place in a grid."""
+    array = zarr.create_array(store, name="scalar", shape=(), dtype="<i4", compressors=None)
+    store.set_virtual_refs("scalar", [VirtualChunkSpec(list(index), source, 4, 4)])
+    assert array[()] == 1
+    offsets, lengths = np.array([8], np.uint64), np.array([4], np.uint64)
+    grid = tuple(1 for _ in index)
+    store.set_virtual_refs_arr("scalar", grid, [source], offsets, lengths, arr_offset=index)
+    assert array[()] == 2
+    for wrong in [(1,), (0, 1)]:
+        with pytest.raises(InvalidInputError, match="the array 0"):
+            store.set_virtual_refs("scalar", [VirtualChunkSpec(list(wrong), source, 0, 4)])
+        with pytest.raises(InvalidInputError, match="differ in rank"):
+            store.set_virtual_refs_arr("scalar", (1,), [source], offsets, lengths, arr_offset=wrong)
+
+
 async def test_many_asynchronously(store: IcechunkStore, source: str) -> None:
     specs = [VirtualChunkSpec([0, 0], source, 0, 40)]
     assert await store.set_virtual_refs_async("a", specs) is None
