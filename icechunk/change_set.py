@@ -48,10 +48,15 @@ class NewNode:
 
 @dataclass(frozen=True, slots=True)
 class DeletedNode:
-    """A node that is gone; `path` is where it was when it was deleted."""
+    """A node that is gone; `path` is where it was when it was deleted.
+
+    `is_undone` says that it was created in the same change set, and no chunk of it written:
+    as if it had never been.
+    """
 
     path: str
     is_array: bool
+    is_undone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +92,21 @@ class ChangeSet:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was changed.
+        """Whether nothing was ever done."""
+        return not self.deleted and self.is_void
 
-        A node that was created and deleted again counts as a change, as it does for the
-        official client.
+    @property
+    def is_void(self) -> bool:
+        """Whether there is nothing to commit.
+
+        That is so when nodes were created and deleted again; but when chunks of them were
+        written in between, it counts as a change, as it does for the official client.
         """
         return not (
             self.new_nodes
             or self.updated
-            or self.deleted
             or self.moved
+            or any(not node.is_undone for node in self.deleted.values())
             or any(bool(edits) for edits in self.chunks.values())
         )
 
@@ -129,11 +139,12 @@ class ChangeSet:
     def delete(self, node_id: bytes, path: str, *, is_array: bool) -> None:
         """Delete one node; its descendants are deleted by calls of their own."""
         node = self.new_nodes.get(path)
-        if node is not None and node.id == node_id:
+        is_new = node is not None and node.id == node_id
+        if is_new:
             del self.new_nodes[path]
         self.updated.pop(node_id, None)
-        self.chunks.pop(node_id, None)
-        self.deleted[node_id] = DeletedNode(path, is_array)
+        was_written = bool(self.chunks.pop(node_id, None))
+        self.deleted[node_id] = DeletedNode(path, is_array, is_new and not was_written)
 
     def edits(self, node_id: bytes, path: str, ndim: int) -> ChunkEdits:
         """Return the chunk edits of an array, to be added to."""
@@ -264,7 +275,9 @@ def _merge_nodes(into: ChangeSet, part: ChangeSet) -> list[Conflict]:
             conflicts.append(
                 Conflict(ConflictType.ZarrMetadataDoubleUpdate, known or encode_id(node_id))
             )
-    into.deleted.update(part.deleted)
+    for node_id, gone in part.deleted.items():
+        if node_id not in into.deleted or not gone.is_undone:
+            into.deleted[node_id] = gone
     for node_id, move in part.moved.items():
         if into.moved.setdefault(node_id, move) != move:
             conflicts.append(Conflict(ConflictType.MoveOperationCannotBeRebased, move.from_path))

@@ -29,7 +29,7 @@ else:
     from backports import zstd
 
 MAGIC: Final = b"ICHKCS"
-VERSION: Final = 1
+VERSION: Final = 2
 #: A change set of a hundred million references is about this large.
 MAX_PAYLOAD: Final = 1 << 33
 _COLUMN_DTYPES: Final = {"|u1", "<u4", "<u8", "<i4", "<i8"}
@@ -74,7 +74,7 @@ def encode_change_set(changes: ChangeSet, *, level: int = 3) -> bytes:
             [k.hex(), changes.node_paths.get(k, ""), heap.add(v)]
             for k, v in changes.updated.items()
         ],
-        "deleted": [[k.hex(), n.path, n.is_array] for k, n in changes.deleted.items()],
+        "deleted": [[k.hex(), n.path, n.is_array, n.is_undone] for k, n in changes.deleted.items()],
         "moved": [[k.hex(), m.from_path, m.to_path, m.is_array] for k, m in changes.moved.items()],
         "chunks": arrays,
     }
@@ -180,8 +180,8 @@ def _build(header: dict[str, Any], heap: memoryview, name: str) -> ChangeSet:
     for raw, where, at in header["updated"]:
         changes.updated[node_id(raw)] = bytes(span(*at))
         changes.node_paths[node_id(raw)] = path(where)
-    for raw, where, is_array in header["deleted"]:
-        changes.deleted[node_id(raw)] = DeletedNode(path(where), bool(is_array))
+    for raw, where, is_array, is_undone in header["deleted"]:
+        changes.deleted[node_id(raw)] = DeletedNode(path(where), bool(is_array), bool(is_undone))
     for raw, start, end, is_array in header["moved"]:
         changes.moved[node_id(raw)] = MovedNode(path(start), path(end), bool(is_array))
     for raw, where, ndim, described in header["chunks"]:

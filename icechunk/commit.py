@@ -112,7 +112,7 @@ def transaction_log(
         old = base.get_by_id(node_id)
         if old is not None:
             updated[old.is_array].append(node_id)
-    chunks = {node_id: edits.refs().coords for node_id, edits in changes.chunks.items() if edits}
+    chunks = {node_id: (edits.refs().coords,) for node_id, edits in changes.chunks.items() if edits}
     moves = [
         Move(m.from_path, m.to_path, node_id, m.is_array)
         for node_id, m in changes.moved.items()

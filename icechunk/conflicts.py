@@ -181,8 +181,9 @@ def _about_chunks(ours: ChangeSet, log: TransactionLog, theirs: Snapshot) -> Ite
 def _written_by_both(
     refs: ChunkRefs, log: TransactionLog, node_id: bytes
 ) -> np.ndarray[tuple[int], np.dtype[np.bool_]] | None:
-    coords = log.updated_chunks.get(node_id)
-    if coords is None or coords.shape[1] != refs.ndim or not len(coords):
+    parts = log.updated_chunks.get(node_id, ())
+    coords = next((part for part in parts if part.shape[1] == refs.ndim), None)
+    if coords is None:
         return None
     mask = np.zeros(len(refs), np.bool_)
     rows = refs.find_many(coords)
@@ -191,7 +192,7 @@ def _written_by_both(
 
 
 def _about_deletions(ours: ChangeSet, log: TransactionLog, theirs: Snapshot) -> Iterator[Conflict]:
-    arrays = {*log.updated_arrays, *(k for k, c in log.updated_chunks.items() if len(c))}
+    arrays = {*log.updated_arrays, *(k for k, parts in log.updated_chunks.items() if parts)}
     groups = set(log.updated_groups)
     for node_id, gone in ours.deleted.items():
         # whatever they have at the path, it is not what we meant to delete

@@ -86,7 +86,7 @@ class Session(Workspace):
     @property
     def has_uncommitted_changes(self) -> bool:
         """Whether a commit would have anything to say."""
-        return any(not layer.is_empty for layer in self._own_layers)
+        return any(not layer.is_void for layer in self._own_layers)
 
     @property
     def _own_layers(self) -> list[ChangeSet]:
@@ -436,12 +436,12 @@ class Session(Workspace):
         return self._commit(message, metadata, allow_empty, amends=True)
 
     def flush(self, message: str, *, metadata: Mapping[str, Any] | None = None) -> str:
-        """Store the changes as a snapshot that belongs to no branch.
+        """Store the changes, if any, as a snapshot that belongs to no branch.
 
         The session is read-only afterwards. Garbage collection removes the snapshot in
         time, unless a branch or tag is made of it.
         """
-        self._check_committable(allow_empty=False)
+        self._check_committable(allow_empty=True)
         with self._lock:
             built = self._build(message, metadata)
             entry = self._entry(built)

@@ -168,8 +168,9 @@ def diff_from_logs(
     for log in logs:
         mentioned.update(log.new_groups, log.new_arrays, log.deleted_groups, log.deleted_arrays)
         updated.update(log.updated_groups, log.updated_arrays)
-        for node_id, coords in log.updated_chunks.items():
-            chunks.setdefault(node_id, set()).update(map(tuple, coords.tolist()))
+        for node_id, parts in log.updated_chunks.items():
+            known = chunks.setdefault(node_id, set())
+            known.update(tuple(row) for part in parts for row in part.tolist())
         mentioned.update(move.node_id for move in log.moved_nodes)
     for node_id in mentioned:
         old, new = before.get_by_id(node_id), after_paths.get(node_id)

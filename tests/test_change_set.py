@@ -362,7 +362,7 @@ def any_change_set(draw: st.DrawFn) -> ChangeSet:
     for node_id, path in draw(st.dictionaries(ids, texts, max_size=3)).items():
         changes.update(node_id, path, draw(st.binary(max_size=9)))
     for node_id, path in draw(st.dictionaries(ids, texts, max_size=3)).items():
-        changes.deleted[node_id] = DeletedNode(path, draw(flags))
+        changes.deleted[node_id] = DeletedNode(path, draw(flags), draw(flags))
     for node_id, path in draw(st.dictionaries(ids, texts, max_size=3)).items():
         changes.moved[node_id] = MovedNode(path, draw(texts), draw(flags))
     for node_id, path in draw(st.dictionaries(ids, texts, max_size=3)).items():
@@ -470,8 +470,8 @@ def test_flipped_bits(position: int, mask: int) -> None:
 
 
 def test_bytes_of_a_later_version() -> None:
-    data = SAMPLE[: len(MAGIC)] + b"\x02" + SAMPLE[len(MAGIC) + 1 :]
-    assert "version 02 is not known" in refused(data)
+    data = SAMPLE[: len(MAGIC)] + b"\x03" + SAMPLE[len(MAGIC) + 1 :]
+    assert "version 03 is not known" in refused(data)
 
 
 def test_bytes_after_the_end() -> None:
@@ -596,3 +596,20 @@ def test_empty_or_not() -> None:
         changes = ChangeSet(BASE)
         edit(changes)
         assert not changes.is_empty
+        assert not changes.is_void
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_node_that_was_created_and_deleted(written: bool) -> None:
+    changes, other = ChangeSet(BASE), ChangeSet(BASE)
+    for each, chunks in ((changes, written), (other, not written)):
+        node = each.create("/n", array_document((1,)), is_array=True, taken=0)
+        if chunks:
+            each.edits(node.id, "/n", 1).delete((0,))
+        each.delete(node.id, "/n", is_array=True)
+    assert not changes.is_empty
+    assert changes.is_void is not written
+    assert decode_change_set(encode_change_set(changes)).is_void is not written
+    # one of them has something to say, in either order
+    assert not merge([changes, other]).is_void
+    assert not merge([other, changes]).is_void

@@ -140,7 +140,12 @@ def test_a_committed_session_reads_on(repository: Repository) -> None:
 
 def test_commit_of_nothing(repository: Repository) -> None:
     session = repository.writable_session("main")
-    for call in (session.commit, session.amend, session.flush):
+    root = zarr.open_group(session.store, mode="a")
+    root.create_group("one/two")
+    root.create_array("one/three", shape=(4,), chunks=(2,), dtype="i4")
+    del root["one"]
+    assert not session.has_uncommitted_changes
+    for call in (session.commit, session.amend):
         with pytest.raises(SessionStateError) as error:
             call("nothing")
         assert error.value.kind == ErrorKind.NO_CHANGES_TO_COMMIT
@@ -246,6 +251,25 @@ def test_flush(repository: Repository) -> None:
     assert (entry.parent_id, entry.message, entry.metadata) == (tip, "on no branch", {"n": 1})
     repository.create_branch("dev", detached)
     assert newest(repository, "dev")[5] == 50
+
+
+def test_flush_of_nothing(repository: Repository) -> None:
+    session = repository.writable_session("main")
+    before = session.snapshot_id
+    detached = session.flush("nothing new")
+    assert repository.lookup_snapshot(detached).parent_id == before
+    assert repository.lookup_branch("main") == before
+    assert session.read_only
+
+
+def test_an_array_that_was_written_and_deleted_is_a_change(repository: Repository) -> None:
+    session = repository.writable_session("main")
+    root = zarr.open_group(session.store, mode="a")
+    root.create_array("new", shape=(4,), chunks=(2,), dtype="i4")[:] = 1
+    del root["new"]
+    assert session.has_uncommitted_changes
+    assert session.status().is_empty()
+    session.commit("as the official client does")
 
 
 def test_status_and_discard(repository: Repository) -> None:

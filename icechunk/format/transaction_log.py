@@ -8,7 +8,7 @@ their new path, segment by segment.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
@@ -21,7 +21,13 @@ from icechunk.format.envelope import BytesLike, FileType, unwrap, wrap
 from icechunk.format.flatbuf import Batch, Tables, encode, read_root
 from icechunk.ids import NODE_ID_SIZE, OBJECT_ID_SIZE, encode_id
 
-__all__ = ["Move", "TransactionLog", "decode_transaction_log", "encode_transaction_log"]
+__all__ = [
+    "Move",
+    "TransactionLog",
+    "by_rank",
+    "decode_transaction_log",
+    "encode_transaction_log",
+]
 
 Coords = NDArray[np.uint32]
 
@@ -66,8 +72,10 @@ class TransactionLog:
         That of the snapshot, 12 bytes.
     new_groups, new_arrays, deleted_groups, deleted_arrays, updated_arrays, updated_groups
         Tuples of node ids, sorted.
-    updated_chunks : mapping of bytes to uint32[n, ndim]
-        By node id: chunk coordinates, sorted, unique.
+    updated_chunks : mapping of bytes to tuple of uint32[n, ndim]
+        By node id: chunk coordinates, an array for each rank, lowest first; sorted, unique.
+        Usually there is one. An array that changed its rank can have more in the log of an
+        amended commit, and the official client logs whatever chunk keys were deleted.
     moved_nodes : tuple of Move
         By new path.
     """
@@ -79,7 +87,7 @@ class TransactionLog:
     deleted_arrays: tuple[bytes, ...] = ()
     updated_arrays: tuple[bytes, ...] = ()
     updated_groups: tuple[bytes, ...] = ()
-    updated_chunks: Mapping[bytes, Coords] = field(default_factory=dict)
+    updated_chunks: Mapping[bytes, tuple[Coords, ...]] = field(default_factory=dict)
     moved_nodes: tuple[Move, ...] = ()
 
     def __eq__(self, other: object) -> bool:
@@ -90,7 +98,7 @@ class TransactionLog:
             (self.id, self.moved_nodes) == (other.id, other.moved_nodes)
             and all(getattr(self, name) == getattr(other, name) for name in _ID_LISTS)
             and mine.keys() == theirs.keys()
-            and all(np.array_equal(mine[node], theirs[node]) for node in mine)
+            and all(_equal(mine[node], theirs[node]) for node in mine)
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -111,12 +119,8 @@ class TransactionLog:
             name: tuple(sorted({*getattr(self, name), *getattr(newer, name)})) for name in _ID_LISTS
         }
         chunks = dict(self.updated_chunks)
-        for node, coords in newer.updated_chunks.items():
-            before = chunks.get(node)
-            # the rank of an array can change, and chunks of the old rank mean nothing then
-            if before is not None and before.shape[1] == coords.shape[1]:
-                coords = _sorted_unique(np.concatenate([before, coords]))
-            chunks[node] = coords
+        for node, parts in newer.updated_chunks.items():
+            chunks[node] = by_rank([*chunks.get(node, ()), *parts])
         moves = {move.node_id: move for move in self.moved_nodes}
         for move in newer.moved_nodes:
             first = moves.get(move.node_id, move)
@@ -145,7 +149,8 @@ def encode_transaction_log(log: TransactionLog, *, level: int = 3) -> bytes:
     parts = [log.updated_chunks[node] for node in nodes]
     arrays = Batch(len(nodes))
     arrays.struct(0, _id_rows(nodes, NODE_ID_SIZE))
-    arrays.children(1, [_coords_batch(coords) for coords in parts], _ends(parts))
+    batches = [_coords_batch(coords) for coords in parts]
+    arrays.children(1, batches, np.cumsum([0, *(batch.n for batch in batches)]).tolist())
     root.children(7, arrays, [0, len(nodes)])
 
     moves = _by_path(log.moved_nodes)
@@ -189,21 +194,50 @@ def decode_transaction_log(data: BytesLike, name: str) -> TransactionLog:
     )
 
 
-def _read_chunks(root: Tables, name: str) -> dict[bytes, Coords]:
+def by_rank(parts: Iterable[Coords]) -> tuple[Coords, ...]:
+    """Return some chunk coordinates as a transaction log has them.
+
+    Parameters
+    ----------
+    parts : iterable of uint32[n, ndim]
+        In any order, of any ranks, with repetitions.
+
+    Returns
+    -------
+    tuple of uint32[n, ndim]
+        An array for each rank that occurs, lowest first; rows sorted and unique.
+    """
+    ranks: dict[int, list[Coords]] = {}
+    for part in parts:
+        if len(part):
+            ranks.setdefault(part.shape[1], []).append(part)
+    return tuple(_sorted_unique(np.concatenate(ranks[ndim])) for ndim in sorted(ranks))
+
+
+def _equal(a: Sequence[Coords], b: Sequence[Coords]) -> bool:
+    return len(a) == len(b) and all(map(np.array_equal, a, b))
+
+
+def _read_chunks(root: Tables, name: str) -> dict[bytes, tuple[Coords, ...]]:
     arrays, _ = root.children(7, "updated_chunks", required=True)
     ids, _ = arrays.struct(0, NODE_ID_SIZE, "updated_chunks.node_id")
     chunks, ends = arrays.children(1, "chunks", required=True, smallest=_SMALLEST_CHUNK)
     flat, cuts = chunks.vector(0, "<u4", "coords", required=True)
-    result: dict[bytes, Coords] = {}
+    ranks = np.diff(cuts)
+    result: dict[bytes, tuple[Coords, ...]] = {}
     for node, (start, end) in zip(_id_list(ids), pairwise(ends.tolist()), strict=True):
-        own = cuts[start : end + 1]
-        ndim = int(own[1] - own[0]) if end > start else 0
-        if node in result or (np.diff(own) != ndim).any():
+        if node in result:
             raise FormatError(
-                f"{name}: updated_chunks: array {encode_id(node)} occurs twice or has "
-                "coordinates of different ranks; the file is damaged"
+                f"{name}: updated_chunks: array {encode_id(node)} occurs twice; the file is damaged"
             )
-        result[node] = _sorted_unique(flat[own[0] : own[-1]].reshape(end - start, ndim))
+        own = ranks[start:end]
+        numbers = flat[cuts[start] : cuts[end]]
+        distinct, counts = np.unique(own, return_counts=True)
+        rank_of_number = np.repeat(own, own) if len(distinct) > 1 else distinct
+        result[node] = by_rank(
+            numbers[np.broadcast_to(rank_of_number == ndim, numbers.shape)].reshape(count, ndim)
+            for ndim, count in zip(distinct.tolist(), counts.tolist(), strict=True)
+        )
     return result
 
 
@@ -219,10 +253,17 @@ def _read_moves(root: Tables, name: str) -> tuple[Move, ...]:
     return _by_path(Move(a or "", b or "", node, bool(kind)) for a, b, node, kind in rows)
 
 
-def _coords_batch(coords: Coords) -> Batch:
-    n, ndim = coords.shape
-    batch = Batch(n)
-    batch.vector(0, coords.reshape(-1), np.arange(n + 1, dtype=np.int64) * ndim)
+def _coords_batch(parts: Sequence[Coords]) -> Batch:
+    if len(parts) == 1:
+        lengths = np.full(len(parts[0]), parts[0].shape[1])
+        flat = parts[0].reshape(-1)
+    else:
+        # all ranks in one order: (1,), (1, 0), (2,)
+        rows = sorted(row for part in parts for row in map(tuple, part.tolist()))
+        lengths = np.array([len(row) for row in rows], np.int64)
+        flat = np.array([number for row in rows for number in row], np.uint32)
+    batch = Batch(len(lengths))
+    batch.vector(0, flat, np.concatenate([[0], np.cumsum(lengths)]))
     return batch
 
 
@@ -246,10 +287,6 @@ def _sorted_unique(coords: Coords) -> Coords:
     keep = np.ones(len(coords), np.bool_)
     keep[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
     return ordered[keep]
-
-
-def _ends(parts: list[Coords]) -> list[int]:
-    return [0, *np.cumsum([len(part) for part in parts]).tolist()]
 
 
 def _id_rows(ids: list[bytes], size: int) -> NDArray[np.uint8]:

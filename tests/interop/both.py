@@ -24,6 +24,7 @@ from tests.interop import (
     turns,  # noqa: F401 (called from outside)
 )
 from tests.interop.base import OPERATIONS, config, write_base
+from tests.interop.history import carry_on, delete_keys  # noqa: F401 (called by name)
 
 #: A folder, or the options of an S3 storage.
 Place = Any

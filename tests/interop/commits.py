@@ -136,6 +136,11 @@ def flush(repo: Any) -> None:
 
 
 @operation
+def flush_without_changes(repo: Any) -> None:
+    repo.writable_session("main").flush("nothing new")
+
+
+@operation
 def forks(repo: Any) -> None:
     session = repo.writable_session("main")
     zarr.open_group(session.store, mode="a")["a"][0] = 4

@@ -98,12 +98,8 @@ class Work:
     def finish(self, how: str) -> None:
         """End the session by `commit`, `amend`, `flush` or `discard_changes`."""
         session, self._session = self._session, None
-        if how == "flush" and session is not None and not session.has_uncommitted_changes:
-            return  # the official client makes a snapshot all the same
         if session is not None and how == "discard_changes":
             session.discard_changes()
         elif session is not None:
             self._commits += 1
-            # the official client does not count a group that was created and deleted again
-            options = {} if how == "flush" else {"allow_empty": True}
-            getattr(session, how)(f"commit {self._commits}", **options)
+            getattr(session, how)(f"commit {self._commits}")

@@ -37,6 +37,15 @@ def commit_without_changes(repo: Any) -> None:
 
 
 @refusal
+def commit_of_nodes_that_were_created_and_deleted(repo: Any) -> None:
+    session = repo.writable_session("main")
+    root = zarr.open_group(session.store, mode="a")
+    create(root, "h/new", (4,), (2,))
+    del root["h"]
+    session.commit("nothing")
+
+
+@refusal
 def commit_twice(repo: Any) -> None:
     session = repo.writable_session("main")
     zarr.open_group(session.store, mode="a").attrs["x"] = 1

@@ -170,8 +170,8 @@ class Summary:
             "updated_groups": names(log.updated_groups),
             "updated_arrays": names(log.updated_arrays),
             "updated_chunks": {
-                paths.get(id, "unknown"): coords.tolist()
-                for id, coords in log.updated_chunks.items()
+                paths.get(id, "unknown"): sorted(row for part in parts for row in part.tolist())
+                for id, parts in log.updated_chunks.items()
             },
             "moved_nodes": [
                 (move.from_path, move.to_path, paths.get(move.node_id, "unknown"), move.is_array)

@@ -1,0 +1,56 @@
+"""Histories that are unusual, as one side leaves them to the other."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import zarr
+from zarr.core.sync import sync
+
+import icechunk
+
+
+def _open(folder: str) -> Any:
+    return icechunk.Repository.open(icechunk.local_filesystem_storage(folder))
+
+
+def delete_keys(base: str, folder: str, keys: list[str]) -> None:
+    """Delete some keys in a copy of the base, and commit."""
+    shutil.copytree(base, folder)
+    session = _open(folder).writable_session("main")
+    for key in keys:
+        sync(session.store.delete(key))
+    session.commit("deleted")
+
+
+def carry_on(folder: str, row: int) -> dict[str, Any]:
+    """Diff the newest commit, rebase a change of ``/a`` over it, and amend the result.
+
+    Returns
+    -------
+    dict
+        The diffs, and the coordinates that the rebase found to be in conflict.
+    """
+    repo = _open(folder)
+    before, deleted = (entry.id for entry in list(repo.ancestry(branch="main"))[1::-1])
+    repo.create_branch("aside", before)
+    session = repo.writable_session("aside")
+    zarr.open_group(session.store, mode="r+")["a"][row] = 50
+    repo.reset_branch("aside", deleted)
+    conflicts: Any = []
+    try:
+        session.rebase(icechunk.ConflictDetector())
+    except icechunk.RebaseFailedError as error:
+        conflicts = [[each.path, each.conflicted_chunks] for each in error.conflicts]
+        session.rebase(icechunk.BasicConflictSolver())
+    session.commit("rebased")
+    session = repo.writable_session("main")
+    zarr.open_group(session.store, mode="r+")["a"][row] = 51
+    session.amend("amended")
+    diffs = [
+        repo.diff(from_snapshot_id=before, to_snapshot_id=deleted),
+        repo.diff(from_snapshot_id=before, to_branch="aside"),
+        repo.diff(from_snapshot_id=before, to_branch="main"),
+    ]
+    return {"diffs": [diff.updated_chunks for diff in diffs], "conflicts": conflicts}
