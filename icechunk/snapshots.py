@@ -87,7 +87,7 @@ class Diff:
     updated_chunks : dict of str to list of list of int
         Chunks written or deleted, by array.
     moved_nodes : list of (str, str)
-        Old and new path of each node that moved.
+        Old and new path, for every move of a node, in the order of the commits.
     """
 
     new_groups: set[str] = field(default_factory=set)
@@ -150,7 +150,11 @@ def diff_from_logs(
     before: Snapshot,
     after_paths: dict[bytes, tuple[str, bool]],
 ) -> Diff:
-    """Put together what some transaction logs say.
+    """Put together what some transaction logs say: operations, not only their outcome.
+
+    A node that was made and edited later is new and updated, one that was edited and deleted
+    later is updated and deleted. Of one that came and went only its moves are told. Nodes
+    have the path of the end, or if they are gone, that of the beginning.
 
     Parameters
     ----------
@@ -171,22 +175,26 @@ def diff_from_logs(
         for node_id, parts in log.updated_chunks.items():
             known = chunks.setdefault(node_id, set())
             known.update(tuple(row) for part in parts for row in part.tolist())
-        mentioned.update(move.node_id for move in log.moved_nodes)
+        diff.moved_nodes.extend((move.from_path, move.to_path) for move in log.moved_nodes)
     for node_id in mentioned:
         old, new = before.get_by_id(node_id), after_paths.get(node_id)
         if old is None and new is not None:
             (diff.new_arrays if new[1] else diff.new_groups).add(new[0])
         elif old is not None and new is None:
             (diff.deleted_arrays if old.is_array else diff.deleted_groups).add(old.path)
-        elif old is not None and new is not None and old.path != new[0]:
-            diff.moved_nodes.append((old.path, new[0]))
-    diff.moved_nodes.sort(key=lambda pair: pair[1].split("/"))
+
+    def last_seen(node_id: bytes) -> tuple[str, bool] | None:
+        old = before.get_by_id(node_id)
+        return after_paths.get(node_id) or ((old.path, old.is_array) if old is not None else None)
+
     for node_id in updated:
-        new = after_paths.get(node_id)
-        if new is not None and before.get_by_id(node_id) is not None:
-            (diff.updated_arrays if new[1] else diff.updated_groups).add(new[0])
-    for node_id, coords_set in chunks.items():
-        new = after_paths.get(node_id)
-        if new is not None:
-            diff.updated_chunks[new[0]] = [list(c) for c in sorted(coords_set)]
+        found = last_seen(node_id)
+        if found is not None:
+            (diff.updated_arrays if found[1] else diff.updated_groups).add(found[0])
+    for node_id, coords in chunks.items():
+        found = last_seen(node_id)
+        if found is not None:
+            # an array that was deleted and one that was made in its place share the path
+            known = {tuple(row) for row in diff.updated_chunks.get(found[0], ())}
+            diff.updated_chunks[found[0]] = [list(row) for row in sorted(known | coords)]
     return diff

@@ -438,10 +438,10 @@ def test_diff(repository: Repository) -> None:
     diff = repository.diff(from_tag="v1", to_branch="main")
     assert diff.updated_chunks == {"/a": [[5], [6]]}
     assert diff.updated_arrays == {"/a"}
-    # what is new as a whole is not updated, too
+    # operations, not only their outcome
     diff = repository.diff(from_snapshot_id=FIRST, to_branch="main")
     assert diff.new_arrays == {"/a"}
-    assert not diff.updated_arrays
+    assert diff.updated_arrays == {"/a"}
     diff = repository.diff(from_tag="v1", to_branch="main")
     # a node that came and went is not mentioned
     assert diff.new_groups == {"/g"}

@@ -133,10 +133,29 @@ def refuse(base: str, folder: str, name: str) -> list[str]:
     return []
 
 
-def play(base: str, folder: str, steps: list[random_work.Step]) -> list[str]:
-    """Do steps in a copy of the base; return what became of each."""
-    work = random_work.Work(_copy(base, folder))
-    return [work.do(step) for step in [*steps, ["finish", "commit"]]]
+def play(base: str, folder: str, steps: list[random_work.Step]) -> dict[str, Any]:
+    """Do steps in a copy of the base.
+
+    Returns
+    -------
+    dict
+        What became of each step, and what is different at the end from each commit on.
+    """
+    repo = _copy(base, folder)
+    work = random_work.Work(repo)
+    outcomes = [work.do(step) for step in [*steps, ["finish", "commit"]]]
+    history = list(repo.ancestry(branch="main"))
+    diffs = [
+        {
+            "from": entry.message,
+            "to": history[0].message,
+            "diff": content.plain_diff(
+                repo.diff(from_snapshot_id=entry.id, to_snapshot_id=history[0].id)
+            ),
+        }
+        for entry in history[1:]
+    ]
+    return {"outcomes": outcomes, "diffs": diffs}
 
 
 def rebase(base: str, folder: str) -> dict[str, Any]:

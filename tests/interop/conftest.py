@@ -7,8 +7,6 @@ import pytest
 
 from tests.interop.sides import VARIABLE, Official, Ours, Side
 
-pytest.register_assert_rewrite("tests.interop.diffs")
-
 
 @pytest.fixture(scope="session")
 def ours() -> Ours:
