@@ -33,6 +33,7 @@ from icechunk.format.snapshot import Snapshot
 from icechunk.format.transaction_log import TransactionLog
 from icechunk.format.updates import Status, UpdateEntry, UpdateKind
 from icechunk.ids import INITIAL_SNAPSHOT_ID, decode_id, encode_id
+from icechunk.inspection import Inspection
 from icechunk.publish import RepoState
 from icechunk.refs import MAIN, Refs
 from icechunk.session import Session
@@ -117,7 +118,7 @@ def _make_assets(storage: Storage, effective: EffectiveConfig) -> Assets:
     )
 
 
-class Repository(Refs, Administration):
+class Repository(Refs, Administration, Inspection):
     """A repository: a history of snapshots with branches and tags.
 
     Use `create`, `open` or `open_or_create`.

@@ -12,6 +12,7 @@ every reader accepts.
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, TypeAlias
 
@@ -23,7 +24,16 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-__all__ = ["HEADER_SIZE", "MAX_PAYLOAD", "BytesLike", "FileType", "unwrap", "wrap"]
+__all__ = [
+    "HEADER_SIZE",
+    "MAX_PAYLOAD",
+    "BytesLike",
+    "FileType",
+    "Header",
+    "read_header",
+    "unwrap",
+    "wrap",
+]
 
 BytesLike: TypeAlias = bytes | bytearray | memoryview
 
@@ -53,6 +63,27 @@ class FileType(IntEnum):
     TRANSACTION_LOG = 4
     CHUNK = 5
     REPO = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the header of a stored object says.
+
+    Attributes
+    ----------
+    writer : str
+        Whatever its writer called itself.
+    spec_version : int
+        1 or 2.
+    file_type : FileType
+    """
+
+    writer: str
+    spec_version: int
+    file_type: FileType
+
+
+_FILE_TYPES: Final = frozenset(FileType)
 
 
 def wrap(
@@ -111,6 +142,26 @@ def unwrap(
     FormatError
         If the object is cut, damaged, foreign, of another type, or too large.
     """
+    header = read_header(data, name)
+    if header.file_type != file_type:
+        raise FormatError(
+            f"{name}: file type {int(header.file_type)} in the header, expected {int(file_type)} "
+            f"({file_type.name.lower()})",
+            ErrorKind.INVALID_FILE_FORMAT,
+        )
+    view = memoryview(data)
+    limit = min(max_size, max(_FREE_SIZE, _MAX_RATIO * len(view)))
+    return _decompress(view[HEADER_SIZE:], name, limit), header.spec_version
+
+
+def read_header(data: BytesLike, name: str) -> Header:
+    """Return what the header of a stored object says; `name` is its key, for messages.
+
+    Raises
+    ------
+    FormatError
+        If there is no header, or an unknown one.
+    """
     view = memoryview(data)
     if len(view) < HEADER_SIZE or bytes(view[: len(MAGIC)]) != MAGIC:
         raise FormatError(
@@ -124,19 +175,17 @@ def unwrap(
             "a newer one may read it",
             ErrorKind.UNSUPPORTED_SPEC_VERSION,
         )
-    if found != file_type:
+    if found not in _FILE_TYPES:
         raise FormatError(
-            f"{name}: file type {found} in the header, expected {int(file_type)} "
-            f"({file_type.name.lower()})",
-            ErrorKind.INVALID_FILE_FORMAT,
+            f"{name}: file type {found} in the header is unknown", ErrorKind.INVALID_FILE_FORMAT
         )
     if compression != _ZSTD:
         raise FormatError(
             f"{name}: compression {compression} in the header, only 1 (zstd) is known",
             ErrorKind.INVALID_FILE_FORMAT,
         )
-    limit = min(max_size, max(_FREE_SIZE, _MAX_RATIO * len(view)))
-    return _decompress(view[HEADER_SIZE:], name, limit), spec_version
+    writer = bytes(view[_NAME]).rstrip(b" ").decode("utf-8", "replace")
+    return Header(writer, spec_version, FileType(found))
 
 
 def _decompress(data: memoryview, name: str, limit: int) -> bytes:

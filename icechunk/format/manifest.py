@@ -29,7 +29,14 @@ from icechunk.format.locations import LocationCompression
 from icechunk.format.string_heap import StringHeap
 from icechunk.ids import NODE_ID_SIZE, OBJECT_ID_SIZE, encode_id
 
-__all__ = ["LocationCompression", "Manifest", "decode_manifest", "encode_manifest"]
+__all__ = [
+    "LocationCompression",
+    "Manifest",
+    "StoredLocations",
+    "decode_manifest",
+    "encode_manifest",
+    "read_location_compression",
+]
 
 Ints = NDArray[np.int64]
 
@@ -59,6 +66,28 @@ class Manifest:
     def nbytes(self) -> int:
         """Memory in bytes."""
         return sum(refs.nbytes for refs in self.arrays.values())
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLocations:
+    """How a stored manifest holds the locations of virtual chunks.
+
+    Attributes
+    ----------
+    is_used : bool
+        Whether the manifest says that they are compressed; all of spec 1 do.
+    dictionary_size : int
+        In bytes, 0 for none.
+    num_refs : int
+        References whose location is compressed.
+    payload_size : int
+        Of the whole manifest in bytes, decompressed.
+    """
+
+    is_used: bool
+    dictionary_size: int
+    num_refs: int
+    payload_size: int
 
 
 # ---------------------------------------------------------------------------- writing
@@ -197,6 +226,28 @@ def decode_manifest(data: BytesLike, name: str) -> Manifest:
         except InvalidInputError as e:
             raise FormatError(f"{where}: {e}; the file is damaged") from e
     return Manifest(manifest_id.tobytes(), arrays)
+
+
+def read_location_compression(data: BytesLike, name: str) -> StoredLocations:
+    """Say how a stored manifest, whose key is `name`, holds the locations of virtual chunks.
+
+    Raises
+    ------
+    FormatError
+        If it is not a manifest, or a damaged one.
+    """
+    payload, _ = unwrap(data, FileType.MANIFEST, name)
+    root = read_root(payload, name)
+    tables, _ = root.children(1, "arrays", required=True)
+    refs, _ = tables.children(1, "refs", required=True, smallest=_SMALLEST_REF)
+    algorithm = root.scalar(3, np.uint8, _ZSTD, field="compression_algorithm")[0]
+    dictionary = root.blobs(2, "location_dictionary")[0]
+    return StoredLocations(
+        is_used=bool(algorithm != _NO_COMPRESSION),
+        dictionary_size=len(dictionary or b""),
+        num_refs=int(refs.present(8).sum()),
+        payload_size=len(payload),
+    )
 
 
 def _read_columns(

@@ -24,7 +24,7 @@ from tests.interop import (
     turns,  # noqa: F401 (called from outside)
 )
 from tests.interop.base import OPERATIONS, config, write_base
-from tests.interop.history import carry_on, delete_keys  # noqa: F401 (called by name)
+from tests.interop.history import carry_on, delete_keys, expire_all_but_two, inspect  # noqa: F401 (called by name)
 
 #: A folder, or the options of an S3 storage.
 Place = Any
@@ -172,18 +172,3 @@ def clean_up(place: Place, source: str) -> dict[str, int]:
     repo.expire_snapshots(now)
     summary = repo.garbage_collect(now)
     return {"snapshots": summary.snapshots_deleted, "manifests": summary.manifests_deleted}
-
-
-def inspect(folder: str) -> dict[str, Any]:
-    """Return what the official client says about every object of a repository."""
-    repo = icechunk.Repository.open(icechunk.local_filesystem_storage(folder))
-
-    def each(kind: str, look: Any) -> dict[str, Any]:
-        return {path.name: look(path.name) for path in sorted(Path(folder, kind).glob("*"))}
-
-    return {
-        "repo": repo.inspect_repo_info(),
-        "snapshots": each("snapshots", repo.inspect_snapshot),
-        "manifests": each("manifests", repo.inspect_manifest),
-        "transactions": each("transactions", repo.inspect_transaction_log),
-    }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import zarr
@@ -54,3 +57,48 @@ def carry_on(folder: str, row: int) -> dict[str, Any]:
         repo.diff(from_snapshot_id=before, to_branch="main"),
     ]
     return {"diffs": [diff.updated_chunks for diff in diffs], "conflicts": conflicts}
+
+
+def inspect(folder: str) -> dict[str, Any]:
+    """Return what is said about every object of a repository, through JSON."""
+    repo = _open(folder)
+
+    def each(kind: str, look: Any) -> dict[str, Any]:
+        return {path.name: look(path.name) for path in sorted(Path(folder, kind).glob("*"))}
+
+    found = {
+        "snapshots": each("snapshots", repo.inspect_snapshot),
+        "manifests": each("manifests", repo.inspect_manifest),
+        "transactions": each("transactions", repo.inspect_transaction_log),
+    }
+    if Path(folder, "repo").exists():
+        found["repo"] = repo.inspect_repo_info()
+    for log in found["transactions"].values():
+        for array in log["updated_chunks"]:
+            array["chunks"].sort()  # version 1.1.21 did not
+        # words for people
+        if "synthetic_composite" in log:
+            assert log["synthetic_composite"].pop("note")
+    return json.loads(json.dumps(found))
+
+
+def expire_all_but_two(folder: str) -> str:
+    """Commit, and expire all snapshots but the first and the newest; only one side can.
+
+    Returns
+    -------
+    str
+        Id of one of those that expired.
+    """
+    repo = _open(folder)
+    for value in range(3):
+        session = repo.writable_session("main")
+        zarr.open_group(session.store, mode="r+")["a"][value] = 99
+        session.commit(f"to expire {value}")
+    lost = repo.lookup_branch("main")
+    now = datetime.now(UTC)
+    session = repo.writable_session("main")
+    zarr.open_group(session.store, mode="r+")["a"][9] = 99
+    session.commit("to stay")
+    repo.expire_snapshots(now)
+    return str(lost)

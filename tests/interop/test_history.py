@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from icechunk.format.repo_info import decode_repo_info, encode_repo_info
+from tests.data import golden_content as content
 from tests.interop.sides import Official, Ours, Side
 from tests.interop.summary import Summary
 
+DATA = Path(content.__file__).parent
 #: Chunk keys of a wrong rank: the official client logs all of them.
 KEYS = ["a/c/0", "a/c/0/0", "a/c/3", "a/c", "m/c/1", "m/c/1/1"]
 
@@ -40,3 +45,62 @@ def test_coordinates_of_several_ranks(
     assert bool(mine["conflicts"]) is conflict
     assert {len(coordinate) for coordinate in mine["diffs"][0]["/a"]} == {0, 1, 2}
     assert my_summary == their_summary
+
+
+# -- what both say about stored objects -----------------------------------------------------
+def assert_same(mine: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Compare what both say about all objects, one by one."""
+    assert mine.keys() == theirs.keys()
+    for kind in ("snapshots", "manifests", "transactions"):
+        assert mine[kind].keys() == theirs[kind].keys()
+        for key, found in theirs[kind].items():
+            assert mine[kind][key] == found
+    assert mine.get("repo") == theirs.get("repo")
+
+
+@pytest.mark.parametrize("name", ["v1", "v2", "migrated"])
+def test_both_inspect_alike(name: str, ours: Ours, official: Official, tmp_path: Path) -> None:
+    folder = str(tmp_path / name)
+    shutil.copytree(DATA / name / "repository", folder)
+    assert_same(ours.run("inspect", folder), official.run("inspect", folder))
+
+
+def test_both_inspect_what_is_written_here(ours: Ours, official: Official, tmp_path: Path) -> None:
+    folder = str(tmp_path / "repository")
+    ours.run("write", folder, str(tmp_path))
+    assert_same(ours.run("inspect", folder), official.run("inspect", folder))
+
+
+def test_both_inspect_refs_and_settings(
+    base: str, ours: Ours, official: Official, tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "repository")
+    official.run("operate", base, folder, "refs_and_settings")
+    # logs of expired commits, of which one is lost
+    lost = official.run("expire_all_but_two", folder)
+    Path(folder, "transactions", lost).unlink()
+    theirs = official.run("inspect", folder)
+    assert_same(ours.run("inspect", folder), theirs)
+    (composite,) = (
+        log["synthetic_composite"]
+        for log in theirs["transactions"].values()
+        if "synthetic_composite" in log
+    )
+    assert composite["missing_tx_logs"] == [lost]
+    assert composite["merged_pruned_ancestor_tx_logs"]
+
+
+def test_times_as_short_as_possible(ours: Ours, official: Official, tmp_path: Path) -> None:
+    folder = tmp_path / "repository"
+    ours.run("create_base", str(folder))
+    repo = folder / "repo"
+    info = decode_repo_info(repo.read_bytes(), "repo")
+    times = (1_700_000_001_000_001, 1_700_000_001_000_000, 1_700_000_000_120_000, 10, 0)
+    updates = tuple(
+        replace(info.updates[0], updated_at=time, backup=f"repo.{i}" if i else None)
+        for i, time in enumerate(times)
+    )
+    repo.write_bytes(encode_repo_info(replace(info, updates=updates)))
+    mine, theirs = (side.run("inspect", str(folder))["repo"] for side in (ours, official))
+    assert mine == theirs
+    assert len(mine["latest_updates"]) == len(times)
