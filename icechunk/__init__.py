@@ -122,6 +122,7 @@ from icechunk.session import (
     SessionMode,
 )
 from icechunk.snapshots import (
+    AncestryGraph,
     Diff,
     ManifestFileInfo,
     SnapshotInfo,
@@ -157,6 +158,7 @@ from icechunk.store import (
 
 __all__ = [
     "AlreadyExistsError",
+    "AncestryGraph",
     "AnyAzureCredential",
     "AnyAzureStaticCredential",
     "AnyCredential",

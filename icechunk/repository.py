@@ -32,6 +32,7 @@ from icechunk.format.repo_info import RepoInfo, SnapshotEntry
 from icechunk.format.snapshot import Snapshot
 from icechunk.format.transaction_log import TransactionLog
 from icechunk.format.updates import Status, UpdateEntry, UpdateKind
+from icechunk.history import History
 from icechunk.ids import INITIAL_SNAPSHOT_ID, decode_id, encode_id
 from icechunk.inspection import Inspection
 from icechunk.publish import RepoState
@@ -118,7 +119,7 @@ def _make_assets(storage: Storage, effective: EffectiveConfig) -> Assets:
     )
 
 
-class Repository(Refs, Administration, Inspection):
+class Repository(Refs, Administration, History, Inspection):
     """A repository: a history of snapshots with branches and tags.
 
     Use `create`, `open` or `open_or_create`.

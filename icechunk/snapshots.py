@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from icechunk.ancestry_graph import AncestryGraph
 from icechunk.format.repo_info import SnapshotEntry
 from icechunk.format.snapshot import ManifestFile, Snapshot
 from icechunk.format.transaction_log import TransactionLog
 from icechunk.ids import encode_id
 
-__all__ = ["Diff", "ManifestFileInfo", "SnapshotInfo", "SnapshotMetadata"]
+__all__ = ["AncestryGraph", "Diff", "ManifestFileInfo", "SnapshotInfo", "SnapshotMetadata"]
 
 
 @dataclass(frozen=True, slots=True)

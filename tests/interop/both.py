@@ -24,7 +24,14 @@ from tests.interop import (
     turns,  # noqa: F401 (called from outside)
 )
 from tests.interop.base import OPERATIONS, config, write_base
-from tests.interop.history import carry_on, delete_keys, expire_all_but_two, inspect  # noqa: F401 (called by name)
+from tests.interop.history import (  # noqa: F401 (called by name)
+    branch_out,
+    carry_on,
+    delete_keys,
+    draw,
+    expire_all_but_two,
+    inspect,
+)
 
 #: A folder, or the options of an S3 storage.
 Place = Any

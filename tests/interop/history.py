@@ -102,3 +102,43 @@ def expire_all_but_two(folder: str) -> str:
     session.commit("to stay")
     repo.expire_snapshots(now)
     return str(lost)
+
+
+def branch_out(folder: str) -> None:
+    """Create branches, of branches, too, and commit to them."""
+    repo = _open(folder)
+    commits = 0
+
+    def commit(branch: str, message: str) -> str:
+        nonlocal commits
+        commits += 1
+        session = repo.writable_session(branch)
+        zarr.open_group(session.store, mode="r+").attrs["n"] = commits
+        return str(session.commit(message))
+
+    start = commit("main", "x" * 61)
+    repo.create_branch("dev", start)
+    aside = commit("dev", "on dev\nand more")
+    repo.create_branch("of-dev", aside)
+    commit("of-dev", "")
+    commit("main", "y" * 60)
+    repo.create_branch("later", commit("main", "<the last> & newest"))
+    repo.create_tag("v1", start)
+    repo.create_tag("v\u00e9 2", aside)
+    commit("dev", "on dev again")
+
+
+def draw(folder: str) -> list[str]:
+    """Return drawings of the history: of all branches, and of each branch and tag."""
+    repo = _open(folder)
+    versions = [
+        {},
+        *({"branch": name} for name in sorted(repo.list_branches())),
+        *({"tag": name} for name in sorted(repo.list_tags())),
+        {"snapshot_id": repo.lookup_branch("main")},
+    ]
+    # where no branch is asked for the official client leaves an empty name
+    return [
+        str(repo.ancestry_graph(plain=True, **version)).replace("(, ", "(").replace(" ()", "")
+        for version in versions
+    ]

@@ -104,3 +104,20 @@ def test_times_as_short_as_possible(ours: Ours, official: Official, tmp_path: Pa
     mine, theirs = (side.run("inspect", str(folder))["repo"] for side in (ours, official))
     assert mine == theirs
     assert len(mine["latest_updates"]) == len(times)
+
+
+# of spec version 1 the official client does not find branches with unusual names
+@pytest.mark.parametrize("name", ["v2", "migrated"])
+def test_both_draw_golden_histories_alike(
+    name: str, ours: Ours, official: Official, tmp_path: Path
+) -> None:
+    folder = str(tmp_path / name)
+    shutil.copytree(DATA / name / "repository", folder)
+    assert ours.run("draw", folder) == official.run("draw", folder)
+
+
+def test_both_draw_alike(base: str, ours: Ours, official: Official, tmp_path: Path) -> None:
+    folder = str(tmp_path / "repository")
+    shutil.copytree(base, folder)
+    ours.run("branch_out", folder)
+    assert ours.run("draw", folder) == official.run("draw", folder)
