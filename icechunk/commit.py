@@ -49,6 +49,7 @@ def build(
     metadata: Mapping[str, Any],
     splitting: SplitRules,
     amended: TransactionLog | None = None,
+    rewrites: bool = False,
     concurrency: int = 8,
 ) -> Built:
     """Store the snapshot that results from some changes.
@@ -67,12 +68,16 @@ def build(
         Rules for cutting the chunk grids of arrays into manifests.
     amended : TransactionLog, optional
         Log of the commit that the result replaces; its changes are listed again.
+    rewrites : bool
+        Whether to cut the references of all arrays anew, also of those that did not change.
     concurrency : int
         Manifests written at the same time.
     """
     tree = Tree(base, [changes])
     snapshot_id = new_object_id()
-    nodes, manifest_files = _write_manifests(assets, base, tree, changes, splitting, concurrency)
+    nodes, manifest_files = _write_manifests(
+        assets, base, tree, changes, splitting, concurrency, rewrites=rewrites
+    )
     log = transaction_log(snapshot_id, base, tree, changes)
     if amended is not None:
         log = amended.merge(log, snapshot_id)
@@ -138,6 +143,8 @@ def _write_manifests(
     changes: ChangeSet,
     splitting: SplitRules,
     concurrency: int,
+    *,
+    rewrites: bool,
 ) -> tuple[list[Node], dict[bytes, ManifestFile]]:
     """Store the manifests of all arrays that changed; return nodes and manifest list."""
     nodes = tree.nodes()
@@ -148,7 +155,7 @@ def _write_manifests(
     for position, node in enumerate(nodes):
         if node.array is None:
             continue
-        if node.id in touched:
+        if rewrites or node.id in touched:
             work.append((position, node, node.array))
         else:
             for ref in node.array.manifests:
@@ -161,7 +168,7 @@ def _write_manifests(
         edits = changes.chunks.get(node.id)
         refs = edits.refs() if edits else None
         sizes = split_sizes(node.path, array, splitting)
-        manifests = list(_array_manifests(assets, base, node, array, refs, sizes))
+        manifests = list(_array_manifests(assets, base, node, array, refs, sizes, rewrites))
         # the first coordinates first, so that equal content gives equal lists
         manifests.sort(key=lambda pair: pair[0].extents)
         info = replace(array, manifests=tuple(ref for ref, _ in manifests))
@@ -185,11 +192,12 @@ def _array_manifests(
     array: ArrayInfo,
     edits: ChunkRefs | None,
     sizes: SplitSizes,
+    rewrites: bool,
 ) -> list[tuple[ManifestRef, ManifestFile]]:
     """Return the manifests of one changed array: old ones that still fit, and new ones.
 
-    Their extents never overlap: a block with edits gets one new manifest, and in other
-    blocks each old manifest stays by itself, whole or in pieces.
+    Their extents never overlap: a block with edits, or any block if `rewrites`, gets one new
+    manifest, and in other blocks each old manifest stays by itself, whole or in pieces.
     """
     grid = array.num_chunks
     edits = _in_grid(edits if edits is not None else ChunkRefs.empty(len(grid)), grid)
@@ -198,14 +206,16 @@ def _array_manifests(
     written: list[ChunkRefs] = []
     parts: list[ChunkRefs] = []
     for ref in array.manifests:
-        if _fits(ref.extents, grid, sizes) and _block_of(ref.extents, sizes) not in edited:
+        fits = not rewrites and _fits(ref.extents, grid, sizes)
+        if fits and _block_of(ref.extents, sizes) not in edited:
             kept.append((ref, base.manifest_files[ref.id]))
             continue
         refs = assets.manifest(ref.id).arrays.get(node.id)
         if refs is not None:
             # chunks outside the grid, left behind by a shrunk shape, are dropped here
             for piece in split(_in_grid(refs, grid), sizes):
-                (parts if edited & _blocks(piece, sizes) else written).append(piece)
+                joins = rewrites or edited & _blocks(piece, sizes)
+                (parts if joins else written).append(piece)
     pool = ChunkRefs.concatenate(len(grid), parts).overlay(edits).without_deleted()
     for piece in (*written, *split(pool, sizes)):
         file = assets.write_manifest({node.id: piece})

@@ -487,13 +487,19 @@ class Session(Workspace):
             )
 
     def _commit(
-        self, message: str, metadata: Mapping[str, Any] | None, allow_empty: bool, *, amends: bool
+        self,
+        message: str,
+        metadata: Mapping[str, Any] | None,
+        allow_empty: bool,
+        *,
+        amends: bool,
+        rewrites: bool = False,
     ) -> str:
         self._check_committable(allow_empty=allow_empty)
         branch = self._branch or ""
         with self._lock:
             amended = self._amended_log() if amends else None
-            built = self._build(message, metadata, amended)
+            built = self._build(message, metadata, amended, rewrites=rewrites)
             change = publish.add_commit(
                 branch,
                 self._snapshot_id,
@@ -520,7 +526,12 @@ class Session(Workspace):
         return log
 
     def _build(
-        self, message: str, metadata: Mapping[str, Any] | None, amended: Any = None
+        self,
+        message: str,
+        metadata: Mapping[str, Any] | None,
+        amended: Any = None,
+        *,
+        rewrites: bool = False,
     ) -> Built:
         if not isinstance(message, str):
             raise InvalidInputError(
@@ -540,6 +551,7 @@ class Session(Workspace):
             metadata={**self._context.default_commit_metadata, **(metadata or {})},
             splitting=self._context.effective.split_sizes,
             amended=amended,
+            rewrites=rewrites,
         )
 
     def _entry(self, built: Built) -> SnapshotEntry:

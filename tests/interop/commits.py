@@ -7,7 +7,8 @@ from typing import Any
 import zarr
 
 import icechunk
-from tests.interop.base import create, edit, operation, rearrange
+from tests.interop.base import create, edit, operation, rearrange, reopened
+from tests.interop.operations import write_with_holes
 
 
 # -- moves -------------------------------------------------------------------------------
@@ -138,6 +139,43 @@ def flush(repo: Any) -> None:
 @operation
 def flush_without_changes(repo: Any) -> None:
     repo.writable_session("main").flush("nothing new")
+
+
+@operation
+def rewrite_manifests(repo: Any) -> None:
+    repo.rewrite_manifests("rewritten", branch="main", metadata={"k": 1})
+
+
+@operation
+def rewrite_manifests_otherwise(repo: Any) -> None:
+    repo = reopened(repo, axis=0, size=3)
+    repo.rewrite_manifests("rewritten", branch="main", metadata={"__icechunk": {"x": 2}})
+
+
+@operation
+def rewrite_manifests_of_holes(repo: Any) -> None:
+    write_with_holes(repo)
+    repo = reopened(repo, axis=1, size=4)
+    repo.rewrite_manifests("rewritten", branch="main")
+    with edit(repo) as root:
+        root["holes"].resize((5, 5))
+    repo.rewrite_manifests("rewritten again", branch="main")
+
+
+@operation
+def rewrite_manifests_by_amending(repo: Any) -> None:
+    repo.set_default_commit_metadata({"k": 0, "l": 1})
+    with edit(repo) as root:
+        root["a"][0] = 50
+    plain = icechunk.Repository.open(
+        repo.storage,
+        icechunk.RepositoryConfig(
+            manifest=icechunk.ManifestConfig(
+                splitting=icechunk.ManifestSplittingConfig.from_dict({})
+            )
+        ),
+    )
+    plain.rewrite_manifests("rewritten", branch="main", commit_method="amend")
 
 
 @operation

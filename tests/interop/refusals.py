@@ -352,3 +352,21 @@ def merge_of_a_fork_that_was_committed(repo: Any) -> None:
 @refusal
 def fork_of_a_readonly_session(repo: Any) -> None:
     repo.readonly_session("main").fork()
+
+
+@refusal
+def rewrite_manifests_of_no_branch(repo: Any) -> None:
+    repo.rewrite_manifests("rewritten", branch="none")
+
+
+@refusal
+def rewrite_manifests_by_amending_the_first_snapshot(repo: Any) -> None:
+    repo.create_branch("first", "1CECHNKREP0F1RSTCMT0")
+    repo.rewrite_manifests("rewritten", branch="first", commit_method="amend")
+
+
+@refusal
+def rewrite_manifests_by_amending_a_move(repo: Any) -> None:
+    with rearrange(repo) as session:
+        session.move("/a", "/b")
+    repo.rewrite_manifests("rewritten", branch="main", commit_method="amend")
