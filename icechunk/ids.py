@@ -11,6 +11,9 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
 from icechunk.errors import ErrorKind, InvalidInputError
 
 OBJECT_ID_SIZE: Final = 12  # snapshots, manifests, chunks
@@ -33,6 +36,17 @@ def encode_id(raw: bytes) -> str:
     chars = (len(raw) * 8 + 4) // 5
     number = int.from_bytes(raw, "big") << (chars * 5 - len(raw) * 8)
     return "".join(_ALPHABET[(number >> shift) & 31] for shift in range((chars - 1) * 5, -1, -5))
+
+
+def encode_ids(rows: npt.NDArray[np.uint8]) -> list[str]:
+    """Return the text forms of many ids: uint8[n, size]."""
+    count, size = rows.shape
+    chars = (size * 8 + 4) // 5
+    bits = np.zeros((count, chars * 5), np.uint8)
+    bits[:, : size * 8] = np.unpackbits(rows, axis=1)
+    digits = bits.reshape(count, chars, 5) @ np.array([16, 8, 4, 2, 1], np.uint8)
+    text = np.frombuffer(_ALPHABET.encode(), np.uint8)[digits].tobytes().decode()
+    return [text[start : start + chars] for start in range(0, count * chars, chars)]
 
 
 def decode_id(text: str, size: int = OBJECT_ID_SIZE) -> bytes:

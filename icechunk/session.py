@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from icechunk import change_set, publish
+from icechunk.array_chunks import ArrayChunks
 from icechunk.async_twin import async_twin
 from icechunk.change_set import ChangeSet, OnConflict
 from icechunk.change_set_codec import decode_change_set, encode_change_set
@@ -25,7 +26,7 @@ from icechunk.rebase import rebase as rebase_changes
 from icechunk.snapshots import Diff, diff_from_logs
 from icechunk.versions import branch_tip
 from icechunk.virtual import VirtualResolver
-from icechunk.workspace import ChunkType, SessionContext, SessionMode, Workspace
+from icechunk.workspace import ChunkType, SessionContext, SessionMode
 
 if TYPE_CHECKING:
     from icechunk.store import IcechunkStore
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["ChunkType", "ForkSession", "Session", "SessionMode"]
 
 
-class Session(Workspace):
+class Session(ArrayChunks):
     """One transaction on a repository. Made by `Repository`, not directly.
 
     Read-only sessions look at one snapshot for ever. Writable ones collect edits and
@@ -571,8 +572,6 @@ class Session(Workspace):
 
     move_async = async_twin(move)
     get_node_id_async = async_twin(get_node_id)
-    chunk_type_async = async_twin(Workspace.chunk_type)
-    all_virtual_chunk_locations_async = async_twin(Workspace.all_virtual_chunk_locations)
     merge_async = async_twin(merge)
     commit_async = async_twin(commit)
     amend_async = async_twin(amend)

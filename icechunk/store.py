@@ -18,6 +18,7 @@ from zarr.abc.store import (
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from icechunk import listing
+from icechunk.array_chunks import ChunkBatch
 from icechunk.async_twin import async_twin
 from icechunk.config import VirtualChunkSpec
 from icechunk.errors import ErrorKind, InvalidInputError, ReadOnlyError, SessionStateError
@@ -439,6 +440,12 @@ class IcechunkStore(VersionControl, Store):
         failed = self.set_virtual_refs(parsed.path, [spec], validate_containers=validate_container)
         if failed:
             self._session.virtual.validate(location)
+
+    def array_chunk_iterator(
+        self, array_path: str, batch_size: int = 100_000
+    ) -> AsyncIterator[ChunkBatch]:
+        """Yield the references of an array, as `icechunk.Session.chunk_batches` does."""
+        return self._session.chunk_batches(array_path, batch_size)
 
     def set_virtual_refs(
         self,

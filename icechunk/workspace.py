@@ -21,9 +21,8 @@ from icechunk.errors import (
     ReadOnlyError,
     SessionStateError,
 )
-from icechunk.format.chunk_refs import ChunkRef, ChunkRefs, RefKind
+from icechunk.format.chunk_refs import ChunkRef, ChunkRefs
 from icechunk.format.snapshot import ArrayInfo, Node, Snapshot
-from icechunk.ids import normalize_path
 from icechunk.publish import RepoState
 from icechunk.storage.base import ByteRange, BytesLike
 from icechunk.tree import Tree
@@ -235,35 +234,6 @@ class Workspace:
             if edits:
                 refs = refs.overlay(edits.refs())
         return refs.without_deleted()
-
-    def chunk_type(self, array_path: str, chunk_coordinates: Sequence[int]) -> ChunkType:
-        """Say where the bytes of a chunk are."""
-        node, array = self._tree.require_array(normalize_path(array_path))
-        coordinate = tuple(chunk_coordinates)
-        check_coordinate(node, array, coordinate)
-        ref = self.chunk_ref(node, coordinate)
-        return ChunkType(int(ref.kind)) if ref is not None else ChunkType.uninitialized
-
-    def all_virtual_chunk_locations(self) -> list[str]:
-        """Return the URLs of the files that the virtual chunks of all arrays are in.
-
-        Each once, in no particular order.
-
-        Raises
-        ------
-        InvalidInputError
-            If a location names a container that the configuration does not have.
-        """
-        expand = self._context.virtual.expand
-        found: dict[str, None] = {}
-        for node in self._tree.nodes():
-            if node.array is None:
-                continue
-            refs = self.chunk_refs(node.path)
-            if refs.location is not None and refs.locations is not None:
-                used = np.unique(refs.location[refs.kind == RefKind.VIRTUAL])
-                found.update((expand(refs.locations[int(i)]), None) for i in used)
-        return list(found)
 
     def _array_for_write(self, path: str, coordinate: Coordinate) -> tuple[Node, ArrayInfo]:
         self._check_editable()

@@ -30,12 +30,15 @@ class NodeMetadata:
         Length of the chunk grid along each dimension; 0 where the array is empty.
     dimension_names : tuple of (str or None), optional
         None if the document has none; the empty string counts as unnamed.
+    is_regular : bool
+        Whether all chunks have the same shape.
     """
 
     is_array: bool
     shape: tuple[int, ...] = ()
     num_chunks: tuple[int, ...] = ()
     dimension_names: tuple[str | None, ...] | None = None
+    is_regular: bool = True
 
 
 def parse_node_metadata(user_data: bytes, path: str) -> NodeMetadata:
@@ -71,7 +74,9 @@ def parse_node_metadata(user_data: bytes, path: str) -> NodeMetadata:
             "with the separator '/'",
         )
     num_chunks = _grid(document.get("chunk_grid"), shape, path)
-    return NodeMetadata(True, shape, num_chunks, _dimension_names(document, len(shape), path))
+    names = _dimension_names(document, len(shape), path)
+    is_regular = document["chunk_grid"]["name"] == "regular"
+    return NodeMetadata(True, shape, num_chunks, names, is_regular)
 
 
 def _bad(path: str, reason: str) -> InvalidInputError:

@@ -326,9 +326,10 @@ def test_locations_of_all_arrays(session: Session, files: Path) -> None:
     for key, name in (("a/c/0/0", "1"), ("a/c/1/0", "2"), ("b/c/0", "2"), ("b/c/1", "3")):
         store.set_virtual_ref(key, f"{folder}/{name}", offset=0, length=1)
     session.store.delete_sync("a/c/0/0")
-    assert sorted(session.all_virtual_chunk_locations()) == [f"{folder}/2", f"{folder}/3"]
+    found = [f"{folder}/2", f"{folder}/2", f"{folder}/3"]
+    assert sorted(session.all_virtual_chunk_locations()) == found
     session.commit("three")
-    assert sorted(session.all_virtual_chunk_locations()) == [f"{folder}/2", f"{folder}/3"]
+    assert sorted(session.all_virtual_chunk_locations()) == found
 
 
 def test_in_change_sets_and_forks(repository: Repository, source: str) -> None:

@@ -338,6 +338,17 @@ class ChunkRefs(ChunkColumns):
             return self
         return ChunkRefs(**chunk_columns.select(self.columns(), rows))
 
+    def at(self, coords: npt.ArrayLike) -> ChunkRefs:
+        """Return the same references at other coordinates.
+
+        Parameters
+        ----------
+        coords : uint32[n, ndim]
+            One for each row; of several rows at one place the last is kept.
+        """
+        columns = {**self.columns(), "coords": coords}
+        return ChunkRefs.from_columns(**columns, last_wins=True)
+
     def without_deleted(self) -> ChunkRefs:
         """Return all that are not deletions."""
         return self.take(self.kind != RefKind.DELETED)

@@ -19,6 +19,7 @@ from tests.interop import (
     commits,  # noqa: F401 (fills the table)
     operations,  # noqa: F401 (fills the table)
     random_work,
+    rearranging,
     rebases,
     refusals,
     turns,  # noqa: F401 (called from outside)
@@ -32,6 +33,10 @@ from tests.interop.history import (  # noqa: F401 (called by name)
     expire_all_but_two,
     inspect,
 )
+
+move_chunks = rearranging.move_chunks
+list_chunks = rearranging.list_chunks
+share_a_file = rearranging.share_a_file
 
 #: A folder, or the options of an S3 storage.
 Place = Any

@@ -370,3 +370,28 @@ def rewrite_manifests_by_amending_a_move(repo: Any) -> None:
     with rearrange(repo) as session:
         session.move("/a", "/b")
     repo.rewrite_manifests("rewritten", branch="main", commit_method="amend")
+
+
+@refusal
+def shift_in_a_readonly_session(repo: Any) -> None:
+    repo.readonly_session("main").shift_array("/a", [1])
+
+
+@refusal
+def shift_in_a_rearrange_session(repo: Any) -> None:
+    repo.rearrange_session("main").shift_array("/a", [1])
+
+
+@refusal
+def shift_of_a_group(repo: Any) -> None:
+    repo.writable_session("main").shift_array("/g", [1])
+
+
+@refusal
+def shift_of_nothing(repo: Any) -> None:
+    repo.writable_session("main").shift_array("/nothing", [1])
+
+
+@refusal
+def reindex_out_of_the_grid(repo: Any) -> None:
+    repo.writable_session("main").reindex_array("/a", lambda at: [at[0] + 1])
