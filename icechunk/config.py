@@ -163,7 +163,8 @@ class ManifestPreloadConfig(Options):
     max_total_refs : int, optional
         Stop before this many chunk references. Default 10,000.
     preload_if : ManifestPreloadCondition, optional
-        Default: manifests of at most 1,000 references.
+        Default: manifests of at most 1,000 references, of arrays with names that are usual
+        for coordinates, such as ``time``, ``lat`` or ``x``.
     max_arrays_to_scan : int, optional
         Look at this many arrays. Default 50.
     """
@@ -269,8 +270,20 @@ class RepoUpdateRetryConfig(Options):
 
 
 # -- the whole -------------------------------------------------------------------------
-#: Manifests with this many references or fewer are preloaded unless a condition is set.
-_PRELOAD: Final = ManifestPreloadCondition.num_refs(None, 1001)
+#: Names of coordinates, by the rules with which cf_xarray guesses axes.
+_COORDINATES: Final = "|".join(
+    [
+        r"t|(time|min|hour|day|week|month|year)[0-9]*",
+        r"(z|nav_lev|gdep|lv_|o*lev|bottom_top|sigma|h(ei)?ght|altitude|depth|isobaric|pres"
+        r"|isotherm)[a-z_]*[0-9]*",
+        r"y|j|nlat|rlat|nj|y?(nav_lat|lat|gphi)[a-z0-9]*",
+        r"x|i|nlon|rlon|ni|x?(nav_lon|lon|glam)[a-z0-9]*",
+    ]
+)
+#: Small manifests of coordinates are preloaded unless a condition is set.
+_PRELOAD: Final = ManifestPreloadCondition.name_matches(
+    rf"^({_COORDINATES})$"
+) & ManifestPreloadCondition.num_refs(None, 1001)
 
 
 @dataclass(frozen=True)

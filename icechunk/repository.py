@@ -35,6 +35,7 @@ from icechunk.format.updates import Status, UpdateEntry, UpdateKind
 from icechunk.history import History
 from icechunk.ids import INITIAL_SNAPSHOT_ID, decode_id, encode_id
 from icechunk.inspection import Inspection
+from icechunk.preload import preloading
 from icechunk.publish import RepoState
 from icechunk.refs import MAIN, Refs
 from icechunk.session import Session
@@ -402,7 +403,8 @@ class Repository(Refs, Administration, History, Inspection):
             if branch is None:
                 raise invalid_version("as_of goes with a branch")
             resolved = snapshot_as_of(info, branch, as_of)
-        return Session(self._context, resolved, SessionMode.readonly)
+        session = Session(self._context, resolved, SessionMode.readonly)
+        return preloading(session, self._assets)
 
     def writable_session(self, branch: str) -> Session:
         """Return a session that edits the newest snapshot of a branch.
@@ -436,7 +438,8 @@ class Repository(Refs, Administration, History, Inspection):
                 "this repository is of spec version 1, which can be read but not written",
                 ErrorKind.UNSUPPORTED_OPERATION_FOR_VERSION,
             )
-        return Session(self._context, branch_tip(info, branch), mode, branch)
+        session = Session(self._context, branch_tip(info, branch), mode, branch)
+        return preloading(session, self._assets)
 
     def session_after_commit(self, branch: str, snapshot_id: str) -> Session:
         """Return a writable session that goes on from a commit that was just made."""
