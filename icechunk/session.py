@@ -593,9 +593,9 @@ class ForkSession(Session):
         snapshot_id: bytes,
         lineage: bytes,
         inherited: Sequence[ChangeSet],
-        own: ChangeSet | None = None,
+        own: Sequence[ChangeSet] = (),
     ) -> None:
-        layers = [*inherited, own or ChangeSet(snapshot_id, lineage)]
+        layers = [*inherited, *(own or [ChangeSet(snapshot_id, lineage)])]
         super().__init__(context, snapshot_id, SessionMode.writable, None, layers)
         self._lineage = lineage
         self._inherited = len(inherited)
@@ -618,7 +618,9 @@ class ForkSession(Session):
             "snapshot": self._snapshot_id,
             "lineage": self._lineage,
             "inherited": [encode_change_set(c) for c in self._layers[: self._inherited]],
-            "own": encode_change_set(self._changes()),
+            # one by one: forks of this fork began with some of them
+            "own": [encode_change_set(c) for c in self._own_layers],
+            "forks": self._forks,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -628,8 +630,9 @@ class ForkSession(Session):
             state["snapshot"],
             state["lineage"],
             [decode_change_set(data, "inherited change set") for data in state["inherited"]],
-            decode_change_set(state["own"]),
+            [decode_change_set(data) for data in state["own"]],
         )
+        self._forks = dict(state["forks"])
 
     def discard_changes(self) -> None:
         """Drop what was done since the fork."""

@@ -299,6 +299,27 @@ def test_forks_of_forks(repository: Repository) -> None:
     assert rows(session)[:2] == [2, 2]
 
 
+def test_a_fork_that_travels_knows_its_forks(repository: Repository) -> None:
+    child = repository.writable_session("main").fork()
+    write(child, 0, 1)
+    grandchild = child.fork()
+    write(grandchild, 0, 2)  # it saw the 1, and may override it
+    write(child, 1, 1)
+    later = child.fork()
+    write(later, 1, 2)
+    child = pickle.loads(pickle.dumps(child))
+    with pytest.raises(ConflictError):
+        # the one in between did not see what the child wrote after it
+        stale = pickle.loads(pickle.dumps(grandchild))
+        write(stale, 1, 3)
+        child.merge(stale)
+    child = pickle.loads(pickle.dumps(child))
+    child.merge(pickle.loads(pickle.dumps(grandchild)), later)
+    assert rows(child)[:2] == [2, 2]
+    child.discard_changes()
+    assert not child.has_uncommitted_changes
+
+
 def test_merge_sessions(repository: Repository) -> None:
     """Forks are merged into the first of them, as a reduction does, however nested."""
     session = repository.writable_session("main")
