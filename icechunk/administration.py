@@ -11,7 +11,7 @@ from typing import Any
 from icechunk.assets import Assets
 from icechunk.async_twin import async_twin
 from icechunk.commit import now_microseconds
-from icechunk.errors import ObjectNotFoundError
+from icechunk.errors import ErrorKind, InvalidInputError, ObjectNotFoundError
 from icechunk.features import FeatureFlag, feature_flags, set_feature
 from icechunk.format import layout
 from icechunk.format.metadata import Metadata
@@ -19,6 +19,7 @@ from icechunk.format.repo_info import RepoInfo, decode_repo_info
 from icechunk.format.updates import Status, UpdateEntry, UpdateKind
 from icechunk.ops import RepoStatus, Update
 from icechunk.publish import Compute
+from icechunk.snapshots import to_microseconds
 
 
 class Administration(ABC):
@@ -91,7 +92,7 @@ class Administration(ABC):
         metadata : mapping
             Names to anything that JSON can express.
         """
-        stored = Metadata(metadata)
+        stored = Metadata(_checked(metadata))
         self._update(
             lambda info: (
                 replace(info, metadata=stored),
@@ -107,11 +108,12 @@ class Administration(ABC):
         metadata : mapping
             Its names replace those that are there; others stay.
         """
+        given = _checked(metadata)
         merged: dict[str, Any] = {}
 
         def compute(info: RepoInfo) -> tuple[RepoInfo, UpdateEntry]:
             merged.clear()
-            merged.update({**info.metadata, **metadata})
+            merged.update({**info.metadata, **given})
             changed = replace(info, metadata=Metadata(merged))
             return changed, UpdateEntry(kind=UpdateKind.METADATA_CHANGED)
 
@@ -129,12 +131,19 @@ class Administration(ABC):
         return self.get_status()
 
     def set_status(self, status: RepoStatus) -> None:
-        """Say whether the repository takes writes. The time is set to now."""
+        """Say whether the repository takes writes.
+
+        Parameters
+        ----------
+        status : RepoStatus
+            Its time is stored, now if it has none.
+        """
+        set_at = status.set_at
 
         def compute(info: RepoInfo) -> tuple[RepoInfo, UpdateEntry]:
             stored = Status(
                 status.availability.value,
-                now_microseconds(),
+                now_microseconds() if set_at is None else to_microseconds(set_at),
                 status.limited_availability_reason,
             )
             changed = replace(info, status=stored)
@@ -181,3 +190,11 @@ class Administration(ABC):
     enabled_feature_flags_async = async_twin(enabled_feature_flags)
     disabled_feature_flags_async = async_twin(disabled_feature_flags)
     set_feature_flag_async = async_twin(set_feature_flag)
+
+
+def _checked(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not isinstance(metadata, Mapping):
+        raise InvalidInputError(
+            f"the metadata of a repository must be a dict, not {metadata!r}", ErrorKind.BAD_METADATA
+        )
+    return metadata

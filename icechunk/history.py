@@ -11,6 +11,7 @@ from icechunk.async_twin import async_twin
 from icechunk.conditions import splitting_rules
 from icechunk.config import RepositoryConfig
 from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.format.metadata import with_reserved
 from icechunk.format.repo_info import RepoInfo
 from icechunk.session import Session
 from icechunk.versions import resolve
@@ -18,8 +19,6 @@ from icechunk.versions import resolve
 #: Whether a commit adds a snapshot to its branch, or replaces the newest one.
 CommitMethod: TypeAlias = Literal["new_commit", "amend"]
 
-#: What the metadata of a commit hold under this name is of the library.
-_RESERVED: Final = "__icechunk"
 #: How the official client says that no array is split.
 _NO_SPLITTING: Final[Any] = [
     [{"path_matches": {"regex": ".*"}}, [{"condition": "Any", "num_chunks": 2**32 - 1}]]
@@ -125,16 +124,9 @@ class History(ABC):
         rules = _NO_SPLITTING
         if splitting is not None:
             rules = splitting_rules().dump(splitting.split_sizes)
-        given = dict(metadata or {})
-        reserved = given.get(_RESERVED)
-        noted = dict(reserved) if isinstance(reserved, Mapping) else {}
-        noted["splitting_config"] = {"split_sizes": rules}
+        noted = with_reserved(metadata, splitting_config={"split_sizes": rules})
         return self.writable_session(branch)._commit(
-            message,
-            given | {_RESERVED: noted},
-            True,
-            amends=commit_method == "amend",
-            rewrites=True,
+            message, noted, True, amends=commit_method == "amend", rewrites=True
         )
 
     rewrite_manifests_async = async_twin(rewrite_manifests)

@@ -157,11 +157,8 @@ class RepoState:
                     "migrate it to version 2 first",
                     ErrorKind.UNSUPPORTED_OPERATION_FOR_VERSION,
                 )
-            if needs_online and info.status.availability == READ_ONLY:
-                reason = f": {info.status.reason}" if info.status.reason else ""
-                raise ReadOnlyError(
-                    f"the repository was set read-only{reason}", ErrorKind.READ_ONLY_REPOSITORY
-                )
+            if needs_online:
+                require_online(info)
             changed, entry = compute(info)
             published = self._put(info, etag, changed, entry)
             if published is not None:
@@ -212,6 +209,21 @@ class RepoState:
         except IcechunkError:
             return False
         return any(update.backup == backup for update in stored.updates)
+
+
+def require_online(info: RepoInfo) -> None:
+    """Refuse a repository that was set read-only.
+
+    Raises
+    ------
+    ReadOnlyError
+    """
+    if info.status.availability == READ_ONLY:
+        reason = f": {info.status.reason}" if info.status.reason else ""
+        raise ReadOnlyError(
+            f"the repository was set read-only{reason}; Repository.set_status says otherwise",
+            ErrorKind.READ_ONLY_REPOSITORY,
+        )
 
 
 def exists(storage: Storage) -> int | None:

@@ -28,6 +28,7 @@ from icechunk.errors import (
 )
 from icechunk.format import flexbuf, layout
 from icechunk.format.manifest import LocationCompression
+from icechunk.format.metadata import Metadata
 from icechunk.format.repo_info import RepoInfo, SnapshotEntry
 from icechunk.format.snapshot import Snapshot
 from icechunk.format.transaction_log import TransactionLog
@@ -362,6 +363,7 @@ class Repository(Refs, Administration, History, Inspection):
 
     def set_default_commit_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Set metadata that every commit of sessions opened from now on gets."""
+        Metadata(metadata)  # refuses what cannot be stored
         self._recipe = replace(self._recipe, commit_metadata=dict(metadata))
         self._context = replace(
             self._context, recipe=self._recipe, default_commit_metadata=dict(metadata)
@@ -438,6 +440,7 @@ class Repository(Refs, Administration, History, Inspection):
                 "this repository is of spec version 1, which can be read but not written",
                 ErrorKind.UNSUPPORTED_OPERATION_FOR_VERSION,
             )
+        publish.require_online(info)
         session = Session(self._context, branch_tip(info, branch), mode, branch)
         return preloading(session, self._assets)
 

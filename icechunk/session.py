@@ -20,6 +20,7 @@ from icechunk.errors import (
     InvalidInputError,
     SessionStateError,
 )
+from icechunk.format.metadata import with_reserved
 from icechunk.format.repo_info import SnapshotEntry
 from icechunk.ids import INITIAL_SNAPSHOT_ID, encode_id, normalize_path
 from icechunk.rebase import rebase as rebase_changes
@@ -383,7 +384,7 @@ class Session(ArrayChunks):
             return self._commit(message, metadata, allow_empty, amends=False)
         for attempt in range(rebase_tries + 1):
             # official clients record this in every commit that was allowed to rebase
-            noted = {**(metadata or {}), "__icechunk": {"rebase_attempts": attempt}}
+            noted = with_reserved(metadata, rebase_attempts=attempt)
             try:
                 return self._commit(message, noted, allow_empty, amends=False)
             except ConflictError as error:

@@ -146,6 +146,11 @@ def from_microseconds(microseconds: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
 
 
+def to_microseconds(when: datetime) -> int:
+    """Return a time as it is stored; one without zone is taken as local time."""
+    return round(when.astimezone(UTC).timestamp() * 1_000_000)
+
+
 def diff_from_logs(
     logs: Iterable[TransactionLog],
     before: Snapshot,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 from icechunk.errors import (
     ErrorKind,
@@ -12,7 +12,7 @@ from icechunk.errors import (
 )
 from icechunk.format.repo_info import RepoInfo, SnapshotEntry
 from icechunk.ids import decode_id, encode_id
-from icechunk.snapshots import from_microseconds
+from icechunk.snapshots import from_microseconds, to_microseconds
 
 
 def branch_tip(info: RepoInfo, branch: str) -> bytes:
@@ -96,7 +96,7 @@ def as_of(info: RepoInfo, branch: str, when: datetime) -> bytes:
     """
     if not isinstance(when, datetime):
         raise invalid_version(f"as_of must be a datetime, not {when!r}")
-    limit = round(when.astimezone(UTC).timestamp() * 1_000_000)
+    limit = to_microseconds(when)
     oldest = None
     for entry in info.ancestry(info.branches[branch]):
         if entry.flushed_at <= limit:

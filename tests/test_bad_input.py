@@ -446,6 +446,8 @@ def test_writing_to_a_repository_that_was_set_read_only(repository: Repository) 
         lambda: session.commit("no"),
         lambda: repository.create_branch("new", FIRST),
         lambda: repository.delete_tag("v1"),
+        lambda: repository.writable_session("main"),
+        lambda: repository.rearrange_session("main"),
     ):
         refused(
             call,
@@ -456,6 +458,19 @@ def test_writing_to_a_repository_that_was_set_read_only(repository: Repository) 
         )
     repository.set_status(RepoStatus(RepoAvailability.online))
     session.commit("yes")
+
+
+def test_metadata_of_a_repository_that_are_none(repository: Repository) -> None:
+    anything: Any
+    for anything in ([1], "text", None):
+        for call in (repository.set_metadata, repository.update_metadata):
+            refused(lambda c=call: c(anything), InvalidInputError, says="must be a dict")
+    refused(
+        lambda: repository.set_default_commit_metadata({"a": object()}),
+        InvalidInputError,
+        kind=ErrorKind.BAD_METADATA,
+    )
+    assert repository.default_commit_metadata() == {}
 
 
 @pytest.mark.parametrize(

@@ -97,15 +97,88 @@ def test_what_cannot_be_fetched(storage: CountingStorage, caplog: pytest.LogCapt
 
 
 #: For these the official client does, and does not, preload by default.
-COORDINATES = (
-    "t time1 time12 min2 olev oolev nav_lev gdept gdep_ zoo z_1 z zab12 lev_1 ylat xlon xnav_lon "
-    "xglamx ygphi2 isobaric_1 pressure_level height2 heights lv_is sigma_w pres2 altitudes "
-    "year1900 lat lon latitude2x lats lonb x y i j ni nj nlat rlon depth_ bottom_top isotherm"
-).split()
-OTHERS = (
-    "t1 mint times mytime time_bnds z1a xlat ylon yylat hgt hgh lon_x lonA rlat2 nlat1 x2 i2 j_ "
-    "alti yearly weeks yi xi Z Z1 X Time Latitude lat_2 lat_bnds lv_ISBL date air vertical"
-).split()
+COORDINATES = [
+    "t",
+    "time1",
+    "time12",
+    "min2",
+    "olev",
+    "oolev",
+    "nav_lev",
+    "gdept",
+    "gdep_",
+    "zoo",
+    "z_1",
+    "z",
+    "zab12",
+    "lev_1",
+    "ylat",
+    "xlon",
+    "xnav_lon",
+    "xglamx",
+    "ygphi2",
+    "isobaric_1",
+    "pressure_level",
+    "height2",
+    "heights",
+    "lv_is",
+    "sigma_w",
+    "pres2",
+    "altitudes",
+    "year1900",
+    "lat",
+    "lon",
+    "latitude2x",
+    "lats",
+    "lonb",
+    "x",
+    "y",
+    "i",
+    "j",
+    "ni",
+    "nj",
+    "nlat",
+    "rlon",
+    "depth_",
+    "bottom_top",
+    "isotherm",
+]
+OTHERS = [
+    "t1",
+    "mint",
+    "times",
+    "mytime",
+    "time_bnds",
+    "z1a",
+    "xlat",
+    "ylon",
+    "yylat",
+    "hgt",
+    "hgh",
+    "lon_x",
+    "lonA",
+    "rlat2",
+    "nlat1",
+    "x2",
+    "i2",
+    "j_",
+    "alti",
+    "yearly",
+    "weeks",
+    "yi",
+    "xi",
+    "Z",
+    "Z1",
+    "X",
+    "Time",
+    "Latitude",
+    "lat_2",
+    "lat_bnds",
+    "lv_ISBL",
+    "date",
+    "air",
+    "vertical",
+]
 
 
 def test_names_of_coordinates() -> None:

@@ -27,8 +27,10 @@ from icechunk import (
     PreconditionFailedError,
     ReadOnlyError,
     RefNotFoundError,
+    RepoAvailability,
     Repository,
     RepositoryConfig,
+    RepoStatus,
     RepoUpdateRetryConfig,
     Session,
     SessionMode,
@@ -1038,3 +1040,14 @@ def test_a_branch_that_does_not_exist(repository: Repository) -> None:
         repository.writable_session("v1")
     with pytest.raises(RefNotFoundError, match="there is a branch of this name"):
         repository.readonly_session(tag="main")
+
+
+def test_the_time_of_a_status(repository: Repository) -> None:
+    when = datetime(2020, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    repository.set_status(RepoStatus(RepoAvailability.online, when))
+    assert repository.status.set_at == when
+    before = datetime.now(UTC)
+    repository.set_status(RepoStatus(RepoAvailability.online))
+    found = repository.status.set_at
+    assert found is not None
+    assert found >= before.replace(microsecond=0)

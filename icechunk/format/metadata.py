@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format import flexbuf, v1
 from icechunk.format.flatbuf import Batch, Tables
 
-__all__ = ["Metadata", "metadata_batch", "read_metadata"]
+__all__ = ["Metadata", "metadata_batch", "read_metadata", "with_reserved"]
+
+
+#: What is found under this name is of clients, not of users (Icechunk spec, "Commit").
+_RESERVED: Final = "__icechunk"
 
 
 class Metadata(Mapping[str, Any]):
@@ -87,6 +91,16 @@ class Metadata(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"Metadata({dict(self)!r})"
+
+
+def with_reserved(metadata: Mapping[str, Any] | None, **noted: Any) -> dict[str, Any]:
+    """Return metadata of a commit, with what the library notes under its reserved name.
+
+    Other things under that name stay.
+    """
+    given = dict(metadata or {})
+    reserved = given.get(_RESERVED)
+    return {**given, _RESERVED: {**(reserved if isinstance(reserved, Mapping) else {}), **noted}}
 
 
 def read_metadata(owners: Tables, slot: int, spec_version: int, name: str) -> list[Metadata]:

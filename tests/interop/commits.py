@@ -195,7 +195,8 @@ def rebased(repo: Any) -> None:
     zarr.open_group(theirs.store, mode="a")["m"][0, 0] = 4
     zarr.open_group(ours.store, mode="a")["m"][0, 2] = 5
     theirs.commit("theirs")
-    ours.commit("ours", metadata={"x": 1}, rebase_with=icechunk.ConflictDetector())
+    given = {"x": 1, "__icechunk": {"y": 2}}
+    ours.commit("ours", metadata=given, rebase_with=icechunk.ConflictDetector())
 
 
 @operation

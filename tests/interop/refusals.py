@@ -395,3 +395,15 @@ def shift_of_nothing(repo: Any) -> None:
 @refusal
 def reindex_out_of_the_grid(repo: Any) -> None:
     repo.writable_session("main").reindex_array("/a", lambda at: [at[0] + 1])
+
+
+@refusal
+def write_to_a_repository_that_is_read_only(repo: Any) -> None:
+    repo.set_status(icechunk.RepoStatus(icechunk.RepoAvailability.read_only))
+    repo.writable_session("main")
+
+
+@refusal
+def rearrange_a_repository_that_is_read_only(repo: Any) -> None:
+    repo.set_status(icechunk.RepoStatus(icechunk.RepoAvailability.read_only))
+    repo.rearrange_session("main")
