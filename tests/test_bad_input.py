@@ -464,7 +464,7 @@ def test_metadata_of_a_repository_that_are_none(repository: Repository) -> None:
     anything: Any
     for anything in ([1], "text", None):
         for call in (repository.set_metadata, repository.update_metadata):
-            refused(lambda c=call: c(anything), InvalidInputError, says="must be a dict")
+            refused(lambda c=call, x=anything: c(x), InvalidInputError, says="must be a dict")
     refused(
         lambda: repository.set_default_commit_metadata({"a": object()}),
         InvalidInputError,
