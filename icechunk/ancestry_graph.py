@@ -211,8 +211,8 @@ def _layout(
         tags.setdefault(target, []).append(tag)
     rows: list[_Row] = []
     drawn: set[int] = set()
-    # a snapshot is younger than its parent; sorting is stable, should two be of one time
-    for entry in sorted(entries.values(), key=lambda entry: -entry.flushed_at):
+    times = _rising_times(entries)
+    for entry in sorted(entries.values(), key=lambda entry: -times[entry.id]):
         lane = lane_of[entry.id]
         ending = tuple(joins.get(entry.id, ()))
         passing = frozenset(drawn - {lane, *ending})
@@ -232,6 +232,17 @@ def _layout(
             )
         )
     return rows
+
+
+def _rising_times(entries: dict[bytes, SnapshotEntry]) -> dict[bytes, int]:
+    """Return when each snapshot was made, or earlier if a child of it claims to be older."""
+    times = {entry.id: entry.flushed_at for entry in entries.values()}
+    for entry in entries.values():
+        child, parent = entry, entries.get(entry.parent_id or b"")
+        while parent is not None and times[parent.id] >= times[child.id]:
+            times[parent.id] = times[child.id] - 1
+            child, parent = parent, entries.get(parent.parent_id or b"")
+    return times
 
 
 def _shortened(message: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 import zarr
 
 from icechunk import AncestryGraph, InvalidInputError, RefNotFoundError, Repository
+from icechunk.ids import encode_id
 from icechunk.storage import MemoryStorage
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -69,6 +71,23 @@ def test_colors(repository: Repository) -> None:
     assert "\x1b" not in plain
     assert re.sub(r"\x1b\[[0-9;]+m", "", colored) == plain
     assert colored != plain
+
+
+def test_clocks_that_were_wrong(repository: Repository) -> None:
+    info = repository._info
+    latest = max(entry.flushed_at for entry in info.snapshots.values())
+    for flushed_at in (lambda time: 2 * latest - time, lambda time: 0):
+        snapshots = {
+            entry.id: replace(entry, flushed_at=flushed_at(entry.flushed_at))
+            for entry in info.snapshots.values()
+        }
+        graph = AncestryGraph.of_branches(replace(info, snapshots=snapshots), plain=True)
+        ids = re.findall(r"\b[0-9A-Z]{8}\b", str(graph))
+        place = {encode_id(id)[:8]: entry for id, entry in snapshots.items()}
+        for position, found in enumerate(ids):
+            parent = place[found].parent_id
+            assert parent is None or encode_id(parent)[:8] in ids[position + 1 :]
+        assert ElementTree.fromstring(graph._repr_svg_()) is not None
 
 
 @pytest.mark.parametrize("plain", [True, False])

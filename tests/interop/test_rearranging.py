@@ -33,7 +33,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
     return case
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(cases())
 def test_both_move_chunks_alike(ours: Ours, official: Official, case: dict[str, Any]) -> None:
     mine, theirs = ours.run("move_chunks", case), official.run("move_chunks", case)
