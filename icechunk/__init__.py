@@ -131,6 +131,7 @@ from icechunk.snapshots import (
 from icechunk.spec import (
     SpecVersion,
     spec_version,
+    supported_spec_versions,
 )
 from icechunk.storage import (
     CountingStorage,
@@ -279,5 +280,6 @@ __all__ = [
     "s3_store",
     "spec_version",
     "storage_from_url",
+    "supported_spec_versions",
     "tigris_storage",
 ]

@@ -19,6 +19,7 @@ from icechunk.format.repo_info import RepoInfo, decode_repo_info
 from icechunk.format.updates import Status, UpdateEntry, UpdateKind
 from icechunk.ops import RepoStatus, Update
 from icechunk.publish import Compute
+from icechunk.publish_v1 import needs_upgrade
 from icechunk.snapshots import to_microseconds
 
 
@@ -39,6 +40,14 @@ class Administration(ABC):
     def _update(self, compute: Compute, *, needs_online: bool = True) -> None:
         """Publish a change of it."""
 
+    @property
+    def _repo_info(self) -> RepoInfo:
+        """The current repo info, of a repository that is of a version which stores one."""
+        info = self._info
+        if info.spec_version < 2:
+            raise needs_upgrade("operations log, metadata, status and features")
+        return info
+
     # -- operations log ----------------------------------------------------------------
     def ops_log(self) -> Iterator[Update]:
         """Return an iterator over all updates of the repository, newest first.
@@ -46,7 +55,7 @@ class Administration(ABC):
         Older parts of the log are fetched as they are reached; where one was removed the
         log ends.
         """
-        info = self._info
+        info = self._repo_info
         seen: set[str] = set()
 
         def entries() -> Iterator[Update]:
@@ -77,7 +86,7 @@ class Administration(ABC):
     # -- metadata ------------------------------------------------------------------------
     def get_metadata(self) -> dict[str, Any]:
         """Return the metadata of the repository itself."""
-        return dict(self._info.metadata)
+        return dict(self._repo_info.metadata)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -123,7 +132,7 @@ class Administration(ABC):
     # -- status --------------------------------------------------------------------------
     def get_status(self) -> RepoStatus:
         """Return whether the repository takes writes."""
-        return RepoStatus.from_status(self._info.status)
+        return RepoStatus.from_status(self._repo_info.status)
 
     @property
     def status(self) -> RepoStatus:
@@ -154,7 +163,7 @@ class Administration(ABC):
     # -- features ------------------------------------------------------------------------
     def feature_flags(self) -> list[FeatureFlag]:
         """Return all features and whether they are on."""
-        return feature_flags(self._info)
+        return feature_flags(self._repo_info)
 
     def enabled_feature_flags(self) -> list[FeatureFlag]:
         """Return the features that are on."""

@@ -186,14 +186,16 @@ class Assets:
             ) from None
 
     # -- writing ---------------------------------------------------------------
-    def write_snapshot(self, snapshot: Snapshot) -> None:
+    def write_snapshot(self, snapshot: Snapshot, *, spec_version: int = 2) -> None:
         """Store a snapshot under its id."""
-        data = encode_snapshot(snapshot, level=self.compression_level)
+        data = encode_snapshot(snapshot, level=self.compression_level, spec_version=spec_version)
         self.storage.put(layout.snapshot_key(snapshot.id), data)
         # a session goes on from the snapshot that it has committed
         self._snapshots.put(snapshot.id, snapshot)
 
-    def write_manifest(self, arrays: Mapping[bytes, ChunkRefs]) -> ManifestFile:
+    def write_manifest(
+        self, arrays: Mapping[bytes, ChunkRefs], *, spec_version: int = 2
+    ) -> ManifestFile:
         """Store the references of some arrays as a new manifest."""
         manifest_id = new_object_id()
         data = encode_manifest(
@@ -201,15 +203,16 @@ class Assets:
             arrays,
             level=self.compression_level,
             compress_locations=self._location_compression,
+            spec_version=spec_version,
         )
         self.storage.put(layout.manifest_key(manifest_id), data)
         # a session that goes on after its commit reads what it wrote
         self._manifests.put(manifest_id, Manifest(manifest_id, dict(arrays)))
         return ManifestFile(manifest_id, len(data), sum(len(refs) for refs in arrays.values()))
 
-    def write_transaction_log(self, log: TransactionLog) -> None:
+    def write_transaction_log(self, log: TransactionLog, *, spec_version: int = 2) -> None:
         """Store a transaction log under the id of its snapshot."""
-        data = encode_transaction_log(log, level=self.compression_level)
+        data = encode_transaction_log(log, level=self.compression_level, spec_version=spec_version)
         self.storage.put(layout.transaction_key(log.id), data)
 
 

@@ -51,6 +51,7 @@ def build(
     amended: TransactionLog | None = None,
     rewrites: bool = False,
     concurrency: int = 8,
+    spec_version: int = 2,
 ) -> Built:
     """Store the snapshot that results from some changes.
 
@@ -72,11 +73,20 @@ def build(
         Whether to cut the references of all arrays anew, also of those that did not change.
     concurrency : int
         Manifests written at the same time.
+    spec_version : int
+        Of the repository: its objects are written in this form.
     """
     tree = Tree(base, [changes])
     snapshot_id = new_object_id()
     nodes, manifest_files = _write_manifests(
-        assets, base, tree, changes, splitting, concurrency, rewrites=rewrites
+        assets,
+        base,
+        tree,
+        changes,
+        splitting,
+        concurrency,
+        rewrites=rewrites,
+        spec_version=spec_version,
     )
     log = transaction_log(snapshot_id, base, tree, changes)
     if amended is not None:
@@ -89,9 +99,10 @@ def build(
         message=message,
         metadata=dict(metadata),
         manifest_files=manifest_files,
+        parent_id=base.id if spec_version == 1 else None,
     )
-    assets.write_transaction_log(log)
-    assets.write_snapshot(snapshot)
+    assets.write_transaction_log(log, spec_version=spec_version)
+    assets.write_snapshot(snapshot, spec_version=spec_version)
     return Built(snapshot, log)
 
 
@@ -145,6 +156,7 @@ def _write_manifests(
     concurrency: int,
     *,
     rewrites: bool,
+    spec_version: int,
 ) -> tuple[list[Node], dict[bytes, ManifestFile]]:
     """Store the manifests of all arrays that changed; return nodes and manifest list."""
     nodes = tree.nodes()
@@ -168,7 +180,11 @@ def _write_manifests(
         edits = changes.chunks.get(node.id)
         refs = edits.refs() if edits else None
         sizes = split_sizes(node.path, array, splitting)
-        manifests = list(_array_manifests(assets, base, node, array, refs, sizes, rewrites))
+        manifests = list(
+            _array_manifests(
+                assets, base, node, array, refs, sizes, rewrites=rewrites, spec_version=spec_version
+            )
+        )
         # the first coordinates first, so that equal content gives equal lists
         manifests.sort(key=lambda pair: pair[0].extents)
         info = replace(array, manifests=tuple(ref for ref, _ in manifests))
@@ -192,7 +208,9 @@ def _array_manifests(
     array: ArrayInfo,
     edits: ChunkRefs | None,
     sizes: SplitSizes,
+    *,
     rewrites: bool,
+    spec_version: int,
 ) -> list[tuple[ManifestRef, ManifestFile]]:
     """Return the manifests of one changed array: old ones that still fit, and new ones.
 
@@ -218,7 +236,7 @@ def _array_manifests(
                 (parts if joins else written).append(piece)
     pool = ChunkRefs.concatenate(len(grid), parts).overlay(edits).without_deleted()
     for piece in (*written, *split(pool, sizes)):
-        file = assets.write_manifest({node.id: piece})
+        file = assets.write_manifest({node.id: piece}, spec_version=spec_version)
         kept.append((ManifestRef(file.id, piece.extents()), file))
     return kept
 

@@ -5,18 +5,20 @@ compute the next one, keep a copy of the old one in ``overwritten/``, and put th
 on condition that the version is still the same (Icechunk spec, "Updating repo"). This is
 the only retry loop of the library that starts over with new data; transient failures of
 single requests are retried by the storage.
+
+A repository of spec version 1 has no repo info: `icechunk.publish_v1` shows one, and
+turns the changes of it into puts of single refs.
 """
 
 from __future__ import annotations
 
 import random
-import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from urllib.parse import unquote
 
+from icechunk import publish_v1
 from icechunk.assets import Assets
 from icechunk.config import EffectiveRetries
 from icechunk.errors import (
@@ -26,20 +28,19 @@ from icechunk.errors import (
     ObjectNotFoundError,
     PreconditionFailedError,
     ReadOnlyError,
-    RepositoryNotFoundError,
     SessionStateError,
-    SnapshotNotFoundError,
     StorageError,
 )
 from icechunk.features import MOVE_NODE, require_feature
-from icechunk.format import flexbuf, layout, v1
+from icechunk.format import layout
 from icechunk.format.repo_info import (
     RepoInfo,
     SnapshotEntry,
     decode_repo_info,
     encode_repo_info,
+    with_item,
 )
-from icechunk.format.updates import Status, UpdateEntry, UpdateKind
+from icechunk.format.updates import UpdateEntry, UpdateKind
 from icechunk.ids import encode_id
 from icechunk.storage.base import Storage
 
@@ -83,6 +84,24 @@ class RepoState:
         self._updates_per_file = updates_per_file
         self._lock = threading.Lock()
         self._cached: tuple[RepoInfo, str | None] | None = None
+        self._spec_version: int | None = None
+
+    @property
+    def spec_version(self) -> int:
+        """The spec version of the repository, as of the last look at it."""
+        if self._spec_version is None:
+            self._load()
+        return self._spec_version or 0
+
+    def require_version_2(self, what: str) -> None:
+        """Refuse something that repositories of spec version 1 do not have.
+
+        Raises
+        ------
+        FormatError
+        """
+        if self.spec_version < 2:
+            raise publish_v1.needs_upgrade(what)
 
     def load(self) -> RepoInfo:
         """Return the current repo info; one conditional request.
@@ -103,7 +122,10 @@ class RepoState:
         try:
             result = self._storage.get_if_changed(layout.REPO_KEY, etag)
         except ObjectNotFoundError:
-            return _load_v1(self._assets), None
+            info = publish_v1.load(self._assets)
+            self._spec_version = 1
+            return info, None
+        self._spec_version = 2
         if result is None and cached is not None:
             return cached
         if result is None:
@@ -121,6 +143,10 @@ class RepoState:
         PreconditionFailedError
             If there is one already.
         """
+        self._spec_version = info.spec_version
+        if info.spec_version < 2:
+            publish_v1.create(self._storage, info)
+            return
         data = encode_repo_info(info, level=level)
         etag = self._storage.put(layout.REPO_KEY, data, if_absent=True)
         with self._lock:
@@ -129,6 +155,7 @@ class RepoState:
     def take_over(self, other: RepoState) -> None:
         """Start with what another state of the same repository has loaded."""
         self._cached = other._cached
+        self._spec_version = other._spec_version
 
     def update(self, compute: Compute, *, needs_online: bool = True) -> RepoInfo:
         """Replace the repo info by what `compute` makes of it.
@@ -151,15 +178,13 @@ class RepoState:
         for attempt in range(self._retries.max_tries):
             time.sleep(_delay(self._retries, attempt))
             info, etag = self._load()
-            if info.spec_version < 2:
-                raise SessionStateError(
-                    "this repository is of spec version 1, which can be read but not written; "
-                    "migrate it to version 2 first",
-                    ErrorKind.UNSUPPORTED_OPERATION_FOR_VERSION,
-                )
             if needs_online:
                 require_online(info)
             changed, entry = compute(info)
+            if info.spec_version < 2:
+                if publish_v1.publish(self._assets, info, changed, entry):
+                    return changed
+                continue
             published = self._put(info, etag, changed, entry)
             if published is not None:
                 return published
@@ -234,86 +259,7 @@ def exists(storage: Storage) -> int | None:
         pass
     else:
         return 2
-    try:
-        storage.get(f"{layout.REFS}branch.main/ref.json")
-    except ObjectNotFoundError:
-        return None
-    return 1
-
-
-# -- spec version 1 ------------------------------------------------------------
-class _SnapshotFiles(Mapping[bytes, SnapshotEntry]):
-    """History of a repository of spec version 1: each snapshot file names its parent."""
-
-    def __init__(self, assets: Assets, tips: set[bytes]) -> None:
-        self._assets = assets
-        self._tips = tips
-
-    def __getitem__(self, snapshot_id: bytes) -> SnapshotEntry:
-        try:
-            snapshot = self._assets.snapshot(snapshot_id)
-        except SnapshotNotFoundError:
-            raise KeyError(snapshot_id) from None
-        return SnapshotEntry(
-            snapshot.id,
-            snapshot.parent_id,
-            snapshot.flushed_at,
-            snapshot.message,
-            snapshot.metadata,
-        )
-
-    def __iter__(self) -> Iterator[bytes]:
-        seen: set[bytes] = set()
-        todo = list(self._tips)
-        while todo:
-            snapshot_id = todo.pop()
-            if snapshot_id not in seen:
-                seen.add(snapshot_id)
-                yield snapshot_id
-                parent = self[snapshot_id].parent_id
-                todo += [parent] if parent is not None else []
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-_REF_KEY = re.compile(r"refs/(branch|tag)\.(.+)/ref\.json(\.deleted)?")
-
-
-def _load_v1(assets: Assets) -> RepoInfo:
-    storage = assets.storage
-    refs: dict[str, dict[str, bytes]] = {"branch": {}, "tag": {}}
-    deleted: set[str] = set()
-    for meta in storage.list(layout.REFS):
-        match = _REF_KEY.fullmatch(meta.key)
-        if match is None:
-            continue
-        # stores other than S3 keep special characters of names percent-encoded
-        kind, name = match[1], unquote(match[2])
-        if match[3]:
-            deleted.add(name)
-        else:
-            refs[kind][name] = v1.parse_ref(storage.get(meta.key).data, meta.key)
-    if "main" not in refs["branch"]:
-        raise RepositoryNotFoundError(
-            f"there is no Icechunk repository at {storage.url}; create one with "
-            "Repository.create, or check the location"
-        )
-    tags = {name: target for name, target in refs["tag"].items() if name not in deleted}
-    try:
-        document = v1.parse_config(storage.get(layout.CONFIG_KEY).data, layout.CONFIG_KEY)
-    except ObjectNotFoundError:
-        document = None
-    return RepoInfo(
-        snapshots=_SnapshotFiles(assets, {*refs["branch"].values(), *tags.values()}),
-        branches=refs["branch"],
-        tags=tags,
-        deleted_tags=tuple(sorted(deleted)),
-        status=Status(0, 0),
-        updates=(),
-        config=flexbuf.dumps(document) if document is not None else None,
-        spec_version=1,
-    )
+    return 1 if publish_v1.exists(storage) else None
 
 
 # -- what a commit changes -------------------------------------------------------
@@ -354,8 +300,8 @@ def add_commit(
             added = replace(entry, parent_id=old.parent_id, pruned=old.pruned)
         changed = replace(
             info,
-            snapshots={**info.snapshots, entry.id: added},
-            branches={**info.branches, branch: entry.id},
+            snapshots=with_item(info.snapshots, entry.id, added),
+            branches=with_item(info.branches, branch, entry.id),
         )
         if amends:
             update = UpdateEntry(
@@ -375,7 +321,7 @@ def add_detached(entry: SnapshotEntry) -> Compute:
     """Return the change that registers a snapshot on no branch."""
 
     def compute(info: RepoInfo) -> tuple[RepoInfo, UpdateEntry]:
-        changed = replace(info, snapshots={**info.snapshots, entry.id: entry})
+        changed = replace(info, snapshots=with_item(info.snapshots, entry.id, entry))
         return changed, UpdateEntry(kind=UpdateKind.NEW_DETACHED_SNAPSHOT, snapshot=entry.id)
 
     return compute

@@ -15,7 +15,7 @@ from icechunk.errors import (
     SessionStateError,
 )
 from icechunk.features import CREATE_TAG, DELETE_TAG, require_feature
-from icechunk.format.repo_info import RepoInfo
+from icechunk.format.repo_info import RepoInfo, with_item
 from icechunk.format.updates import UpdateEntry, UpdateKind
 from icechunk.ids import decode_id, encode_id
 from icechunk.publish import Compute
@@ -63,7 +63,7 @@ class Refs(ABC):
                     ErrorKind.BRANCH_ALREADY_EXISTS,
                 )
             require_snapshot(info, target)
-            changed = replace(info, branches={**info.branches, branch: target})
+            changed = replace(info, branches=with_item(info.branches, branch, target))
             return changed, UpdateEntry(kind=UpdateKind.BRANCH_CREATED, name=branch)
 
         self._update(compute)
@@ -108,7 +108,7 @@ class Refs(ABC):
                     ErrorKind.BRANCH_UPDATE_CONFLICT,
                 )
             require_snapshot(info, target)
-            changed = replace(info, branches={**info.branches, branch: target})
+            changed = replace(info, branches=with_item(info.branches, branch, target))
             return changed, UpdateEntry(
                 kind=UpdateKind.BRANCH_RESET, name=branch, previous=previous
             )
@@ -164,7 +164,7 @@ class Refs(ABC):
                     ErrorKind.TAG_PREVIOUSLY_DELETED,
                 )
             require_snapshot(info, target)
-            changed = replace(info, tags={**info.tags, tag: target})
+            changed = replace(info, tags=with_item(info.tags, tag, target))
             return changed, UpdateEntry(kind=UpdateKind.TAG_CREATED, name=tag)
 
         self._update(compute)

@@ -24,7 +24,6 @@ from icechunk.errors import (
     InvalidInputError,
     PreconditionFailedError,
     ReadOnlyError,
-    SessionStateError,
 )
 from icechunk.format import flexbuf, layout
 from icechunk.format.manifest import LocationCompression
@@ -46,7 +45,7 @@ from icechunk.snapshots import (
     SnapshotInfo,
     diff_from_logs,
 )
-from icechunk.spec import SpecVersion
+from icechunk.spec import SpecVersion, supported_spec_versions
 from icechunk.storage import Storage, storage_from_url
 from icechunk.versions import as_of as snapshot_as_of
 from icechunk.versions import branch_tip, invalid_version, require_snapshot, resolve
@@ -152,7 +151,8 @@ class Repository(Refs, Administration, History, Inspection):
         authorize_virtual_chunk_access : mapping of str to credentials, optional
             Prefixes of the virtual chunk containers that may be read, and how.
         spec_version : SpecVersion or int, optional
-            Only 2 can be written.
+            Default: 2. Version 1 is for others who have clients 1.x; it has no moves, no
+            amend, no operations log, and no settings but the configuration.
         check_clean_root : bool
             Whether to refuse a place where there is something already.
 
@@ -163,10 +163,10 @@ class Repository(Refs, Administration, History, Inspection):
         InvalidInputError
             If there is something else.
         """
-        if spec_version is not None and int(spec_version) != SpecVersion.v2:
+        version = SpecVersion.current() if spec_version is None else int(spec_version)
+        if version not in supported_spec_versions():
             raise InvalidInputError(
-                f"cannot create a repository of spec version {int(spec_version)}: only 2 can be "
-                "written",
+                f"cannot create a repository of spec version {version}: only 1 and 2 are known",
                 ErrorKind.UNSUPPORTED_SPEC_VERSION,
             )
         place = as_storage(storage)
@@ -187,8 +187,9 @@ class Repository(Refs, Administration, History, Inspection):
             metadata={"__icechunk": {"is_root": True}},
             manifest_files={},
         )
-        assets.write_snapshot(root)
-        assets.write_transaction_log(TransactionLog(INITIAL_SNAPSHOT_ID))
+        assets.write_snapshot(root, spec_version=version)
+        if version > 1:  # in version 1 the first snapshot has no log
+            assets.write_transaction_log(TransactionLog(INITIAL_SNAPSHOT_ID))
         stored = config.to_dict() if config != RepositoryConfig() else None
         info = RepoInfo(
             snapshots={root.id: SnapshotEntry(root.id, None, now, root.message, root.metadata)},
@@ -198,6 +199,7 @@ class Repository(Refs, Administration, History, Inspection):
             status=Status(0, now),
             updates=(UpdateEntry(kind=UpdateKind.REPO_INITIALIZED, updated_at=now_microseconds()),),
             config=flexbuf.dumps(stored) if stored is not None else None,
+            spec_version=version,
         )
         try:
             repository._context.state.create(info, level=assets.compression_level)
@@ -435,11 +437,8 @@ class Repository(Refs, Administration, History, Inspection):
                 f"{self.storage.url} cannot be written; use readonly_session",
                 ErrorKind.READ_ONLY_STORAGE,
             )
-        if info.spec_version < SpecVersion.v2:
-            raise SessionStateError(
-                "this repository is of spec version 1, which can be read but not written",
-                ErrorKind.UNSUPPORTED_OPERATION_FOR_VERSION,
-            )
+        if mode is SessionMode.rearrange:
+            self._context.state.require_version_2("moving nodes")
         publish.require_online(info)
         session = Session(self._context, branch_tip(info, branch), mode, branch)
         return preloading(session, self._assets)

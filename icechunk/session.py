@@ -435,6 +435,7 @@ class Session(ArrayChunks):
         Parameters and errors are those of `commit`; the first snapshot of a repository
         cannot be amended, and neither can one that moved nodes by a session that edits.
         """
+        self._context.state.require_version_2("amend")
         return self._commit(message, metadata, allow_empty, amends=True)
 
     def flush(self, message: str, *, metadata: Mapping[str, Any] | None = None) -> str:
@@ -554,6 +555,7 @@ class Session(ArrayChunks):
             splitting=self._context.effective.split_sizes,
             amended=amended,
             rewrites=rewrites,
+            spec_version=self._context.state.spec_version,
         )
 
     def _entry(self, built: Built) -> SnapshotEntry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-__all__ = ["SpecVersion", "spec_version"]
+__all__ = ["SpecVersion", "spec_version", "supported_spec_versions"]
 
 
 class SpecVersion(IntEnum):
@@ -22,3 +22,8 @@ class SpecVersion(IntEnum):
 def spec_version() -> SpecVersion:
     """Return the version that new repositories get."""
     return SpecVersion.current()
+
+
+def supported_spec_versions() -> list[SpecVersion]:
+    """Return the versions that can be read and written, newest first."""
+    return [SpecVersion.v2, SpecVersion.v1]

@@ -21,12 +21,14 @@ from icechunk.errors import (
     ReadOnlyError,
     SessionStateError,
 )
+from icechunk.format import v1
 from icechunk.format.chunk_refs import ChunkRef, ChunkRefs
 from icechunk.format.snapshot import ArrayInfo, Node, Snapshot
 from icechunk.publish import RepoState
 from icechunk.storage.base import ByteRange, BytesLike
 from icechunk.tree import Tree
 from icechunk.virtual import VirtualResolver
+from icechunk.zarr_metadata import parse_node_metadata
 
 
 class SessionMode(Enum):
@@ -137,6 +139,13 @@ class Workspace:
         """
         with self._lock:
             self._check_editable()
+            # looked at closer where it can matter only: the version may take a request
+            if (
+                b"rectilinear" in user_data
+                and not parse_node_metadata(user_data, path).is_regular
+                and self._context.state.spec_version == 1
+            ):
+                raise v1.irregular_grid(path)
             self._tree.put(path, user_data)
 
     def delete_nodes(self, path: str) -> None:

@@ -43,15 +43,17 @@ def chunk_key(chunk_id: bytes) -> str:
     return CHUNKS + encode_id(chunk_id)
 
 
-def backup_name(now_ms: int) -> str:
-    """Return a new name for a copy of `REPO_KEY`, without the folder.
+def backup_name(now_ms: int, key: str = REPO_KEY) -> str:
+    """Return a new name for a copy of an object that changes, without the folder.
 
     Parameters
     ----------
     now_ms : int
         Milliseconds since the epoch.
+    key : str
+        `REPO_KEY` or `CONFIG_KEY`.
     """
-    return f"repo.{max(_END_OF_TIME_MS - now_ms, 0):014d}.{encode_id(new_object_id())}"
+    return f"{key}.{max(_END_OF_TIME_MS - now_ms, 0):014d}.{encode_id(new_object_id())}"
 
 
 def backup_key(name: str) -> str:

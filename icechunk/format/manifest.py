@@ -99,6 +99,7 @@ def encode_manifest(
     *,
     level: int = 3,
     compress_locations: LocationCompression | None = _DEFAULT_COMPRESSION,
+    spec_version: int = 2,
 ) -> bytes:
     """Return a manifest as a stored object.
 
@@ -111,7 +112,8 @@ def encode_manifest(
     level : int
         Of zstd.
     compress_locations : LocationCompression or None
-        None: never.
+        None: never. Spec 1 has no compression.
+    spec_version : int
 
     Raises
     ------
@@ -121,7 +123,7 @@ def encode_manifest(
     nodes = sorted(arrays)
     parts = [arrays[node] for node in nodes]
     compressed = None
-    if compress_locations is not None:
+    if compress_locations is not None and spec_version > 1:
         count = sum(refs.count_virtual for refs in parts)
         if count >= compress_locations.min_num_chunks:
             heaps = [refs.locations for refs in parts if refs.locations is not None]
@@ -140,11 +142,12 @@ def encode_manifest(
     root.children(1, tables, [0, len(nodes)])
     if compressed is not None:
         root.blob(2, [compressed.dictionary])
-    root.scalar(3, _NO_COMPRESSION if compressed is None else _ZSTD, np.uint8, default=_ZSTD)
+    if spec_version > 1:
+        root.scalar(3, _NO_COMPRESSION if compressed is None else _ZSTD, np.uint8, default=_ZSTD)
     payload = encode(
         root, too_large="split the references over several manifests (`manifest.splitting`)"
     )
-    return wrap(payload, FileType.MANIFEST, level=level)
+    return wrap(payload, FileType.MANIFEST, level=level, spec_version=spec_version)
 
 
 def _refs_batch(refs: ChunkRefs, frames: tuple[bytes, ...] | None) -> Batch:

@@ -72,11 +72,13 @@ class Metadata(Mapping[str, Any]):
         self._name = name
         return self
 
-    def packed(self) -> dict[str, bytes]:
-        """Return the values as FlexBuffers, sorted by name."""
-        if self._spec_version == 1:
-            return Metadata(self, self._name).packed()
-        return dict(sorted(self._raw.items()))
+    def packed(self, spec_version: int = 2) -> dict[str, bytes]:
+        """Return the values as a file of a spec version has them, sorted by name."""
+        if spec_version == self._spec_version:
+            return dict(sorted(self._raw.items()))
+        if spec_version == 1:
+            return {key: v1.metadata_dumps(self[key]) for key in sorted(self)}
+        return Metadata(self, self._name).packed()
 
     def __getitem__(self, key: str) -> Any:
         raw = self._raw[key]
@@ -115,13 +117,13 @@ def read_metadata(owners: Tables, slot: int, spec_version: int, name: str) -> li
     ]
 
 
-def metadata_batch(rows: Sequence[Metadata]) -> tuple[Batch, list[int]]:
+def metadata_batch(rows: Sequence[Metadata], spec_version: int = 2) -> tuple[Batch, list[int]]:
     """Return the items of several tables, and where those of each begin and end."""
     names: list[str | None] = []
     values: list[bytes | None] = []
     offsets = [0]
     for row in rows:
-        packed = row.packed()
+        packed = row.packed(spec_version)
         names += packed
         values += packed.values()
         offsets.append(len(names))

@@ -8,10 +8,11 @@ one means the first snapshot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,11 +40,22 @@ __all__ = [
     "UpdateKind",
     "decode_repo_info",
     "encode_repo_info",
+    "with_item",
 ]
 
 _SPEC_VERSION: Final = 2
 
 _Index: TypeAlias = dict[bytes | None, int]
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+def with_item(mapping: Mapping[_K, _V], key: _K, value: _V) -> Mapping[_K, _V]:
+    """Return a mapping with one more item, without looking at all of it where that is slow."""
+    if isinstance(mapping, dict):
+        return {**mapping, key: value}
+    return ChainMap({key: value}, cast("MutableMapping[_K, _V]", mapping))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +93,9 @@ class RepoInfo:
     ----------
     snapshots : mapping
         By id, referred to or not.
-    branches, tags : dict
+    branches, tags : mapping
         Name to snapshot id.
-    deleted_tags : tuple of str
+    deleted_tags : collection of str
         Names that may not be used again.
     status : Status
     metadata : Metadata
@@ -99,9 +111,9 @@ class RepoInfo:
     """
 
     snapshots: Mapping[bytes, SnapshotEntry]
-    branches: dict[str, bytes]
-    tags: dict[str, bytes]
-    deleted_tags: tuple[str, ...]
+    branches: Mapping[str, bytes]
+    tags: Mapping[str, bytes]
+    deleted_tags: Collection[str]
     status: Status
     updates: tuple[UpdateEntry, ...]
     metadata: Metadata = field(default_factory=lambda: Metadata({}))

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icechunk.errors import InternalError, InvalidInputError
+from icechunk.format import v1
 from icechunk.format.envelope import BytesLike, FileType, unwrap, wrap
 from icechunk.format.flatbuf import Batch, encode, read_root
 from icechunk.format.metadata import Metadata, metadata_batch, read_metadata
@@ -96,6 +97,7 @@ class Snapshot:
         message: str,
         metadata: Mapping[str, object] | None = None,
         manifest_files: Mapping[bytes, ManifestFile] | None = None,
+        parent_id: bytes | None = None,
     ) -> Snapshot:
         """Return a new snapshot.
 
@@ -110,6 +112,8 @@ class Snapshot:
         metadata : mapping, optional
         manifest_files : mapping, optional
             Id to file. May hold more than the nodes refer to: those are left out.
+        parent_id : bytes, optional
+            For files of spec 1 only.
 
         Raises
         ------
@@ -121,7 +125,7 @@ class Snapshot:
         return cls(
             _Built(nodes, manifest_files or {}),
             id=id,
-            parent_id=None,
+            parent_id=parent_id,
             flushed_at=flushed_at,
             message=message,
             metadata=Metadata(metadata or {}),
@@ -243,33 +247,40 @@ def decode_snapshot(data: BytesLike, name: str) -> Snapshot:
 # -- writing -------------------------------------------------------------------
 
 
-def encode_snapshot(snapshot: Snapshot, *, level: int = 3) -> bytes:
-    """Return the stored object of a snapshot, in spec 2.
+def encode_snapshot(snapshot: Snapshot, *, level: int = 3, spec_version: int = 2) -> bytes:
+    """Return the stored object of a snapshot.
 
     Parameters
     ----------
     snapshot : Snapshot
     level : int
         Of the compression.
+    spec_version : int
 
     Raises
     ------
     InvalidInputError
-        If an array has 2**32 chunks or more in one dimension.
+        If an array has 2**32 chunks or more in one dimension, or in spec 1 a grid that is
+        not regular.
     """
-    metadata, metadata_at = metadata_batch([snapshot.metadata])
-    files = snapshot.manifest_files.values()
+    metadata, metadata_at = metadata_batch([snapshot.metadata], spec_version)
+    files = sorted(snapshot.manifest_files.values(), key=lambda file: file.id)
     root = Batch(1)
     root.struct(0, _join([snapshot.id], OBJECT_ID_SIZE))
+    if spec_version == 1 and snapshot.parent_id is not None:
+        root.struct(1, _join([snapshot.parent_id], OBJECT_ID_SIZE))
     nodes = list(snapshot.nodes())
-    root.children(2, _nodes_batch(nodes), [0, len(nodes)])
+    root.children(2, _nodes_batch(nodes, spec_version), [0, len(nodes)])
     root.scalar(3, snapshot.flushed_at, "<u8")
     root.text(4, [snapshot.message])
     root.children(5, metadata, metadata_at)
-    # spec 1's list: readers insist on its presence
-    root.vector(6, np.empty(0, "<u8"), [0, 0])
-    root.children(7, _files_batch(sorted(files, key=lambda file: file.id)), [0, len(files)])
-    return wrap(encode(root), FileType.SNAPSHOT, level=level)
+    if spec_version == 1:
+        root.vector(6, v1.manifest_file_rows(files), [0, len(files)])
+    else:
+        # spec 1's list: readers insist on its presence
+        root.vector(6, np.empty(0, "<u8"), [0, 0])
+        root.children(7, _files_batch(files), [0, len(files)])
+    return wrap(encode(root), FileType.SNAPSHOT, level=level, spec_version=spec_version)
 
 
 def _files_batch(files: Sequence[ManifestFile]) -> Batch:
@@ -280,16 +291,16 @@ def _files_batch(files: Sequence[ManifestFile]) -> Batch:
     return batch
 
 
-def _nodes_batch(nodes: Sequence[Node]) -> Batch:
-    arrays = [node.array for node in nodes if node.array is not None]
+def _nodes_batch(nodes: Sequence[Node], spec_version: int) -> Batch:
     kinds = [GROUP if node.array is None else ARRAY for node in nodes]
     for node in nodes:
         _check(node)
+    arrays = _arrays_batch([node for node in nodes if node.array is not None], spec_version)
     batch = Batch(len(nodes))
     batch.struct(0, _join([node.id for node in nodes], NODE_ID_SIZE))
     batch.text(1, [node.path for node in nodes])
     batch.blob(2, [node.user_data for node in nodes])
-    batch.union(3, kinds, {ARRAY: _arrays_batch(arrays), GROUP: Batch(kinds.count(GROUP))})
+    batch.union(3, kinds, {ARRAY: arrays, GROUP: Batch(kinds.count(GROUP))})
     return batch
 
 
@@ -309,13 +320,8 @@ def _check(node: Node) -> None:
         )
 
 
-def _arrays_batch(arrays: Sequence[ArrayInfo]) -> Batch:
-    sizes = [size for array in arrays for size in array.shape]
-    dimensions = Batch(len(sizes))
-    dimensions.scalar(0, np.array(sizes, "<u8"), "<u8", default=0)
-    counts = [count for array in arrays for count in array.num_chunks]
-    dimensions.scalar(1, np.array(counts, "<u4"), "<u4", default=0)
-
+def _arrays_batch(nodes: Sequence[Node], spec_version: int) -> Batch:
+    arrays = [node.array for node in nodes if node.array is not None]
     names = [name for array in arrays for name in array.dimension_names or ()]
     named = Batch(len(names))
     named.text(0, names)
@@ -327,8 +333,13 @@ def _arrays_batch(arrays: Sequence[ArrayInfo]) -> Batch:
     manifests.vector(1, extents, _offsets(len(ref.extents) for ref in refs))
 
     batch = Batch(len(arrays))
-    # spec 1's shape: readers insist on its presence
-    batch.vector(0, np.empty(0, "<u8"), np.zeros(len(arrays) + 1, np.int64))
+    dimensions_at = _offsets(len(array.shape) for array in arrays)
+    if spec_version == 1:
+        batch.vector(0, v1.shape_rows(nodes), dimensions_at)
+    else:
+        # spec 1's shape: readers insist on its presence
+        batch.vector(0, np.empty(0, "<u8"), np.zeros(len(arrays) + 1, np.int64))
+        batch.children(3, _dimensions_batch(arrays), dimensions_at)
     batch.children(
         1,
         named,
@@ -336,7 +347,15 @@ def _arrays_batch(arrays: Sequence[ArrayInfo]) -> Batch:
         present=[array.dimension_names is not None for array in arrays],
     )
     batch.children(2, manifests, _offsets(len(array.manifests) for array in arrays))
-    batch.children(3, dimensions, _offsets(len(array.shape) for array in arrays))
+    return batch
+
+
+def _dimensions_batch(arrays: Sequence[ArrayInfo]) -> Batch:
+    sizes = [size for array in arrays for size in array.shape]
+    counts = [count for array in arrays for count in array.num_chunks]
+    batch = Batch(len(sizes))
+    batch.scalar(0, np.array(sizes, "<u8"), "<u8", default=0)
+    batch.scalar(1, np.array(counts, "<u4"), "<u4", default=0)
     return batch
 
 

@@ -131,7 +131,7 @@ class TransactionLog:
         )
 
 
-def encode_transaction_log(log: TransactionLog, *, level: int = 3) -> bytes:
+def encode_transaction_log(log: TransactionLog, *, level: int = 3, spec_version: int = 2) -> bytes:
     """Return a transaction log as a stored object; `level` is that of zstd.
 
     Raises
@@ -153,15 +153,19 @@ def encode_transaction_log(log: TransactionLog, *, level: int = 3) -> bytes:
     arrays.children(1, batches, np.cumsum([0, *(batch.n for batch in batches)]).tolist())
     root.children(7, arrays, [0, len(nodes)])
 
-    moves = _by_path(log.moved_nodes)
+    if spec_version > 1:  # nodes cannot be moved in spec 1
+        root.children(8, _moves_batch(_by_path(log.moved_nodes)), [0, len(log.moved_nodes)])
+    payload = encode(root, too_large="commit the changes in several steps")
+    return wrap(payload, FileType.TRANSACTION_LOG, level=level, spec_version=spec_version)
+
+
+def _moves_batch(moves: tuple[Move, ...]) -> Batch:
     moved = Batch(len(moves))
     moved.text(0, [move.from_path for move in moves])
     moved.text(1, [move.to_path for move in moves])
     moved.struct(2, _id_rows([move.node_id for move in moves], NODE_ID_SIZE))
     moved.scalar(3, [move.is_array for move in moves], np.uint8, default=None)
-    root.children(8, moved, [0, len(moves)])
-    payload = encode(root, too_large="commit the changes in several steps")
-    return wrap(payload, FileType.TRANSACTION_LOG, level=level)
+    return moved
 
 
 def decode_transaction_log(data: BytesLike, name: str) -> TransactionLog:

@@ -1,14 +1,15 @@
 """What repositories of spec 1 keep in another form than those of spec 2.
 
 Refs are JSON objects and the config is YAML; metadata values are MessagePack; snapshots
-list manifests and shapes as structs. Only reading is implemented: this library writes
-spec 2. Which form a file has follows from its own header, because a migrated repository
-keeps its spec-1 files for ever (Icechunk spec, "Spec version 1").
+list manifests and shapes as structs. Which form a file has follows from its own header,
+because a migrated repository keeps its spec-1 files for ever (Icechunk spec, "Spec
+version 1").
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgpack
@@ -19,9 +20,23 @@ from numpy.typing import NDArray
 from icechunk.errors import ErrorKind, FormatError, InvalidInputError
 from icechunk.format.envelope import BytesLike
 from icechunk.format.flatbuf import Tables
-from icechunk.ids import decode_id
+from icechunk.format.nodes import ManifestFile, Node
+from icechunk.ids import decode_id, encode_id
 
-__all__ = ["array_shapes", "manifest_files", "metadata_loads", "parse_config", "parse_ref"]
+__all__ = [
+    "array_shapes",
+    "chunk_lengths",
+    "dump_config",
+    "dump_ref",
+    "irregular_grid",
+    "manifest_file_rows",
+    "manifest_files",
+    "metadata_dumps",
+    "metadata_loads",
+    "parse_config",
+    "parse_ref",
+    "shape_rows",
+]
 
 #: Largest ``config.yaml`` and ``ref.json`` that are parsed, in bytes.
 MAX_TEXT: Final = 1 << 20
@@ -65,6 +80,17 @@ def _json_object(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
 
 def _no_extension(code: int, data: bytes) -> None:
     raise ValueError(f"extension type {code}")
+
+
+def metadata_dumps(value: Any) -> bytes:
+    """Encode a metadata value, one that JSON could have."""
+    packed: bytes = msgpack.packb(value)
+    return packed
+
+
+def dump_ref(snapshot_id: bytes) -> bytes:
+    """Return the ``ref.json`` that points to a snapshot."""
+    return f'{{"snapshot":"{encode_id(snapshot_id)}"}}'.encode()
 
 
 def parse_ref(data: BytesLike, name: str) -> bytes:
@@ -132,7 +158,89 @@ def array_shapes(
     return lengths, whole + (rest != 0), offsets
 
 
+def manifest_file_rows(files: Iterable[ManifestFile]) -> NDArray[np.uint64]:
+    """Return a snapshot's manifest list as structs, uint64[n, 4]."""
+    rows = [(file.id, file.size_bytes, file.num_chunk_refs) for file in files]
+    return np.array(rows, _MANIFEST_FILE).view("<u8").reshape(-1, 4)
+
+
+def irregular_grid(path: str) -> InvalidInputError:
+    """Return the error for an array whose chunks have several shapes."""
+    return InvalidInputError(
+        f"metadata of node {path!r}: a chunk_grid that is not regular cannot be stored in a "
+        "repository of spec version 1; icechunk.upgrade_icechunk_repository upgrades it",
+        ErrorKind.BAD_METADATA,
+    )
+
+
+def chunk_lengths(user_data: bytes, path: str) -> tuple[int, ...]:
+    """Return the chunk shape that a ``zarr.json`` of an array names.
+
+    Raises
+    ------
+    InvalidInputError
+        If its grid is not regular: spec 1 stores one chunk length per dimension.
+    """
+    grid = json.loads(user_data)["chunk_grid"]
+    if grid["name"] != "regular":
+        raise irregular_grid(path)
+    return tuple(grid["configuration"]["chunk_shape"])
+
+
+def shape_rows(arrays: Iterable[Node]) -> NDArray[np.uint64]:
+    """Return the dimensions of all arrays as structs, uint64[total, 2].
+
+    Raises
+    ------
+    InvalidInputError
+        As `chunk_lengths`.
+    """
+    rows = [
+        pair
+        for node in arrays
+        if node.array is not None
+        for pair in zip(node.array.shape, chunk_lengths(node.user_data, node.path), strict=True)
+    ]
+    return np.array(rows, "<u8").reshape(-1, 2)
+
+
 # -- config.yaml ---------------------------------------------------------------
+
+#: Variants of enumerations that hold something: what is `{"Axis": 0}` in the config of
+#: spec 2 is `!Axis 0` here. Below the second group lie options with names of their own.
+_VARIANTS: Final = (
+    *("and", "or", "path_matches", "name_matches", "num_refs", "Included", "Excluded"),
+    *("Axis", "DimensionName"),
+)
+_STORES: Final = ("local_file_system", "http", "s3", "s3_compatible", "tigris", "gcs", "azure")
+
+
+def dump_config(config: Mapping[str, Any]) -> bytes:
+    """Encode a ``config.yaml``.
+
+    Parameters
+    ----------
+    config : mapping
+        With the structure that `parse_config` returns.
+    """
+    return "".join(f"{key}: {_flow(value)}\n" for key, value in config.items()).encode()
+
+
+def _flow(value: Any, *, variants: bool = True) -> str:
+    """Return a value in YAML's flow style: JSON, but for the tags."""
+    if isinstance(value, list):
+        return f"[{', '.join(_flow(item, variants=variants) for item in value)}]"
+    if not isinstance(value, Mapping):
+        return json.dumps(value, ensure_ascii=False)
+    if variants and len(value) == 1:
+        ((key, item),) = value.items()
+        if key in _VARIANTS or key in _STORES:
+            return f"!{key} {_flow(item, variants=key not in _STORES)}"
+    pairs = (
+        f"{json.dumps(key, ensure_ascii=False)}: {_flow(item, variants=variants)}"
+        for key, item in value.items()
+    )
+    return f"{{{', '.join(pairs)}}}"
 
 
 def parse_config(data: BytesLike, name: str) -> dict[str, Any]:
