@@ -156,6 +156,9 @@ from icechunk.storage import (
 from icechunk.store import (
     IcechunkStore,
 )
+from icechunk.upgrade import (
+    upgrade_icechunk_repository,
+)
 
 __all__ = [
     "AlreadyExistsError",
@@ -282,4 +285,5 @@ __all__ = [
     "storage_from_url",
     "supported_spec_versions",
     "tigris_storage",
+    "upgrade_icechunk_repository",
 ]

@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Collection, ItemsView, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Final, cast
 from urllib.parse import quote, unquote
@@ -38,6 +40,8 @@ _TAG: Final = "tag"
 _MAIN_KEY: Final = f"{layout.REFS}branch.main/ref.json"
 _REF_KEY: Final = re.compile(r"refs/(branch|tag)\.([^/]+)/ref\.json(\.deleted)?")
 _TOMBSTONE: Final = ".deleted"
+#: Requests at a time where all refs are fetched.
+_REQUESTS: Final = 16
 
 #: Printable ASCII that official clients percent-encode in names of refs.
 _ENCODED: Final = frozenset('\\{^}%`]">[~<#|*?')
@@ -377,3 +381,52 @@ def _check_name(name: str, kind: str) -> None:
             + ("it is empty" if not name else "it contains a '/'"),
             ErrorKind.INVALID_REF_NAME,
         )
+
+
+# -- all of it at once, to leave it behind ------------------------------------------------
+@dataclass(frozen=True)
+class AllRefs:
+    """Every ref of a repository.
+
+    Attributes
+    ----------
+    branches, tags : dict
+        Name to snapshot id.
+    deleted_tags : dict
+        Name to the snapshot id that it had, None if that is not known.
+    """
+
+    branches: dict[str, bytes]
+    tags: dict[str, bytes]
+    deleted_tags: dict[str, bytes | None]
+
+
+def read_all_refs(storage: Storage) -> AllRefs:
+    """Fetch every ref."""
+    live, tags = _Lazy(storage, _BRANCH), _Lazy(storage, _TAG)
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        deleted = _list_names(storage, _TAG)[1]
+        was = pool.map(lambda name: _deleted_target(storage, name), deleted)
+        for refs in (live, tags):
+            list(pool.map(refs.get, list(refs)))
+        return AllRefs(dict(live.items()), dict(tags.items()), dict(zip(deleted, was, strict=True)))
+
+
+def _deleted_target(storage: Storage, tag: str) -> bytes | None:
+    for key in _ref_keys(storage, _TAG, tag):
+        try:
+            return v1.parse_ref(storage.get(key).data, key)
+        except ObjectNotFoundError:
+            continue
+    return None
+
+
+def stored_keys(storage: Storage) -> list[str]:
+    """Return the keys of what a repository of spec version 2 does not use.
+
+    The branch ``main`` comes first: without it, no client takes this for a repository of
+    version 1 any more.
+    """
+    keys = [meta.key for meta in storage.list(layout.REFS) if _REF_KEY.fullmatch(meta.key)]
+    keys.sort(key=lambda key: key != _MAIN_KEY)
+    return [*keys, *([layout.CONFIG_KEY] if _exists(storage, layout.CONFIG_KEY) else [])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 from icechunk.assets import Assets
 from icechunk.change_set import ChangeSet
@@ -42,6 +43,26 @@ def rebase(
     return changes
 
 
+#: Pairs of a snapshot to compare to and a log, newest first.
+_Path: TypeAlias = list[tuple[bytes, bytes]]
+
+
+def _path_to(
+    info: RepoInfo, tip: bytes, base: bytes, known: set[bytes]
+) -> tuple[_Path, bytes | None]:
+    """Return the logs down to one of some snapshots, and which one; None if none is there."""
+    path: _Path = []
+    for entry in info.ancestry(tip):
+        if entry.id in known:
+            return path, entry.id
+        path.append((entry.id, entry.id))
+        if base in entry.pruned:
+            newer = entry.pruned[entry.pruned.index(base) + 1 :]
+            return path + [(entry.id, log) for log in reversed(newer)], base
+        path += [(entry.id, log) for log in reversed(entry.pruned)]
+    return path, None
+
+
 def _logs_between(
     assets: Assets, info: RepoInfo, base: bytes, tip: bytes
 ) -> Iterator[tuple[bytes, TransactionLog]]:
@@ -51,20 +72,11 @@ def _logs_between(
     is not among the ancestors, because the branch was reset, is left by the way up to the
     ancestor that both have: what was undone on that way counts as changed, too.
     """
-    known = {entry.id for entry in info.ancestry(base)} if base in info.snapshots else {base}
-    path: list[tuple[bytes, bytes]] = []  # (snapshot to compare to, log), newest first
-    shared = None
-    for entry in info.ancestry(tip):
-        if entry.id in known:
-            shared = entry.id
-            break
-        path.append((entry.id, entry.id))
-        if base in entry.pruned:
-            newer = entry.pruned[entry.pruned.index(base) + 1 :]
-            path += [(entry.id, log) for log in reversed(newer)]
-            shared = base
-            break
-        path += [(entry.id, log) for log in reversed(entry.pruned)]
+    path, shared = _path_to(info, tip, base, {base})
+    if shared is None and base in info.snapshots:
+        # the whole history of the base: in spec version 1 each ancestor takes a request
+        known = {entry.id for entry in info.ancestry(base)}
+        path, shared = _path_to(info, tip, base, known)
     if shared is not None and shared != base:
         for entry in info.ancestry(base):
             if entry.id == shared:
