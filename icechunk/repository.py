@@ -25,7 +25,7 @@ from icechunk.errors import (
     PreconditionFailedError,
     ReadOnlyError,
 )
-from icechunk.format import flexbuf, layout
+from icechunk.format import flexbuf
 from icechunk.format.manifest import LocationCompression
 from icechunk.format.metadata import Metadata
 from icechunk.format.repo_info import RepoInfo, SnapshotEntry
@@ -176,6 +176,8 @@ class Repository(Refs, Administration, History, Inspection):
         config.validate()
         if check_clean_root:
             _check_clean(place)
+        elif publish.exists(place) is not None:  # of the other version, too
+            raise _already_exists(place)
         repository = cls._make(place, config, authorize_virtual_chunk_access)
         assets = repository._context.assets
         now = now_microseconds()
@@ -582,7 +584,7 @@ def _stored_config(info: RepoInfo) -> RepositoryConfig | None:
 
 def _check_clean(storage: Storage) -> None:
     for found in storage.list():
-        if found.key == layout.REPO_KEY or found.key.startswith(layout.REFS):
+        if publish.exists(storage) is not None:
             raise _already_exists(storage)
         raise InvalidInputError(
             f"cannot create a repository at {storage.url}: there is something already "

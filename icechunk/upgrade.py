@@ -87,6 +87,8 @@ def upgrade_icechunk_repository(
     concurrency = 64 if prefetch_concurrency is None else prefetch_concurrency
     if concurrency < 1:
         raise InvalidInputError(f"prefetch_concurrency is {concurrency}, it must be at least 1")
+    # what this one has cached may be old: expiration rewrites snapshots in version 1
+    repo = repo.reopen()
     storage = repo.storage
     if not (dry_run or storage.supports_writes):
         raise ReadOnlyError(f"{storage.url} cannot be written", ErrorKind.READ_ONLY_STORAGE)
