@@ -13,6 +13,8 @@ PYTEST_ARGS ?=
 PYTHON_313 := $(shell .ci/find-python 3.13)
 PYTHON_OFFICIAL := $(shell .ci/find-python 3.13 3.14 3.12)
 OFFICIAL_VERSION := 2.3.0
+# The newest official client that writes spec 1 only; it runs on any Python.
+OFFICIAL_V1_VERSION := 1.1.21
 
 # pip's warnings are about how a machine is set up: only its errors are shown
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check
@@ -20,7 +22,9 @@ PYTEST := -m pytest -n 2 --timeout 300
 
 ifneq ($(PYTHON_OFFICIAL),)
 OFFICIAL_ENV := .venv-official/.installed-$(OFFICIAL_VERSION)
+OFFICIAL_V1_ENV := .venv-official-1/.installed-$(OFFICIAL_V1_VERSION)
 export ICECHUNK_OFFICIAL_PYTHON := $(CURDIR)/.venv-official/bin/python
+export ICECHUNK_OFFICIAL_V1_PYTHON := $(CURDIR)/.venv-official-1/bin/python
 else
 PYTEST += --ignore tests/interop
 endif
@@ -40,7 +44,7 @@ ifeq ($(PYTHON_OFFICIAL),)
 	@echo "== nothing here has shown that it and this project read each other's repositories"
 endif
 
-test-python3: .venv/.installed $(OFFICIAL_ENV) ## the tests, on python3 only
+test-python3: .venv/.installed $(OFFICIAL_ENV) $(OFFICIAL_V1_ENV) ## the tests, on python3 only
 ifeq ($(PYTHON_OFFICIAL),)
 	@if [ "$${CI:-}" = true ]; then \
 	    echo "the interop tests must run in CI, and need Python 3.12 or newer: install python3.13" >&2; \
@@ -51,7 +55,7 @@ endif
 	@.venv/bin/python $(PYTEST) $(PYTEST_ARGS)
 
 ifneq ($(PYTHON_313),)
-test-python3.13: .venv313/.installed $(OFFICIAL_ENV) ## the tests, on Python 3.13 with the newest dependencies
+test-python3.13: .venv313/.installed $(OFFICIAL_ENV) $(OFFICIAL_V1_ENV) ## the tests, on Python 3.13 with the newest dependencies
 	@echo "== tests on $$(.venv313/bin/python --version), newest dependencies"
 	@.venv313/bin/python $(PYTEST) $(PYTEST_ARGS)
 endif
@@ -66,7 +70,7 @@ bench: .venv/.installed $(OFFICIAL_ENV) ## measure, beside the official client w
 	@.venv/bin/python -m pytest tests/benchmarks -s $(PYTEST_ARGS)
 
 clean: ## remove environments, caches and build results
-	rm -rf .venv .venv313 .venv-official build dist .hypothesis .import_linter_cache \
+	rm -rf .venv .venv313 .venv-official .venv-official-1 build dist .hypothesis .import_linter_cache \
 	    .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -89,4 +93,10 @@ clean: ## remove environments, caches and build results
 	@echo "== installing the official client $(OFFICIAL_VERSION) into .venv-official"
 	@$(PYTHON_OFFICIAL) -m venv --clear .venv-official
 	@.venv-official/bin/python $(PIP_INSTALL) icechunk==$(OFFICIAL_VERSION) zarr xarray dask distributed
+	@touch $@
+
+.venv-official-1/.installed-$(OFFICIAL_V1_VERSION):
+	@echo "== installing the official client $(OFFICIAL_V1_VERSION) into .venv-official-1"
+	@$(PYTHON) -m venv --clear .venv-official-1
+	@.venv-official-1/bin/python $(PIP_INSTALL) icechunk==$(OFFICIAL_V1_VERSION) zarr xarray
 	@touch $@

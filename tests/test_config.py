@@ -310,6 +310,13 @@ def test_stored_form_round_trips(config: ic.RepositoryConfig) -> None:
     assert flexbuf.loads(flexbuf.dumps(stored), "config") == stored
 
 
+@settings(max_examples=60)
+@given(configs)
+def test_stored_form_of_spec_1_round_trips(config: ic.RepositoryConfig) -> None:
+    stored = config.to_dict()
+    assert v1.parse_config(v1.dump_config(stored), "config.yaml") == stored
+
+
 def test_nothing_unset_is_stored() -> None:
     assert ic.RepositoryConfig().to_dict() == dict.fromkeys(KEYS)
     only = ic.RepositoryConfig(storage=ic.StorageSettings(storage_class="cold")).to_dict()

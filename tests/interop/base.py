@@ -14,7 +14,17 @@ import zarr
 
 import icechunk
 
+#: A folder, or the options of an S3 storage.
+Place = Any
+
 OPERATIONS: dict[str, Callable[[Any], None]] = {}
+
+
+def storage_at(place: Place) -> Any:
+    """Return the storage at a place."""
+    if isinstance(place, str):
+        return icechunk.local_filesystem_storage(place)
+    return icechunk.s3_storage(**place)
 
 
 def operation(function: Callable[[Any], None]) -> Callable[[Any], None]:

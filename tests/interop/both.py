@@ -24,7 +24,7 @@ from tests.interop import (
     refusals,
     turns,  # noqa: F401 (called from outside)
 )
-from tests.interop.base import OPERATIONS, config, write_base
+from tests.interop.base import OPERATIONS, Place, config, storage_at, write_base
 from tests.interop.history import (  # noqa: F401 (called by name)
     branch_out,
     carry_on,
@@ -33,20 +33,19 @@ from tests.interop.history import (  # noqa: F401 (called by name)
     expire_all_but_two,
     inspect,
 )
+from tests.interop.version_1 import (  # noqa: F401 (called by name)
+    create_version_1,
+    go_on_in_version_1,
+    look_at_version_1,
+    play_in_version_1,
+    read_version_1,
+    upgrade,
+    write_version_1,
+)
 
 move_chunks = rearranging.move_chunks
 list_chunks = rearranging.list_chunks
 share_a_file = rearranging.share_a_file
-
-#: A folder, or the options of an S3 storage.
-Place = Any
-
-
-def storage_at(place: Place) -> Any:
-    """Return the storage at a place."""
-    if isinstance(place, str):
-        return icechunk.local_filesystem_storage(place)
-    return icechunk.s3_storage(**place)
 
 
 def open_at(place: Place, source: str) -> Any:

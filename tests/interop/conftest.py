@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.interop.sides import VARIABLE, Official, Ours, Side
+from tests.interop.sides import VARIABLE, VARIABLE_V1, Official, Ours, Side
 
 
 @pytest.fixture(scope="session")
@@ -17,15 +17,28 @@ def ours() -> Ours:
 @pytest.fixture(scope="session")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Official]:
     """The official client."""
-    python = os.environ.get(VARIABLE)
-    if not python:
-        pytest.fail(
-            f"{VARIABLE} is not set: it names the Python interpreter of an environment with the "
-            "official client. `make test` makes one and sets it"
-        )
-    side = Official(python, tmp_path_factory.mktemp("official"))
+    side = Official(interpreter(VARIABLE), tmp_path_factory.mktemp("official"))
     yield side
     side.close()
+
+
+@pytest.fixture(scope="session")
+def official_1(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Official]:
+    """The official client 1.1.21, which knows spec version 1 only."""
+    side = Official(interpreter(VARIABLE_V1), tmp_path_factory.mktemp("official_1"), "official_1")
+    yield side
+    side.close()
+
+
+def interpreter(variable: str) -> str:
+    """Return the path that an environment variable holds."""
+    python = os.environ.get(variable)
+    if not python:
+        pytest.fail(
+            f"{variable} is not set: it names the Python interpreter of an environment with the "
+            "official client. `make test` makes one and sets it"
+        )
+    return python
 
 
 @pytest.fixture(params=["ours first", "official first"])

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 from tests.interop import both, worker
 
 VARIABLE = "ICECHUNK_OFFICIAL_PYTHON"
+#: Of the client 1.1.21.
+VARIABLE_V1 = "ICECHUNK_OFFICIAL_V1_PYTHON"
 
 
 class Side(Protocol):
@@ -49,9 +51,8 @@ class OfficialError(Exception):
 class Official:
     """The official client, in one process for all tests: starting it takes a second."""
 
-    name = "official"
-
-    def __init__(self, python: str, folder: Path) -> None:
+    def __init__(self, python: str, folder: Path, name: str = "official") -> None:
+        self.name = name
         self._folder = folder
         self._calls = 0
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
