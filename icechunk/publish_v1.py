@@ -368,7 +368,7 @@ def _save_config(storage: Storage, data: bytes) -> bool:
             storage.put(layout.CONFIG_KEY, data, if_absent=True)
             return
         backup = layout.backup_key(layout.backup_name(time.time_ns() // 1_000_000, "config.yaml"))
-        storage.put(backup, old.data)
+        storage.copy(layout.CONFIG_KEY, backup, if_match=old.etag)
         storage.put(layout.CONFIG_KEY, data, if_match=old.etag)
 
     return _attempt(write, lambda: bytes(storage.get(layout.CONFIG_KEY).data) == data, ours=True)

@@ -272,7 +272,10 @@ class LocalStorage(Storage):
                     if os.path.lexists(path):
                         raise exists from None
                     os.replace(staged.path, path)
-            _sync(os.path.dirname(path))
+            # a name is lost as well if the folder that holds it is
+            while len(path) > len(self._root):
+                path = os.path.dirname(path)
+                _sync(path)
             return staged.etag
 
     def _update(self, key: str, path: str, data: BytesLike, if_match: str) -> str:
