@@ -395,7 +395,9 @@ def synced(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> list[tuple
     def note(fd: int) -> None:
         opened = os.fstat(fd)
         names = [storage.path, *(os.path.join(storage.path, name) for name in files(storage))]
-        names += [os.path.dirname(name) for name in names]
+        for _ in range(2):
+            names += [os.path.dirname(name) for name in names]
+        names = [name for name in names if name.startswith(storage.path)]
         # a copy is the same file under another name
         name = max(name for name in names if os.path.samestat(os.stat(name), opened))
         name = os.path.relpath(name, storage.path).split("#")[0]
@@ -424,6 +426,14 @@ def test_what_is_published_was_forced_to_disk_after_what_it_refers_to(
     synced.clear()
     storage.sync()
     assert synced == []
+
+
+def test_the_folders_of_a_new_object_are_forced_to_disk(
+    storage: LocalStorage, synced: list[tuple[str, bool]]
+) -> None:
+    """A name is lost if the folder that holds it is."""
+    storage.put("refs/branch.x/ref.json", b"{}", if_absent=True)
+    assert {name for name, _ in synced[-3:]} == {"refs/branch.x", "refs", "."}
 
 
 def test_a_copy_is_forced_to_disk_too(
