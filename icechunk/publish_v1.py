@@ -43,8 +43,8 @@ _TOMBSTONE: Final = ".deleted"
 #: Requests at a time where all refs are fetched.
 _REQUESTS: Final = 16
 
-#: Printable ASCII that official clients percent-encode in names of refs.
-_ENCODED: Final = frozenset('\\{^}%`]">[~<#|*?')
+#: Special characters that official clients do not percent-encode in names of refs.
+_UNCODED: Final = " !$&'()+,:;=@"
 
 
 def needs_upgrade(what: str) -> FormatError:
@@ -63,15 +63,8 @@ def _is_raw(storage: Storage) -> bool:
 
 
 def _encode(name: str) -> str:
-    return "".join(
-        char
-        if char.isascii() and char.isprintable() and char not in _ENCODED
-        # `quote` leaves a tilde as it is
-        else "%7E"
-        if char == "~"
-        else quote(char)
-        for char in name
-    )
+    # `quote` leaves a tilde as it is, official clients do not
+    return quote(name, safe=_UNCODED).replace("~", "%7E")
 
 
 def _ref_keys(storage: Storage, kind: str, name: str) -> list[str]:

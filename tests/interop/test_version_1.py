@@ -120,6 +120,7 @@ def test_both_upgrade_alike(by: int, all_sides: Sides, tmp_path: Path) -> None:
 
 
 # -- whatever comes to mind ----------------------------------------------------------------
+NAMES = st.sampled_from(["x", "main", "é#1 ~", "{[^`]}|"])
 STEPS = st.one_of(
     st.tuples(st.just("array"), PATHS, SMALL, st.booleans()),
     st.tuples(st.just("group"), PATHS, st.booleans()),
@@ -130,6 +131,7 @@ STEPS = st.one_of(
     st.tuples(st.just("delete_chunk"), PATHS, SMALL),
     st.tuples(st.just("virtual"), PATHS, SMALL),
     st.tuples(st.just("finish"), st.sampled_from(["commit", "flush", "discard_changes"])),
+    st.tuples(st.sampled_from(["branch", "delete_branch", "tag", "delete_tag"]), NAMES),
 )
 
 

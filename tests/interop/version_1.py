@@ -171,11 +171,37 @@ def create_version_1(folder: str) -> None:
     write_base(_create(folder, config))
 
 
+class _Work(random_work.Work):
+    """With branches and tags."""
+
+    def _tip(self) -> str:
+        tip: str = self._repo.lookup_branch("main")
+        return tip
+
+    def branch(self, name: str) -> None:
+        """Create a branch, or move it."""
+        if name in self._repo.list_branches():
+            self._repo.reset_branch(name, self._tip())
+        else:
+            self._repo.create_branch(name, self._tip())
+
+    def delete_branch(self, name: str) -> None:
+        """Delete a branch."""
+        self._repo.delete_branch(name)
+
+    def tag(self, name: str) -> None:
+        """Create a tag."""
+        self._repo.create_tag(name, self._tip())
+
+    def delete_tag(self, name: str) -> None:
+        """Delete a tag."""
+        self._repo.delete_tag(name)
+
+
 def play_in_version_1(base: str, folder: str, steps: list[random_work.Step]) -> list[str]:
     """Do steps in a copy of the base; return what became of each."""
     shutil.copytree(base, folder)
-    repo = icechunk.Repository.open(icechunk.local_filesystem_storage(folder))
-    work = random_work.Work(repo)
+    work = _Work(icechunk.Repository.open(icechunk.local_filesystem_storage(folder)))
     return [work.do(step) for step in [*steps, ["finish", "commit"]]]
 
 
@@ -192,8 +218,13 @@ def look_at_version_1(folder: str) -> dict[str, Any]:
             nodes[path] |= {"shape": list(node.shape), "types": types}
             if "v" not in types:
                 nodes[path]["values"] = " ".join(np.asarray(node[...]).astype(str).ravel())
+    branches = {name: repo.lookup_branch(name) for name in map(unquote, repo.list_branches())}
+    # 1.1.21 lists the names of tags as they are encoded, and does not find them so
+    tags = sorted(map(unquote, repo.list_tags()))
     return {
         "nodes": nodes,
+        "branches": branches,
+        "tags": {name: repo.lookup_tag(name) for name in tags},
         "history": content.history(repo, branch="main"),
         "virtual_locations": _locations(session),
     }
