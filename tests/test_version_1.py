@@ -783,3 +783,32 @@ def test_upgrades_that_make_no_sense(old: Repository) -> None:
 def test_supported_versions() -> None:
     assert icechunk.supported_spec_versions() == [2, 1]
     assert icechunk.spec_version() == 2
+
+
+class _Deletions(WrapperStorage):
+    """A storage that notes what is deleted."""
+
+    def __init__(self, inner: Storage) -> None:
+        super().__init__(inner)
+        self.deleted: list[str] = []
+
+    def before(self, operation: str, keys: tuple[str, ...], written: int) -> None:
+        if operation == "delete":
+            self.deleted += keys
+
+
+def test_the_branch_that_makes_it_version_1_goes_first(old: Repository, storage: Storage) -> None:
+    """Clients 1.x must not go on with a part of the refs."""
+    place = _Deletions(storage)
+    upgrade_icechunk_repository(Repository.open(place), dry_run=False)
+    assert place.deleted[0] == MAIN
+    assert len(place.deleted) == len(set(place.deleted)) > 5
+
+
+def test_open_or_create() -> None:
+    storage = MemoryStorage()
+    assert Repository.open_or_create(storage, create_version=1).spec_version == 1
+    assert Repository.open_or_create(storage, create_version=2).spec_version == 1
+    for version in (1, 2):
+        with pytest.raises(AlreadyExistsError):
+            Repository.create(storage, spec_version=version, check_clean_root=False)

@@ -38,7 +38,7 @@ def assert_all_read_the_same(sides: Sides, *where: Any) -> None:
     assert mine["taken"] == ["oops", "v1.0"]
 
 
-@pytest.mark.parametrize("first", [0, 1, 2], ids=["ours first", "1.1.21 first", "2.3.0 first"])
+@pytest.mark.parametrize("first", [0, 1], ids=["ours first", "1.1.21 first"])
 def test_three_take_turns(first: int, all_sides: Sides, tmp_path: Path) -> None:
     where = str(tmp_path / "repository"), str(tmp_path)
     writer, *others = all_sides[first:] + all_sides[:first]
@@ -120,7 +120,7 @@ def test_both_upgrade_alike(by: int, all_sides: Sides, tmp_path: Path) -> None:
 
 
 # -- whatever comes to mind ----------------------------------------------------------------
-NAMES = st.sampled_from(["x", "main", "é#1 ~", "{[^`]}|"])
+NAMES = ["x", "main", "é#1 ~", "{[^`]}|"]
 STEPS = st.one_of(
     st.tuples(st.just("array"), PATHS, SMALL, st.booleans()),
     st.tuples(st.just("group"), PATHS, st.booleans()),
@@ -131,7 +131,9 @@ STEPS = st.one_of(
     st.tuples(st.just("delete_chunk"), PATHS, SMALL),
     st.tuples(st.just("virtual"), PATHS, SMALL),
     st.tuples(st.just("finish"), st.sampled_from(["commit", "flush", "discard_changes"])),
-    st.tuples(st.sampled_from(["branch", "delete_branch", "tag", "delete_tag"]), NAMES),
+    st.tuples(
+        st.sampled_from(["branch", "delete_branch", "tag", "delete_tag"]), st.sampled_from(NAMES)
+    ),
 )
 
 
@@ -142,13 +144,13 @@ def base(ours: Ours, tmp_path_factory: pytest.TempPathFactory) -> str:
     return folder
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(steps=st.lists(STEPS, max_size=20))
 def test_all_see_what_we_did(steps: list[tuple[object, ...]], base: str, all_sides: Sides) -> None:
     ours = all_sides[0]
     with tempfile.TemporaryDirectory() as folder:
         place = str(Path(folder, "repository"))
         ours.run("play_in_version_1", base, place, steps)
-        mine, *others = (side.run("look_at_version_1", place) for side in all_sides)
+        mine, *others = (side.run("look_at_version_1", place, NAMES) for side in all_sides)
     for theirs in others:
         assert mine == theirs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -205,8 +206,19 @@ def play_in_version_1(base: str, folder: str, steps: list[random_work.Step]) -> 
     return [work.do(step) for step in [*steps, ["finish", "commit"]]]
 
 
-def look_at_version_1(folder: str) -> dict[str, Any]:
-    """Return the nodes of the branch ``main``, with values, kinds of chunks and history."""
+def _found(lookup: Callable[[str], str], name: str) -> str | None:
+    try:
+        return lookup(name)
+    except icechunk.IcechunkError:
+        return None
+
+
+def look_at_version_1(folder: str, names: list[str]) -> dict[str, Any]:
+    """Return the nodes of the branch ``main``, with values, kinds of chunks and history.
+
+    Branches and tags are looked up by `names`: the official clients do not list all tags
+    that they find, where local storage encodes the names.
+    """
     repo = icechunk.Repository.open(icechunk.local_filesystem_storage(folder))
     session = repo.readonly_session("main")
     group = zarr.open_group(session.store, mode="r")
@@ -218,13 +230,10 @@ def look_at_version_1(folder: str) -> dict[str, Any]:
             nodes[path] |= {"shape": list(node.shape), "types": types}
             if "v" not in types:
                 nodes[path]["values"] = " ".join(np.asarray(node[...]).astype(str).ravel())
-    branches = {name: repo.lookup_branch(name) for name in map(unquote, repo.list_branches())}
-    # 1.1.21 lists the names of tags as they are encoded, and does not find them so
-    tags = sorted(map(unquote, repo.list_tags()))
     return {
         "nodes": nodes,
-        "branches": branches,
-        "tags": {name: repo.lookup_tag(name) for name in tags},
+        "branches": {name: _found(repo.lookup_branch, name) for name in names},
+        "tags": {name: _found(repo.lookup_tag, name) for name in names},
         "history": content.history(repo, branch="main"),
         "virtual_locations": _locations(session),
     }
