@@ -377,6 +377,39 @@ def commit_rebased(repository: Repository, index: int) -> None:
     session.commit("rebased", rebase_with=ConflictDetector())
 
 
+class _FasterStorage(WrapperStorage):
+    """A storage where somebody does something right before a put of a ref."""
+
+    def __init__(self, inner: Storage, act: Callable[[], Any]) -> None:
+        super().__init__(inner)
+        self._acts = [act]
+
+    def before(self, operation: str, keys: tuple[str, ...], written: int) -> None:
+        if operation == "put" and keys[0].startswith("refs/") and self._acts:
+            self._acts.pop()()
+
+
+@pytest.mark.parametrize(
+    ("act", "error"),
+    [
+        (lambda r: r.create_tag("t", FIRST), AlreadyExistsError),
+        (lambda r: r.create_branch("b", FIRST), AlreadyExistsError),
+        (lambda r: r.delete_tag("old"), RefNotFoundError),
+    ],
+)
+def test_somebody_did_the_same_a_moment_before(
+    repository: Repository,
+    storage: Storage,
+    act: Callable[[Repository], None],
+    error: type[IcechunkError],
+) -> None:
+    """Only one of them hears that it was done."""
+    repository.create_tag("old", FIRST)
+    slower = Repository.open(_FasterStorage(storage, lambda: act(repository)))
+    with pytest.raises(error):
+        act(slower)
+
+
 def test_one_of_many_creates() -> None:
     storage = MemoryStorage()
 
