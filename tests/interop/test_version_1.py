@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.interop.diffs import assert_same_diffs
 
 from icechunk.format import flexbuf
 from icechunk.format.repo_info import RepoInfo, decode_repo_info
-from tests.interop.diffs import assert_same_diffs
 from tests.interop.sides import Official, Ours, Side
 from tests.interop.test_operations import PATHS, SMALL
 from tests.servers import S3Server
