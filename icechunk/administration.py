@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from icechunk.assets import Assets
 from icechunk.async_twin import async_twin
 from icechunk.commit import now_microseconds
 from icechunk.errors import ErrorKind, InvalidInputError, ObjectNotFoundError
@@ -18,27 +16,13 @@ from icechunk.format.metadata import Metadata
 from icechunk.format.repo_info import RepoInfo, decode_repo_info
 from icechunk.format.updates import Status, UpdateEntry, UpdateKind
 from icechunk.ops import RepoStatus, Update
-from icechunk.publish import Compute
 from icechunk.publish_v1 import needs_upgrade
+from icechunk.repository_part import RepositoryPart
 from icechunk.snapshots import to_microseconds
 
 
-class Administration(ABC):
+class Administration(RepositoryPart):
     """The part of `icechunk.Repository` that is about the repository as a whole."""
-
-    @property
-    @abstractmethod
-    def _info(self) -> RepoInfo:
-        """The current repo info."""
-
-    @property
-    @abstractmethod
-    def _assets(self) -> Assets:
-        """Access to the stored objects."""
-
-    @abstractmethod
-    def _update(self, compute: Compute, *, needs_online: bool = True) -> None:
-        """Publish a change of it."""
 
     @property
     def _repo_info(self) -> RepoInfo:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Final
 
@@ -18,7 +17,7 @@ from icechunk.features import CREATE_TAG, DELETE_TAG, require_feature
 from icechunk.format.repo_info import RepoInfo, with_item
 from icechunk.format.updates import UpdateEntry, UpdateKind
 from icechunk.ids import decode_id, encode_id
-from icechunk.publish import Compute
+from icechunk.repository_part import RepositoryPart
 from icechunk.versions import branch_tip, require_snapshot, tag_target
 
 MAIN: Final = "main"
@@ -32,17 +31,8 @@ def _check_name(name: str) -> None:
         )
 
 
-class Refs(ABC):
+class Refs(RepositoryPart):
     """The part of `icechunk.Repository` that is about branches and tags."""
-
-    @property
-    @abstractmethod
-    def _info(self) -> RepoInfo:
-        """The current repo info."""
-
-    @abstractmethod
-    def _update(self, compute: Compute) -> None:
-        """Publish a change of it."""
 
     # -- branches ------------------------------------------------------------------------
     def create_branch(self, branch: str, snapshot_id: str) -> None:
