@@ -24,6 +24,7 @@ from tests.interop import (
     refusals,
     turns,  # noqa: F401 (called from outside)
 )
+from tests.interop import surface as public
 from tests.interop.base import OPERATIONS, Place, config, storage_at, write_base
 from tests.interop.history import (  # noqa: F401 (called by name)
     branch_out,
@@ -174,6 +175,11 @@ def rebase(base: str, folder: str) -> dict[str, Any]:
     return rebases.matrix(_copy(base, folder))
 
 
+def surface(modules: list[str]) -> dict[str, Any]:
+    """Describe all that modules offer."""
+    return public.surface(modules)
+
+
 # -- what only the official client does ----------------------------------------------------
 def clean_up(place: Place, source: str) -> dict[str, int]:
     """Rewrite all manifests, expire all old snapshots, and collect the garbage."""
@@ -183,3 +189,8 @@ def clean_up(place: Place, source: str) -> dict[str, int]:
     repo.expire_snapshots(now)
     summary = repo.garbage_collect(now)
     return {"snapshots": summary.snapshots_deleted, "manifests": summary.manifests_deleted}
+
+
+def modules() -> list[str]:
+    """Return the names of the public modules."""
+    return public.modules()
