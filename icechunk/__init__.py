@@ -6,6 +6,10 @@ An independent implementation of the open Icechunk format. Begin with
 
 from icechunk._version import (
     __version__,
+    user_agent,
+)
+from icechunk.about import (
+    print_debug_info,
 )
 from icechunk.config import (
     AnyObjectStoreConfig,
@@ -14,6 +18,7 @@ from icechunk.config import (
     ChecksumAlgorithm,
     CompressionAlgorithm,
     CompressionConfig,
+    FeatureFlag,
     ManifestConfig,
     ManifestPreloadCondition,
     ManifestPreloadConfig,
@@ -98,9 +103,6 @@ from icechunk.errors import (
     SnapshotNotFoundError,
     StorageError,
 )
-from icechunk.features import (
-    FeatureFlag,
-)
 from icechunk.ops import (
     RepoAvailability,
     RepoStatus,
@@ -156,6 +158,9 @@ from icechunk.storage import (
 from icechunk.store import (
     IcechunkStore,
 )
+from icechunk.types import (
+    CommitMethod,
+)
 from icechunk.upgrade import (
     upgrade_icechunk_repository,
 )
@@ -178,6 +183,7 @@ __all__ = [
     "CachingConfig",
     "ChecksumAlgorithm",
     "ChunkType",
+    "CommitMethod",
     "CompressionAlgorithm",
     "CompressionConfig",
     "Conflict",
@@ -272,6 +278,7 @@ __all__ = [
     "in_memory_storage",
     "local_filesystem_storage",
     "local_filesystem_store",
+    "print_debug_info",
     "r2_storage",
     "redirect_storage",
     "s3_anonymous_credentials",
@@ -286,4 +293,5 @@ __all__ = [
     "supported_spec_versions",
     "tigris_storage",
     "upgrade_icechunk_repository",
+    "user_agent",
 ]

@@ -9,8 +9,9 @@ from typing import Any
 
 from icechunk.async_twin import async_twin
 from icechunk.commit import now_microseconds
+from icechunk.config import FeatureFlag
 from icechunk.errors import ErrorKind, InvalidInputError, ObjectNotFoundError
-from icechunk.features import FeatureFlag, feature_flags, set_feature
+from icechunk.features import feature_flags, set_feature
 from icechunk.format import layout
 from icechunk.format.metadata import Metadata
 from icechunk.format.repo_info import RepoInfo, decode_repo_info

@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Annotated, Any, Final
 
 from icechunk.conditions import (
@@ -25,6 +24,7 @@ from icechunk.conditions import (
     preload_condition,
     splitting_rules,
 )
+from icechunk.display import Displayed, NumberedEnum
 from icechunk.errors import ErrorKind, FormatError, InvalidInputError
 from icechunk.object_stores import (
     AnyObjectStoreConfig,
@@ -70,6 +70,7 @@ __all__ = [
     "EffectiveConfig",
     "EffectiveRetries",
     "EffectiveStorageSettings",
+    "FeatureFlag",
     "ManifestConfig",
     "ManifestPreloadCondition",
     "ManifestPreloadConfig",
@@ -95,7 +96,7 @@ __all__ = [
 ]
 
 
-class CompressionAlgorithm(Enum):
+class CompressionAlgorithm(NumberedEnum):
     """How metadata files are compressed."""
 
     Zstd = 0
@@ -187,7 +188,7 @@ class ManifestSplittingConfig(Options):
         (Icechunk spec, "Manifests on commit"). Default: no splitting.
     """
 
-    split_sizes: Annotated[SplitSizes, splitting_rules()] = ()
+    split_sizes: Annotated[SplitSizes | None, splitting_rules()] = None
 
     @staticmethod
     def from_dict(
@@ -204,7 +205,11 @@ class ManifestSplittingConfig(Options):
 
     def to_dict(self) -> dict[ManifestSplitCondition, dict[AnyDimCondition, int]]:
         """Return the rules as nested dicts."""
-        return {array: dict(dims) for array, dims in self.split_sizes}
+        return {array: dict(dims) for array, dims in self.split_sizes or ()}
+
+    def _merge(self, other: ManifestSplittingConfig) -> ManifestSplittingConfig:
+        # one option as a whole: rules that are not set override others, as official has it
+        return ManifestSplittingConfig(other.split_sizes)
 
 
 @dataclass(repr=False)
@@ -464,7 +469,7 @@ class RepositoryConfig(Options):
             preload_max_total_refs=value_or(preload.max_total_refs, 10_000),
             preload_if=value_or(preload.preload_if, _PRELOAD),
             preload_max_arrays_to_scan=value_or(preload.max_arrays_to_scan, 50),
-            split_sizes=manifest.splitting.split_sizes if manifest.splitting else (),
+            split_sizes=(manifest.splitting.split_sizes if manifest.splitting else None) or (),
             location_compression_min_num_chunks=value_or(locations.min_num_chunks, 1000),
             location_compression_max_training_samples=value_or(
                 locations.dictionary_max_training_samples, 100
@@ -484,7 +489,7 @@ class RepositoryConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attribution:
+class Attribution(Displayed):
     """Who uses the library, for the logs of the storage.
 
     Parameters
@@ -502,3 +507,25 @@ class Attribution:
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 raise invalid_option(f"Attribution: {name}", "a string", value)
+
+
+@dataclass(frozen=True)
+class FeatureFlag(Displayed):
+    """A feature and whether it is on.
+
+    Attributes
+    ----------
+    id : int
+    name : str
+    default_enabled : bool
+    setting : bool or None
+        None where it was not set, or set back to its default.
+    enabled : bool
+        What is in force.
+    """
+
+    id: int
+    name: str
+    default_enabled: bool
+    setting: bool | None
+    enabled: bool

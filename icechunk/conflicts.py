@@ -11,11 +11,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 
 from icechunk.change_set import ChangeSet, MovedNode, overlay
+from icechunk.display import NumberedEnum
 from icechunk.errors import Conflict, ConflictType
 from icechunk.format.chunk_edits import ChunkEdits
 from icechunk.format.chunk_refs import ChunkRefs
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-class VersionSelection(Enum):
+class VersionSelection(NumberedEnum):
     """Whose version of a chunk that both sides wrote is kept."""
 
     Fail = 0

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
+from icechunk.display import Displayed
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.options import Family
 
@@ -32,7 +33,7 @@ def _optional_secret() -> Any:
     return field(default=None, metadata={"secret": True})
 
 
-class _Credential:
+class _Credential(Displayed):
     """What all credential classes share: checks of their fields, a safe ``repr``."""
 
     def __post_init__(self) -> None:

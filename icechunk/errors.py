@@ -27,8 +27,10 @@ class is also a builtin exception (in brackets), handlers for the builtin work t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum, StrEnum
+from enum import StrEnum
 from typing import Any
+
+from icechunk.display import Displayed, NumberedEnum
 
 __all__ = [
     "AlreadyExistsError",
@@ -183,6 +185,8 @@ class IcechunkError(Exception):
     """
 
     default_kind = ErrorKind.UNKNOWN
+    message: str
+    kind: ErrorKind
 
     def __init__(self, message: str = "", kind: str | None = None) -> None:
         super().__init__(message)
@@ -207,6 +211,8 @@ class ConflictError(IcechunkError):
     """
 
     default_kind = ErrorKind.COMMIT_CONFLICT
+    expected_parent: str | None
+    actual_parent: str | None
 
     def __init__(
         self,
@@ -234,7 +240,7 @@ class ConflictError(IcechunkError):
         )
 
 
-class ConflictType(Enum):
+class ConflictType(NumberedEnum):
     """The ways in which two sets of changes can contradict each other."""
 
     NewNodeConflictsWithExistingNode = 1
@@ -250,7 +256,7 @@ class ConflictType(Enum):
     MoveOperationCannotBeRebased = 11
 
 
-class Conflict:
+class Conflict(Displayed):
     """One contradiction between two sets of changes.
 
     Parameters
@@ -306,6 +312,8 @@ class RebaseFailedError(ConflictError):
     """
 
     default_kind = ErrorKind.REBASE_FAILED
+    snapshot: str
+    conflicts: list[Conflict]
 
     def __init__(self, snapshot: str, conflicts: Sequence[Conflict]) -> None:
         listed = "; ".join(repr(c) for c in list(conflicts)[:10])

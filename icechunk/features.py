@@ -7,41 +7,18 @@ kept as they are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
+from icechunk.config import FeatureFlag
 from icechunk.errors import ErrorKind, InvalidInputError, SessionStateError
 from icechunk.format.repo_info import RepoInfo
 from icechunk.format.updates import UpdateEntry, UpdateKind
-
-__all__ = ["FeatureFlag"]
 
 MOVE_NODE: Final = "move_node"
 CREATE_TAG: Final = "create_tag"
 DELETE_TAG: Final = "delete_tag"
 _IDS: Final = {MOVE_NODE: 3, CREATE_TAG: 4, DELETE_TAG: 5}
-
-
-@dataclass(frozen=True)
-class FeatureFlag:
-    """A feature and whether it is on.
-
-    Attributes
-    ----------
-    id : int
-    name : str
-    default_enabled : bool
-    setting : bool or None
-        None where it was not set, or set back to its default.
-    enabled : bool
-        What is in force.
-    """
-
-    id: int
-    name: str
-    default_enabled: bool
-    setting: bool | None
-    enabled: bool
 
 
 def feature_flags(info: RepoInfo) -> list[FeatureFlag]:

@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from icechunk._version import __version__
+from icechunk._version import user_agent
 from icechunk.config import StorageSettings
 from icechunk.errors import (
     ErrorKind,
@@ -119,7 +119,7 @@ class GuardedHttp(Storage):
                 ErrorKind.STORAGE_CONFIG,
             )
         self._timeout = int(duration[1]) * _UNITS[duration[2]]
-        agent = options.get("user_agent", f"icechunk-py/{__version__}")
+        agent = options.get("user_agent", user_agent())
         self._common = {"User-Agent": agent, "Accept-Encoding": "identity"}
         self._headers = dict(headers)
         self._may_follow = may_follow

@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Annotated, Any, Final, TypeAlias, cast
 from urllib.parse import unquote, urlsplit
 
+from icechunk.display import Displayed, NumberedEnum
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.options import (
     Family,
@@ -29,7 +30,7 @@ from icechunk.options import (
 )
 
 
-class ChecksumAlgorithm(Enum):
+class ChecksumAlgorithm(NumberedEnum):
     """Checksums that an S3 client can send along with the objects it writes."""
 
     Crc32 = 0
@@ -117,7 +118,7 @@ def _string_map(value: Mapping[str, str] | None, where: str) -> dict[str, str]:
     return dict(value)
 
 
-class _Store:
+class _Store(Displayed):
     """What the store descriptions share: checks, and a ``repr`` without secrets."""
 
     def __post_init__(self) -> None:

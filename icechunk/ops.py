@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
 
+from icechunk.display import Displayed, NumberedEnum
 from icechunk.format.updates import Status, UpdateEntry, UpdateKind
 from icechunk.ids import encode_id
 from icechunk.snapshots import from_microseconds
@@ -13,15 +13,15 @@ from icechunk.snapshots import from_microseconds
 __all__ = ["RepoAvailability", "RepoStatus", "Update", "UpdateType"]
 
 
-class RepoAvailability(Enum):
+class RepoAvailability(NumberedEnum):
     """Whether a repository takes writes."""
 
     online = 0
     read_only = 1
 
 
-@dataclass(frozen=True)
-class RepoStatus:
+@dataclass
+class RepoStatus(Displayed):
     """Whether a repository takes writes, and why not.
 
     Attributes
@@ -146,7 +146,7 @@ class UpdateType:
 
 
 @dataclass(frozen=True)
-class Update:
+class Update(Displayed):
     """One entry of the operations log.
 
     Attributes

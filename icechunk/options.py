@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import html
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, ClassVar, TypeVar, get_origin, get_type_hints
 
+from icechunk.display import Displayed
 from icechunk.errors import ErrorKind, InvalidInputError
 
 #: A value of the stored form: None, bool, int, str, list or dict of the same.
@@ -154,7 +154,7 @@ class Family(type):
         return type(instance) in vars(cls).values()
 
 
-class Options:
+class Options(Displayed):
     """Base of the configuration classes: mutable, and checked on every assignment."""
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
@@ -184,9 +184,6 @@ class Options:
             if (value := getattr(self, f.name)) != f.default
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(repr(self))}</pre>"
 
     def _dump(self) -> dict[str, Stored]:
         result: dict[str, Stored] = {}

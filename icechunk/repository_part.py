@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from icechunk.assets import Assets
+from icechunk.display import Displayed
 from icechunk.format.repo_info import RepoInfo
 from icechunk.publish import Compute
 
 
-class RepositoryPart(ABC):
+class RepositoryPart(Displayed, ABC):
     """A group of methods of `icechunk.Repository`, which supplies what they need."""
 
     @property

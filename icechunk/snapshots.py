@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from icechunk.ancestry_graph import AncestryGraph
+from icechunk.display import Displayed
 from icechunk.format.repo_info import SnapshotEntry
 from icechunk.format.snapshot import ManifestFile, Snapshot
 from icechunk.format.transaction_log import TransactionLog
@@ -17,7 +18,7 @@ __all__ = ["AncestryGraph", "Diff", "ManifestFileInfo", "SnapshotInfo", "Snapsho
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotInfo:
+class SnapshotInfo(Displayed):
     """One entry of a repository's history.
 
     Attributes
@@ -55,7 +56,7 @@ SnapshotMetadata = SnapshotInfo
 
 
 @dataclass(frozen=True, slots=True)
-class ManifestFileInfo:
+class ManifestFileInfo(Displayed):
     """A manifest that a snapshot refers to.
 
     Attributes
@@ -77,7 +78,7 @@ class ManifestFileInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Diff:
+class Diff(Displayed):
     """What changed between two states: paths, and chunk coordinates by path.
 
     Attributes

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from icechunk.display import NumberedEnum
 
 __all__ = ["SpecVersion", "spec_version", "supported_spec_versions"]
 
 
-class SpecVersion(IntEnum):
+class SpecVersion(NumberedEnum):
     """A version of the Icechunk spec. Version 2 covers the documents 2.0 and 2.1."""
 
     v1 = 1

@@ -21,6 +21,7 @@ from icechunk import listing
 from icechunk.array_chunks import ChunkBatch
 from icechunk.async_twin import async_twin
 from icechunk.config import VirtualChunkSpec
+from icechunk.display import Displayed
 from icechunk.errors import ErrorKind, InvalidInputError, ReadOnlyError, SessionStateError
 from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.snapshot import Node
@@ -44,7 +45,7 @@ __all__ = ["IcechunkStore"]
 _AnyRange: TypeAlias = ByteRequest | tuple[int | None, int | None] | None
 
 
-class IcechunkStore(VersionControl, Store):
+class IcechunkStore(Displayed, VersionControl, Store):
     """A Zarr store on a session.
 
     Get one from `Session.store`, or open repository, session and store in one call with

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from icechunk.assets import Assets
 from icechunk.change_set import ChangeSet
 from icechunk.chunks import ChunkStore, Coordinate, check_coordinate
 from icechunk.config import EffectiveConfig, RepositoryConfig
+from icechunk.display import Displayed, NumberedEnum
 from icechunk.errors import (
     ErrorKind,
     InvalidInputError,
@@ -31,7 +31,7 @@ from icechunk.virtual import VirtualResolver
 from icechunk.zarr_metadata import parse_node_metadata
 
 
-class SessionMode(Enum):
+class SessionMode(NumberedEnum):
     """What a session may do."""
 
     readonly = 0
@@ -39,7 +39,7 @@ class SessionMode(Enum):
     rearrange = 2
 
 
-class ChunkType(Enum):
+class ChunkType(NumberedEnum):
     """Where the bytes of a chunk are."""
 
     uninitialized = 0
@@ -73,7 +73,7 @@ class SessionContext:
     default_commit_metadata: Mapping[str, Any]
 
 
-class Workspace:
+class Workspace(Displayed):
     """Nodes and chunks as a session sees and edits them. Base of `icechunk.Session`.
 
     Parameters

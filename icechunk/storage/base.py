@@ -19,6 +19,7 @@ from datetime import datetime
 from typing import Final, TypeAlias
 
 from icechunk.config import StorageSettings
+from icechunk.display import Displayed
 from icechunk.errors import ErrorKind, InvalidInputError, PreconditionFailedError, ReadOnlyError
 
 #: ``(start, end)`` is bytes `start` to `end` (exclusive), ``(start, None)`` all from
@@ -80,7 +81,7 @@ class GetResult:
     last_modified: datetime | None = None
 
 
-class Storage(ABC):
+class Storage(Displayed, ABC):
     """Where a repository's objects live.
 
     Errors of every back end: `ObjectNotFoundError` for a missing key,
@@ -180,7 +181,7 @@ class Storage(ABC):
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; those that do not exist are ignored."""
 
-    def sync(self) -> None:  # noqa: B027 -- servers have nothing to do here
+    def sync(self) -> None:
         """Make what was put so far outlive a crash of the machine.
 
         For objects whose names are about to be handed on by other ways than a put with a

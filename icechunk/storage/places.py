@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from obstore.exceptions import UnknownConfigurationKeyError
 from obstore.store import AzureStore, GCSStore, HTTPStore, ObjectStore, S3Store
 
-from icechunk._version import __version__
+from icechunk._version import user_agent
 from icechunk.config import ChecksumAlgorithm, EffectiveStorageSettings, S3Options
 from icechunk.credentials import (
     AnyAzureCredential,
@@ -453,7 +453,7 @@ def client_options(
     """
     timeouts = settings.timeouts
     options: dict[str, Any] = {
-        "user_agent": f"icechunk-py/{__version__}",
+        "user_agent": user_agent(),
         "timeout": _milliseconds(timeouts.operation_attempt_timeout_ms, _TIMEOUT),
     }
     if timeouts.connect_timeout_ms is not None:

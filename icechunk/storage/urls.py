@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urljoin, urlsplit
 
-from icechunk._version import __version__
+from icechunk._version import user_agent
 from icechunk.config import S3Options
 from icechunk.credentials import azure_credentials, gcs_credentials, s3_credentials
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
@@ -277,7 +277,7 @@ def _location(url: str) -> str:
         try:
             path = parts.path or "/"
             target = f"{path}?{parts.query}" if parts.query else path
-            connection.request("GET", target, headers={"user-agent": f"icechunk-py/{__version__}"})
+            connection.request("GET", target, headers={"user-agent": user_agent()})
             response = connection.getresponse()
         finally:
             connection.close()

@@ -1,0 +1,22 @@
+"""How public objects are shown: numbered enumerations, and notebooks."""
+
+from __future__ import annotations
+
+import html
+from enum import Enum
+
+
+class NumberedEnum(int, Enum):
+    """An enumeration whose members are equal to their numbers, and shown by name."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}.{self.name}"
+
+
+class Displayed:
+    """Shows the ``repr`` of an object in notebooks, line by line as it is."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"
