@@ -98,10 +98,16 @@ from icechunk.errors import (
     ReadOnlyError,
     RebaseFailedError,
     RefNotFoundError,
+    RepositoryExistsError,
     RepositoryNotFoundError,
     SessionStateError,
     SnapshotNotFoundError,
     StorageError,
+)
+from icechunk.logs import (
+    initialize_logs,
+    set_logs_filter,
+    shutdown_telemetry,
 )
 from icechunk.ops import (
     RepoAvailability,
@@ -231,6 +237,7 @@ __all__ = [
     "RepoUpdateRetryConfig",
     "Repository",
     "RepositoryConfig",
+    "RepositoryExistsError",
     "RepositoryNotFoundError",
     "S3Credentials",
     "S3Options",
@@ -276,6 +283,7 @@ __all__ = [
     "http_storage",
     "http_store",
     "in_memory_storage",
+    "initialize_logs",
     "local_filesystem_storage",
     "local_filesystem_store",
     "print_debug_info",
@@ -288,6 +296,8 @@ __all__ = [
     "s3_static_credentials",
     "s3_storage",
     "s3_store",
+    "set_logs_filter",
+    "shutdown_telemetry",
     "spec_version",
     "storage_from_url",
     "supported_spec_versions",

@@ -131,7 +131,16 @@ class Administration(RepositoryPart):
         ----------
         status : RepoStatus
             Its time is stored, now if it has none.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is no `RepoStatus`.
         """
+        if not isinstance(status, RepoStatus):
+            raise InvalidInputError(
+                f"set_status takes a RepoStatus, not {status!r}", ErrorKind.NOT_ALLOWED
+            )
         set_at = status.set_at
 
         def compute(info: RepoInfo) -> tuple[RepoInfo, UpdateEntry]:

@@ -11,6 +11,7 @@ for is ever stored.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
@@ -26,6 +27,7 @@ from icechunk.conditions import (
 )
 from icechunk.display import Displayed, NumberedEnum
 from icechunk.errors import ErrorKind, FormatError, InvalidInputError
+from icechunk.logs import initialize_logs, set_logs_filter, shutdown_telemetry
 from icechunk.object_stores import (
     AnyObjectStoreConfig,
     ChecksumAlgorithm,
@@ -91,8 +93,11 @@ __all__ = [
     "azure_store",
     "gcs_store",
     "http_store",
+    "initialize_logs",
     "local_filesystem_store",
     "s3_store",
+    "set_logs_filter",
+    "shutdown_telemetry",
 ]
 
 
@@ -488,14 +493,29 @@ class RepositoryConfig(Options):
         )
 
 
+#: ``name`` or ``name/version`` in the characters of a token (RFC 9110, "User-Agent").
+_PRODUCT: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+(/[-!#$%&'*+.^_`|~0-9A-Za-z]+)?")
+#: Printable ASCII without what stands between the labels.
+_LABEL: Final = re.compile(r"[ -~]*")
+_BETWEEN_LABELS: Final = frozenset('()\\;="')
+_MAX_ATTRIBUTION: Final = 128
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attribution(Displayed):
-    """Who uses the library, for the logs of the storage.
+    r"""Who makes the requests, for the access logs of the storage.
 
     Parameters
     ----------
-    client, workload, principal : str, optional
-        The program, what it is doing, and on whose behalf.
+    client : str, optional
+        The program: ``name`` or ``name/version``, of the characters that HTTP allows there.
+    workload, principal : str, optional
+        What it is doing, and on whose behalf: printable ASCII without any of ``()\\;="``.
+
+    Raises
+    ------
+    InvalidInputError
+        If a label is longer than 128 bytes, or has other characters.
     """
 
     client: str | None = None
@@ -505,8 +525,33 @@ class Attribution(Displayed):
     def __post_init__(self) -> None:
         for name in ("client", "workload", "principal"):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                raise invalid_option(f"Attribution: {name}", "a string", value)
+            if value is None:
+                continue
+            where = f"Attribution: {name}"
+            if not isinstance(value, str):
+                raise invalid_option(where, "a string", value)
+            if len(value.encode()) > _MAX_ATTRIBUTION:
+                raise invalid_option(where, f"at most {_MAX_ATTRIBUTION} bytes long", value)
+            if name == "client" and not _PRODUCT.fullmatch(value):
+                raise invalid_option(where, "'name' or 'name/version' without spaces", value)
+            if not _LABEL.fullmatch(value) or _BETWEEN_LABELS.intersection(value):
+                raise invalid_option(where, 'printable ASCII without any of ()\\;="', value)
+
+    def user_agent(self, library: str) -> str:
+        """Return the header that carries it, in the form of the official client.
+
+        Parameters
+        ----------
+        library : str
+            What this library calls itself.
+        """
+        labels = [
+            f"{name}={value}"
+            for name, value in (("workload", self.workload), ("principal", self.principal))
+            if value is not None
+        ]
+        comment = [f"({'; '.join(labels)})"] if labels else []
+        return " ".join([*([self.client] if self.client else []), library, *comment])
 
 
 @dataclass(frozen=True)

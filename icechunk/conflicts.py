@@ -16,7 +16,7 @@ import numpy as np
 
 from icechunk.change_set import ChangeSet, MovedNode, overlay
 from icechunk.display import NumberedEnum
-from icechunk.errors import Conflict, ConflictType
+from icechunk.errors import Conflict, ConflictType, ErrorKind, InvalidInputError
 from icechunk.format.chunk_edits import ChunkEdits
 from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.snapshot import Snapshot
@@ -80,6 +80,14 @@ class BasicConflictSolver(ConflictSolver):
     on_chunk_conflict: VersionSelection = VersionSelection.UseOurs
     fail_on_delete_of_updated_array: bool = False
     fail_on_delete_of_updated_group: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.on_chunk_conflict, VersionSelection):
+            raise InvalidInputError(
+                "BasicConflictSolver: on_chunk_conflict must be a VersionSelection, not "
+                f"{self.on_chunk_conflict!r}",
+                ErrorKind.INVALID_COMMIT_CONFIGURATION,
+            )
 
     def settles(self, conflict: Conflict) -> bool:
         """Whether this solver has a way to go on from a conflict."""

@@ -14,6 +14,7 @@ class is also a builtin exception (in brackets), handlers for the builtin work t
     │   ├── RefNotFoundError
     │   └── RepositoryNotFoundError         [FileNotFoundError, ValueError]
     ├── AlreadyExistsError                  [ValueError]
+    │   └── RepositoryExistsError           (an InvalidInputError, too)
     ├── ReadOnlyError                       [ValueError]
     ├── InvalidInputError                   [ValueError]
     ├── SessionStateError
@@ -49,6 +50,7 @@ __all__ = [
     "ReadOnlyError",
     "RebaseFailedError",
     "RefNotFoundError",
+    "RepositoryExistsError",
     "RepositoryNotFoundError",
     "SessionStateError",
     "SnapshotNotFoundError",
@@ -361,16 +363,25 @@ class AlreadyExistsError(IcechunkError, ValueError):
     default_kind = ErrorKind.NODE_ALREADY_EXISTS
 
 
-class ReadOnlyError(IcechunkError, ValueError):
-    """A write through something that only reads."""
-
-    default_kind = ErrorKind.READ_ONLY_SESSION
-
-
 class InvalidInputError(IcechunkError, ValueError):
     """An argument, key, index or metadata value that cannot be right."""
 
     default_kind = ErrorKind.INVALID_KEY
+
+
+class RepositoryExistsError(AlreadyExistsError, InvalidInputError):
+    """A repository was to be created where there is one.
+
+    Invalid input, too, because that is what the official client calls it.
+    """
+
+    default_kind = ErrorKind.PARENT_DIRECTORY_NOT_CLEAN
+
+
+class ReadOnlyError(IcechunkError, ValueError):
+    """A write through something that only reads."""
+
+    default_kind = ErrorKind.READ_ONLY_SESSION
 
 
 class SessionStateError(IcechunkError):

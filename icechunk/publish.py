@@ -12,6 +12,7 @@ turns the changes of it into puts of single refs.
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -43,6 +44,8 @@ from icechunk.format.repo_info import (
 from icechunk.format.updates import UpdateEntry, UpdateKind
 from icechunk.ids import encode_id
 from icechunk.storage.base import Storage
+
+_log = logging.getLogger(__name__)
 
 #: Value of `Status.availability` for a repository that takes no writes. An offline one
 #: counts as online, as it does for the official client.
@@ -176,7 +179,10 @@ class RepoState:
             If the repository was set read-only.
         """
         for attempt in range(self._retries.max_tries):
-            time.sleep(_delay(self._retries, attempt))
+            delay = _delay(self._retries, attempt)
+            if attempt:
+                _log.debug("somebody else was faster: attempt %d in %.3f s", attempt + 1, delay)
+            time.sleep(delay)
             info, etag = self._load()
             if needs_online:
                 require_online(info)

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import builtins
-import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from icechunk import publish
+from icechunk._version import user_agent
 from icechunk.administration import Administration
 from icechunk.assets import Assets
 from icechunk.async_twin import async_twin
 from icechunk.commit import now_microseconds
-from icechunk.config import EffectiveConfig, RepositoryConfig
+from icechunk.config import Attribution, EffectiveConfig, RepositoryConfig, StorageSettings
 from icechunk.conflicts import ConflictSolver
 from icechunk.credentials import AnyCredential
+from icechunk.deprecations import warn_of_none
 from icechunk.errors import (
     AlreadyExistsError,
     ErrorKind,
     InvalidInputError,
     PreconditionFailedError,
     ReadOnlyError,
+    RepositoryExistsError,
+    RepositoryNotFoundError,
 )
 from icechunk.format import flexbuf
 from icechunk.format.manifest import LocationCompression
@@ -46,7 +49,7 @@ from icechunk.snapshots import (
     diff_from_logs,
 )
 from icechunk.spec import SpecVersion, supported_spec_versions
-from icechunk.storage import Storage, storage_from_url
+from icechunk.storage import AnyStorage, Storage, as_storage
 from icechunk.versions import as_of as snapshot_as_of
 from icechunk.versions import branch_tip, invalid_version, require_snapshot, resolve
 from icechunk.virtual import VirtualResolver
@@ -57,31 +60,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Repository"]
 
-#: What names a place: a storage, a URL, or a path.
-AnyStorage: TypeAlias = Storage | str | os.PathLike[str]
 Authorization: TypeAlias = Mapping[str, AnyCredential | None]
-
-
-def as_storage(storage: AnyStorage) -> Storage:
-    """Return the storage that somebody means.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is neither a storage nor a URL or path.
-    """
-    if isinstance(storage, Storage):
-        return storage
-    if isinstance(storage, str | os.PathLike):
-        return storage_from_url(os.fspath(storage))
-    convert: Callable[[], Storage] | None = getattr(storage, "storage", None)
-    if callable(convert):
-        return convert()
-    raise InvalidInputError(
-        f"a {type(storage).__name__} is no storage: pass a Storage, a URL such as "
-        "'s3://bucket/prefix', or a path",
-        ErrorKind.STORAGE_CONFIG,
-    )
 
 
 @dataclass(frozen=True)
@@ -92,6 +71,7 @@ class _Recipe:
     config: RepositoryConfig
     authorization: dict[str, AnyCredential | None]
     commit_metadata: dict[str, Any] = field(default_factory=dict)
+    attribution: Attribution | None = None
 
     def context(self) -> SessionContext:
         effective = self.config.effective()
@@ -139,6 +119,7 @@ class Repository(Refs, Administration, History, Inspection):
         authorize_virtual_chunk_access: Authorization | None = None,
         spec_version: SpecVersion | int | None = None,
         check_clean_root: bool = True,
+        attribution: Attribution | None = None,
     ) -> Repository:
         """Create a repository.
 
@@ -155,6 +136,8 @@ class Repository(Refs, Administration, History, Inspection):
             amend, no operations log, and no settings but the configuration.
         check_clean_root : bool
             Whether to refuse a place where there is something already.
+        attribution : Attribution, optional
+            Labels for the access logs of the storage.
 
         Raises
         ------
@@ -169,6 +152,7 @@ class Repository(Refs, Administration, History, Inspection):
                 f"cannot create a repository of spec version {version}: only 1 and 2 are known",
                 ErrorKind.UNSUPPORTED_SPEC_VERSION,
             )
+        warn_of_none(authorize_virtual_chunk_access)
         place = as_storage(storage)
         if not place.supports_writes:
             raise ReadOnlyError(f"{place.url} cannot be written", ErrorKind.READ_ONLY_STORAGE)
@@ -178,7 +162,7 @@ class Repository(Refs, Administration, History, Inspection):
             _check_clean(place)
         elif publish.exists(place) is not None:  # of the other version, too
             raise _already_exists(place)
-        repository = cls._make(place, config, authorize_virtual_chunk_access)
+        repository = cls._make(place, config, authorize_virtual_chunk_access, attribution)
         assets = repository._context.assets
         now = now_microseconds()
         root = Snapshot.build(
@@ -215,6 +199,7 @@ class Repository(Refs, Administration, History, Inspection):
         storage: AnyStorage,
         config: RepositoryConfig | None = None,
         authorize_virtual_chunk_access: Authorization | None = None,
+        attribution: Attribution | None = None,
     ) -> Repository:
         """Open a repository.
 
@@ -227,6 +212,8 @@ class Repository(Refs, Administration, History, Inspection):
             Overrides the stored one, option by option.
         authorize_virtual_chunk_access : mapping of str to credentials, optional
             Prefixes of the virtual chunk containers that may be read, and how.
+        attribution : Attribution, optional
+            Labels for the access logs of the storage.
 
         Raises
         ------
@@ -235,13 +222,16 @@ class Repository(Refs, Administration, History, Inspection):
         FormatError
             If it is damaged, or of a newer version.
         """
+        warn_of_none(authorize_virtual_chunk_access)
         place = as_storage(storage)
         given = config if config is not None else RepositoryConfig()
-        first = cls._make(place, given, authorize_virtual_chunk_access)
+        first = cls._make(place, given, authorize_virtual_chunk_access, attribution)
         stored = _stored_config(first._context.state.load())
         if stored is None:
             return first
-        repository = cls._make(place, stored.merge(given), authorize_virtual_chunk_access)
+        repository = cls._make(
+            place, stored.merge(given), authorize_virtual_chunk_access, attribution
+        )
         repository._context.state.take_over(first._context.state)
         return repository
 
@@ -253,6 +243,7 @@ class Repository(Refs, Administration, History, Inspection):
         authorize_virtual_chunk_access: Authorization | None = None,
         create_version: SpecVersion | int | None = None,
         check_clean_root: bool = True,
+        attribution: Attribution | None = None,
     ) -> Repository:
         """Open a repository, or create it if there is none.
 
@@ -260,16 +251,17 @@ class Repository(Refs, Administration, History, Inspection):
         same time end up with the same repository.
         """
         place = as_storage(storage)
-        if publish.exists(place) is None:
+        opening = (place, config, authorize_virtual_chunk_access)
+        try:
+            return cls.open(*opening, attribution)
+        except RepositoryNotFoundError:
             try:
-                return cls.create(
-                    place, config, authorize_virtual_chunk_access, create_version, check_clean_root
-                )
+                return cls.create(*opening, create_version, check_clean_root, attribution)
             except (AlreadyExistsError, InvalidInputError):
                 # somebody else may have been faster
                 if publish.exists(place) is None:
                     raise
-        return cls.open(place, config, authorize_virtual_chunk_access)
+        return cls.open(*opening, attribution)
 
     @classmethod
     def _make(
@@ -277,20 +269,39 @@ class Repository(Refs, Administration, History, Inspection):
         storage: Storage,
         config: RepositoryConfig,
         authorization: Authorization | None,
+        attribution: Attribution | None = None,
     ) -> Repository:
         if config.storage is not None:
             storage = storage.with_settings(config.storage)
-        return cls(_Recipe(storage, config, dict(authorization or {})))
+        if attribution is not None:
+            storage = storage.with_user_agent(attribution.user_agent(user_agent()))
+        recipe = _Recipe(storage, config, dict(authorization or {}), attribution=attribution)
+        return cls(recipe)
 
     @staticmethod
-    def exists(storage: AnyStorage) -> bool:
-        """Whether there is a repository."""
-        return publish.exists(as_storage(storage)) is not None
+    def exists(storage: AnyStorage, storage_settings: StorageSettings | None = None) -> bool:
+        """Whether there is a repository.
+
+        Parameters
+        ----------
+        storage : Storage, str or path
+        storage_settings : StorageSettings, optional
+            For this look only.
+        """
+        return Repository.fetch_spec_version(storage, storage_settings) is not None
 
     @staticmethod
-    def fetch_spec_version(storage: AnyStorage) -> SpecVersion | None:
-        """Return the spec version of a repository, None if there is none."""
-        version = publish.exists(as_storage(storage))
+    def fetch_spec_version(
+        storage: AnyStorage, storage_settings: StorageSettings | None = None
+    ) -> SpecVersion | None:
+        """Return the spec version of a repository, None if there is none.
+
+        Parameters are those of `exists`.
+        """
+        place = as_storage(storage)
+        if storage_settings is not None:
+            place = place.with_settings(storage_settings)
+        version = publish.exists(place)
         return SpecVersion(version) if version is not None else None
 
     @staticmethod
@@ -308,13 +319,14 @@ class Repository(Refs, Administration, History, Inspection):
         Parameters are those of `open`; where they are left out those of this repository
         stay.
         """
+        warn_of_none(authorize_virtual_chunk_access)
         merged = self.config.merge(config) if config is not None else self.config
         authorization = (
             authorize_virtual_chunk_access
             if authorize_virtual_chunk_access is not None
             else self._recipe.authorization
         )
-        return self._make(self.storage, merged, authorization)
+        return self._make(self.storage, merged, authorization, self.attribution)
 
     def save_config(self) -> None:
         """Store the configuration of this repository for all who open it later."""
@@ -334,6 +346,11 @@ class Repository(Refs, Administration, History, Inspection):
     def storage(self) -> Storage:
         """Where the repository is."""
         return self._recipe.storage
+
+    @property
+    def attribution(self) -> Attribution | None:
+        """The labels that its requests carry."""
+        return self._recipe.attribution
 
     @property
     def spec_version(self) -> SpecVersion:
@@ -403,11 +420,11 @@ class Repository(Refs, Administration, History, Inspection):
         InvalidInputError
             If not exactly one version is named.
         """
+        if as_of is not None and branch is None:
+            raise invalid_version("as_of goes with a branch")
         info = self._info
         resolved = resolve(info, branch, tag, snapshot_id)
-        if as_of is not None:
-            if branch is None:
-                raise invalid_version("as_of goes with a branch")
+        if as_of is not None and branch is not None:
             resolved = snapshot_as_of(info, branch, as_of)
         session = Session(self._context, resolved, SessionMode.readonly)
         return preloading(session, self._assets)
@@ -593,8 +610,7 @@ def _check_clean(storage: Storage) -> None:
         )
 
 
-def _already_exists(storage: Storage) -> AlreadyExistsError:
-    return AlreadyExistsError(
-        f"there is an Icechunk repository at {storage.url} already; open it with Repository.open",
-        ErrorKind.PARENT_DIRECTORY_NOT_CLEAN,
+def _already_exists(storage: Storage) -> RepositoryExistsError:
+    return RepositoryExistsError(
+        f"there is an Icechunk repository at {storage.url} already; open it with Repository.open"
     )

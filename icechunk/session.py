@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ from icechunk.workspace import ChunkType, SessionContext, SessionMode
 
 if TYPE_CHECKING:
     from icechunk.store import IcechunkStore
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["ChunkType", "ForkSession", "Session", "SessionMode"]
 
@@ -281,6 +284,11 @@ class Session(ArrayChunks, Merging):
         """
         if rebase_with is None:
             return self._commit(message, metadata, allow_empty, amends=False)
+        if not isinstance(rebase_with, ConflictSolver):
+            raise InvalidInputError(
+                f"rebase_with must be a ConflictSolver, not {rebase_with!r}",
+                ErrorKind.INVALID_COMMIT_CONFIGURATION,
+            )
         for attempt in range(rebase_tries + 1):
             # official clients record this in every commit that was allowed to rebase
             noted = with_reserved(metadata, rebase_attempts=attempt)
@@ -411,6 +419,7 @@ class Session(ArrayChunks, Merging):
             )
             self._context.state.update(change)
             self._finish(built)
+            _log.debug("committed snapshot %s to branch %s", self.snapshot_id, branch)
             return self.snapshot_id
 
     def _amended_log(self) -> Any:

@@ -16,9 +16,10 @@ from icechunk.config import RepositoryConfig
 from icechunk.errors import AlreadyExistsError, ErrorKind, InvalidInputError, SessionStateError
 from icechunk.reference import StoreConfig
 from icechunk.refs import MAIN
-from icechunk.repository import AnyStorage, Authorization, Repository
+from icechunk.repository import Authorization, Repository
 from icechunk.session import Session
 from icechunk.snapshots import SnapshotInfo
+from icechunk.storage import AnyStorage
 
 AccessMode: TypeAlias = Literal["r", "r+", "a", "w", "w-"]
 _MODES = ("r", "r+", "a", "w", "w-")

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import importlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
@@ -81,6 +82,22 @@ class GetResult:
     last_modified: datetime | None = None
 
 
+class _Constructor:
+    """A function that makes a storage, as a static method of `Storage`.
+
+    Found when it is called, because what makes storages builds on this module.
+    """
+
+    def __init__(self, module: str, function: str) -> None:
+        self._module, self._function = module, function
+
+    def __get__(self, instance: object, owner: type) -> Callable[..., Storage]:
+        found: Callable[..., Storage] = getattr(
+            importlib.import_module(f"icechunk.storage.{self._module}"), self._function
+        )
+        return found
+
+
 class Storage(Displayed, ABC):
     """Where a repository's objects live.
 
@@ -92,6 +109,19 @@ class Storage(Displayed, ABC):
 
     #: False for a storage that cannot write, such as plain HTTP.
     supports_writes: bool = True
+
+    # -- constructors of the official client ---------------------------------------
+    new_in_memory = _Constructor("constructors", "in_memory_storage")
+    new_local_filesystem = _Constructor("constructors", "local_filesystem_storage")
+    new_s3 = _Constructor("from_config", "s3")
+    new_s3_object_store = _Constructor("from_config", "s3_object_store")
+    new_tigris = _Constructor("from_config", "tigris")
+    new_r2 = _Constructor("from_config", "r2")
+    new_hf = _Constructor("from_config", "hf")
+    new_gcs = _Constructor("from_config", "gcs")
+    new_azure_blob = _Constructor("from_config", "azure_blob")
+    new_http = _Constructor("from_config", "http")
+    new_redirect = _Constructor("urls", "redirect_storage")
 
     # -- reading ---------------------------------------------------------------
     @abstractmethod
@@ -204,6 +234,13 @@ class Storage(Displayed, ABC):
     @abstractmethod
     def with_settings(self, settings: StorageSettings) -> Storage:
         """Return the same place with other retries, timeouts and concurrency."""
+
+    def with_user_agent(self, user_agent: str) -> Storage:
+        """Return the same place, with requests that say who makes them.
+
+        Default: the storage itself, as one without requests has nobody to tell.
+        """
+        return self
 
     def default_settings(self) -> StorageSettings:
         """Return the settings used when the configuration has none: nothing is set."""

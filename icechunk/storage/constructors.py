@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from typing import TypedDict, Unpack
 
@@ -16,7 +16,7 @@ from icechunk.credentials import (
     gcs_credentials,
     s3_credentials,
 )
-from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.storage import from_config
 from icechunk.storage.local import LocalStorage
 from icechunk.storage.memory import MemoryStorage
 from icechunk.storage.object_store import ObjectStorage
@@ -144,11 +144,8 @@ def s3_storage(
     InvalidInputError
         If arguments exclude each other, or cannot be right.
     """
-    _refuse_rooted_keys(legacy_rooted_keys)
-    return ObjectStorage.s3(
-        bucket,
-        prefix,
-        options=S3Options(
+    return from_config.s3(
+        S3Options(
             region=region,
             endpoint_url=endpoint_url,
             allow_http=allow_http,
@@ -158,7 +155,9 @@ def s3_storage(
             requester_pays=requester_pays,
             checksum_algorithm=checksum_algorithm,
         ),
-        credentials=s3_credentials(
+        bucket,
+        prefix,
+        s3_credentials(
             access_key_id=access_key_id,
             secret_access_key=secret_access_key,
             session_token=session_token,
@@ -168,8 +167,10 @@ def s3_storage(
             get_credentials=get_credentials,
             scatter_initial_credentials=scatter_initial_credentials,
         ),
-        read_headers=merged(headers, read_headers),
-        write_headers=merged(headers, write_headers),
+        legacy_rooted_keys,
+        read_headers=read_headers,
+        write_headers=write_headers,
+        headers=headers,
     )
 
 
@@ -217,18 +218,11 @@ def r2_storage(
     InvalidInputError
         Without an account and an endpoint, or without a bucket.
     """
-    if endpoint_url is None:
-        if account_id is None:
-            raise InvalidInputError(
-                "r2_storage: pass account_id or endpoint_url", ErrorKind.STORAGE_CONFIG
-            )
-        endpoint_url = f"https://{account_id}.r2.cloudflarestorage.com"
-    if bucket is None:
-        bucket, _, prefix = (prefix or "").lstrip("/").partition("/")
+    bucket, prefix = from_config.r2_bucket(bucket, prefix)
     return s3_storage(
         bucket=bucket,
         prefix=prefix,
-        endpoint_url=endpoint_url,
+        endpoint_url=endpoint_url or from_config.r2_endpoint(account_id),
         region=region or "auto",
         **arguments,
     )
@@ -264,23 +258,13 @@ def tigris_storage(
         Without a region, unless consistency may be weak.
     """
     if not use_weak_consistency:
-        if region is None:
-            raise InvalidInputError(
-                "tigris_storage: pass the region of the bucket, or use_weak_consistency=True "
-                "to read possibly old data from the nearest one",
-                ErrorKind.STORAGE_CONFIG,
-            )
-        consistent = {
-            "x-tigris-consistent": "true",
-            "x-tigris-regions": region,
-            "cache-control": "no-cache",
-        }
-        arguments["headers"] = merged(consistent, arguments.get("headers"))
+        consistent = from_config.tigris_headers(region)
+        arguments["headers"] = from_config.merged(consistent, arguments.get("headers"))
     storage = s3_storage(
         bucket=bucket,
         prefix=prefix,
         region=region or "auto",
-        endpoint_url=endpoint_url or "https://t3.storage.dev",
+        endpoint_url=endpoint_url or from_config.TIGRIS_ENDPOINT,
         **arguments,
     )
     return storage.as_read_only() if use_weak_consistency else storage
@@ -305,8 +289,8 @@ def hf_storage(
     return s3_storage(
         bucket=bucket,
         prefix=prefix,
-        region="us-east-1",
-        endpoint_url=f"https://s3.hf.co/{namespace}",
+        region=from_config.HF_REGION,
+        endpoint_url=from_config.hf_endpoint(namespace),
         **arguments,
     )
 
@@ -348,7 +332,7 @@ def gcs_storage(
     InvalidInputError
         If arguments exclude each other, or an option is unknown.
     """
-    return ObjectStorage.gcs(
+    return from_config.gcs(
         bucket,
         prefix,
         config=config,
@@ -362,8 +346,9 @@ def gcs_storage(
             get_credentials=get_credentials,
             scatter_initial_credentials=scatter_initial_credentials,
         ),
-        read_headers=merged(headers, read_headers),
-        write_headers=merged(headers, write_headers),
+        read_headers=read_headers,
+        write_headers=write_headers,
+        headers=headers,
     )
 
 
@@ -415,16 +400,3 @@ def azure_storage(
             scatter_initial_credentials=scatter_initial_credentials,
         ),
     )
-
-
-def merged(both: Mapping[str, str] | None, one: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the headers for one kind of request."""
-    return {**(both or {}), **(one or {})}
-
-
-def _refuse_rooted_keys(legacy_rooted_keys: bool | None) -> None:
-    if legacy_rooted_keys:
-        raise InvalidInputError(
-            "legacy_rooted_keys=True is not supported: keys that begin with '/' cannot be reached",
-            ErrorKind.STORAGE_CONFIG,
-        )

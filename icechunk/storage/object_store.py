@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, cast
 
@@ -55,6 +57,9 @@ from icechunk.storage.reading import Read, joined
 _MAX_PARTS: Final = 10_000
 #: Chunks may have a storage class of their own, which goes by the folder that they are in.
 _CHUNKS: Final = "chunks/"
+
+
+_log = logging.getLogger(__name__)
 
 
 class _Runtime:
@@ -247,6 +252,7 @@ class ObjectStorage(Storage):
     ) -> GetResult:
         """Fetch an object or a range of it, a large range in parallel parts."""
         self._check_usable()
+        _log.debug("get %s %s from %s", key, byte_range or "", self.url)
         read = Read(self._place, key, byte_range, if_match, if_unmodified_since)
         parts = read.parts(self._effective)
         if len(parts) == 1:
@@ -264,6 +270,7 @@ class ObjectStorage(Storage):
     ) -> GetResult:
         """Fetch as `get` does, without blocking the event loop."""
         self._check_usable()
+        _log.debug("get %s %s from %s", key, byte_range or "", self.url)
         read = Read(self._place, key, byte_range, if_match, if_unmodified_since)
         parts = read.parts(self._effective)
         return joined(key, await asyncio.gather(*map(self._fetch_async, parts)))
@@ -271,6 +278,7 @@ class ObjectStorage(Storage):
     def get_if_changed(self, key: str, etag: str | None) -> GetResult | None:
         """Fetch an object, or return None if the service says that it is still `etag`."""
         self._check_usable()
+        _log.debug("get %s, unless it is %s, from %s", key, etag, self.url)
         read = Read(self._place, key)
         if etag is not None:
             read.options["if_none_match"] = quoted(self._place.etag(etag))
@@ -323,6 +331,7 @@ class ObjectStorage(Storage):
             If it is a web server, which cannot list.
         """
         self._check_usable()
+        _log.debug("list %s in %s", prefix or "all objects", self.url)
         check_folder(prefix)
         if isinstance(self._place, HttpPlace):
             raise StorageError(
@@ -389,7 +398,9 @@ class ObjectStorage(Storage):
         check_key(key)
         if not self.supports_writes:
             raise refuse_write(self, key)
-        return memoryview(data).cast("B")
+        view = memoryview(data).cast("B")
+        _log.debug("put %s, %d bytes, to %s", key, len(view), self.url)
+        return view
 
     def _unprotected(self, if_absent: bool, if_match: str | None) -> bool:
         """Whether the settings say that the service cannot check this condition."""
@@ -444,6 +455,7 @@ class ObjectStorage(Storage):
         self._check_usable()
         if doomed and not self.supports_writes:
             raise refuse_write(self, doomed[0])
+        _log.debug("delete %d objects of %s", len(doomed), self.url)
         if not self._delete(doomed):
             # one was missing, and nobody knows how far the request got
             for key in doomed:
@@ -474,6 +486,7 @@ class ObjectStorage(Storage):
         check_key(target)
         if not self.supports_writes:
             raise refuse_write(self, target)
+        _log.debug("copy %s to %s in %s", source, target, self.url)
         try:
             obstore.copy(self._writer, source, target)
             return
@@ -485,6 +498,11 @@ class ObjectStorage(Storage):
     def with_settings(self, settings: StorageSettings) -> ObjectStorage:
         """Return the same place with other retries, timeouts and concurrency."""
         return ObjectStorage(self._place, settings, read_only=self._read_only)
+
+    def with_user_agent(self, user_agent: str) -> ObjectStorage:
+        """Return the same place, with requests that say who makes them."""
+        place = replace(self._place, user_agent=user_agent)
+        return ObjectStorage(place, self._settings, read_only=self._read_only)
 
     def as_read_only(self) -> ObjectStorage:
         """Return the same place, refusing to write."""

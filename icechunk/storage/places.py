@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from obstore.exceptions import UnknownConfigurationKeyError
 from obstore.store import AzureStore, GCSStore, HTTPStore, ObjectStore, S3Store
 
-from icechunk._version import user_agent
+from icechunk._version import user_agent as own_user_agent
 from icechunk.config import ChecksumAlgorithm, EffectiveStorageSettings, S3Options
 from icechunk.credentials import (
     AnyAzureCredential,
@@ -80,6 +80,8 @@ class Place(ABC):
     ----------
     read_headers, write_headers : dict
         Sent with every request that reads, or writes.
+    user_agent : str
+        Who makes the requests.
     """
 
     #: Whether the service understands "the last n bytes".
@@ -88,6 +90,7 @@ class Place(ABC):
 
     read_headers: Mapping[str, str] = field(default_factory=dict, kw_only=True)
     write_headers: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    user_agent: str = field(default_factory=own_user_agent, kw_only=True)
 
     @property
     @abstractmethod
@@ -216,6 +219,7 @@ class S3Place(Place):
                 settings,
                 headers,
                 {"allow_http": options.allow_http},
+                self.user_agent,
                 options.network_stream_timeout_seconds,
             ),
             retry_config=retry,
@@ -284,7 +288,7 @@ class GcsPlace(Place):
             self.bucket,
             prefix=self.prefix or None,
             config=config,  # type: ignore[arg-type]
-            client_options=client_options(settings, headers, client),
+            client_options=client_options(settings, headers, client, self.user_agent),
             retry_config=retry,
             credential_provider=provider,
         )
@@ -335,7 +339,7 @@ class AzurePlace(Place):
             self.container,
             prefix=self.prefix or None,
             config=config,  # type: ignore[arg-type]
-            client_options=client_options(settings, headers, client),
+            client_options=client_options(settings, headers, client, self.user_agent),
             retry_config=retry,
             credential_provider=provider,
         )
@@ -376,7 +380,7 @@ class HttpPlace(Place):
         return HTTPStore(
             # a slash at the end would stay, and be doubled
             urlunsplit((parts.scheme, host, parts.path.rstrip("/"), parts.query, "")),
-            client_options=client_options(settings, headers, client),
+            client_options=client_options(settings, headers, client, self.user_agent),
             retry_config=retry,
         )
 
@@ -437,6 +441,7 @@ def client_options(
     settings: EffectiveStorageSettings,
     headers: Mapping[str, str],
     more: Mapping[str, Any],
+    agent: str,
     stream_timeout: int | None = None,
 ) -> Any:
     """Return the options of the HTTP client.
@@ -448,12 +453,14 @@ def client_options(
         Sent with every request.
     more : mapping
         Other options; they win.
+    agent : str
+        Who makes the requests.
     stream_timeout : int, optional
         Give up on a line that was silent for so many seconds; 0 never. Default 60.
     """
     timeouts = settings.timeouts
     options: dict[str, Any] = {
-        "user_agent": user_agent(),
+        "user_agent": agent,
         "timeout": _milliseconds(timeouts.operation_attempt_timeout_ms, _TIMEOUT),
     }
     if timeouts.connect_timeout_ms is not None:

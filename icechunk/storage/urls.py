@@ -7,7 +7,7 @@ import http.client
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl, unquote, urljoin, urlsplit
 
 from icechunk._version import user_agent
@@ -15,8 +15,9 @@ from icechunk.config import S3Options
 from icechunk.credentials import azure_credentials, gcs_credentials, s3_credentials
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage.base import Storage
-from icechunk.storage.constructors import merged, r2_storage, s3_storage, tigris_storage
+from icechunk.storage.constructors import r2_storage, s3_storage, tigris_storage
 from icechunk.storage.failures import public_url
+from icechunk.storage.from_config import merged
 from icechunk.storage.local import LocalStorage
 from icechunk.storage.memory import MemoryStorage
 from icechunk.storage.object_store import ObjectStorage
@@ -161,6 +162,32 @@ _SCHEMES: Final[Mapping[str, tuple[Callable[[str, Options], Storage], Iterable[s
 _REDIRECT_SCHEMES: Final = ("s3", "r2", "tigris", "gs", "gcs", "http+icechunk", "https+icechunk")
 #: Options that a redirect may give, as the query of its URL.
 _REDIRECT_OPTIONS: Final = ("region", "endpoint_url", "account_id")
+
+
+#: What names a place: a storage, a URL, or a path.
+AnyStorage: TypeAlias = Storage | str | os.PathLike[str]
+
+
+def as_storage(storage: AnyStorage) -> Storage:
+    """Return the storage that somebody means.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is neither a storage nor a URL or path.
+    """
+    if isinstance(storage, Storage):
+        return storage
+    if isinstance(storage, str | os.PathLike):
+        return storage_from_url(os.fspath(storage))
+    convert: Callable[[], Storage] | None = getattr(storage, "storage", None)
+    if callable(convert):
+        return convert()
+    raise InvalidInputError(
+        f"a {type(storage).__name__} is no storage: pass a Storage, a URL such as "
+        "'s3://bucket/prefix', or a path",
+        ErrorKind.STORAGE_CONFIG,
+    )
 
 
 def storage_from_url(url: str | os.PathLike[str], **options: Any) -> Storage:

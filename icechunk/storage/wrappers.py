@@ -166,6 +166,12 @@ class WrapperStorage(Storage):
         other.inner = self.inner.with_settings(settings)
         return other
 
+    def with_user_agent(self: WrapperType, user_agent: str) -> WrapperType:
+        """Return a wrapper that shares what this one counts or does."""
+        other = copy.copy(self)
+        other.inner = self.inner.with_user_agent(user_agent)
+        return other
+
     @property
     def url(self) -> str:
         """That of the inner storage."""

@@ -70,7 +70,7 @@ def _public(module: types.ModuleType) -> list[str]:
         and getattr(value, "__module__", None) == module.__name__
         and callable(value)
     ]
-    return sorted({*(listed or ()), *extra})
+    return sorted(name for name in {*(listed or ()), *extra} if hasattr(module, name))
 
 
 def _describe(path: str, value: Any, stub: dict[str, Any]) -> Iterator[tuple[str, Description]]:

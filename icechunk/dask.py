@@ -1,0 +1,21 @@
+"""`icechunk_dask.store_dask` under the name that the official client has for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["store_dask"]
+
+store_dask: Any
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        import icechunk_dask
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"{__name__}.{name} needs {error.name}: pip install 'icechunk[dask]'"
+        ) from error
+    return getattr(icechunk_dask, name)

@@ -1,0 +1,262 @@
+"""Storages of options and credentials that are objects already: `Storage.new_s3` and others.
+
+`constructors` has the functions that most people want; for S3 and its kin they end here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final, TypeAlias
+
+from icechunk.config import S3Options
+from icechunk.credentials import AnyAzureCredential, AnyGcsCredential, AnyS3Credential
+from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.storage.object_store import ObjectStorage
+
+Headers: TypeAlias = Mapping[str, str] | None
+
+TIGRIS_ENDPOINT: Final = "https://t3.storage.dev"
+HF_REGION: Final = "us-east-1"
+
+
+def s3(
+    config: S3Options,
+    bucket: str,
+    prefix: str | None,
+    credentials: AnyS3Credential | None = None,
+    legacy_rooted_keys: bool | None = None,
+    *,
+    read_headers: Headers = None,
+    write_headers: Headers = None,
+    headers: Headers = None,
+) -> ObjectStorage:
+    """Return the storage in a bucket of S3; see `s3_storage` for the parameters.
+
+    Parameters
+    ----------
+    config : S3Options
+    bucket : str
+    prefix : str or None
+    credentials : one of S3Credentials, optional
+        Default: none if `config` is anonymous, else from the environment.
+    legacy_rooted_keys : bool, optional
+    read_headers, write_headers, headers : mapping, optional
+
+    Raises
+    ------
+    InvalidInputError
+        If something cannot be right.
+    """
+    if legacy_rooted_keys:
+        raise InvalidInputError(
+            "legacy_rooted_keys=True is not supported: keys that begin with '/' cannot be reached",
+            ErrorKind.STORAGE_CONFIG,
+        )
+    return ObjectStorage.s3(
+        bucket,
+        prefix,
+        options=config,
+        credentials=credentials,
+        read_headers=merged(headers, read_headers),
+        write_headers=merged(headers, write_headers),
+    )
+
+
+def s3_object_store(
+    config: S3Options,
+    bucket: str,
+    prefix: str | None,
+    credentials: AnyS3Credential | None = None,
+    *,
+    read_headers: Headers = None,
+    write_headers: Headers = None,
+    headers: Headers = None,
+) -> ObjectStorage:
+    """Return the same as `s3`; there is only one implementation here."""
+    return s3(
+        config,
+        bucket,
+        prefix,
+        credentials,
+        read_headers=read_headers,
+        write_headers=write_headers,
+        headers=headers,
+    )
+
+
+def r2(
+    config: S3Options,
+    bucket: str | None = None,
+    prefix: str | None = None,
+    account_id: str | None = None,
+    credentials: AnyS3Credential | None = None,
+    legacy_rooted_keys: bool | None = None,
+    *,
+    read_headers: Headers = None,
+    write_headers: Headers = None,
+    headers: Headers = None,
+) -> ObjectStorage:
+    """Return the storage in a bucket of Cloudflare R2; see `r2_storage`."""
+    bucket, prefix = r2_bucket(bucket, prefix)
+    endpoint = config.endpoint_url or r2_endpoint(account_id)
+    return s3(
+        replace(config, endpoint_url=endpoint, region=config.region or "auto"),
+        bucket,
+        prefix,
+        credentials,
+        legacy_rooted_keys,
+        read_headers=read_headers,
+        write_headers=write_headers,
+        headers=headers,
+    )
+
+
+def tigris(
+    config: S3Options,
+    bucket: str,
+    prefix: str | None,
+    use_weak_consistency: bool,
+    credentials: AnyS3Credential | None = None,
+    legacy_rooted_keys: bool | None = None,
+    *,
+    read_headers: Headers = None,
+    write_headers: Headers = None,
+    headers: Headers = None,
+) -> ObjectStorage:
+    """Return the storage in a bucket of Tigris; see `tigris_storage`."""
+    region = config.region
+    if not use_weak_consistency:
+        headers = merged(tigris_headers(region), headers)
+    storage = s3(
+        replace(
+            config,
+            endpoint_url=config.endpoint_url or TIGRIS_ENDPOINT,
+            region=region or "auto",
+        ),
+        bucket,
+        prefix,
+        credentials,
+        legacy_rooted_keys,
+        read_headers=read_headers,
+        write_headers=write_headers,
+        headers=headers,
+    )
+    return storage.as_read_only() if use_weak_consistency else storage
+
+
+def hf(
+    config: S3Options,
+    bucket: str,
+    prefix: str | None,
+    namespace: str,
+    credentials: AnyS3Credential | None = None,
+    legacy_rooted_keys: bool | None = None,
+    *,
+    read_headers: Headers = None,
+    write_headers: Headers = None,
+    headers: Headers = None,
+) -> ObjectStorage:
+    """Return the storage in a storage bucket of Hugging Face; see `hf_storage`."""
+    return s3(
+        replace(config, endpoint_url=hf_endpoint(namespace), region=HF_REGION),
+        bucket,
+        prefix,
+        credentials,
+        legacy_rooted_keys,
+        read_headers=read_headers,
+        write_headers=write_headers,
+        headers=headers,
+    )
+
+
+def gcs(
+    bucket: str,
+    prefix: str | None,
+    credentials: AnyGcsCredential | None = None,
+    *,
+    config: Mapping[str, str] | None = None,
+    read_headers: Headers = None,
+    write_headers: Headers = None,
+    headers: Headers = None,
+) -> ObjectStorage:
+    """Return the storage in a bucket of Google Cloud Storage; see `gcs_storage`."""
+    return ObjectStorage.gcs(
+        bucket,
+        prefix,
+        config=config,
+        credentials=credentials,
+        read_headers=merged(headers, read_headers),
+        write_headers=merged(headers, write_headers),
+    )
+
+
+def azure_blob(
+    account: str,
+    container: str,
+    prefix: str | None,
+    credentials: AnyAzureCredential | None = None,
+    *,
+    config: Mapping[str, str] | None = None,
+) -> ObjectStorage:
+    """Return the storage in a container of Azure Blob Storage; see `azure_storage`."""
+    return ObjectStorage.azure(account, container, prefix, config=config, credentials=credentials)
+
+
+def http(base_url: str, config: Headers = None, headers: Headers = None) -> ObjectStorage:
+    """Return the storage in a folder of a web server; see `http_storage`."""
+    return ObjectStorage.http(base_url, config=config, headers=headers)
+
+
+# -- what services are like --------------------------------------------------------------
+def r2_bucket(bucket: str | None, prefix: str | None) -> tuple[str, str | None]:
+    """Return bucket and prefix; the prefix may hold both."""
+    if bucket is None:
+        bucket, _, prefix = (prefix or "").lstrip("/").partition("/")
+    return bucket, prefix
+
+
+def r2_endpoint(account_id: str | None) -> str:
+    """Return the endpoint of an account.
+
+    Raises
+    ------
+    InvalidInputError
+        Without an account.
+    """
+    if account_id is None:
+        raise InvalidInputError(
+            "r2_storage: pass account_id or endpoint_url", ErrorKind.STORAGE_CONFIG
+        )
+    return f"https://{account_id}.r2.cloudflarestorage.com"
+
+
+def tigris_headers(region: str | None) -> dict[str, str]:
+    """Return the headers that make reads consistent.
+
+    Raises
+    ------
+    InvalidInputError
+        Without a region.
+    """
+    if region is None:
+        raise InvalidInputError(
+            "tigris_storage: pass the region of the bucket, or use_weak_consistency=True "
+            "to read possibly old data from the nearest one",
+            ErrorKind.STORAGE_CONFIG,
+        )
+    return {
+        "x-tigris-consistent": "true",
+        "x-tigris-regions": region,
+        "cache-control": "no-cache",
+    }
+
+
+def hf_endpoint(namespace: str) -> str:
+    """Return the endpoint of a user or organisation."""
+    return f"https://s3.hf.co/{namespace}"
+
+
+def merged(both: Headers, one: Headers) -> dict[str, str]:
+    """Return the headers for one kind of request."""
+    return {**(both or {}), **(one or {})}
