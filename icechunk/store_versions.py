@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, TypeAlias
 from icechunk.async_twin import async_twin
 from icechunk.change_set import OnConflict
 from icechunk.config import RepositoryConfig
-from icechunk.errors import AlreadyExistsError, ErrorKind, InvalidInputError, SessionStateError
+from icechunk.errors import ErrorKind, InvalidInputError, RepositoryExistsError, SessionStateError
 from icechunk.reference import StoreConfig
 from icechunk.refs import MAIN
 from icechunk.repository import Authorization, Repository
@@ -70,7 +70,7 @@ class VersionControl:
             If there is no storage, or the mode is unknown.
         RepositoryNotFoundError
             If there is no repository, in the modes ``"r"`` and ``"r+"``.
-        AlreadyExistsError
+        RepositoryExistsError
             If there is one, in the mode ``"w-"``.
         """
         if storage is None:
@@ -86,7 +86,7 @@ class VersionControl:
             return cls.open_existing(storage, mode, config, **options)
         there = Repository.exists(storage)
         if there and mode == "w-":
-            raise AlreadyExistsError(
+            raise RepositoryExistsError(
                 "there is a repository already; open it with mode 'r+', or with mode 'w' to "
                 "begin with nothing in it"
             )
@@ -136,7 +136,7 @@ class VersionControl:
 
         Raises
         ------
-        AlreadyExistsError
+        RepositoryExistsError
             If there is a repository.
         """
         _check_mode(mode)

@@ -36,6 +36,7 @@ from icechunk import (
     RepoAvailability,
     Repository,
     RepositoryConfig,
+    RepositoryExistsError,
     RepositoryNotFoundError,
     RepoStatus,
     Session,
@@ -136,7 +137,7 @@ def test_creating_over_a_repository(tmp_path: Path) -> None:
         lambda: IcechunkStore.create(LocalStorage(tmp_path)),
         lambda: IcechunkStore.open_or_create(LocalStorage(tmp_path), "w-"),
     ):
-        refused(call, AlreadyExistsError, ValueError, says="already")
+        refused(call, RepositoryExistsError, ValueError, says="already")
     assert Repository.open(tmp_path).lookup_branch("main") == FIRST
     kept = [path for path in before if path.is_file()]
     assert all(path.exists() for path in kept)

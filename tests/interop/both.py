@@ -7,6 +7,7 @@ leaves nothing behind but the repository, at a folder or in a bucket.
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import icechunk
 from tests.data import golden_content as content
 from tests.interop import (
     commits,  # noqa: F401 (fills the table)
+    mistakes,
     operations,  # noqa: F401 (fills the table)
     random_work,
     rearranging,
@@ -178,6 +180,22 @@ def rebase(base: str, folder: str) -> dict[str, Any]:
 def surface(modules: list[str]) -> dict[str, Any]:
     """Describe all that modules offer."""
     return public.surface(modules)
+
+
+def make_mistakes() -> dict[str, list[Any]]:
+    """Return what becomes of each of `mistakes.MISTAKES`."""
+    return mistakes.outcomes()
+
+
+def ask_as(url: str, labels: dict[str, str]) -> bool:
+    """Ask a web server for a repository, with an attribution; False if that is refused."""
+    try:
+        attribution = icechunk.Attribution(**labels)
+    except ValueError:
+        return False
+    with suppress(icechunk.IcechunkError):
+        icechunk.Repository.open(icechunk.http_storage(url), attribution=attribution)
+    return True
 
 
 # -- what only the official client does ----------------------------------------------------

@@ -7,13 +7,19 @@ what the tables say must still be so. The first cell of a row is a pattern, as o
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import icechunk
 from tests.interop.sides import Official, Ours
 from tests.interop.surface import Description
+from tests.web_server import serving
 
 ROOT = Path(__file__).parents[2]
 #: What is being built elsewhere, to be taken out when it comes.
@@ -41,7 +47,6 @@ NOT_YET = [
     "missing icechunk.xarray.to_icechunk",
     # credentials
     "icechunk.AzureRefreshableCredential.*(expires_after) is keyword-only*",
-    "icechunk.S3StaticCredentials.* cannot be set",
 ]
 _ROW = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)
 
@@ -124,3 +129,59 @@ def test_every_difference_is_known(ours: Ours, official: Official) -> None:
     assert not unknown, "not in COMPATIBILITY.md:\n" + "\n".join(unknown)
     past = [row for row in known if not any(fnmatchcase(item, row) for item in found)]
     assert not past, "no longer so, but in COMPATIBILITY.md:\n" + "\n".join(past)
+
+
+#: The official client accepts these, or they do harm later.
+ACCEPTED_THERE = {
+    "azure_from_env_and_anon",
+    "fork_rearrange",
+    "gcs_two",
+    "merge_nonfork",
+    "preload_regex",
+    "split_regex",
+    "split_zero",
+}
+#: Storages that are described wrongly: invalid input here, a failure of the storage there.
+MISDESCRIBED = {
+    "http_no_url",
+    "r2_no_account",
+    "r2_nothing",
+    "redirect_no_url",
+    "tigris_no_region",
+}
+
+
+def test_both_refuse_the_same_mistakes(ours: Ours, official: Official) -> None:
+    mine, theirs = ours.run("make_mistakes"), official.run("make_mistakes")
+    for name, their in theirs.items():
+        assert mine[name], f"{name} is accepted"
+        my_class, my_kind, my_bases = mine[name]
+        if not their:
+            assert name in ACCEPTED_THERE
+        elif name in MISDESCRIBED:
+            assert (my_class, their[0]) == ("InvalidInputError", "StorageError")
+        elif "IcechunkError" in their[2]:
+            # a class of ours may say more
+            assert their[0] in my_bases and my_kind == their[1], name
+        else:
+            # what its bindings raise by themselves; here it has a kind, and names the option
+            assert my_class == their[0] or "IcechunkError" in my_bases, name
+
+
+LABELS = st.text(st.sampled_from([*string.printable, "\x7f", "é"]), max_size=10) | st.integers(
+    126, 130
+).map(lambda n: "x" * n)
+
+
+@settings(max_examples=30)
+@given(labels=st.dictionaries(st.sampled_from(["client", "workload", "principal"]), LABELS))
+def test_both_attribute_requests_alike(
+    labels: dict[str, str], ours: Ours, official: Official
+) -> None:
+    heard = []
+    for side, name in ((ours, icechunk.user_agent()), (official, "icechunk/2.3.0")):
+        with serving() as server:
+            accepted = side.run("ask_as", server.url, labels)
+        agents = {headers["user-agent"] for _, headers in server.requests}
+        heard.append({agent.replace(name, "LIBRARY") for agent in agents} if accepted else None)
+    assert heard[0] == heard[1]
