@@ -422,6 +422,9 @@ class VirtualChunkSpec:
         if problem:
             raise InvalidInputError(f"VirtualChunkSpec: {problem}", ErrorKind.INVALID_VIRTUAL_REF)
 
+    def __hash__(self) -> int:
+        return hash((tuple(self.index), self.location, self.offset, self.length))
+
 
 _INDEX: Final = unsigned(32)
 _BYTES: Final = unsigned(64)

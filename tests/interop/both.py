@@ -25,6 +25,7 @@ from tests.interop import (
     rebases,
     refusals,
     turns,  # noqa: F401 (called from outside)
+    values,
 )
 from tests.interop import surface as public
 from tests.interop.base import OPERATIONS, Place, config, storage_at, write_base
@@ -185,6 +186,11 @@ def surface(modules: list[str]) -> dict[str, Any]:
 def make_mistakes() -> dict[str, list[Any]]:
     """Return what becomes of each of `mistakes.MISTAKES`."""
     return mistakes.outcomes()
+
+
+def use_values() -> dict[str, dict[str, bool]]:
+    """Return what can be done with each of `values.values`."""
+    return values.abilities()
 
 
 def ask_as(url: str, labels: dict[str, str]) -> bool:

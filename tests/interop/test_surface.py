@@ -168,6 +168,17 @@ def test_both_refuse_the_same_mistakes(ours: Ours, official: Official) -> None:
             assert my_class == their[0] or "IcechunkError" in my_bases, name
 
 
+def test_objects_can_do_what_theirs_can(ours: Ours, official: Official) -> None:
+    mine, theirs = ours.run("use_values"), official.run("use_values")
+    lacking = [
+        f"{name} {ability}"
+        for name, abilities in theirs.items()
+        for ability, able in abilities.items()
+        if able and not mine[name][ability]
+    ]
+    assert not lacking
+
+
 LABELS = st.text(st.sampled_from([*string.printable, "\x7f", "é"]), max_size=10) | st.integers(
     126, 130
 ).map(lambda n: "x" * n)
