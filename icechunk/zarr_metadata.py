@@ -67,7 +67,8 @@ def parse_node_metadata(user_data: bytes, path: str) -> NodeMetadata:
     encoding = document.get("chunk_key_encoding", {"name": "default"})
     name = encoding.get("name") if isinstance(encoding, dict) else encoding
     options = encoding.get("configuration") or {} if isinstance(encoding, dict) else {}
-    if name != "default" or options.get("separator", "/") != "/":
+    separator = options.get("separator", "/") if isinstance(options, dict) else None
+    if name != "default" or separator != "/":
         raise _bad(
             path,
             f"chunk_key_encoding {encoding!r} cannot be stored; use the default encoding "
