@@ -69,7 +69,7 @@ class AncestryGraph:
         self._plain = plain
 
     @classmethod
-    def of_branches(cls, info: RepoInfo, *, plain: bool) -> AncestryGraph:
+    def from_branches(cls, info: RepoInfo, *, plain: bool) -> AncestryGraph:
         """Draw the history of all branches."""
         names = sorted(info.branches, key=lambda name: (name != _MAIN, name))
         branches: dict[bytes, list[tuple[str, int]]] = {}
@@ -79,7 +79,7 @@ class AncestryGraph:
         return cls(_layout(info, tips, branches), len(tips), plain)
 
     @classmethod
-    def of_version(
+    def from_version(
         cls, info: RepoInfo, tip: bytes, branch: str | None, *, plain: bool
     ) -> AncestryGraph:
         """Draw the history of one snapshot, which may be that of a branch."""

@@ -73,9 +73,9 @@ class History(ABC):
         """
         info = self._info
         if branch is None and tag is None and snapshot_id is None:
-            return AncestryGraph.of_branches(info, plain=plain)
+            return AncestryGraph.from_branches(info, plain=plain)
         tip = resolve(info, branch, tag, snapshot_id)
-        return AncestryGraph.of_version(info, tip, branch, plain=plain)
+        return AncestryGraph.from_version(info, tip, branch, plain=plain)
 
     def rewrite_manifests(
         self,

@@ -81,7 +81,7 @@ def test_clocks_that_were_wrong(repository: Repository) -> None:
             entry.id: replace(entry, flushed_at=flushed_at(entry.flushed_at))
             for entry in info.snapshots.values()
         }
-        graph = AncestryGraph.of_branches(replace(info, snapshots=snapshots), plain=True)
+        graph = AncestryGraph.from_branches(replace(info, snapshots=snapshots), plain=True)
         ids = re.findall(r"\b[0-9A-Z]{8}\b", str(graph))
         place = {encode_id(id)[:8]: entry for id, entry in snapshots.items()}
         for position, found in enumerate(ids):
