@@ -27,6 +27,8 @@ from icechunk.storage import ObjectStorage, s3_storage
 
 #: A loaded machine needs a while; it takes four seconds otherwise.
 START_TIMEOUT = 60
+#: The key pair of somebody who may get the objects of the private bucket, and no more.
+READER = {"accessKey": "reader-key-id", "secretKey": "reader-secret-key"}
 
 
 # -- S3 ------------------------------------------------------------------------------
@@ -71,6 +73,12 @@ class S3Server:
             chosen["secret_access_key"] = self.secret_access_key
         return s3_storage(**{**chosen, **arguments})
 
+    def reader(self, prefix: str) -> ObjectStorage:
+        """Return a storage in the bucket for somebody who may only get objects."""
+        return self.storage(
+            prefix, access_key_id=READER["accessKey"], secret_access_key=READER["secretKey"]
+        )
+
 
 def _free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
@@ -103,6 +111,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     public = [f"{action}:{server.public_bucket}" for action in ("Read", "List")]
     identities = [
         {"name": "admin", "credentials": [key], "actions": ["Admin", "Read", "Write", "List"]},
+        {"name": "reader", "credentials": [READER], "actions": [f"Read:{server.bucket}"]},
         {"name": "anonymous", "actions": public},
     ]
     (folder / "s3.json").write_text(json.dumps({"identities": identities}))

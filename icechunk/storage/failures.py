@@ -33,6 +33,7 @@ _URL: Final = re.compile(r"[a-z+]+://[^\s<>\"']+")
 _STATUS: Final = re.compile(r"(Server returned non-2xx status code: \d+[^:\n]*):(.*)", re.DOTALL)
 _CODE: Final = re.compile(r"<Code>([^<]*)</Code>")
 _MESSAGE: Final = re.compile(r"<Message>([^<]*)</Message>")
+_REFUSED: Final = re.compile(r"status code: 40[13]\b")
 _MAX_REASON: Final = 500
 
 
@@ -82,7 +83,8 @@ def translate(error: BaseException, operation: str, key: str, url: str) -> Icech
         return InvalidInputError(f"{url}: {text}", ErrorKind.STORAGE_CONFIG)
     if isinstance(error, ValueError):
         return InvalidInputError(f"cannot {operation} {where}: {text}")
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+    # listings are refused with an error of no class of its own
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or _REFUSED.search(text):
         return StorageError(f"cannot {operation} {where}: check the credentials: {text}")
     if is_throttled(text):
         return StorageError(f"cannot {operation} {where}: {text}", ErrorKind.THROTTLED)
