@@ -48,6 +48,9 @@ from icechunk.conflicts import (
     ConflictSolver,
     VersionSelection,
 )
+from icechunk.container_suggestions import (
+    suggest_containers,
+)
 from icechunk.credentials import (
     AnyAzureCredential,
     AnyAzureStaticCredential,
@@ -300,6 +303,7 @@ __all__ = [
     "shutdown_telemetry",
     "spec_version",
     "storage_from_url",
+    "suggest_containers",
     "supported_spec_versions",
     "tigris_storage",
     "upgrade_icechunk_repository",

@@ -6,10 +6,17 @@ import dataclasses
 import re
 from collections.abc import Callable
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 from urllib.request import url2pathname
 
 from icechunk.config import AnyObjectStoreConfig, ObjectStoreConfig, S3Options
+from icechunk.container_trust import (
+    Trust,
+    check_stored_options,
+    is_anonymous,
+    s3_options,
+    same_endpoint,
+)
 from icechunk.credentials import AnyCredential, Credentials
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.guarded_http import GuardedHttp
@@ -52,6 +59,7 @@ def open_container(
     root: str,
     credential: AnyCredential | None,
     may_follow: Callable[[str], bool],
+    trust: Trust,
 ) -> Storage:
     """Return a storage for everything below a URL.
 
@@ -66,11 +74,14 @@ def open_container(
         None for the defaults of the store.
     may_follow : callable
         Whether a redirect may lead to a URL.
+    trust : Trust
+        Whose options those of `store` are.
 
     Raises
     ------
     InvalidInputError
-        If the credential or the URL does not fit the kind of store.
+        If the credential or the URL does not fit the kind of store, or if the repository
+        sets options that only the caller may.
     """
     if isinstance(store, ObjectStoreConfig.InMemory):
         raise InvalidInputError(
@@ -89,6 +100,7 @@ def open_container(
             f"{root}: an ObjectStoreConfig.{type(store).__name__} has no such locations",
             ErrorKind.STORAGE_CONFIG,
         )
+    check_stored_options(store, root, credential, trust)
     if isinstance(store, ObjectStoreConfig.LocalFileSystem):
         return LocalStorage(url2pathname(parts.path))
     if isinstance(store, ObjectStoreConfig.Http):
@@ -115,24 +127,60 @@ def open_container(
                 credential.credentials if isinstance(credential, Credentials.Azure) else None
             ),
         )
+    options = _s3_options(store)
+    if _is_strange(store, credential, trust):
+        return _strange_server(root, options, bucket, prefix, may_follow)
     return ObjectStorage.s3(
         bucket,
         prefix,
-        options=_s3_options(store),
+        options=options,
         credentials=credential.credentials if isinstance(credential, Credentials.S3) else None,
     )
 
 
-def _s3_options(
-    store: ObjectStoreConfig.S3 | ObjectStoreConfig.S3Compatible | ObjectStoreConfig.Tigris,
-) -> S3Options:
+def _s3_options(store: AnyObjectStoreConfig) -> S3Options:
+    options = s3_options(store) or S3Options()
     if isinstance(store, ObjectStoreConfig.Tigris):
         options = dataclasses.replace(
-            store.opts,
-            endpoint_url=store.opts.endpoint_url or "https://t3.storage.dev",
-            region=store.opts.region or "auto",
+            options,
+            endpoint_url=options.endpoint_url or "https://t3.storage.dev",
+            region=options.region or "auto",
         )
-    else:
-        options = store.options
     # of use for writing only, and not all kinds are supported
     return dataclasses.replace(options, checksum_algorithm=None)
+
+
+def _is_strange(
+    store: AnyObjectStoreConfig, credential: AnyCredential | None, trust: Trust
+) -> bool:
+    """Whether a server is one that only the repository names, and gets no credentials."""
+    options = s3_options(store)
+    return (
+        not trust.containers
+        and is_anonymous(store, credential)
+        and options is not None
+        and options.endpoint_url is not None
+        and not same_endpoint(options, trust)
+    )
+
+
+def _strange_server(
+    root: str,
+    options: S3Options,
+    bucket: str,
+    prefix: str,
+    may_follow: Callable[[str], bool],
+) -> Storage:
+    """Return a storage that reads without signatures, and does not follow redirects out.
+
+    The client for S3 goes wherever a server sends it, into the caller's own network too.
+    """
+    endpoint = (options.endpoint_url or "").rstrip("/")
+    if endpoint.startswith("http://") and not options.allow_http:
+        raise InvalidInputError(
+            f"{root}: the endpoint of the virtual chunk container has no TLS, and its "
+            "configuration does not allow that",
+            ErrorKind.STORAGE_CONFIG,
+        )
+    path = quote("/".join(part for part in (bucket, prefix) if part))
+    return GuardedHttp(f"{endpoint}/{path}/", {}, {}, may_follow)

@@ -17,6 +17,7 @@ from icechunk.async_twin import async_twin
 from icechunk.commit import now_microseconds
 from icechunk.config import Attribution, EffectiveConfig, RepositoryConfig, StorageSettings
 from icechunk.conflicts import ConflictSolver
+from icechunk.container_trust import Trust
 from icechunk.credentials import AnyCredential
 from icechunk.deprecations import warn_of_none
 from icechunk.errors import (
@@ -70,6 +71,8 @@ class _Recipe:
     storage: Storage
     config: RepositoryConfig
     authorization: dict[str, AnyCredential | None]
+    #: Whether the virtual chunk containers are those that the caller passed.
+    own_containers: bool = True
     commit_metadata: dict[str, Any] = field(default_factory=dict)
     attribution: Attribution | None = None
 
@@ -79,7 +82,11 @@ class _Recipe:
         state = RepoState(
             assets, effective.repo_update_retries, effective.num_updates_per_repo_info_file
         )
-        virtual = VirtualResolver(effective.virtual_chunk_containers, self.authorization)
+        virtual = VirtualResolver(
+            effective.virtual_chunk_containers,
+            self.authorization,
+            Trust(self.own_containers, self.storage.endpoint),
+        )
         return SessionContext(
             assets, state, virtual, self.config, effective, self, self.commit_metadata
         )
@@ -211,7 +218,10 @@ class Repository(Refs, Administration, History, Inspection):
         config : RepositoryConfig, optional
             Overrides the stored one, option by option.
         authorize_virtual_chunk_access : mapping of str to credentials, optional
-            Prefixes of the virtual chunk containers that may be read, and how.
+            Prefixes of the virtual chunk containers that may be read, and how. A prefix
+            covers the containers inside of it. The stored configuration cannot make your
+            credentials go to another service than the one that a prefix names: containers
+            with an endpoint of their own, for one, have to be passed in `config`.
         attribution : Attribution, optional
             Labels for the access logs of the storage.
 
@@ -230,7 +240,11 @@ class Repository(Refs, Administration, History, Inspection):
         if stored is None:
             return first
         repository = cls._make(
-            place, stored.merge(given), authorize_virtual_chunk_access, attribution
+            place,
+            stored.merge(given),
+            authorize_virtual_chunk_access,
+            attribution,
+            own_containers=given.virtual_chunk_containers is not None,
         )
         repository._context.state.take_over(first._context.state)
         return repository
@@ -270,13 +284,15 @@ class Repository(Refs, Administration, History, Inspection):
         config: RepositoryConfig,
         authorization: Authorization | None,
         attribution: Attribution | None = None,
+        *,
+        own_containers: bool = True,
     ) -> Repository:
         if config.storage is not None:
             storage = storage.with_settings(config.storage)
         if attribution is not None:
             storage = storage.with_user_agent(attribution.user_agent(user_agent()))
-        recipe = _Recipe(storage, config, dict(authorization or {}), attribution=attribution)
-        return cls(recipe)
+        authorized = dict(authorization or {})
+        return cls(_Recipe(storage, config, authorized, own_containers, attribution=attribution))
 
     @staticmethod
     def exists(storage: AnyStorage, storage_settings: StorageSettings | None = None) -> bool:
@@ -326,7 +342,14 @@ class Repository(Refs, Administration, History, Inspection):
             if authorize_virtual_chunk_access is not None
             else self._recipe.authorization
         )
-        return self._make(self.storage, merged, authorization, self.attribution)
+        given = config is not None and config.virtual_chunk_containers is not None
+        return self._make(
+            self.storage,
+            merged,
+            authorization,
+            self.attribution,
+            own_containers=given or self._recipe.own_containers,
+        )
 
     def save_config(self) -> None:
         """Store the configuration of this repository for all who open it later."""

@@ -20,6 +20,7 @@ from icechunk.errors import (
     NodeNotFoundError,
     ReadOnlyError,
     SessionStateError,
+    StorageError,
 )
 from icechunk.format import v1
 from icechunk.format.chunk_refs import ChunkRef, ChunkRefs
@@ -160,14 +161,20 @@ class Workspace(Displayed):
     ) -> BytesLike | None:
         """Return the bytes of a chunk, None if it was never written."""
         ref = self._chunks.locate(self._layers, node, coordinate)
-        return None if ref is None else self._chunks.fetch(ref, byte_range)
+        try:
+            return None if ref is None else self._chunks.fetch(ref, byte_range)
+        except (StorageError, InvalidInputError) as error:
+            raise _of_chunk(error, node, coordinate) from error
 
     async def get_chunk_async(
         self, node: Node, coordinate: Coordinate, byte_range: ByteRange | None = None
     ) -> BytesLike | None:
         """Return the bytes of a chunk, without blocking the event loop."""
         ref = await self._chunks.locate_async(self._layers, node, coordinate)
-        return None if ref is None else await self._chunks.fetch_async(ref, byte_range)
+        try:
+            return None if ref is None else await self._chunks.fetch_async(ref, byte_range)
+        except (StorageError, InvalidInputError) as error:
+            raise _of_chunk(error, node, coordinate) from error
 
     def chunk_ref(self, node: Node, coordinate: Coordinate) -> ChunkRef | None:
         """Return where a chunk is, None if it was never written."""
@@ -258,3 +265,10 @@ class Workspace(Displayed):
             if current is None or current.id != node.id:
                 raise NodeNotFoundError(f"the array {node.path!r} was deleted during a write")
             self._layers[-1].edits(node.id, node.path, len(array.shape)).set(coordinate, ref)
+
+
+def _of_chunk(
+    error: StorageError | InvalidInputError, node: Node, coordinate: Coordinate
+) -> StorageError | InvalidInputError:
+    """Return an error of the same class that names the chunk that it is about."""
+    return type(error)(f"chunk {coordinate} of {node.path!r}: {error.message}", error.kind)

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import icechunk
 from icechunk import credentials
 from icechunk.config import (
     ObjectStoreConfig,
@@ -235,10 +236,10 @@ def test_invalid_locations_are_found_by_position() -> None:
 def test_the_longest_prefix_decides() -> None:
     public = VirtualChunkContainer("s3://bucket/", s3_store(anonymous=True), "public")
     private = VirtualChunkContainer("s3://bucket/private", s3_store(anonymous=True))
-    some = resolver(private, public, authorized={"s3://bucket": None})
-    assert some.resolve("s3://bucket/privateer/k")[1] == "privateer/k"
-    for location in ("s3://bucket/private/k", "vcc://public/private/k"):
-        with pytest.raises(InvalidInputError, match="'s3://bucket/private'"):
+    some = resolver(private, public, authorized={"s3://bucket/private": None})
+    assert some.resolve("s3://bucket/private/k")[1] == "k"
+    for location in ("s3://bucket/privateer/k", "vcc://public/k"):
+        with pytest.raises(InvalidInputError, match="'s3://bucket/'"):
             some.resolve(location)
     both = resolver(public, private)
     storage, key = both.resolve("vcc://public/private/k")
@@ -282,24 +283,68 @@ def test_the_error_says_how_to_authorise(
         closed.resolve(location)
     assert caught.value.kind == ErrorKind.UNAUTHORIZED_VIRTUAL_CHUNK_CONTAINER
     assert location in str(caught.value)
-    argument = re.search(r"authorize_virtual_chunk_access=(\{.*\})", str(caught.value))
+    argument = re.search(r"authorize_virtual_chunk_access=(\{.*?\})", str(caught.value))
     assert argument is not None
-    authorized = eval(argument[1], vars(credentials))
+    authorized = eval(argument[1])
+    assert VirtualResolver({"any key": container}, authorized).resolve(location)[1] == "k"
+    credential = eval(str(caught.value).rpartition("such as ")[2], vars(credentials))
+    authorized = dict.fromkeys(authorized, credential)
     assert VirtualResolver({"any key": container}, authorized).resolve(location)[1] == "k"
 
 
-def test_nothing_but_the_prefix_of_a_container_authorises_it() -> None:
+@pytest.mark.parametrize(("prefix", "store"), STORES)
+def test_the_error_says_which_container_to_add(
+    prefix: str, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_TOKEN", "unused")
+    location = prefix.rstrip("/") + "/k"
+    with pytest.raises(InvalidInputError) as caught:
+        VirtualResolver({}).resolve(location)
+    assert caught.value.kind == ErrorKind.NO_CONTAINER_FOR_VIRTUAL_CHUNK
+    call = re.search(r"set_virtual_chunk_container\((.*)\); ", str(caught.value))
+    assert call is not None
+    container = eval(call[1], {"icechunk": icechunk})
+    container.validate()
+    assert type(container.store) is type(store) or prefix.startswith("s3")
+    assert resolver(container).resolve(location)[1] == "k"
+
+
+def test_what_authorises_a_container() -> None:
     container = VirtualChunkContainer("s3://bucket/private/", s3_store(anonymous=True), "name")
     for prefix in (
-        "s3://",
-        "s3://bucket/",
         "s3://bucket/private/sub/",
         "s3://bucket/priv",
+        "s3://bucket/private-evil/",
+        "s3://buck",
         "vcc://name/",
     ):
         with pytest.raises(InvalidInputError, match="was not allowed"):
             resolver(container, authorized={prefix: None}).resolve("s3://bucket/private/k")
-    resolver(container, authorized={"S3://bucket/private": None}).resolve("vcc://name/k")
+    for prefix in ("S3://bucket/private", "s3://bucket", "s3://"):
+        resolver(container, authorized={prefix: None}).resolve("vcc://name/k")
+
+
+def test_one_credential_serves_nested_prefixes_and_the_longest_decides() -> None:
+    names = ("", "a/", "a/b/", "c/")
+    containers = [VirtualChunkContainer(f"s3://bucket/{name}", s3_store()) for name in names]
+    keys = {name: s3_credentials(access_key_id=name, secret_access_key="s") for name in "xy"}
+    resolve = resolver(
+        *containers, authorized={"s3://bucket": keys["x"], "s3://bucket/a": keys["y"]}
+    )
+    used = {
+        name: resolve.resolve(f"s3://bucket/{name}k")[0]._place.credentials  # type: ignore[attr-defined]
+        for name in names
+    }
+    assert used == {"": keys["x"], "a/": keys["y"], "a/b/": keys["y"], "c/": keys["x"]}
+
+
+def test_a_nested_folder_does_not_lead_out_of_the_authorised_one(tree: Path) -> None:
+    # the user allowed the parent; the repository names a link inside of it
+    top, linked = folder(tree / "in"), folder(tree / "in" / "leaks")
+    resolve = resolver(top, linked, authorized={top.url_prefix: None})
+    assert bytes(resolve.fetch(top.url_prefix + "sub/f", 0, 10)) == DATA[:10]
+    with pytest.raises(IcechunkError, match="leads out"):
+        resolve.fetch(linked.url_prefix + "f", 0, 10)
 
 
 def test_credentials_must_fit_the_store() -> None:

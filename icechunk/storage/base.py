@@ -273,6 +273,11 @@ class Storage(Displayed, ABC):
     def url(self) -> str:
         """The location as a URL, without credentials."""
 
+    @property
+    def endpoint(self) -> str | None:
+        """The URL of the service, None if it is not one that the user chose."""
+        return None
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
 

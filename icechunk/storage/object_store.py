@@ -513,6 +513,11 @@ class ObjectStorage(Storage):
         """The location as a URL, without credentials."""
         return self._place.url
 
+    @property
+    def endpoint(self) -> str | None:
+        """The endpoint that was passed for S3."""
+        return self._place.options.endpoint_url if isinstance(self._place, S3Place) else None
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickle, (self._place, self._settings, self._read_only)
 

@@ -177,6 +177,11 @@ class WrapperStorage(Storage):
         """That of the inner storage."""
         return self.inner.url
 
+    @property
+    def endpoint(self) -> str | None:
+        """That of the inner storage."""
+        return self.inner.endpoint
+
 
 class LatencyStorage(WrapperStorage):
     """A storage that takes its time.
