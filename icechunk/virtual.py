@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
+from icechunk.coalescing import Coalescer, Source
 from icechunk.config import VirtualChunkContainer, VirtualChunkSpec
 from icechunk.container_storage import credential_call, open_container
 from icechunk.container_suggestions import container_call
@@ -104,6 +105,7 @@ class VirtualResolver:
         self._places.sort(key=lambda place: len(place.prefix), reverse=True)
         self._storages: dict[tuple[str, str], Storage] = {}
         self._lock = threading.Lock()
+        self._coalescer = Coalescer()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return VirtualResolver, (self._containers, self._authorized, self._trust)
@@ -250,7 +252,12 @@ class VirtualResolver:
             return b""
         storage, key = self.resolve(location)
         try:
-            result = storage.get(key, **request.arguments)
+            result = storage.get(
+                key,
+                byte_range=(request.start, request.end),
+                if_match=request.etag,
+                if_unmodified_since=request.modified,
+            )
         except (StorageError, InvalidInputError) as exc:
             request.fail(exc)
         return request.checked(result)
@@ -264,13 +271,19 @@ class VirtualResolver:
         last_modified: int | None = None,
         byte_range: ByteRange | None = None,
     ) -> BytesLike:
-        """Fetch as `fetch` does, without blocking the event loop."""
+        """Fetch as `fetch` does, without blocking the event loop.
+
+        Neighbouring ranges of one file that are asked for at the same time are fetched
+        together.
+        """
         request = _Request.of(location, offset, length, etag, last_modified, byte_range)
         if request.start == request.end:
             return b""
         storage, key = self.resolve(location)
         try:
-            result = await storage.get_async(key, **request.arguments)
+            result = await self._coalescer.get(
+                Source(storage, key, request.etag, request.modified), request.start, request.end
+            )
         except (StorageError, InvalidInputError) as exc:
             request.fail(exc)
         return request.checked(result)
@@ -283,7 +296,8 @@ class _Request:
     location: str
     start: int
     end: int
-    arguments: dict[str, Any]
+    etag: str | None
+    modified: datetime | None
 
     @staticmethod
     def of(
@@ -296,12 +310,7 @@ class _Request:
     ) -> _Request:
         start, end = (offset + position for position in resolve_range(byte_range, length))
         modified = datetime.fromtimestamp(last_modified, UTC) if last_modified else None
-        arguments = {
-            "byte_range": (start, end),
-            "if_match": etag or None,
-            "if_unmodified_since": modified,
-        }
-        return _Request(location, start, end, arguments)
+        return _Request(location, start, end, etag or None, modified)
 
     def _named(self, problem: object) -> str:
         where = f"bytes {self.start} to {self.end} of {shown(self.location)}"
