@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import pickle
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
+from typing import Any, ClassVar, Final, Generic, TypeAlias, TypeVar, cast
 
 from icechunk.display import Displayed
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.options import Family
 
 #: Refresh this long before the stated end, so that a request under way still passes.
-_EXPIRY_MARGIN: Final = timedelta(seconds=10)
+EXPIRY_MARGIN: Final = timedelta(seconds=10)
 
 
 def invalid_credentials(message: str) -> InvalidInputError:
@@ -73,16 +74,20 @@ class _Expiring(_Credential):
 _T = TypeVar("_T", bound=_Expiring)
 
 
+@dataclass(frozen=True, repr=False, eq=False)
 class _Refreshable(_Credential, Generic[_T]):
-    """Credentials that come from a function, called again when they expire."""
+    """Credentials that come from a pickled function, called again when they expire."""
 
-    pickled_function: bytes
-    current: _T | None
+    #: What the function returns.
+    _family: ClassVar[type]
+
+    pickled_function: bytes = _secret()
+    current: _T | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.current is not None:
-            self._check(self.current)
+            _check_wrapped(self.current, self._family, self)
         self._reset(self.current)
 
     def _reset(self, newest: _T | None) -> None:
@@ -98,9 +103,6 @@ class _Refreshable(_Credential, Generic[_T]):
         object.__setattr__(self, "pickled_function", state[0])
         object.__setattr__(self, "current", state[1])
         self._reset(state[1])
-
-    def _check(self, value: object) -> None:
-        raise NotImplementedError
 
     def get(self) -> _T:
         """Return credentials that have not expired, calling the function if needed.
@@ -130,15 +132,28 @@ class _Refreshable(_Credential, Generic[_T]):
                 f"{type(self).__qualname__}: the function that fetches credentials cannot be "
                 f"loaded here ({exc}); it must be importable in this process"
             ) from exc
+        return self.call(function)
+
+    @classmethod
+    def call(cls, function: Callable[[], _T]) -> _T:
+        """Return what a function of the user fetches.
+
+        Raises
+        ------
+        InvalidInputError
+            If it fails, or returns something else; the message names it.
+        """
+        named = function if hasattr(function, "__qualname__") else type(function)
+        where = f"{cls.__qualname__}: get_credentials, {named.__module__}.{named.__qualname__}"
         try:
             value = function()
         except Exception as exc:
+            raise invalid_credentials(f"{where}, failed: {type(exc).__name__}: {exc}") from exc
+        if not isinstance(value, cls._family):
             raise invalid_credentials(
-                f"{type(self).__qualname__}: the function that fetches credentials failed: "
-                f"{type(exc).__name__}: {exc}"
-            ) from exc
-        self._check(value)
-        return cast(_T, value)
+                f"{where}, must return {cls._family.__name__}, not {type(value).__name__}"
+            )
+        return value
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
@@ -150,15 +165,7 @@ class _Refreshable(_Credential, Generic[_T]):
 
 
 def _expired(expires_after: datetime | None) -> bool:
-    return expires_after is not None and datetime.now(UTC) >= expires_after - _EXPIRY_MARGIN
-
-
-def _check_returned(value: object, family: type, owner: object) -> None:
-    if not isinstance(value, family):
-        raise invalid_credentials(
-            f"{type(owner).__qualname__}: expected {family.__name__} from the function that "
-            f"fetches credentials, got {type(value).__name__}"
-        )
+    return expires_after is not None and datetime.now(UTC) >= expires_after - EXPIRY_MARGIN
 
 
 def _check_wrapped(value: object, family: type, owner: object) -> None:
@@ -225,15 +232,10 @@ class S3Credentials(metaclass=Family):
         def __post_init__(self) -> None:
             _check_wrapped(self.credentials, S3StaticCredentials, self)
 
-    @dataclass(frozen=True, repr=False, eq=False)
     class Refreshable(_Refreshable[S3StaticCredentials]):
         """Key pairs from a pickled function; see `s3_refreshable_credentials`."""
 
-        pickled_function: bytes = _secret()
-        current: S3StaticCredentials | None = None
-
-        def _check(self, value: object) -> None:
-            _check_returned(value, S3StaticCredentials, self)
+        _family = S3StaticCredentials
 
 
 AnyS3Credential: TypeAlias = (
@@ -316,15 +318,10 @@ class GcsCredentials(metaclass=Family):
         def __post_init__(self) -> None:
             _check_wrapped(self.credentials, GcsStaticCredentials, self)
 
-    @dataclass(frozen=True, repr=False, eq=False)
     class Refreshable(_Refreshable[GcsBearerCredential]):
         """Tokens from a pickled function; see `gcs_refreshable_credentials`."""
 
-        pickled_function: bytes = _secret()
-        current: GcsBearerCredential | None = None
-
-        def _check(self, value: object) -> None:
-            _check_returned(value, GcsBearerCredential, self)
+        _family = GcsBearerCredential
 
 
 AnyGcsCredential: TypeAlias = (
@@ -417,15 +414,10 @@ class AzureCredentials(metaclass=Family):
         def __post_init__(self) -> None:
             _check_wrapped(self.credentials, AzureStaticCredentials, self)
 
-    @dataclass(frozen=True, repr=False, eq=False)
     class Refreshable(_Refreshable[AnyAzureRefreshableCredential]):
         """Credentials from a pickled function; see `azure_refreshable_credentials`."""
 
-        pickled_function: bytes = _secret()
-        current: AnyAzureRefreshableCredential | None = None
-
-        def _check(self, value: object) -> None:
-            _check_returned(value, AzureRefreshableCredential, self)
+        _family = AzureRefreshableCredential
 
 
 AnyAzureCredential: TypeAlias = (

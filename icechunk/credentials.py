@@ -110,15 +110,17 @@ def s3_refreshable_credentials(
     scatter_initial_credentials : bool, default False
         Call it now and let copies that are sent to other processes carry the result,
         so that a large cluster does not ask for credentials all at once. The pickled
-        copies then contain secrets.
+        copies then contain secrets. Once these have expired, each copy calls the function.
 
     Raises
     ------
     InvalidInputError
-        If the function cannot be pickled, or its result is of another type.
+        If the function cannot be pickled; with `scatter_initial_credentials` also if it
+        fails, or returns something else.
     """
-    current = get_credentials() if scatter_initial_credentials else None
-    return S3Credentials.Refreshable(_pickled(get_credentials), current)
+    kind = S3Credentials.Refreshable
+    current = kind.call(get_credentials) if scatter_initial_credentials else None
+    return kind(_pickled(get_credentials), current)
 
 
 def s3_static_credentials(
@@ -234,8 +236,9 @@ def gcs_refreshable_credentials(
     The function returns `GcsBearerCredential`; everything else is as in
     `s3_refreshable_credentials`.
     """
-    current = get_credentials() if scatter_initial_credentials else None
-    return GcsCredentials.Refreshable(_pickled(get_credentials), current)
+    kind = GcsCredentials.Refreshable
+    current = kind.call(get_credentials) if scatter_initial_credentials else None
+    return kind(_pickled(get_credentials), current)
 
 
 def gcs_anonymous_credentials() -> GcsCredentials.Anonymous:
@@ -329,8 +332,9 @@ def azure_refreshable_credentials(
     The function returns one of `AzureRefreshableCredential`; everything else is as in
     `s3_refreshable_credentials`.
     """
-    current = get_credentials() if scatter_initial_credentials else None
-    return AzureCredentials.Refreshable(_pickled(get_credentials), current)
+    kind = AzureCredentials.Refreshable
+    current = kind.call(get_credentials) if scatter_initial_credentials else None
+    return kind(_pickled(get_credentials), current)
 
 
 def azure_from_env_credentials() -> AzureCredentials.FromEnv:

@@ -46,9 +46,12 @@ class S3Server:
         It exists.
     public_bucket : str
         It exists, and everybody may read it.
+    shell : tuple of str
+        The command that administers the server.
     """
 
     endpoint_url: str
+    shell: tuple[str, ...]
     access_key_id: str = "test-key-id"
     secret_access_key: str = "test-secret-key/+%"
     region: str = "us-east-1"
@@ -72,6 +75,12 @@ class S3Server:
             chosen["access_key_id"] = self.access_key_id
             chosen["secret_access_key"] = self.secret_access_key
         return s3_storage(**{**chosen, **arguments})
+
+    def administer(self, command: str) -> None:
+        """Run a command of the server's own shell."""
+        done = subprocess.run(self.shell, input=command, capture_output=True, text=True, timeout=60)
+        if done.returncode or "error" in done.stderr:
+            raise RuntimeError(f"{command}: {done.stdout}{done.stderr}")
 
     def reader(self, prefix: str) -> ObjectStorage:
         """Return a storage in the bucket for somebody who may only get objects."""
@@ -106,7 +115,8 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     names = ("master", "volume", "filer", "s3")
     http = dict(zip(names, _free_ports(4), strict=True))
     grpc = dict(zip(names, _free_ports(4), strict=True))
-    server = S3Server(f"http://127.0.0.1:{http['s3']}")
+    shell = [f"-{name}=127.0.0.1:{http[name]}.{grpc[name]}" for name in ("master", "filer")]
+    server = S3Server(f"http://127.0.0.1:{http['s3']}", (_binary(), "shell", *shell))
     key = {"accessKey": server.access_key_id, "secretKey": server.secret_access_key}
     public = [f"{action}:{server.public_bucket}" for action in ("Read", "List")]
     identities = [

@@ -136,6 +136,11 @@ def failing() -> ic.S3StaticCredentials:
     raise RuntimeError("the vault is closed")
 
 
+class Unable:
+    def __call__(self) -> ic.S3StaticCredentials:
+        raise OSError("no vault")
+
+
 @pytest.mark.parametrize(("lifetime", "calls"), [(None, 1), (3600, 1), (-1, 5), (5, 5)])
 def test_credentials_are_fetched_again_only_when_they_end(
     provider: Provider, lifetime: float | None, calls: int
@@ -174,12 +179,21 @@ def test_initial_credentials_travel_when_asked(provider: Provider) -> None:
 
 @pytest.mark.parametrize(
     ("function", "message"),
-    [(wrong_type, "expected S3StaticCredentials"), (failing, "the vault is closed")],
+    [
+        (wrong_type, "test_credentials.wrong_type, must return S3StaticCredentials, not int"),
+        (failing, "test_credentials.failing, failed: RuntimeError: the vault is closed"),
+        (Unable(), "test_credentials.Unable, failed: OSError: no vault"),
+    ],
 )
-def test_a_function_that_does_not_deliver(function: Any, message: str) -> None:
-    with pytest.raises(InvalidInputError, match=message) as caught:
-        ic.s3_refreshable_credentials(function).get()
-    assert caught.value.kind == ErrorKind.INVALID_CREDENTIALS
+def test_a_function_that_does_not_deliver_is_named(function: Any, message: str) -> None:
+    refreshable = ic.s3_refreshable_credentials(function)
+    for call in (
+        refreshable.get,
+        lambda: ic.s3_refreshable_credentials(function, scatter_initial_credentials=True),
+    ):
+        with pytest.raises(InvalidInputError, match=message) as caught:
+            call()
+        assert caught.value.kind == ErrorKind.INVALID_CREDENTIALS
 
 
 def test_a_function_that_cannot_be_pickled() -> None:

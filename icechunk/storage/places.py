@@ -9,9 +9,9 @@ from __future__ import annotations
 import base64
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, ClassVar, Final
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -20,6 +20,7 @@ from obstore.store import AzureStore, GCSStore, HTTPStore, ObjectStore, S3Store
 
 from icechunk._version import user_agent as own_user_agent
 from icechunk.config import ChecksumAlgorithm, EffectiveStorageSettings, S3Options
+from icechunk.credential_types import EXPIRY_MARGIN
 from icechunk.credentials import (
     AnyAzureCredential,
     AnyGcsCredential,
@@ -27,9 +28,11 @@ from icechunk.credentials import (
     AzureCredentials,
     AzureRefreshableCredential,
     AzureStaticCredentials,
+    GcsBearerCredential,
     GcsCredentials,
     GcsStaticCredentials,
     S3Credentials,
+    S3StaticCredentials,
 )
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage.aws_profile import profile_options
@@ -66,8 +69,6 @@ _RETRY_TIMEOUT: Final = timedelta(minutes=3)
 #: gone silent is, and `_STREAM_TIMEOUT` finds it.
 _TIMEOUT: Final = timedelta(hours=6)
 _STREAM_TIMEOUT: Final = 60
-#: A token is not used in its last seconds, so that a request under way still passes.
-_EXPIRY_MARGIN: Final = timedelta(seconds=10)
 
 _CHECKSUMS: Final = {ChecksumAlgorithm.Sha256: "SHA256", ChecksumAlgorithm.Crc64Nvme: "CRC64NVME"}
 
@@ -195,14 +196,14 @@ class S3Place(Place):
         # the path style works everywhere: with AWS, with IP addresses, without DNS
         config: dict[str, Any] = {"virtual_hosted_style_request": False}
         credentials = self.credentials
-        provider: Callable[[], Any] | None = None
+        provider = None
         if isinstance(credentials, S3Credentials.Anonymous):
             config["skip_signature"] = True
         elif isinstance(credentials, S3Credentials.FromEnv):
             config.update(profile_options())
         else:
             # not as options: those would be mixed with a session token of the environment
-            provider = _S3Provider(credentials)
+            provider = _Provider(credentials)
         if options.region is not None:
             config["region"] = options.region
         if options.endpoint_url is not None:
@@ -267,30 +268,12 @@ class GcsPlace(Place):
     def _open(
         self, headers: dict[str, str], settings: EffectiveStorageSettings, retry: Any
     ) -> ObjectStore:
-        config, client = split_options(self.config)
-        credentials = self.credentials
-        provider: Callable[[], Any] | None = None
-        if isinstance(credentials, GcsCredentials.Anonymous):
-            config["skip_signature"] = "true"
-        elif isinstance(credentials, GcsCredentials.Refreshable):
-            provider = _GcsProvider(credentials)
-        elif isinstance(credentials, GcsCredentials.Static):
-            fixed = credentials.credentials
-            if isinstance(fixed, GcsStaticCredentials.ServiceAccount):
-                config["service_account"] = fixed.path
-            elif isinstance(fixed, GcsStaticCredentials.ServiceAccountKey):
-                config["service_account_key"] = fixed.key
-            elif isinstance(fixed, GcsStaticCredentials.ApplicationCredentials):
-                config["application_credentials"] = fixed.path
-            else:
-                config["bearer_token"] = fixed.token
         return GCSStore(
             self.bucket,
             prefix=self.prefix or None,
-            config=config,  # type: ignore[arg-type]
-            client_options=client_options(settings, headers, client, self.user_agent),
-            retry_config=retry,
-            credential_provider=provider,
+            **_arguments(
+                self.config, {}, self.credentials, headers, settings, retry, self.user_agent
+            ),
         )
 
 
@@ -318,31 +301,42 @@ class AzurePlace(Place):
     def _open(
         self, headers: dict[str, str], settings: EffectiveStorageSettings, retry: Any
     ) -> ObjectStore:
-        config, client = split_options(self.config)
-        if self.account is not None:
-            config["account_name"] = self.account
-        credentials = self.credentials
-        provider: Callable[[], Any] | None = None
-        if isinstance(credentials, AzureCredentials.Anonymous):
-            config["skip_signature"] = "true"
-        elif isinstance(credentials, AzureCredentials.Refreshable):
-            provider = _AzureProvider(credentials)
-        elif isinstance(credentials, AzureCredentials.Static):
-            fixed = credentials.credentials
-            if isinstance(fixed, AzureStaticCredentials.AccessKey):
-                config["account_key"] = fixed.key
-            elif isinstance(fixed, AzureStaticCredentials.SasToken):
-                config["sas_key"] = fixed.token
-            else:
-                config["token"] = fixed.token
+        account = {} if self.account is None else {"account_name": self.account}
         return AzureStore(
             self.container,
             prefix=self.prefix or None,
-            config=config,  # type: ignore[arg-type]
-            client_options=client_options(settings, headers, client, self.user_agent),
-            retry_config=retry,
-            credential_provider=provider,
+            **_arguments(
+                self.config, account, self.credentials, headers, settings, retry, self.user_agent
+            ),
         )
+
+
+def _arguments(
+    config: Mapping[str, str],
+    more: Mapping[str, str],
+    credentials: AnyGcsCredential | AnyAzureCredential,
+    headers: Mapping[str, str],
+    settings: EffectiveStorageSettings,
+    retry: Any,
+    agent: str,
+) -> dict[str, Any]:
+    """Return what the clients for Google and Azure take, except for their place."""
+    service, client = split_options(config)
+    service.update(more)
+    provider = None
+    if isinstance(credentials, GcsCredentials.Anonymous | AzureCredentials.Anonymous):
+        service["skip_signature"] = "true"
+    elif isinstance(credentials, GcsCredentials.Refreshable | AzureCredentials.Refreshable):
+        provider = _Provider(credentials)
+    elif isinstance(credentials, GcsCredentials.Static | AzureCredentials.Static):
+        option, attribute = _FIXED[type(credentials.credentials)]
+        service[option] = getattr(credentials.credentials, attribute)
+    return {
+        "config": service,
+        "client_options": client_options(settings, headers, client, agent),
+        "retry_config": retry,
+        "credential_provider": provider,
+    }
 
 
 @dataclass(frozen=True, repr=False)
@@ -385,51 +379,54 @@ class HttpPlace(Place):
         )
 
 
-# -- credentials that are fetched again when they expire -----------------------------
-def _expiry(expires_after: datetime | None) -> datetime | None:
-    return None if expires_after is None else expires_after - _EXPIRY_MARGIN
+# -- credentials in the form that obstore takes --------------------------------------
+#: Fixed credentials: the option of the client, and the attribute that is its value.
+_FIXED: Final[dict[type, tuple[str, str]]] = {
+    GcsStaticCredentials.ServiceAccount: ("service_account", "path"),
+    GcsStaticCredentials.ServiceAccountKey: ("service_account_key", "key"),
+    GcsStaticCredentials.ApplicationCredentials: ("application_credentials", "path"),
+    GcsStaticCredentials.BearerToken: ("bearer_token", "token"),
+    AzureStaticCredentials.AccessKey: ("account_key", "key"),
+    AzureStaticCredentials.SasToken: ("sas_key", "token"),
+    AzureStaticCredentials.BearerToken: ("token", "token"),
+}
+#: Credentials that a provider hands out: the attribute for each of obstore's keys.
+_PROVIDED: Final[dict[type, dict[str, str]]] = {
+    S3StaticCredentials: {
+        "access_key_id": "access_key_id",
+        "secret_access_key": "secret_access_key",
+        "token": "session_token",
+    },
+    GcsBearerCredential: {"token": "bearer"},
+    AzureRefreshableCredential.AccessKey: {"access_key": "key"},
+    AzureRefreshableCredential.SasToken: {"sas_token": "token"},
+    AzureRefreshableCredential.BearerToken: {"token": "bearer"},
+}
 
 
-class _S3Provider:
-    def __init__(self, credentials: S3Credentials.Static | S3Credentials.Refreshable) -> None:
+class _Provider:
+    """Credentials that obstore asks for again when they have expired."""
+
+    def __init__(
+        self,
+        credentials: S3Credentials.Static
+        | S3Credentials.Refreshable
+        | GcsCredentials.Refreshable
+        | AzureCredentials.Refreshable,
+    ) -> None:
         self._credentials = credentials
 
     def __call__(self) -> Any:
         credentials = self._credentials
         fixed = isinstance(credentials, S3Credentials.Static)
         newest = credentials.credentials if fixed else credentials.get()  # type: ignore[union-attr]
+        keys = _PROVIDED[type(newest)]
+        end = newest.expires_after
         return {
-            "access_key_id": newest.access_key_id,
-            "secret_access_key": newest.secret_access_key,
-            "token": newest.session_token,
+            **{key: getattr(newest, attribute) for key, attribute in keys.items()},
             # fixed ones cannot be fetched again: the service will say when they expired
-            "expires_at": None if fixed else _expiry(newest.expires_after),
+            "expires_at": None if fixed or end is None else end - EXPIRY_MARGIN,
         }
-
-
-class _GcsProvider:
-    def __init__(self, credentials: GcsCredentials.Refreshable) -> None:
-        self._credentials = credentials
-
-    def __call__(self) -> Any:
-        newest = self._credentials.get()
-        return {"token": newest.bearer, "expires_at": _expiry(newest.expires_after)}
-
-
-class _AzureProvider:
-    def __init__(self, credentials: AzureCredentials.Refreshable) -> None:
-        self._credentials = credentials
-
-    def __call__(self) -> Any:
-        newest = self._credentials.get()
-        result: dict[str, Any] = {"expires_at": _expiry(newest.expires_after)}
-        if isinstance(newest, AzureRefreshableCredential.AccessKey):
-            result["access_key"] = newest.key
-        elif isinstance(newest, AzureRefreshableCredential.SasToken):
-            result["sas_token"] = newest.token
-        else:
-            result["token"] = newest.bearer
-        return result
 
 
 # -- options of the client -------------------------------------------------------------
