@@ -33,7 +33,7 @@ from icechunk.format.transaction_log import (
     encode_transaction_log,
 )
 from icechunk.ids import encode_id, new_object_id
-from icechunk.storage.base import Storage
+from icechunk.storage.base import BytesLike, Storage
 
 T = TypeVar("T")
 
@@ -95,8 +95,8 @@ class Assets:
     Parameters
     ----------
     storage : Storage
-    max_snapshot_nodes, max_chunk_refs : int
-        Bounds of the caches.
+    max_snapshot_nodes, max_chunk_refs, max_chunk_bytes : int
+        Bounds of the caches of snapshots, manifests and native chunks.
     compression_level : int
         Of zstd.
     location_compression : LocationCompression, optional
@@ -109,6 +109,7 @@ class Assets:
         *,
         max_snapshot_nodes: int,
         max_chunk_refs: int,
+        max_chunk_bytes: int = 0,
         compression_level: int,
         location_compression: LocationCompression | None,
     ) -> None:
@@ -120,6 +121,9 @@ class Assets:
         )
         self._manifests: _Cache[Manifest] = _Cache(
             max_chunk_refs * BYTES_PER_CHUNK_REF, lambda m: m.nbytes
+        )
+        self._chunks: _Cache[bytes] | None = (
+            _Cache(max_chunk_bytes, len) if max_chunk_bytes else None
         )
 
     # -- reading ---------------------------------------------------------------
@@ -185,6 +189,16 @@ class Assets:
                 ErrorKind.OBJECT_NOT_FOUND,
             ) from None
 
+    # -- chunks ----------------------------------------------------------------
+    def chunk_bytes(self, key: str, byte_range: tuple[int, int]) -> BytesLike | None:
+        """Return a range of a chunk object if it is cached."""
+        return None if self._chunks is None else self._chunks.peek(_range_name(key, byte_range))
+
+    def keep_chunk_bytes(self, key: str, byte_range: tuple[int, int], data: BytesLike) -> None:
+        """Put a range of a chunk object into the cache, if there is one."""
+        if self._chunks is not None:
+            self._chunks.put(_range_name(key, byte_range), bytes(data))
+
     # -- writing ---------------------------------------------------------------
     def write_snapshot(self, snapshot: Snapshot, *, spec_version: int = 2) -> None:
         """Store a snapshot under its id."""
@@ -214,6 +228,10 @@ class Assets:
         """Store a transaction log under the id of its snapshot."""
         data = encode_transaction_log(log, level=self.compression_level, spec_version=spec_version)
         self.storage.put(layout.transaction_key(log.id), data)
+
+
+def _range_name(key: str, byte_range: tuple[int, int]) -> bytes:
+    return f"{key} {byte_range[0]} {byte_range[1]}".encode()
 
 
 def _check_id(found: bytes, expected: bytes, key: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 from icechunk.assets import Assets
 from icechunk.change_set import ChangeSet
@@ -50,6 +51,30 @@ def covers(manifest: ManifestRef, coordinate: Coordinate) -> bool:
     )
 
 
+class RequestLimit:
+    """Lets no more than so many requests run at the same time in each event loop.
+
+    Parameters
+    ----------
+    count : int
+        At least 1; less counts as 1, which is as little as gets anything done.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = max(count, 1)
+        self._semaphores: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
+            WeakKeyDictionary()
+        )
+
+    def slot(self) -> asyncio.Semaphore:
+        """Return what to hold during a request, with ``async with``."""
+        loop = asyncio.get_running_loop()
+        found = self._semaphores.get(loop)
+        if found is None:
+            found = self._semaphores[loop] = asyncio.Semaphore(self._count)
+        return found
+
+
 class ChunkStore:
     """Reads and writes the chunks of one session.
 
@@ -59,12 +84,21 @@ class ChunkStore:
     virtual : VirtualResolver
     inline_threshold : int
         Chunks of up to this many bytes are stored in the manifest.
+    limit : RequestLimit
+        For the asynchronous requests of all sessions of a repository.
     """
 
-    def __init__(self, assets: Assets, virtual: VirtualResolver, inline_threshold: int) -> None:
+    def __init__(
+        self,
+        assets: Assets,
+        virtual: VirtualResolver,
+        inline_threshold: int,
+        limit: RequestLimit,
+    ) -> None:
         self._assets = assets
         self._virtual = virtual
         self._inline_threshold = inline_threshold
+        self._limit = limit
 
     # -- locating --------------------------------------------------------------
     def locate(
@@ -127,7 +161,10 @@ class ChunkStore:
                 (start, end),
             )
         key, wanted = _native(ref, start, end)
-        return _checked(self._assets.storage.get(key, byte_range=wanted).data, key, wanted)
+        known = self._assets.chunk_bytes(key, wanted)
+        if known is not None:
+            return known
+        return self._kept(self._assets.storage.get(key, byte_range=wanted).data, key, wanted)
 
     async def fetch_async(self, ref: ChunkRef, byte_range: ByteRange | None = None) -> BytesLike:
         """Fetch as `fetch` does, without blocking the event loop."""
@@ -137,17 +174,27 @@ class ChunkStore:
         if start == end:
             return b""
         if ref.kind == RefKind.VIRTUAL:
-            return await self._virtual.fetch_async(
-                ref.location or "",
-                ref.offset,
-                ref.length,
-                ref.etag,
-                ref.last_modified,
-                (start, end),
-            )
+            async with self._limit.slot():
+                return await self._virtual.fetch_async(
+                    ref.location or "",
+                    ref.offset,
+                    ref.length,
+                    ref.etag,
+                    ref.last_modified,
+                    (start, end),
+                )
         key, wanted = _native(ref, start, end)
-        result = await self._assets.storage.get_async(key, byte_range=wanted)
-        return _checked(result.data, key, wanted)
+        known = self._assets.chunk_bytes(key, wanted)
+        if known is not None:
+            return known
+        async with self._limit.slot():
+            result = await self._assets.storage.get_async(key, byte_range=wanted)
+        return self._kept(result.data, key, wanted)
+
+    def _kept(self, data: BytesLike, key: str, wanted: tuple[int, int]) -> BytesLike:
+        checked = _checked(data, key, wanted)
+        self._assets.keep_chunk_bytes(key, wanted, checked)
+        return checked
 
     # -- writing ---------------------------------------------------------------
     def write(self, data: BytesLike) -> ChunkRef:
@@ -163,7 +210,8 @@ class ChunkStore:
         if len(data) <= self._inline_threshold:
             return ChunkRef.inline(bytes(data))
         chunk_id = new_object_id()
-        await self._assets.storage.put_async(layout.chunk_key(chunk_id), data)
+        async with self._limit.slot():
+            await self._assets.storage.put_async(layout.chunk_key(chunk_id), data)
         return ChunkRef.native(chunk_id, len(data))
 
 

@@ -14,6 +14,7 @@ from icechunk._version import user_agent
 from icechunk.administration import Administration
 from icechunk.assets import Assets
 from icechunk.async_twin import async_twin
+from icechunk.chunks import RequestLimit
 from icechunk.commit import now_microseconds
 from icechunk.config import Attribution, EffectiveConfig, RepositoryConfig, StorageSettings
 from icechunk.conflicts import ConflictSolver
@@ -86,9 +87,11 @@ class _Recipe:
             effective.virtual_chunk_containers,
             self.authorization,
             Trust(self.own_containers, self.storage.endpoint),
+            self.config.storage,
         )
+        limit = RequestLimit(effective.max_concurrent_requests)
         return SessionContext(
-            assets, state, virtual, self.config, effective, self, self.commit_metadata
+            assets, state, virtual, self.config, effective, self, limit, self.commit_metadata
         )
 
 
@@ -97,6 +100,7 @@ def _make_assets(storage: Storage, effective: EffectiveConfig) -> Assets:
         storage,
         max_snapshot_nodes=effective.num_snapshot_nodes,
         max_chunk_refs=effective.num_chunk_refs,
+        max_chunk_bytes=effective.num_bytes_chunks,
         compression_level=effective.compression_level,
         location_compression=LocationCompression(
             min_num_chunks=effective.location_compression_min_num_chunks,

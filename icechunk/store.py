@@ -218,7 +218,8 @@ class IcechunkStore(Displayed, VersionControl, Store):
         Ranges may also be tuples: ``(start, end)``, ``(start, None)`` for all from a
         position on, ``(None, n)`` for the last `n` bytes.
         """
-        limit = asyncio.Semaphore(self._session.effective_config.get_partial_values_concurrency)
+        count = self._session.effective_config.get_partial_values_concurrency
+        limit = asyncio.Semaphore(max(count, 1))
 
         async def one(key: str, wanted: _AnyRange) -> Buffer | None:
             request = _from_tuple(wanted) if isinstance(wanted, tuple) else wanted

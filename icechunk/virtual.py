@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from icechunk.coalescing import Coalescer, Source
-from icechunk.config import VirtualChunkContainer, VirtualChunkSpec
+from icechunk.config import StorageSettings, VirtualChunkContainer, VirtualChunkSpec
 from icechunk.container_storage import credential_call, open_container
 from icechunk.container_suggestions import container_call
 from icechunk.container_trust import Trust
@@ -77,6 +77,8 @@ class VirtualResolver:
         prefix covers the containers inside of it; the longest one decides.
     trust : Trust, optional
         Whom the caller vouches for. Default: the containers are the caller's own.
+    settings : StorageSettings, optional
+        Retries, timeouts and concurrency of requests.
     """
 
     def __init__(
@@ -84,10 +86,12 @@ class VirtualResolver:
         containers: Mapping[str, VirtualChunkContainer],
         authorized: Mapping[str, AnyCredential | None] | None = None,
         trust: Trust | None = None,
+        settings: StorageSettings | None = None,
     ) -> None:
         self._containers = dict(containers)
         self._authorized = containers_credentials(authorized or {})
         self._trust = trust or Trust()
+        self._settings = settings
         allowed = {container_prefix(prefix): c for prefix, c in self._authorized.items()}
         self._places: list[_Place] = []
         self._by_name: dict[str, str] = {}
@@ -108,7 +112,12 @@ class VirtualResolver:
         self._coalescer = Coalescer()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return VirtualResolver, (self._containers, self._authorized, self._trust)
+        return VirtualResolver, (
+            self._containers,
+            self._authorized,
+            self._trust,
+            self._settings,
+        )
 
     def __repr__(self) -> str:
         places = {
@@ -184,6 +193,8 @@ class VirtualResolver:
                 storage = open_container(
                     place.container.store, root, place.credential, self._allows, self._trust
                 )
+                if self._settings is not None:
+                    storage = storage.with_settings(self._settings)
                 self._storages[place.prefix, root] = storage
         return storage, key
 

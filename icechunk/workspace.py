@@ -11,7 +11,7 @@ import numpy as np
 
 from icechunk.assets import Assets
 from icechunk.change_set import ChangeSet
-from icechunk.chunks import ChunkStore, Coordinate, check_coordinate
+from icechunk.chunks import ChunkStore, Coordinate, RequestLimit, check_coordinate
 from icechunk.config import EffectiveConfig, RepositoryConfig
 from icechunk.display import Displayed, NumberedEnum
 from icechunk.errors import (
@@ -63,6 +63,7 @@ class SessionContext:
         The same with defaults filled in.
     recipe : object
         Pickles; `recipe.context()` makes the same context in another process.
+    limit : RequestLimit
     """
 
     assets: Assets
@@ -71,6 +72,7 @@ class SessionContext:
     config: RepositoryConfig
     effective: EffectiveConfig
     recipe: Any
+    limit: RequestLimit
     default_commit_metadata: Mapping[str, Any]
 
 
@@ -97,7 +99,10 @@ class Workspace(Displayed):
         self._mode = mode
         self._lock = threading.RLock()
         self._chunks = ChunkStore(
-            context.assets, context.virtual, context.effective.inline_chunk_threshold_bytes
+            context.assets,
+            context.virtual,
+            context.effective.inline_chunk_threshold_bytes,
+            context.limit,
         )
         self._reset(context.assets.snapshot(snapshot_id), layers)
 
