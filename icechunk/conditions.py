@@ -8,13 +8,12 @@ repository may hold one that only another implementation's engine understands.
 
 from __future__ import annotations
 
-import functools
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
 from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.linear_regex import MAX_PATTERN, compile_regex
 from icechunk.options import Family, Kind, Stored, invalid_option, stored_map, text, unsigned
 
 #: Deeper nesting than this is not a condition that anybody wrote.
@@ -27,23 +26,20 @@ _AXIS: Final = unsigned(64)
 _C = TypeVar("_C", bound="_ArrayCondition")
 
 
-@functools.lru_cache(maxsize=256)
-def _compiled(regex: str) -> re.Pattern[str] | None:
-    try:
-        return re.compile(regex)
-    except (re.error, OverflowError, RecursionError):
-        return None
-
-
 def _matches(regex: str, subject: str) -> bool:
-    pattern = _compiled(regex)
-    return pattern is not None and pattern.search(subject) is not None
+    pattern = compile_regex(regex)
+    return pattern is not None and pattern.matches(subject)
 
 
 def _valid_regex(regex: str, where: str) -> str:
     _TEXT.check(regex, where)
-    if _compiled(regex) is None:
-        raise invalid_option(where, "a regular expression", regex)
+    if compile_regex(regex) is None:
+        raise invalid_option(
+            where,
+            f"a regular expression of at most {MAX_PATTERN} characters, without look-around, "
+            "back-references and large counts",
+            regex,
+        )
     return regex
 
 
