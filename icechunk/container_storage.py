@@ -19,9 +19,9 @@ from icechunk.container_trust import (
 )
 from icechunk.credentials import AnyCredential, Credentials
 from icechunk.errors import ErrorKind, InvalidInputError
-from icechunk.guarded_http import GuardedHttp
 from icechunk.object_stores import serves
 from icechunk.storage.base import Storage
+from icechunk.storage.guarded_http import GuardedHttp
 from icechunk.storage.local import LocalStorage
 from icechunk.storage.object_store import ObjectStorage
 

@@ -19,6 +19,8 @@ from icechunk import credentials
 from icechunk.config import (
     ObjectStoreConfig,
     S3Options,
+    StorageRetriesSettings,
+    StorageSettings,
     VirtualChunkContainer,
     azure_store,
     gcs_store,
@@ -38,13 +40,17 @@ from tests.web_server import LAST_MODIFIED_SECONDS, WebServer, serving
 
 ANONYMOUS = Credentials.S3(s3_credentials(anonymous=True))
 DATA = bytes(range(256)) * 4
+#: Ask again at once.
+EAGER = StorageSettings(
+    retries=StorageRetriesSettings(max_tries=5, initial_backoff_ms=0, max_backoff_ms=0)
+)
 CANARY = b"this must never be read " * 50
 
 
 def resolver(*containers: VirtualChunkContainer, **authorized: Any) -> VirtualResolver:
     """Return a resolver for containers that are all authorised, or as `authorized` says."""
     allowed = authorized.get("authorized", {c.url_prefix: None for c in containers})
-    return VirtualResolver({c.url_prefix: c for c in containers}, allowed)
+    return VirtualResolver({c.url_prefix: c for c in containers}, allowed, settings=EAGER)
 
 
 def folder(path: Path, name: str | None = None) -> VirtualChunkContainer:
@@ -634,7 +640,7 @@ def test_redirects_within_authorised_containers_are_followed(
     ours = http_container(web, headers={"X-Token": "hunter2"})
     theirs = VirtualChunkContainer(outside.url + "cdn/", http_store())
     location = ours.url_prefix + "r"
-    with pytest.raises(StorageError, match="authorise it"):
+    with pytest.raises(StorageError, match="authorise a virtual chunk container"):
         resolver(ours, theirs, authorized={ours.url_prefix: HttpAccess}).fetch(location, 0, 4)
     assert outside.requests == []
     assert bytes(resolver(ours, theirs).fetch(location, 4, 4)) == DATA[4:8]
@@ -674,7 +680,7 @@ def shared_web() -> Iterator[WebServer]:
 def test_what_lies_before_a_range_is_skipped_in_pieces(
     web: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("icechunk.guarded_http._PIECE", 100)
+    monkeypatch.setattr("icechunk.storage.guarded_http._PIECE", 100)
     web.files["/d/f"] = DATA
     web.ranges = False
     container = http_container(web)
@@ -690,8 +696,7 @@ def test_connections_are_used_again(web: WebServer) -> None:
     assert len(web.connections) == 1
 
 
-def test_passing_failures_are_tried_again(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("icechunk.guarded_http._FIRST_PAUSE", 0)
+def test_passing_failures_are_tried_again(web: WebServer) -> None:
     web.files["/d/f"] = DATA
     container = http_container(web)
     web.failures = [503, 429, 500]
@@ -706,8 +711,7 @@ def test_passing_failures_are_tried_again(web: WebServer, monkeypatch: pytest.Mo
     assert len(web.requests) == 1
 
 
-def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("icechunk.guarded_http._FIRST_PAUSE", 0)
+def test_a_server_that_is_not_there() -> None:
     with serving() as server:
         container = http_container(server)
     with pytest.raises(StorageError) as caught:

@@ -17,6 +17,7 @@ from icechunk.credentials import (
     s3_credentials,
 )
 from icechunk.storage import from_config
+from icechunk.storage.guarded_http import GuardedHttp, anywhere
 from icechunk.storage.local import LocalStorage
 from icechunk.storage.memory import MemoryStorage
 from icechunk.storage.object_store import ObjectStorage
@@ -65,7 +66,9 @@ def http_storage(
     base_url: str,
     opts: dict[str, str] | None = None,
     headers: dict[str, str] | None = None,
-) -> ObjectStorage:
+    *,
+    follow_redirects: bool = False,
+) -> GuardedHttp:
     """Return the storage in a folder of a web server; it can only be read.
 
     Parameters
@@ -73,11 +76,20 @@ def http_storage(
     base_url : str
         Of the folder that has the object ``repo``.
     opts : dict, optional
-        Options for the HTTP client, such as ``timeout`` or ``proxy_url``.
+        Options for the HTTP client: ``timeout``, ``connect_timeout`` and ``read_timeout``
+        (such as ``30s``), ``user_agent``, ``allow_http``, ``allow_invalid_certificates``.
     headers : dict, optional
-        Sent with every request.
+        Sent with every request to this server.
+    follow_redirects : bool, default False
+        Follow redirects to other servers too. Those to the same one are always followed,
+        those from https to http never; headers do not go to other servers.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is another URL, or an option is unknown.
     """
-    return ObjectStorage.http(base_url, config=opts, headers=headers)
+    return GuardedHttp(base_url, opts, headers, anywhere if follow_redirects else None)
 
 
 def s3_storage(

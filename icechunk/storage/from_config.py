@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 from icechunk.config import S3Options
 from icechunk.credentials import AnyAzureCredential, AnyGcsCredential, AnyS3Credential
 from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.storage.guarded_http import GuardedHttp
 from icechunk.storage.object_store import ObjectStorage
 
 Headers: TypeAlias = Mapping[str, str] | None
@@ -203,9 +204,9 @@ def azure_blob(
     return ObjectStorage.azure(account, container, prefix, config=config, credentials=credentials)
 
 
-def http(base_url: str, config: Headers = None, headers: Headers = None) -> ObjectStorage:
+def http(base_url: str, config: Headers = None, headers: Headers = None) -> GuardedHttp:
     """Return the storage in a folder of a web server; see `http_storage`."""
-    return ObjectStorage.http(base_url, config=config, headers=headers)
+    return GuardedHttp(base_url, config, headers)
 
 
 # -- what services are like --------------------------------------------------------------

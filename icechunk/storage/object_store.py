@@ -1,4 +1,4 @@
-"""S3, Google Cloud Storage, Azure Blob Storage and web servers, through obstore.
+"""S3, Google Cloud Storage and Azure Blob Storage, through obstore.
 
 Requests that fail in passing are tried again by obstore, with backoff and jitter. A
 conditional put that is tried again after its answer was lost reports that its condition
@@ -50,7 +50,7 @@ from icechunk.storage.base import (
     same_version,
 )
 from icechunk.storage.failures import translate
-from icechunk.storage.places import AzurePlace, GcsPlace, HttpPlace, Place, S3Place, quoted
+from icechunk.storage.places import AzurePlace, GcsPlace, Place, S3Place, quoted
 from icechunk.storage.reading import Read, joined
 
 #: What object stores allow at most.
@@ -83,7 +83,7 @@ if hasattr(os, "register_at_fork"):
 class ObjectStorage(Storage):
     """Objects below a prefix of an object store.
 
-    Made by `s3`, `gcs`, `azure` and `http`.
+    Made by `s3`, `gcs` and `azure`.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ class ObjectStorage(Storage):
         self._place = place
         self._settings = settings or StorageSettings()
         self._read_only = read_only
-        self.supports_writes = not (read_only or place.read_only)
+        self.supports_writes = not read_only
         self._effective = self._settings.effective()
         self._reader = place.open(self._effective, write=False)
         self._writer = (
@@ -216,31 +216,6 @@ class ObjectStorage(Storage):
         place = AzurePlace(account or named, container, prefix or "", options, credentials)
         return cls(place, settings)
 
-    @classmethod
-    def http(
-        cls,
-        base_url: str,
-        *,
-        config: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-        settings: StorageSettings | None = None,
-    ) -> ObjectStorage:
-        """Return the storage of a folder of a web server; it can only be read.
-
-        Redirects are followed.
-
-        Parameters
-        ----------
-        base_url : str
-        config : mapping, optional
-            Options for the HTTP client.
-        headers : mapping, optional
-            Sent with every request.
-        settings : StorageSettings, optional
-        """
-        place = HttpPlace(base_url, dict(config or {}), read_headers=dict(headers or {}))
-        return cls(place, settings)
-
     # -- reading -------------------------------------------------------------------
     def get(
         self,
@@ -286,7 +261,7 @@ class ObjectStorage(Storage):
             result = self._fetch(read)
         except NotModifiedError:
             return None
-        # a web server may not know the condition
+        # not every server knows the condition
         unchanged = etag is not None and result.etag is not None and same_version(result.etag, etag)
         return None if unchanged else result
 
@@ -323,20 +298,10 @@ class ObjectStorage(Storage):
         return outcome
 
     def list(self, prefix: str = "") -> Iterator[ObjectMeta]:
-        """Yield the objects of a folder; see `Storage.list`.
-
-        Raises
-        ------
-        StorageError
-            If it is a web server, which cannot list.
-        """
+        """Yield the objects of a folder; see `Storage.list`."""
         self._check_usable()
         _log.debug("list %s in %s", prefix or "all objects", self.url)
         check_folder(prefix)
-        if isinstance(self._place, HttpPlace):
-            raise StorageError(
-                f"cannot list {prefix or 'objects'} in {self.url}: HTTP has no way to"
-            )
         found: dict[str, ObjectMeta] = {}
         failure = None
         try:

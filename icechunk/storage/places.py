@@ -6,17 +6,15 @@ Its ``repr`` is its URL; keys and tokens stay inside.
 
 from __future__ import annotations
 
-import base64
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, ClassVar, Final
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 from obstore.exceptions import UnknownConfigurationKeyError
-from obstore.store import AzureStore, GCSStore, HTTPStore, ObjectStore, S3Store
+from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
 from icechunk._version import user_agent as own_user_agent
 from icechunk.config import ChecksumAlgorithm, EffectiveStorageSettings, S3Options
@@ -87,7 +85,6 @@ class Place(ABC):
 
     #: Whether the service understands "the last n bytes".
     suffix_ranges: ClassVar[bool] = True
-    read_only: ClassVar[bool] = False
 
     read_headers: Mapping[str, str] = field(default_factory=dict, kw_only=True)
     write_headers: Mapping[str, str] = field(default_factory=dict, kw_only=True)
@@ -337,46 +334,6 @@ def _arguments(
         "retry_config": retry,
         "credential_provider": provider,
     }
-
-
-@dataclass(frozen=True, repr=False)
-class HttpPlace(Place):
-    """A folder of a web server."""
-
-    read_only: ClassVar[bool] = True
-
-    base_url: str
-    config: Mapping[str, str]
-
-    def __post_init__(self) -> None:
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvalidInputError(
-                f"{public_url(self.base_url)!r} is no http:// or https:// URL",
-                ErrorKind.CANNOT_PARSE_URL,
-            )
-
-    @property
-    def url(self) -> str:
-        """The URL without user, password and query."""
-        return public_url(self.base_url).rstrip("/")
-
-    def _open(
-        self, headers: dict[str, str], settings: EffectiveStorageSettings, retry: Any
-    ) -> ObjectStore:
-        parts = urlsplit(self.base_url)
-        user, at, host = parts.netloc.rpartition("@")
-        if at:
-            # the client would leave them out in silence
-            token = base64.b64encode(unquote(user).encode()).decode()
-            headers = {"authorization": f"Basic {token}", **headers}
-        client = {"allow_http": parts.scheme == "http", **self.config}
-        return HTTPStore(
-            # a slash at the end would stay, and be doubled
-            urlunsplit((parts.scheme, host, parts.path.rstrip("/"), parts.query, "")),
-            client_options=client_options(settings, headers, client, self.user_agent),
-            retry_config=retry,
-        )
 
 
 # -- credentials in the form that obstore takes --------------------------------------

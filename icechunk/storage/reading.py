@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from obstore.exceptions import NotModifiedError, NotSupportedError
+from obstore.exceptions import NotModifiedError
 
 from icechunk.config import EffectiveStorageSettings
 from icechunk.errors import IcechunkError, PreconditionFailedError, StorageError
@@ -120,7 +120,7 @@ class Read:
             return self._again(range=(start, stop))
         modified = None if meta["last_modified"] == _EPOCH else meta["last_modified"]
         try:
-            # not every web server knows conditions, so they are checked again
+            # not every server knows conditions, so they are checked again
             check_version(
                 self.key,
                 meta["e_tag"],
@@ -137,13 +137,9 @@ class Read:
 
     def failed(self, error: Exception) -> IcechunkError | NotModifiedError | None:
         """Take an exception; return what the read ends with, or None to send `options`."""
-        if "range" in self.options:
-            if starts_past_end(error):
-                # there are no such bytes; the version has to be known all the same
-                return self._again(head=True)
-            if isinstance(error, NotSupportedError):
-                # a plain web server: fetch everything, and cut here
-                return self._again()
+        if "range" in self.options and starts_past_end(error):
+            # there are no such bytes; the version has to be known all the same
+            return self._again(head=True)
         if isinstance(error, NotModifiedError):
             return error
         return translate(error, "read", self.key, self._place.url)

@@ -15,7 +15,7 @@ from icechunk.config import S3Options
 from icechunk.credentials import azure_credentials, gcs_credentials, s3_credentials
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage.base import Storage
-from icechunk.storage.constructors import r2_storage, s3_storage, tigris_storage
+from icechunk.storage.constructors import http_storage, r2_storage, s3_storage, tigris_storage
 from icechunk.storage.failures import public_url
 from icechunk.storage.from_config import merged
 from icechunk.storage.local import LocalStorage
@@ -126,9 +126,7 @@ def _memory(rest: str, options: Options) -> Storage:
 
 def _http(scheme: str) -> Callable[[str, Options], Storage]:
     def make(rest: str, options: Options) -> Storage:
-        return ObjectStorage.http(
-            f"{scheme}://{rest}", config=options.get("opts"), headers=options.get("headers")
-        )
+        return http_storage(f"{scheme}://{rest}", **options)
 
     return make
 
@@ -137,7 +135,7 @@ _S3_NAMES: Final = _S3_OPTIONS | _S3_KEYS | _HEADERS | {"credentials"}
 _S3_ARGUMENTS: Final = _parameters(s3_storage) - {"bucket", "prefix"}
 _GCS_NAMES: Final = _GCS_KEYS | _HEADERS | {"config", "credentials"}
 _AZURE_NAMES: Final = _AZURE_KEYS | {"account", "config", "credentials"}
-_HTTP_NAMES: Final = frozenset({"headers", "opts"})
+_HTTP_NAMES: Final = _parameters(http_storage) - {"base_url"}
 _NONE: Final[frozenset[str]] = frozenset()
 
 #: By scheme: what makes the storage, and the options that it knows.

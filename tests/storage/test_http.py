@@ -42,6 +42,7 @@ from icechunk.storage import (
     tigris_storage,
 )
 from icechunk.testing.storage import byte_ranges, few_examples, slice_of
+from tests import servers
 from tests.servers import ObjectServer
 
 DATA = bytes(range(25))
@@ -164,7 +165,7 @@ def test_headers_and_secrets_in_the_url(object_server: ObjectServer) -> None:
     assert request.headers["x-mine"] == "HEADER-SECRET"
     assert request.query == "token=QUERY-SECRET"
     assert request.headers["user-agent"].startswith("icechunk-py/")
-    shown = [repr(storage), storage.url, repr(storage._place)]
+    shown = [repr(storage), storage.url]
     object_server.failures = [403, 404, 418]
     for _ in range(3):
         with pytest.raises(StorageError) as caught:
@@ -292,6 +293,19 @@ def test_ranges_of_other_services(
         assert result.etag == etag
 
 
+def test_a_service_that_says_little(object_server: ObjectServer) -> None:
+    storage = s3_storage(
+        bucket="bucket", prefix="p", endpoint_url=object_server.url, allow_http=True, anonymous=True
+    )
+    object_server.put("bucket/p/a", DATA)
+    object_server.plain = True
+    result = storage.get("a")
+    assert (bytes(result.data), result.etag, result.last_modified) == (DATA, None, None)
+    for condition in ({"if_match": '"x"'}, {"if_unmodified_since": datetime.now(UTC)}):
+        with pytest.raises(PreconditionFailedError):
+            storage.get("a", **condition)  # type: ignore[arg-type]
+
+
 def test_an_etag_alone_cannot_replace_an_object_of_google(object_server: ObjectServer) -> None:
     storage = gcs(object_server)
     storage.put("a", b"x")
@@ -379,9 +393,11 @@ def test_unknown_options_are_refused() -> None:
 FORK = """
 import os, signal, sys
 from icechunk.errors import StorageError
-from icechunk.storage import http_storage
+from icechunk.storage import s3_storage
 
-storage = http_storage(sys.argv[1])
+storage = s3_storage(
+    bucket="site", prefix=None, endpoint_url=sys.argv[1], allow_http=True, anonymous=True,
+)
 if os.fork() == 0:
     # nothing had been used before
     print("before", bytes(storage.get("a").data), flush=True)
@@ -403,7 +419,7 @@ os.wait()
 def test_forked_processes(object_server: ObjectServer) -> None:
     object_server.put("site/a", b"x")
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORK, f"{object_server.url}/site"],
+        [sys.executable, "-W", "ignore", "-c", FORK, object_server.url],
         capture_output=True,
         text=True,
         timeout=60,
@@ -413,6 +429,53 @@ def test_forked_processes(object_server: ObjectServer) -> None:
     assert before == "before b'x'"
     assert "forked" in after
     assert "spawn" in after
+
+
+# -- redirects ---------------------------------------------------------------------------
+@pytest.mark.parametrize("follow", [False, True])
+def test_redirects_to_other_servers(object_server: ObjectServer, follow: bool) -> None:
+    with servers.object_server() as other:
+        other.put("elsewhere/a", DATA)
+        object_server.put("site/b", DATA)
+        object_server.redirects["site/a"] = f"{other.url}/elsewhere/a"
+        object_server.redirects["site/c"] = "/site/b"
+        host = object_server.url.removeprefix("http://")
+        storage = http_storage(
+            f"http://user:password@{host}/site", headers={"x-key": "k"}, follow_redirects=follow
+        )
+        copy = pickle.loads(pickle.dumps(storage)).with_settings(StorageSettings())
+        for each in (storage, copy):
+            # to the same server always
+            assert bytes(each.get("c").data) == DATA
+            assert object_server.requests[-1].headers["x-key"] == "k"
+            if follow:
+                assert bytes(each.get("a", byte_range=(2, 5)).data) == DATA[2:5]
+            else:
+                with pytest.raises(StorageError, match="follow_redirects=True") as caught:
+                    each.get("a")
+                assert caught.value.kind == ErrorKind.BAD_REDIRECT
+        assert len(other.requests) == 2 * follow
+        # what was given for one server does not go to another
+        for request in other.requests:
+            assert not {"x-key", "authorization"} & request.headers.keys()
+
+
+def test_a_forked_process_has_connections_of_its_own(object_server: ObjectServer) -> None:
+    object_server.put("site/a", DATA)
+    storage = http_storage(f"{object_server.url}/site")
+    storage.get("a")
+    assert sum(map(len, storage._idle.values())) == 1
+    storage._process += 1  # as in a child
+    storage.get("a")
+    assert sum(map(len, storage._idle.values())) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"http3": "true"}, {"timeout": "soon"}, {"proxy_url": "http://x"}]
+)
+def test_options_that_a_web_server_does_not_have(options: dict[str, str]) -> None:
+    with pytest.raises(InvalidInputError, match=next(iter(options))):
+        http_storage("http://127.0.0.1:9/site", options)
 
 
 # -- redirects to storages -------------------------------------------------------------

@@ -1,0 +1,441 @@
+"""Files of a web server, with a guard on redirects.
+
+The clients of object stores follow redirects wherever they lead, with the headers that the
+user gave. Here every redirect is judged before it is followed, and what the user gave goes
+to the server that it was meant for only.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import http.client
+import os
+import random
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, NamedTuple, cast
+from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from icechunk._version import user_agent
+from icechunk.config import StorageSettings
+from icechunk.errors import (
+    ErrorKind,
+    InvalidInputError,
+    ObjectNotFoundError,
+    StorageError,
+)
+from icechunk.storage.base import (
+    ByteRange,
+    BytesLike,
+    GetResult,
+    ObjectMeta,
+    Storage,
+    check_folder,
+    check_key,
+    check_range,
+    check_version,
+    refuse_write,
+    same_version,
+)
+from icechunk.storage.failures import public_url
+
+_MAX_REDIRECTS: Final = 10
+_MAX_IDLE: Final = 32
+_PIECE: Final = 1 << 20
+#: More of an answer that is not a file is not read.
+_MAX_ERROR: Final = 1 << 16
+#: Answers after which the same request may succeed.
+_PASSING: Final = frozenset((408, 429, 500, 502, 503, 504))
+_THROTTLED: Final = frozenset((429, 503))
+_REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
+_DURATION: Final = re.compile(r"([0-9]+)\s*(ms|s|m)?(?:[a-z]*)")
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
+_FAILURES: Final = (OSError, http.client.HTTPException)
+#: In seconds, for a silent server, and for all tries of a request.
+_PATIENCE: Final = 60.0
+_OPERATION: Final = 180.0
+#: Options with a duration, and those that are true or false.
+_DURATIONS: Final = ("timeout", "connect_timeout", "read_timeout")
+_FLAGS: Final = ("allow_http", "allow_invalid_certificates")
+
+
+class _Answer(NamedTuple):
+    """What came back; `data` is the range that was asked for, or less of it."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    data: bytes
+
+
+class _Line(NamedTuple):
+    """An open connection, to the server itself or to a proxy before it."""
+
+    connection: http.client.HTTPConnection
+    whole_url: bool
+
+    def target(self, url: str) -> str:
+        """Return what to write into the first line of a request."""
+        parts = urlsplit(url)
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        return f"{parts.scheme}://{parts.netloc}{path}" if self.whole_url else path
+
+
+class GuardedHttp(Storage):
+    """The files below a URL, read with GET requests.
+
+    Parameters
+    ----------
+    base_url : str
+        A user and password in it become a header, a query is that of every request.
+    options : mapping of str to str, optional
+        ``timeout``, ``connect_timeout`` and ``read_timeout`` (such as ``30s``),
+        ``user_agent`` and ``allow_invalid_certificates``; ``allow_http`` is accepted, the
+        scheme of the URL says it already.
+    headers : mapping of str to str, optional
+        Sent to this server with every request.
+    may_follow : callable, optional
+        Whether a redirect may lead to a URL. Default: if it is of the same server.
+    settings : StorageSettings, optional
+        Retries and timeouts; the latter win over those of the options.
+
+    Raises
+    ------
+    InvalidInputError
+        If the URL names no server, or an option is unknown.
+    """
+
+    supports_writes = False
+
+    def __init__(
+        self,
+        base_url: str,
+        options: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        may_follow: Callable[[str], bool] | None = None,
+        settings: StorageSettings | None = None,
+    ) -> None:
+        self._made_of = base_url, dict(options or {}), dict(headers or {}), may_follow
+        parts = urlsplit(base_url)
+        self._origin = _origin(base_url)
+        self._base = f"{public_url(base_url).rstrip('/')}/"
+        self._query = f"?{parts.query}" if parts.query else ""
+        self._options = {name.lower(): value for name, value in (options or {}).items()}
+        self._check_options()
+        self._common = {
+            "User-Agent": self._options.get("user_agent", user_agent()),
+            "Accept-Encoding": "identity",
+        }
+        self._headers = dict(headers or {})
+        user, at, _ = parts.netloc.rpartition("@")
+        if at:
+            token = base64.b64encode(unquote(user).encode()).decode()
+            self._headers = {"Authorization": f"Basic {token}", **self._headers}
+        self._may_follow = may_follow or self._is_here
+        self._settings = settings or StorageSettings()
+        self._effective = self._settings.effective()
+        self._idle: dict[str, list[_Line]] = {}
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+
+    def _check_options(self) -> None:
+        known = {*_DURATIONS, *_FLAGS, "user_agent"}
+        wrong = {name for name in self._options if name not in known}
+        wrong |= {
+            name
+            for name in _DURATIONS
+            if not _DURATION.fullmatch(self._options.get(name, "60s").lower())
+        }
+        if wrong:
+            raise InvalidInputError(
+                f"{self._base}: a web server has no option {', '.join(sorted(wrong))} like that: "
+                f"it knows {', '.join(_DURATIONS)}, such as '30s', user_agent, "
+                f"{' and '.join(_FLAGS)}",
+                ErrorKind.STORAGE_CONFIG,
+            )
+
+    def _seconds(self, name: str, milliseconds: int | None) -> float:
+        """Return a time limit: that of the settings, of the options, or the default."""
+        if milliseconds is not None:
+            return milliseconds / 1000
+        duration = _DURATION.fullmatch(
+            self._options.get(name, self._options.get("timeout", f"{_PATIENCE:.0f}s")).lower()
+        )
+        return int(duration[1]) * _UNITS[duration[2]] if duration else _PATIENCE
+
+    def _is_here(self, url: str) -> bool:
+        return _origin(url) == self._origin
+
+    @property
+    def url(self) -> str:
+        """The base URL, without user, password and query."""
+        return self._base.rstrip("/")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return GuardedHttp, (*self._made_of, self._settings)
+
+    def get(
+        self,
+        key: str,
+        *,
+        byte_range: ByteRange | None = None,
+        if_match: str | None = None,
+        if_unmodified_since: datetime | None = None,
+    ) -> GetResult:
+        """Fetch a file or a range of it; see `Storage.get`.
+
+        Raises
+        ------
+        StorageError
+            Also if the server redirects to a place that may not be read.
+        """
+        check_key(key)
+        if byte_range is not None:
+            check_range(byte_range)
+        nothing = byte_range is not None and byte_range[1] == (byte_range[0] or 0)
+        answer = self._ask(key, "HEAD" if nothing else "GET", None if nothing else byte_range)
+        if answer.status == 416:
+            # the file ends before the range; its version has to be known all the same
+            answer = self._ask(key, "HEAD", None)
+        etag, modified = answer.headers.get("ETag"), _date(answer.headers.get("Last-Modified"))
+        # headers and bytes are of one answer: what they say of the version is true of both
+        check_version(
+            key, etag, modified, if_match=if_match, if_unmodified_since=if_unmodified_since
+        )
+        return GetResult(answer.data, etag, modified)
+
+    def get_if_changed(self, key: str, etag: str | None) -> GetResult | None:
+        """Fetch a file, or return None if the server says that it is still `etag`."""
+        more = {} if etag is None else {"If-None-Match": etag}
+        answer = self._ask(check_key(key), "GET", None, more)
+        found = answer.headers.get("ETag")
+        # a web server may not know the condition
+        if answer.status == 304 or (
+            etag is not None and found is not None and same_version(found, etag)
+        ):
+            return None
+        return GetResult(answer.data, found, _date(answer.headers.get("Last-Modified")))
+
+    # -- requests --------------------------------------------------------------------
+    def _ask(
+        self,
+        key: str,
+        method: str,
+        byte_range: ByteRange | None,
+        more: Mapping[str, str] | None = None,
+    ) -> _Answer:
+        """Return what is found in the end, after redirects and retries."""
+        url = self._base + quote(key) + self._query
+        for _ in range(_MAX_REDIRECTS):
+            answer = self._try(key, method, url, byte_range, more or {})
+            if answer.status in (200, 206, 304, 416):
+                return answer
+            if answer.status in (404, 410):
+                raise ObjectNotFoundError(f"{key}: there is no such object in {self.url}")
+            if answer.status not in _REDIRECTS:
+                raise self._failure(key, f"status {answer.status}", answer.status)
+            url = self._followed(key, url, answer)
+        raise StorageError(
+            f"{key}: {self.url} redirects more than {_MAX_REDIRECTS} times",
+            ErrorKind.BAD_REDIRECT,
+        )
+
+    def _failure(self, key: str, reason: str, status: int | None = None) -> StorageError:
+        hint = "check the credentials: " if status in (401, 403) else ""
+        kind = ErrorKind.THROTTLED if status in _THROTTLED else ErrorKind.OBJECT_STORE
+        return StorageError(f"cannot read {key} in {self.url}: {hint}{reason}", kind)
+
+    def _followed(self, key: str, url: str, answer: _Answer) -> str:
+        target = urljoin(url, answer.headers.get("Location", ""))
+        downgraded = url.startswith("https:") and not target.startswith("https:")
+        if downgraded or not self._may_follow(target):
+            raise StorageError(
+                f"{key}: {self.url} redirects to {public_url(target)}, where nobody allowed to "
+                "read: authorise a virtual chunk container there, or pass follow_redirects=True "
+                "to http_storage",
+                ErrorKind.BAD_REDIRECT,
+            )
+        return target
+
+    def _try(
+        self,
+        key: str,
+        method: str,
+        url: str,
+        byte_range: ByteRange | None,
+        more: Mapping[str, str],
+    ) -> _Answer:
+        """Send one request until it has an answer that is worth something."""
+        headers = {**self._common, **more}
+        if _origin(url) == self._origin:
+            headers.update(self._headers)
+        if byte_range is not None:
+            start, end = byte_range
+            first, last = ("", end) if start is None else (start, "" if end is None else end - 1)
+            headers["Range"] = f"bytes={first}-{last}"
+        retries, timeouts = self._effective.retries, self._effective.timeouts
+        operation = timeouts.operation_timeout_ms
+        deadline = time.monotonic() + (_OPERATION if operation is None else operation / 1000)
+        failure = self._failure(key, "not tried")
+        for attempt in range(retries.max_tries):
+            if attempt:
+                pause = min(retries.initial_backoff_ms * 2**attempt, retries.max_backoff_ms) / 1000
+                time.sleep(pause * random.uniform(0.5, 1.0))
+            try:
+                answer = self._exchange(method, url, headers, byte_range)
+            except _FAILURES as exc:
+                failure = self._failure(key, str(exc) or type(exc).__name__)
+            else:
+                if answer.status not in _PASSING:
+                    return answer
+                failure = self._failure(key, f"status {answer.status}", answer.status)
+            if time.monotonic() > deadline:
+                break
+        raise failure
+
+    def _exchange(
+        self, method: str, url: str, headers: Mapping[str, str], byte_range: ByteRange | None
+    ) -> _Answer:
+        origin = _origin(url)
+        while True:
+            with self._lock:
+                if self._process != os.getpid():
+                    # the connections of a process that was forked are its parent's
+                    self._idle, self._process = {}, os.getpid()
+                waiting = self._idle.get(origin)
+                line = waiting.pop() if waiting else None
+            reused = line is not None
+            if line is None:
+                line = self._connect(url)
+            connection = line.connection
+            try:
+                if not reused:
+                    connection.connect()
+                    cast(socket.socket, connection.sock).settimeout(self._reading)
+                connection.request(method, line.target(url), headers=dict(headers))
+                response = connection.getresponse()
+                data = _body(response, byte_range)
+            except _FAILURES:
+                connection.close()
+                if reused:
+                    continue  # the server closed it while it was idle
+                raise
+            with self._lock:
+                idle = self._idle.setdefault(origin, [])
+                # a body that was not read to its end would be taken for the next answer
+                if response.isclosed() and not response.will_close and len(idle) < _MAX_IDLE:
+                    idle.append(line)
+                else:
+                    connection.close()
+            return _Answer(response.status, response.headers, data)
+
+    @property
+    def _reading(self) -> float:
+        timeouts = self._effective.timeouts
+        limits = [timeouts.read_timeout_ms, timeouts.operation_attempt_timeout_ms]
+        given = [limit for limit in limits if limit is not None]
+        return self._seconds("read_timeout", min(given, default=None))
+
+    def _connect(self, url: str) -> _Line:
+        parts = urlsplit(url)
+        host, secure = parts.hostname or "", parts.scheme == "https"
+        proxy = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+        through = urlsplit(proxy if "://" in proxy else f"//{proxy}") if proxy else parts
+        make = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        timeouts = self._effective.timeouts
+        connecting = self._seconds("connect_timeout", timeouts.connect_timeout_ms)
+        arguments: dict[str, Any] = {"timeout": connecting}
+        if secure:
+            trusting = self._options.get("allow_invalid_certificates", "").lower() in ("1", "true")
+            arguments["context"] = _tls(trusting)
+        connection = make(through.hostname or "", through.port, **arguments)
+        if proxy and secure:
+            connection.set_tunnel(host, parts.port)
+        return _Line(connection, bool(proxy) and not secure)
+
+    # -- what is not for reading -------------------------------------------------------
+    def list(self, prefix: str = "") -> Iterator[ObjectMeta]:
+        """Refuse: web servers have no listings."""
+        check_folder(prefix)
+        raise StorageError(f"cannot list {prefix or 'objects'} in {self.url}: HTTP has no way to")
+
+    def put(
+        self,
+        key: str,
+        data: BytesLike,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+    ) -> str | None:
+        """Refuse to write."""
+        raise refuse_write(self, key)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Refuse to delete, unless there is nothing to."""
+        for key in keys:
+            raise refuse_write(self, check_key(key))
+
+    def with_settings(self, settings: StorageSettings) -> GuardedHttp:
+        """Return the same place with other retries and timeouts."""
+        return GuardedHttp(*self._made_of, settings)
+
+    def with_user_agent(self, user_agent: str) -> GuardedHttp:
+        """Return the same place, with requests that say who makes them."""
+        base_url, options, headers, may_follow = self._made_of
+        named = {"user_agent": user_agent, **options}
+        return GuardedHttp(base_url, named, headers, may_follow, self._settings)
+
+
+def anywhere(url: str) -> bool:
+    """Let redirects lead to every web server."""
+    return urlsplit(url).scheme in ("http", "https")
+
+
+@functools.cache
+def _tls(trusting: bool) -> ssl.SSLContext:
+    # reading the certificates of the system takes longer than a request
+    context = ssl.create_default_context()
+    if trusting:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _body(response: http.client.HTTPResponse, byte_range: ByteRange | None) -> bytes:
+    """Read what is wanted of an answer, and no more of a file sent whole than needed."""
+    if response.status not in (200, 206):
+        return response.read(_MAX_ERROR)
+    start, end = byte_range or (0, None)
+    if start is None:
+        data = response.read()
+        return data[max(len(data) - (end or 0), 0) :]
+    if response.status == 206:
+        got = re.match(r"bytes ([0-9]+)-", response.headers.get("Content-Range", ""))
+        if got is None or int(got[1]) != start:
+            raise http.client.HTTPException("the server sent another range than asked for")
+    else:
+        skip = start
+        while skip and (skipped := len(response.read(min(skip, _PIECE)))):
+            skip -= skipped
+    return response.read() if end is None else response.read(end - start)
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidInputError(f"{url!r} is no URL of a web server", ErrorKind.CANNOT_PARSE_URL)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _date(text: str | None) -> datetime | None:
+    try:
+        return None if text is None else parsedate_to_datetime(text).astimezone(UTC)
+    except ValueError:
+        return None
