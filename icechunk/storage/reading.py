@@ -130,10 +130,7 @@ class Read:
             )
         except PreconditionFailedError as error:
             return error
-        view = memoryview(data)
-        if self.wants_data and "range" not in self.options:
-            view = view[start:stop]
-        return GetResult(view, self._place.version(meta), modified)
+        return GetResult(memoryview(data), self._place.version(meta), modified)
 
     def failed(self, error: Exception) -> IcechunkError | NotModifiedError | None:
         """Take an exception; return what the read ends with, or None to send `options`."""
