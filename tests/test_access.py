@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import zarr
 
-from icechunk import Repository, RepositoryConfig
+from icechunk import ManifestConfig, ManifestPreloadConfig, Repository, RepositoryConfig
 from icechunk.errors import IcechunkError, RepositoryNotFoundError, StorageError
 from icechunk.storage import (
     CountingStorage,
@@ -29,7 +29,11 @@ DATA = np.arange(200.0).reshape(2, 100)
 
 def create(storage: Storage) -> None:
     """Make a repository with a stored config and an array with two native chunks."""
-    config = RepositoryConfig(inline_chunk_threshold_bytes=0)
+    config = RepositoryConfig(
+        inline_chunk_threshold_bytes=0,
+        # requests that are counted are those of the foreground
+        manifest=ManifestConfig(preload=ManifestPreloadConfig(max_total_refs=0)),
+    )
     repository = Repository.create(storage, config)
     with repository.transaction("main", message="an array") as store:
         array = zarr.create_array(store, name="a", data=DATA, chunks=(1, 100), compressors=None)

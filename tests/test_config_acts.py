@@ -20,6 +20,7 @@ from icechunk import (
     CompressionAlgorithm,
     CompressionConfig,
     ManifestConfig,
+    ManifestPreloadConfig,
     ManifestSplitCondition,
     ManifestSplitDimCondition,
     ManifestSplittingConfig,
@@ -123,7 +124,11 @@ class InFlight(WrapperStorage):
             self.now -= 1
 
 
-OUTSIDE = RepositoryConfig(inline_chunk_threshold_bytes=0)
+#: Chunks are objects, and nothing is fetched in the background.
+OUTSIDE = RepositoryConfig(
+    inline_chunk_threshold_bytes=0,
+    manifest=ManifestConfig(preload=ManifestPreloadConfig(max_total_refs=0)),
+)
 
 
 # -- chunks ---------------------------------------------------------------------------------
