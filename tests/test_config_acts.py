@@ -358,7 +358,7 @@ def test_times_reach_the_client() -> None:
     retry = retry_options(settings)
     assert retry["backoff"] == {"init_backoff": milliseconds(1), "max_backoff": milliseconds(2)}
     assert retry["retry_timeout"] == milliseconds(5)
-    client = client_options(settings, {}, {})
+    client = client_options(settings, {}, {}, "tests")
     assert client["connect_timeout"] == milliseconds(3)
     assert client["read_timeout"] == milliseconds(4)
     assert client["timeout"] == milliseconds(6)
