@@ -1,0 +1,222 @@
+"""What names a repository or a version: a URL, a path, or an object of `icechunk`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, time
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from icechunk import (
+    AnyCredential,
+    IcechunkStore,
+    InvalidInputError,
+    ObjectNotFoundError,
+    Repository,
+    RepositoryConfig,
+    RepositoryNotFoundError,
+    Session,
+    Storage,
+    StorageConfig,
+    storage_from_url,
+)
+from icechunk.errors import ErrorKind
+
+#: What a repository is opened from. A session or store stands for one version of it.
+Target: TypeAlias = (
+    str | os.PathLike[str] | Storage | StorageConfig | Repository | Session | IcechunkStore
+)
+Authorization: TypeAlias = Mapping[str, AnyCredential | None]
+#: A point in time: a naive one is in UTC.
+Time: TypeAlias = str | date | datetime | np.datetime64
+
+#: The version of a repository that is meant when none is named.
+DEFAULT_BRANCH = "main"
+
+#: Documents at the root of a plain Zarr store, of either format.
+_ZARR_DOCUMENTS = ("zarr.json", ".zgroup", ".zarray")
+
+
+def open_repository(
+    target: Target,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    config: RepositoryConfig | None = None,
+    authorize_virtual_chunk_access: Authorization | None = None,
+) -> Repository:
+    """Open the repository that a target names.
+
+    Parameters
+    ----------
+    target : str, path-like, Storage, StorageConfig or Repository
+        ``~`` at the beginning of a path is the home directory.
+    storage_options : mapping, optional
+        For a URL: the options of `icechunk.storage_from_url`.
+    config : RepositoryConfig, optional
+        Overrides the stored configuration, option by option.
+    authorize_virtual_chunk_access : mapping of str to credentials, optional
+        Prefixes of the virtual chunk containers that may be read, and how.
+
+    Raises
+    ------
+    RepositoryNotFoundError
+        If there is no repository.
+    InvalidInputError
+        If the target is of another kind, or an option does not go with it.
+    """
+    if isinstance(target, Session | IcechunkStore):
+        raise InvalidInputError(
+            f"{_article(target)} is one version, a repository is needed: pass the Repository that "
+            "it was made by, or its URL",
+            ErrorKind.STORAGE_CONFIG,
+        )
+    if isinstance(target, Repository):
+        _refuse_options(target, storage_options=storage_options)
+        if config is None and authorize_virtual_chunk_access is None:
+            return target
+        return target.reopen(config, authorize_virtual_chunk_access)
+    storage = _storage(target, storage_options)
+    try:
+        return Repository.open(storage, config, authorize_virtual_chunk_access)
+    except RepositoryNotFoundError as error:
+        if not any(_exists(storage, name) for name in _ZARR_DOCUMENTS):
+            raise
+        raise RepositoryNotFoundError(
+            f"{storage.url} is a plain Zarr store, not an Icechunk repository: open it with "
+            "engine='zarr'"
+        ) from error
+
+
+def open_session(
+    target: Target,
+    *,
+    branch: str | None = None,
+    tag: str | None = None,
+    snapshot_id: str | None = None,
+    as_of: Time | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    config: RepositoryConfig | None = None,
+    authorize_virtual_chunk_access: Authorization | None = None,
+) -> Session:
+    """Return a session that reads the version that a target and a ref name.
+
+    Parameters
+    ----------
+    target : Target
+        A session, or the session of a store, is returned as it is.
+    branch, tag, snapshot_id : str, optional
+        At most one of them. Default: the branch ``main``.
+    as_of : datetime, date, numpy.datetime64 or str, optional
+        With a branch: its newest snapshot that is not younger. Strings are dates or times
+        in ISO 8601, such as ``2024-05-01`` or ``2024-05-01T12:00+02:00``. A time without
+        zone is in UTC, a date is its first instant.
+    storage_options, config, authorize_virtual_chunk_access
+        See `open_repository`.
+
+    Raises
+    ------
+    RepositoryNotFoundError, RefNotFoundError, SnapshotNotFoundError
+        If there is no such repository or version.
+    InvalidInputError
+        If arguments contradict each other, or do not go with the target.
+    """
+    refs = {"branch": branch, "tag": tag, "snapshot_id": snapshot_id}
+    if isinstance(target, Session | IcechunkStore):
+        _refuse_options(
+            target,
+            **refs,
+            as_of=as_of,
+            storage_options=storage_options,
+            config=config,
+            authorize_virtual_chunk_access=authorize_virtual_chunk_access,
+        )
+        return target.session if isinstance(target, IcechunkStore) else target
+    given = [name for name, value in refs.items() if value is not None]
+    if len(given) > 1:
+        raise InvalidInputError(
+            f"{' and '.join(given)} each name a version: pass one of them",
+            ErrorKind.INVALID_REF_TYPE,
+        )
+    if as_of is not None and given and branch is None:
+        raise InvalidInputError(
+            f"{given[0]} names one version, and as_of another: as_of goes with a branch",
+            ErrorKind.INVALID_REF_TYPE,
+        )
+    when = None if as_of is None else parse_time(as_of)
+    repository = open_repository(
+        target,
+        storage_options=storage_options,
+        config=config,
+        authorize_virtual_chunk_access=authorize_virtual_chunk_access,
+    )
+    if not given:
+        branch = DEFAULT_BRANCH
+    return repository.readonly_session(branch, tag=tag, snapshot_id=snapshot_id, as_of=when)
+
+
+def parse_time(value: Time) -> datetime:
+    """Return a point in time with its zone; one without is taken as UTC.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is none.
+    """
+    parsed: object = value
+    if isinstance(value, str):
+        try:
+            parsed = datetime.fromisoformat(value)
+        except ValueError:
+            parsed = None
+    elif isinstance(value, np.datetime64):
+        parsed = value.astype("datetime64[us]").item()
+    elif isinstance(value, date) and not isinstance(value, datetime):
+        parsed = datetime.combine(value, time())
+    # a missing time of pandas is a datetime that does not equal itself
+    if not isinstance(parsed, datetime) or parsed != parsed:
+        raise InvalidInputError(
+            f"as_of is {value!r}: expected a datetime, or a date or time in ISO 8601 such as "
+            "'2024-05-01' or '2024-05-01T12:00:00+00:00'",
+            ErrorKind.INVALID_REF_TYPE,
+        )
+    return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed
+
+
+def _storage(target: Target, options: Mapping[str, Any] | None) -> Storage:
+    if isinstance(target, str | os.PathLike):
+        return storage_from_url(os.path.expanduser(target), **dict(options or {}))
+    _refuse_options(target, storage_options=options)
+    if isinstance(target, StorageConfig):
+        return target.storage()
+    if isinstance(target, Storage):
+        return target
+    raise InvalidInputError(
+        f"{_article(target)} names no repository: pass a URL, a path, or a Storage, Repository, "
+        "Session or IcechunkStore",
+        ErrorKind.STORAGE_CONFIG,
+    )
+
+
+def _exists(storage: Storage, key: str) -> bool:
+    try:
+        storage.get(key)
+    except ObjectNotFoundError:
+        return False
+    return True
+
+
+def _refuse_options(target: object, **options: object) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise InvalidInputError(
+            f"{', '.join(given)} cannot be given with {_article(target)}, which settles that "
+            "already",
+            ErrorKind.STORAGE_CONFIG,
+        )
+
+
+def _article(value: object) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[:1] in 'AEIOUaeiou' else 'a'} {name}"
