@@ -27,6 +27,7 @@ from icechunk.ids import INITIAL_SNAPSHOT_ID, encode_id, normalize_path
 from icechunk.merging import Merging
 from icechunk.rebase import rebase as rebase_changes
 from icechunk.snapshots import Diff, diff_from_logs
+from icechunk.storage.base import Storage
 from icechunk.versions import branch_tip
 from icechunk.virtual import VirtualResolver
 from icechunk.workspace import ChunkType, SessionContext, SessionMode
@@ -88,6 +89,11 @@ class Session(ArrayChunks, Merging):
     def config(self) -> RepositoryConfig:
         """The configuration that the session works with."""
         return self._context.config
+
+    @property
+    def storage(self) -> Storage:
+        """Where the repository is."""
+        return self._context.assets.storage
 
     @property
     def has_uncommitted_changes(self) -> bool:

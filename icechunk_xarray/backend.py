@@ -1,0 +1,335 @@
+"""The xarray engine ``icechunk``: versions of repositories as datasets and trees of them.
+
+Decoding is that of xarray's engine for Zarr: this module finds the version and the groups,
+and says afterwards where the data came from.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from xarray import Dataset, DataTree
+from xarray.backends import BackendEntrypoint, ZarrStore
+from xarray.backends.store import StoreBackendEntrypoint
+
+from icechunk import (
+    IcechunkStore,
+    InvalidInputError,
+    LocalStorage,
+    NodeNotFoundError,
+    Repository,
+    RepositoryConfig,
+    Session,
+    Storage,
+    StorageConfig,
+    storage_from_url,
+)
+from icechunk.errors import ErrorKind
+from icechunk_xarray.targets import (
+    DEFAULT_BRANCH,
+    Authorization,
+    Target,
+    Time,
+    open_session,
+    parse_time,
+)
+
+__all__ = ["IcechunkBackendEntrypoint"]
+
+#: A message does not list more groups than that.
+_LISTED_GROUPS = 10
+
+
+class IcechunkBackendEntrypoint(BackendEntrypoint):
+    """Opens versions of Icechunk repositories: ``xr.open_dataset(X, engine="icechunk")``.
+
+    X is a URL, a path, or a `Storage`, `StorageConfig`, `Repository`, `Session` or
+    `IcechunkStore`. Where it is a local path, or an object of `icechunk`, ``engine`` can be
+    left out. The same holds for `xarray.open_datatree`, `open_groups` and `open_mfdataset`.
+
+    The encoding of what is opened says where it came from: ``source`` is the URL of the
+    repository, ``icechunk_snapshot_id`` the version, and ``icechunk_ref`` the arguments that
+    named it, such as ``{"branch": "main"}``.
+
+    Notes
+    -----
+    xarray names Dask tasks after what was passed as X and the other arguments. Where X is a
+    URL and the branch moves between two calls, their tasks have the same names: to compare
+    two versions in one Dask graph, name them by ``snapshot_id``, ``tag`` or ``as_of``, or
+    pass the repository or session.
+    """
+
+    description: ClassVar[str] = "Open versions of Icechunk repositories"
+    supports_groups: ClassVar[bool] = True
+
+    def guess_can_open(self, filename_or_obj: Any) -> bool:
+        """Whether something is a local path that holds a repository, or an icechunk object.
+
+        Nothing is read: the names of files tell. Other URLs are left to ``engine=``.
+        """
+        if isinstance(
+            filename_or_obj, Storage | StorageConfig | Repository | Session | IcechunkStore
+        ):
+            return True
+        path = _local_path(filename_or_obj)
+        return path is not None and _holds_repository(path)
+
+    def open_dataset(
+        self,
+        filename_or_obj: Any,
+        *,
+        mask_and_scale: Any = True,
+        decode_times: Any = True,
+        concat_characters: Any = True,
+        decode_coords: Any = True,
+        drop_variables: str | Iterable[str] | None = None,
+        use_cftime: Any = None,
+        decode_timedelta: Any = None,
+        group: str | None = None,
+        branch: str | None = None,
+        tag: str | None = None,
+        snapshot_id: str | None = None,
+        as_of: Time | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: Authorization | None = None,
+        use_zarr_fill_value_as_mask: bool | None = None,
+        consolidated: bool | None = None,
+        zarr_format: int | None = None,
+    ) -> Dataset:
+        """Open one group of one version.
+
+        Parameters
+        ----------
+        filename_or_obj : Target
+        mask_and_scale, decode_times, concat_characters, decode_coords, drop_variables, \
+use_cftime, decode_timedelta
+            See `xarray.open_dataset`.
+        group : str, optional
+            Path of the group. Default: the root group.
+        branch, tag, snapshot_id : str, optional
+            At most one of them. Default: the branch ``main``.
+        as_of : datetime, date, numpy.datetime64 or str, optional
+            With a branch: its newest snapshot that is not younger. A time without zone is in
+            UTC, a date such as ``2024-05-01`` is its first instant.
+        storage_options : mapping, optional
+            Where a URL is opened: the options of `icechunk.storage_from_url`.
+        config : RepositoryConfig, optional
+            Overrides the stored configuration, option by option.
+        authorize_virtual_chunk_access : mapping of str to credentials, optional
+            Prefixes of the virtual chunk containers that may be read, and how.
+        use_zarr_fill_value_as_mask : bool, optional
+            Whether the fill value of a Zarr array is also CF's ``_FillValue``. Default:
+            false, as xarray has it for Zarr format 3.
+        consolidated : {None, False}
+            For calls that were written for the engine ``zarr``. There is no consolidated
+            metadata: a snapshot holds the metadata of all nodes.
+        zarr_format : {None, 3}
+            For the same calls: no other format can be stored.
+
+        Raises
+        ------
+        RepositoryNotFoundError, RefNotFoundError, SnapshotNotFoundError
+            If there is no such repository or version.
+        NodeNotFoundError
+            If the version has no such group.
+        InvalidInputError
+            If arguments contradict each other.
+        """
+        _check_zarr_options(consolidated, zarr_format)
+        version = _Version.open(
+            filename_or_obj,
+            branch=branch,
+            tag=tag,
+            snapshot_id=snapshot_id,
+            as_of=as_of,
+            storage_options=storage_options,
+            config=config,
+            authorize_virtual_chunk_access=authorize_virtual_chunk_access,
+        )
+        return version.dataset(
+            version.group_path(group),
+            use_zarr_fill_value_as_mask,
+            mask_and_scale=mask_and_scale,
+            decode_times=decode_times,
+            concat_characters=concat_characters,
+            decode_coords=decode_coords,
+            drop_variables=drop_variables,
+            use_cftime=use_cftime,
+            decode_timedelta=decode_timedelta,
+        )
+
+    def open_groups_as_dict(
+        self,
+        filename_or_obj: Any,
+        *,
+        group: str | None = None,
+        use_zarr_fill_value_as_mask: bool | None = None,
+        consolidated: bool | None = None,
+        zarr_format: int | None = None,
+        **options: Any,
+    ) -> dict[str, Dataset]:
+        """Open a group of one version and all groups below it.
+
+        Parameters
+        ----------
+        filename_or_obj : Target
+        group, use_zarr_fill_value_as_mask, consolidated, zarr_format, **options
+            See `open_dataset`.
+
+        Returns
+        -------
+        dict of str to Dataset
+            By path; below `group` where one is given.
+        """
+        _check_zarr_options(consolidated, zarr_format)
+        decoding = {k: v for k, v in options.items() if k not in _VERSION_OPTIONS}
+        version = _Version.open(
+            filename_or_obj, **{k: v for k, v in options.items() if k in _VERSION_OPTIONS}
+        )
+        top = version.group_path(group)
+        return {
+            _relative(path, top) if group else path: version.dataset(
+                path, use_zarr_fill_value_as_mask, **decoding
+            )
+            for path in version.groups(top)
+        }
+
+    def open_datatree(self, filename_or_obj: Any, **options: Any) -> DataTree:
+        """Open a group of one version and all groups below it, as a tree.
+
+        Takes the parameters of `open_dataset`.
+        """
+        return DataTree.from_dict(self.open_groups_as_dict(filename_or_obj, **options))
+
+
+_VERSION_OPTIONS = inspect.signature(open_session).parameters.keys() - {"target"}
+
+
+@dataclass(frozen=True)
+class _Version:
+    """One version of a repository, and how it was named.
+
+    Attributes
+    ----------
+    store : IcechunkStore
+    ref : dict
+        The arguments that name it.
+    """
+
+    store: IcechunkStore
+    ref: dict[str, str]
+
+    @classmethod
+    def open(cls, target: Target, **options: Any) -> _Version:
+        session = open_session(target, **options)
+        if isinstance(target, IcechunkStore):
+            store, named = target, {"branch": target.branch}
+        elif isinstance(target, Session):
+            store, named = session.store, {"branch": target.branch}
+        else:
+            store = session.store
+            named = {name: options.get(name) for name in ("branch", "tag", "snapshot_id")}
+            if not any(named.values()):
+                named = {"branch": DEFAULT_BRANCH}
+            if options.get("as_of") is not None:
+                named["as_of"] = parse_time(options["as_of"]).isoformat()
+        ref = {name: value for name, value in named.items() if value is not None}
+        return cls(store, ref or {"snapshot_id": session.snapshot_id})
+
+    def group_path(self, group: str | None) -> str:
+        """Return the path of a group as the repository has it.
+
+        Raises
+        ------
+        NodeNotFoundError
+            If there is none.
+        """
+        path = "/" + (group or "").strip("/")
+        tree = self.store.session.tree
+        node = tree.get(path)
+        if node is not None and not node.is_array:
+            return path
+        if node is not None:
+            reason = f"{path!r} is an array: open the group {path.rpartition('/')[0] or '/'!r}"
+        else:
+            found = list(self.groups("/"))
+            more = ", ..." if len(found) > _LISTED_GROUPS else ""
+            known = ", ".join(map(repr, found[:_LISTED_GROUPS])) + more
+            reason = f"there is no group {path!r}; " + (
+                f"there are {known}" if found else "this version has no groups at all"
+            )
+        raise NodeNotFoundError(f"{self._where}: {reason}")
+
+    @property
+    def _where(self) -> str:
+        session = self.store.session
+        return f"{session.storage.url} at snapshot {session.snapshot_id}"
+
+    def groups(self, top: str) -> Iterator[str]:
+        """Yield the path of a group and those of all groups below it."""
+        return (node.path for node in self.store.session.tree.within(top) if not node.is_array)
+
+    def dataset(
+        self, path: str, use_zarr_fill_value_as_mask: bool | None, **decoding: Any
+    ) -> Dataset:
+        """Open one group."""
+        group = ZarrStore.open_group(
+            self.store,
+            mode="r",
+            group=path,
+            consolidated=False,
+            zarr_format=3,
+            use_zarr_fill_value_as_mask=use_zarr_fill_value_as_mask,
+        )
+        dataset = StoreBackendEntrypoint().open_dataset(group, **decoding)
+        session = self.store.session
+        dataset.encoding["source"] = session.storage.url
+        dataset.encoding["icechunk_snapshot_id"] = session.snapshot_id
+        dataset.encoding["icechunk_ref"] = self.ref
+        return dataset
+
+
+def _relative(path: str, top: str) -> str:
+    # "." is what xarray's own engines call the group that was asked for
+    return path.removeprefix(top).strip("/") or "."
+
+
+def _check_zarr_options(consolidated: bool | None, zarr_format: int | None) -> None:
+    if consolidated:
+        raise InvalidInputError(
+            "consolidated=True: repositories have no consolidated metadata, because a snapshot "
+            "holds the metadata of all nodes; leave the argument out",
+            ErrorKind.STORAGE_CONFIG,
+        )
+    if zarr_format not in (None, 3):
+        raise InvalidInputError(
+            f"zarr_format={zarr_format}: repositories hold Zarr format 3 only; leave the argument "
+            "out",
+            ErrorKind.STORAGE_CONFIG,
+        )
+
+
+def _local_path(target: Any) -> str | None:
+    """Return the local path that a path or ``file://`` URL names, None if it is neither."""
+    if not isinstance(target, str | os.PathLike):
+        return None
+    text = os.fspath(target)
+    if not isinstance(text, str) or ("://" in text and not text.startswith("file://")):
+        return None
+    try:
+        storage = storage_from_url(os.path.expanduser(text))
+    except InvalidInputError:
+        return None
+    return storage.path if isinstance(storage, LocalStorage) else None
+
+
+def _holds_repository(path: str) -> bool:
+    markers = ("repo", os.path.join("refs", "branch.main", "ref.json"))  # of spec 2, of spec 1
+    return os.path.isdir(os.path.join(path, "snapshots")) and any(
+        os.path.isfile(os.path.join(path, marker)) for marker in markers
+    )
