@@ -78,10 +78,9 @@ def names_in(session: Workspace, prefix: str) -> list[str]:
                 names["c"] = None
             return list(names)
     depth = 1 if path == "/" else len(path) + 1
-    for found in tree.within(path):
-        if found.path != path:
-            # groups need no document of their own to have members
-            names[found.path[depth:].split("/", 1)[0]] = None
+    for found in tree.paths_below(path):
+        # groups need no document of their own to have members
+        names[found[depth:].partition("/")[0]] = None
     array, leading = _chunk_folder(session, path) if not names else (None, ())
     if array is not None and array.array is not None:
         for _, refs in below(session, prefix):

@@ -140,6 +140,14 @@ class Tree:
         """Return all nodes, sorted by path bytes."""
         return self.within("/")
 
+    def paths_below(self, path: str) -> list[str]:
+        """Return the paths of all nodes below a path, sorted by their bytes."""
+        paths = [p for p in self.snapshot.paths_below(path) if p not in self._absent]
+        if self._present:
+            edited = {p for p in self._present if p != path and is_within(p, path)}
+            paths = sorted(edited.union(paths), key=str.encode)
+        return paths
+
     def children(self, path: str) -> Iterator[Node]:
         """Yield the nodes directly below a path, in no particular order."""
         for node in self.snapshot.children(path):

@@ -168,6 +168,13 @@ class Snapshot:
             yield node
         yield from map(self._source.node, range(*self._below(path + "/")))
 
+    def paths_below(self, path: str) -> Sequence[str]:
+        """Return the paths of all nodes below this one, sorted; no `Node` is made."""
+        prefix = path if path == "/" else path + "/"
+        start, end = self._below(prefix)
+        found = self._source.paths[start:end]
+        return found[1:] if found[:1] == ["/"] else found
+
     def children(self, path: str) -> Iterator[Node]:
         """Yield the nodes directly below this path."""
         prefix = path if path == "/" else path + "/"

@@ -269,6 +269,7 @@ def test_lookup_is_that_of_a_list(members: list[Node], path: str) -> None:
             below = [node for node in by_bytes if is_within(node.path, at)]
             # itself comes first even where siblings sort in between
             assert list(snapshot.within(at)) == below
+            assert snapshot.paths_below(at) == [node.path for node in below if node.path != at]
             assert list(snapshot.children(at)) == [
                 node for node in by_bytes if parent_path(node.path) == at
             ]
