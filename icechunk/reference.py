@@ -7,6 +7,7 @@ turn into them: `StorageConfig.storage`, `StoreConfig.to_repository_config`.
 from __future__ import annotations
 
 import os
+import uuid
 from dataclasses import dataclass
 
 from icechunk.config import RepositoryConfig
@@ -128,6 +129,10 @@ class StorageConfig:
 
     def __repr__(self) -> str:
         return f"StorageConfig({self.config!r})"
+
+    def __dask_tokenize__(self) -> str:
+        # Dask takes equal tokens for equal data, and what is stored in a place changes
+        return uuid.uuid4().hex
 
     @classmethod
     def memory(cls, prefix: str) -> StorageConfig:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator, Iterator, Mapping
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -397,6 +398,10 @@ class Repository(Refs, Administration, History, Inspection):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         Repository.__init__(self, state["recipe"])
+
+    def __dask_tokenize__(self) -> str:
+        # Dask takes equal tokens for equal data, and what a repository holds changes
+        return uuid.uuid4().hex
 
     @property
     def _info(self) -> RepoInfo:

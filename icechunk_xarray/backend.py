@@ -57,10 +57,11 @@ class IcechunkBackendEntrypoint(BackendEntrypoint):
 
     Notes
     -----
-    xarray names Dask tasks after what was passed as X and the other arguments. Where X is a
-    URL and the branch moves between two calls, their tasks have the same names: to compare
-    two versions in one Dask graph, name them by ``snapshot_id``, ``tag`` or ``as_of``, or
-    pass the repository or session.
+    xarray names Dask tasks after X, its time of modification where it is a local path, and
+    the other arguments. For any other URL two calls with ``chunks=`` get tasks of equal names
+    even if the branch has moved in between, and Dask takes them for the same. To have both in
+    one Dask graph, name the versions by ``snapshot_id``, ``tag`` or ``as_of``, or pass objects
+    of `icechunk` instead of the URL.
     """
 
     description: ClassVar[str] = "Open versions of Icechunk repositories"
@@ -138,7 +139,7 @@ use_cftime, decode_timedelta
         NodeNotFoundError
             If the version has no such group.
         InvalidInputError
-            If arguments contradict each other.
+            If arguments contradict each other, or an array has no names of dimensions.
         """
         _check_zarr_options(consolidated, zarr_format)
         version = _Version.open(
@@ -277,7 +278,13 @@ class _Version:
     def dataset(
         self, path: str, use_zarr_fill_value_as_mask: bool | None, **decoding: Any
     ) -> Dataset:
-        """Open one group."""
+        """Open one group.
+
+        Raises
+        ------
+        InvalidInputError
+            If an array has no names of dimensions.
+        """
         group = ZarrStore.open_group(
             self.store,
             mode="r",
@@ -286,6 +293,18 @@ class _Version:
             zarr_format=3,
             use_zarr_fill_value_as_mask=use_zarr_fill_value_as_mask,
         )
+        unnamed = [
+            name
+            for name, array in group.arrays()
+            if len(array.metadata.dimension_names or ()) != array.ndim
+        ]
+        if unnamed:
+            raise InvalidInputError(
+                f"{self._where}: no dataset can be made of the group {path!r}, because Zarr's "
+                f"dimension_names are missing for {', '.join(map(repr, unnamed))}; open these "
+                "arrays with zarr, or set the names",
+                ErrorKind.BAD_METADATA,
+            )
         dataset = StoreBackendEntrypoint().open_dataset(group, **decoding)
         session = self.store.session
         dataset.encoding["source"] = session.storage.url

@@ -13,6 +13,7 @@ import asyncio
 import builtins
 import importlib
 import re
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -280,6 +281,10 @@ class Storage(Displayed, ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
+
+    def __dask_tokenize__(self) -> str:
+        # Dask takes equal tokens for equal data, and what a storage holds changes
+        return uuid.uuid4().hex
 
 
 # -- rules that every back end applies ---------------------------------------------
