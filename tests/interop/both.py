@@ -46,6 +46,7 @@ from tests.interop.version_1 import (  # noqa: F401 (called by name)
     upgrade,
     write_version_1,
 )
+from tests.xarray_reading import versions
 
 move_chunks = rearranging.move_chunks
 list_chunks = rearranging.list_chunks
@@ -218,3 +219,17 @@ def clean_up(place: Place, source: str) -> dict[str, int]:
 def modules() -> list[str]:
     """Return the names of the public modules."""
     return public.modules()
+
+
+# -- xarray --------------------------------------------------------------------------------
+def write_datasets(place: Place) -> None:
+    """Write datasets as users of the official client do, over three commits."""
+    from icechunk.xarray import to_icechunk
+
+    repo = icechunk.Repository.create(storage_at(place))
+    for number in range(versions.VERSIONS):
+        session = repo.writable_session("main")
+        to_icechunk(versions.version(number), session, mode="w")
+        to_icechunk(versions.version(10 + number).chunk(time=2), session, group="deep/er", mode="w")
+        session.commit(f"version {number}")
+    repo.create_tag("v0", next(s.id for s in repo.ancestry(branch="main") if "0" in s.message))

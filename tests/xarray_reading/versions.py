@@ -1,4 +1,4 @@
-"""A small repository whose versions are told apart by their values."""
+"""A small repository whose versions are told apart by their values. Runs under both clients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 import xarray as xr
 
 import icechunk
-from icechunk.storage import Storage
 
 #: How many commits `write_versions` makes.
 VERSIONS = 3
@@ -40,7 +39,7 @@ def write(session: Any, dataset: xr.Dataset, group: str | None = None) -> None:
     dataset.to_zarr(session.store, group=group, mode="w", consolidated=False)
 
 
-def write_versions(storage: Storage) -> icechunk.Repository:
+def write_versions(storage: icechunk.Storage) -> icechunk.Repository:
     """Create a repository: commits 0, 1 and 2, the tag ``v0``, and a branch at 1."""
     repo = icechunk.Repository.create(storage)
     ids = []
