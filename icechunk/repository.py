@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import os
+import threading
 import uuid
+import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -66,9 +69,17 @@ __all__ = ["Repository"]
 Authorization: TypeAlias = Mapping[str, AnyCredential | None]
 
 
+def _new_key() -> bytes:
+    return os.urandom(16)
+
+
 @dataclass(frozen=True)
 class _Recipe:
-    """All that another process needs to make the same context; no request is made."""
+    """All that another process needs to make the same context; no request is made.
+
+    Copies have the same `key`, and share a context in each process: a Dask graph brings one
+    copy for every array, and each would fetch the snapshot for itself.
+    """
 
     storage: Storage
     config: RepositoryConfig
@@ -77,8 +88,16 @@ class _Recipe:
     own_containers: bool = True
     commit_metadata: dict[str, Any] = field(default_factory=dict)
     attribution: Attribution | None = None
+    key: bytes = field(default_factory=_new_key, repr=False)
 
     def context(self) -> SessionContext:
+        with _contexts_lock:
+            found = _contexts.get(self.key)
+            if found is None:
+                found = _contexts[self.key] = self._make_context()
+            return found
+
+    def _make_context(self) -> SessionContext:
         effective = self.config.effective()
         assets = _make_assets(self.storage, effective)
         state = RepoState(
@@ -94,6 +113,21 @@ class _Recipe:
         return SessionContext(
             assets, state, virtual, self.config, effective, self, limit, self.commit_metadata
         )
+
+
+#: What is in use in this process, by key of the recipe.
+_contexts: weakref.WeakValueDictionary[bytes, SessionContext] = weakref.WeakValueDictionary()
+_contexts_lock = threading.Lock()
+
+
+def _forget_contexts() -> None:
+    global _contexts, _contexts_lock
+    _contexts, _contexts_lock = weakref.WeakValueDictionary(), threading.Lock()
+
+
+# connections and locks do not survive a fork of the process
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_contexts)
 
 
 def _make_assets(storage: Storage, effective: EffectiveConfig) -> Assets:
@@ -417,7 +451,7 @@ class Repository(Refs, Administration, History, Inspection):
     def set_default_commit_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Set metadata that every commit of sessions opened from now on gets."""
         Metadata(metadata)  # refuses what cannot be stored
-        self._recipe = replace(self._recipe, commit_metadata=dict(metadata))
+        self._recipe = replace(self._recipe, commit_metadata=dict(metadata), key=_new_key())
         self._context = replace(
             self._context, recipe=self._recipe, default_commit_metadata=dict(metadata)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import subprocess
@@ -456,6 +457,23 @@ def test_dask_workers_open_it_themselves(folder: Path) -> None:
     with dask.config.set(scheduler="processes", num_workers=1):
         dataset = xr.open_dataset(folder, chunks={"time": 2})
         xr.testing.assert_identical(dataset.compute(), version(2))
+
+
+def test_copies_in_one_process_fetch_the_snapshot_once(folder: Path) -> None:
+    counting = CountingStorage(LocalStorage(folder))
+    store = open_session(counting, tag="v0").store
+    pickled = [pickle.dumps(store) for _ in range(10)]
+    before = counting.requests
+    # as in a worker, where nobody has it yet
+    del store
+    gc.collect()
+    copies = [pickle.loads(each) for each in pickled]
+    shared = copies[0].session.storage
+    assert isinstance(shared, CountingStorage) and shared is not counting
+    assert all(copy.session.storage is shared for copy in copies)
+    assert shared.requests == before + 1
+    opened = [xr.open_dataset(copy, engine="icechunk") for copy in copies]
+    assert all(each.title == "version 0" for each in opened)
 
 
 def test_a_writable_session_reads_its_changes_and_does_not_travel(folder: Path) -> None:
