@@ -52,8 +52,9 @@ class IcechunkBackendEntrypoint(BackendEntrypoint):
     left out. The same holds for `xarray.open_datatree`, `open_groups` and `open_mfdataset`.
 
     The encoding of what is opened says where it came from: ``source`` is the URL of the
-    repository, ``icechunk_snapshot_id`` the version, and ``icechunk_ref`` the arguments that
-    named it, such as ``{"branch": "main"}``.
+    repository, ``icechunk_snapshot_id`` the version (missing where a session has changes that
+    are in no version yet), and ``icechunk_ref`` the arguments that named it, such as
+    ``{"branch": "main"}``.
 
     Notes
     -----
@@ -308,7 +309,8 @@ class _Version:
         dataset = StoreBackendEntrypoint().open_dataset(group, **decoding)
         session = self.store.session
         dataset.encoding["source"] = session.storage.url
-        dataset.encoding["icechunk_snapshot_id"] = session.snapshot_id
+        if not session.has_uncommitted_changes:
+            dataset.encoding["icechunk_snapshot_id"] = session.snapshot_id
         dataset.encoding["icechunk_ref"] = self.ref
         return dataset
 

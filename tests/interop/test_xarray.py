@@ -37,5 +37,5 @@ def test_datasets_of_the_official_client_on_s3(official: Official, s3_server: S3
         "secret_access_key": s3_server.secret_access_key,
     }
     official.run("write_datasets", place)
-    opened = xr.open_dataset(s3_server.storage("datasets"), group="deep/er", chunks={})  # type: ignore[arg-type]
+    opened = xr.open_dataset(s3_server.storage("datasets"), group="deep/er", chunks={})
     xr.testing.assert_identical(opened, version(10 + VERSIONS - 1))

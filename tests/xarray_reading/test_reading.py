@@ -122,7 +122,7 @@ def test_a_url_takes_storage_options(s3_server: S3Server) -> None:
 def test_home_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder.parent))
     for engine in ("icechunk", None):
-        assert xr.open_dataset("~/repository", engine=engine).title == "version 2"  # type: ignore[arg-type]
+        assert xr.open_dataset("~/repository", engine=engine).title == "version 2"
 
 
 def test_config_and_access_to_virtual_chunks_are_passed_on(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_many_repositories_at_once(tmp_path: Path) -> None:
         session.commit("a day")
     sessions = [icechunk.Repository.open(path).readonly_session("main") for path in paths]
     for targets in (paths, sessions):
-        with xr.open_mfdataset(targets, engine="icechunk") as dataset:  # type: ignore[arg-type]
+        with xr.open_mfdataset(targets, engine="icechunk") as dataset:
             assert dataset["a"].values.tolist() == [0, 1, 2]
     with xr.open_mfdataset(f"{tmp_path}/*", engine="icechunk", combine="by_coords") as dataset:
         assert dataset["a"].chunks == ((1, 1, 1),)
@@ -218,12 +218,12 @@ def test_as_of_is_the_newest_that_is_not_younger(kind: int, repo: icechunk.Repos
             if expected < 0:
                 # the root snapshot of the repository is empty
                 with pytest.raises(NodeNotFoundError, match="no groups at all"):
-                    xr.open_dataset(repo, engine="icechunk", as_of=when)  # type: ignore[arg-type]
+                    xr.open_dataset(repo, engine="icechunk", as_of=when)
                 continue
-            opened = xr.open_dataset(repo, engine="icechunk", as_of=when)  # type: ignore[arg-type]
+            opened = xr.open_dataset(repo, engine="icechunk", as_of=when)
             assert opened.title == f"version {expected}"
             ref = opened.encoding["icechunk_ref"]
-            assert xr.open_dataset(repo, engine="icechunk", **ref).title == opened.title  # type: ignore[arg-type]
+            assert xr.open_dataset(repo, engine="icechunk", **ref).title == opened.title
 
 
 @pytest.mark.usefixtures("far_from_greenwich")
@@ -285,11 +285,11 @@ def test_no_repository(tmp_path: Path) -> None:
     assert not (tmp_path / "nothing").exists()
     for zarr_format in (2, 3):
         path = tmp_path / f"plain{zarr_format}"
-        version(0).to_zarr(path, zarr_format=zarr_format, consolidated=False)  # type: ignore[call-overload]
+        version(0).to_zarr(path, zarr_format=zarr_format, consolidated=False)
         with pytest.raises(RepositoryNotFoundError, match=r"plain Zarr store.*engine='zarr'"):
             xr.open_dataset(path, engine="icechunk")
     with pytest.raises(InvalidInputError, match="an int names no repository"):
-        xr.open_dataset(7, engine="icechunk")  # type: ignore[arg-type]
+        xr.open_dataset(7, engine="icechunk")
 
 
 def test_arrays_without_names_of_dimensions_are_named() -> None:
@@ -353,7 +353,7 @@ DECODING = st.fixed_dictionaries(
 def test_decoding_is_that_of_the_zarr_engine(options: dict[str, Any], folder: Path) -> None:
     store = icechunk.Repository.open(folder).readonly_session("main").store
     ours = xr.open_dataset(folder, engine="icechunk", **options)
-    theirs = xr.open_dataset(store, engine="zarr", consolidated=False, **options)  # type: ignore[arg-type]
+    theirs = xr.open_dataset(store, engine="zarr", consolidated=False, **options)
     xr.testing.assert_identical(ours, theirs)
     for name, variable in theirs.variables.items():
         # a fill value may be NaN, which equals nothing
@@ -370,8 +370,8 @@ def test_fill_values_can_be_masks() -> None:
     )
     array[:] = [7, 8]
     zarr.group(session.store)
-    plain = xr.open_dataset(session, engine="icechunk")  # type: ignore[arg-type]
-    masked = xr.open_dataset(session, engine="icechunk", use_zarr_fill_value_as_mask=True)  # type: ignore[arg-type]
+    plain = xr.open_dataset(session, engine="icechunk")
+    masked = xr.open_dataset(session, engine="icechunk", use_zarr_fill_value_as_mask=True)
     assert plain["a"].values.tolist() == [7, 8]
     assert np.isnan(masked["a"].values[0]) and masked["a"].values[1] == 8
 
@@ -401,13 +401,13 @@ def test_opening_takes_three_requests(arrays: int, others: int) -> None:
         session.set_metadata_document(f"/other/v{i}", document)
     session.commit("all")
     counting = CountingStorage(storage)
-    opened = xr.open_dataset(counting, engine="icechunk", group="wanted", chunks={})  # type: ignore[arg-type]
+    opened = xr.open_dataset(counting, engine="icechunk", group="wanted", chunks={})
     assert len(opened) == arrays
     assert counting.requests == 3  # the repo info twice, the second time by its ETag; the snapshot
     opened["v"].load()
     assert counting.requests == 5  # a manifest and a chunk
     counting.reset()
-    assert len(xr.open_datatree(counting, engine="icechunk", group="wanted")) == arrays  # type: ignore[arg-type]
+    assert len(xr.open_datatree(counting, engine="icechunk", group="wanted")) == arrays
     assert counting.requests == 3
 
 
@@ -420,7 +420,7 @@ def test_no_chunk_is_read_but_for_indexes(tmp_path: Path) -> None:
     for default_indexes, chunks in ((True, 1), (False, 0)):
         storage = RecordingStorage(LocalStorage(tmp_path))
         opened = xr.open_dataset(
-            storage,  # type: ignore[arg-type]
+            storage,
             engine="icechunk",
             create_default_indexes=default_indexes,
         )
@@ -479,8 +479,9 @@ def test_copies_in_one_process_fetch_the_snapshot_once(folder: Path) -> None:
 def test_a_writable_session_reads_its_changes_and_does_not_travel(folder: Path) -> None:
     session = icechunk.Repository.open(folder).writable_session("main")
     write(session, version(5))
-    dataset = xr.open_dataset(session, chunks={})  # type: ignore[arg-type]
+    dataset = xr.open_dataset(session, chunks={})
     xr.testing.assert_identical(dataset, version(5))
+    assert dataset.encoding == {"source": folder.as_uri(), "icechunk_ref": {"branch": "main"}}
     with pytest.raises(icechunk.SessionStateError, match=r"session\.fork\(\)"):
         pickle.dumps(dataset)
 
@@ -509,7 +510,7 @@ def test_versions_differ_in_one_dask_graph(kind: str, tmp_path: Path) -> None:
 
 def test_two_sessions_of_one_version_share_dask_tasks(repo: icechunk.Repository) -> None:
     names = {
-        xr.open_dataset(repo.readonly_session("main"), chunks={})["temperature"].data.name  # type: ignore[arg-type]
+        xr.open_dataset(repo.readonly_session("main"), chunks={})["temperature"].data.name
         for _ in range(2)
     }
     assert len(names) == 1
