@@ -272,21 +272,53 @@ class Repository(Refs, Administration, History, Inspection):
             If it is damaged, or of a newer version.
         """
         warn_of_none(authorize_virtual_chunk_access)
+        return cls._open(storage, config, authorize_virtual_chunk_access, attribution)[0]
+
+    @classmethod
+    def _open(
+        cls,
+        storage: AnyStorage,
+        config: RepositoryConfig | None,
+        authorization: Authorization | None,
+        attribution: Attribution | None = None,
+    ) -> tuple[Repository, RepoInfo]:
+        """Open a repository; return also what it was at that moment."""
         place = as_storage(storage)
         given = config if config is not None else RepositoryConfig()
-        first = cls._make(place, given, authorize_virtual_chunk_access, attribution)
-        stored = _stored_config(first._context.state.load())
+        first = cls._make(place, given, authorization, attribution)
+        info = first._info
+        stored = _stored_config(info)
         if stored is None:
-            return first
+            return first, info
         repository = cls._make(
             place,
             stored.merge(given),
-            authorize_virtual_chunk_access,
+            authorization,
             attribution,
             own_containers=given.virtual_chunk_containers is not None,
         )
         repository._context.state.take_over(first._context.state)
-        return repository
+        return repository, info
+
+    @classmethod
+    def open_readonly_session(
+        cls,
+        storage: AnyStorage,
+        branch: str | None = None,
+        *,
+        tag: str | None = None,
+        snapshot_id: str | None = None,
+        as_of: datetime | None = None,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: Authorization | None = None,
+    ) -> Session:
+        """Return a session that reads one version of a repository that is not open yet.
+
+        The same as `open` and then `readonly_session`, whose parameters and errors it has,
+        with one request less.
+        """
+        repository, info = cls._open(storage, config, authorize_virtual_chunk_access)
+        return repository._session_at(info, branch, tag, snapshot_id, as_of)
 
     @classmethod
     def open_or_create(
@@ -488,7 +520,16 @@ class Repository(Refs, Administration, History, Inspection):
         """
         if as_of is not None and branch is None:
             raise invalid_version("as_of goes with a branch")
-        info = self._info
+        return self._session_at(self._info, branch, tag, snapshot_id, as_of)
+
+    def _session_at(
+        self,
+        info: RepoInfo,
+        branch: str | None,
+        tag: str | None,
+        snapshot_id: str | None,
+        as_of: datetime | None,
+    ) -> Session:
         resolved = resolve(info, branch, tag, snapshot_id)
         if as_of is not None and branch is not None:
             resolved = snapshot_as_of(info, branch, as_of)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, time
 from typing import Any, TypeAlias
 
@@ -78,15 +79,8 @@ def open_repository(
             return target
         return target.reopen(config, authorize_virtual_chunk_access)
     storage = _storage(target, storage_options)
-    try:
+    with _plain_zarr_named(storage):
         return Repository.open(storage, config, authorize_virtual_chunk_access)
-    except RepositoryNotFoundError as error:
-        if not any(_exists(storage, name) for name in _ZARR_DOCUMENTS):
-            raise
-        raise RepositoryNotFoundError(
-            f"{storage.url} is a plain Zarr store, not an Icechunk repository: open it with "
-            "engine='zarr'"
-        ) from error
 
 
 def open_session(
@@ -145,15 +139,27 @@ def open_session(
             ErrorKind.INVALID_REF_TYPE,
         )
     when = None if as_of is None else parse_time(as_of)
-    repository = open_repository(
-        target,
-        storage_options=storage_options,
-        config=config,
-        authorize_virtual_chunk_access=authorize_virtual_chunk_access,
-    )
     if not given:
         branch = DEFAULT_BRANCH
-    return repository.readonly_session(branch, tag=tag, snapshot_id=snapshot_id, as_of=when)
+    if isinstance(target, Repository):
+        repository = open_repository(
+            target,
+            storage_options=storage_options,
+            config=config,
+            authorize_virtual_chunk_access=authorize_virtual_chunk_access,
+        )
+        return repository.readonly_session(branch, tag=tag, snapshot_id=snapshot_id, as_of=when)
+    storage = _storage(target, storage_options)
+    with _plain_zarr_named(storage):
+        return Repository.open_readonly_session(
+            storage,
+            branch,
+            tag=tag,
+            snapshot_id=snapshot_id,
+            as_of=when,
+            config=config,
+            authorize_virtual_chunk_access=authorize_virtual_chunk_access,
+        )
 
 
 def parse_time(value: Time) -> datetime:
@@ -197,6 +203,20 @@ def _storage(target: Target, options: Mapping[str, Any] | None) -> Storage:
         "Session or IcechunkStore",
         ErrorKind.STORAGE_CONFIG,
     )
+
+
+@contextmanager
+def _plain_zarr_named(storage: Storage) -> Iterator[None]:
+    """Where there is no repository, say whether there is a plain Zarr store."""
+    try:
+        yield
+    except RepositoryNotFoundError as error:
+        if not any(_exists(storage, name) for name in _ZARR_DOCUMENTS):
+            raise
+        raise RepositoryNotFoundError(
+            f"{storage.url} is a plain Zarr store, not an Icechunk repository: open it with "
+            "engine='zarr'"
+        ) from error
 
 
 def _exists(storage: Storage, key: str) -> bool:
