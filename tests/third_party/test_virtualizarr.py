@@ -32,7 +32,7 @@ def repository(tmp_path: Path) -> icechunk.Repository:
     return icechunk.Repository.create(
         icechunk.local_filesystem_storage(str(tmp_path / "repository")),
         config,
-        authorize_virtual_chunk_access={PREFIX: None},
+        authorize_virtual_chunk_access={PREFIX: icechunk.credentials.LocalFileSystemAccess},
     )
 
 
@@ -128,7 +128,9 @@ def test_a_file_that_was_changed(tmp_path: Path) -> None:
         icechunk.VirtualChunkContainer(prefix, icechunk.local_filesystem_store(str(tmp_path)))
     )
     repository = icechunk.Repository.create(
-        icechunk.in_memory_storage(), config, authorize_virtual_chunk_access={prefix: None}
+        icechunk.in_memory_storage(),
+        config,
+        authorize_virtual_chunk_access={prefix: icechunk.credentials.LocalFileSystemAccess},
     )
     session = repository.writable_session("main")
     virtual(copy).vz.to_icechunk(session.store)

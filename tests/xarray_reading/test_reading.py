@@ -133,7 +133,9 @@ def test_config_and_access_to_virtual_chunks_are_passed_on(tmp_path: Path) -> No
         prefix, icechunk.local_filesystem_store(str(tmp_path / "archive"))
     )
     config = icechunk.RepositoryConfig(virtual_chunk_containers={prefix: container})
-    repo = icechunk.Repository.create(tmp_path / "repository", config, {prefix: None})
+    repo = icechunk.Repository.create(
+        tmp_path / "repository", config, {prefix: icechunk.credentials.LocalFileSystemAccess}
+    )
     session = repo.writable_session("main")
     empty = xr.Dataset({"a": ("x", np.zeros(6, "f4"))})
     write(session, empty.assign(a=empty.a.assign_attrs(units="K")))
@@ -151,7 +153,10 @@ def test_config_and_access_to_virtual_chunks_are_passed_on(tmp_path: Path) -> No
     session.commit("virtual")
     for target in (tmp_path / "repository", icechunk.Repository.open(tmp_path / "repository")):
         opened = xr.open_dataset(
-            target, engine="icechunk", config=config, authorize_virtual_chunk_access={prefix: None}
+            target,
+            engine="icechunk",
+            config=config,
+            authorize_virtual_chunk_access={prefix: icechunk.credentials.LocalFileSystemAccess},
         )
         assert opened["a"].values.tolist() == [0, 1, 2, 3, 4, 5]
         with pytest.raises(icechunk.IcechunkError, match="authorize_virtual_chunk_access"):
