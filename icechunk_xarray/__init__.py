@@ -1,1 +1,9 @@
-"""The xarray integration: empty in 0.1.0, where `Dataset.to_zarr(session.store)` does it."""
+"""xarray and Icechunk: write with `to_icechunk`.
+
+Importing this package adds the accessor ``.icechunk`` to Datasets, DataArrays and DataTrees.
+"""
+
+from icechunk_xarray.accessor import IcechunkAccessor
+from icechunk_xarray.writer import to_icechunk
+
+__all__ = ["IcechunkAccessor", "to_icechunk"]

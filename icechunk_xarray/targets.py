@@ -46,6 +46,7 @@ def open_repository(
     storage_options: Mapping[str, Any] | None = None,
     config: RepositoryConfig | None = None,
     authorize_virtual_chunk_access: Authorization | None = None,
+    create: bool = False,
 ) -> Repository:
     """Open the repository that a target names.
 
@@ -59,6 +60,8 @@ def open_repository(
         Overrides the stored configuration, option by option.
     authorize_virtual_chunk_access : mapping of str to credentials, optional
         Prefixes of the virtual chunk containers that may be read, and how.
+    create : bool
+        Whether to create the repository where there is none.
 
     Raises
     ------
@@ -79,6 +82,8 @@ def open_repository(
             return target
         return target.reopen(config, authorize_virtual_chunk_access)
     storage = _storage(target, storage_options)
+    if create:
+        return Repository.open_or_create(storage, config, authorize_virtual_chunk_access)
     with _plain_zarr_named(storage):
         return Repository.open(storage, config, authorize_virtual_chunk_access)
 

@@ -1,0 +1,396 @@
+"""What a write must not do to arrays that exist, checked before anything is written.
+
+Each check raises `InvalidInputError` with the variable, the dimension, and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from icechunk import InvalidInputError
+from icechunk.errors import ErrorKind
+from icechunk_xarray.values import decode_like
+
+Regions = dict[Hashable, slice]
+
+
+def check_names(dataset: xr.Dataset, encoding: Mapping[str, Any]) -> None:
+    """Refuse names that a Zarr array cannot have, and encodings of no variable."""
+    for name in dataset.variables:
+        if not isinstance(name, str) or not name or "/" in name:
+            raise _refused(
+                f"variable {name!r}: the name of an array must be a string, neither empty nor "
+                "with '/'; rename it"
+            )
+    for name in encoding:
+        if name not in dataset.variables:
+            raise _refused(
+                f"encoding names {name!r}, and the dataset has no such variable, only "
+                f"{_listed(dataset.variables)}"
+            )
+
+
+def resolve_region(
+    dataset: xr.Dataset, existing: Mapping[str, xr.Variable], region: Any
+) -> Regions:
+    """Return which part of the stored arrays a dataset goes to, with starts and stops.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+    existing : mapping of str to xarray.Variable
+        What is stored.
+    region : mapping of dimensions to slices or "auto", or "auto"
+        ``"auto"``: where the values of the coordinate are found.
+    """
+    if isinstance(region, str) and region == "auto":
+        region = dict.fromkeys(dataset.dims, "auto")
+    if not isinstance(region, Mapping):
+        raise _refused(
+            f"region is {region!r}: expected 'auto', or slices by dimension such as "
+            "{'time': slice(0, 12)}"
+        )
+    sizes = stored_sizes(existing)
+    resolved: Regions = {}
+    for dim, part in region.items():
+        if dim not in dataset.dims:
+            raise _refused(
+                f"region has the dimension {dim!r}, and the dataset has only "
+                f"{_listed(dataset.dims)}"
+            )
+        if dim not in sizes:
+            raise _refused(f"region has the dimension {dim!r}, which no stored array has")
+        if isinstance(part, str) and part == "auto":
+            resolved[dim] = _find(dataset, existing, dim)
+            continue
+        if not isinstance(part, slice) or part.step not in (None, 1):
+            raise _refused(
+                f"region of dimension {dim!r} is {part!r}: expected a slice without step, or 'auto'"
+            )
+        start, stop, _ = part.indices(sizes[dim])
+        if stop - start != dataset.sizes[dim]:
+            raise _refused(
+                f"region {start}:{stop} of dimension {dim!r}, which is {sizes[dim]} long on disk, "
+                f"holds {max(stop - start, 0)} values, and the dataset has {dataset.sizes[dim]}"
+            )
+        _check_position(dataset, existing, dim, slice(start, stop))
+        resolved[dim] = slice(start, stop)
+    outside = [name for name, v in dataset.variables.items() if not set(resolved) & set(v.dims)]
+    if resolved and outside:
+        raise _refused(
+            f"{_listed(outside)}: without a dimension of the region ({_listed(resolved)}) it "
+            f"would be overwritten as a whole; leave it out with .drop_vars({outside!r})"
+        )
+    return resolved
+
+
+def check_against(
+    dataset: xr.Dataset,
+    existing: Mapping[str, xr.Variable],
+    encoding: Mapping[str, Any],
+    *,
+    mode: str,
+    append_dim: Hashable | None,
+    region: Regions | None,
+    safe_append: bool,
+) -> None:
+    """Refuse a dataset that does not fit the arrays of the group that it goes to."""
+    for name in encoding:
+        if name in existing:
+            raise _refused(
+                f"variable {name!r} exists, and keeps the encoding that it was created with: "
+                "leave it out of encoding, or write the group anew with mode='w'"
+            )
+    sizes = stored_sizes(existing)
+    if append_dim is not None:
+        _check_append_dim(dataset, append_dim, sizes)
+    for key, variable in dataset.variables.items():
+        name = str(key)
+        if name not in existing:
+            _check_new(name, variable, sizes, mode, append_dim, region)
+        elif not (region is not None and name in dataset.indexes):
+            _check_existing(name, variable, existing[name], append_dim, region)
+    if append_dim is not None and safe_append:
+        _check_append(dataset, existing, append_dim)
+
+
+def stored_sizes(existing: Mapping[str, xr.Variable]) -> dict[Hashable, int]:
+    """Return the lengths of dimensions on disk."""
+    sizes: dict[Hashable, int] = {}
+    for variable in existing.values():
+        for dim, size in variable.sizes.items():
+            sizes[dim] = max(size, sizes.get(dim, 0))
+    return sizes
+
+
+def check_chunks(
+    name: str,
+    dims: Sequence[Hashable],
+    blocks: Sequence[tuple[int, ...]],
+    grid: Sequence[int],
+    shape: Sequence[int],
+    region: Sequence[slice],
+    *,
+    partial: bool,
+) -> None:
+    """Refuse Dask blocks of which two would write one stored chunk, or shard, at a time.
+
+    Parameters
+    ----------
+    name : str
+    dims : sequence of str
+    blocks : sequence of tuple of int
+        Sizes of the Dask blocks, by dimension.
+    grid : sequence of int
+        Shape of what is stored as one object: the shard where there are any, or the chunk.
+    shape : sequence of int
+        Of the array.
+    region : sequence of slice
+        The part of the array that the blocks cover.
+    partial : bool
+        Whether the region may begin or end within a stored chunk. Then one task writes it
+        here, but another call may write the rest.
+    """
+    for dim, sizes, chunk, length, part in zip(dims, blocks, grid, shape, region, strict=True):
+        edges = list(accumulate(sizes, initial=part.start))
+        shared = next((edge for edge in edges[1:-1] if edge % chunk), None)
+        if shared is not None:
+            first = min(-part.start % chunk, part.stop - part.start)
+            fitting = f"({first}, {chunk}, ...)" if first else f"{chunk}, or a multiple of it"
+            raise _refused(
+                f"variable {name!r}, dimension {dim!r}: two Dask blocks meet at index {shared}, "
+                f"within a stored chunk (of {chunk}), and would overwrite each other. Rechunk to "
+                f"{fitting} with .chunk(), pass align_chunks=True, choose other stored chunks "
+                "with encoding where the array is new, or safe_chunks=False if nothing runs in "
+                "parallel"
+            )
+        if not partial and (part.start % chunk or (part.stop % chunk and part.stop != length)):
+            start, stop = part.start // chunk * chunk, -(-part.stop // chunk) * chunk
+            raise _refused(
+                f"variable {name!r}, dimension {dim!r}: the region {part.start}:{part.stop} does "
+                f"not cover whole stored chunks (of {chunk}); parallel writers of the rest would "
+                f"be lost. Write {start}:{min(stop, length)}, .load() the data first, or pass "
+                "mode='a' or safe_chunks=False if no other write runs at the same time"
+            )
+
+
+# -- arrays that exist, and those that do not ---------------------------------------------
+def _check_new(
+    name: str,
+    variable: xr.Variable,
+    sizes: Mapping[Hashable, int],
+    mode: str,
+    append_dim: Hashable | None,
+    region: Regions | None,
+) -> None:
+    if region is not None or mode == "r+":
+        raise _refused(
+            f"variable {name!r} is not on disk, and this only writes values of arrays that are: "
+            "create it first, or drop it"
+        )
+    for dim, size in variable.sizes.items():
+        if dim == append_dim:
+            raise _refused(
+                f"variable {name!r} is not on disk, and would be shorter than the other arrays "
+                f"along {dim!r}; create it in full length first, or drop it"
+            )
+        if sizes.get(dim, size) != size:
+            raise _refused(
+                f"variable {name!r}, dimension {dim!r}: {size} long, but {sizes[dim]} on disk in "
+                "other arrays, which would make the group unreadable; write the whole group anew "
+                "with mode='w', or rename the dimension"
+            )
+
+
+def _check_existing(
+    name: str,
+    variable: xr.Variable,
+    stored: xr.Variable,
+    append_dim: Hashable | None,
+    region: Regions | None,
+) -> None:
+    if set(variable.dims) != set(stored.dims):
+        raise _refused(
+            f"variable {name!r} has the dimensions {variable.dims}, and {stored.dims} on disk; "
+            "rename them, or write the group anew with mode='w'"
+        )
+    for dim, size in variable.sizes.items():
+        if dim == append_dim:
+            continue
+        part = (region or {}).get(dim)
+        expected = stored.sizes[dim] if part is None else part.stop - part.start
+        if size != expected:
+            raise _refused(
+                f"variable {name!r}, dimension {dim!r}: {size} long, but {expected} on disk; "
+                "select the same part, pass append_dim or region to add or replace one, or write "
+                "the group anew with mode='w'"
+            )
+    given, kept = variable.attrs.get("units"), stored.attrs.get("units")
+    if given is not None and kept is not None and given != kept:
+        raise _refused(
+            f"variable {name!r} has the units {given!r}, and {kept!r} on disk, which stay; "
+            "convert the values first"
+        )
+
+
+# -- appending ----------------------------------------------------------------------------
+def _check_append_dim(dataset: xr.Dataset, dim: Hashable, sizes: Mapping[Hashable, int]) -> None:
+    if dim not in sizes:
+        raise _refused(
+            f"append_dim {dim!r} is no dimension of an array on disk, only {_listed(sizes)}; write "
+            "the first part without append_dim"
+        )
+    if dim not in dataset.dims:
+        raise _refused(
+            f"append_dim {dim!r} is no dimension of the dataset, only {_listed(dataset.dims)}; "
+            f"use .expand_dims({dim!r})"
+        )
+
+
+def _check_append(dataset: xr.Dataset, existing: Mapping[str, xr.Variable], dim: Hashable) -> None:
+    missing = [name for name, v in existing.items() if dim in v.dims and name not in dataset]
+    if missing:
+        raise _refused(
+            f"{_listed(missing)}: on disk along {dim!r}, but not in the dataset, and would "
+            "become shorter than the other arrays; add it, or pass safe_append=False if "
+            "another append of this session does"
+        )
+    _check_repeats(dataset, existing, dim)
+    for key in dataset.coords:
+        name, variable = str(key), dataset.coords[key].variable
+        if name not in existing or dim in variable.dims or variable.chunks is not None:
+            continue
+        where = _first_difference(name, variable, existing[name])
+        if where is not None:
+            raise _refused(
+                f"coordinate {name!r} differs from what is on disk{where}: the data would be "
+                "appended to other places; select or interpolate to the same coordinates, drop "
+                "this one, or pass safe_append=False"
+            )
+
+
+def _check_repeats(dataset: xr.Dataset, existing: Mapping[str, xr.Variable], dim: Hashable) -> None:
+    name = str(dim)
+    if name not in existing or dim not in dataset.coords:
+        return
+    given = dataset.coords[dim].variable
+    index = pd.Index(_decoded(name, existing[name], given))
+    repeated = pd.Index(given.values).isin(index)
+    if repeated.any():
+        first = given.values[repeated][0]
+        raise _refused(
+            f"coordinate {name!r}: {repeated.sum()} of {repeated.size} values to append are on "
+            f"disk already, {first} the first; write these with region='auto', append the others "
+            f"only, or pass safe_append=False to repeat them"
+        )
+
+
+# -- regions ------------------------------------------------------------------------------
+def _find(dataset: xr.Dataset, existing: Mapping[str, xr.Variable], dim: Hashable) -> slice:
+    """Return where the values of a coordinate are on disk."""
+    name = str(dim)
+    if dim not in dataset.coords:
+        _check_whole(dataset, existing, dim)
+        return slice(0, dataset.sizes[dim])
+    if name not in existing:
+        raise _refused(
+            f"region of dimension {name!r} is 'auto', and there is no such coordinate on disk; "
+            "pass a slice"
+        )
+    given = dataset.coords[dim].variable
+    index = pd.Index(_decoded(name, existing[name], given))
+    if not index.is_unique:
+        raise _refused(
+            f"region of dimension {name!r} is 'auto', and the coordinate on disk repeats values; "
+            "pass a slice"
+        )
+    found = index.get_indexer(pd.Index(given.values))
+    if (found < 0).any():
+        raise _refused(
+            f"coordinate {name!r}: {given.values[found < 0][0]} is not on disk; region writes "
+            "among stored coordinates, append_dim adds to them"
+        )
+    if (np.diff(found) != 1).any():
+        raise _refused(
+            f"coordinate {name!r}: its values are not next to each other on disk, in this order; "
+            "sort them, and write each run by itself"
+        )
+    start = int(found[0]) if found.size else 0
+    return slice(start, start + found.size)
+
+
+def _check_whole(dataset: xr.Dataset, existing: Mapping[str, xr.Variable], dim: Hashable) -> None:
+    size = stored_sizes(existing)[dim]
+    if dataset.sizes[dim] != size:
+        raise _refused(
+            f"region of dimension {dim!r} is 'auto', and the dataset has no such coordinate to "
+            f"look for: its {dataset.sizes[dim]} values could be anywhere among {size}; pass a "
+            "slice"
+        )
+
+
+def _check_position(
+    dataset: xr.Dataset, existing: Mapping[str, xr.Variable], dim: Hashable, part: slice
+) -> None:
+    """Refuse a coordinate that says that the data belongs elsewhere."""
+    name = str(dim)
+    if name not in existing or dim not in dataset.coords:
+        return
+    where = _first_difference(name, dataset.coords[dim].variable, existing[name][part])
+    if where is not None:
+        raise _refused(
+            f"coordinate {name!r} differs from region {part.start}:{part.stop} on disk{where}; "
+            f"pass region='auto' to find its place, or drop it with .drop_vars({name!r})"
+        )
+
+
+# -- values -------------------------------------------------------------------------------
+def _decoded(name: str, stored: xr.Variable, given: xr.Variable) -> Any:
+    try:
+        return decode_like(name, stored, given.values).values
+    except (ValueError, TypeError, OverflowError) as error:
+        raise _calendar(name, stored, error) from error
+
+
+def _first_difference(name: str, given: xr.Variable, stored: xr.Variable) -> str | None:
+    """Say where two coordinates differ, None where they do not.
+
+    Floats may have been stored with less precision.
+    """
+    new = given.transpose(*stored.dims).values
+    old = _decoded(name, stored, given)
+    try:
+        if new.dtype.kind in "fc" or old.dtype.kind in "fc":
+            differs = ~np.isclose(new, old, rtol=1e-6, atol=0, equal_nan=True)
+        else:
+            differs = (new != old) & ~(pd.isnull(new) & pd.isnull(old))
+    except TypeError as error:
+        raise _calendar(name, stored, error) from error
+    differs = np.asarray(differs, bool)
+    if not differs.any():
+        return None
+    at = np.unravel_index(int(differs.argmax()), differs.shape)
+    place = f" at index {', '.join(str(int(i)) for i in at)}" if at else ""
+    return f" ({new[at]} instead of {old[at]}{place})"
+
+
+def _calendar(name: str, stored: xr.Variable, error: Exception) -> InvalidInputError:
+    kept = {key: stored.attrs[key] for key in ("units", "calendar") if key in stored.attrs}
+    return _refused(
+        f"coordinate {name!r} cannot be compared with what is on disk ({kept or stored.dtype}): "
+        f"{error}; convert it to the same kind of values, with .convert_calendar() for times"
+    )
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(repr(name) for name in names) or "none"
+
+
+def _refused(message: str) -> InvalidInputError:
+    return InvalidInputError(message, ErrorKind.INVALID_ARRAY_METADATA)

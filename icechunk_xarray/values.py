@@ -1,0 +1,239 @@
+"""Whether values survive being stored: decode what would be written, and compare.
+
+xarray encodes values for the array that is to hold them: times become numbers since a
+reference, floats become scaled integers, Zarr then casts to the stored dtype. None of these
+steps tells when a value does not fit. This module asks the only question that matters: would
+a reader get back what was given?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+from xarray.coders import CFDatetimeCoder, CFTimedeltaCoder
+
+from icechunk import InvalidInputError
+from icechunk.errors import ErrorKind
+
+#: Attributes of CF that say how numbers are to be read.
+_PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
+#: Times that are stored as floats are rounded; those of any real dataset by less than this.
+_TIME_TOLERANCE = np.timedelta64(1, "ms")
+#: Values that are looked at together: bounds the memory that a check takes.
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Check:
+    """Compares values of a variable with what would be read back.
+
+    It is called with blocks, by Dask too, and pickles.
+
+    Parameters
+    ----------
+    name : str
+        The variable, for messages.
+    dims : tuple of str
+    dtype : numpy.dtype
+        What is stored.
+    attrs : mapping
+        CF attributes of the stored array, by which it is decoded.
+    raw : bool
+        Whether the values are given as they are stored: packing is left alone.
+    exact : bool
+        Whether the array exists, and its precision must do. A new array has the precision
+        that its encoding asks for: rounding to that is no loss, all else is.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    dtype: np.dtype[Any]
+    attrs: Mapping[str, Any]
+    raw: bool
+    exact: bool
+
+    @classmethod
+    def of(cls, name: str, original: xr.Variable, stored: xr.Variable, *, exact: bool) -> Check:
+        """Return the check of a variable that goes to a stored array."""
+        return cls(
+            name,
+            tuple(str(dim) for dim in stored.dims),
+            stored.dtype,
+            dict(stored.attrs),
+            raw=any(key in original.attrs for key in _PACKING),
+            exact=exact,
+        )
+
+    def needed(self, original: np.dtype[Any], encoded: np.dtype[Any]) -> bool:
+        """Whether values of these dtypes can change at all."""
+        if original.kind not in "biufcSU" or not original == encoded == self.dtype:
+            return True
+        return not self.raw and any(
+            key in self.attrs and not _is_nan(self.attrs[key]) for key in _PACKING
+        )
+
+    def __call__(self, encoded: npt.NDArray[Any], original: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the encoded values if they stand for the original ones.
+
+        Raises
+        ------
+        InvalidInputError
+            If they do not; the message names a value and what would become of it.
+        """
+        for index in _blocks(encoded.shape):
+            self._compare(encoded[index], original[index])
+        return encoded
+
+    def _compare(self, encoded: npt.NDArray[Any], original: npt.NDArray[Any]) -> None:
+        if not encoded.size:
+            return
+        with np.errstate(all="ignore"):
+            vlen = encoded.dtype.kind in "OT" or self.dtype.kind in "OT"
+            stored = encoded if vlen else encoded.astype(self.dtype, copy=False)
+            try:
+                decoded = self._decode(stored, original)
+                wrong = self._differs(original, decoded)
+            except (ValueError, TypeError, OverflowError) as error:
+                raise InvalidInputError(
+                    f"variable {self.name!r}: its values cannot be stored {self._as()}: {error}; "
+                    f"{_ADVICE}",
+                    ErrorKind.INVALID_ARRAY_METADATA,
+                ) from error
+        if wrong.any():
+            at = np.unravel_index(int(wrong.argmax()), wrong.shape)
+            raise InvalidInputError(
+                f"variable {self.name!r}: the value {_show(original[at])} would be read back as "
+                f"{_show(decoded[at])}, because it is stored {self._as()}; {_ADVICE}",
+                ErrorKind.INVALID_ARRAY_METADATA,
+            )
+
+    def _as(self) -> str:
+        keys = ("units", "calendar", *_PACKING) if not self.raw else ()
+        parts = [f"{key}={self.attrs[key]!r}" for key in keys if key in self.attrs]
+        return f"as {self.dtype}" + (f" with {', '.join(parts)}" if parts else "")
+
+    def _decode(self, stored: npt.NDArray[Any], original: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        variable = xr.Variable(self.dims, stored, dict(self.attrs))
+        return decode_like(self.name, variable, original, mask_and_scale=not self.raw).values
+
+    def _differs(
+        self, original: npt.NDArray[Any], decoded: npt.NDArray[Any]
+    ) -> npt.NDArray[np.bool_]:
+        missing = pd.isnull(original)
+        if original.dtype.kind in "OTSU" and not _is_cftime(original):
+            # Zarr has no missing strings: xarray stores empty ones
+            return np.asarray(~missing & (original != decoded), bool)
+        same: npt.NDArray[np.bool_]
+        if original.dtype.kind in "Mm" or original.dtype.kind == "O":
+            exact = self.dtype.kind in "iu"
+            tolerance = np.timedelta64(0, "ns") if exact else _TIME_TOLERANCE
+            present = ~missing & ~pd.isnull(decoded)
+            gap = decoded[present] - original[present]
+            same = np.ones(original.shape, bool)
+            same[present] = abs(gap.astype("m8[us]") if gap.dtype == object else gap) <= tolerance
+        elif original.dtype.kind in "iu" and decoded.dtype.kind == "f" and not self._packed:
+            # floats that compare equal may stand for another integer
+            same = (decoded == original) & (decoded.astype(original.dtype) == original)
+        elif original.dtype.kind == "b" or decoded.dtype.kind == "b":
+            same = original == decoded
+        else:
+            same = (original == decoded) | (
+                np.isfinite(decoded) & (abs(decoded - original) <= self._tolerance(original))
+            )
+        return np.asarray((missing != pd.isnull(decoded)) | (~missing & ~same), bool)
+
+    @property
+    def _packed(self) -> bool:
+        return not self.raw and ("scale_factor" in self.attrs or "add_offset" in self.attrs)
+
+    def _tolerance(self, original: npt.NDArray[Any]) -> Any:
+        """Return how far a value may be from the one that is read back."""
+        size = abs(original)
+        if self._packed:
+            scale = abs(float(self.attrs.get("scale_factor", 1)))
+            offset = abs(float(self.attrs.get("add_offset", 0)))
+            # packed values are often decoded as float32
+            slack = 8 * np.finfo("f4").eps * (size + offset)
+            return slack + (scale / 2 if self.dtype.kind in "iu" else 0.0)
+        if self.exact:
+            return 0.0
+        if self.dtype.kind in "iu":
+            return 0.5
+        precision = np.finfo(self.dtype)
+        return size * float(precision.eps) + float(precision.smallest_subnormal)
+
+
+_ADVICE = (
+    "convert the values first, give the variable an encoding that holds them where it is "
+    "created, or pass safe_encoding=False to accept the loss"
+)
+
+
+def decode_like(
+    name: str, stored: xr.Variable, original: npt.NDArray[Any], *, mask_and_scale: bool = True
+) -> xr.Variable:
+    """Decode a stored variable into the kind of values that others are given in.
+
+    Parameters
+    ----------
+    name : str
+    stored : xarray.Variable
+        As it is stored, with its attributes.
+    original : numpy.ndarray
+        What the result is to be compared with: it decides whether numbers are times, and
+        whether these are ``datetime64`` or of cftime.
+    mask_and_scale : bool
+        Whether to unpack numbers.
+
+    Raises
+    ------
+    ValueError
+        If the stored times are of a calendar that the kind of values does not have.
+    """
+    kind = original.dtype.kind
+    decode_times: CFDatetimeCoder | bool = False
+    if _is_cftime(original):
+        decode_times = CFDatetimeCoder(use_cftime=True)
+    elif kind == "M":
+        unit: Any = np.datetime_data(original.dtype)[0]
+        decode_times = CFDatetimeCoder(use_cftime=False, time_unit=unit)
+    return xr.conventions.decode_cf_variable(
+        name,
+        stored,
+        mask_and_scale=mask_and_scale,
+        decode_times=decode_times,
+        stack_char_dim=False,
+        decode_timedelta=CFTimedeltaCoder() if kind == "m" else False,
+    )
+
+
+def _is_cftime(values: npt.NDArray[Any]) -> bool:
+    if values.dtype.kind != "O":
+        return False
+    first = next((value for value in values.flat if not pd.isnull(value)), None)
+    return hasattr(first, "calendar")
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float | np.floating) and bool(np.isnan(value))
+
+
+def _show(value: Any) -> str:
+    return str(value) if not isinstance(value, str | bytes) else repr(value)
+
+
+def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """Yield indices that cut an array along its first dimension."""
+    if not shape:
+        yield ()
+        return
+    row = int(np.prod(shape[1:], dtype=np.int64))
+    step = max(1, _BLOCK // max(row, 1))
+    for start in range(0, shape[0], step):
+        yield (slice(start, start + step),)

@@ -1,0 +1,364 @@
+"""`to_icechunk`: xarray objects into a session, or into a repository with a commit."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any, TypeAlias
+
+import xarray as xr
+
+from icechunk import (
+    IcechunkStore,
+    InvalidInputError,
+    ReadOnlyError,
+    RepositoryConfig,
+    Session,
+    SessionMode,
+    SessionStateError,
+)
+from icechunk.errors import ErrorKind
+from icechunk_xarray.staging import Mode, Options, PendingWrite, Region, choose_mode, stage
+from icechunk_xarray.targets import DEFAULT_BRANCH, Authorization, Target, open_repository
+
+__all__ = ["to_icechunk"]
+
+Writable: TypeAlias = xr.Dataset | xr.DataArray | xr.DataTree
+
+# the names that xarray gives to arrays without one, and looks for when it opens them
+_ARRAY_NAME = "__xarray_dataarray_name__"
+_ARRAY_VARIABLE = "__xarray_dataarray_variable__"
+
+
+def to_icechunk(
+    obj: Writable,
+    target: Target | None = None,
+    *,
+    session: Session | None = None,
+    group: str | None = None,
+    mode: Mode | None = None,
+    safe_chunks: bool = True,
+    align_chunks: bool = False,
+    append_dim: Hashable | None = None,
+    region: Region = None,
+    encoding: Mapping[Any, Any] | None = None,
+    chunkmanager_store_kwargs: Mapping[str, Any] | None = None,
+    split_every: int | None = None,
+    compute: bool = True,
+    safe_append: bool = True,
+    safe_encoding: bool = True,
+    write_inherited_coords: bool = False,
+    branch: str | None = None,
+    message: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    config: RepositoryConfig | None = None,
+    authorize_virtual_chunk_access: Authorization | None = None,
+) -> Any:
+    """Write a Dataset, DataArray or DataTree.
+
+    Into a session, for the caller to commit: several calls make one transaction. Or into a
+    repository, named by a URL, path, storage or object: then the call commits.
+
+    All is checked before values are written, and a write that fails, or is interrupted,
+    leaves the session, or the branch, as it was.
+
+    Parameters
+    ----------
+    obj : xarray.Dataset, xarray.DataArray or xarray.DataTree
+        NumPy and Dask variables may be mixed.
+    target : Session, IcechunkStore, Repository, Storage, StorageConfig, str or path
+        Where to write. A repository that does not exist is created, unless `append_dim`,
+        `region` or ``mode="r+"`` says that it must.
+    session : Session
+        Another name for a target that is a session.
+    group : str, optional
+        Path of the group. Default: the root.
+    mode : {"w", "w-", "a", "a-", "r+"}, optional
+        - "w": write the group anew; what it held is gone, in this version;
+        - "w-": create the group, and refuse one that exists;
+        - "a": add variables, and overwrite the values of those that exist;
+        - "a-": as "a", but with `append_dim` leave existing variables without it alone;
+        - "r+": overwrite values only.
+
+        Default: "a" with `append_dim`, "r+" with `region`, else "w-".
+    safe_chunks : bool
+        Whether to refuse Dask blocks of which two would write one stored chunk (or shard),
+        and, in mode "r+", regions that cover a part of one. False: the caller knows that
+        nothing runs in parallel.
+    align_chunks : bool
+        Whether to rechunk Dask variables to fit the stored chunks.
+    append_dim : str, optional
+        The dimension along which to add to the arrays that exist.
+    region : mapping of str to slice or "auto", or "auto", optional
+        The part of existing arrays to overwrite. ``"auto"``: where the coordinates are
+        found. All variables must have a dimension of the region; coordinates along it must
+        equal the stored ones.
+    encoding : mapping, optional
+        Encodings of new variables by name; for a DataTree by path of the node, then by
+        name.
+    chunkmanager_store_kwargs : mapping, optional
+        More keyword arguments for `dask.array.store`.
+    split_every : int, optional
+        How many results are merged at a time in a distributed write. Threads of this
+        process have nothing to merge.
+    compute : bool
+        False, with a session: write metadata and NumPy variables, and return a
+        `dask.delayed.Delayed` that writes the Dask variables into the session. It is to be
+        computed in this process, before the commit.
+    safe_append : bool
+        Whether to refuse an append that repeats coordinate values, lacks variables which
+        would become shorter than others, or has other coordinates than the stored ones.
+    safe_encoding : bool
+        Whether to refuse values that would not be read back: times that the stored units
+        cannot express, overflow of packed integers, missing values without a fill value,
+        strings that are cut. Existing arrays must hold values exactly, or to the precision
+        of their packing. Values of Dask variables are checked while they are written.
+    write_inherited_coords : bool
+        Whether nodes of a DataTree repeat the coordinates of their parents.
+    branch : str, optional
+        The branch to commit to. Default: ``main``.
+    message : str, optional
+        Of the commit. Default: what was written.
+    metadata : mapping, optional
+        Of the commit; anything that JSON can express.
+    storage_options : mapping, optional
+        For a URL: the options of `icechunk.storage_from_url`.
+    config : RepositoryConfig, optional
+        Overrides the stored configuration; stored where the repository is created.
+    authorize_virtual_chunk_access : mapping of str to credentials, optional
+        Prefixes of the virtual chunk containers that may be read, and how.
+
+    Returns
+    -------
+    str or None or dask.delayed.Delayed
+        The id of the snapshot, if the target is a repository. None for a session, or with
+        ``compute=False`` what remains to be computed.
+
+    Raises
+    ------
+    InvalidInputError
+        If arguments contradict each other, or the object does not fit what is stored; the
+        message names the variable, the dimension, and what to do.
+    AlreadyExistsError
+        If mode is "w-", and the group exists.
+    NodeNotFoundError, RepositoryNotFoundError, RefNotFoundError
+        If there is nothing to add to.
+    ConflictError
+        If somebody else committed to the branch meanwhile, or wrote the same chunks in the
+        session.
+    ReadOnlyError, SessionStateError
+        If the session does not take writes.
+
+    Notes
+    -----
+    In a session the write happens in a fork, which is merged at the end: until then the
+    session shows nothing of it. Chunks of a write that failed are in the storage, and
+    nothing refers to them. A repository that was created for a write that failed stays,
+    empty.
+    """
+    destination = _destination(target, session)
+    options = Options(
+        choose_mode(mode, append_dim, region),
+        append_dim,
+        region,
+        safe_chunks,
+        align_chunks,
+        safe_append,
+        safe_encoding,
+    )
+    path = (group or "").strip("/")
+    parts = _parts(obj, path, encoding or {}, inherit=write_inherited_coords)
+    lazy = dict(chunkmanager_store_kwargs or {})
+    opening = {
+        "storage_options": storage_options,
+        "config": config,
+        "authorize_virtual_chunk_access": authorize_virtual_chunk_access,
+    }
+    if isinstance(destination, Session):
+        given = {"branch": branch, "message": message, "metadata": metadata, **opening}
+        _refuse_with_session(given)
+        _check_writable(destination)
+        work = destination.fork()
+        waiting = _write(parts, work, options)
+        if compute:
+            _write_lazy(waiting, split_every, lazy)
+            destination.merge(work)
+            return None
+        destination.merge(work)
+        return _delayed(waiting, destination, split_every, lazy)
+    if not compute:
+        raise InvalidInputError(
+            "compute=False goes with a session, which is committed once all is computed: pass "
+            "Repository.writable_session(branch)",
+            ErrorKind.NOT_ALLOWED,
+        )
+    creates = options.mode != "r+" and append_dim is None and region is None
+    repository = open_repository(
+        destination,
+        **opening,  # type: ignore[arg-type]
+        create=creates and branch in (None, DEFAULT_BRANCH),
+    )
+    committing = repository.writable_session(branch or DEFAULT_BRANCH)
+    waiting = _write(parts, committing, options)
+    _write_lazy(waiting, split_every, lazy)
+    return committing.commit(message or _describe(parts, options), metadata)
+
+
+# -- arguments ----------------------------------------------------------------------------
+def _destination(target: Target | None, session: Session | None) -> Target:
+    if (target is None) == (session is None):
+        raise InvalidInputError(
+            "to_icechunk needs one target: a session, or a repository, its URL or path",
+            ErrorKind.NOT_ALLOWED,
+        )
+    destination = session if target is None else target
+    if isinstance(destination, IcechunkStore):
+        if destination.read_only:
+            raise ReadOnlyError(
+                "this store is read-only; get one from Repository.writable_session(branch)",
+                ErrorKind.READ_ONLY_STORE,
+            )
+        return destination.session
+    assert destination is not None
+    return destination
+
+
+def _refuse_with_session(arguments: Mapping[str, object]) -> None:
+    given = [name for name, value in arguments.items() if value is not None]
+    if given:
+        raise InvalidInputError(
+            f"{', '.join(given)} cannot be given with a session: it is on a branch already, and "
+            "session.commit(message, metadata) commits it",
+            ErrorKind.NOT_ALLOWED,
+        )
+
+
+def _check_writable(session: Session) -> None:
+    if session.read_only:
+        raise ReadOnlyError(
+            "this session is read-only; get one that writes from "
+            "Repository.writable_session(branch)",
+            ErrorKind.READ_ONLY_SESSION,
+        )
+    if session.mode is not SessionMode.writable:
+        raise SessionStateError(
+            "this session only rearranges nodes; write in one from "
+            "Repository.writable_session(branch)",
+            ErrorKind.REARRANGE_SESSION_ONLY,
+        )
+
+
+_Part: TypeAlias = tuple[str, xr.Dataset, Mapping[str, Mapping[str, Any]]]
+
+
+def _parts(obj: Writable, group: str, encoding: Mapping[Any, Any], *, inherit: bool) -> list[_Part]:
+    """Return the groups to write: path, dataset and encoding of each."""
+    if isinstance(obj, xr.DataArray):
+        return [(group, _as_dataset(obj), encoding)]
+    if isinstance(obj, xr.Dataset):
+        return [(group, obj, encoding)]
+    if not isinstance(obj, xr.DataTree):
+        raise InvalidInputError(
+            f"to_icechunk writes a Dataset, DataArray or DataTree, not a {type(obj).__name__}",
+            ErrorKind.NOT_ALLOWED,
+        )
+    nodes = list(obj.subtree_with_keys)
+    encodings = {"/" + path.strip("/"): wanted for path, wanted in encoding.items()}
+    paths = {"/" + key.strip("./"): node for key, node in nodes}
+    for path in encodings:
+        if path not in paths:
+            raise InvalidInputError(
+                f"encoding names the node {path!r}, and the tree has no such node: encodings of a "
+                "DataTree are given by path, then by variable",
+                ErrorKind.INVALID_ARRAY_METADATA,
+            )
+    return [
+        (
+            f"{group}{path}".strip("/"),
+            node.to_dataset(inherit=inherit or node is obj),
+            encodings.get(path, {}),
+        )
+        for path, node in paths.items()
+    ]
+
+
+def _as_dataset(array: xr.DataArray) -> xr.Dataset:
+    if array.name is not None and array.name not in (*array.coords, *array.dims):
+        return array.to_dataset()
+    dataset = array.to_dataset(name=_ARRAY_VARIABLE)
+    if array.name is not None:
+        dataset.attrs[_ARRAY_NAME] = array.name
+    return dataset
+
+
+def _describe(parts: list[_Part], options: Options) -> str:
+    """Return the message of a commit for which none was given."""
+    verb = "Write"
+    if options.append_dim is not None:
+        verb = f"Append along {options.append_dim}"
+    elif options.region is not None:
+        verb = "Write a region of"
+    names = [str(name) for _, dataset, _ in parts for name in dataset.data_vars]
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    where = f" in /{parts[0][0]}" if parts[0][0] else ""
+    return f"{verb}{': ' if options.append_dim is not None else ' '}{shown or 'attributes'}{where}"
+
+
+# -- writing ------------------------------------------------------------------------------
+def _write(parts: list[_Part], session: Session, options: Options) -> list[PendingWrite]:
+    """Write all but the values of Dask variables, and return what these are."""
+    store = session.store
+    writes = [
+        write
+        for group, dataset, encoding in parts
+        for write in stage(dataset, store, group, encoding, options)
+    ]
+    lazy = []
+    for write in writes:
+        if hasattr(write.source, "dask"):
+            lazy.append(write)
+        else:
+            write.target[write.region or ...] = write.source
+    return lazy
+
+
+def _write_lazy(
+    writes: list[PendingWrite], split_every: int | None, store_kwargs: dict[str, Any]
+) -> None:
+    """Write the values of Dask variables, all in one computation.
+
+    Threads of this process write into the session of the targets.
+    """
+    if not writes:
+        return
+    import dask.array as da
+
+    targets: list[Any] = [write.target for write in writes]
+    da.store(
+        [write.source for write in writes],
+        targets,
+        regions=[write.region for write in writes],
+        **{"lock": False, "scheduler": "threads", **store_kwargs},
+    )
+
+
+def _delayed(
+    writes: list[PendingWrite],
+    session: Session,
+    split_every: int | None,
+    store_kwargs: dict[str, Any],
+) -> Any:
+    """Return what writes the values of Dask variables into a session when computed."""
+    import zarr
+    from dask.delayed import delayed
+
+    def finish() -> None:
+        fork = session.fork()
+        moved = [
+            PendingWrite(w.source, zarr.open_array(fork.store, path=w.target.path), w.region)
+            for w in writes
+        ]
+        _write_lazy(moved, split_every, store_kwargs)
+        session.merge(fork)
+
+    return delayed(finish, pure=False)()
