@@ -54,6 +54,11 @@ class PendingWrite:
     target: zarr.Array[Any]
     region: tuple[slice, ...]
 
+    @property
+    def is_lazy(self) -> bool:
+        """Whether Dask computes the values. xarray loads some variables to encode them."""
+        return hasattr(self.source, "dask")
+
 
 class _Collector:
     """Takes the place of xarray's `ArrayWriter`, and writes nothing."""
@@ -116,6 +121,10 @@ def stage(
         align_chunks=options.align_chunks,
     )
     variables, attrs = xr.conventions.encode_dataset_coordinates(dataset)
+    for name, kept in existing.items():
+        # xarray refuses strings of another length, even where they fit
+        if name in variables and kept.dtype.kind in "SU" and variables[name].dtype != kept.dtype:
+            variables[name] = variables[name].to_base_variable().astype(kept.dtype)
     for name, wanted in encoding.items():
         variables[name].encoding = dict(wanted)
     collector = _Collector()
@@ -158,8 +167,7 @@ def _checked(
     name = write.target.basename
     variable: xr.Variable = stored.open_store_variable(name)  # type: ignore[no-untyped-call]
     original = dataset.variables[name].transpose(*variable.dims)
-    lazy = original.chunks is not None
-    if lazy and options.safe_chunks and not options.align_chunks:
+    if write.is_lazy and options.safe_chunks and not options.align_chunks:
         grid = write.target.shards or write.target.chunks
         safety.check_chunks(
             name,
@@ -175,7 +183,7 @@ def _checked(
     check = Check.of(name, original, variable, exact=name in existing)
     if not check.needed(original.dtype, write.source.dtype):
         return write
-    if not lazy:
+    if not write.is_lazy:
         check(np.asarray(write.source), original.values)
         return write
     import dask.array as da

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import xarray as xr
@@ -308,14 +309,19 @@ def _describe(parts: list[_Part], options: Options) -> str:
 def _write(parts: list[_Part], session: Session, options: Options) -> list[PendingWrite]:
     """Write all but the values of Dask variables, and return what these are."""
     store = session.store
-    writes = [
-        write
-        for group, dataset, encoding in parts
-        for write in stage(dataset, store, group, encoding, options)
-    ]
+    writes: list[PendingWrite] = []
+    for group, dataset, encoding in parts:
+        fitting = options
+        if len(parts) > 1:
+            # of a tree, what has nothing to do with the dimensions
+            if options.region is not None and not dataset.variables:
+                continue
+            if options.append_dim not in dataset.dims:
+                fitting = replace(options, append_dim=None)
+        writes += stage(dataset, store, group, encoding, fitting)
     lazy = []
     for write in writes:
-        if hasattr(write.source, "dask"):
+        if write.is_lazy:
             lazy.append(write)
         else:
             write.target[write.region or ...] = write.source
