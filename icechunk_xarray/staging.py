@@ -121,10 +121,8 @@ def stage(
         align_chunks=options.align_chunks,
     )
     variables, attrs = xr.conventions.encode_dataset_coordinates(dataset)
-    for name, kept in existing.items():
-        # xarray refuses strings of another length, even where they fit
-        if name in variables and kept.dtype.kind in "SU" and variables[name].dtype != kept.dtype:
-            variables[name] = variables[name].to_base_variable().astype(kept.dtype)
+    for name in variables.keys() & existing.keys():
+        variables[name] = _prepared(variables[name], existing[name])
     for name, wanted in encoding.items():
         variables[name].encoding = dict(wanted)
     collector = _Collector()
@@ -154,6 +152,17 @@ def _existing(store: IcechunkStore, group: str, mode: Mode) -> dict[str, xr.Vari
             "and adds variables, append_dim and region add to its arrays"
         )
     return {name: opened.open_store_variable(name) for name in opened.array_keys()}
+
+
+def _prepared(variable: xr.Variable, stored: xr.Variable) -> xr.Variable:
+    """Return a variable that xarray encodes for a stored array without failing half-way."""
+    if variable.dtype.kind in "Mm":
+        # of Dask they would be encoded task by task, and fail there, without a name
+        return variable.compute()
+    if stored.dtype.kind in "SU" and variable.dtype != stored.dtype:
+        # strings of another length are refused even where they fit
+        return variable.to_base_variable().astype(stored.dtype)
+    return variable
 
 
 def _checked(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import cftime
@@ -77,9 +76,9 @@ def read(session: icechunk.Session, group: str | None = None) -> xr.Dataset:
     return xr.open_zarr(session.store, group=group, consolidated=False, chunks=None).load()
 
 
-few = settings(
-    max_examples=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+few = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @few

@@ -1,0 +1,377 @@
+"""What would lose data is refused before it does, by name, and changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import icechunk
+from icechunk import AlreadyExistsError, InvalidInputError, NodeNotFoundError, Session
+from icechunk_xarray import to_icechunk
+
+DAYS = pd.date_range("2000-01-01", periods=8, freq="D")
+LATER = DAYS + pd.Timedelta("100D")
+
+
+def series(values: Any = None, times: Any = DAYS, **more: Any) -> xr.Dataset:
+    values = np.arange(len(times), dtype="f4") if values is None else np.asarray(values)
+    return xr.Dataset({"a": ("time", values), **more}, {"time": times})
+
+
+def begin(dataset: xr.Dataset, **options: Any) -> Session:
+    """A session with a first write in it, uncommitted."""
+    repo = icechunk.Repository.create(icechunk.in_memory_storage())
+    session = repo.writable_session("main")
+    to_icechunk(dataset, session, **options)
+    return session
+
+
+def read(session: Session) -> xr.Dataset:
+    return xr.open_zarr(session.store, consolidated=False, chunks=None).load()
+
+
+def refuse(session: Session, dataset: xr.Dataset, *words: str, **options: Any) -> None:
+    """The write is refused, the message has the words, and the session is as it was."""
+    before = session.change_set_bytes()
+    with pytest.raises(icechunk.IcechunkError) as caught:
+        to_icechunk(dataset, session, **options)
+    assert isinstance(caught.value, InvalidInputError)
+    for word in words:
+        assert word in str(caught.value)
+    assert session.change_set_bytes() == before
+
+
+# -- values that would not be read back -------------------------------------------------------
+PACKED = {"dtype": "i2", "scale_factor": 0.1, "add_offset": 5.0, "_FillValue": -1}
+PHYSICAL = np.arange(8, dtype="f8")
+UNFIT: dict[str, tuple[Any, dict[str, Any] | None, Any, str]] = {
+    # the first values, their encoding, values to append, a word of the message
+    "hours where days are stored": (
+        DAYS,
+        {"units": "days since 2000-01-01", "dtype": "i8"},
+        pd.date_range("2001-01-01", periods=8, freq="6h"),
+        "units='days since 2000-01-01'",
+    ),
+    "hours where days are stored, durations": (
+        DAYS - DAYS[0],
+        None,
+        (DAYS - DAYS[0]) / 6,
+        "units='days'",
+    ),
+    "times in float32": (
+        DAYS,
+        {"units": "seconds since 1970-01-01", "dtype": "f4"},
+        LATER + pd.Timedelta("7s"),
+        "float32",
+    ),
+    "another calendar": (
+        xr.date_range("2000-01-01", periods=8, calendar="360_day", use_cftime=True),
+        None,
+        xr.date_range("2001-01-01", periods=8, calendar="noleap", use_cftime=True),
+        "calendar='360_day'",
+    ),
+    "standard times in a model's calendar": (
+        xr.date_range("2000-01-01", periods=8, calendar="360_day", use_cftime=True),
+        None,
+        LATER,
+        "calendar='360_day'",
+    ),
+    "overflow of packed integers": (PHYSICAL, PACKED, PHYSICAL * 1e6, "int16"),
+    "a value that is the fill value": (PHYSICAL, PACKED, PHYSICAL * 0 + 4.9, "4.9"),
+    "missing values in packed integers without fill value": (
+        PHYSICAL,
+        {"dtype": "i2", "scale_factor": 0.1},
+        PHYSICAL * np.nan,
+        "nan",
+    ),
+    "missing values in integers": (np.arange(8), None, PHYSICAL * np.nan, "int64"),
+    "fractions in integers": (np.arange(8), None, PHYSICAL / 3, "int64"),
+    "wide integers in narrow ones": (np.arange(8, dtype="i4"), None, np.full(8, 2**40), "int32"),
+    "wide integers in floats": (PHYSICAL, None, np.full(8, 2**60 + 1), "float64"),
+    "float64 in float32": (PHYSICAL.astype("f4"), None, PHYSICAL / 3, "float32"),
+    "numbers in booleans": (PHYSICAL > 3, None, np.arange(8), "bool"),
+    "longer strings": (np.array(["ab"] * 8), None, np.array(["abcd"] * 8), "'abcd'"),
+    "longer bytes": (np.array([b"ab"] * 8), None, np.array([b"abcd"] * 8), "b'abcd'"),
+    "a float that is the fill value": (
+        PHYSICAL,
+        {"_FillValue": -999.0},
+        PHYSICAL * 0 - 999,
+        "_FillValue=-999.0",
+    ),
+}
+#: xarray warns of some of them, and writes
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning"),
+    pytest.mark.filterwarnings("ignore::xarray.SerializationWarning"),
+    pytest.mark.filterwarnings("ignore:.*serialized faithfully:UserWarning"),
+    pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning"),
+]
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("case", UNFIT)
+def test_values_that_would_not_be_read_back(case: str, lazy: bool) -> None:
+    first, encoding, more, word = UNFIT[case]
+    session = begin(
+        xr.Dataset({"v": ("x", first)}), encoding={"v": {**(encoding or {}), "chunks": (4,)}}
+    )
+    dataset = xr.Dataset({"v": ("x", more)})
+    if lazy:
+        dataset = dataset.chunk(x=4)
+    refuse(session, dataset, "variable 'v'", word, "safe_encoding=False", append_dim="x")
+    if case not in ("another calendar", "standard times in a model's calendar"):
+        to_icechunk(dataset, session, append_dim="x", safe_encoding=False)
+        assert read(session).sizes["x"] == 16
+
+
+FIT: dict[str, tuple[Any, dict[str, Any] | None, Any]] = {
+    "rounded to the packing": (PHYSICAL, PACKED, PHYSICAL / 3),
+    "missing values with a fill value": (PHYSICAL, PACKED, np.where(PHYSICAL > 3, np.nan, 1.0)),
+    "floats that are integers": (np.arange(8), None, PHYSICAL),
+    "float64 of float32": (PHYSICAL.astype("f4"), None, (PHYSICAL / 3).astype("f4").astype("f8")),
+    "shorter strings": (np.array(["abc"] * 8), None, np.array(["a"] * 8)),
+    "strings of any length": (
+        np.array(["a"] * 8, object),
+        None,
+        np.array(["a", "longer", "", "é", "b", "c", "d", "e"], object),
+    ),
+    "days in days": (DAYS, {"units": "days since 2000-01-01", "dtype": "i8"}, LATER),
+    "missing times": (DAYS, None, LATER.where(LATER.day > 15)),
+    "hours in float64 days": (
+        DAYS,
+        {"units": "days since 1850-01-01", "dtype": "f8"},
+        pd.date_range("2001-01-01", periods=8, freq="7h"),
+    ),
+}
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("case", FIT)
+def test_values_that_fit_are_taken(case: str, lazy: bool) -> None:
+    first, encoding, more = FIT[case]
+    session = begin(
+        xr.Dataset({"v": ("x", first)}), encoding={"v": {**(encoding or {}), "chunks": (4,)}}
+    )
+    dataset = xr.Dataset({"v": ("x", more)})
+    to_icechunk(dataset.chunk(x=4) if lazy else dataset, session, append_dim="x")
+    got = read(session)["v"].values[8:]
+    if np.asarray(more).dtype.kind == "f":
+        np.testing.assert_allclose(got, more, atol=0.05 if encoding else 0)
+    elif np.asarray(more).dtype.kind == "M":
+        # days in float64 are exact to a microsecond
+        assert (abs(got - more)[~pd.isnull(more)] < np.timedelta64(1, "ms")).all()
+        assert (pd.isnull(got) == pd.isnull(more)).all()
+    else:
+        assert (got == more).all()
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_encoding_of_a_new_array_must_hold_its_values_too(lazy: bool) -> None:
+    session = begin(xr.Dataset({"other": 1}))
+    # as a packed file that was opened, scaled and is written again
+    dataset = xr.Dataset({"v": ("x", PHYSICAL * 1e6)})
+    dataset["v"].encoding = dict(PACKED)
+    refuse(session, dataset.chunk(x=4) if lazy else dataset, "variable 'v'", "int16", mode="a")
+    # to round to what was asked for is no loss
+    to_icechunk(xr.Dataset({"r": ("x", PHYSICAL / 3)}), session, mode="a", encoding={"r": PACKED})
+    to_icechunk(
+        xr.Dataset({"f": ("x", PHYSICAL / 3)}), session, mode="a", encoding={"f": {"dtype": "f4"}}
+    )
+
+
+def test_values_as_they_are_stored_are_taken() -> None:
+    packed = xr.Dataset({"v": ("x", PHYSICAL)})
+    session = begin(packed, encoding={"v": PACKED})
+    raw = xr.open_zarr(session.store, consolidated=False, mask_and_scale=False, chunks=None).load()
+    assert raw["v"].dtype == np.dtype("i2")
+    copy = begin(raw)
+    xr.testing.assert_identical(read(copy), read(session))
+
+
+# -- appends ----------------------------------------------------------------------------------
+def test_repeated_coordinates() -> None:
+    session = begin(series())
+    overlap = series(times=DAYS + pd.Timedelta("6D"))
+    refuse(session, overlap, "coordinate 'time'", "2 of 8", "2000-01-07", append_dim="time")
+    to_icechunk(overlap, session, append_dim="time", safe_append=False)
+    assert read(session).sizes["time"] == 16
+
+
+def test_missing_variable() -> None:
+    session = begin(series(b=("time", np.arange(8.0))))
+    refuse(session, series(times=LATER), "'b'", "'time'", "safe_append=False", append_dim="time")
+    to_icechunk(series(times=LATER), session, append_dim="time", safe_append=False)
+    rest = xr.Dataset({"b": ("time", np.arange(8.0))})
+    to_icechunk(rest, session, append_dim="time", safe_append=False)
+    assert read(session)["b"].shape == (16,)
+
+
+def test_variable_that_is_not_on_disk() -> None:
+    session = begin(series())
+    refuse(
+        session,
+        series(times=LATER, b=("time", np.arange(8.0))),
+        "variable 'b'",
+        "'time'",
+        append_dim="time",
+    )
+    refuse(session, xr.Dataset({"b": ("time", np.arange(8.0))}), "variable 'b'", mode="r+")
+    refuse(
+        session,
+        xr.Dataset({"b": ("time", np.arange(4.0))}),
+        "variable 'b'",
+        mode="a",
+        region={"time": slice(0, 4)},
+    )
+
+
+@pytest.mark.parametrize("mode", ["a", "a-"])
+def test_other_coordinates(mode: str) -> None:
+    def at(latitudes: list[float], times: Any) -> xr.Dataset:
+        values = ("time", "lat"), np.ones((8, len(latitudes)))
+        return xr.Dataset({"a": values}, {"time": times, "lat": latitudes})
+
+    session = begin(at([1.0, 2.0], DAYS))
+    refuse(
+        session,
+        at([1.0, 2.5], LATER),
+        "coordinate 'lat'",
+        "2.5 instead of 2.0 at index 1",
+        append_dim="time",
+        mode=mode,
+    )
+    refuse(
+        session,
+        at([1.0, 2.0, 3.0], LATER),
+        "dimension 'lat'",
+        "3 long, but 2 on disk",
+        append_dim="time",
+        mode=mode,
+    )
+    to_icechunk(at([1.0, 2.0], LATER), session, append_dim="time", mode=mode)  # type: ignore[arg-type]
+    assert read(session).sizes == {"time": 16, "lat": 2}
+
+
+def test_append_dim_that_is_nowhere() -> None:
+    session = begin(series())
+    refuse(session, series(times=LATER), "'day'", "'time'", append_dim="day")
+    refuse(session, xr.Dataset({"a": 1.0}), "'time'", "expand_dims", append_dim="time")
+
+
+def test_units_of_values() -> None:
+    kelvin, celsius = series(), series(times=LATER)
+    kelvin["a"].attrs["units"] = "K"
+    celsius["a"].attrs["units"] = "degC"
+    session = begin(kelvin)
+    refuse(session, celsius, "variable 'a'", "'degC'", "'K'", append_dim="time")
+
+
+# -- sizes ------------------------------------------------------------------------------------
+def test_sizes_and_dimensions_that_disagree() -> None:
+    session = begin(series())
+    refuse(session, series().isel(time=slice(3)), "'time'", "3 long, but 8 on disk", mode="a")
+    refuse(session, xr.Dataset({"a": ("t", np.arange(8.0))}), "('t',)", "('time',)", mode="a")
+    # a new array beside those that are there: xarray writes it, and then nothing opens
+    new = xr.Dataset({"b": ("time", np.arange(3.0))})
+    refuse(session, new, "variable 'b'", "dimension 'time'", "3 long, but 8 on disk", mode="a")
+
+
+# -- regions ----------------------------------------------------------------------------------
+def test_region_elsewhere_than_its_coordinates() -> None:
+    session = begin(series())
+    part = series().isel(time=slice(2, 4)) * 10
+    refuse(session, part, "coordinate 'time'", "region='auto'", region={"time": slice(0, 2)})
+    to_icechunk(part, session, region="auto")
+    to_icechunk(part / 2, session, region={"time": slice(2, 4)})
+    np.testing.assert_array_equal(read(session)["a"], [0, 1, 10, 15, 4, 5, 6, 7])
+    # without the coordinate it goes where it is told to
+    to_icechunk(part.drop_vars("time"), session, region={"time": slice(-2, None)})
+    np.testing.assert_array_equal(read(session)["a"], [0, 1, 10, 15, 4, 5, 20, 30])
+
+
+def test_region_that_cannot_be() -> None:
+    session = begin(series())
+    part = series().isel(time=slice(2, 4))
+    refuse(session, part, "'time'", "holds 3 values", region={"time": slice(0, 3)})
+    refuse(session, part, "'day'", region={"day": slice(0, 2)})
+    refuse(session, part, "without step", region={"time": slice(0, 4, 2)})
+    refuse(session, part, "expected 'auto'", region="time")
+    refuse(session, series(times=LATER), "2000-04-10", "append_dim", region="auto")
+    refuse(session, series().isel(time=[3, 2]), "next to each other", region="auto")
+    refuse(session, part.assign(s=1.0), "'s'", "drop_vars", region="auto")
+    refuse(session, part.drop_vars("time"), "could be anywhere", region="auto")
+    with pytest.raises(InvalidInputError, match="mode"):
+        to_icechunk(part, session, region="auto", mode="w")
+
+
+@pytest.mark.parametrize("stored", [{"chunks": (4,)}, {"chunks": (2,), "shards": (4,)}])
+def test_region_of_partial_chunks_in_parallel(stored: dict[str, Any]) -> None:
+    session = begin(xr.Dataset({"a": ("x", np.zeros(10))}), encoding={"a": stored})
+    part = xr.Dataset({"a": ("x", np.ones(4))})
+    lazy = part.chunk(x=4)
+    refuse(
+        session,
+        lazy,
+        "variable 'a', dimension 'x'",
+        "2:6",
+        "whole stored chunks (of 4)",
+        "Write 0:8",
+        region={"x": slice(2, 6)},
+    )
+    fine = part.chunk(x=2)
+    refuse(session, fine, "meet at index 6", "Rechunk to 4", region={"x": slice(4, 8)})
+    # in mode "a" the border is the caller's, what is within is not
+    refuse(session, part.chunk(x=1), "index 3", "(2, 4, ...)", region={"x": slice(2, 6)}, mode="a")
+    to_icechunk(lazy, session, region={"x": slice(4, 8)})
+    to_icechunk(lazy.isel(x=slice(2)), session, region={"x": slice(8, 10)})
+    to_icechunk(fine, session, region={"x": slice(2, 6)}, mode="a")
+    to_icechunk(part.chunk(x=1), session, region={"x": slice(1, 5)}, align_chunks=True)
+    to_icechunk(part, session, region={"x": slice(0, 4)})
+    np.testing.assert_array_equal(read(session)["a"], np.ones(10))
+
+
+def test_append_in_parallel_within_a_chunk() -> None:
+    session = begin(xr.Dataset({"a": ("x", np.zeros(6))}), encoding={"a": {"chunks": (4,)}})
+    more = xr.Dataset({"a": ("x", np.ones(8))})
+    refuse(session, more.chunk(x=4), "index 10", "(2, 4, ...)", append_dim="x")
+    to_icechunk(more.chunk(x=(2, 4, 2)), session, append_dim="x")
+    to_icechunk(more.chunk(x=3), session, append_dim="x", align_chunks=True)
+    np.testing.assert_array_equal(read(session)["a"], [0] * 6 + [1] * 16)
+
+
+# -- modes ------------------------------------------------------------------------------------
+def test_modes_that_do_not_go_together() -> None:
+    session = begin(series())
+    before = session.change_set_bytes()
+    for mode in ("w", "w-", "r+"):
+        with pytest.raises(InvalidInputError, match="append_dim"):
+            to_icechunk(series(times=LATER), session, append_dim="time", mode=mode)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="'r'"):
+        to_icechunk(series(), session, mode="r")  # type: ignore[arg-type]
+    with pytest.raises(AlreadyExistsError, match="group '/'"):
+        to_icechunk(series(), session)
+    with pytest.raises(NodeNotFoundError, match="group '/g'"):
+        to_icechunk(series(), session, group="g", mode="r+")
+    assert session.change_set_bytes() == before
+
+
+def test_encoding_that_is_not_used() -> None:
+    session = begin(series())
+    refuse(
+        session,
+        series(times=LATER),
+        "variable 'a'",
+        append_dim="time",
+        encoding={"a": {"dtype": "f8"}},
+    )
+    refuse(session, series(), "'nothing'", mode="w", encoding={"nothing": {}})
+
+
+def test_names_that_an_array_cannot_have() -> None:
+    session = begin(series())
+    for name in ("", "a/b", 3):
+        refuse(session, xr.Dataset({name: 1}), repr(name), mode="a")
