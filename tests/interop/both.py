@@ -26,6 +26,7 @@ from tests.interop import (
     refusals,
     turns,  # noqa: F401 (called from outside)
     values,
+    xarray_writing,  # noqa: F401 (called from outside)
 )
 from tests.interop import surface as public
 from tests.interop.base import OPERATIONS, Place, config, storage_at, write_base

@@ -1,0 +1,78 @@
+"""Real NetCDF files, written with `to_icechunk` of one side and read with the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import iris_sample_data
+import pytest
+import xarray as xr
+
+from icechunk import Repository
+from icechunk_xarray import to_icechunk
+from tests.interop.sides import Official, Ours
+from tests.interop.xarray_writing import describe
+
+FOLDER = Path(iris_sample_data.path)
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A repository with the files, as groups."""
+    folder = tmp_path_factory.mktemp("files") / "repository"
+    session = Repository.create(str(folder)).writable_session("main")
+    ocean = xr.open_dataset(FOLDER / "ostia_monthly.nc", engine="h5netcdf")
+    to_icechunk(
+        ocean,
+        session,
+        group="ocean",
+        encoding={"surface_temperature": {"dtype": "i2", "scale_factor": 0.01, "_FillValue": -1}},
+    )
+    scenarios = {
+        f"/{name}": xr.open_dataset(FOLDER / f"{name}_north_america.nc", engine="h5netcdf")
+        for name in ("A1B", "E1")
+    }
+    to_icechunk(xr.DataTree.from_dict(scenarios), session, group="scenarios")
+    nemo = FOLDER / "NEMO" / "nemo_1m_20150101-20150201_grid-T.nc"
+    to_icechunk(xr.open_dataset(nemo, engine="h5netcdf"), session, group="nemo")
+    session.commit("real files")
+    return str(folder)
+
+
+@pytest.mark.parametrize("group", ["ocean", "scenarios/A1B", "scenarios/E1", "nemo"])
+def test_the_official_client_reads_what_we_write(
+    group: str, written: str, ours: Ours, official: Official
+) -> None:
+    found = official.run("xarray_writing.read", written, group)
+    assert found == ours.run("xarray_writing.read", written, group)
+    if group.startswith("scenarios"):
+        path = FOLDER / f"{group.removeprefix('scenarios/')}_north_america.nc"
+        file = xr.open_dataset(path, engine="h5netcdf", decode_times=False)
+        from_file = describe(file.load())
+        for name, described in from_file.items():
+            if name:  # dimensions, shape, dtype and values
+                assert found[name][:4] == list(described[:4]), name
+
+
+def test_parts_appends_and_regions_of_either_are_the_whole(
+    written: str, ours: Ours, official: Official, tmp_path: Path
+) -> None:
+    whole = ours.run("xarray_writing.read", written, "ocean")
+    for writer in (ours, official):
+        copy = str(tmp_path / writer.name)
+        writer.run("xarray_writing.copy", written, copy, "ocean", "time")
+        for reader in (ours, official):
+            found = reader.run("xarray_writing.read", copy, "ocean")
+            assert found == whole, (writer.name, reader.name)
+
+
+def test_appends_in_turns(written: str, ours: Ours, official: Official, tmp_path: Path) -> None:
+    folder = str(tmp_path / "turns")
+    official.run("xarray_writing.copy", written, folder, "ocean", "time")
+    ours.run("xarray_writing.append", folder, "ocean", "time", 5000)
+    official.run("xarray_writing.append", folder, "ocean", "time", 10000)
+    found = ours.run("xarray_writing.read", folder, "ocean")
+    assert found["surface_temperature"][1] == [4 * 54, 18, 432]
+    assert found == official.run("xarray_writing.read", folder, "ocean")
