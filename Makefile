@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-python3 test-python3.13 check bench clean
+.PHONY: help demo notebooks test test-python3 test-python3.13 check bench clean
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -34,6 +34,13 @@ help: ## show this list
 
 demo: .venv/.installed ## a real NetCDF file, two commits, a tag, a branch, time travel
 	@.venv/bin/python notebooks/demo.py
+
+# the first cell that fails ends it; the files keep their outputs
+notebooks: .venv/.installed ## run the notebooks from top to bottom
+	@for notebook in notebooks/*.ipynb; do \
+	    echo "== $$notebook"; \
+	    .venv/bin/jupyter-execute --timeout=300 --kernel_name=python3 "$$notebook"; \
+	done
 
 test: test-python3 test-python3.13 ## the tests, on python3 and on Python 3.13
 ifeq ($(PYTHON_313),)
