@@ -51,7 +51,7 @@ def resolve_region(
     """
     if isinstance(region, str) and region == "auto":
         region = dict.fromkeys(dataset.dims, "auto")
-    if not isinstance(region, Mapping):
+    if not isinstance(region, Mapping) or not region:
         raise _refused(
             f"region is {region!r}: expected 'auto', or slices by dimension such as "
             "{'time': slice(0, 12)}"
@@ -82,7 +82,7 @@ def resolve_region(
         _check_position(dataset, existing, dim, slice(start, stop))
         resolved[dim] = slice(start, stop)
     outside = [name for name, v in dataset.variables.items() if not set(resolved) & set(v.dims)]
-    if resolved and outside:
+    if outside:
         raise _refused(
             f"{_listed(outside)}: without a dimension of the region ({_listed(resolved)}) it "
             f"would be overwritten as a whole; leave it out with .drop_vars({outside!r})"

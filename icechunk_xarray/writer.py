@@ -29,6 +29,9 @@ Writable: TypeAlias = xr.Dataset | xr.DataArray | xr.DataTree
 _ARRAY_NAME = "__xarray_dataarray_name__"
 _ARRAY_VARIABLE = "__xarray_dataarray_variable__"
 
+# elsewhere the session would be a copy, and its changes lost
+_IN_THIS_PROCESS = ("threads", "synchronous", "sync", "single-threaded")
+
 
 def to_icechunk(
     obj: Writable,
@@ -98,7 +101,7 @@ def to_icechunk(
         Encodings of new variables by name; for a DataTree by path of the node, then by
         name.
     chunkmanager_store_kwargs : mapping, optional
-        More keyword arguments for `dask.array.store`.
+        More keyword arguments for `dask.array.store`, such as ``scheduler``.
     split_every : int, optional
         How many results are merged at a time in a distributed write. Threads of this
         process have nothing to merge.
@@ -335,6 +338,19 @@ def _write_lazy(
 
     Threads of this process write into the session of the targets.
     """
+    for name in ("compute", "regions"):
+        if name in store_kwargs:
+            raise InvalidInputError(
+                f"chunkmanager_store_kwargs has {name!r}, which is an argument of to_icechunk",
+                ErrorKind.NOT_ALLOWED,
+            )
+    options = {"lock": False, "scheduler": "threads", **store_kwargs}
+    if options["scheduler"] not in _IN_THIS_PROCESS:
+        raise InvalidInputError(
+            f"Dask variables are written by threads of this process, and the scheduler is "
+            f"{options['scheduler']!r}: leave it out, or pass one of {', '.join(_IN_THIS_PROCESS)}",
+            ErrorKind.NOT_ALLOWED,
+        )
     if not writes:
         return
     import dask.array as da
@@ -344,7 +360,7 @@ def _write_lazy(
         [write.source for write in writes],
         targets,
         regions=[write.region for write in writes],
-        **{"lock": False, "scheduler": "threads", **store_kwargs},
+        **options,
     )
 
 

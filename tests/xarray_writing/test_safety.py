@@ -300,6 +300,7 @@ def test_region_that_cannot_be() -> None:
     refuse(session, part, "'day'", region={"day": slice(0, 2)})
     refuse(session, part, "without step", region={"time": slice(0, 4, 2)})
     refuse(session, part, "expected 'auto'", region="time")
+    refuse(session, part, "expected 'auto'", region={})
     refuse(session, series(times=LATER), "2000-04-10", "append_dim", region="auto")
     refuse(session, series().isel(time=[3, 2]), "next to each other", region="auto")
     refuse(session, part.assign(s=1.0), "'s'", "drop_vars", region="auto")

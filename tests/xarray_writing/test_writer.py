@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from dask.callbacks import Callback
 
 import icechunk
 from icechunk import (
@@ -261,18 +262,39 @@ def test_encoding_is_kept() -> None:
 
 
 def test_all_dask_variables_are_one_computation() -> None:
-    runs = 0
-
-    def count(dsk: Any, keys: Any, **options: Any) -> Any:
-        nonlocal runs
-        runs += 1
-        return dask.get(dsk, keys, **options)
-
+    runs: list[Any] = []
     lazy = xr.Dataset({"a": ("x", da.zeros(8, chunks=2)), "b": ("x", da.ones(8, chunks=4))})
     repo = create()
-    to_icechunk(lazy, repo, chunkmanager_store_kwargs={"scheduler": count})
-    assert runs == 1
+    with Callback(start=runs.append):
+        to_icechunk(lazy, repo)
+    assert len(runs) == 1
     xr.testing.assert_equal(read(repo), lazy.compute())
+
+
+def test_dask_in_other_processes_would_lose_its_writes() -> None:
+    session = create().writable_session("main")
+    before = session.change_set_bytes()
+    for options in ({"scheduler": "processes"}, {"compute": False}, {"regions": None}):
+        with pytest.raises(InvalidInputError, match=next(iter(options))):
+            to_icechunk(SMALL.chunk(), session, chunkmanager_store_kwargs=options)
+    assert session.change_set_bytes() == before
+
+
+@pytest.mark.parametrize("chunks", [None, {}])
+def test_from_one_repository_to_another_and_back(chunks: Any) -> None:
+    """What the engine notes about the source is none of the data."""
+    one, other = create(), create()
+    to_icechunk(SMALL.chunk(time=2), one)
+    opened = xr.open_dataset(one, engine="icechunk", chunks=chunks)  # type: ignore[arg-type]
+    to_icechunk(opened, other)
+    xr.testing.assert_identical(read(other), SMALL)
+    # lazily from a version into the next one, over itself
+    to_icechunk(opened.isel(time=slice(2)), one, mode="w")
+    xr.testing.assert_identical(read(one), SMALL.isel(time=slice(2)))
+    session = one.writable_session("main")
+    itself = xr.open_zarr(session.store, consolidated=False, chunks=chunks)  # type: ignore[arg-type]
+    to_icechunk(itself + 1, session, mode="w")
+    np.testing.assert_array_equal(read(session)["static"], [2, 3, 4])
 
 
 def test_a_large_append_reads_no_chunk_of_the_data() -> None:
