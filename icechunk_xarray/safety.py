@@ -34,6 +34,11 @@ def check_names(dataset: xr.Dataset, encoding: Mapping[str, Any]) -> None:
                 f"encoding names {name!r}, and the dataset has no such variable, only "
                 f"{_listed(dataset.variables)}"
             )
+        if not isinstance(encoding[name], Mapping):
+            raise _refused(
+                f"encoding of {name!r} is {encoding[name]!r}: expected a mapping such as "
+                "{'dtype': 'f4'}"
+            )
 
 
 def resolve_region(
@@ -51,7 +56,7 @@ def resolve_region(
     """
     if isinstance(region, str) and region == "auto":
         region = dict.fromkeys(dataset.dims, "auto")
-    if not isinstance(region, Mapping) or not region:
+    if not isinstance(region, Mapping):
         raise _refused(
             f"region is {region!r}: expected 'auto', or slices by dimension such as "
             "{'time': slice(0, 12)}"
@@ -82,7 +87,7 @@ def resolve_region(
         _check_position(dataset, existing, dim, slice(start, stop))
         resolved[dim] = slice(start, stop)
     outside = [name for name, v in dataset.variables.items() if not set(resolved) & set(v.dims)]
-    if outside:
+    if resolved and outside:
         raise _refused(
             f"{_listed(outside)}: without a dimension of the region ({_listed(resolved)}) it "
             f"would be overwritten as a whole; leave it out with .drop_vars({outside!r})"

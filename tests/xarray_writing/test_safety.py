@@ -300,7 +300,6 @@ def test_region_that_cannot_be() -> None:
     refuse(session, part, "'day'", region={"day": slice(0, 2)})
     refuse(session, part, "without step", region={"time": slice(0, 4, 2)})
     refuse(session, part, "expected 'auto'", region="time")
-    refuse(session, part, "expected 'auto'", region={})
     refuse(session, series(times=LATER), "2000-04-10", "append_dim", region="auto")
     refuse(session, series().isel(time=[3, 2]), "next to each other", region="auto")
     refuse(session, part.assign(s=1.0), "'s'", "drop_vars", region="auto")
@@ -370,6 +369,7 @@ def test_encoding_that_is_not_used() -> None:
         encoding={"a": {"dtype": "f8"}},
     )
     refuse(session, series(), "'nothing'", mode="w", encoding={"nothing": {}})
+    refuse(session, series(), "'f4'", mode="w", encoding={"a": "f4"})
 
 
 def test_names_that_an_array_cannot_have() -> None:
