@@ -80,7 +80,7 @@ def test_a_file_as_it_is(name: str, chunks: Any) -> None:
         assert stored[key].dtype == variable.dtype
 
 
-@pytest.mark.parametrize("chunks", [None, {}, {"y": 110}])
+@pytest.mark.parametrize("chunks", [None, {"y": 110}])
 def test_months_appended(chunks: Any) -> None:
     """The three files give their months the same time_counter: an append of them repeats it."""
     repo = create()
