@@ -112,6 +112,7 @@ def to_icechunk(
     safe_append : bool
         Whether to refuse an append that repeats coordinate values, lacks variables which
         would become shorter than others, or has other coordinates than the stored ones.
+        These are read for it; coordinates that Dask would have to compute are not compared.
     safe_encoding : bool
         Whether to refuse values that would not be read back: times that the stored units
         cannot express, overflow of packed integers, missing values without a fill value,

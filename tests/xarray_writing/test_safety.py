@@ -293,6 +293,14 @@ def test_region_elsewhere_than_its_coordinates() -> None:
     np.testing.assert_array_equal(read(session)["a"], [0, 1, 10, 15, 4, 5, 20, 30])
 
 
+def test_region_writes_no_coordinates() -> None:
+    repo = icechunk.Repository.create(icechunk.in_memory_storage())
+    to_icechunk(series(), repo)
+    session = repo.writable_session("main")
+    to_icechunk(series().isel(time=slice(2, 4)) * 10, session, region="auto")
+    assert set(session.status().updated_chunks) == {"/a"}
+
+
 def test_region_that_cannot_be() -> None:
     session = begin(series())
     part = series().isel(time=slice(2, 4))
