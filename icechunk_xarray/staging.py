@@ -121,8 +121,8 @@ def stage(
         align_chunks=options.align_chunks,
     )
     variables, attrs = xr.conventions.encode_dataset_coordinates(dataset)
-    for name in variables.keys() & existing.keys():
-        variables[name] = _prepared(variables[name], existing[name])
+    for name, variable in variables.items():
+        variables[name] = _prepared(variable, existing.get(name))
     for name, wanted in encoding.items():
         variables[name].encoding = dict(wanted)
     collector = _Collector()
@@ -154,8 +154,16 @@ def _existing(store: IcechunkStore, group: str, mode: Mode) -> dict[str, xr.Vari
     return {name: opened.open_store_variable(name) for name in opened.array_keys()}
 
 
-def _prepared(variable: xr.Variable, stored: xr.Variable) -> xr.Variable:
-    """Return a variable that xarray encodes for a stored array without failing half-way."""
+def _prepared(variable: xr.Variable, stored: xr.Variable | None) -> xr.Variable:
+    """Return a variable that xarray encodes without failing half-way.
+
+    `stored` is the array that it goes to, None for a new one.
+    """
+    if not variable.size:
+        # empty blocks are no size for the chunks of a new array
+        return variable.compute()
+    if stored is None:
+        return variable
     if variable.dtype.kind in "Mm":
         # of Dask they would be encoded task by task, and fail there, without a name
         return variable.compute()
