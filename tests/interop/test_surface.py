@@ -33,7 +33,6 @@ NOT_YET = [
     "missing icechunk.ops.GCSummary",
     # the integrations
     "missing icechunk.dask.store_dask",
-    "missing icechunk.xarray.to_icechunk",
     # credentials
     "icechunk.AzureRefreshableCredential.*(expires_after) is keyword-only*",
 ]
