@@ -106,6 +106,7 @@ from icechunk.errors import (
     SessionStateError,
     SnapshotNotFoundError,
     StorageError,
+    TaskError,
 )
 from icechunk.logs import (
     initialize_logs,
@@ -260,6 +261,7 @@ __all__ = [
     "StorageSettings",
     "StorageTimeoutSettings",
     "StoreConfig",
+    "TaskError",
     "Update",
     "UpdateType",
     "VersionSelection",

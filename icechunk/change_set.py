@@ -21,6 +21,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from icechunk.errors import (
     Conflict,
     ConflictError,
@@ -30,7 +32,7 @@ from icechunk.errors import (
     SessionStateError,
 )
 from icechunk.format.chunk_edits import ChunkEdits
-from icechunk.format.chunk_refs import ChunkRefs
+from icechunk.format.chunk_refs import ChunkRefs, RefKind
 from icechunk.ids import NODE_ID_SIZE, encode_id, parent_paths
 
 OnConflict = Literal["error", "last"]
@@ -66,6 +68,31 @@ class MovedNode:
     from_path: str
     to_path: str
     is_array: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayChanges:
+    """What happened to the chunks of one array, in numbers.
+
+    Attributes
+    ----------
+    path : str
+    stored : int
+        Chunks that were given a value.
+    nbytes : int
+        Size of these values, as they are stored.
+    deleted : int
+        Chunks that were deleted, among them those that hold fill values only and were
+        therefore not stored.
+    extents : tuple of (int, int)
+        The box of chunk coordinates, [from, to) per dimension, that holds all of these.
+    """
+
+    path: str
+    stored: int
+    nbytes: int
+    deleted: int
+    extents: tuple[tuple[int, int], ...]
 
 
 class ChangeSet:
@@ -158,6 +185,18 @@ class ChangeSet:
     def times_deleted(self, path: str) -> int:
         """How many nodes at this path were deleted."""
         return sum(1 for node in self.deleted.values() if node.path == path)
+
+    def array_changes(self) -> list[ArrayChanges]:
+        """Return what happened to the chunks of each array that was edited."""
+        found = []
+        for node_id, edits in self.chunks.items():
+            refs = edits.refs()
+            if len(refs):
+                path = self.node_paths.get(node_id) or encode_id(node_id)
+                stored = int(np.count_nonzero(refs.kind != RefKind.DELETED))
+                size = int(refs.length.sum())
+                found.append(ArrayChanges(path, stored, size, len(refs) - stored, refs.extents()))
+        return found
 
     # -- combining -------------------------------------------------------------
     def copy(self) -> ChangeSet:

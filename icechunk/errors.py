@@ -22,6 +22,7 @@ class is also a builtin exception (in brackets), handlers for the builtin work t
     │   ├── ObjectNotFoundError             [FileNotFoundError]
     │   └── PreconditionFailedError
     ├── FormatError
+    ├── TaskError
     └── InternalError
 """
 
@@ -55,6 +56,7 @@ __all__ = [
     "SessionStateError",
     "SnapshotNotFoundError",
     "StorageError",
+    "TaskError",
 ]
 
 
@@ -164,6 +166,8 @@ class ErrorKind(StrEnum):
     UNSUPPORTED_OPERATION_FOR_VERSION = "unsupported-operation-for-version"
     SNAPSHOT_TIMESTAMP = "snapshot-timestamp"
     DUPLICATE_SNAPSHOT_ID = "duplicate-snapshot-id"
+    # work on other processes; the official client has no code for it
+    TASK_FAILED = "task-failed"
     # internal
     CONCURRENCY = "concurrency"
     FLUSH = "flush"
@@ -412,6 +416,26 @@ class FormatError(IcechunkError):
     """Stored bytes are damaged, cut, foreign, or of an unknown version."""
 
     default_kind = ErrorKind.DESERIALIZATION
+
+
+class TaskError(IcechunkError):
+    """A task of a distributed write failed; `__cause__` is what it raised.
+
+    The cause travels with the error from one process to another.
+
+    Parameters
+    ----------
+    message : str
+        Which item or region failed.
+    """
+
+    default_kind = ErrorKind.TASK_FAILED
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, str(self.kind)), {"__cause__": self.__cause__}
+
+    def __setstate__(self, state: dict[str, Any] | None) -> None:
+        self.__cause__ = (state or {}).get("__cause__")
 
 
 class InternalError(IcechunkError):

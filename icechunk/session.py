@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from icechunk import publish
 from icechunk.array_chunks import ArrayChunks
 from icechunk.async_twin import async_twin
-from icechunk.change_set import ChangeSet, OnConflict
+from icechunk.change_set import ArrayChanges, ChangeSet, OnConflict
 from icechunk.change_set_codec import decode_change_set, encode_change_set
 from icechunk.commit import Built, build, transaction_log
 from icechunk.config import EffectiveConfig, RepositoryConfig
@@ -86,14 +86,14 @@ class Session(ArrayChunks, Merging):
         return self._branch
 
     @property
-    def config(self) -> RepositoryConfig:
-        """The configuration that the session works with."""
-        return self._context.config
-
-    @property
     def storage(self) -> Storage:
         """Where the repository is."""
         return self._context.assets.storage
+
+    @property
+    def config(self) -> RepositoryConfig:
+        """The configuration that the session works with."""
+        return self._context.config
 
     @property
     def has_uncommitted_changes(self) -> bool:
@@ -189,6 +189,13 @@ class Session(ArrayChunks, Merging):
         return encode_id(self._tree.require(normalize_path(path)).id)
 
     # -- changes -----------------------------------------------------------------------
+    def array_changes(self) -> list[ArrayChanges]:
+        """Return how many chunks of each array were changed, and how large they are.
+
+        Of a fork they are those since it was forked.
+        """
+        return self._changes().array_changes()
+
     def status(self) -> Diff:
         """Return the uncommitted changes."""
         changes = self._changes()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from icechunk.assets import Assets
 from icechunk.change_set import ChangeSet
@@ -23,8 +24,9 @@ from icechunk.errors import (
     StorageError,
 )
 from icechunk.format import v1
-from icechunk.format.chunk_refs import ChunkRef, ChunkRefs
+from icechunk.format.chunk_refs import ChunkRef, ChunkRefs, RefKind
 from icechunk.format.snapshot import ArrayInfo, Node, Snapshot
+from icechunk.ids import normalize_path
 from icechunk.publish import RepoState
 from icechunk.storage.base import ByteRange, BytesLike
 from icechunk.tree import Tree
@@ -256,6 +258,38 @@ class Workspace(Displayed):
                 refs = refs.overlay(edits.refs())
         return refs.without_deleted()
 
+    def written_chunks(self, path: str) -> npt.NDArray[np.bool_]:
+        """Say which chunks of an array have a value, here or in the base snapshot.
+
+        Only manifests are read. Where the array is sharded, its shards are meant. A chunk
+        that holds nothing but the fill value is usually not stored, and not told from one
+        that was never written.
+
+        Parameters
+        ----------
+        path : str
+            Of the array.
+
+        Returns
+        -------
+        bool[...]
+            In the shape of the chunk grid.
+
+        Raises
+        ------
+        NodeNotFoundError, InvalidInputError
+            If there is no such array.
+        """
+        node, array = self._tree.require_array(normalize_path(path))
+        mask = np.zeros(array.num_chunks, np.bool_)
+        for refs in self._chunks.base_refs(node):
+            _mark(mask, refs)
+        for layer in self._layers:
+            edits = layer.chunks.get(node.id)
+            if edits:
+                _mark(mask, edits.refs())
+        return mask
+
     def _array_for_write(self, path: str, coordinate: Coordinate) -> tuple[Node, ArrayInfo]:
         self._check_editable()
         node, array = self._tree.require_array(path)
@@ -277,3 +311,14 @@ def _of_chunk(
 ) -> StorageError | InvalidInputError:
     """Return an error of the same class that names the chunk that it is about."""
     return type(error)(f"chunk {coordinate} of {node.path!r}: {error.message}", error.kind)
+
+
+def _mark(mask: npt.NDArray[np.bool_], refs: ChunkRefs) -> None:
+    """Set the places of some references, and clear those of deletions."""
+    # references may lie outside: their chunks are gone, because the array has shrunk
+    inside = (refs.coords < np.asarray(mask.shape, np.int64)).all(axis=1)
+    place = np.zeros(len(refs), np.int64)
+    for axis, size in enumerate(mask.shape):
+        place *= size
+        place += refs.coords[:, axis]
+    mask.reshape(-1)[place[inside]] = refs.kind[inside] != RefKind.DELETED

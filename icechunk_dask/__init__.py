@@ -1,1 +1,8 @@
-"""The Dask integration: empty in 0.1.0, where `Session.fork` and `merge` do it by hand."""
+"""Dask writes into an Icechunk repository: in parallel, and committed as one.
+
+`store_dask` stores Dask arrays. Threads, processes and clusters work with the same call.
+"""
+
+from icechunk_dask.write import store_dask
+
+__all__ = ["store_dask"]
