@@ -258,7 +258,7 @@ class Workspace(Displayed):
                 refs = refs.overlay(edits.refs())
         return refs.without_deleted()
 
-    def written_chunks(self, path: str) -> npt.NDArray[np.bool_]:
+    def written_chunks(self, path: str, *, base: bool = False) -> npt.NDArray[np.bool_]:
         """Say which chunks of an array have a value, here or in the base snapshot.
 
         Only manifests are read. Where the array is sharded, its shards are meant. A chunk
@@ -269,6 +269,8 @@ class Workspace(Displayed):
         ----------
         path : str
             Of the array.
+        base : bool
+            Whether to leave out the edits of this session.
 
         Returns
         -------
@@ -283,11 +285,26 @@ class Workspace(Displayed):
         node, array = self._tree.require_array(normalize_path(path))
         mask = np.zeros(array.num_chunks, np.bool_)
         for refs in self._chunks.base_refs(node):
-            _mark(mask, refs)
+            _mark(mask, refs, True)
+        for layer in () if base else self._layers:
+            edits = layer.chunks.get(node.id)
+            if edits:
+                refs = edits.refs()
+                _mark(mask, refs, refs.kind != RefKind.DELETED)
+        return mask
+
+    def changed_chunks(self, path: str) -> npt.NDArray[np.bool_]:
+        """Say which chunks of an array this session has written or deleted.
+
+        Of a fork they include those that its parent had changed before. Parameters, result
+        and errors are those of `written_chunks`.
+        """
+        node, array = self._tree.require_array(normalize_path(path))
+        mask = np.zeros(array.num_chunks, np.bool_)
         for layer in self._layers:
             edits = layer.chunks.get(node.id)
             if edits:
-                _mark(mask, edits.refs())
+                _mark(mask, edits.refs(), True)
         return mask
 
     def _array_for_write(self, path: str, coordinate: Coordinate) -> tuple[Node, ArrayInfo]:
@@ -313,12 +330,14 @@ def _of_chunk(
     return type(error)(f"chunk {coordinate} of {node.path!r}: {error.message}", error.kind)
 
 
-def _mark(mask: npt.NDArray[np.bool_], refs: ChunkRefs) -> None:
-    """Set the places of some references, and clear those of deletions."""
+def _mark(
+    mask: npt.NDArray[np.bool_], refs: ChunkRefs, value: npt.NDArray[np.bool_] | bool
+) -> None:
+    """Set the places of some references, to one value or one for each."""
     # references may lie outside: their chunks are gone, because the array has shrunk
     inside = (refs.coords < np.asarray(mask.shape, np.int64)).all(axis=1)
     place = np.zeros(len(refs), np.int64)
     for axis, size in enumerate(mask.shape):
         place *= size
         place += refs.coords[:, axis]
-    mask.reshape(-1)[place[inside]] = refs.kind[inside] != RefKind.DELETED
+    mask.reshape(-1)[place[inside]] = value if isinstance(value, bool) else value[inside]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -19,12 +20,14 @@ from dask.core import flatten
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.multiprocessing import RemoteException
+from dask.system import CPU_COUNT
 from dask.utils import ensure_dict
 
-from icechunk import ErrorKind, IcechunkError, InvalidInputError, Session, TaskError
+from icechunk import ErrorKind, IcechunkError, InvalidInputError, Storage, TaskError
 from icechunk_dask.part import Part, failing_as, merge_parts
+from icechunk_dask.progress import Progress, count, counts_of
 
-__all__ = ["SPLIT_EVERY", "Write", "check_options", "check_reach", "client_of", "reduced", "run"]
+__all__ = ["Named", "Runner", "Write", "reduced"]
 
 #: How many parts are merged at a time. Wide, because a merge costs little beside a task.
 SPLIT_EVERY: Final = 16
@@ -49,26 +52,44 @@ _OPTIONS: Final = frozenset(
 
 
 class Named:
-    """A function that says what it was to write when it fails.
+    """The function of a task, which says what it was to write when it fails, and counts.
 
     Parameters
     ----------
     function : callable
+        Returns a `Part`.
     what : str
+    topic : str or None
+        Where to count on a cluster.
     """
 
-    __slots__ = ("function", "what")
+    __slots__ = ("function", "topic", "what")
 
-    def __init__(self, function: Callable[..., Any], what: str) -> None:
+    def __init__(self, function: Callable[..., Any], what: str, topic: str | None) -> None:
         self.function = function
         self.what = what
+        self.topic = topic
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with failing_as(self.what):
-            return self.function(*args, **kwargs)
+    def __call__(self, *args: Any, **kwargs: Any) -> Part:
+        """Call the function."""
+        try:
+            with failing_as(self.what):
+                part: Part = self.function(*args, **kwargs)
+        except TaskError:
+            # if it fails for good, nobody will read it
+            count(self.topic, {"retries": 1})
+            raise
+        count(self.topic, counts_of(part))
+        return part
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Named, (self.function, self.what)
+        return Named, (self.function, self.what, self.topic)
+
+
+def _merge(parts: Sequence[Part], topic: str | None) -> Part:
+    merged = merge_parts(parts)
+    count(topic, {"merged": len(parts)})
+    return merged
 
 
 #: What the tasks of a layer write: from the position of a block to words.
@@ -82,34 +103,42 @@ class Write(Delayed):
     too.
     """
 
-    __slots__ = ("_names",)
+    __slots__ = ("_names", "topic")
 
-    def __init__(self, key: Any, graph: Any, names: Names) -> None:
+    def __init__(self, key: Any, graph: Any, names: Names, topic: str | None) -> None:
         super().__init__(key, graph)  # type: ignore[no-untyped-call]
         self._names = dict(names)
+        self.topic = topic
 
     @property
     def __dask_optimize__(self) -> Callable[..., Any]:
-        return partial(_optimize, names=self._names)
+        return partial(_optimize, names=self._names, topic=self.topic)
 
 
-def _optimize(graph: Any, keys: Any, names: Names, **options: Any) -> Any:
-    if not any(layer.annotations for layer in graph.layers.values()):
-        return _named(ensure_dict(optimize_array(graph, keys, **options)), names)
-    # the other steps of optimising an array forget annotations
-    fused = optimize_blockwise(graph, keys=keys).cull(set(flatten(keys)))
-    layers = dict(fused.layers)
+def _optimize(graph: Any, keys: Any, names: Names, topic: str | None, **options: Any) -> Any:
+    fused = optimize_blockwise(graph, keys=keys)
+    annotated = any(layer.annotations for layer in graph.layers.values())
+    # the recipe and the merges are not
+    single = [name for name, layer in fused.layers.items() if not isinstance(layer, Blockwise)]
+    if not annotated and any(not name.startswith("icechunk-") for name in single):
+        # single tasks are worth fusing, too
+        return _named(ensure_dict(optimize_array(graph, keys, **options)), names, topic)
+    # all that could be fused is; what else the optimisation of arrays does takes longer than
+    # anything else here, and forgets annotations
+    culled = fused.cull(set(flatten(keys)))
+    layers = dict(culled.layers)
     for name, layer in layers.items():
         if isinstance(layer, Blockwise) and layer.output in names:
-            layers[name] = MaterializedLayer(_named(layer, names), annotations=layer.annotations)
-    return HighLevelGraph(layers, fused.dependencies)
+            tasks = _named(layer, names, topic)
+            layers[name] = MaterializedLayer(tasks, annotations=layer.annotations)
+    return HighLevelGraph(layers, culled.dependencies)
 
 
-def _named(tasks: Mapping[Any, Any], names: Names) -> dict[Any, Any]:
+def _named(tasks: Mapping[Any, Any], names: Names, topic: str | None) -> dict[Any, Any]:
     result = dict(tasks)
     for key, node in result.items():
         if isinstance(key, tuple) and isinstance(node, Task) and key[0] in names:
-            function = Named(node.func, names[key[0]](key[1:]))
+            function = Named(node.func, names[key[0]](key[1:]), topic)
             result[key] = Task(
                 key, function, *node.args, _data_producer=node.data_producer, **node.kwargs
             )
@@ -121,6 +150,7 @@ def reduced(
     graph: HighLevelGraph,
     names: Names,
     split_every: int | None,
+    topic: str | None = None,
     finish: Callable[[Part], Any] | None = None,
 ) -> Write:
     """Return the value that merges the parts which some keys stand for.
@@ -135,6 +165,8 @@ def reduced(
         What the tasks of a layer write: from the position of a block to words.
     split_every : int or None
         How many parts are merged at a time.
+    topic : str, optional
+        Where tasks on a cluster count.
     finish : function of Part, optional
         What to make of the last one.
     """
@@ -149,7 +181,7 @@ def reduced(
         groups = [keys[i : i + width] for i in range(0, len(keys), width)]
         keys = [(name, level, i) for i in range(len(groups))]
         for key, group in zip(keys, groups, strict=True):
-            tree[key] = (merge_parts, list(group))
+            tree[key] = (_merge, list(group), topic)
         level += 1
     # only these: a layer that others depend on, too, is not fused
     written = {key[0] for key in leaves}
@@ -157,72 +189,112 @@ def reduced(
     tree[final] = (finish, keys[0]) if finish is not None else keys[0]
     layers = {**graph.layers, final: MaterializedLayer(tree)}
     merged = HighLevelGraph(layers, {**graph.dependencies, final: written})
-    return Write(final, merged, names)
+    return Write(final, merged, names, topic)
 
 
-def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse options that Dask would ignore in silence.
+@dataclass(frozen=True)
+class Runner:
+    """Runs tasks where the user wants them.
+
+    Parameters
+    ----------
+    progress : Progress
+    options : mapping
+        For Dask.
 
     Raises
     ------
     TypeError
+        For an option that Dask would ignore in silence.
     """
-    unknown = sorted(set(options) - _OPTIONS)
-    if unknown:
-        raise TypeError(
-            f"unknown option {unknown[0]!r}; what is passed on to Dask is one of "
-            f"{', '.join(sorted(_OPTIONS))}"
-        )
 
+    progress: Progress
+    options: Mapping[str, Any]
 
-def check_reach(sessions: Iterable[Session], options: Mapping[str, Any]) -> None:
-    """Refuse a repository in memory where tasks run in other processes.
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.options) - _OPTIONS)
+        if unknown:
+            raise TypeError(
+                f"unknown option {unknown[0]!r}; what is passed on to Dask is one of "
+                f"{', '.join(sorted(_OPTIONS))}"
+            )
 
-    Raises
-    ------
-    InvalidInputError
-    """
-    for url in (session.storage.url for session in sessions):
-        if url.startswith("memory:") and not _in_process(options):
+    @property
+    def client(self) -> Any:
+        """The client of the cluster that runs the tasks; None without one."""
+        # a method of the client
+        owner = getattr(self._get, "__self__", None)
+        return owner if hasattr(owner, "scheduler_info") else None
+
+    @property
+    def _scheduler(self) -> Any:
+        return self.options.get("scheduler", dask.config.get("scheduler", None))
+
+    @property
+    def _get(self) -> Any:
+        return dask.base.get_scheduler(scheduler=self._scheduler, cls=Delayed)
+
+    def new_topic(self) -> str | None:
+        """Return where the next tasks shall count; None if Dask says here which have ended."""
+        wanted = self.progress.wanted and self.client is not None
+        return f"icechunk-{uuid.uuid4().hex}" if wanted else None
+
+    @property
+    def slots(self) -> int:
+        """How many tasks run at once."""
+        if self.client is not None:
+            return max(int(sum(self.client.nthreads().values())), 1)
+        number = self.options.get("num_workers") or dask.config.get("num_workers", CPU_COUNT)
+        return int(number)
+
+    def check_reach(self, storage: Storage) -> None:
+        """Refuse a storage in memory where tasks run in other processes.
+
+        Raises
+        ------
+        InvalidInputError
+        """
+        if storage.url.startswith("memory:") and not self._in_process():
             raise InvalidInputError(
-                f"{url} is in the memory of this process, and the tasks would run in others, "
-                "which do not see it; use a folder or an object store, or the threaded scheduler",
+                f"{storage.url} is in the memory of this process, and the tasks would run in "
+                "others, which do not see it; use a folder or an object store, or the threaded "
+                "scheduler",
                 ErrorKind.STORAGE_CONFIG,
             )
 
+    def _in_process(self) -> bool:
+        if isinstance(self._scheduler, ThreadPoolExecutor):
+            return True
+        if self.client is not None:
+            # the transport of clusters that live in this process
+            return str(self.client.scheduler.address).startswith("inproc://")
+        return self._get in (dask.threaded.get, dask.local.get_sync)
 
-def _in_process(options: Mapping[str, Any]) -> bool:
-    scheduler = options.get("scheduler", dask.config.get("scheduler", None))
-    if isinstance(scheduler, ThreadPoolExecutor):
-        return True
-    get = dask.base.get_scheduler(scheduler=scheduler, cls=Delayed)
-    client = client_of(get)
-    if client is not None:
-        # the transport of clusters that live in this process
-        return str(client.scheduler.address).startswith("inproc://")
-    return get in (dask.threaded.get, dask.local.get_sync)
+    def run(self, *writes: Write) -> list[Part]:
+        """Run the tasks of values with one topic and return what they did, a part for each.
 
-
-def client_of(get: Any) -> Any:
-    """Return the distributed client whose method a scheduler function is, or None."""
-    owner = getattr(get, "__self__", None)
-    return owner if hasattr(owner, "scheduler_info") else None
-
-
-def run(writes: Sequence[Write], options: Mapping[str, Any]) -> list[Part]:
-    """Run the tasks and return what they did, one part for each value.
-
-    Raises
-    ------
-    TaskError
-        If one failed; the rest is cancelled.
-    """
-    try:
-        return list(dask.base.compute(*writes, **options))
-    except IcechunkError:
-        raise
-    except RemoteException as error:
-        # the scheduler of processes wraps what it cannot raise again
-        raise error.exception from error.exception.__cause__
-    except Exception as error:
-        raise TaskError(f"computing the sources failed: {type(error).__name__}: {error}") from error
+        Raises
+        ------
+        TaskError
+            If one failed; the rest is cancelled.
+        """
+        before = self.progress.status
+        try:
+            with self.progress.watching(self.client, writes[0].topic):
+                parts = list(dask.base.compute(*writes, **self.options))
+        except IcechunkError:
+            raise
+        except RemoteException as error:
+            # the scheduler of processes wraps what it cannot raise again
+            raise error.exception from error.exception.__cause__
+        except Exception as error:
+            raise TaskError(
+                f"computing the sources failed: {type(error).__name__}: {error}"
+            ) from error
+        # the last messages of workers may be on their way, and tasks may have run twice
+        exact = {
+            name: getattr(before, name) + sum(getattr(part, name) for part in parts)
+            for name in ("tasks", "chunks", "nbytes")
+        }
+        self.progress.set(phase="merging", **exact)
+        return parts

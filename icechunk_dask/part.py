@@ -5,12 +5,17 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from icechunk import ForkSession, TaskError
+from icechunk import ConflictError, ForkSession, TaskError
 from icechunk.distributed import merge_change_sets
 
-__all__ = ["Part", "failing_as", "finished", "merge_parts"]
+__all__ = ["Boxes", "Part", "failing_as", "finished", "merge_parts", "overlap"]
+
+
+#: What one task did to one array: the name of the task, and the box of chunks it touched.
+Boxes = dict[str, list[tuple[str, tuple[tuple[int, int], ...]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,13 @@ class Part:
         Size of these as they are stored.
     empty : int
         Chunks that hold fill values only and were not stored.
+    fan_in : int
+        How many parts the last merge put together; 1 before any.
+    boxes : dict
+        By path of an array, where each task wrote, if the tasks have names: two that wrote
+        one chunk can be told by it.
+    results : tuple of (int, object)
+        What tasks returned beside, by their numbers.
     """
 
     change_set: bytes
@@ -34,10 +46,21 @@ class Part:
     chunks: int
     nbytes: int
     empty: int
+    fan_in: int = 1
+    boxes: Boxes = field(default_factory=dict)
+    results: tuple[tuple[int, Any], ...] = ()
 
 
-def finished(fork: ForkSession) -> Part:
-    """Return what a task did with its fork."""
+def finished(
+    fork: ForkSession, name: str | None = None, results: tuple[tuple[int, Any], ...] = ()
+) -> Part:
+    """Return what a task did with its fork.
+
+    Parameters
+    ----------
+    name : str, optional
+        What a conflict calls the task.
+    """
     changes = fork.array_changes()
     return Part(
         fork.change_set_bytes(),
@@ -45,6 +68,8 @@ def finished(fork: ForkSession) -> Part:
         sum(change.stored for change in changes),
         sum(change.nbytes for change in changes),
         sum(change.deleted for change in changes),
+        boxes={} if name is None else {c.path: [(name, c.extents)] for c in changes},
+        results=results,
     )
 
 
@@ -58,12 +83,50 @@ def merge_parts(parts: Sequence[Part]) -> Part:
     """
     if len(parts) == 1:
         return parts[0]
+    try:
+        merged = merge_change_sets(part.change_set for part in parts)
+    except ConflictError as error:
+        raise _naming(error, [part.boxes for part in parts]) from error
+    boxes: Boxes = {}
+    for part in parts:
+        for path, more in part.boxes.items():
+            boxes.setdefault(path, []).extend(more)
     return Part(
-        merge_change_sets(part.change_set for part in parts),
+        merged,
         sum(part.tasks for part in parts),
         sum(part.chunks for part in parts),
         sum(part.nbytes for part in parts),
         sum(part.empty for part in parts),
+        len(parts),
+        boxes,
+        tuple(result for part in parts for result in part.results),
+    )
+
+
+def _naming(error: ConflictError, given: Sequence[Boxes]) -> ConflictError:
+    """Return the error with the names of tasks that wrote to one place, if they have any."""
+    pairs = [
+        f"{one} and {other} ({path!r})"
+        for number, boxes in enumerate(given)
+        for path, mine in boxes.items()
+        for earlier in given[:number]
+        for one, box in earlier.get(path, [])
+        for other, wanted in mine
+        if overlap(box, wanted)
+    ]
+    if not pairs:
+        return error
+    more = f" or {len(pairs) - 5} other pairs" if len(pairs) > 5 else ""
+    return ConflictError(
+        message=f"two items wrote the same chunk: {', or '.join(pairs[:5])}{more}: {error}",
+        kind=error.kind,
+    )
+
+
+def overlap(one: Sequence[tuple[int, int]], other: Sequence[tuple[int, int]]) -> bool:
+    """Whether two boxes share a place."""
+    return len(one) == len(other) and all(
+        a < d and c < b for (a, b), (c, d) in zip(one, other, strict=True)
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ import cloudpickle
 import zarr
 from zarr.storage import StorePath
 
-from icechunk import ForkSession, Session
+from icechunk import ForkSession, InternalError, Session
 
 __all__ = ["Recipe"]
 
@@ -28,6 +28,7 @@ class _Content:
     fork: ForkSession
     # metadata and runtime configuration by path
     arrays: dict[str, tuple[Any, Any]]
+    function: Callable[..., Any] | None
 
 
 #: Repositories that a process keeps open. One job needs one at a time; a job in batches
@@ -46,18 +47,33 @@ class Recipe:
         That of the coordinator: writable, or a fork.
     arrays : iterable of zarr.Array
         Those that tasks write to, with the configuration that they shall have there.
+    function : callable, optional
+        What tasks call.
     """
 
-    def __init__(self, session: Session, arrays: Iterable[zarr.Array[Any]] = ()) -> None:
+    def __init__(
+        self,
+        session: Session,
+        arrays: Iterable[zarr.Array[Any]] = (),
+        function: Callable[..., Any] | None = None,
+    ) -> None:
         self.token = uuid.uuid4().hex
         known = {array.path: (array.metadata, array.async_array.config) for array in arrays}
-        self._content: _Content | None = _Content(session.fork(), known)
+        self._content: _Content | None = _Content(session.fork(), known, function)
         self._pickled = b""
 
     def fork(self) -> ForkSession:
         """Return a session for one task, without changes of its own."""
         # a fork without changes of its own gives forks that are what it is itself
         return self._open().fork.fork()
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """What tasks call."""
+        function = self._open().function
+        if function is None:
+            raise InternalError("this recipe has no function")
+        return function
 
     def array(self, fork: ForkSession, path: str) -> zarr.Array[Any]:
         """Return an array of a session for one task, without asking the store for it."""
@@ -83,7 +99,7 @@ class Recipe:
             # once, however many processes it goes to; by value where the user's credentials
             # function lives in a script
             content = self._open()
-            self._pickled = cloudpickle.dumps((content.fork, content.arrays))
+            self._pickled = cloudpickle.dumps((content.fork, content.arrays, content.function))
         return {"token": self.token, "pickled": self._pickled}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

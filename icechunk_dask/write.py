@@ -1,52 +1,60 @@
-"""Dask arrays into Zarr arrays of a session."""
+"""Dask arrays into Zarr arrays of a session, or of a repository."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+import os
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import zarr
-from dask.delayed import delayed
-from dask.highlevelgraph import HighLevelGraph
-from dask.layers import ArraySliceDep
 
-from icechunk import InvalidInputError, Session
-from icechunk.distributed import extract_session, merge_sessions
-from icechunk_dask.alignment import Target, check_disjoint
-from icechunk_dask.graph import Write, check_options, check_reach, reduced, run
-from icechunk_dask.part import Part, failing_as, finished
-from icechunk_dask.recipe import Recipe
+from icechunk import ConflictSolver, InvalidInputError, Repository, Session, Storage
+from icechunk.distributed import merge_sessions
+from icechunk_dask.batches import Committing, refuse_commit_options
+from icechunk_dask.blocks import Blocks, Job, Region, change_set_of, make_jobs
+from icechunk_dask.graph import Runner
+from icechunk_dask.progress import Progress, ProgressOption, progress_of
 
 __all__ = ["store_dask"]
-
-Region = tuple[slice, ...]
 
 
 def store_dask(
     *,
     sources: Sequence[da.Array],
-    targets: Sequence[zarr.Array[Any]],
+    targets: Sequence[zarr.Array[Any] | str],
     regions: Sequence[Region | None] | None = None,
     split_every: int | None = None,
     align_chunks: bool = False,
+    progress: ProgressOption = None,
     compute: bool = True,
+    repository: Repository | Storage | str | os.PathLike[str] | None = None,
+    branch: str = "main",
+    message: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    rebase_with: ConflictSolver | None = None,
+    commit_every: int | str | timedelta | None = None,
+    publish: str = "batch",
+    job: str | None = None,
+    resume: bool = False,
     **dask_options: Any,
 ) -> Any:
-    """Store Dask arrays in Zarr arrays of a session.
+    """Store Dask arrays in Zarr arrays.
 
     Each task writes one block in a session of its own and returns what it did; this is
     merged on the workers, and then into the session of the targets. Nothing is seen by
     others before that session is committed, and nothing is merged if a task fails.
 
+    With `repository` it is committed, too, at once or in batches.
+
     Parameters
     ----------
     sources : sequence of dask.array.Array
     targets : sequence of zarr.Array
-        As many, opened from `Session.store` of a writable session or of a fork.
+        As many, opened from `Session.store` of a writable session or of a fork. With
+        `repository` also paths of arrays that are on the branch.
     regions : sequence of (tuple of slice or None), optional
         Where in its target each source goes. Default: everywhere.
     split_every : int, optional
@@ -54,19 +62,31 @@ def store_dask(
     align_chunks : bool
         Whether to rechunk sources whose blocks share chunks of their target (shards,
         where it has any). Default: refuse them.
+    progress : bool, callable or None
+        A bar, none, or a function that is given a `Status` now and then. Default: a bar in
+        a terminal or a notebook.
     compute : bool
         Whether to run the tasks now. Otherwise the result is a `dask.delayed.Delayed`
         value: the change set, as bytes for `Session.merge_change_sets`.
+    repository : Repository, Storage, URL or path, optional
+        Commit here.
+    branch, message, metadata, rebase_with, commit_every, publish, job
+        How; see `distributed_write`. The size of a batch in bytes is that of the blocks in
+        memory. All of these need `repository`.
+    resume : bool
+        Whether to leave out blocks whose chunks are all on the branch, whoever wrote them.
+        Chunks that hold fill values only are usually not stored, and written again; those
+        of an earlier run of a `job` are not.
     **dask_options
         What `dask.compute` and `Client.compute` take: ``scheduler``, ``retries``,
         ``priority``, ``resources``, ``workers`` and the like.
 
     Returns
     -------
-    ForkSession or Session
+    ForkSession, Session or Written
         The session of the targets, with the changes; if the targets are of several
         forks, the first of them with the changes of all. A fork is yet to be merged into
-        the session that it was made from.
+        the session that it was made from. With `repository`: what was done.
 
     Raises
     ------
@@ -75,143 +95,68 @@ def store_dask(
         memory would be written from other processes. Then no task has run.
     TaskError
         If a task failed; it names the region, and its cause is the original error.
+    ConflictError
+        If others moved the branch meanwhile. The batches before stay.
     """
-    check_options(dask_options)
-    jobs = make_jobs(sources, targets, regions, align_chunks=align_chunks)
-    sessions = list({id(job.session): job.session for job in jobs}.values())
-    if len(sessions) > 1 and not (compute and all(s.is_fork for s in sessions)):
-        raise InvalidInputError(
-            "the targets are arrays of different sessions; open all of them from the same one"
-        )
+    committing = None
+    arrays = _listed(targets)
+    how = (message, metadata, rebase_with, commit_every, publish, job)
+    if repository is None:
+        refuse_commit_options(*how, resume=resume)
+    else:
+        committing = Committing.of(repository, branch, *how, resume=resume)
+        if not compute:
+            raise InvalidInputError("with repository= there is no compute=False: commits wait")
+        arrays = [_array(committing, target) for target in arrays]
+    jobs = make_jobs(sources, arrays, regions, align_chunks=align_chunks)
     if not compute:
-        return write(sessions[0], jobs, split_every, change_set_of)
-    check_reach(sessions, dask_options)
-    writes = [write(s, [job for job in jobs if job.session is s], split_every) for s in sessions]
-    for session, part in zip(sessions, run(writes, dask_options), strict=True):
+        Runner(Progress(), dask_options)
+        (session,) = _sessions(jobs, several=False)
+        blocks = Blocks(jobs)
+        return blocks.graph(session, np.arange(len(blocks)), split_every, None, change_set_of)
+    with progress_of(progress) as shown:
+        runner = Runner(shown, dask_options)
+        if committing is not None:
+            return committing.do(Blocks(jobs), runner, split_every)
+        return _into_sessions(jobs, runner, split_every)
+
+
+def _into_sessions(jobs: Sequence[Job], runner: Runner, split_every: int | None) -> Session:
+    sessions = _sessions(jobs, several=True)
+    runner.check_reach(sessions[0].storage)
+    topic = runner.new_topic()
+    works = [Blocks([job for job in jobs if job.session is session]) for session in sessions]
+    runner.progress.set(total=sum(map(len, works)))
+    parts = runner.run(
+        *(
+            work.graph(session, np.arange(len(work)), split_every, topic)
+            for work, session in zip(works, sessions, strict=True)
+        )
+    )
+    for session, part in zip(sessions, parts, strict=True):
         session.merge_change_sets([part.change_set])
+    runner.progress.set(phase="done")
     return sessions[0] if len(sessions) == 1 else merge_sessions(sessions)
 
 
-@dataclass(frozen=True)
-class Job:
-    """One Dask array, and where it goes."""
-
-    source: da.Array
-    array: zarr.Array[Any]
-    session: Session
-    target: Target
-
-
-def make_jobs(
-    sources: Sequence[da.Array],
-    targets: Sequence[zarr.Array[Any]],
-    regions: Sequence[Region | None] | None,
-    *,
-    align_chunks: bool,
-) -> list[Job]:
-    """Check that sources, targets and regions fit, and put them together."""
-    # da.store takes single arrays, too
-    sources = [sources] if isinstance(sources, da.Array) else list(sources)
-    targets = [targets] if isinstance(targets, zarr.Array) else list(targets)
-    if regions is None:
-        regions = [None] * len(sources)
-    elif isinstance(regions, tuple | slice):
-        regions = [regions] * len(sources)
-    if not len(sources) == len(targets) == len(regions):
+def _sessions(jobs: Sequence[Job], *, several: bool) -> list[Session]:
+    """Return the sessions that the targets belong to: one, or several forks."""
+    sessions = list({id(job.session): job.session for job in jobs}.values())
+    if len(sessions) > 1 and not (several and all(s.is_fork for s in sessions)):
         raise InvalidInputError(
-            f"{len(sources)} sources, {len(targets)} targets and {len(regions)} regions: there "
-            "must be as many of each"
+            "the targets are arrays of different sessions; open all of them from the same one"
         )
-    if not sources:
-        raise InvalidInputError("there is nothing to store: sources is empty")
-    jobs = []
-    for source, array, region in zip(sources, targets, regions, strict=True):
-        if not isinstance(source, da.Array):
-            raise InvalidInputError(
-                f"a source is a {type(source).__name__}; make a Dask array of it, as with "
-                "dask.array.from_array"
-            )
-        target = Target.of(array, region)
-        if align_chunks:
-            target.check_shape(source)
-            source = source.rechunk(target.fitting_chunks(source.chunks))
-        target.check(source)
-        jobs.append(Job(source, array, extract_session(array), target))
-    check_disjoint([job.target for job in jobs])
-    return jobs
+    return sessions
 
 
-def write(
-    session: Session,
-    jobs: Sequence[Job],
-    split_every: int | None,
-    finish: Callable[[Part], Any] | None = None,
-) -> Write:
-    """Return the delayed part that writes some arrays of one session."""
-    recipe = Recipe(session, [job.array for job in jobs])
-    shared = delayed(recipe, name=f"icechunk-recipe-{recipe.token}", traverse=False)
-    keys: list[Any] = []
-    graphs: list[HighLevelGraph] = []
-    names = {}
-    for number, job in enumerate(jobs):
-        source, axes = job.source, tuple(range(job.source.ndim))
-        place = Place(job.array.path, job.target.offset)
-        slices = ArraySliceDep(source.chunks)
-        written = da.blockwise(
-            write_block,
-            axes,
-            source,
-            axes,
-            shared,
-            None,
-            slices,
-            axes,
-            place=place,
-            name=f"icechunk-write-{number}-{recipe.token}",
-            align_arrays=False,
-            # as `map_blocks` does, because only layers of one kind are fused
-            concatenate=True,
-            dtype=object,
-            meta=np.empty((0,) * source.ndim, object),
-        )
-        keys += [(written.name, *block) for block in np.ndindex(*source.numblocks)]
-        graphs.append(written.dask)
-        names[written.name] = partial(_name_of_block, place, slices)
-    return reduced(keys, HighLevelGraph.merge(*graphs), names, split_every, finish)
+def _listed(targets: Any) -> list[Any]:
+    return [targets] if isinstance(targets, zarr.Array | str) else list(targets)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where in an array a source begins."""
-
-    path: str
-    offset: tuple[int, ...]
-
-    def region(self, where: Region) -> Region:
-        """Return the slices of the array for slices of the source."""
-        return tuple(
-            slice(part.start + start, part.stop + start)
-            for part, start in zip(where, self.offset, strict=True)
-        )
-
-    def name(self, where: Region) -> str:
-        """Return what to call the block in messages."""
-        shown = ", ".join(f"{part.start}:{part.stop}" for part in self.region(where))
-        return f"region [{shown}] of array '/{self.path}'"
-
-
-def _name_of_block(place: Place, slices: ArraySliceDep, block: tuple[int, ...]) -> str:
-    return place.name(slices[block])
-
-
-def write_block(block: Any, recipe: Recipe, where: Region, *, place: Place) -> Part:
-    """Write one block, in a session of its own."""
-    with failing_as(place.name(where)):
-        fork = recipe.fork()
-        recipe.array(fork, place.path)[place.region(where)] = block
-        return finished(fork)
-
-
-def change_set_of(part: Part) -> bytes:
-    """Return what `Session.merge_change_sets` takes."""
-    return part.change_set
+def _array(committing: Committing, target: zarr.Array[Any] | str) -> zarr.Array[Any]:
+    """Return the array of the branch that a target means, with the target's configuration."""
+    reader = committing.repository.readonly_session(committing.branch)
+    if isinstance(target, str):
+        return zarr.open_array(reader.store, path=target.strip("/"), mode="r")
+    reader.tree.require_array("/" + target.path.strip("/"))
+    return target

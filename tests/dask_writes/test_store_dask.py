@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,9 @@ from icechunk import (
 from icechunk.storage import Storage
 from icechunk_dask import store_dask
 from icechunk_dask.recipe import Recipe
-from tests.dask_writes.clusters import WAYS, running
+from tests.dask_writes.clusters import running
 
 VALUES = np.arange(24 * 30, dtype="f8").reshape(24, 30)
-
-
-@pytest.fixture(scope="module", params=WAYS)
-def anywhere(request: pytest.FixtureRequest) -> Iterator[str]:
-    with running(request.param):
-        yield request.param
 
 
 @pytest.fixture
@@ -133,7 +126,7 @@ def test_a_cluster_in_this_process() -> None:
     np.testing.assert_array_equal(a[:], VALUES)
 
 
-def test_a_value_to_be_computed(storage: LocalStorage) -> None:
+def test_a_value_to_be_computed(storage: LocalStorage, here: None) -> None:
     """Client.compute, retries and annotations work as for other graphs."""
     session = prepared(storage).writable_session("main")
     a, b = arrays(session)
@@ -169,7 +162,7 @@ class Fails:
         return block
 
 
-def test_regions_and_forks_of_their_own(storage: LocalStorage) -> None:
+def test_regions_and_forks_of_their_own(storage: LocalStorage, here: None) -> None:
     session = prepared(storage).writable_session("main")
     a, b = (arrays(session.fork())[i] for i in range(2))
     top, bottom = source()[:8], source()[8:]
@@ -193,7 +186,7 @@ def test_regions_and_forks_of_their_own(storage: LocalStorage) -> None:
     np.testing.assert_array_equal(a[:], expected)
 
 
-def test_blocks_that_share_a_chunk(storage: LocalStorage) -> None:
+def test_blocks_that_share_a_chunk(storage: LocalStorage, here: None) -> None:
     session = prepared(storage, shards=(12, 10)).writable_session("main")
     a, _ = arrays(session)
     with pytest.raises(InvalidInputError, match=r"axis 0: Dask chunks .* one of the shards"):
@@ -209,7 +202,7 @@ def test_blocks_that_share_a_chunk(storage: LocalStorage) -> None:
         )
 
 
-def test_what_cannot_be_asked_for(storage: LocalStorage) -> None:
+def test_what_cannot_be_asked_for(storage: LocalStorage, here: None) -> None:
     repository = prepared(storage)
     session = repository.writable_session("main")
     a, b = arrays(session)
@@ -232,7 +225,7 @@ def test_what_cannot_be_asked_for(storage: LocalStorage) -> None:
         store_dask(sources=[source()], targets=[a], split_every=1)
 
 
-def test_how_large_tasks_are(storage: LocalStorage) -> None:
+def test_how_large_tasks_are(storage: LocalStorage, here: None) -> None:
     """They grow neither with their number nor with what the coordinator has done."""
     session = prepared(storage).writable_session("main")
     rng = np.random.default_rng(0)
@@ -259,7 +252,7 @@ def test_how_large_tasks_are(storage: LocalStorage) -> None:
     assert max(sizes.values()) < 2000
 
 
-def test_a_recipe_is_opened_once_in_a_process(storage: LocalStorage) -> None:
+def test_a_recipe_is_opened_once_in_a_process(storage: LocalStorage, here: None) -> None:
     """And forks of it know nothing of each other."""
     session = prepared(storage).writable_session("main")
     a, _ = arrays(session)

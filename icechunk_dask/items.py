@@ -1,0 +1,287 @@
+"""The general fan-out: a function that writes, and what it is called with."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, timedelta
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from dask._task_spec import Task, TaskRef
+from dask.delayed import delayed
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+
+from icechunk import (
+    ConflictError,
+    ConflictSolver,
+    ErrorKind,
+    IcechunkStore,
+    InvalidInputError,
+    Repository,
+    Session,
+    Storage,
+)
+from icechunk_dask.batches import Committing, Units, Written, refuse_commit_options
+from icechunk_dask.graph import Named, Runner, Write, reduced
+from icechunk_dask.part import Boxes, Part, finished, overlap
+from icechunk_dask.progress import ProgressOption, progress_of
+from icechunk_dask.recipe import Recipe
+
+__all__ = ["distributed_write"]
+
+Item = TypeVar("Item")
+
+
+def distributed_write(
+    func: Callable[[IcechunkStore, Item], Any],
+    items: Iterable[Item],
+    session: Session | Repository | Storage | str | os.PathLike[str],
+    *,
+    split_every: int | None = None,
+    progress: ProgressOption = None,
+    return_results: bool = False,
+    branch: str = "main",
+    message: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    rebase_with: ConflictSolver | None = None,
+    commit_every: int | str | timedelta | None = None,
+    publish: str = "batch",
+    job: str | None = None,
+    key: Callable[[Item], str] | None = None,
+    **dask_options: Any,
+) -> Written:
+    """Call a function for each of many items, on workers, and keep what it writes.
+
+    Parameters
+    ----------
+    func : callable
+        Called as ``func(store, item)``, with a store of its own that sees what the session
+        does. What it writes there is merged; items must not write the same chunk.
+    items : iterable
+        Anything that pickles: paths, times, parameters.
+    session : Session, Repository, Storage, URL or path
+        A writable session or a fork takes the changes, for the caller to commit. All else
+        means a repository, where they are committed.
+    split_every : int, optional
+        How many change sets are merged at a time. Default: 16.
+    progress : bool, callable or None
+        A bar, none, or a function that is given a `Status` now and then. Default: a bar in
+        a terminal or a notebook.
+    return_results : bool
+        Whether to return what `func` returned.
+    branch, message, metadata, rebase_with
+        Of the commits; see `Session.commit`. A message is needed.
+    commit_every : int, str or timedelta, optional
+        Commit in batches of so many tasks, of a size such as ``"1GB"``, or of a time such
+        as ``"60s"``. A batch is committed when all of its tasks are done, so sizes and times
+        are met roughly, by what earlier batches were like. A failure, or the end of this
+        process, costs one batch. Default: one commit.
+    publish : {"batch", "end"}
+        Where batches are committed: on the branch, or on a temporary branch that is made
+        of it, and that the branch moves to at the end, in one step.
+    job : str, optional
+        A name. Another call with the same name, on the same items or on more of them at the
+        end of the list, leaves out those that were committed.
+    key : callable, optional
+        Makes a string of an item, by which later calls know it. Default: the item as JSON.
+    **dask_options
+        What `dask.compute` and `Client.compute` take: ``scheduler``, ``retries``,
+        ``priority``, ``resources``, ``workers`` and the like.
+
+    Returns
+    -------
+    Written
+
+    Raises
+    ------
+    TaskError
+        If the function failed; it names the item, and its cause is the original error. The
+        session, or the branch since the last batch, is as it was.
+    ConflictError
+        If two items wrote the same chunk, which it names, or others moved the branch.
+    InvalidInputError
+        If arguments do not go together, or a repository in memory would be written from
+        other processes.
+    """
+    if not callable(func):
+        raise InvalidInputError(f"func is {func!r}, it must be a function of store and item")
+    work = Items(func, list(items), key, return_results)
+    committing = None
+    if isinstance(session, Session):
+        refuse_commit_options(message, metadata, rebase_with, commit_every, publish, job)
+    else:
+        committing = Committing.of(
+            session, branch, message, metadata, rebase_with, commit_every, publish, job
+        )
+        if job is not None:
+            # before anything runs: an item may have no key
+            work.record(len(work))
+    with progress_of(progress) as shown:
+        runner = Runner(shown, dask_options)
+        if committing is not None:
+            return committing.do(work, runner, split_every)
+        return _into_session(session, work, runner, split_every)
+
+
+def _into_session(
+    session: Any, work: Items[Any], runner: Runner, split_every: int | None
+) -> Written:
+    runner.check_reach(session.storage)
+    runner.progress.set(total=len(work))
+    if not len(work):
+        return Written.of([], results=work.results([]))
+    units = np.arange(len(work))
+    (part,) = runner.run(work.graph(session, units, split_every, runner.new_topic()))
+    session.merge_change_sets([part.change_set])
+    runner.progress.set(phase="done")
+    return Written.of([part], results=work.results([part]))
+
+
+class Items(Generic[Item]):
+    """Calls of a function, one for each item.
+
+    Parameters
+    ----------
+    func : callable
+    items : list
+    key : callable, optional
+        From an item to a string.
+    return_results : bool
+    """
+
+    #: Nobody knows before how much an item writes.
+    nbytes: None = None
+
+    def __init__(
+        self,
+        func: Callable[[IcechunkStore, Item], Any],
+        items: list[Item],
+        key: Callable[[Item], str] | None,
+        return_results: bool,
+    ) -> None:
+        self._func = func
+        self._items = items
+        self._key = key if key is not None else _json
+        self._return_results = return_results
+        self._digests: list[str] = []
+        # what earlier batches wrote: chunks by array, and who wrote where
+        self._chunks: dict[str, npt.NDArray[np.bool_]] = {}
+        self._boxes: Boxes = {}
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def missing(self, session: Session) -> Units:
+        """Return all: what an item writes is known to nobody."""
+        return np.arange(len(self))
+
+    def record(self, done: int) -> dict[str, Any]:
+        """Return what a commit notes when the first `done` items are done."""
+        if not self._digests:
+            digest = hashlib.blake2b(digest_size=16)
+            self._digests.append(digest.hexdigest())
+            for item in self._items:
+                text = self._key(item)
+                if not isinstance(text, str):
+                    raise InvalidInputError(f"key returned {text!r}, it must return strings")
+                encoded = text.encode()
+                digest.update(len(encoded).to_bytes(8, "little") + encoded)
+                self._digests.append(digest.hexdigest())
+        return {"done": done, "digest": self._digests[done]}
+
+    def check(self, session: Session, part: Part) -> bool:
+        """Say whether there is anything to commit.
+
+        Raises
+        ------
+        ConflictError
+            If a batch wrote a chunk that an earlier one has written.
+        """
+        for change in session.array_changes():
+            mask = session.changed_chunks(change.path)
+            known = self._chunks.get(change.path)
+            if known is not None:
+                # an item may have made the array longer
+                common = tuple(map(slice, map(min, zip(mask.shape, known.shape, strict=True))))
+                twice = np.argwhere(mask[common] & known[common])
+                if len(twice):
+                    raise self._conflict(change.path, tuple(twice[0].tolist()), part)
+                mask[common] |= known[common]
+            self._chunks[change.path] = mask
+        for path, boxes in part.boxes.items():
+            self._boxes.setdefault(path, []).extend(boxes)
+        return session.has_uncommitted_changes
+
+    def _conflict(self, path: str, chunk: tuple[int, ...], part: Part) -> ConflictError:
+        place = tuple((i, i + 1) for i in chunk)
+        names = [
+            next(name for name, box in boxes.get(path, []) if overlap(box, place))
+            for boxes in (self._boxes, part.boxes)
+        ]
+        return ConflictError(
+            message=f"two items wrote the same chunk, {chunk} of {path!r}: {names[0]}, which is "
+            f"committed, and {names[1]}; let each item write chunks of its own",
+            kind=ErrorKind.MERGE_FAILED,
+        )
+
+    def results(self, parts: Sequence[Part]) -> list[Any] | None:
+        """Return what the function returned for each item, if that was asked for."""
+        if not self._return_results:
+            return None
+        found = dict(result for part in parts for result in part.results)
+        return [found.get(number) for number in range(len(self))]
+
+    def graph(
+        self, session: Session, units: Units, split_every: int | None, topic: str | None
+    ) -> Write:
+        """Return the delayed part that calls the function for some items."""
+        recipe = Recipe(session, function=self._func)
+        shared = delayed(recipe, name=f"icechunk-recipe-{recipe.token}", traverse=False)
+        name = f"icechunk-item-{recipe.token}"
+        tasks = {}
+        for number in units.tolist():
+            item = self._items[number]
+            # an item that looks like a part of a graph is none
+            call = functools.partial(_call, item, number, self._return_results)
+            named = Named(call, name_of(number, item), topic)
+            tasks[name, number] = Task((name, number), named, TaskRef(shared.key))
+        layers = {name: MaterializedLayer(tasks), **shared.dask.layers}
+        graph = HighLevelGraph(layers, {name: {shared.key}, **shared.dask.dependencies})
+        return reduced(list(tasks), graph, {}, split_every, topic)
+
+
+def name_of(number: int, item: Any) -> str:
+    """Return what messages call an item."""
+    return f"item {number}, {reprlib.repr(item)}"
+
+
+def _call(item: Any, number: int, return_results: bool, recipe: Recipe) -> Part:
+    fork = recipe.fork()
+    result = recipe.function(fork.store, item)
+    return finished(fork, name_of(number, item), ((number, result),) if return_results else ())
+
+
+def _json(item: Any) -> str:
+    try:
+        return json.dumps(item, sort_keys=True, default=_plain)
+    except TypeError:
+        raise InvalidInputError(
+            f"a job with a name must know its items again, and a {type(item).__name__} has no "
+            "JSON; pass key=, a function that makes a string of an item"
+        ) from None
+
+
+def _plain(item: Any) -> Any:
+    if isinstance(item, os.PathLike):
+        return os.fspath(item)
+    if isinstance(item, np.generic):
+        return str(item)
+    if isinstance(item, date):
+        return item.isoformat()
+    raise TypeError

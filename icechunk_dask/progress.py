@@ -1,0 +1,268 @@
+"""Progress of a write: counted where tasks end, told at most ten times a second.
+
+On a cluster the workers count, and tell the scheduler what they have done twice a second at
+most; without one, Dask says in this process which task has ended. The last tasks of all are
+known from the result. Nothing of it waits for anything.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias
+
+from dask.callbacks import Callback
+
+from icechunk import InvalidInputError
+from icechunk_dask.part import Part
+
+__all__ = ["Progress", "ProgressOption", "Status", "count", "progress_of"]
+
+#: Seconds between two messages of a worker.
+_SEND_EVERY: Final = 0.5
+#: Seconds between two calls of a callback.
+_TELL_EVERY: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How far a write is.
+
+    Attributes
+    ----------
+    phase : str
+        ``"writing"``, ``"merging"`` into the session, ``"committing"``, ``"publishing"`` a
+        temporary branch, or ``"done"``.
+    tasks, total : int
+        Tasks that are done, and that there are. Those that an earlier run has done count.
+    chunks, nbytes : int
+        Chunks stored, and their size as they are stored. A task that ran twice, because
+        its worker died, counts twice.
+    merged : int
+        Change sets merged on the workers.
+    retries : int
+        Times a task failed while the others went on.
+    commits : int
+    """
+
+    phase: str = "writing"
+    tasks: int = 0
+    total: int = 0
+    chunks: int = 0
+    nbytes: int = 0
+    merged: int = 0
+    retries: int = 0
+    commits: int = 0
+
+
+ProgressOption: TypeAlias = bool | Callable[[Status], object] | None
+
+
+class Progress:
+    """Counts, and tells.
+
+    Parameters
+    ----------
+    tell : callable, optional
+        Gets a `Status`. None counts for nobody.
+    """
+
+    def __init__(self, tell: Callable[[Status], object] | None = None) -> None:
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._told = 0.0
+        self.status = Status()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody listens."""
+        return self._tell is not None
+
+    def set(self, **values: Any) -> None:
+        """Replace values of the status, and tell."""
+        with self._lock:
+            self.status = replace(self.status, **values)
+            self._say()
+
+    def add(self, counts: Mapping[str, int]) -> None:
+        """Add to values of the status, and tell if it is time."""
+        with self._lock:
+            now = {name: getattr(self.status, name) + n for name, n in counts.items()}
+            now["tasks"] = min(now.get("tasks", self.status.tasks), self.status.total)
+            self.status = replace(self.status, **now)
+            if time.monotonic() - self._told >= _TELL_EVERY:
+                self._say()
+
+    def _say(self) -> None:
+        if self._tell is not None:
+            self._told = time.monotonic()
+            self._tell(self.status)
+
+    @contextmanager
+    def watching(self, client: Any, topic: str | None) -> Iterator[None]:
+        """Count what happens meanwhile.
+
+        Parameters
+        ----------
+        client : distributed.Client or None
+        topic : str or None
+            What the workers of the client send their counts to.
+        """
+        if not self.wanted:
+            yield
+        elif topic is not None:
+            client.subscribe_topic(topic, lambda event: self.add(event[1]))
+            try:
+                yield
+            finally:
+                client.unsubscribe_topic(topic)
+        else:
+            with Callback(posttask=self._ended):
+                yield
+
+    def _ended(self, key: Any, result: Any, *_: Any) -> None:
+        if isinstance(result, Part) and isinstance(key, tuple):
+            merge = str(key[0]).startswith("icechunk-merge")
+            self.add({"merged": result.fan_in} if merge else counts_of(result))
+
+
+def counts_of(part: Part) -> dict[str, int]:
+    """Return what a part adds to a `Status`."""
+    return {"tasks": part.tasks, "chunks": part.chunks, "nbytes": part.nbytes}
+
+
+# -- on a worker -----------------------------------------------------------------------------
+_unsent: Final[dict[str, dict[str, int]]] = {}
+_sent: Final[dict[str, float]] = {}
+_sending: Final = threading.Lock()
+
+
+def count(topic: str | None, counts: Mapping[str, int]) -> None:
+    """Count on a worker of a cluster; elsewhere, or without a topic, do nothing."""
+    if topic is None:
+        return
+    from distributed import get_worker
+
+    try:
+        worker = get_worker()
+    except ValueError:
+        return
+    with _sending:
+        total = _unsent.setdefault(topic, {})
+        for name, n in counts.items():
+            total[name] = total.get(name, 0) + n
+        if time.monotonic() - _sent.get(topic, 0.0) < _SEND_EVERY:
+            return
+        _sent[topic] = time.monotonic()
+        del _unsent[topic]
+        # those of earlier jobs
+        for old in list(_sent)[:-8]:
+            del _sent[old]
+            _unsent.pop(old, None)
+    worker.log_event(topic, total)
+
+
+# -- for the eye -----------------------------------------------------------------------------
+@contextmanager
+def progress_of(option: ProgressOption) -> Iterator[Progress]:
+    """Give what an argument `progress` asks for.
+
+    Parameters
+    ----------
+    option : bool, callable or None
+        A bar, none, or a function that gets a `Status`. None means a bar in a terminal or
+        a notebook.
+    """
+    if option is None:
+        option = _in_notebook() or sys.stderr.isatty()
+    if callable(option):
+        shown: Any = nullcontext(option)
+    elif not isinstance(option, bool):
+        raise InvalidInputError(f"progress is True, False, None or a function, not {option!r}")
+    elif not option:
+        shown = nullcontext(None)
+    else:
+        shown = _notebook_bar() if _in_notebook() else _terminal_bar()
+    with shown as tell:
+        yield Progress(tell)
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return hasattr(shell, "kernel")
+
+
+def _words(status: Status) -> str:
+    words = f"{status.chunks:,} chunks, {_bytes(status.nbytes)}, {status.merged:,} merged"
+    if status.commits:
+        words += f", {status.commits:,} commits"
+    if status.retries:
+        words += f", {status.retries:,} retries"
+    return words
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+@contextmanager
+def _terminal_bar() -> Iterator[Callable[[Status], object]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[words]}"),
+        TimeElapsedColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True), refresh_per_second=5) as bars:
+        task = bars.add_task("writing", total=None, words="")
+
+        def tell(status: Status) -> None:
+            bars.update(
+                task,
+                description=status.phase,
+                completed=status.tasks,
+                total=status.total,
+                words=_words(status),
+            )
+
+        yield tell
+
+
+@contextmanager
+def _notebook_bar() -> Iterator[Callable[[Status], object]]:
+    from IPython.display import HTML, display
+
+    def page(status: Status) -> Any:
+        bar = f"<progress value='{status.tasks}' max='{max(status.total, 1)}'></progress>"
+        return HTML(f"{status.phase} {bar} {status.tasks:,}/{status.total:,}: {_words(status)}")
+
+    handle = display(page(Status()), display_id=True)
+    last, shown = Status(), 0.0
+
+    def tell(status: Status) -> None:
+        nonlocal last, shown
+        # every message goes to the browser and into the notebook's file
+        due = status.phase != last.phase or time.monotonic() - shown > 0.5
+        last = status
+        if due:
+            shown = time.monotonic()
+            handle.update(page(status))
+
+    try:
+        yield tell
+    finally:
+        handle.update(page(last))
