@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from icechunk import change_set
+from icechunk.change_set import ChangeSet
 from icechunk.change_set_codec import decode_change_set, encode_change_set
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.session import ForkSession, Session
 
-__all__ = ["extract_session", "merge_change_sets", "merge_sessions"]
+__all__ = ["Changes", "extract_session", "merge_sessions"]
 
 
 def extract_session(zarray: Any, axis: Any = None, keepdims: Any = None) -> Session:
@@ -31,31 +32,62 @@ def extract_session(zarray: Any, axis: Any = None, keepdims: Any = None) -> Sess
     return session
 
 
-def merge_change_sets(change_sets: Iterable[bytes]) -> bytes:
-    """Make one change set of several that were made side by side.
+class Changes:
+    """What a session did: it pickles as a compact change set, and merges without one.
 
-    No repository is needed: workers reduce what they did before it travels on.
-
-    Parameters
-    ----------
-    change_sets : iterable of bytes
-        At least one result of `Session.change_set_bytes`, in any order; one that comes
-        twice counts once.
-
-    Raises
-    ------
-    FormatError
-        If some bytes are damaged or no change set.
-    SessionStateError
-        If they were made on different snapshots.
-    ConflictError
-        If two disagree about a chunk or a node.
+    Made by `of`; other processes get it by pickle.
     """
-    given = list(change_sets)
-    if not given:
-        raise InvalidInputError("there is no change set to merge", ErrorKind.MERGE_NOT_ALLOWED)
-    parts = [decode_change_set(data, f"change set {i}") for i, data in enumerate(given)]
-    return encode_change_set(change_set.merge(parts))
+
+    def __init__(self, decoded: ChangeSet | None, encoded: bytes | None) -> None:
+        self._decoded = decoded
+        self._encoded = encoded
+
+    @classmethod
+    def of(cls, session: Session) -> Changes:
+        """Return what `Session.change_set_bytes` stands for; do not write to it any more."""
+        return cls(session._changes(), None)
+
+    @classmethod
+    def merged(cls, parts: Iterable[Changes]) -> Changes:
+        """Make one of several that were made side by side.
+
+        No repository is needed: workers reduce what they did before it travels on.
+
+        Parameters
+        ----------
+        parts : iterable of Changes
+            At least one, in any order; one that comes twice counts once.
+
+        Raises
+        ------
+        FormatError
+            If one was damaged on its way.
+        SessionStateError
+            If they were made on different snapshots.
+        ConflictError
+            If two disagree about a chunk or a node.
+        """
+        return cls(change_set.merge(part._open() for part in parts), None)
+
+    def to_bytes(self) -> bytes:
+        """Return them for `Session.merge_change_sets`."""
+        if self._encoded is None:
+            self._encoded = encode_change_set(self._open())
+        return self._encoded
+
+    def _open(self) -> ChangeSet:
+        if self._decoded is None:
+            self._decoded = decode_change_set(self._encoded or b"")
+        return self._decoded
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Changes, (None, self.to_bytes())
+
+    def __sizeof__(self) -> int:
+        # what Dask asks to plan its memory: the columns, or what they were sent as
+        if self._decoded is None:
+            return len(self._encoded or b"")
+        return 500 + sum(edits.refs().nbytes for edits in self._decoded.chunks.values())
 
 
 def merge_sessions(*sessions: Any) -> ForkSession:

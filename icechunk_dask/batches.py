@@ -257,7 +257,7 @@ class Committing:
             started = time.monotonic()
             session = self.repository.writable_session(self.working_branch)
             (part,) = runner.run(work.graph(session, units, split_every, runner.new_topic()))
-            session.merge_change_sets([part.change_set])
+            session.merge_change_sets([part.changes.to_bytes()])
             if work.check(session, part) or self.job is not None:
                 progress.set(phase="committing")
                 done = int(pending[0]) if len(pending) else len(work)

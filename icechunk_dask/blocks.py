@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import dask.array as da
 import numpy as np
@@ -27,6 +27,13 @@ from icechunk_dask.recipe import Recipe
 __all__ = ["Blocks", "Job", "Region", "change_set_of", "make_jobs"]
 
 Region = tuple[slice, ...]
+
+#: Blocks share a task while they are smaller than this together, in bytes: writing as much
+#: takes longer than what a scheduler needs for a task.
+_TASK_SIZE: Final = 1 << 22
+_MOST_BLOCKS: Final = 16
+#: Fewer tasks than this are never made fewer.
+_MANY_TASKS: Final = 256
 
 
 @dataclass(frozen=True)
@@ -185,7 +192,10 @@ class Blocks:
             graphs.append(written.dask)
             names[written.name] = partial(_name_of_block, place, slices)
         graph = HighLevelGraph.merge(*graphs)
-        return reduced(keys, graph, names, split_every, topic, finish)
+        # small blocks share tasks, as long as every worker has many
+        room = int(_TASK_SIZE // max(self.nbytes[units].mean(), 1))
+        together = max(min(room, len(units) // _MANY_TASKS, _MOST_BLOCKS), 1)
+        return reduced(keys, graph, names, split_every, topic, finish, together)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,4 +232,4 @@ def write_block(block: Any, recipe: Recipe, where: Region, *, place: Place) -> P
 
 def change_set_of(part: Part) -> bytes:
     """Return what `Session.merge_change_sets` takes."""
-    return part.change_set
+    return part.changes.to_bytes()

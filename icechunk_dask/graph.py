@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import dask.base
 import dask.config
 import dask.local
 import dask.threaded
-from dask._task_spec import Task
+from dask._task_spec import Task, convert_legacy_graph
 from dask.array.optimization import optimize as optimize_array
 from dask.blockwise import Blockwise, optimize_blockwise
 from dask.core import flatten
@@ -86,6 +87,11 @@ class Named:
         return Named, (self.function, self.what, self.topic)
 
 
+def _merge_group(parts: Sequence[Part]) -> Part:
+    """Merge parts that one task may make; nobody needs to hear of it."""
+    return merge_parts(parts)
+
+
 def _merge(parts: Sequence[Part], topic: str | None) -> Part:
     merged = merge_parts(parts)
     count(topic, {"merged": len(parts)})
@@ -122,7 +128,8 @@ def _optimize(graph: Any, keys: Any, names: Names, topic: str | None, **options:
     single = [name for name, layer in fused.layers.items() if not isinstance(layer, Blockwise)]
     if not annotated and any(not name.startswith("icechunk-") for name in single):
         # single tasks are worth fusing, too
-        return _named(ensure_dict(optimize_array(graph, keys, **options)), names, topic)
+        tasks = convert_legacy_graph(ensure_dict(optimize_array(graph, keys, **options)))
+        return _together(_named(_with_sources(tasks, names), names, topic))
     # all that could be fused is; what else the optimisation of arrays does takes longer than
     # anything else here, and forgets annotations
     culled = fused.cull(set(flatten(keys)))
@@ -131,7 +138,51 @@ def _optimize(graph: Any, keys: Any, names: Names, topic: str | None, **options:
         if isinstance(layer, Blockwise) and layer.output in names:
             tasks = _named(layer, names, topic)
             layers[name] = MaterializedLayer(tasks, annotations=layer.annotations)
-    return HighLevelGraph(layers, culled.dependencies)
+    result = HighLevelGraph(layers, culled.dependencies)
+    return result if annotated else _together(convert_legacy_graph(ensure_dict(result)))
+
+
+def _with_sources(tasks: dict[Any, Any], names: Names) -> dict[Any, Any]:
+    """Let the task that writes a block do what only it needs, one task after another.
+
+    The optimisation of arrays does not, because these tasks need the recipe, too.
+    """
+    uses = Counter(dep for node in tasks.values() for dep in node.dependencies)
+    result = dict(tasks)
+    for key, node in tasks.items():
+        if not (isinstance(key, tuple) and key[0] in names and isinstance(node, Task)):
+            continue
+        chain, end = [node], node
+        while True:
+            needed = [dep for dep in end.dependencies if not _is_recipe(dep)]
+            if len(needed) != 1 or uses[needed[0]] != 1:
+                break
+            end = tasks[needed[0]]
+            if not isinstance(end, Task):
+                break
+            chain.insert(0, end)
+            del result[end.key]
+        if len(chain) > 1:
+            result[key] = Task.fuse(*chain, key=key)
+    return result
+
+
+def _is_recipe(key: Any) -> bool:
+    return isinstance(key, str) and key.startswith("icechunk-recipe-")
+
+
+def _together(tasks: dict[Any, Any]) -> dict[Any, Any]:
+    """Let one task do what `_merge_group` merges, if it needs nothing but the recipe."""
+    result = dict(tasks)
+    for key, node in tasks.items():
+        if not (isinstance(node, Task) and node.func is _merge_group):
+            continue
+        parts = [tasks[part] for part in node.dependencies]
+        if all(_is_recipe(dep) for part in parts for dep in part.dependencies):
+            result[key] = Task.fuse(*parts, node, key=key)
+            for part in parts:
+                del result[part.key]
+    return result
 
 
 def _named(tasks: Mapping[Any, Any], names: Names, topic: str | None) -> dict[Any, Any]:
@@ -152,6 +203,7 @@ def reduced(
     split_every: int | None,
     topic: str | None = None,
     finish: Callable[[Part], Any] | None = None,
+    together: int = 1,
 ) -> Write:
     """Return the value that merges the parts which some keys stand for.
 
@@ -169,6 +221,8 @@ def reduced(
         Where tasks on a cluster count.
     finish : function of Part, optional
         What to make of the last one.
+    together : int
+        How many of the leaves one task may do, because each of them is small.
     """
     width = SPLIT_EVERY if split_every is None else split_every
     if width < 2:
@@ -177,6 +231,12 @@ def reduced(
     name = f"icechunk-merge-{token}"
     tree: dict[Any, Any] = {}
     keys, level = leaves, 0
+    if together > 1:
+        groups = [leaves[i : i + together] for i in range(0, len(leaves), together)]
+        keys = [(f"icechunk-group-{token}", i) for i in range(len(groups))]
+        tree.update(
+            (key, (_merge_group, list(group))) for key, group in zip(keys, groups, strict=True)
+        )
     while len(keys) > 1 or level == 0:
         groups = [keys[i : i + width] for i in range(0, len(keys), width)]
         keys = [(name, level, i) for i in range(len(groups))]

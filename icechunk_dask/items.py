@@ -138,7 +138,7 @@ def _into_session(
         return Written.of([], results=work.results([]))
     units = np.arange(len(work))
     (part,) = runner.run(work.graph(session, units, split_every, runner.new_topic()))
-    session.merge_change_sets([part.change_set])
+    session.merge_change_sets([part.changes.to_bytes()])
     runner.progress.set(phase="done")
     return Written.of([part], results=work.results([part]))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from icechunk import ConflictError, ForkSession, TaskError
-from icechunk.distributed import merge_change_sets
+from icechunk.distributed import Changes
 
 __all__ = ["Boxes", "Part", "failing_as", "finished", "merge_parts", "overlap"]
 
@@ -24,7 +24,7 @@ class Part:
 
     Attributes
     ----------
-    change_set : bytes
+    changes : Changes
     tasks : int
     chunks : int
         Chunks that were stored.
@@ -41,7 +41,7 @@ class Part:
         What tasks returned beside, by their numbers.
     """
 
-    change_set: bytes
+    changes: Changes
     tasks: int
     chunks: int
     nbytes: int
@@ -63,7 +63,7 @@ def finished(
     """
     changes = fork.array_changes()
     return Part(
-        fork.change_set_bytes(),
+        Changes.of(fork),
         1,
         sum(change.stored for change in changes),
         sum(change.nbytes for change in changes),
@@ -84,7 +84,7 @@ def merge_parts(parts: Sequence[Part]) -> Part:
     if len(parts) == 1:
         return parts[0]
     try:
-        merged = merge_change_sets(part.change_set for part in parts)
+        merged = Changes.merged(part.changes for part in parts)
     except ConflictError as error:
         raise _naming(error, [part.boxes for part in parts]) from error
     boxes: Boxes = {}

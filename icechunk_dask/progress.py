@@ -75,6 +75,7 @@ class Progress:
         self._tell = tell
         self._lock = threading.Lock()
         self._told = 0.0
+        self._single = False
         self.status = Status()
 
     @property
@@ -125,9 +126,17 @@ class Progress:
                 yield
 
     def _ended(self, key: Any, result: Any, *_: Any) -> None:
-        if isinstance(result, Part) and isinstance(key, tuple):
-            merge = str(key[0]).startswith("icechunk-merge")
-            self.add({"merged": result.fan_in} if merge else counts_of(result))
+        if not (isinstance(result, Part) and isinstance(key, tuple)):
+            return
+        kind = str(key[0])
+        if kind.startswith(("icechunk-write", "icechunk-item")):
+            self._single = True
+            self.add(counts_of(result))
+        elif kind.startswith("icechunk-group") and not self._single:
+            # one task did what all of its blocks needed
+            self.add(counts_of(result))
+        else:
+            self.add({"merged": result.fan_in})
 
 
 def counts_of(part: Part) -> dict[str, int]:

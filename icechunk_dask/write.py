@@ -134,7 +134,7 @@ def _into_sessions(jobs: Sequence[Job], runner: Runner, split_every: int | None)
         )
     )
     for session, part in zip(sessions, parts, strict=True):
-        session.merge_change_sets([part.change_set])
+        session.merge_change_sets([part.changes.to_bytes()])
     runner.progress.set(phase="done")
     return sessions[0] if len(sessions) == 1 else merge_sessions(sessions)
 
