@@ -222,6 +222,13 @@ def modules() -> list[str]:
     return public.modules()
 
 
+def read_array(folder: str, path: str) -> Any:
+    """Return the values of an array on main."""
+    repo = icechunk.Repository.open(storage_at(folder))
+    store = repo.readonly_session("main").store
+    return zarr.open_array(store, path=path, mode="r")[:].tolist()
+
+
 # -- xarray --------------------------------------------------------------------------------
 def write_datasets(place: Place) -> None:
     """Write datasets as users of the official client do, over three commits."""
