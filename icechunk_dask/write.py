@@ -39,7 +39,7 @@ def store_dask(
     publish: str = "batch",
     job: str | None = None,
     resume: bool = False,
-    **dask_options: Any,
+    **store_kwargs: Any,
 ) -> Any:
     """Store Dask arrays in Zarr arrays.
 
@@ -77,7 +77,7 @@ def store_dask(
         Whether to leave out blocks whose chunks are all on the branch, whoever wrote them.
         Chunks that hold fill values only are usually not stored, and written again; those
         of an earlier run of a `job` are not.
-    **dask_options
+    **store_kwargs
         What `dask.compute` and `Client.compute` take: ``scheduler``, ``retries``,
         ``priority``, ``resources``, ``workers`` and the like.
 
@@ -110,12 +110,12 @@ def store_dask(
         arrays = [_array(committing, target) for target in arrays]
     jobs = make_jobs(sources, arrays, regions, align_chunks=align_chunks)
     if not compute:
-        Runner(Progress(), dask_options)
+        Runner(Progress(), store_kwargs)
         (session,) = _sessions(jobs, several=False)
         blocks = Blocks(jobs)
         return blocks.graph(session, np.arange(len(blocks)), split_every, None, change_set_of)
     with progress_of(progress) as shown:
-        runner = Runner(shown, dask_options)
+        runner = Runner(shown, store_kwargs)
         if committing is not None:
             return committing.do(Blocks(jobs), runner, split_every)
         return _into_sessions(jobs, runner, split_every)

@@ -31,8 +31,6 @@ NOT_YET = [
     "missing icechunk.Repository.garbage_collect*",
     "missing icechunk.Repository.total_chunks_storage*",
     "missing icechunk.ops.GCSummary",
-    # the integrations
-    "missing icechunk.dask.store_dask",
     # credentials
     "icechunk.AzureRefreshableCredential.*(expires_after) is keyword-only*",
 ]
