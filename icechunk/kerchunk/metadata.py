@@ -1,0 +1,551 @@
+"""Zarr v2 metadata to v3, and back.
+
+Data types and fill values go through zarr's own machinery, so that what is read afterwards
+is what zarr reads from the v2 document. The layout of the chunk bytes (order, filters,
+compressor, byte order) becomes the equivalent chain of v3 codecs.
+
+What xarray makes of a fill value differs between the formats: in v2 it is what stands for
+missing values, in v3 that is the attribute ``_FillValue``, which holds floats as base64 of
+their eight bytes. Conversions keep the meaning.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import struct
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final, NoReturn
+
+import numcodecs
+import numpy as np
+from zarr.abc.codec import ArrayArrayCodec, ArrayBytesCodec, BytesBytesCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.metadata.v2 import ArrayV2Metadata
+from zarr.core.metadata.v3 import ArrayV3Metadata
+from zarr.registry import get_codec_class
+
+from icechunk.errors import ErrorKind
+from icechunk.kerchunk import grib
+from icechunk.kerchunk.references import ChunkKeys, refuse
+
+__all__ = ["ArrayMetadata", "array_from_v2", "array_from_v3", "array_to_v2", "group_from_v2"]
+
+_DIMENSIONS: Final = "_ARRAY_DIMENSIONS"
+_FILL: Final = "_FillValue"
+#: Filters that turn objects into bytes, as v3 data type and codec.
+_OBJECT_CODECS: Final = {"vlen-utf8": "string", "vlen-bytes": "variable_length_bytes"}
+#: Filters whose output, JSON or MessagePack of texts, is written anew as ``vlen-utf8``.
+_TEXT_CODECS: Final = frozenset({"json2", "msgpack2"})
+_SHUFFLES: Final = ("noshuffle", "shuffle", "bitshuffle")
+_GRID: Final = "regular"
+
+
+def _bad(key: str, reason: str) -> NoReturn:
+    refuse(key, reason, ErrorKind.INVALID_ARRAY_METADATA)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop zarr's warnings about data types and codecs outside of the v3 core spec."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@dataclass(frozen=True)
+class ArrayMetadata:
+    """One array.
+
+    Attributes
+    ----------
+    document : dict
+        Its ``zarr.json``.
+    keys : ChunkKeys
+        How references name its chunks.
+    recode : Codec or None
+        The numcodecs codec of object arrays whose chunks have to be written anew, because
+        v3 has no equivalent. That needs their bytes in the references.
+    """
+
+    document: dict[str, Any]
+    keys: ChunkKeys
+    recode: Any = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each dimension."""
+        return tuple(self.document["shape"])
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Length of a chunk along each dimension."""
+        return tuple(self.document["chunk_grid"]["configuration"]["chunk_shape"])
+
+    @property
+    def dimensions(self) -> tuple[str | None, ...]:
+        """Names of the dimensions."""
+        return tuple(self.document.get("dimension_names") or (None,) * len(self.shape))
+
+
+def group_from_v2(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``zarr.json`` of a group with these ``.zattrs``."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+
+
+# -- v2 to v3 --------------------------------------------------------------------------
+def array_from_v2(
+    path: str,
+    zarray: Mapping[str, Any],
+    zattrs: Mapping[str, Any],
+    *,
+    mask_fill_value: bool = True,
+) -> ArrayMetadata:
+    """Convert the metadata of an array.
+
+    Parameters
+    ----------
+    path : str
+        Of the array within the references.
+    zarray, zattrs : mapping
+        Its documents ``.zarray`` and ``.zattrs``.
+    mask_fill_value : bool
+        Whether a fill value also becomes the attribute ``_FillValue``, which is what xarray
+        takes it for in Zarr v2.
+
+    Raises
+    ------
+    InvalidInputError
+        If a document is malformed, or v3 has no equivalent of a codec or data type; the
+        message names the key.
+    """
+    key = f"{path}/.zarray" if path else ".zarray"
+    shape, chunks = _sizes(key, zarray, "shape"), _sizes(key, zarray, "chunks")
+    if len(shape) != len(chunks):
+        _bad(key, f"shape {shape} and chunks {chunks} differ in rank")
+    if any(c == 0 < n for n, c in zip(shape, chunks, strict=True)):
+        _bad(key, f"chunks {chunks} has a zero for a dimension that is not empty")
+    chunks = [max(c, 1) for c in chunks]
+    order, separator = zarray.get("order", "C"), zarray.get("dimension_separator") or "."
+    if order not in ("C", "F"):
+        _bad(key, f"order is {order!r}, expected 'C' or 'F'")
+    if separator not in (".", "/"):
+        _bad(key, f"dimension_separator is {separator!r}, expected '.' or '/'")
+    filters = list(zarray.get("filters") or [])
+    if not all(isinstance(f, Mapping) and isinstance(f.get("id"), str) for f in filters):
+        _bad(key, f"filters is {filters!r}, expected a list of codecs with ids")
+    recode = None
+    if zarray.get("dtype") == "|O" and filters and filters[0]["id"] in _TEXT_CODECS:
+        recode = _numcodec(key, filters[0])
+        filters[0] = {"id": "vlen-utf8"}
+    dtype, fill = _data_type(key, zarray, filters)
+    compressor = zarray.get("compressor")
+    if compressor is not None:
+        if not isinstance(compressor, Mapping) or not isinstance(compressor.get("id"), str):
+            _bad(key, f"compressor is {compressor!r}, expected a codec with an id")
+        filters.append(compressor)
+    if recode is not None and len(filters) > 1:
+        _bad(key, f"the object codec {zarray['filters'][0]['id']!r} is followed by others")
+    native = dtype.to_native_dtype()
+    stored = native if native.kind not in "OT" else None
+    codecs = _codecs(key, filters, stored, order, len(shape))
+    with _quiet():
+        stands_for = dtype.default_scalar() if fill is None else fill
+        document: dict[str, Any] = {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": shape,
+            "data_type": dtype.to_json(zarr_format=3),
+            "chunk_grid": {"name": _GRID, "configuration": {"chunk_shape": chunks}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": dtype.to_json_scalar(stands_for, zarr_format=3),
+            "codecs": codecs,
+            "attributes": _attributes(key, zattrs, native, fill if mask_fill_value else None),
+            "storage_transformers": [],
+        }
+    names = zattrs.get(_DIMENSIONS)
+    if names is not None:
+        if not isinstance(names, list) or len(names) != len(shape):
+            _bad(
+                f"{path}/.zattrs" if path else ".zattrs",
+                f"{_DIMENSIONS} is {names!r}, expected {len(shape)} names",
+            )
+        document["dimension_names"] = names
+    _check(key, document)
+    return ArrayMetadata(document, ChunkKeys(path, _grid(shape, chunks), separator), recode)
+
+
+def _sizes(key: str, zarray: Mapping[str, Any], name: str) -> list[int]:
+    value = zarray.get(name)
+    if not isinstance(value, list | tuple) or any(
+        isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in value
+    ):
+        _bad(key, f"{name} is {value!r}, expected a list of sizes")
+    return list(value)
+
+
+def _grid(shape: list[int], chunks: list[int]) -> tuple[int, ...]:
+    return tuple(-(-n // c) for n, c in zip(shape, chunks, strict=True))
+
+
+def _data_type(
+    key: str, zarray: Mapping[str, Any], filters: list[Mapping[str, Any]]
+) -> tuple[Any, Any]:
+    """Return zarr's data type, and the fill value as a scalar, None for none."""
+    name = zarray.get("dtype")
+    if isinstance(name, list):
+        _bad(key, f"the structured data type {name!r} has no equivalent that other readers know")
+    # other codecs do not matter here, and zarr may not know them
+    objects = [f for f in filters[:1] if name == "|O" and f["id"] in _OBJECT_CODECS]
+    if name == "|O" and not objects:
+        _bad(
+            key,
+            "arrays of objects need one of the filters "
+            f"{', '.join(sorted({*_OBJECT_CODECS, *_TEXT_CODECS}))}, and as the first",
+        )
+    document = {
+        "zarr_format": 2,
+        "shape": [],
+        "chunks": [],
+        "dtype": name,
+        "fill_value": zarray.get("fill_value"),
+        "filters": objects or None,
+        "compressor": None,
+        "order": "C",
+    }
+    try:
+        with _quiet():
+            metadata = ArrayV2Metadata.from_dict(document)
+    except Exception as exc:  # zarr raises many kinds
+        _bad(key, f"data type {name!r} with fill value {zarray.get('fill_value')!r}: {exc}")
+    return metadata.dtype, metadata.fill_value
+
+
+def _numcodec(key: str, config: Mapping[str, Any]) -> Any:
+    try:
+        return numcodecs.get_codec(dict(config))
+    except Exception as exc:  # a registry of other people's classes
+        _bad(key, f"the codec {dict(config)!r} is not known to numcodecs: {exc}")
+
+
+def _codecs(
+    key: str,
+    filters: list[Mapping[str, Any]],
+    dtype: np.dtype[Any] | None,
+    order: str,
+    ndim: int,
+) -> list[dict[str, Any]]:
+    """Return v3 codecs for filters and compressor.
+
+    Parameters
+    ----------
+    dtype : dtype, optional
+        What the first filter gets; None for objects.
+    """
+    before: list[dict[str, Any]] = []
+    serializer: dict[str, Any] | None = None
+    after: list[dict[str, Any]] = []
+    if order == "F" and ndim > 1:
+        order_codec = {"order": list(range(ndim - 1, -1, -1))}
+        before.append({"name": "transpose", "configuration": order_codec})
+    for config in filters:
+        name = config["id"]
+        if dtype is None and serializer is None:
+            serializer = {"name": name}
+            continue
+        codec, kind = _codec(key, config, dtype)
+        if issubclass(kind, BytesBytesCodec):
+            after.append(codec)
+        elif after or serializer is not None:
+            _bad(key, f"the filter {name!r} comes after one that makes bytes of the values")
+        elif issubclass(kind, ArrayBytesCodec):
+            serializer = codec
+        else:
+            before.append(codec)
+            dtype = _encoded_dtype(config, dtype)
+    if serializer is None:
+        serializer = _bytes_codec(dtype if dtype is not None else np.dtype("u1"))
+    return [*before, serializer, *after]
+
+
+def _codec(
+    key: str, config: Mapping[str, Any], dtype: np.dtype[Any] | None
+) -> tuple[dict[str, Any], type]:
+    """Return the v3 codec for one of numcodecs, and its class."""
+    name = config["id"]
+    if name == grib.NUMCODEC:
+        return grib.GribCodec.from_numcodec(config).to_dict(), ArrayBytesCodec
+    options = _numcodec(key, config).get_config()
+    options.pop("id", None)
+    match name:
+        case "blosc":
+            size = dtype.itemsize if dtype is not None else 1
+            shuffle = options["shuffle"]
+            if shuffle == -1:  # chosen by numcodecs while encoding
+                shuffle = 2 if size == 1 else 1
+            options["shuffle"] = _SHUFFLES[shuffle]
+            options["typesize"] = size
+            return {"name": "blosc", "configuration": options}, BytesBytesCodec
+        case "zstd":
+            chosen = {"level": options["level"], "checksum": options.get("checksum", False)}
+            return {"name": "zstd", "configuration": chosen}, BytesBytesCodec
+        case "gzip":
+            return {"name": "gzip", "configuration": options}, BytesBytesCodec
+    try:
+        with _quiet():
+            kind = get_codec_class(f"numcodecs.{name}")
+    except Exception:  # KeyError, or an error of newer versions
+        _bad(key, f"the codec {name!r} has no equivalent in Zarr v3")
+    if not issubclass(kind, ArrayArrayCodec | ArrayBytesCodec | BytesBytesCodec):
+        _bad(key, f"the codec {name!r} has no equivalent in Zarr v3")
+    return {"name": f"numcodecs.{name}", "configuration": options}, kind
+
+
+def _encoded_dtype(config: Mapping[str, Any], dtype: np.dtype[Any] | None) -> np.dtype[Any] | None:
+    """Return the data type of what a filter makes of an array."""
+    if config["id"] == "packbits":
+        return np.dtype("u1")
+    named = config.get("encode_dtype") or config.get("astype") or config.get("dtype")
+    return np.dtype(named) if named and config["id"] != "bitround" else dtype
+
+
+def _bytes_codec(dtype: np.dtype[Any]) -> dict[str, Any]:
+    order = {"<": "little", ">": "big", "=": "little"}.get(dtype.str[0])
+    if order is None or dtype.itemsize == 1:
+        return {"name": "bytes"}
+    return {"name": "bytes", "configuration": {"endian": order}}
+
+
+def _attributes(
+    key: str, zattrs: Mapping[str, Any], dtype: np.dtype[Any], fill: Any
+) -> dict[str, Any]:
+    """Return the attributes of a v3 array, with ``_FillValue`` as xarray expects it."""
+    attributes = {k: v for k, v in zattrs.items() if k not in (_DIMENSIONS, _FILL)}
+    given = fill if fill is not None else zattrs.get(_FILL)
+    if given is not None and dtype.kind in "fciub":
+        try:
+            attributes[_FILL] = _encode_fill(given, dtype)
+        except (TypeError, ValueError, OverflowError):
+            _bad(key.replace(".zarray", ".zattrs"), f"{_FILL} is {given!r}, expected a {dtype}")
+    return attributes
+
+
+def _encode_fill(value: Any, dtype: np.dtype[Any]) -> Any:
+    """Return a fill value in the form that xarray keeps in attributes of Zarr v3."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    match dtype.kind:
+        case "f":
+            return base64.b64encode(struct.pack("<d", float(value))).decode()
+        case "c":
+            number = complex(*map(float, value)) if isinstance(value, list) else complex(value)
+            return [_encode_fill(part, np.dtype("f8")) for part in (number.real, number.imag)]
+        case "b":
+            return bool(value)
+    return int(value)
+
+
+def _check(key: str, document: Mapping[str, Any]) -> None:
+    """Refuse what zarr would not open."""
+    try:
+        with _quiet():
+            ArrayV3Metadata.from_dict(json.loads(json.dumps(document)))
+    except Exception as exc:  # zarr raises many kinds
+        _bad(key, f"cannot be expressed in Zarr v3: {exc}")
+
+
+def array_from_v3(path: str, document: Mapping[str, Any]) -> ArrayMetadata:
+    """Take over the ``zarr.json`` of an array; its chunk keys become those of Icechunk.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is malformed, or has chunks of different sizes.
+    """
+    key = f"{path}/zarr.json" if path else "zarr.json"
+    taken = dict(document)
+    encoding = taken.get("chunk_key_encoding")
+    name = encoding.get("name") if isinstance(encoding, Mapping) else encoding
+    options = encoding.get("configuration") or {} if isinstance(encoding, Mapping) else {}
+    if name not in ("default", "v2"):
+        _bad(key, f"chunk_key_encoding {encoding!r} is unknown")
+    separator = options.get("separator", "/" if name == "default" else ".")
+    taken["chunk_key_encoding"] = {"name": "default", "configuration": {"separator": "/"}}
+    grid = taken.get("chunk_grid")
+    if not isinstance(grid, Mapping) or grid.get("name") != _GRID:
+        _bad(key, f"chunk_grid is {grid!r}, expected one that is regular")
+    _check(key, taken)
+    chunks = list(grid["configuration"]["chunk_shape"])
+    default = name == "default"
+    prefix, scalar = (f"c{separator}", "c") if default else ("", "0")
+    counts = _grid(list(taken["shape"]), chunks)
+    return ArrayMetadata(taken, ChunkKeys(path, counts, separator, prefix, scalar))
+
+
+def normal_form(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``zarr.json`` of an array with all that zarr would write."""
+    with _quiet():
+        metadata = ArrayV3Metadata.from_dict(json.loads(json.dumps(document)))
+        written = metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"]
+    found: dict[str, Any] = json.loads(written.to_bytes())
+    return found
+
+
+# -- v3 to v2 --------------------------------------------------------------------------
+def array_to_v2(
+    path: str, document: Mapping[str, Any], *, complete: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Convert the metadata of an array to ``.zarray`` and ``.zattrs``.
+
+    Parameters
+    ----------
+    path : str
+    document : mapping
+        Its ``zarr.json``.
+    complete : bool
+        Whether every chunk of the grid exists, so that no reader sees the fill value.
+
+    Raises
+    ------
+    InvalidInputError
+        If v2 has no equivalent of a codec, data type or chunk grid; the message names the
+        array.
+    """
+    key = f"{path}/zarr.json" if path else "zarr.json"
+    with _quiet():
+        metadata = ArrayV3Metadata.from_dict(json.loads(json.dumps(document)))
+    grid = document["chunk_grid"]
+    if grid["name"] != _GRID:
+        _bad(key, f"the chunk grid {grid['name']!r} has no equivalent in Zarr v2")
+    dtype: Any = metadata.data_type
+    order, filters, compressor, dtype = _v2_codecs(key, document, dtype)
+    fill, attributes = _v2_fill(key, document, metadata, complete)
+    try:
+        with _quiet():
+            name = dtype.to_json(zarr_format=2)["name"]
+            stored = None if fill is None else dtype.to_json_scalar(fill, zarr_format=2)
+    except Exception as exc:
+        _bad(key, f"the data type {document['data_type']!r} has no equivalent in Zarr v2: {exc}")
+    if not isinstance(name, str):
+        _bad(key, f"the data type {document['data_type']!r} has no equivalent in Zarr v2")
+    zarray = {
+        "zarr_format": 2,
+        "shape": list(document["shape"]),
+        "chunks": list(grid["configuration"]["chunk_shape"]),
+        "dtype": name,
+        "fill_value": stored,
+        "order": order,
+        "filters": filters or None,
+        "compressor": compressor,
+        "dimension_separator": ".",
+    }
+    names = document.get("dimension_names")
+    if names is not None and all(names):
+        attributes[_DIMENSIONS] = list(names)
+    elif not document["shape"]:
+        attributes[_DIMENSIONS] = []
+    return zarray, attributes
+
+
+def _v2_codecs(
+    key: str, document: Mapping[str, Any], dtype: Any
+) -> tuple[str, list[dict[str, Any]], dict[str, Any] | None, Any]:
+    """Return order, filters, compressor, and the data type with its byte order."""
+    order = "C"
+    filters: list[dict[str, Any]] = []
+    endian = None
+    numbers = list(range(len(document["shape"])))
+    for position, codec in enumerate(document["codecs"]):
+        name = codec if isinstance(codec, str) else codec["name"]
+        options = {} if isinstance(codec, str) else dict(codec.get("configuration") or {})
+        match name:
+            case "transpose" if position == 0 and options.get("order") == numbers[::-1]:
+                order = "F" if len(numbers) > 1 else "C"
+            case "transpose" if options.get("order") == numbers:
+                pass
+            case "bytes":
+                endian = options.get("endian")
+            case "vlen-utf8" | "vlen-bytes":
+                filters.append({"id": name})
+            case "blosc":
+                options["shuffle"] = _SHUFFLES.index(options["shuffle"])
+                options.pop("typesize", None)
+                filters.append({"id": name, **options})
+            case "zstd" | "gzip":
+                filters.append({"id": name, **options})
+            case grib.GribCodec.name:
+                filters.append({"id": grib.NUMCODEC, **options})
+            case _ if name.startswith("numcodecs."):
+                filters.append({"id": name.removeprefix("numcodecs."), **options})
+            case _:
+                _bad(key, f"the codec {name!r} has no equivalent in Zarr v2")
+    # filters that change values name the data type that comes out, with its byte order
+    decoded = next((f for f in filters if f["id"] in _VALUE_FILTERS), {})
+    named = decoded.get("decode_dtype") or decoded.get("dtype")
+    if named:
+        endian = "big" if np.dtype(named).str[0] == ">" else "little"
+    if endian is not None and hasattr(dtype, "endianness"):
+        dtype = replace(dtype, endianness=endian)
+    compressor = filters.pop() if filters and filters[-1]["id"] in _COMPRESSORS else None
+    return order, filters, compressor, dtype
+
+
+#: What stands last in a v2 array is its compressor, if it is one of these.
+_COMPRESSORS: Final = frozenset({"blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd"})
+_VALUE_FILTERS: Final = frozenset({"astype", "delta", "fixedscaleoffset", "quantize"})
+
+
+def _v2_fill(
+    key: str, document: Mapping[str, Any], metadata: Any, complete: bool
+) -> tuple[Any, dict[str, Any]]:
+    """Return fill value (None for none) and attributes that mean the same in v2.
+
+    There xarray takes every fill value for that of missing values.
+    """
+    attributes = dict(document.get("attributes") or {})
+    native = metadata.data_type.to_native_dtype()
+    fill = metadata.fill_value
+    if native.kind not in "fciub":
+        return fill, attributes
+    missing = _decode_fill(key, attributes.pop(_FILL, None), native)
+    if missing is not None and _same(missing, fill):
+        return fill, attributes
+    if not (complete or _same(fill, metadata.data_type.default_scalar())):
+        if missing is None:
+            return fill, attributes
+        _bad(
+            key,
+            f"chunks are missing, and the fill value {fill!r} is not the {_FILL} {missing!r}: "
+            "Zarr v2 has one for both",
+        )
+    if missing is not None:
+        attributes[_FILL] = (
+            [missing.real, missing.imag] if isinstance(missing, complex) else missing
+        )
+    return None, attributes
+
+
+def _decode_fill(key: str, value: Any, dtype: np.dtype[Any]) -> Any:
+    """Return the value that xarray keeps in the attribute ``_FillValue`` of v3 arrays."""
+    if value is None:
+        return None
+    try:
+        match dtype.kind:
+            case "f" if isinstance(value, str):
+                return struct.unpack("<d", base64.b64decode(value))[0]
+            case "c" if isinstance(value, list):
+                parts = [_decode_fill(key, part, np.dtype("f8")) for part in value]
+                return complex(*parts)
+    except (ValueError, struct.error):
+        _bad(key, f"{_FILL} is {value!r}, which is no fill value of Zarr v3")
+    return value
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, float | np.floating) and math.isnan(a):
+        return isinstance(b, float | np.floating) and math.isnan(b)
+    return bool(a == b)
