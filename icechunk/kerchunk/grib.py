@@ -45,7 +45,7 @@ class GribCodec(ArrayBytesCodec):
     dtype: str | None = None
 
     name: ClassVar[str] = "icechunk.kerchunk.grib"
-    is_fixed_size: ClassVar[bool] = False
+    is_fixed_size = False
 
     @classmethod
     def from_numcodec(cls, config: Mapping[str, Any]) -> GribCodec:

@@ -497,7 +497,7 @@ class _Templates:
 
         def render(values: Mapping[str, Any]) -> str:
             try:
-                return template.render(**names, **values)
+                return str(template.render(**names, **values))
             except Exception as exc:  # whatever an expression may do
                 refuse(key, f"the template {text!r} fails: {exc}")
 
