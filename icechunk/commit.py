@@ -23,7 +23,7 @@ from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.snapshot import ArrayInfo, ManifestFile, ManifestRef, Node, Snapshot
 from icechunk.format.transaction_log import Move, TransactionLog
 from icechunk.ids import new_object_id
-from icechunk.splitting import SplitSizes, is_one_block, split, split_sizes
+from icechunk.splitting import SplitSizes, block_ids, is_one_block, split, split_sizes
 from icechunk.tree import Tree
 
 
@@ -257,8 +257,12 @@ def _blocks(refs: ChunkRefs, sizes: SplitSizes) -> set[tuple[int, ...]]:
     cut = [axis for axis, size in enumerate(sizes) if size is not None]
     if not cut:
         return {()}
-    blocks = np.stack([refs.coords[:, a] // np.uint32(sizes[a] or 1) for a in cut], axis=1)
-    return {tuple(row) for row in np.unique(blocks, axis=0).tolist()}
+    # one reference of each block is enough, and there may be millions
+    ids = block_ids(refs.coords, sizes)
+    row = np.zeros(int(ids.max()) + 1, np.int64)
+    row[ids] = np.arange(len(ids))
+    blocks = [refs.coords[row, axis] // np.uint32(sizes[axis] or 1) for axis in cut]
+    return {tuple(block) for block in np.stack(blocks, axis=1).tolist()}
 
 
 def _block_of(extents: tuple[tuple[int, int], ...], sizes: SplitSizes) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ commit").
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -51,9 +52,21 @@ def block_ids(coords: npt.NDArray[np.uint32], sizes: SplitSizes) -> npt.NDArray[
     cut = [axis for axis, size in enumerate(sizes) if size is not None]
     if not cut or not len(coords):
         return np.zeros(len(coords), np.int64)
-    blocks = np.stack([coords[:, axis] // np.uint32(sizes[axis] or 1) for axis in cut], axis=1)
-    _, ids = np.unique(blocks, axis=0, return_inverse=True)
-    return ids.reshape(-1).astype(np.int64)
+    blocks = [coords[:, axis] // np.uint32(sizes[axis] or 1) for axis in cut]
+    lows = [int(column.min()) for column in blocks]
+    counts = [int(column.max()) + 1 - low for column, low in zip(blocks, lows, strict=True)]
+    if math.prod(counts) > max(len(coords), 2**16):
+        _, ids = np.unique(np.stack(blocks, axis=1), axis=0, return_inverse=True)
+        return ids.reshape(-1).astype(np.int64)
+    # a number for each block, without sorting millions of rows
+    numbers = np.zeros(len(coords), np.int64)
+    for column, low, count in zip(blocks, lows, counts, strict=True):
+        numbers *= count
+        numbers += column - np.uint32(low)
+    used = np.zeros(math.prod(counts), np.bool_)
+    used[numbers] = True
+    dense: npt.NDArray[np.int64] = np.cumsum(used) - 1
+    return dense[numbers]
 
 
 def split(refs: ChunkRefs, sizes: SplitSizes) -> Iterator[ChunkRefs]:
@@ -65,8 +78,9 @@ def split(refs: ChunkRefs, sizes: SplitSizes) -> Iterator[ChunkRefs]:
     if count == 1:
         yield refs
         return
-    order = np.argsort(ids, kind="stable")
-    bounds = np.searchsorted(ids[order], np.arange(count + 1))
+    # of the smallest dtype: NumPy sorts short integers by radix
+    order = np.argsort(ids.astype(np.min_scalar_type(count)), kind="stable")
+    bounds = np.cumsum([0, *np.bincount(ids, minlength=count).tolist()])
     for lo, hi in pairwise(bounds):
         yield refs.take(order[lo:hi])
 

@@ -251,15 +251,17 @@ class _Layout:
             queue += self.place(batch)
         self.place_pool()
 
-    def fill(self, root: Batch) -> bytes:
+    def fill(self, root: Batch) -> memoryview:
         out: Bytes = np.zeros(_up(self.end, 8), np.uint8)
         out[:4].view(_U4)[:] = self.positions[id(root)][0]
         out[4:8] = np.frombuffer(FILE_IDENTIFIER, np.uint8)
         for raw, at in self.vtables.items():
             out[at : at + len(raw)] = np.frombuffer(raw, np.uint8)
-        for fill in self.fills:
-            fill(out)
-        return out.tobytes()
+        # each holds columns of places: dropped when done, because there may be millions
+        self.fills.reverse()
+        while self.fills:
+            self.fills.pop()(out)
+        return out.data
 
     def place(self, batch: Batch) -> list[Batch]:
         """Place the tables of a batch and its vectors; return the batches below it."""
@@ -489,7 +491,7 @@ def _windows(data: Bytes, size: int) -> NDArray[Any]:
     return np.ndarray((len(data) - size + 1,), f"V{size}", data.data, strides=(1,))
 
 
-def encode(root: Batch, *, too_large: str = "") -> bytes:
+def encode(root: Batch, *, too_large: str = "") -> memoryview:
     """Return the FlatBuffers payload of a tree of batches.
 
     Parameters

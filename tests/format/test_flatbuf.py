@@ -143,7 +143,7 @@ def build(value: dict[str, Any], *, apart: bool = False) -> bytes:
     root.children(0, node_batch(value["nodes"], apart=apart), [0, len(value["nodes"])])
     root.vector(3, raw(value["ids"], 8), [0, len(value["ids"])])
     root.child(4, node_batch([value["single"]], apart=apart))
-    return encode(root)
+    return bytes(encode(root))
 
 
 def small_rows(tables: Tables) -> list[dict[str, Any]]:

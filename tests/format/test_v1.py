@@ -170,7 +170,7 @@ def test_damaged_config(data: st.DataObject) -> None:
 def array_data(shape: list[tuple[int, int]]) -> bytes:
     root = Batch(1)
     root.vector(0, np.array(shape, "<u8").reshape(-1, 2), [0, len(shape)])
-    return encode(root)
+    return bytes(encode(root))
 
 
 dimension = st.tuples(st.integers(0, 2**64 - 1), st.integers(1, 2**64 - 1))
