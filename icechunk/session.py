@@ -151,6 +151,11 @@ class Session(ArrayChunks, Merging):
         return self._context.virtual
 
     @property
+    def storage_url(self) -> str:
+        """Where the repository is, without credentials."""
+        return self._context.assets.storage.url
+
+    @property
     def effective_config(self) -> EffectiveConfig:
         """The configuration with defaults filled in."""
         return self._context.effective

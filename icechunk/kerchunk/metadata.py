@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import struct
 import warnings
 from collections.abc import Iterator, Mapping
@@ -509,12 +508,13 @@ def _v2_fill(
     attributes = dict(document.get("attributes") or {})
     native = metadata.data_type.to_native_dtype()
     fill = metadata.fill_value
+    unseen = complete or _same(fill, metadata.data_type.default_scalar())
     if native.kind not in "fciub":
-        return fill, attributes
+        return (None if unseen else fill), attributes
     missing = _decode_fill(key, attributes.pop(_FILL, None), native)
     if missing is not None and _same(missing, fill):
         return fill, attributes
-    if not (complete or _same(fill, metadata.data_type.default_scalar())):
+    if not unseen:
         if missing is None:
             return fill, attributes
         _bad(
@@ -546,6 +546,7 @@ def _decode_fill(key: str, value: Any, dtype: np.dtype[Any]) -> Any:
 
 
 def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, float | np.floating) and math.isnan(a):
-        return isinstance(b, float | np.floating) and math.isnan(b)
-    return bool(a == b)
+    """Whether fill values are equal, NaN and NaT to themselves too."""
+    if isinstance(a, complex | np.complexfloating):
+        return _same(a.real, b.real) and _same(a.imag, b.imag)
+    return bool(a == b) or bool(a != a and b != b)

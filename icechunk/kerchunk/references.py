@@ -459,7 +459,9 @@ class _Templates:
             isinstance(name, str) and isinstance(text, str) for name, text in templates.items()
         ):
             refuse("templates", "is not a dictionary of texts")
-        self._plain = {name: text for name, text in templates.items() if "{{" not in text}
+        self._plain: dict[str, str] = {
+            name: text for name, text in templates.items() if "{{" not in text
+        }
         self._calls = {name: text for name, text in templates.items() if "{{" in text}
         self._names: dict[str, Any] | None = None
 
@@ -473,7 +475,8 @@ class _Templates:
         try:
             return _EXPRESSION.sub(replaced, url)
         except KeyError:
-            return self._compile(key, url)({})
+            rendered: str = self._compile(key, url)({})
+            return rendered
 
     def _compile(self, key: str, text: str) -> Callable[[Mapping[str, Any]], str]:
         try:
