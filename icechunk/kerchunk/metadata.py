@@ -42,6 +42,7 @@ _OBJECT_CODECS: Final = {"vlen-utf8": "string", "vlen-bytes": "variable_length_b
 _TEXT_CODECS: Final = frozenset({"json2", "msgpack2"})
 _SHUFFLES: Final = ("noshuffle", "shuffle", "bitshuffle")
 _GRID: Final = "regular"
+_ORDERS: Final = {"<": "little", ">": "big", "=": "little"}
 
 
 def _bad(key: str, reason: str) -> NoReturn:
@@ -245,6 +246,7 @@ def _codecs(
     dtype : dtype, optional
         What the first filter gets; None for objects.
     """
+    array_dtype = dtype
     before: list[dict[str, Any]] = []
     serializer: dict[str, Any] | None = None
     after: list[dict[str, Any]] = []
@@ -267,7 +269,7 @@ def _codecs(
             before.append(codec)
             dtype = _encoded_dtype(config, dtype)
     if serializer is None:
-        serializer = _bytes_codec(dtype if dtype is not None else np.dtype("u1"))
+        serializer = _bytes_codec(key, dtype, array_dtype)
     return [*before, serializer, *after]
 
 
@@ -312,11 +314,17 @@ def _encoded_dtype(config: Mapping[str, Any], dtype: np.dtype[Any] | None) -> np
     return np.dtype(named) if named and config["id"] != "bitround" else dtype
 
 
-def _bytes_codec(dtype: np.dtype[Any]) -> dict[str, Any]:
-    order = {"<": "little", ">": "big", "=": "little"}.get(dtype.str[0])
-    if order is None or dtype.itemsize == 1:
-        return {"name": "bytes"}
-    return {"name": "bytes", "configuration": {"endian": order}}
+def _bytes_codec(
+    key: str, stored: np.dtype[Any] | None, array: np.dtype[Any] | None
+) -> dict[str, Any]:
+    """Return the codec that makes bytes of what the filters before it made of an array."""
+    orders = [_ORDERS.get(d.str[0]) if d and d.itemsize > 1 else None for d in (stored, array)]
+    if orders[0] is not None and orders[1] is None:
+        # zarr drops the byte order from the codecs of an array whose own type has none
+        _bad(key, f"its filters make {stored} of {array}, which readers of Zarr v3 do not follow")
+    # and it wants one where the array's type needs one
+    order = orders[0] or orders[1]
+    return {"name": "bytes", **({"configuration": {"endian": order}} if order else {})}
 
 
 def _attributes(

@@ -25,8 +25,8 @@ from icechunk import (
 )
 
 ARCHIVE = Path(iris_sample_data.path)
-NETCDF = sorted(path.name for path in ARCHIVE.glob("*.nc"))
-NEMO = [name for name in NETCDF if name.startswith("nemo")]
+NETCDF = sorted(str(path.relative_to(ARCHIVE)) for path in ARCHIVE.rglob("*.nc"))
+NEMO = [name for name in NETCDF if "nemo" in name]
 
 
 def repository(*folders: Path, storage: Storage | None = None, **config: Any) -> Repository:
