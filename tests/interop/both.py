@@ -23,6 +23,7 @@ from tests.interop import (
     random_work,
     rearranging,
     rebases,
+    references,
     refusals,
     turns,  # noqa: F401 (called from outside)
     values,
@@ -204,6 +205,26 @@ def ask_as(url: str, labels: dict[str, str]) -> bool:
     with suppress(icechunk.IcechunkError):
         icechunk.Repository.open(icechunk.http_storage(url), attribution=attribution)
     return True
+
+
+# -- imported references -------------------------------------------------------------------
+def _open_references(folder: str, prefix: str) -> Any:
+    return icechunk.Repository.open(
+        icechunk.local_filesystem_storage(folder), authorize_virtual_chunk_access={prefix: None}
+    )
+
+
+def read_references(folder: str, prefix: str) -> dict[str, Any]:
+    """Return what is in a repository with virtual chunks below a prefix."""
+    return references.values(_open_references(folder, prefix).readonly_session("main"))
+
+
+def extend_references(folder: str, prefix: str) -> None:
+    """Make the first chunk of such a repository refer to the second file."""
+    session = _open_references(folder, prefix).writable_session("main")
+    location = f"{prefix}0001%20%25.bin"
+    session.store.set_virtual_ref("a/c/0/0", location, offset=0, length=8)
+    session.commit("extended")
 
 
 # -- what only the official client does ----------------------------------------------------

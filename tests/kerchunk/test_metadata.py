@@ -62,7 +62,7 @@ def filters_for(draw: st.DrawFn, dtype: np.dtype[Any]) -> list[Any]:
     if dtype.kind == "b":
         choices += [[numcodecs.PackBits()]]
     if dtype.kind not in "UV":
-        choices += [[numcodecs.Shuffle(max(dtype.itemsize, 2))]]
+        choices += [[numcodecs.Shuffle(dtype.itemsize)]]
         choices += [[numcodecs.CRC32()], [numcodecs.Adler32()], [numcodecs.Fletcher32()]]
     return draw(st.sampled_from(choices))
 

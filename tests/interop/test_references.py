@@ -1,0 +1,62 @@
+"""Repositories of imported references: the official client reads and extends them."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from icechunk import Repository
+from icechunk.format.envelope import FileType, unwrap
+from icechunk.format.flatbuf import read_root
+from icechunk.kerchunk import import_references
+from tests.interop.sides import Official, Ours
+from tests.kerchunk.base import ARCHIVE, NETCDF, array_refs, local, repository, scan
+
+
+def test_official_reads_the_archive(ours: Ours, official: Official, tmp_path: Path) -> None:
+    repo = repository(ARCHIVE, storage=local(tmp_path / "repo"))
+    session = repo.writable_session("main")
+    for name in NETCDF:
+        import_references(scan(ARCHIVE / name), session, group=Path(name).stem)
+    session.commit("the archive")
+    arguments = (str(tmp_path / "repo"), f"{ARCHIVE.as_uri()}/")
+    expected = ours.run("read_references", *arguments)
+    assert len(expected) > 100
+    assert official.run("read_references", *arguments) == expected
+
+
+def test_many_files(ours: Ours, official: Official, tmp_path: Path) -> None:
+    """Enough references that their locations are compressed."""
+    count = 1500
+    files = tmp_path / "files"
+    files.mkdir()
+    chunks = {}
+    for i in range(count):
+        (files / f"{i:04d} %.bin").write_bytes(np.array([i, -i], ">i4").tobytes())
+        chunks[f"{i}.0"] = [f"{files}/{i:04d} %.bin"]
+    held = base64.b64encode(np.array([7, 8], ">i4").tobytes()).decode()
+    chunks[f"{count}.0"] = f"base64:{held}"
+    refs = array_refs(
+        chunks, (count + 2, 2), (1, 2), dtype=">i4", attributes={"n": float("nan"), "_FillValue": 3}
+    )
+    place = tmp_path / "repo"
+    repo = repository(files, storage=local(place))
+    session = repo.writable_session("main")
+    import_references(refs, session)
+    session.commit("many files")
+    arguments = (str(place), f"{files.as_uri()}/")
+    expected = ours.run("read_references", *arguments)
+    assert official.run("read_references", *arguments) == expected
+    (manifest,) = (place / "manifests").iterdir()
+    payload, _ = unwrap(manifest.read_bytes(), FileType.MANIFEST, manifest.name)
+    assert read_root(payload, manifest.name).blobs(2, "location_dictionary")[0]
+    # and goes on
+    official.run("extend_references", *arguments)
+    again = Repository.open(local(place), None, {f"{files.as_uri()}/": None})
+    array = zarr.open_array(again.readonly_session("main").store, path="a", mode="r")
+    assert array[0].tolist() == [1, -1]
+    assert array[count].tolist() == [7, 8]
+    assert array[count + 1].tolist() == [-1, -1]
