@@ -34,7 +34,7 @@ def checksum_parts(checksum: str | datetime | None) -> tuple[str | None, datetim
     )
 
 
-def _seconds(time: datetime | None) -> int:
+def whole_seconds(time: datetime | None) -> int:
     """Return whole seconds since the epoch, 0 for no time."""
     if time is None:
         return 0
@@ -95,7 +95,7 @@ def refs_from_specs(specs: Sequence[VirtualChunkSpec], ndim: int) -> ChunkRefs:
     lengths = _sizes([spec.length for spec in chosen], "length")
     _check_lengths(coords, lengths)
     etags = [spec.etag_checksum for spec in chosen]
-    times = [_seconds(spec.last_updated_at_checksum) for spec in chosen]
+    times = [whole_seconds(spec.last_updated_at_checksum) for spec in chosen]
     return ChunkRefs.virtual(
         coords,
         _normal(spec.location for spec in chosen),
@@ -150,7 +150,7 @@ def refs_from_arrays(
         locations = [location for location in locations if location]
         coords, offsets, lengths = coords[present], offsets[present], lengths[present]
     _check_lengths(coords, lengths)
-    seconds = _seconds(modified)
+    seconds = whole_seconds(modified)
     return ChunkRefs.virtual(
         coords,
         _normal(locations),

@@ -10,7 +10,8 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 import fsspec
@@ -44,6 +45,7 @@ from icechunk.kerchunk.references import (
 from icechunk.keys import chunk_key
 from icechunk.session import ForkSession, Session
 from icechunk.store import IcechunkStore
+from icechunk.virtual_refs import checksum_parts, whole_seconds
 
 __all__ = ["ImportReport", "import_references"]
 
@@ -111,6 +113,7 @@ def import_references(
     base_url: str | None = None,
     mask_fill_value: bool = True,
     validate_containers: bool = True,
+    last_modified: datetime | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImportReport:
     """Import kerchunk references into a session, without copying what they refer to.
@@ -154,6 +157,9 @@ def import_references(
     validate_containers : bool
         Whether to refuse locations that no virtual chunk container of the configuration
         holds.
+    last_modified : datetime, optional
+        With a time zone. Reading fails if a file was modified after this, such as the time
+        at which the references were made. Default: files are not checked.
     progress : callable, optional
         Called with the number of references that were looked at, and of all.
 
@@ -193,7 +199,13 @@ def import_references(
         places = in_region(session, arrays, region)
     else:
         places = {path: _new(session, path, array, overwrite) for path, array in arrays.items()}
-    work = _Import(session, source, remote_options, validate_containers)
+    work = _Import(
+        session,
+        source,
+        remote_options,
+        validate_containers,
+        whole_seconds(checksum_parts(last_modified)[1]),
+    )
     work.read({path: (arrays[path], place) for path, place in places.items()}, progress)
     groups = {}
     if append_dim is None and region is None:
@@ -317,7 +329,6 @@ class _Array:
     metadata: ArrayMetadata
     place: Place
     table: ChunkTable
-    lengths: list[int] = field(default_factory=list)
 
 
 class _Import:
@@ -329,11 +340,13 @@ class _Import:
         source: References,
         remote_options: Mapping[str, Any] | None,
         validate_containers: bool,
+        last_modified: int,
     ) -> None:
         self._session = session
         self._source = source
         self._remote_options = dict(remote_options or {})
         self._validate = validate_containers
+        self._last_modified = last_modified
         self._arrays: list[_Array] = []
         self._threshold = session.effective_config.inline_chunk_threshold_bytes
 
@@ -497,7 +510,7 @@ class _Import:
         else:
             kept = table.payloads
         rest = ~large if large.any() else slice(None)
-        refs = _refs(coords, table, inline, rest, kept)
+        refs = _refs(coords, table, inline, rest, kept, self._last_modified)
         if len(refs):
             fork.set_refs(item.path, refs)
         return {
@@ -512,7 +525,12 @@ class _Import:
 
 
 def _refs(
-    coords: Any, table: ChunkTable, inline: Any, rest: Any, payloads: list[bytes]
+    coords: Any,
+    table: ChunkTable,
+    inline: Any,
+    rest: Any,
+    payloads: list[bytes],
+    last_modified: int,
 ) -> ChunkRefs:
     """Return references as the format has them, of the rows `rest`."""
     inline = inline[rest]
@@ -531,6 +549,7 @@ def _refs(
         table.length[rest].view(np.uint64),
         location=table.location[rest],
         locations=table.locations,
+        last_modified=last_modified or None,
         inline_data=data,
     )
 

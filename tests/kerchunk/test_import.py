@@ -6,9 +6,11 @@ import base64
 import json
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import eccodes
 import h5py
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ import xarray as xr
 import zarr
 from kerchunk.combine import MultiZarrToZarr
 from kerchunk.df import refs_to_dataframe
+from kerchunk.grib2 import scan_grib
 
 from icechunk import (
     AlreadyExistsError,
@@ -94,6 +97,24 @@ def test_every_file_of_the_archive(name: str, tmp_path: Path) -> None:
         other = repository(ARCHIVE, tmp_path).writable_session("main")
         import_references(again, other)
         xr.testing.assert_identical(through_session(other), ours)
+
+
+def test_grib() -> None:
+    """Messages are decoded as kerchunk's own codec for Zarr v2 does it."""
+    (references,) = scan_grib(str(ARCHIVE / "polar_stereo.grib2"))
+    session = repository(ARCHIVE).writable_session("main")
+    import_references(references, session)
+    ours = through_session(session)
+    with (ARCHIVE / "polar_stereo.grib2").open("rb") as file:
+        message = eccodes.codes_grib_new_from_file(file)
+        values = eccodes.codes_get_values(message)
+        eccodes.codes_release(message)
+    (name,) = ours.data_vars
+    assert np.array_equal(ours[name].values.ravel(), values)
+    xr.testing.assert_identical(ours, through_fsspec(references))
+    xr.testing.assert_identical(through_fsspec(export_references(session)), ours)
+    with pytest.raises(NotImplementedError, match="not written"):
+        zarr.open_array(session.store, path=str(name))[...] = 1
 
 
 def test_months_and_one_more(tmp_path: Path) -> None:
@@ -252,6 +273,22 @@ def test_whole_files_are_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     import_references(array_refs(chunks, (50,), (1,)), session)
     assert asked == [f"{tmp_path}/f"]
     assert {ref.length for ref in rows(session, "/a").values()} == {40}
+
+
+def test_files_that_were_modified(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(bytes(8))
+    refs = array_refs({"0": [f"{tmp_path}/f", 0, 4], "1": "abcd"}, (2,), (1,))
+    for day, fine in ((1, False), (-1, True)):
+        session = repository(tmp_path).writable_session("main")
+        import_references(refs, session, last_modified=datetime.now(UTC) - timedelta(days=day))
+        array = zarr.open_array(session.store, path="a", mode="r")
+        if fine:
+            assert array[0] == 0
+        else:
+            with pytest.raises(StorageError, match="has changed"):
+                array[0]
+    with pytest.raises(InvalidInputError, match="time"):
+        import_references(refs, session, last_modified=datetime(2020, 1, 1), overwrite=True)
 
 
 def test_a_report(tmp_path: Path) -> None:
