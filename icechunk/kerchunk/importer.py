@@ -33,13 +33,13 @@ from icechunk.kerchunk.metadata import (
     array_from_v3,
     group_from_v2,
 )
-from icechunk.kerchunk.references import (
+from icechunk.kerchunk.references import open_references
+from icechunk.kerchunk.tables import (
     IN_PLACE,
     WHOLE_FILE,
     ChunkTable,
     References,
     is_array,
-    open_references,
     refuse,
 )
 from icechunk.keys import chunk_key

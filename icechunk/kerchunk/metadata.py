@@ -30,7 +30,7 @@ from zarr.registry import get_codec_class
 
 from icechunk.errors import ErrorKind
 from icechunk.kerchunk import grib
-from icechunk.kerchunk.references import ChunkKeys, refuse
+from icechunk.kerchunk.tables import ChunkKeys, refuse
 
 __all__ = ["ArrayMetadata", "array_from_v2", "array_from_v3", "array_to_v2", "group_from_v2"]
 
