@@ -266,6 +266,10 @@ def _codecs(
         elif issubclass(kind, ArrayBytesCodec):
             serializer = codec
         else:
+            decoded = config.get("decode_dtype") or config.get("dtype")
+            if decoded is not None and np.dtype(decoded) != dtype:
+                # v2 would take the bytes of one for those of the other
+                _bad(key, f"the filter {name!r} decodes to {decoded!r}, not to {dtype}")
             before.append(codec)
             dtype = _encoded_dtype(config, dtype)
     if serializer is None:
