@@ -140,7 +140,7 @@ def forms(logical: dict[str, Any], folder: Path, place: Path) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(reference_sets())
 def test_all_forms_mean_the_same(folder: Path, logical: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as place:

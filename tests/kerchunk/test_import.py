@@ -514,6 +514,20 @@ def test_where_exports_go(tmp_path: Path) -> None:
             export_references(session, **wrong)
 
 
+def test_missing_chunks_stay_missing(tmp_path: Path) -> None:
+    session = repository(tmp_path).writable_session("main")
+    import_references(block(tmp_path, "a", 8, missing=(1, 3)), session)
+    ours = through_session(session)
+    assert np.isnan(ours["a"]).sum() == 16
+    for record_size in (1, 3, 100):
+        target = tmp_path / f"p{record_size}"
+        export_references(session, target, format="parquet", record_size=record_size)
+        xr.testing.assert_identical(through_fsspec(str(target)), ours)
+        other = repository(tmp_path).writable_session("main")
+        import_references(target, other)
+        assert rows(other, "/a") == rows(session, "/a")
+
+
 def test_chunks_of_the_repository_itself(tmp_path: Path) -> None:
     # a name that URLs have to quote
     for storage in (local(tmp_path / "a %20b"), MemoryStorage()):

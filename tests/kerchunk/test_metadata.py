@@ -135,7 +135,7 @@ def read_back(refs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
     return ours, theirs, json.loads(again["a/.zarray"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_values_survive(data: st.DataObject) -> None:
     dtype = np.dtype(data.draw(st.sampled_from(DTYPES)))
