@@ -4,7 +4,12 @@
 forms; `export_references` writes a snapshot as references that fsspec, zarr and xarray open.
 """
 
-from icechunk.kerchunk.export import export_references
-from icechunk.kerchunk.importer import ImportReport, import_references
+try:
+    from icechunk.kerchunk.export import export_references
+    from icechunk.kerchunk.importer import ImportReport, import_references
+except ModuleNotFoundError as error:
+    raise ImportError(
+        f"icechunk.kerchunk needs {error.name}: pip install 'icechunk[virtual]'"
+    ) from error
 
 __all__ = ["ImportReport", "export_references", "import_references"]

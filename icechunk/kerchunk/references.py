@@ -14,6 +14,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import fsspec
+
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.kerchunk.dictionary import DictReferences
 from icechunk.kerchunk.locations import Normalizer
@@ -24,13 +26,6 @@ if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
-
-try:
-    import fsspec
-except ImportError as error:
-    raise ImportError(
-        "icechunk.kerchunk reads references through fsspec: pip install 'icechunk[virtual]'"
-    ) from error
 
 __all__ = ["open_references"]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import eccodes
+import fsspec
 import h5py
 import numpy as np
 import pytest
@@ -523,6 +524,8 @@ def test_missing_chunks_stay_missing(tmp_path: Path) -> None:
         target = tmp_path / f"p{record_size}"
         export_references(session, target, format="parquet", record_size=record_size)
         xr.testing.assert_identical(through_fsspec(str(target)), ours)
+        listed = fsspec.filesystem("reference", fo=str(target)).ls("a", detail=True)
+        assert {"a/0.0", "a/2.0"} <= {entry["name"] for entry in listed}
         other = repository(tmp_path).writable_session("main")
         import_references(target, other)
         assert rows(other, "/a") == rows(session, "/a")
