@@ -199,6 +199,13 @@ def _joined(parts: list[_Record], payloads: list[bytes], grid: tuple[int, ...]) 
         named = part.location != IN_PLACE
         part.location[named] = moved[part.location[named]]
     location = np.concatenate([part.location for part in parts])
+    named = location != IN_PLACE
+    used = np.zeros(len(heap), np.bool_)
+    used[location[named]] = True
+    if not used.all():
+        # files of chunks without bytes only, which no container need allow
+        location[named] = (np.cumsum(used) - 1)[location[named]]
+        heap = heap.take(np.flatnonzero(used))
     offset = np.concatenate([part.offset for part in parts])
     length = np.concatenate([part.length for part in parts])
     rows = np.concatenate([part.rows for part in parts])
