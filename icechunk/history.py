@@ -1,10 +1,10 @@
-"""History of a repository: drawn, and rewritten."""
+"""History of a repository: listed, compared, drawn, and rewritten."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, Final, Literal, TypeAlias, get_args
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, Final, get_args
 
 from icechunk.ancestry_graph import AncestryGraph
 from icechunk.async_twin import async_twin
@@ -12,12 +12,12 @@ from icechunk.conditions import splitting_rules
 from icechunk.config import RepositoryConfig
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format.metadata import with_reserved
-from icechunk.format.repo_info import RepoInfo
+from icechunk.ids import decode_id, encode_id
+from icechunk.repository_part import RepositoryPart
 from icechunk.session import Session
-from icechunk.versions import resolve
-
-#: Whether a commit adds a snapshot to its branch, or replaces the newest one.
-CommitMethod: TypeAlias = Literal["new_commit", "amend"]
+from icechunk.snapshots import Diff, ManifestFileInfo, SnapshotInfo, diff_from_logs
+from icechunk.types import CommitMethod
+from icechunk.versions import require_snapshot, resolve
 
 #: How the official client says that no array is split.
 _NO_SPLITTING: Final[Any] = [
@@ -25,13 +25,8 @@ _NO_SPLITTING: Final[Any] = [
 ]
 
 
-class History(ABC):
+class History(RepositoryPart):
     """The part of `icechunk.Repository` that is about history."""
-
-    @property
-    @abstractmethod
-    def _info(self) -> RepoInfo:
-        """The current repo info."""
 
     @property
     @abstractmethod
@@ -41,6 +36,97 @@ class History(ABC):
     @abstractmethod
     def writable_session(self, branch: str) -> Session:
         """Return a session that edits the newest snapshot of a branch."""
+
+    def lookup_snapshot(self, snapshot_id: str) -> SnapshotInfo:
+        """Return what the history says of a snapshot.
+
+        Raises
+        ------
+        SnapshotNotFoundError
+        """
+        info = self._info
+        return SnapshotInfo.from_entry(require_snapshot(info, decode_id(snapshot_id)))
+
+    def list_manifest_files(self, snapshot_id: str) -> list[ManifestFileInfo]:
+        """Return the manifests that a snapshot refers to."""
+        snapshot = self._assets.snapshot(decode_id(snapshot_id))
+        return [ManifestFileInfo.from_file(file) for file in snapshot.manifest_files.values()]
+
+    def ancestry(
+        self,
+        *,
+        branch: str | None = None,
+        tag: str | None = None,
+        snapshot_id: str | None = None,
+    ) -> Iterator[SnapshotInfo]:
+        """Return an iterator over a snapshot and its ancestors, newest first.
+
+        Parameters
+        ----------
+        branch, tag, snapshot_id : str
+            Exactly one of them: where to begin.
+        """
+        info = self._info
+        start = resolve(info, branch, tag, snapshot_id)
+        return (SnapshotInfo.from_entry(entry) for entry in info.ancestry(start))
+
+    async def async_ancestry(
+        self,
+        *,
+        branch: str | None = None,
+        tag: str | None = None,
+        snapshot_id: str | None = None,
+    ) -> AsyncIterator[SnapshotInfo]:
+        """Yield what `ancestry` does."""
+        listed = async_twin(
+            lambda: list(self.ancestry(branch=branch, tag=tag, snapshot_id=snapshot_id))
+        )
+        for entry in await listed():
+            yield entry
+
+    def diff(
+        self,
+        *,
+        from_branch: str | None = None,
+        from_tag: str | None = None,
+        from_snapshot_id: str | None = None,
+        to_branch: str | None = None,
+        to_tag: str | None = None,
+        to_snapshot_id: str | None = None,
+    ) -> Diff:
+        """Return what changed between a version and a later one.
+
+        Parameters
+        ----------
+        from_branch, from_tag, from_snapshot_id : str
+            Exactly one of them: the earlier version.
+        to_branch, to_tag, to_snapshot_id : str
+            Exactly one of them: the later version.
+
+        Raises
+        ------
+        InvalidInputError
+            If the earlier version is not an ancestor of the later one.
+        """
+        info = self._info
+        start = resolve(info, from_branch, from_tag, from_snapshot_id)
+        end = resolve(info, to_branch, to_tag, to_snapshot_id)
+        assets = self._assets
+        logs = []
+        for entry in info.ancestry(end):
+            if entry.id == start:
+                break
+            logs.append(assets.transaction_log(entry.id))
+            # commits between this one and its parent that expired live on as logs
+            logs += [assets.transaction_log(pruned) for pruned in reversed(entry.pruned)]
+        else:
+            raise InvalidInputError(
+                f"snapshot {encode_id(start)} is no ancestor of {encode_id(end)}; "
+                "diff goes from an earlier version to a later one",
+                ErrorKind.BAD_SNAPSHOT_CHAIN_FOR_DIFF,
+            )
+        after = {node.id: (node.path, node.is_array) for node in assets.snapshot(end).nodes()}
+        return diff_from_logs(reversed(logs), assets.snapshot(start), after)
 
     def ancestry_graph(
         self,
@@ -131,3 +217,6 @@ class History(ABC):
 
     rewrite_manifests_async = async_twin(rewrite_manifests)
     ancestry_graph_async = async_twin(ancestry_graph)
+    lookup_snapshot_async = async_twin(lookup_snapshot)
+    list_manifest_files_async = async_twin(list_manifest_files)
+    diff_async = async_twin(diff)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
 
-from icechunk.assets import Assets
 from icechunk.async_twin import async_twin
 from icechunk.errors import ErrorKind, FormatError, StorageError
 from icechunk.format import layout
 from icechunk.format.chunk_refs import RefKind
 from icechunk.format.envelope import FileType, Header, read_header
 from icechunk.format.manifest import decode_manifest, read_location_compression
-from icechunk.format.repo_info import RepoInfo, SnapshotEntry, decode_repo_info
+from icechunk.format.repo_info import SnapshotEntry, decode_repo_info
 from icechunk.format.snapshot import ArrayInfo, ManifestFile, Node, decode_snapshot
 from icechunk.format.transaction_log import decode_transaction_log
 from icechunk.format.updates import Status, UpdateEntry, UpdateKind
 from icechunk.ids import decode_id, encode_id
+from icechunk.repository_part import RepositoryPart
 from icechunk.snapshots import from_microseconds
 
 _FILE_TYPES: Final = {
@@ -41,23 +40,13 @@ _ID_LISTS: Final = (
 )
 
 
-class Inspection(ABC):
+class Inspection(RepositoryPart):
     """The part of `icechunk.Repository` that shows its stored objects.
 
     The dictionaries hold what JSON can express. Each has a ``header`` with ``written_by``,
     ``app_name``, ``app_version`` (where there is one), ``spec_version``, ``file_type`` and
     ``compression`` of that object. They are for debugging: their keys may change.
     """
-
-    @property
-    @abstractmethod
-    def _info(self) -> RepoInfo:
-        """The current repo info."""
-
-    @property
-    @abstractmethod
-    def _assets(self) -> Assets:
-        """Access to the stored objects."""
 
     def inspect_repo_info(self) -> dict[str, Any]:
         """Return what the repo info says: refs, history, recent updates.

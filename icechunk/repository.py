@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
-import os
-import threading
 import uuid
-import weakref
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,11 +14,9 @@ from icechunk._version import user_agent
 from icechunk.administration import Administration
 from icechunk.assets import Assets
 from icechunk.async_twin import async_twin
-from icechunk.chunks import RequestLimit
 from icechunk.commit import now_microseconds
-from icechunk.config import Attribution, EffectiveConfig, RepositoryConfig, StorageSettings
+from icechunk.config import Attribution, RepositoryConfig, StorageSettings
 from icechunk.conflicts import ConflictSolver
-from icechunk.container_trust import Trust
 from icechunk.credentials import AnyCredential
 from icechunk.deprecations import warn_of_none
 from icechunk.errors import (
@@ -35,31 +29,23 @@ from icechunk.errors import (
     RepositoryNotFoundError,
 )
 from icechunk.format import flexbuf
-from icechunk.format.manifest import LocationCompression
 from icechunk.format.metadata import Metadata
 from icechunk.format.repo_info import RepoInfo, SnapshotEntry
 from icechunk.format.snapshot import Snapshot
 from icechunk.format.transaction_log import TransactionLog
 from icechunk.format.updates import Status, UpdateEntry, UpdateKind
 from icechunk.history import History
-from icechunk.ids import INITIAL_SNAPSHOT_ID, decode_id, encode_id
+from icechunk.ids import INITIAL_SNAPSHOT_ID, decode_id
 from icechunk.inspection import Inspection
 from icechunk.preload import preloading
-from icechunk.publish import RepoState
+from icechunk.recipe import Recipe, new_key
 from icechunk.refs import MAIN, Refs
 from icechunk.session import Session
-from icechunk.snapshots import (
-    Diff,
-    ManifestFileInfo,
-    SnapshotInfo,
-    diff_from_logs,
-)
 from icechunk.spec import SpecVersion, supported_spec_versions
 from icechunk.storage import AnyStorage, Storage, as_storage
 from icechunk.versions import as_of as snapshot_as_of
-from icechunk.versions import branch_tip, invalid_version, require_snapshot, resolve
-from icechunk.virtual import VirtualResolver
-from icechunk.workspace import SessionContext, SessionMode
+from icechunk.versions import branch_tip, invalid_version, resolve
+from icechunk.workspace import SessionMode
 
 if TYPE_CHECKING:
     from icechunk.store import IcechunkStore
@@ -69,90 +55,13 @@ __all__ = ["Repository"]
 Authorization: TypeAlias = Mapping[str, AnyCredential | None]
 
 
-def _new_key() -> bytes:
-    return os.urandom(16)
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    """All that another process needs to make the same context; no request is made.
-
-    Copies have the same `key`, and share a context in each process: a Dask graph brings one
-    copy for every array, and each would fetch the snapshot for itself.
-    """
-
-    storage: Storage
-    config: RepositoryConfig
-    authorization: dict[str, AnyCredential | None]
-    #: Whether the virtual chunk containers are those that the caller passed.
-    own_containers: bool = True
-    commit_metadata: dict[str, Any] = field(default_factory=dict)
-    attribution: Attribution | None = None
-    key: bytes = field(default_factory=_new_key, repr=False)
-
-    def context(self) -> SessionContext:
-        with _contexts_lock:
-            found = _contexts.get(self.key)
-            if found is None:
-                found = _contexts[self.key] = self._make_context()
-            return found
-
-    def _make_context(self) -> SessionContext:
-        effective = self.config.effective()
-        assets = _make_assets(self.storage, effective)
-        state = RepoState(
-            assets, effective.repo_update_retries, effective.num_updates_per_repo_info_file
-        )
-        virtual = VirtualResolver(
-            effective.virtual_chunk_containers,
-            self.authorization,
-            Trust(self.own_containers, self.storage.endpoint),
-            self.config.storage,
-        )
-        limit = RequestLimit(effective.max_concurrent_requests)
-        return SessionContext(
-            assets, state, virtual, self.config, effective, self, limit, self.commit_metadata
-        )
-
-
-#: What is in use in this process, by key of the recipe.
-_contexts: weakref.WeakValueDictionary[bytes, SessionContext] = weakref.WeakValueDictionary()
-_contexts_lock = threading.Lock()
-
-
-def _forget_contexts() -> None:
-    global _contexts, _contexts_lock
-    _contexts, _contexts_lock = weakref.WeakValueDictionary(), threading.Lock()
-
-
-# connections and locks do not survive a fork of the process
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_contexts)
-
-
-def _make_assets(storage: Storage, effective: EffectiveConfig) -> Assets:
-    return Assets(
-        storage,
-        max_snapshot_nodes=effective.num_snapshot_nodes,
-        max_chunk_refs=effective.num_chunk_refs,
-        max_chunk_bytes=effective.num_bytes_chunks,
-        compression_level=effective.compression_level,
-        location_compression=LocationCompression(
-            min_num_chunks=effective.location_compression_min_num_chunks,
-            max_samples=effective.location_compression_max_training_samples,
-            max_dictionary_size=effective.location_compression_max_dictionary_size,
-            level=effective.location_compression_level,
-        ),
-    )
-
-
 class Repository(Refs, Administration, History, Inspection):
     """A repository: a history of snapshots with branches and tags.
 
     Use `create`, `open` or `open_or_create`.
     """
 
-    def __init__(self, recipe: _Recipe) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
         self._context = recipe.context()
 
@@ -363,7 +272,7 @@ class Repository(Refs, Administration, History, Inspection):
         if attribution is not None:
             storage = storage.with_user_agent(attribution.user_agent(user_agent()))
         authorized = dict(authorization or {})
-        return cls(_Recipe(storage, config, authorized, own_containers, attribution=attribution))
+        return cls(Recipe(storage, config, authorized, own_containers, attribution=attribution))
 
     @staticmethod
     def exists(storage: AnyStorage, storage_settings: StorageSettings | None = None) -> bool:
@@ -483,7 +392,7 @@ class Repository(Refs, Administration, History, Inspection):
     def set_default_commit_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Set metadata that every commit of sessions opened from now on gets."""
         Metadata(metadata)  # refuses what cannot be stored
-        self._recipe = replace(self._recipe, commit_metadata=dict(metadata), key=_new_key())
+        self._recipe = replace(self._recipe, commit_metadata=dict(metadata), key=new_key())
         self._context = replace(
             self._context, recipe=self._recipe, default_commit_metadata=dict(metadata)
         )
@@ -592,98 +501,6 @@ class Repository(Refs, Administration, History, Inspection):
         yield session.store
         session.commit(message, metadata, rebase_with=rebase_with, rebase_tries=rebase_tries)
 
-    # -- history -------------------------------------------------------------------------
-    def lookup_snapshot(self, snapshot_id: str) -> SnapshotInfo:
-        """Return what the history says of a snapshot.
-
-        Raises
-        ------
-        SnapshotNotFoundError
-        """
-        info = self._info
-        return SnapshotInfo.from_entry(require_snapshot(info, decode_id(snapshot_id)))
-
-    def list_manifest_files(self, snapshot_id: str) -> list[ManifestFileInfo]:
-        """Return the manifests that a snapshot refers to."""
-        snapshot = self._context.assets.snapshot(decode_id(snapshot_id))
-        return [ManifestFileInfo.from_file(file) for file in snapshot.manifest_files.values()]
-
-    def ancestry(
-        self,
-        *,
-        branch: str | None = None,
-        tag: str | None = None,
-        snapshot_id: str | None = None,
-    ) -> Iterator[SnapshotInfo]:
-        """Return an iterator over a snapshot and its ancestors, newest first.
-
-        Parameters
-        ----------
-        branch, tag, snapshot_id : str
-            Exactly one of them: where to begin.
-        """
-        info = self._info
-        start = resolve(info, branch, tag, snapshot_id)
-        return (SnapshotInfo.from_entry(entry) for entry in info.ancestry(start))
-
-    async def async_ancestry(
-        self,
-        *,
-        branch: str | None = None,
-        tag: str | None = None,
-        snapshot_id: str | None = None,
-    ) -> AsyncIterator[SnapshotInfo]:
-        """Yield what `ancestry` does."""
-        listed = async_twin(
-            lambda: builtins.list(self.ancestry(branch=branch, tag=tag, snapshot_id=snapshot_id))
-        )
-        for entry in await listed():
-            yield entry
-
-    def diff(
-        self,
-        *,
-        from_branch: str | None = None,
-        from_tag: str | None = None,
-        from_snapshot_id: str | None = None,
-        to_branch: str | None = None,
-        to_tag: str | None = None,
-        to_snapshot_id: str | None = None,
-    ) -> Diff:
-        """Return what changed between a version and a later one.
-
-        Parameters
-        ----------
-        from_branch, from_tag, from_snapshot_id : str
-            Exactly one of them: the earlier version.
-        to_branch, to_tag, to_snapshot_id : str
-            Exactly one of them: the later version.
-
-        Raises
-        ------
-        InvalidInputError
-            If the earlier version is not an ancestor of the later one.
-        """
-        info = self._info
-        start = resolve(info, from_branch, from_tag, from_snapshot_id)
-        end = resolve(info, to_branch, to_tag, to_snapshot_id)
-        assets = self._context.assets
-        logs = []
-        for entry in info.ancestry(end):
-            if entry.id == start:
-                break
-            logs.append(assets.transaction_log(entry.id))
-            # commits between this one and its parent that expired live on as logs
-            logs += [assets.transaction_log(pruned) for pruned in reversed(entry.pruned)]
-        else:
-            raise InvalidInputError(
-                f"snapshot {encode_id(start)} is no ancestor of {encode_id(end)}; "
-                "diff goes from an earlier version to a later one",
-                ErrorKind.BAD_SNAPSHOT_CHAIN_FOR_DIFF,
-            )
-        after = {node.id: (node.path, node.is_array) for node in assets.snapshot(end).nodes()}
-        return diff_from_logs(reversed(logs), assets.snapshot(start), after)
-
     create_async = async_twin(create)
     open_async = async_twin(open)
     open_or_create_async = async_twin(open_or_create)
@@ -695,9 +512,6 @@ class Repository(Refs, Administration, History, Inspection):
     readonly_session_async = async_twin(readonly_session)
     writable_session_async = async_twin(writable_session)
     rearrange_session_async = async_twin(rearrange_session)
-    lookup_snapshot_async = async_twin(lookup_snapshot)
-    list_manifest_files_async = async_twin(list_manifest_files)
-    diff_async = async_twin(diff)
 
 
 def _stored_config(info: RepoInfo) -> RepositoryConfig | None:
