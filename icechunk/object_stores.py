@@ -391,8 +391,9 @@ class VirtualChunkSpec:
     etag_checksum : str, optional
         Reading fails if the file has another ETag.
     last_updated_at_checksum : datetime, optional
-        Reading fails if the file was modified later. With a time zone; whole seconds
-        count. At most one of the two checksums (Icechunk spec, "Virtual references").
+        Reading fails if the file was modified later. With a time zone; a fraction of a
+        second is rounded up. At most one of the two checksums (Icechunk spec, "Virtual
+        references").
     """
 
     index: list[int]

@@ -35,10 +35,13 @@ def checksum_parts(checksum: str | datetime | None) -> tuple[str | None, datetim
 
 
 def whole_seconds(time: datetime | None) -> int:
-    """Return whole seconds since the epoch, 0 for no time."""
+    """Return whole seconds since the epoch, rounded up; 0 for no time.
+
+    File systems know fractions, and a file must not be newer than its own time.
+    """
     if time is None:
         return 0
-    seconds = int(time.timestamp())
+    seconds = math.ceil(time.timestamp())
     if not 0 < seconds < 2**32:
         raise InvalidInputError(
             f"the time of last modification {time} cannot be stored: it must be after 1970 and "

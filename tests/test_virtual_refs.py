@@ -431,6 +431,23 @@ SETTERS = [set_by_ref, set_by_spec, set_by_arrays]
 
 
 @pytest.mark.parametrize("set_one", SETTERS)
+def test_a_file_is_no_newer_than_its_own_time(
+    store: IcechunkStore,
+    files: Path,
+    source: str,
+    set_one: Callable[[IcechunkStore, str, Any], None],
+) -> None:
+    """File systems know fractions of a second, and the format does not."""
+    modified = (MODIFIED + timedelta(seconds=0.25)).timestamp()
+    os.utime(files / "values.bin", (modified, modified))
+    set_one(store, source, datetime.fromtimestamp(modified, UTC))
+    assert rows(store)[0] == 0
+    os.utime(files / "values.bin", (modified + 1, modified + 1))
+    with pytest.raises(StorageError, match="changed since"):
+        rows(store)
+
+
+@pytest.mark.parametrize("set_one", SETTERS)
 def test_a_file_that_was_modified(
     repository: Repository,
     files: Path,

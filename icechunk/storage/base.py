@@ -142,7 +142,7 @@ class Storage(Displayed, ABC):
             If there is no such object.
         PreconditionFailedError
             If the object is not the version `if_match`, or was modified after
-            `if_unmodified_since` (compared in whole seconds).
+            `if_unmodified_since`.
         """
 
     def get_if_changed(self, key: str, etag: str | None) -> GetResult | None:
@@ -387,9 +387,7 @@ def check_version(
             f"found {etag or 'none'}"
         )
     if if_unmodified_since is not None and (
-        last_modified is None
-        # whole seconds, because HTTP dates have no more
-        or int(last_modified.timestamp()) > int(if_unmodified_since.timestamp())
+        last_modified is None or last_modified.timestamp() > if_unmodified_since.timestamp()
     ):
         raise PreconditionFailedError(
             f"{key}: the object was modified at {last_modified or 'an unknown time'}, after "
