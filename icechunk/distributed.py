@@ -10,6 +10,7 @@ from icechunk.change_set import ChangeSet
 from icechunk.change_set_codec import decode_change_set, encode_change_set
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.session import ForkSession, Session
+from icechunk.storage.base import Storage
 
 __all__ = ["Changes", "extract_session", "merge_sessions"]
 
@@ -38,14 +39,21 @@ class Changes:
     Made by `of`; other processes get it by pickle.
     """
 
-    def __init__(self, decoded: ChangeSet | None, encoded: bytes | None) -> None:
+    def __init__(
+        self,
+        decoded: ChangeSet | None,
+        encoded: bytes | None,
+        storages: Iterable[Storage] = (),
+    ) -> None:
         self._decoded = decoded
         self._encoded = encoded
+        # those of this process that may not have forced all chunks to disk yet
+        self._storages = {id(storage): storage for storage in storages}
 
     @classmethod
     def of(cls, session: Session) -> Changes:
         """Return what `Session.change_set_bytes` stands for; do not write to it any more."""
-        return cls(session._changes(), None)
+        return cls(session._changes(), None, [session.storage])
 
     @classmethod
     def merged(cls, parts: Iterable[Changes]) -> Changes:
@@ -67,10 +75,14 @@ class Changes:
         ConflictError
             If two disagree about a chunk or a node.
         """
-        return cls(change_set.merge(part._open() for part in parts), None)
+        parts = list(parts)
+        storages = [storage for part in parts for storage in part._storages.values()]
+        return cls(change_set.merge(part._open() for part in parts), None, storages)
 
     def to_bytes(self) -> bytes:
         """Return them for `Session.merge_change_sets`."""
+        for storage in self._storages.values():
+            storage.sync()
         if self._encoded is None:
             self._encoded = encode_change_set(self._open())
         return self._encoded

@@ -28,7 +28,7 @@ from icechunk import (
     Session,
     SessionStateError,
 )
-from icechunk.distributed import extract_session, merge_sessions
+from icechunk.distributed import Changes, extract_session, merge_sessions
 from icechunk.storage.base import Storage
 
 # half of the chunks inline, half of them objects of their own
@@ -151,7 +151,11 @@ def test_two_disagree_and_nothing_is_committed(
     assert rows(store.session)[3] == 42
 
 
-@pytest.mark.parametrize("send", [pickle.dumps, ForkSession.change_set_bytes])
+def send_changes(fork: ForkSession) -> bytes:
+    return pickle.dumps(Changes.merged([Changes.of(fork)]))
+
+
+@pytest.mark.parametrize("send", [pickle.dumps, ForkSession.change_set_bytes, send_changes])
 def test_what_a_worker_sends_is_on_its_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, send: Callable[[ForkSession], bytes]
 ) -> None:
