@@ -7,7 +7,8 @@ import pytest
 from tests.dask_writes.clusters import WAYS, running
 
 
-@pytest.fixture(scope="session", params=WAYS)
+# not longer than a module: what other tests compute would run there, too
+@pytest.fixture(scope="module", params=WAYS)
 def anywhere(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run tasks in each way, one after another."""
     with running(request.param):
