@@ -109,16 +109,39 @@ class Write(Delayed):
     too.
     """
 
-    __slots__ = ("_names", "topic")
+    __slots__ = ("_names", "_steps", "topic")
 
     def __init__(self, key: Any, graph: Any, names: Names, topic: str | None) -> None:
         super().__init__(key, graph)  # type: ignore[no-untyped-call]
         self._names = dict(names)
+        self._steps: tuple[Write, Callable[[Any], Any]] | None = None
         self.topic = topic
 
     @property
     def __dask_optimize__(self) -> Callable[..., Any]:
         return partial(_optimize, names=self._names, topic=self.topic)
+
+    def then(self, function: Callable[[Any], Any]) -> Write:
+        """Return what a function makes of the value, once that is computed.
+
+        Its `compute` calls the function in this process, wherever the tasks run. As a part
+        of something greater, as in ``dask.compute(first, second)``, the function is a task.
+        """
+        key = f"icechunk-then-{uuid.uuid4().hex}"
+        last = MaterializedLayer({key: (function, self.key)})
+        graph: HighLevelGraph = self.dask
+        layers = {**graph.layers, key: last}
+        dependencies = {**graph.dependencies, key: {self.key}}
+        result = Write(key, HighLevelGraph(layers, dependencies), self._names, self.topic)
+        result._steps = (self, function)
+        return result
+
+    def compute(self, **options: Any) -> Any:
+        """Compute the value; the options are those of `dask.compute`."""
+        if self._steps is None:
+            return super().compute(**options)  # type: ignore[no-untyped-call]
+        before, function = self._steps
+        return function(before.compute(**options))
 
 
 def _optimize(graph: Any, keys: Any, names: Names, topic: str | None, **options: Any) -> Any:
@@ -330,8 +353,14 @@ class Runner:
             return str(self.client.scheduler.address).startswith("inproc://")
         return self._get in (dask.threaded.get, dask.local.get_sync)
 
-    def run(self, *writes: Write) -> list[Part]:
+    def run(self, *writes: Write, of: str = "the sources") -> list[Part]:
         """Run the tasks of values with one topic and return what they did, a part for each.
+
+        Parameters
+        ----------
+        *writes : Write
+        of : str
+            What to call the sources, if tasks fail that go to more than one region.
 
         Raises
         ------
@@ -348,9 +377,7 @@ class Runner:
             # the scheduler of processes wraps what it cannot raise again
             raise error.exception from error.exception.__cause__
         except Exception as error:
-            raise TaskError(
-                f"computing the sources failed: {type(error).__name__}: {error}"
-            ) from error
+            raise TaskError(f"computing {of} failed: {type(error).__name__}: {error}") from error
         # the last messages of workers may be on their way, and tasks may have run twice
         exact = {
             name: getattr(before, name) + sum(getattr(part, name) for part in parts)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any, Final, TypeAlias
 
 from dask.callbacks import Callback
@@ -187,7 +188,8 @@ def progress_of(option: ProgressOption) -> Iterator[Progress]:
         a notebook.
     """
     if option is None:
-        option = _in_notebook() or sys.stderr.isatty()
+        # a bar that nobody asked for is no reason to fail without rich
+        option = _in_notebook() or (sys.stderr.isatty() and find_spec("rich") is not None)
     if callable(option):
         shown: Any = nullcontext(option)
     elif not isinstance(option, bool):

@@ -171,9 +171,8 @@ def check_chunks(
             raise _refused(
                 f"variable {name!r}, dimension {dim!r}: two Dask blocks meet at index {shared}, "
                 f"within a stored chunk (of {chunk}), and would overwrite each other. Rechunk to "
-                f"{fitting} with .chunk(), pass align_chunks=True, choose other stored chunks "
-                "with encoding where the array is new, or safe_chunks=False if nothing runs in "
-                "parallel"
+                f"{fitting} with .chunk(), pass align_chunks=True, or choose other stored chunks "
+                "with encoding where the array is new"
             )
         if not partial and (part.start % chunk or (part.stop % chunk and part.stop != length)):
             start, stop = part.start // chunk * chunk, -(-part.stop // chunk) * chunk

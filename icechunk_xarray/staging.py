@@ -184,7 +184,7 @@ def _checked(
     name = write.target.basename
     variable: xr.Variable = stored.open_store_variable(name)  # type: ignore[no-untyped-call]
     original = dataset.variables[name].transpose(*variable.dims)
-    if write.is_lazy and options.safe_chunks and not options.align_chunks:
+    if write.is_lazy and not options.align_chunks:
         grid = write.target.shards or write.target.chunks
         safety.check_chunks(
             name,
@@ -193,7 +193,7 @@ def _checked(
             grid,
             write.target.shape,
             write.region,
-            partial=options.mode != "r+",
+            partial=options.mode != "r+" or not options.safe_chunks,
         )
     if not options.safe_encoding:
         return write

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import xarray as xr
 
@@ -18,8 +18,12 @@ from icechunk import (
     SessionStateError,
 )
 from icechunk.errors import ErrorKind
+from icechunk_xarray.lazy import LazyWrite
 from icechunk_xarray.staging import Mode, Options, PendingWrite, Region, choose_mode, stage
 from icechunk_xarray.targets import DEFAULT_BRANCH, Authorization, Target, open_repository
+
+if TYPE_CHECKING:
+    from icechunk_dask import Status
 
 __all__ = ["to_icechunk"]
 
@@ -28,9 +32,6 @@ Writable: TypeAlias = xr.Dataset | xr.DataArray | xr.DataTree
 # the names that xarray gives to arrays without one, and looks for when it opens them
 _ARRAY_NAME = "__xarray_dataarray_name__"
 _ARRAY_VARIABLE = "__xarray_dataarray_variable__"
-
-# elsewhere the session would be a copy, and its changes lost
-_IN_THIS_PROCESS = ("threads", "synchronous", "sync", "single-threaded")
 
 
 def to_icechunk(
@@ -48,6 +49,7 @@ def to_icechunk(
     chunkmanager_store_kwargs: Mapping[str, Any] | None = None,
     split_every: int | None = None,
     compute: bool = True,
+    progress: bool | Callable[[Status], object] | None = None,
     safe_append: bool = True,
     safe_encoding: bool = True,
     write_inherited_coords: bool = False,
@@ -69,7 +71,9 @@ def to_icechunk(
     Parameters
     ----------
     obj : xarray.Dataset, xarray.DataArray or xarray.DataTree
-        NumPy and Dask variables may be mixed.
+        NumPy and Dask variables may be mixed. Those of Dask are written together, with
+        `icechunk_dask.store_dask`: by threads, processes or a cluster, whatever Dask is
+        told to use.
     target : Session, IcechunkStore, Repository, Storage, StorageConfig, str or path
         Where to write. A repository that does not exist is created, unless `append_dim`,
         `region` or ``mode="r+"`` says that it must.
@@ -86,9 +90,10 @@ def to_icechunk(
 
         Default: "a" with `append_dim`, "r+" with `region`, else "w-".
     safe_chunks : bool
-        Whether to refuse Dask blocks of which two would write one stored chunk (or shard),
-        and, in mode "r+", regions that cover a part of one. False: the caller knows that
-        nothing runs in parallel.
+        Whether to refuse, in mode "r+", regions of Dask variables that cover a part of a
+        stored chunk (or shard). False: the caller knows that no other call writes the rest
+        at the same time. Dask blocks of which two would write one stored chunk are always
+        refused: the tasks of one call do run in parallel.
     align_chunks : bool
         Whether to rechunk Dask variables to fit the stored chunks.
     append_dim : str, optional
@@ -101,14 +106,19 @@ def to_icechunk(
         Encodings of new variables by name; for a DataTree by path of the node, then by
         name.
     chunkmanager_store_kwargs : mapping, optional
-        More keyword arguments for `dask.array.store`, such as ``scheduler``.
+        How Dask runs: ``scheduler``, ``retries``, ``priority``, ``resources``, ``workers``
+        and what else `icechunk_dask.store_dask` passes on.
     split_every : int, optional
-        How many results are merged at a time in a distributed write. Threads of this
-        process have nothing to merge.
+        How many change sets of tasks are merged at a time. Default: 16.
     compute : bool
         False, with a session: write metadata and NumPy variables, and return a
-        `dask.delayed.Delayed` that writes the Dask variables into the session. It is to be
-        computed in this process, before the commit.
+        `dask.delayed.Delayed` that writes the Dask variables into the session. Call its
+        ``compute()``, once and before the commit: tasks may run anywhere, what they did is
+        merged here. As a part of another computation it needs threads of this process,
+        which alone has the session.
+    progress : bool, callable or None
+        Of Dask variables: a bar, none, or a function that is given an
+        `icechunk_dask.Status` now and then. Default: a bar in a terminal or a notebook.
     safe_append : bool
         Whether to refuse an append that repeats coordinate values, lacks variables which
         would become shorter than others, or has other coordinates than the stored ones.
@@ -143,7 +153,11 @@ def to_icechunk(
     ------
     InvalidInputError
         If arguments contradict each other, or the object does not fit what is stored; the
-        message names the variable, the dimension, and what to do.
+        message names the variable, the dimension, and what to do. Also if a repository in
+        memory would be written from other processes.
+    TaskError
+        If a Dask variable could not be computed or written; it names the variable and the
+        region, and its cause is the original error.
     AlreadyExistsError
         If mode is "w-", and the group exists.
     NodeNotFoundError, RepositoryNotFoundError, RefNotFoundError
@@ -153,6 +167,9 @@ def to_icechunk(
         session.
     ReadOnlyError, SessionStateError
         If the session does not take writes.
+
+    ImportError
+        If there are Dask variables, and what writes them is not installed.
 
     Notes
     -----
@@ -173,7 +190,8 @@ def to_icechunk(
     )
     path = (group or "").strip("/")
     parts = _parts(obj, path, encoding or {}, inherit=write_inherited_coords)
-    lazy = dict(chunkmanager_store_kwargs or {})
+    lazy = LazyWrite(split_every, align_chunks, progress, dict(chunkmanager_store_kwargs or {}))
+    lazy.check(compute=compute)
     opening = {
         "storage_options": storage_options,
         "config": config,
@@ -186,11 +204,11 @@ def to_icechunk(
         work = destination.fork()
         waiting = _write(parts, work, options)
         if compute:
-            _write_lazy(waiting, split_every, lazy)
+            lazy.write(waiting)
             destination.merge(work)
             return None
         destination.merge(work)
-        return _delayed(waiting, destination, split_every, lazy)
+        return lazy.delay(waiting, destination)
     if not compute:
         raise InvalidInputError(
             "compute=False goes with a session, which is committed once all is computed: pass "
@@ -205,7 +223,7 @@ def to_icechunk(
     )
     committing = repository.writable_session(branch or DEFAULT_BRANCH)
     waiting = _write(parts, committing, options)
-    _write_lazy(waiting, split_every, lazy)
+    lazy.write(waiting)
     return committing.commit(message or _describe(parts, options), metadata)
 
 
@@ -330,58 +348,3 @@ def _write(parts: list[_Part], session: Session, options: Options) -> list[Pendi
         else:
             write.target[write.region or ...] = write.source
     return lazy
-
-
-def _write_lazy(
-    writes: list[PendingWrite], split_every: int | None, store_kwargs: dict[str, Any]
-) -> None:
-    """Write the values of Dask variables, all in one computation.
-
-    Threads of this process write into the session of the targets.
-    """
-    for name in ("compute", "regions"):
-        if name in store_kwargs:
-            raise InvalidInputError(
-                f"chunkmanager_store_kwargs has {name!r}, which is an argument of to_icechunk",
-                ErrorKind.NOT_ALLOWED,
-            )
-    options = {"lock": False, "scheduler": "threads", **store_kwargs}
-    if options["scheduler"] not in _IN_THIS_PROCESS:
-        raise InvalidInputError(
-            f"Dask variables are written by threads of this process, and the scheduler is "
-            f"{options['scheduler']!r}: leave it out, or pass one of {', '.join(_IN_THIS_PROCESS)}",
-            ErrorKind.NOT_ALLOWED,
-        )
-    if not writes:
-        return
-    import dask.array as da
-
-    targets: list[Any] = [write.target for write in writes]
-    da.store(
-        [write.source for write in writes],
-        targets,
-        regions=[write.region for write in writes],
-        **options,
-    )
-
-
-def _delayed(
-    writes: list[PendingWrite],
-    session: Session,
-    split_every: int | None,
-    store_kwargs: dict[str, Any],
-) -> Any:
-    """Return what writes the values of Dask variables into a session when computed."""
-    import zarr
-    from dask.delayed import delayed
-
-    def finish() -> None:
-        fork = session.fork()
-        moved = [
-            PendingWrite(w.source, zarr.open_array(fork.store, path=w.target.path), w.region)
-            for w in writes
-        ]
-        _write_lazy(moved, split_every, store_kwargs)
-        session.merge(fork)
-
-    return delayed(finish, pure=False)()

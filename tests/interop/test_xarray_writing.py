@@ -10,6 +10,7 @@ import xarray as xr
 
 from icechunk import Repository
 from icechunk_xarray import to_icechunk
+from tests.dask_writes.clusters import running
 from tests.interop.sides import Official, Ours
 from tests.interop.xarray_writing import describe
 
@@ -54,6 +55,28 @@ def test_the_official_client_reads_what_we_write(
         for name, described in from_file.items():
             if name:  # dimensions, shape, dtype and values
                 assert found[name][:4] == list(described[:4]), name
+
+
+def test_the_official_client_reads_what_a_cluster_writes(
+    written: str, ours: Ours, official: Official, tmp_path: Path
+) -> None:
+    encoding = {
+        "surface_temperature": {
+            "dtype": "i2",
+            "scale_factor": 0.01,
+            "_FillValue": -1,
+            "chunks": (9, 18, 432),
+        }
+    }
+    ocean = xr.open_dataset(FOLDER / "ostia_monthly.nc", engine="h5netcdf", chunks={"time": 9})
+    folder = str(tmp_path / "repository")
+    session = Repository.create(folder).writable_session("main")
+    with running("cluster"):
+        to_icechunk(ocean.isel(time=slice(27)), session, group="ocean", encoding=encoding)
+        session.commit("one half")
+        to_icechunk(ocean.isel(time=slice(27, None)), folder, group="ocean", append_dim="time")
+    found = official.run("xarray_writing.read", folder, "ocean")
+    assert found == ours.run("xarray_writing.read", written, "ocean")
 
 
 def test_parts_appends_and_regions_of_either_are_the_whole(

@@ -1,0 +1,127 @@
+"""Dask variables of `to_icechunk`: written with `icechunk_dask`, at once or later.
+
+There is no other way to write them, because that one needs no more than Dask itself: the
+scheduler of threads works without distributed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import zarr
+from zarr.storage import StorePath
+
+from icechunk import InvalidInputError, Session, SessionStateError, TaskError
+from icechunk.errors import ErrorKind
+from icechunk_xarray.staging import PendingWrite
+
+if TYPE_CHECKING:
+    from icechunk_dask import Status
+
+
+@dataclass(frozen=True)
+class LazyWrite:
+    """How the values of Dask variables are written: all in one computation.
+
+    The names are those of `to_icechunk`.
+    """
+
+    split_every: int | None
+    align_chunks: bool
+    progress: bool | Callable[[Status], object] | None
+    options: Mapping[str, Any]
+
+    def check(self, *, compute: bool) -> None:
+        """Refuse options that are not meant for Dask."""
+        if self.options and not compute:
+            raise InvalidInputError(
+                "chunkmanager_store_kwargs say how to compute, which compute=False does not: pass "
+                f"{', '.join(self.options)} to compute() of the result",
+                ErrorKind.NOT_ALLOWED,
+            )
+        if not self.options:
+            return
+        own = inspect.signature(_store_dask()).parameters
+        for name in self.options:
+            if name in own:
+                raise InvalidInputError(
+                    f"chunkmanager_store_kwargs has {name!r}, which to_icechunk decides itself: "
+                    "it is for options of Dask, such as scheduler or retries",
+                    ErrorKind.NOT_ALLOWED,
+                )
+
+    def write(self, writes: list[PendingWrite]) -> None:
+        """Write into the session of the targets.
+
+        Raises
+        ------
+        TaskError
+        InvalidInputError
+            If a value cannot be stored, among other reasons.
+        """
+        if not writes:
+            return
+        try:
+            self._store(writes, progress=self.progress, **self.options)
+        except TaskError as error:
+            refusal = error.__cause__
+            if isinstance(refusal, InvalidInputError):
+                # of a value: what the task says of its region stays in the cause
+                raise InvalidInputError(refusal.message, refusal.kind) from error
+            raise
+
+    def delay(self, writes: list[PendingWrite], session: Session) -> Any:
+        """Return what writes into a session when it is computed."""
+        from dask.delayed import delayed
+
+        if not writes:
+            return delayed(None)
+        targets = [replace(write, target=_same(write.target, session)) for write in writes]
+        return self._store(targets, compute=False).then(_Merge(session))
+
+    def _store(self, writes: list[PendingWrite], **options: Any) -> Any:
+        return _store_dask()(
+            sources=[write.source for write in writes],
+            targets=[write.target for write in writes],
+            regions=[write.region for write in writes],
+            split_every=self.split_every,
+            align_chunks=self.align_chunks,
+            **options,
+        )
+
+
+class _Merge:
+    """The last step of a delayed write: merges what the tasks did into a session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __call__(self, changes: bytes) -> None:
+        self._session.merge_change_sets([changes])
+
+    def __reduce__(self) -> NoReturn:
+        raise SessionStateError(
+            "a write with compute=False changes a session that only this process has: call the "
+            "compute() of the result itself, or compute it with scheduler='threads'"
+        )
+
+
+def _store_dask() -> Callable[..., Any]:
+    # who has no Dask variables needs no Dask
+    try:
+        from icechunk_dask import store_dask
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"Dask variables are written with icechunk_dask, which needs {error.name}: "
+            "pip install 'icechunk[dask]'"
+        ) from error
+    return store_dask
+
+
+def _same(array: zarr.Array[Any], session: Session) -> zarr.Array[Any]:
+    """Return an array, with its configuration, as a session sees it."""
+    place = StorePath(session.store, array.path)
+    return zarr.Array(zarr.AsyncArray(array.metadata, place, array.async_array.config))
