@@ -182,9 +182,9 @@ class ChangeSet:
             self.node_paths[node_id] = path
         return found
 
-    def times_deleted(self, path: str) -> int:
-        """How many nodes at this path were deleted."""
-        return sum(1 for node in self.deleted.values() if node.path == path)
+    def deleted_at(self, path: str) -> set[bytes]:
+        """Return the ids of the nodes at this path that were deleted."""
+        return {node_id for node_id, node in self.deleted.items() if node.path == path}
 
     def array_changes(self) -> list[ArrayChanges]:
         """Return what happened to the chunks of each array that was edited."""

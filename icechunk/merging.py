@@ -37,6 +37,18 @@ class Merging(Workspace):
         start = ChangeSet(self._snapshot_id)
         return encode_change_set(change_set.flatten([start, *layers])) if layers else b""
 
+    def _frozen_layers(self, seen: int) -> ChangeSet:
+        """Return the layers that take no more edits as one, for a fork.
+
+        A fork has no use for where they begin and end, and looks for each chunk in each
+        layer: after many merges it would be slow. What the last fork got is gone on with.
+        """
+        known, frozen = self._frozen
+        if known < seen:
+            frozen = change_set.flatten([frozen, *self._layers[known:seen]])
+            self._frozen = seen, frozen
+        return frozen.copy()
+
     def merge_change_sets(
         self, change_sets: Iterable[bytes], *, on_conflict: OnConflict = "error"
     ) -> None:

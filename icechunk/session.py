@@ -236,7 +236,7 @@ class Session(ArrayChunks, Merging):
             known = [lineage for lineage, layers in self._forks.items() if layers == seen]
             lineage = known[0] if known else os.urandom(16)
             self._forks[lineage] = seen
-            inherited = [layer.copy() for layer in self._layers[:seen]]
+            inherited = [self._frozen_layers(seen)] if seen else []
         return ForkSession(self._context, self._snapshot_id, lineage, inherited)
 
     def merge(self, *others: ForkSession) -> None:
@@ -568,4 +568,5 @@ class ForkSession(Session):
         with self._lock:
             self._layers[self._inherited :] = [ChangeSet(self._snapshot_id, self._lineage)]
             self._forks = {self._lineage: self._inherited}
+            self._frozen = 0, ChangeSet(self._snapshot_id)
             self._tree.rebuild()

@@ -172,8 +172,9 @@ class Tree:
         top = self.layers[-1]
         if old is None:
             self._check_place(path, is_array=fresh.is_array)
-            taken = sum(layer.times_deleted(path) for layer in self.layers)
-            created = top.create(path, user_data, is_array=fresh.is_array, taken=taken)
+            # two layers may have deleted the same one
+            gone = set[bytes]().union(*(layer.deleted_at(path) for layer in self.layers))
+            created = top.create(path, user_data, is_array=fresh.is_array, taken=len(gone))
             node = Node(created.id, path, user_data, fresh.array)
         else:
             if old.user_data == user_data:

@@ -112,6 +112,8 @@ class Workspace(Displayed):
         self._layers = list(layers) or [ChangeSet(snapshot.id)]
         # how many of the layers the forks of a lineage began with
         self._forks: dict[bytes, int] = {}
+        # how many layers take no more edits, and these as one
+        self._frozen = 0, ChangeSet(snapshot.id)
         self._tree = Tree(snapshot, self._layers)
         self._snapshot_id = snapshot.id
 

@@ -270,6 +270,44 @@ def test_forks_of_later_rounds(repository: Repository) -> None:
     assert rows(repository.readonly_session("main"))[:2] == [3, 3]
 
 
+def test_forks_after_many_merges(repository: Repository) -> None:
+    """What a fork began with is one change set, however many were merged before."""
+    session = repository.writable_session("main")
+    early = session.fork()
+    for value in range(1, 10):
+        fork = session.fork()
+        write(fork, value % 3, value)
+        session.merge(fork)
+        write(session, 3, value)
+    late = session.fork()
+    assert rows(late) == rows(session) == [9, 7, 8, 9, 0, 0, 0, 0, 0]
+    assert len(late.__getstate__()["inherited"]) == 1
+    write(early, 0, 77)
+    with pytest.raises(ConflictError):
+        session.merge(early)
+    write(late, 0, 10)
+    session.merge(pickle.loads(pickle.dumps(late)))
+    assert rows(session)[:4] == [10, 7, 8, 9]
+
+
+def test_an_array_that_two_deleted_counts_once(repository: Repository) -> None:
+    """Ids of nodes depend on how many were at a path before, for a fork as for its parent."""
+
+    def create(session: Session) -> str:
+        zarr.create_array(session.store, name="shared", shape=(9, 8), chunks=(1, 4), dtype="i4")
+        return session.get_node_id("/shared")
+
+    session = repository.writable_session("main")
+    first = session.fork()
+    session.delete_nodes("/shared")
+    session.fork()
+    first.delete_nodes("/shared")
+    session.merge(first)
+    later = session.fork()
+    assert create(session) == create(later)
+    session.merge(later)
+
+
 def test_a_fork_of_an_earlier_round_comes_late(repository: Repository) -> None:
     session = repository.writable_session("main")
     first, late = session.fork(), session.fork()
