@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,9 +133,17 @@ def test_failures_elsewhere_change_nothing(elsewhere: str, tmp_path: Path) -> No
 def test_options_reach_the_tasks(tmp_path: Path) -> None:
     session = create(tmp_path).writable_session("main")
     told: list[Status] = []
-    threads = {"scheduler": "threads", "num_workers": 2}
-    options: dict[str, Any] = {"progress": told.append, "chunkmanager_store_kwargs": threads}
-    to_icechunk(lazy(WHOLE)[["a"]], session, **options)
+    ran: set[threading.Thread] = set()
+
+    def note(block: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        ran.add(threading.current_thread())
+        return block
+
+    here = {"scheduler": "synchronous"}
+    options: dict[str, Any] = {"progress": told.append, "chunkmanager_store_kwargs": here}
+    noting = da.map_blocks(note, lazy(WHOLE)["a"].data, dtype="f8", meta=np.zeros((0, 0)))
+    to_icechunk(xr.Dataset({"a": (("time", "x"), noting)}), session, **options)
+    assert ran == {threading.main_thread()}
     assert (told[-1].phase, told[-1].tasks) == ("done", 8)
     merged = told[-1].merged
     to_icechunk(lazy(WHOLE)[["a"]], session, mode="w", split_every=2, **options)
