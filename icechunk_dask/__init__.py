@@ -2,13 +2,43 @@
 
 `store_dask` stores Dask arrays, `distributed_write` calls a function for each of many items
 and keeps what it writes. Threads, processes and clusters work with the same call.
-`written_chunks` says what is there already.
+`written_chunks` says what is there already. `virtualize` makes one dataset of the files of an
+archive, without copying their data; it needs ``icechunk[virtual]``, too.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from icechunk_dask.archive_report import VirtualizeReport
 from icechunk_dask.batches import Written
 from icechunk_dask.grid import written_chunks
 from icechunk_dask.items import distributed_write
 from icechunk_dask.progress import Status
 from icechunk_dask.write import store_dask
 
-__all__ = ["Status", "Written", "distributed_write", "store_dask", "written_chunks"]
+if TYPE_CHECKING:
+    from icechunk_dask.archive import virtualize
+
+__all__ = [
+    "Status",
+    "VirtualizeReport",
+    "Written",
+    "distributed_write",
+    "store_dask",
+    "virtualize",
+    "written_chunks",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # only this needs what reads NetCDF files
+    if name != "virtualize":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from icechunk_dask.archive import virtualize
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"icechunk_dask.virtualize needs {error.name}: pip install 'icechunk[dask,virtual]'"
+        ) from error
+    return virtualize

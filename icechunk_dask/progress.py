@@ -36,8 +36,8 @@ class Status:
     Attributes
     ----------
     phase : str
-        ``"writing"``, ``"merging"`` into the session, ``"committing"``, ``"publishing"`` a
-        temporary branch, or ``"done"``.
+        ``"scanning"`` files, ``"writing"``, ``"merging"`` into the session,
+        ``"committing"``, ``"publishing"`` a temporary branch, or ``"done"``.
     tasks, total : int
         Tasks that are done, and that there are. Those that an earlier run has done count.
     chunks, nbytes : int
