@@ -177,7 +177,7 @@ def virtualize(
         sizes=work.sizes(),
         chunks=counts,
         order=work.order,
-        access=_access(repository, [location_of(url) for url in work.referred]),
+        **_reading(repository, [location_of(url) for url in work.referred]),
         **report,
     )
 
@@ -214,10 +214,13 @@ def _message(added: Sequence[str], root: str) -> str:
     return f"{files} as virtual chunks in {root}"
 
 
-def _access(repository: Repository, locations: Sequence[str]) -> dict[str, str]:
-    """Return the containers that are needed to read some files, and credentials for each."""
-    found: dict[str, str] = {}
+def _reading(repository: Repository, locations: Sequence[str]) -> dict[str, Any]:
+    """Return what it takes to read some files, as a report has it."""
+    access: dict[str, str] = {}
+    trusted = False
     for container in (repository.config.virtual_chunk_containers or {}).values():
         if any(location.startswith(container.url_prefix) for location in locations):
-            found[container.url_prefix] = credential_call(container.store)
-    return found
+            access[container.url_prefix] = credential_call(container.store)
+            options = getattr(container.store, "options", None)
+            trusted |= getattr(options, "endpoint_url", None) is not None
+    return {"access": access, "trusted": trusted}

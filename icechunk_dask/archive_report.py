@@ -37,7 +37,10 @@ class VirtualizeReport:
         By dimension, whether files were sorted by ``"coordinate"`` or ``"url"``.
     access : dict of str to str
         Prefixes of the containers to authorise for reading, and the source of a
-        credential for each.
+        credential for each, with names of `icechunk.credentials`.
+    trusted : bool
+        Whether reading also takes trust in the servers that the repository's configuration
+        names: the argument ``config=Repository.fetch_config(storage)``.
     """
 
     group: str
@@ -52,6 +55,7 @@ class VirtualizeReport:
     chunks: Mapping[str, int] = field(default_factory=dict)
     order: Mapping[str, str] = field(default_factory=dict)
     access: Mapping[str, str] = field(default_factory=dict)
+    trusted: bool = False
 
     def __repr__(self) -> str:
         return "\n".join(["<icechunk_dask.VirtualizeReport>", *self._lines()])
@@ -70,10 +74,10 @@ class VirtualizeReport:
         yield from _listed("written by value", self.materialized)
         if self.access:
             access = ", ".join(f"{prefix!r}: {call}" for prefix, call in self.access.items())
-            yield "to read it, open the repository with"
+            yield "to read it, open the repository with (names of icechunk.credentials)"
             yield f"  authorize_virtual_chunk_access={{{access}}}"
-            if any(call != "None" for call in self.access.values()):
-                yield "  (names of icechunk.credentials; None for the defaults of the store)"
+            if self.trusted:
+                yield "  config=icechunk.Repository.fetch_config(storage), if you trust its servers"
 
 
 def _listed(title: str, files: Mapping[str, tuple[str, ...]]) -> Iterator[str]:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from icechunk import VirtualChunkContainer, s3_credentials, s3_store, suggest_containers
+from icechunk import (
+    VirtualChunkContainer,
+    gcs_credentials,
+    s3_credentials,
+    s3_store,
+    suggest_containers,
+)
+from icechunk.credentials import HttpAccess, LocalFileSystemAccess
 
 __all__ = ["authorization", "derive_containers"]
 
@@ -38,14 +45,19 @@ def authorization(
 ) -> dict[str, Any]:
     """Return what allows to read some containers, with the keys that fsspec was given."""
     key, secret = remote_options.get("key"), remote_options.get("secret")
-    credential = None
-    if key and secret:
-        credential = s3_credentials(
+    anonymous = bool(remote_options.get("anon"))
+    known: dict[str, Any] = {
+        "file": LocalFileSystemAccess,
+        "http": HttpAccess,
+        "https": HttpAccess,
+        "gs": gcs_credentials(from_env=True),
+        "s3": s3_credentials(
             access_key_id=key,
             secret_access_key=secret,
             session_token=remote_options.get("token"),
         )
-    return {
-        container.url_prefix: credential if container.url_prefix.startswith("s3://") else None
-        for container in containers
+        if key and secret
+        else s3_credentials(anonymous=anonymous or None, from_env=not anonymous or None),
     }
+    schemes = {each.url_prefix: each.url_prefix.partition("://")[0] for each in containers}
+    return {prefix: known[scheme] for prefix, scheme in schemes.items() if scheme in known}
