@@ -21,7 +21,16 @@ from icechunk import InvalidInputError
 from icechunk.kerchunk.metadata import normal_form
 from icechunk_dask.scan import Part, Variable
 
-__all__ = ["Mismatch", "Placed", "Template", "compare", "misaligned", "place", "recode"]
+__all__ = [
+    "Mismatch",
+    "Placed",
+    "Template",
+    "compare",
+    "misaligned",
+    "other_kinds",
+    "place",
+    "recode",
+]
 
 #: What all chunks of an array have in common, by its name in ``zarr.json``.
 _LAYOUT: Final = ("data_type", "codecs", "fill_value", "chunk_grid")
@@ -119,10 +128,12 @@ def _differences(
         if dim not in concat_dims and ours != theirs:
             yield f"has {theirs} along {dim!r}, the others {ours}", False
             return
-    if template.digest and variable.digest and template.digest != variable.digest:
+    combined = set(concat_dims) & set(template.dimensions)
+    both = template.digest and variable.digest
+    if both and not combined and template.digest != variable.digest:
         yield f"has other values, and none of the dimensions {tuple(concat_dims)}", False
         return
-    if not set(concat_dims) & set(template.dimensions):
+    if not combined:
         # stored once, from the first file
         return
     document = normal_form(variable.document)
@@ -211,6 +222,31 @@ def _close(a: npt.NDArray[Any], b: npt.NDArray[Any], step: float) -> bool:
     return bool(np.all((a == b) | missing))
 
 
+def other_kinds(
+    parts: Sequence[Part],
+    concat_dims: Sequence[str],
+    coordinates: Mapping[str, npt.NDArray[Any] | None],
+) -> Iterator[Mismatch]:
+    """Yield the parts whose coordinates cannot be compared with those of the others."""
+    for dim in concat_dims:
+        blocks = [(part.url, part.coordinates.get(dim)) for part in parts]
+        kinds = [(url, _kind(block)) for url, block in blocks if block is not None and len(block)]
+        known = coordinates.get(dim)
+        first = _kind(known) if known is not None and len(known) else None
+        for url, kind in kinds:
+            first = first or kind
+            if kind != first:
+                yield Mismatch(url, dim, f"has {kind}, the others {first}", False)
+
+
+def _kind(block: npt.NDArray[Any]) -> str:
+    if block.dtype.kind == "O":
+        calendar = getattr(block.flat[0], "calendar", None)
+        return "texts" if calendar is None else f"times of the calendar {calendar!r}"
+    names = {"M": "times of the calendar 'standard'", "m": "durations", "T": "texts", "U": "texts"}
+    return names.get(block.dtype.kind, "numbers")
+
+
 # -- placing ---------------------------------------------------------------------------
 def place(
     parts: Sequence[Part],
@@ -253,17 +289,18 @@ def place(
             raise InvalidInputError(f"{missing} has no coordinate {dim!r} to sort files by")
         order[dim] = "coordinate"
         _sort(dim, parts, blocks, known, first, starts, unique=len(used) == 1)
-    taken: dict[tuple[Any, ...], str] = {}
+    taken: dict[tuple[Any, ...], tuple[str, str]] = {}
     for part, start in zip(parts, starts, strict=True):
         for name, variable in part.variables.items():
-            if set(used) & set(variable.dimensions):
-                where = (name, *(start.get(dim, 0) for dim in variable.dimensions))
-                if variable.table is not None and where in taken:
-                    raise InvalidInputError(
-                        f"{part.url} and {taken[where]} have {name!r} at the same place along "
-                        f"{tuple(used)}"
-                    )
-                taken[where] = part.url
+            if not set(used) & set(variable.dimensions):
+                continue
+            where = (name, *(start.get(dim, 0) for dim in variable.dimensions))
+            url, known_digest = taken.setdefault(where, (part.url, variable.digest))
+            if url != part.url and (not known_digest or known_digest != variable.digest):
+                raise InvalidInputError(
+                    f"{part.url} and {url} have different values of {name!r} at the same place "
+                    f"along {tuple(used)}"
+                )
     return [Placed(part, start) for part, start in zip(parts, starts, strict=True)], order
 
 

@@ -13,8 +13,17 @@ import zarr
 from icechunk import InvalidInputError, Session
 from icechunk.kerchunk.placing import place_tables
 from icechunk_dask.archive_group import ArchiveGroup
-from icechunk_dask.combine import Mismatch, Placed, Template, compare, misaligned, place, recode
-from icechunk_dask.scan import Part, Scan, Scanner
+from icechunk_dask.combine import (
+    Mismatch,
+    Placed,
+    Template,
+    compare,
+    misaligned,
+    other_kinds,
+    place,
+    recode,
+)
+from icechunk_dask.scan import Part, Scan, Scanner, Variable
 
 __all__ = ["Fitting"]
 
@@ -59,6 +68,12 @@ class Fitting:
             )
         while parts:
             archive = self._archive
+            other = list(other_kinds(parts, self._dims, archive.coordinates))
+            if other:
+                if self._on_mismatch != "skip":
+                    raise _contradiction(other, self._on_mismatch)
+                parts = self._leave_out(parts, other)
+                continue
             placed, self.order = place(parts, self._dims, archive.lengths, archive.coordinates)
             if not archive.templates:
                 first = min(placed, key=lambda p: [p.start.get(dim, 0) for dim in self._dims])
@@ -88,10 +103,12 @@ class Fitting:
             # only lie behind them
             different = {m.url for m in wrong if "begins at" not in m.problem}
             drop = different or {next(m.url for m in wrong)}
-            for mismatch in wrong:
-                if mismatch.url in drop:
-                    self._left_out.setdefault(mismatch.url, []).append(mismatch)
-            parts = [part for part in parts if part.url not in drop]
+            parts = self._leave_out(parts, [m for m in wrong if m.url in drop])
+
+    def _leave_out(self, parts: Sequence[Part], wrong: Sequence[Mismatch]) -> list[Part]:
+        for mismatch in wrong:
+            self._left_out.setdefault(mismatch.url, []).append(mismatch)
+        return [part for part in parts if part.url not in self._left_out]
 
     def _cure(self, wrong: Sequence[Mismatch]) -> None:
         by_url: dict[tuple[str, str], Mismatch] = {(m.url, m.variable): m for m in wrong}
@@ -174,11 +191,16 @@ class Fitting:
         self, session: Session, path: str, name: str, template: Template, combined: bool
     ) -> int:
         tables, starts, modified = [], [], []
+        seen: set[tuple[int, ...]] = set()
         values: list[tuple[tuple[int, ...], npt.NDArray[Any]]] = []
         later: list[tuple[tuple[int, ...], npt.NDArray[Any]]] = []
         for i, each in enumerate(self.placed if combined else self.placed[:1]):
             variable = each.part.variables[name]
             start = each.start_of(template.dimensions)
+            if start in seen or self._is_there(variable, each):
+                continue
+            if combined:
+                seen.add(start)
             if (i, name) in self._by_value:
                 try:
                     raw = variable.values
@@ -202,6 +224,13 @@ class Fitting:
             for start, block in later:
                 array[_selection(start, block.shape)] = block
         return count
+
+    def _is_there(self, variable: Variable, placed: Placed) -> bool:
+        """Whether an earlier call has written what several files have in common."""
+        own = [dim for dim in self._dims if dim in variable.dimensions]
+        return 0 < len(own) < len(placed.start) and all(
+            placed.start[dim] < self._archive.lengths.get(dim, 0) for dim in own
+        )
 
 
 def _selection(start: tuple[int, ...], shape: tuple[int, ...]) -> Any:

@@ -68,7 +68,8 @@ class Variable:
     values : array or None
         As they are stored, of variables that are stored by value.
     digest : str
-        Of the values of a variable that all files have to agree about, else empty.
+        Of the values of a variable without all of the combined dimensions, which several
+        files have to agree about; else empty.
     """
 
     dimensions: tuple[str, ...]
@@ -158,7 +159,7 @@ class Scanner:
     remote_options : dict
         For fsspec.
     compare : bool
-        Whether to take digests of variables without the combined dimensions.
+        Whether to take digests of variables that several files have to agree about.
     """
 
     concat_dims: tuple[str, ...]
@@ -205,18 +206,18 @@ class Scanner:
         full = url if "://" in url else path
         if kind == "grib":
             for found in scan_grib(full, storage_options=dict(options), inline_threshold=0):
-                yield found["refs"], {"": _through_references(found, full, options)}
+                yield found, {"": _through_references(found, full, options)}
             return
         with fs.open(path, "rb") as file:
             if kind == "classic":
                 scanner = NetCDF3ToZarr(full, storage_options=dict(options), inline_threshold=0)
                 with xr.open_dataset(file, engine="scipy", decode_cf=False) as dataset:
-                    yield scanner.translate()["refs"], {"": dataset}
+                    yield scanner.translate(), {"": dataset}
                 return
             scanner = SingleHdf5ToZarr(
                 file, url=full, inline_threshold=0, storage_options=dict(options), error="ignore"
             )
-            refs = scanner.translate()["refs"]
+            refs = scanner.translate()
         with fs.open(path, "rb") as file, _groups(file) as groups:
             yield refs, groups
 
@@ -273,7 +274,7 @@ class Scanner:
                     made = _expanded(made, [str(name)])
                 elif new and (table is not None or _is_moment(variable)):
                     made = _expanded(made, new)
-                if self.compare and not set(self.concat_dims) & set(made.dimensions):
+                if self.compare and not set(self.concat_dims) <= set(made.dimensions):
                     whole = values if values is not None else _plain_values(variable)
                     made = replace(made, digest=digest(whole))
                 variables[path] = made
@@ -294,16 +295,20 @@ class Scanner:
         if self.coordinates is not None:
             return chosen | (set(self.coordinates) & set(dataset.variables))
         named = set(dataset.dims) | set(self.concat_dims)
-        for variable in dataset.variables.values():
-            named.update(str(variable.attrs.get("coordinates", "")).split())
+        for attributes in (dataset.attrs, *(v.attrs for v in dataset.variables.values())):
+            named.update(str(attributes.get("coordinates", "")).split())
         for name in list(named):
             if name in dataset.variables:
                 for of in ("bounds", "climatology"):
                     named.add(str(dataset.variables[name].attrs.get(of, "")))
+        scalars_only = any(dim in dataset.variables for dim in self.expand_dims)
         small = {
             name
             for name, variable in dataset.variables.items()
-            if variable.nbytes <= _SMALL and not set(self.concat_dims) & set(variable.dims)
+            if variable.nbytes <= _SMALL
+            and not set(self.concat_dims) & set(variable.dims)
+            # the others get a dimension
+            and not (variable.shape and scalars_only)
         }
         return chosen | small | (named & set(dataset.variables))
 
