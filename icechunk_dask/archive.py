@@ -66,7 +66,8 @@ def virtualize(
         Dimensions along which files are combined. Along each of them files are sorted by
         their coordinate, or by URL if it is missing or the same in each of them; more
         than one dimension needs coordinates. Variables without any of them must be equal
-        in all files.
+        in all files; large ones are compared with what is in a repository already only if
+        it may read its virtual chunks.
     expand_dims : sequence of str
         Scalar variables that become dimensions of the data, to combine files along them
         too: for files of one moment each, and for GRIB messages.

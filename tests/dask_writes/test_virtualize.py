@@ -370,6 +370,24 @@ def test_contradictions(kind: str, appending: bool, tmp_path: Path) -> None:
     xr.testing.assert_identical(ours["t"], xr.concat(parts, "time"))
 
 
+def test_large_variables_that_do_not_grow(tmp_path: Path) -> None:
+    """They stay in the first file; those who may read it are told of others."""
+    files = [month(tmp_path / f"{i}.nc", 4 * i) for i in range(3)]
+    for i, path in enumerate(files):
+        depth = xr.DataArray(np.full(1000, i // 2), dims="cell", name="depth")
+        depth.to_dataset().to_netcdf(path, engine="h5netcdf", mode="a")
+    report = virtualize(files[:2], tmp_path / "repo", scheduler="sync")
+    (location,) = report.access
+    access = {location: credentials.LocalFileSystemAccess}
+    with pytest.raises(InvalidInputError, match=r"2\.nc: depth: has other values"):
+        virtualize(
+            files, tmp_path / "repo", scheduler="sync", authorize_virtual_chunk_access=access
+        )
+    report = virtualize(files, tmp_path / "repo", scheduler="sync")
+    ours = read(opened(tmp_path / "repo", report))
+    assert ours.sizes["time"] == 12 and not ours["depth"].any()
+
+
 def test_files_that_do_not_end_with_whole_chunks(tmp_path: Path) -> None:
     a, b = month(tmp_path / "a.nc", 0, 3), month(tmp_path / "b.nc", 3)
     with pytest.raises(InvalidInputError, match=r"b\.nc: t: begins at 3 .* a chunk of 4"):
