@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,15 @@ def work_until_interrupted(store: IcechunkStore, row: int) -> None:
     zarr.open_array(store, path="a", mode="r+")[row] = row + 1
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Take interrupts, which jobs in the background of a shell are told to ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("way", ["sync", "threads", "inproc"])
 def test_an_interrupt(repository: Repository, way: str) -> None:
     """Ctrl-C in the second batch: the first is there, and what has not begun never runs."""
