@@ -18,41 +18,14 @@ import icechunk
 from tests.data import golden_content as content
 from tests.interop import (
     commits,  # noqa: F401 (fills the table)
-    mistakes,
     operations,  # noqa: F401 (fills the table)
     random_work,
-    rearranging,
+    rearranging,  # noqa: F401 (fills the table)
     rebases,
-    references,
     refusals,
-    turns,  # noqa: F401 (called from outside)
-    values,
-    xarray_writing,  # noqa: F401 (called from outside)
 )
-from tests.interop import surface as public
 from tests.interop.base import OPERATIONS, Place, config, storage_at, write_base
-from tests.interop.history import (  # noqa: F401 (called by name)
-    branch_out,
-    carry_on,
-    delete_keys,
-    draw,
-    expire_all_but_two,
-    inspect,
-)
-from tests.interop.version_1 import (  # noqa: F401 (called by name)
-    create_version_1,
-    go_on_in_version_1,
-    look_at_version_1,
-    play_in_version_1,
-    read_version_1,
-    upgrade,
-    write_version_1,
-)
 from tests.xarray_reading import versions
-
-move_chunks = rearranging.move_chunks
-list_chunks = rearranging.list_chunks
-share_a_file = rearranging.share_a_file
 
 
 def open_at(place: Place, source: str) -> Any:
@@ -181,21 +154,6 @@ def rebase(base: str, folder: str) -> dict[str, Any]:
     return rebases.matrix(_copy(base, folder))
 
 
-def surface(modules: list[str]) -> dict[str, Any]:
-    """Describe all that modules offer."""
-    return public.surface(modules)
-
-
-def make_mistakes() -> dict[str, list[Any]]:
-    """Return what becomes of each of `mistakes.MISTAKES`."""
-    return mistakes.outcomes()
-
-
-def use_values() -> dict[str, dict[str, bool]]:
-    """Return what can be done with each of `values.values`."""
-    return values.abilities()
-
-
 def ask_as(url: str, labels: dict[str, str]) -> bool:
     """Ask a web server for a repository, with an attribution; False if that is refused."""
     try:
@@ -207,26 +165,6 @@ def ask_as(url: str, labels: dict[str, str]) -> bool:
     return True
 
 
-# -- imported references -------------------------------------------------------------------
-def _open_references(folder: str, prefix: str) -> Any:
-    return icechunk.Repository.open(
-        icechunk.local_filesystem_storage(folder), authorize_virtual_chunk_access={prefix: None}
-    )
-
-
-def read_references(folder: str, prefix: str) -> dict[str, Any]:
-    """Return what is in a repository with virtual chunks below a prefix."""
-    return references.values(_open_references(folder, prefix).readonly_session("main"))
-
-
-def extend_references(folder: str, prefix: str) -> None:
-    """Make the first chunk of such a repository refer to the second file."""
-    session = _open_references(folder, prefix).writable_session("main")
-    location = f"{prefix}0001%20%25.bin"
-    session.store.set_virtual_ref("a/c/0/0", location, offset=0, length=8)
-    session.commit("extended")
-
-
 # -- what only the official client does ----------------------------------------------------
 def clean_up(place: Place, source: str) -> dict[str, int]:
     """Rewrite all manifests, expire all old snapshots, and collect the garbage."""
@@ -236,11 +174,6 @@ def clean_up(place: Place, source: str) -> dict[str, int]:
     repo.expire_snapshots(now)
     summary = repo.garbage_collect(now)
     return {"snapshots": summary.snapshots_deleted, "manifests": summary.manifests_deleted}
-
-
-def modules() -> list[str]:
-    """Return the names of the public modules."""
-    return public.modules()
 
 
 def read_array(folder: str, path: str) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.interop.sides import VARIABLE, VARIABLE_V1, Official, Ours, Side
+from tests.interop.sides import VARIABLE, VARIABLE_V1, Bases, Official, Ours, Side
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +45,14 @@ def interpreter(variable: str) -> str:
 def sides(request: pytest.FixtureRequest, ours: Ours, official: Official) -> tuple[Side, Side]:
     """Both, in either order."""
     return (ours, official) if request.param == "ours first" else (official, ours)
+
+
+@pytest.fixture(scope="session")
+def bases(ours: Ours, official: Official, tmp_path_factory: pytest.TempPathFactory) -> Bases:
+    """Both sides, each with what it made of `base.write_base`; for reading and copying."""
+    found: Bases = []
+    for side in (ours, official):
+        folder = str(tmp_path_factory.mktemp(side.name) / "base")
+        side.run("create_base", folder)
+        found.append((side, folder))
+    return found

@@ -1,4 +1,4 @@
-"""What the official client reads of imported references; runs on both sides."""
+"""Repositories of imported references, read and extended by both sides."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import zarr
+
+import icechunk
 
 
 def values(session: Any) -> dict[str, Any]:
@@ -27,3 +29,22 @@ def values(session: Any) -> dict[str, Any]:
             "values": hashlib.sha256(raw.encode() if isinstance(raw, str) else raw).hexdigest(),
         }
     return found
+
+
+def _open(folder: str, prefix: str) -> Any:
+    return icechunk.Repository.open(
+        icechunk.local_filesystem_storage(folder), authorize_virtual_chunk_access={prefix: None}
+    )
+
+
+def read(folder: str, prefix: str) -> dict[str, Any]:
+    """Return what is in a repository with virtual chunks below a prefix."""
+    return values(_open(folder, prefix).readonly_session("main"))
+
+
+def extend(folder: str, prefix: str) -> None:
+    """Make the first chunk of such a repository refer to the second file."""
+    session = _open(folder, prefix).writable_session("main")
+    location = f"{prefix}0001%20%25.bin"
+    session.store.set_virtual_ref("a/c/0/0", location, offset=0, length=8)
+    session.commit("extended")

@@ -1,6 +1,6 @@
 """The two sides of an interop test: this project, and the official client.
 
-Both run functions of `tests.interop.both`, take and return what JSON can express, and see
+Both run functions of the modules here, by name; take and return what JSON can express, and see
 the other's work in the file system only.
 """
 
@@ -10,11 +10,10 @@ import json
 import os
 import subprocess
 from contextlib import suppress
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
 
-from tests.interop import both, worker
+from tests.interop import worker
 
 VARIABLE = "ICECHUNK_OFFICIAL_PYTHON"
 #: Of the client 1.1.21.
@@ -27,7 +26,11 @@ class Side(Protocol):
     name: str
 
     def run(self, function: str, *arguments: Any) -> Any:
-        """Call a function of `both` and return its result."""
+        """Call a function that `worker.find` finds, and return its result."""
+
+
+#: Sides, each with the folder of what it made of `base.write_base`.
+Bases = list[tuple[Side, str]]
 
 
 class Ours:
@@ -36,12 +39,12 @@ class Ours:
     name = "ours"
 
     def run(self, function: str, *arguments: Any) -> Any:
-        """Call a function of `both` and return its result, as JSON returns it."""
-        return json.loads(json.dumps(attrgetter(function)(both)(*arguments)))
+        """Call a function that `worker.find` finds, and return its result, as JSON returns it."""
+        return json.loads(json.dumps(worker.find(function)(*arguments)))
 
 
 class OfficialError(Exception):
-    """A function of `both` failed under the official client."""
+    """A function failed under the official client."""
 
     def __init__(self, kind: str, traceback: str) -> None:
         super().__init__(f"under the official client:\n{traceback}")
@@ -67,7 +70,7 @@ class Official:
         )
 
     def run(self, function: str, *arguments: Any) -> Any:
-        """Call a function of `both` and return its result.
+        """Call a function that `worker.find` finds, and return its result.
 
         Raises
         ------

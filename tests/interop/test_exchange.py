@@ -92,7 +92,7 @@ def test_expired_commits_outlive_an_amendment(
     entry = info.snapshots[info.branches["reset"]]
     before = json.loads((DATA / "v2" / "expected.json").read_text("utf-8"))["snapshot_names"]
     assert [encode_id(id) for id in entry.pruned] == [before["start"]]
-    found = official.run("inspect", str(folder))["transactions"][encode_id(entry.id)]
+    found = official.run("history.inspect", str(folder))["transactions"][encode_id(entry.id)]
     assert found["synthetic_composite"]["merged_pruned_ancestor_tx_logs"] == [before["start"]]
 
 
@@ -130,7 +130,7 @@ def test_the_same_history_leaves_the_same_objects(
 @pytest.fixture(scope="module")
 def inspected(written_by_ours: tuple[str, str], official: Official) -> dict[str, Any]:
     """What it says about every object."""
-    found: dict[str, Any] = official.run("inspect", written_by_ours[0])
+    found: dict[str, Any] = official.run("history.inspect", written_by_ours[0])
     return found
 
 

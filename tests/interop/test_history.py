@@ -32,12 +32,12 @@ def test_coordinates_of_several_ranks(
     row: int, conflict: bool, base: str, ours: Ours, official: Official, tmp_path: Path
 ) -> None:
     folder = tmp_path / "deleted"
-    official.run("delete_keys", base, str(folder), KEYS)
+    official.run("history.delete_keys", base, str(folder), KEYS)
 
     def gone_on(side: Side) -> tuple[object, object]:
         copy = tmp_path / side.name
         shutil.copytree(folder, copy)
-        return side.run("carry_on", str(copy), row), Summary(copy).everything()
+        return side.run("history.carry_on", str(copy), row), Summary(copy).everything()
 
     (mine, my_summary), (theirs, their_summary) = gone_on(ours), gone_on(official)
     assert mine == theirs
@@ -62,13 +62,13 @@ def assert_same(mine: dict[str, Any], theirs: dict[str, Any]) -> None:
 def test_both_inspect_alike(name: str, ours: Ours, official: Official, tmp_path: Path) -> None:
     folder = str(tmp_path / name)
     shutil.copytree(DATA / name / "repository", folder)
-    assert_same(ours.run("inspect", folder), official.run("inspect", folder))
+    assert_same(ours.run("history.inspect", folder), official.run("history.inspect", folder))
 
 
 def test_both_inspect_what_is_written_here(ours: Ours, official: Official, tmp_path: Path) -> None:
     folder = str(tmp_path / "repository")
     ours.run("write", folder, str(tmp_path))
-    assert_same(ours.run("inspect", folder), official.run("inspect", folder))
+    assert_same(ours.run("history.inspect", folder), official.run("history.inspect", folder))
 
 
 def test_both_inspect_refs_and_settings(
@@ -77,10 +77,10 @@ def test_both_inspect_refs_and_settings(
     folder = str(tmp_path / "repository")
     official.run("operate", base, folder, "refs_and_settings")
     # logs of expired commits, of which one is lost
-    lost = official.run("expire_all_but_two", folder)
+    lost = official.run("history.expire_all_but_two", folder)
     Path(folder, "transactions", lost).unlink()
-    theirs = official.run("inspect", folder)
-    assert_same(ours.run("inspect", folder), theirs)
+    theirs = official.run("history.inspect", folder)
+    assert_same(ours.run("history.inspect", folder), theirs)
     (composite,) = (
         log["synthetic_composite"]
         for log in theirs["transactions"].values()
@@ -101,7 +101,7 @@ def test_times_as_short_as_possible(ours: Ours, official: Official, tmp_path: Pa
         for i, time in enumerate(times)
     )
     repo.write_bytes(encode_repo_info(replace(info, updates=updates)))
-    mine, theirs = (side.run("inspect", str(folder))["repo"] for side in (ours, official))
+    mine, theirs = (side.run("history.inspect", str(folder))["repo"] for side in (ours, official))
     assert mine == theirs
     assert len(mine["latest_updates"]) == len(times)
 
@@ -113,11 +113,11 @@ def test_both_draw_golden_histories_alike(
 ) -> None:
     folder = str(tmp_path / name)
     shutil.copytree(DATA / name / "repository", folder)
-    assert ours.run("draw", folder) == official.run("draw", folder)
+    assert ours.run("history.draw", folder) == official.run("history.draw", folder)
 
 
 def test_both_draw_alike(base: str, ours: Ours, official: Official, tmp_path: Path) -> None:
     folder = str(tmp_path / "repository")
     shutil.copytree(base, folder)
-    ours.run("branch_out", folder)
-    assert ours.run("draw", folder) == official.run("draw", folder)
+    ours.run("history.branch_out", folder)
+    assert ours.run("history.draw", folder) == official.run("history.draw", folder)

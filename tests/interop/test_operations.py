@@ -9,23 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.interop import both  # noqa: F401 (fills the table)
 from tests.interop.base import OPERATIONS
 from tests.interop.refusals import REFUSALS
-from tests.interop.sides import Official, Ours, Side
+from tests.interop.sides import Bases
 from tests.interop.summary import Summary
-
-Bases = list[tuple[Side, str]]
-
-
-@pytest.fixture(scope="module")
-def bases(ours: Ours, official: Official, tmp_path_factory: pytest.TempPathFactory) -> Bases:
-    """Both sides, each with what it made of `base.write_base`."""
-    found: Bases = []
-    for side in (ours, official):
-        folder = str(tmp_path_factory.mktemp(side.name) / "base")
-        side.run("create_base", folder)
-        found.append((side, folder))
-    return found
 
 
 def test_both_write_the_same_base(bases: Bases) -> None:

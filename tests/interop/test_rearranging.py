@@ -36,13 +36,18 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
 @settings(max_examples=100)
 @given(cases())
 def test_both_move_chunks_alike(ours: Ours, official: Official, case: dict[str, Any]) -> None:
-    mine, theirs = ours.run("move_chunks", case), official.run("move_chunks", case)
+    mine, theirs = (
+        ours.run("rearranging.move_chunks", case),
+        official.run("rearranging.move_chunks", case),
+    )
     assert mine == theirs
 
 
 def test_both_list_the_same_chunks(ours: Ours, official: Official, tmp_path: Path) -> None:
     folder = str(tmp_path / "repository")
     ours.run("create_base", folder)
-    official.run("share_a_file", folder)
-    assert ours.run("list_chunks", folder) == official.run("list_chunks", folder)
+    official.run("rearranging.share_a_file", folder)
+    assert ours.run("rearranging.list_chunks", folder) == official.run(
+        "rearranging.list_chunks", folder
+    )
     shutil.rmtree(folder)

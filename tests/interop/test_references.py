@@ -23,9 +23,9 @@ def test_official_reads_the_archive(ours: Ours, official: Official, tmp_path: Pa
         import_references(scan(ARCHIVE / name), session, group=Path(name).stem)
     session.commit("the archive")
     arguments = (str(tmp_path / "repo"), f"{ARCHIVE.as_uri()}/")
-    expected = ours.run("read_references", *arguments)
+    expected = ours.run("references.read", *arguments)
     assert len(expected) > 100
-    assert official.run("read_references", *arguments) == expected
+    assert official.run("references.read", *arguments) == expected
 
 
 def test_many_files(ours: Ours, official: Official, tmp_path: Path) -> None:
@@ -48,13 +48,13 @@ def test_many_files(ours: Ours, official: Official, tmp_path: Path) -> None:
     import_references(refs, session)
     session.commit("many files")
     arguments = (str(place), f"{files.as_uri()}/")
-    expected = ours.run("read_references", *arguments)
-    assert official.run("read_references", *arguments) == expected
+    expected = ours.run("references.read", *arguments)
+    assert official.run("references.read", *arguments) == expected
     (manifest,) = (place / "manifests").iterdir()
     payload, _ = unwrap(manifest.read_bytes(), FileType.MANIFEST, manifest.name)
     assert read_root(payload, manifest.name).blobs(2, "location_dictionary")[0]
     # and goes on
-    official.run("extend_references", *arguments)
+    official.run("references.extend", *arguments)
     again = Repository.open(local(place), None, {f"{files.as_uri()}/": None})
     array = zarr.open_array(again.readonly_session("main").store, path="a", mode="r")
     assert array[0].tolist() == [1, -1]

@@ -287,7 +287,7 @@ class Turns(RuleBasedStateMachine):
     def teardown(self) -> None:
         if Path(self._folder).exists():
             # raises where the official client cannot make sense of an object
-            self._sides["official"].run("inspect", self._folder)
+            self._sides["official"].run("history.inspect", self._folder)
 
 
 @pytest.mark.timeout(600)

@@ -27,7 +27,7 @@ def all_sides(ours: Ours, official: Official, official_1: Official) -> Sides:
 
 
 def assert_all_read_the_same(sides: Sides, *where: Any) -> None:
-    mine, *others = (side.run("read_version_1", *where) for side in sides)
+    mine, *others = (side.run("version_1.read", *where) for side in sides)
     for theirs in others:
         assert mine.keys() == theirs.keys()
         for part in mine:
@@ -39,10 +39,10 @@ def assert_all_read_the_same(sides: Sides, *where: Any) -> None:
 def test_three_take_turns(first: int, all_sides: Sides, tmp_path: Path) -> None:
     where = str(tmp_path / "repository"), str(tmp_path)
     writer, *others = all_sides[first:] + all_sides[:first]
-    writer.run("write_version_1", *where)
+    writer.run("version_1.write", *where)
     for side in others:
-        side.run("go_on_in_version_1", *where, side.name)
-    writer.run("go_on_in_version_1", *where, writer.name)
+        side.run("version_1.go_on", *where, side.name)
+    writer.run("version_1.go_on", *where, writer.name)
     assert_all_read_the_same(all_sides, *where)
 
 
@@ -58,14 +58,14 @@ def test_three_take_turns_on_s3(all_sides: Sides, tmp_path: Path, s3_server: S3S
         "secret_access_key": s3_server.secret_access_key,
     }
     where = place, str(tmp_path)
-    all_sides[0].run("write_version_1", *where)
+    all_sides[0].run("version_1.write", *where)
     for side in all_sides:
         # names with special characters are raw on S3
-        side.run("go_on_in_version_1", *where, f"{side.name} #1 é")
+        side.run("version_1.go_on", *where, f"{side.name} #1 é")
     assert_all_read_the_same(all_sides, *where)
     ours, _, official = all_sides
-    ours.run("upgrade", place)
-    mine, theirs = (side.run("read_version_1", *where) for side in (ours, official))
+    ours.run("version_1.upgrade", place)
+    mine, theirs = (side.run("version_1.read", *where) for side in (ours, official))
     assert mine["branches"] == theirs["branches"]
     assert "of official #1 é" in mine["branches"]
     assert mine["snapshots"] == theirs["snapshots"]
@@ -89,12 +89,12 @@ def test_both_upgrade_alike(by: int, all_sides: Sides, tmp_path: Path) -> None:
     writer = all_sides[by]
     source = str(tmp_path)
     folders = {side.name: tmp_path / side.name for side in (ours, official)}
-    writer.run("write_version_1", str(tmp_path / "old"), source)
-    writer.run("go_on_in_version_1", str(tmp_path / "old"), source, writer.name)
-    before = ours.run("read_version_1", str(tmp_path / "old"), source)
+    writer.run("version_1.write", str(tmp_path / "old"), source)
+    writer.run("version_1.go_on", str(tmp_path / "old"), source, writer.name)
+    before = ours.run("version_1.read", str(tmp_path / "old"), source)
     for side in (ours, official):
         shutil.copytree(tmp_path / "old", folders[side.name])
-        side.run("upgrade", str(folders[side.name]))
+        side.run("version_1.upgrade", str(folders[side.name]))
     mine, theirs = (stored_info(folders[side.name]) for side in (ours, official))
     assert mine.updates == theirs.updates
     assert mine == theirs
@@ -106,7 +106,7 @@ def test_both_upgrade_alike(by: int, all_sides: Sides, tmp_path: Path) -> None:
     # they keep no copies of the configuration
     assert names["ours"] - locks == names["official"] - locks
     for side in (ours, official):
-        after = side.run("read_version_1", str(folders["ours"]), source)
+        after = side.run("version_1.read", str(folders["ours"]), source)
         for part in ("branches", "tags", "histories", "snapshots", "containers", "taken"):
             assert after[part] == before[part], part
     for side in (official, ours):
@@ -136,7 +136,7 @@ STEPS = st.one_of(
 @pytest.fixture(scope="module")
 def base(ours: Ours, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = str(tmp_path_factory.mktemp("version-1") / "base")
-    ours.run("create_version_1", folder)
+    ours.run("version_1.create_base", folder)
     return folder
 
 
@@ -146,7 +146,7 @@ def test_all_see_what_we_did(steps: list[tuple[object, ...]], base: str, all_sid
     ours = all_sides[0]
     with tempfile.TemporaryDirectory() as folder:
         place = str(Path(folder, "repository"))
-        ours.run("play_in_version_1", base, place, steps)
-        mine, *others = (side.run("look_at_version_1", place, NAMES) for side in all_sides)
+        ours.run("version_1.play", base, place, steps)
+        mine, *others = (side.run("version_1.look", place, NAMES) for side in all_sides)
     for theirs in others:
         assert mine == theirs

@@ -45,7 +45,7 @@ def _config(source: str) -> Any:
 
 
 # -- a repository with everything in it ------------------------------------------------------
-def write_version_1(place: Place, source: str) -> None:
+def write(place: Place, source: str) -> None:
     """Create a repository and write commits of all kinds."""
     content.write_source(Path(source))
     _create(place, _config(source))
@@ -95,7 +95,7 @@ def _write_side_by_side(repo: Any) -> None:
     session.commit("by two forks")
 
 
-def go_on_in_version_1(place: Place, source: str, name: str) -> None:
+def go_on(place: Place, source: str, name: str) -> None:
     """Write more commits of all kinds on top of what other sides wrote."""
     repo = _open(place, source)
     session = repo.writable_session("main")
@@ -123,7 +123,7 @@ def go_on_in_version_1(place: Place, source: str, name: str) -> None:
     _write_side_by_side(repo)
 
 
-def read_version_1(place: Place, source: str) -> dict[str, Any]:
+def read(place: Place, source: str) -> dict[str, Any]:
     """Return all that there is to see in a repository."""
     repo = _open(place, source)
     found: dict[str, Any] = content.expectations(repo)
@@ -154,7 +154,7 @@ def upgrade(place: Place) -> None:
 
 
 # -- whatever comes to mind ----------------------------------------------------------------
-def create_version_1(folder: str) -> None:
+def create_base(folder: str) -> None:
     """Create the repository that random work begins with a copy of."""
     splitting = icechunk.ManifestSplittingConfig.from_dict(
         {
@@ -199,7 +199,7 @@ class _Work(random_work.Work):
         self._repo.delete_tag(name)
 
 
-def play_in_version_1(base: str, folder: str, steps: list[random_work.Step]) -> list[str]:
+def play(base: str, folder: str, steps: list[random_work.Step]) -> list[str]:
     """Do steps in a copy of the base; return what became of each."""
     shutil.copytree(base, folder)
     work = _Work(icechunk.Repository.open(icechunk.local_filesystem_storage(folder)))
@@ -213,7 +213,7 @@ def _found(lookup: Callable[[str], str], name: str) -> str | None:
         return None
 
 
-def look_at_version_1(folder: str, names: list[str]) -> dict[str, Any]:
+def look(folder: str, names: list[str]) -> dict[str, Any]:
     """Return the nodes of the branch ``main``, with values, kinds of chunks and history.
 
     Branches and tags are looked up by `names`: the official clients do not list all tags
