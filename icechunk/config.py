@@ -188,9 +188,9 @@ class ManifestSplittingConfig(Options):
     ----------
     split_sizes : tuple, optional
         Pairs of a `ManifestSplitCondition` and of pairs ``(dimension condition, number
-        of chunks)``. The first array condition that matches decides; within it each
-        dimension takes the first that matches, and is not split if there is none
-        (Icechunk spec, "Manifests on commit"). Default: no splitting.
+        of chunks)``. Each dimension takes the first dimension condition that matches,
+        among those of all array conditions that match, in their order, and is not split
+        if there is none. Default: no splitting.
     """
 
     split_sizes: Annotated[SplitSizes | None, splitting_rules()] = None

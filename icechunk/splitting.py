@@ -1,9 +1,10 @@
 """How the chunk grid of an array is cut into manifests.
 
 A split size per dimension cuts the grid into blocks; each block with chunks in it gets a
-manifest. Which sizes apply is config: the first array condition that matches, and within
-it per dimension the first dimension condition that matches (Icechunk spec, "Manifests on
-commit").
+manifest. Which sizes apply is config: per dimension the first dimension condition that
+matches, among those of all array conditions that match, in their order. (The Icechunk spec,
+"Manifests on commit", lets the first array condition decide for all dimensions; official
+clients go on to the next ones for dimensions that it leaves uncut.)
 """
 
 from __future__ import annotations
@@ -25,15 +26,12 @@ SplitSizes = tuple[int | None, ...]
 def split_sizes(path: str, array: ArrayInfo, rules: SplitRules) -> SplitSizes:
     """Return the length of a block along each dimension, None where it is not cut."""
     ndim = len(array.num_chunks)
-    for condition, dimensions in rules:
-        if not condition.matches(path):
-            continue
-        names = array.dimension_names or (None,) * ndim
-        return tuple(
-            next((size for dim, size in dimensions if dim.matches(axis, names[axis])), None)
-            for axis in range(ndim)
-        )
-    return (None,) * ndim
+    dimensions = [each for condition, sizes in rules if condition.matches(path) for each in sizes]
+    names = array.dimension_names or (None,) * ndim
+    return tuple(
+        next((size for dim, size in dimensions if dim.matches(axis, names[axis])), None)
+        for axis in range(ndim)
+    )
 
 
 def block_ids(coords: npt.NDArray[np.uint32], sizes: SplitSizes) -> npt.NDArray[np.int64]:
