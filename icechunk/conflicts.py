@@ -220,6 +220,7 @@ def _about_deletions(ours: ChangeSet, log: TransactionLog, theirs: Snapshot) -> 
 
 
 def _about_moves(ours: ChangeSet, theirs: Snapshot) -> Iterator[Conflict]:
+    groups = {move.to_path for move in ours.moved.values() if not move.is_array}
     for node_id, move in ours.moved.items():
         if theirs.get_by_id(node_id) is None:
             kind = (
@@ -231,6 +232,13 @@ def _about_moves(ours: ChangeSet, theirs: Snapshot) -> Iterator[Conflict]:
         there = theirs.get(move.to_path)
         if there is not None and there.id != node_id and there.id not in ours.moved:
             yield Conflict(ConflictType.NewNodeConflictsWithExistingNode, move.to_path)
+        # the group that it was moved into may be gone, or an array now
+        parent = parent_path(move.to_path)
+        if parent is None or parent in groups:
+            continue
+        there = theirs.get(parent)
+        if there is None or there.is_array or there.id in ours.moved:
+            yield Conflict(ConflictType.NewNodeInInvalidGroup, parent)
 
 
 def carry_over(

@@ -29,6 +29,7 @@ from icechunk.errors import (
     ObjectNotFoundError,
     PreconditionFailedError,
     ReadOnlyError,
+    RefNotFoundError,
     SessionStateError,
     StorageError,
 )
@@ -294,10 +295,14 @@ def add_commit(
 
     def compute(info: RepoInfo) -> tuple[RepoInfo, UpdateEntry]:
         tip = info.branches.get(branch)
-        if tip != expected_tip:
-            raise ConflictError(
-                encode_id(expected_tip), encode_id(tip) if tip is not None else None
+        if tip is None:
+            raise RefNotFoundError(
+                f"branch {branch!r} was deleted since the session began; create it again to "
+                "commit to it",
+                ErrorKind.BRANCH_NOT_FOUND,
             )
+        if tip != expected_tip:
+            raise ConflictError(encode_id(expected_tip), encode_id(tip))
         if moves:
             require_feature(info, MOVE_NODE)
         added = entry
