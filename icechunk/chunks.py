@@ -229,8 +229,11 @@ def _locate_edit(
 
 def _find(manifest: Manifest, node: Node, coordinate: Coordinate) -> ChunkRef | None:
     refs = manifest.arrays.get(node.id)
-    row = refs.find(coordinate) if refs is not None else -1
-    return refs.row(row) if refs is not None and row >= 0 else None
+    # any coordinate may be asked for, and the empty extents of a scalar hold all of them
+    if refs is None or refs.ndim != len(coordinate):
+        return None
+    row = refs.find(coordinate)
+    return refs.row(row) if row >= 0 else None
 
 
 def _inline(ref: ChunkRef) -> bytes:

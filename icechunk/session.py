@@ -311,7 +311,9 @@ class Session(ArrayChunks, Merging):
             # official clients record this in every commit that was allowed to rebase
             noted = with_reserved(metadata, rebase_attempts=attempt)
             try:
-                return self._commit(message, noted, allow_empty, amends=False)
+                # what is left of the changes after a rebase may be nothing
+                empty = allow_empty or attempt > 0
+                return self._commit(message, noted, empty, amends=False)
             except ConflictError as error:
                 if error.kind is not ErrorKind.COMMIT_CONFLICT or attempt == rebase_tries:
                     raise

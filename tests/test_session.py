@@ -197,7 +197,7 @@ def test_the_branch_is_gone(repository: Repository) -> None:
     session = repository.writable_session("dev")
     write(session, 0, 7)
     repository.delete_branch("dev")
-    with pytest.raises(ConflictError):
+    with pytest.raises(RefNotFoundError):
         session.commit("nowhere")
 
 
