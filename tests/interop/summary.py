@@ -92,7 +92,7 @@ class Summary:
                 }
                 for update in info.updates
             ],
-            "repo_before_updates": info.repo_before_updates,
+            "has older updates": info.repo_before_updates is not None,
             "flags": (info.enabled_flags, info.disabled_flags),
             "config": self._config(),
         }
