@@ -327,8 +327,11 @@ class Committing:
                 self.repository.reset_branch(self.branch, ahead[0].id, from_snapshot_id=base)
             except ConflictError as error:
                 raise ConflictError(
-                    message=f"all is written, but the branch {self.branch!r} moved meanwhile; "
-                    f"the work stays on the branch {self.working_branch!r} ({error})",
+                    message=f"all is written, but the branch {self.branch!r} moved meanwhile, from "
+                    f"{base} to {self.repository.lookup_branch(self.branch)}; the work stays on "
+                    f"the branch {self.working_branch!r}. To keep the work only, move the branch "
+                    f"with reset_branch({self.branch!r}, {ahead[0].id!r}); to keep what others "
+                    f"did, delete_branch({self.working_branch!r}) and run the job again",
                     kind=error.kind,
                 ) from error
         self.repository.delete_branch(self.working_branch)

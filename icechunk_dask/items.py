@@ -62,7 +62,10 @@ def distributed_write(
     ----------
     func : callable
         Called as ``func(store, item)``, with a store of its own that sees what the session
-        does. What it writes there is merged; items must not write the same chunk.
+        does. What it writes there is merged; items must not write the same chunk. It travels
+        to workers as Dask functions do: by name if they can import it, and by value, as
+        cloudpickle does it, if it was defined in a script or notebook. Nothing else that
+        travels is code.
     items : iterable
         Anything that pickles: paths, times, parameters.
     session : Session, Repository, Storage, URL or path
@@ -84,7 +87,9 @@ def distributed_write(
         process, costs one batch. Default: one commit.
     publish : {"batch", "end"}
         Where batches are committed: on the branch, or on a temporary branch that is made
-        of it, and that the branch moves to at the end, in one step.
+        of it, and that the branch moves to at the end, in one step. That step is refused if
+        others moved the branch meanwhile, whatever `rebase_with` is; the work then stays on
+        the temporary branch.
     job : str, optional
         A name. Another call with the same name, on the same items or on more of them at the
         end of the list, leaves out those that were committed.

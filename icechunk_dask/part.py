@@ -86,7 +86,7 @@ def merge_parts(parts: Sequence[Part]) -> Part:
     try:
         merged = Changes.merged(part.changes for part in parts)
     except ConflictError as error:
-        raise _naming(error, [part.boxes for part in parts]) from error
+        raise _naming(error, parts) from error
     boxes: Boxes = {}
     for part in parts:
         for path, more in part.boxes.items():
@@ -103,17 +103,21 @@ def merge_parts(parts: Sequence[Part]) -> Part:
     )
 
 
-def _naming(error: ConflictError, given: Sequence[Boxes]) -> ConflictError:
+def _naming(error: ConflictError, parts: Sequence[Part]) -> ConflictError:
     """Return the error with the names of tasks that wrote to one place, if they have any."""
-    pairs = [
-        f"{one} and {other} ({path!r})"
-        for number, boxes in enumerate(given)
-        for path, mine in boxes.items()
-        for earlier in given[:number]
-        for one, box in earlier.get(path, [])
-        for other, wanted in mine
-        if overlap(box, wanted)
-    ]
+    pairs = []
+    for number, part in enumerate(parts):
+        for earlier in parts[:number]:
+            found = [
+                f"{one} and {other} ({path!r})"
+                for path, mine in part.boxes.items()
+                for one, box in earlier.boxes.get(path, [])
+                for other, wanted in mine
+                if overlap(box, wanted)
+            ]
+            # boxes also overlap where tasks write every other chunk
+            if found and _contradict(earlier, part):
+                pairs += found
     if not pairs:
         return error
     more = f" or {len(pairs) - 5} other pairs" if len(pairs) > 5 else ""
@@ -121,6 +125,14 @@ def _naming(error: ConflictError, given: Sequence[Boxes]) -> ConflictError:
         message=f"two items wrote the same chunk: {', or '.join(pairs[:5])}{more}: {error}",
         kind=error.kind,
     )
+
+
+def _contradict(one: Part, other: Part) -> bool:
+    try:
+        Changes.merged([one.changes, other.changes])
+    except ConflictError:
+        return True
+    return False
 
 
 def overlap(one: Sequence[tuple[int, int]], other: Sequence[tuple[int, int]]) -> bool:

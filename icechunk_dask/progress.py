@@ -14,14 +14,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from dask.callbacks import Callback
 
 from icechunk import InvalidInputError
 from icechunk_dask.part import Part
 
-__all__ = ["Progress", "ProgressOption", "Status", "count", "progress_of"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Progress", "ProgressOption", "Status", "count", "progress_of", "terminal_bar"]
 
 #: Seconds between two messages of a worker.
 _SEND_EVERY: Final = 0.5
@@ -197,7 +200,7 @@ def progress_of(option: ProgressOption) -> Iterator[Progress]:
     elif not option:
         shown = nullcontext(None)
     else:
-        shown = _notebook_bar() if _in_notebook() else _terminal_bar()
+        shown = _notebook_bar() if _in_notebook() else terminal_bar()
     with shown as tell:
         yield Progress(tell)
 
@@ -226,7 +229,8 @@ def _bytes(size: float) -> str:
 
 
 @contextmanager
-def _terminal_bar() -> Iterator[Callable[[Status], object]]:
+def terminal_bar(console: Console | None = None) -> Iterator[Callable[[Status], object]]:
+    """Draw a bar meanwhile, by default on the standard error stream."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
@@ -238,7 +242,7 @@ def _terminal_bar() -> Iterator[Callable[[Status], object]]:
         TextColumn("{task.fields[words]}"),
         TimeElapsedColumn(),
     )
-    with Bars(*columns, console=Console(stderr=True), refresh_per_second=5) as bars:
+    with Bars(*columns, console=console or Console(stderr=True), refresh_per_second=5) as bars:
         task = bars.add_task("writing", total=None, words="")
 
         def tell(status: Status) -> None:

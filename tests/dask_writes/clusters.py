@@ -6,6 +6,7 @@ import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import dask.config
 from distributed import Client, LocalCluster
@@ -15,8 +16,8 @@ WAYS = ("sync", "threads", "processes", "cluster")
 
 
 @contextmanager
-def running(way: str) -> Iterator[Client | None]:
-    """Make a way to run tasks the default."""
+def running(way: str, **options: Any) -> Iterator[Client | None]:
+    """Make a way to run tasks the default; workers of a cluster take options."""
     if way in ("sync", "threads"):
         with dask.config.set(scheduler=way):
             yield None
@@ -37,6 +38,7 @@ def running(way: str) -> Iterator[Client | None]:
                 processes=processes,
                 dashboard_address=":0",
                 protocol="tcp" if processes else "inproc",
+                **options,
             ) as cluster,
             Client(cluster) as client,
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import dask.array as da
 import numpy as np
 import pytest
 import zarr
+from rich.console import Console
 
 from icechunk import (
+    BasicConflictSolver,
     ConflictError,
     IcechunkStore,
     InvalidInputError,
@@ -23,6 +26,7 @@ from icechunk import (
 )
 from icechunk_dask import Status, distributed_write, store_dask, written_chunks
 from icechunk_dask.batches import Every
+from icechunk_dask.progress import terminal_bar
 from tests.dask_writes.clusters import running
 
 ROWS = 12
@@ -105,6 +109,21 @@ def test_two_items_that_write_one_chunk(anywhere: str, repository: Repository) -
     with pytest.raises(ConflictError, match=r"item 3, 3 and item 7, 3 \('/a'\)"):
         distributed_write(_fill_other, [0, 1, 2, 3, 4, 5, 6, 3], session, split_every=2)
     assert not session.has_uncommitted_changes
+
+
+def test_items_in_turns_are_no_conflict(repository: Repository, here: None) -> None:
+    """Only those are named that wrote the same chunk, not those that wrote between."""
+
+    def fill_some(store: IcechunkStore, some: tuple[int, ...]) -> None:
+        for row in some:
+            _fill_other(store, row)
+
+    session = repository.writable_session("main")
+    with pytest.raises(ConflictError) as error:
+        distributed_write(fill_some, [(0, 4, 8), (1, 5, 9), (2, 5, 10), (3, 7, 11)], session)
+    assert "item 1, (1, 5, 9) and item 2, (2, 5, 10) ('/a')" in str(error.value)
+    assert "item 0" not in str(error.value)
+    assert "item 3" not in str(error.value)
 
 
 def _fill_other(store: IcechunkStore, row: int) -> None:
@@ -191,9 +210,32 @@ def test_a_branch_that_moved_meanwhile(repository: Repository, here: None) -> No
                 zarr.create_group(other, path="theirs")
 
     how: dict[str, Any] = {"message": "x", "publish": "end", "job": "j", "commit_every": 2}
-    with pytest.raises(ConflictError, match=r"stays on the branch 'main\.job-j'"):
+    with pytest.raises(ConflictError, match=r"stays on the branch 'main\.job-j'") as error:
         distributed_write(interfere, range(4), repository, **how)
     assert rows(repository, "main.job-j")[:4] == [1, 2, 3, 4]
+    # as the message says: theirs is kept, and the work done again
+    assert "delete_branch('main.job-j') and run the job again" in str(error.value)
+    repository.delete_branch("main.job-j")
+    assert distributed_write(fill, range(4), repository, **how).tasks == 4
+    assert rows(repository)[:4] == [1, 2, 3, 4]
+    assert [s.message for s in repository.ancestry(branch="main")][:3] == ["x", "x", "theirs"]
+
+
+def test_others_commit_between_and_within_batches(repository: Repository, here: None) -> None:
+    def interfere(store: IcechunkStore, row: int) -> None:
+        fill(store, row)
+        with repository.transaction("main", message="theirs") as other:
+            zarr.create_group(other, path=f"theirs/{row}")
+
+    how: dict[str, Any] = {"message": "x", "commit_every": 2}
+    with pytest.raises(ConflictError):
+        distributed_write(interfere, range(2), repository, **how)
+    assert rows(repository) == [0] * ROWS
+    solver = BasicConflictSolver()
+    distributed_write(interfere, range(2, 7), repository, rebase_with=solver, **how)
+    assert rows(repository) == [0, 0, 3, 4, 5, 6, 7] + [0] * 5
+    messages = [s.message for s in repository.ancestry(branch="main")]
+    assert messages[:8] == [*["x", "theirs"], *["x", "theirs", "theirs"] * 2]
 
 
 def test_what_cannot_be_asked_for(repository: Repository, here: None) -> None:
@@ -322,3 +364,23 @@ def test_progress(anywhere: str, repository: Repository) -> None:
     assert (last.tasks, last.total, last.chunks, last.commits) == (ROWS, ROWS, 2 * ROWS, 2)
     assert last.nbytes > 0
     assert [s.tasks for s in told] == sorted(s.tasks for s in told)
+
+
+def test_a_bar_in_a_terminal(repository: Repository, here: None) -> None:
+    console = Console(file=io.StringIO(), record=True, force_terminal=True, width=120)
+    with terminal_bar(console) as tell:
+        distributed_write(fill, range(ROWS), repository, message="x", commit_every=6, progress=tell)
+    # one frame over another
+    _, done, last = console.export_text().rpartition("done ")
+    assert done
+    assert f" {ROWS}/{ROWS} {2 * ROWS} chunks, " in last
+    assert ", 2 commits " in last
+
+
+def test_no_bar_where_nobody_looks(
+    repository: Repository, here: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    distributed_write(fill, range(ROWS), repository, message="x")
+    assert capsys.readouterr().err == ""
+    distributed_write(fill, range(ROWS), repository, message="x", progress=True)
+    assert f"{ROWS}/{ROWS}" in capsys.readouterr().err

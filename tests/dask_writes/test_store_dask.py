@@ -12,7 +12,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import zarr
-from distributed import Client
+from distributed import Client, get_worker
 
 from icechunk import (
     InvalidInputError,
@@ -115,7 +115,13 @@ def test_a_repository_in_memory(anywhere: str) -> None:
         return
     with pytest.raises(InvalidInputError, match="in the memory of this process"):
         store_dask(sources=[source()], targets=[a])
-    # said where it is known; a graph that is computed later fails on the worker
+    # of a graph that is computed later, nobody knows where
+    later = store_dask(sources=[source()], targets=[a], compute=False)
+    if anywhere == "inproc":
+        later.compute()
+        return
+    with pytest.raises(TaskError, match=r"of array '/a' failed: .* cannot be shared between proc"):
+        later.compute()
 
 
 def test_a_cluster_in_this_process() -> None:
@@ -160,6 +166,41 @@ class Fails:
             client.set_metadata("failures", left - 1)
             raise OSError("try again")
         return block
+
+
+SEEN: list[tuple[Any, ...]] = []
+
+
+def note_task(block: Any) -> Any:
+    """Note what this task is annotated with."""
+    worker = get_worker()
+    task = worker.state.tasks[worker.get_current_task()]
+    SEEN.append((task.resource_restrictions, task.priority[0]))
+    return block
+
+
+@pytest.mark.parametrize("compute", [True, False])
+def test_annotations(storage: LocalStorage, compute: bool) -> None:
+    """They reach the tasks, whether they are around the call or among its options."""
+    session = prepared(storage).writable_session("main")
+    _, b = arrays(session)
+    rows = da.arange(7, chunks=3)
+    with running("inproc", resources={"disk": 1}) as client:
+        assert isinstance(client, Client)
+        for around in (True, False):
+            SEEN.clear()
+            options: dict[str, Any] = {"resources": {"disk": 1}, "priority": 5}
+            with dask.annotate(**options if around else {}):
+                noted = rows.map_blocks(note_task, dtype=rows.dtype, meta=np.empty(0, int))
+                if compute:
+                    kept = {} if around else options
+                    store_dask(sources=[noted], targets=[b], **kept)
+                else:
+                    later = store_dask(sources=[noted], targets=[b], compute=False)
+            if not compute:
+                client.compute(later, **{} if around else options).result()
+            # Dask counts down from what is most urgent
+            assert SEEN == [({"disk": 1}, -5)] * 3
 
 
 def test_regions_and_forks_of_their_own(storage: LocalStorage, here: None) -> None:
