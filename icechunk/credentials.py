@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, cast
 
@@ -78,8 +79,16 @@ __all__ = [
 
 
 def _pickled(function: Callable[[], Any]) -> bytes:
+    dumps: Callable[[Any], bytes] = pickle.dumps
+    if getattr(function, "__module__", None) == "__main__":
+        # of a script or a notebook, which other processes cannot import: by value, where
+        # there is what can do that
+        with suppress(ImportError):
+            import cloudpickle
+
+            dumps = cloudpickle.dumps
     try:
-        return pickle.dumps(function)
+        return dumps(function)
     except Exception as exc:
         raise invalid_credentials(
             f"get_credentials cannot be pickled ({exc}): pass a function defined at the top "
@@ -106,7 +115,9 @@ def s3_refreshable_credentials(
     Parameters
     ----------
     get_credentials : callable
-        Takes no argument and returns `S3StaticCredentials`. It is pickled.
+        Takes no argument and returns `S3StaticCredentials`. It is pickled; one that a script
+        or notebook defines travels to other processes only if cloudpickle is installed, as
+        it is with Dask.
     scatter_initial_credentials : bool, default False
         Call it now and let copies that are sent to other processes carry the result,
         so that a large cluster does not ask for credentials all at once. The pickled

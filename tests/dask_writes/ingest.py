@@ -86,11 +86,11 @@ def write_blocks(repository: Repository, gate: Gate, **how: Any) -> None:
     store_dask(sources=[source], targets=["a"], repository=repository, **how)
 
 
-def main() -> None:
+def main(keys: type[Keys]) -> None:
     """Coordinate a job."""
     settings = json.loads(sys.argv[1])
     write: Callable[..., None] = globals()[settings["write"]]
-    storage = s3_storage(**settings["storage"], get_credentials=Keys(settings["keys"]))
+    storage = s3_storage(**settings["storage"], get_credentials=keys(settings["keys"]))
     with Client(settings["scheduler"]):
         write(
             Repository.open(storage),

@@ -28,6 +28,12 @@ from tests.servers import S3Server
 ROOT = Path(__file__).parents[2]
 #: A loaded machine needs a while.
 TIMEOUT = 120
+#: The coordinator. Its credentials are of a class that workers cannot import.
+SCRIPT = """
+from tests.dask_writes.ingest import Keys, main
+class MyKeys(Keys): pass
+main(MyKeys)
+"""
 
 
 def start(*command: str) -> subprocess.Popen[bytes]:
@@ -161,7 +167,7 @@ def test_everybody_is_killed(
         "write": write,
         "publish": publish,
     }
-    run = ("-c", "from tests.dask_writes.ingest import main; main()", json.dumps(settings))
+    run = ("-c", SCRIPT, json.dumps(settings))
     branch = "main" if publish == "batch" else "main.job-rows"
 
     def puts() -> int:
