@@ -193,7 +193,7 @@ def progress(folder: Path, steps: Steps, scale: float) -> None:
     session.commit("an array")
     told: list[Status] = []
     with cluster(steps) as client:
-        for turn in range(7):
+        for turn in range(4):
             for name, how in (("with progress", told.append), ("without", False)):
                 fork = repository.writable_session("main").fork()
                 target = zarr.open_array(fork.store, path="a", mode="r+")
