@@ -21,10 +21,13 @@ SCALE = os.environ.get("ICECHUNK_BENCHMARK_SCALE", "0.05")
 
 
 def run(python: str, name: str, folder: Path) -> dict[str, float]:
+    # it is for this project's modules, which the other client must not see
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" or python == sys.executable}
     done = subprocess.run(
         [python, str(WORKLOADS), name, SCALE],
         # the workers import what is in the folder where they are started
         cwd=folder,
+        env=kept,
         capture_output=True,
         text=True,
         check=False,
