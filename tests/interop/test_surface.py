@@ -22,18 +22,6 @@ from tests.interop.surface import Description
 from tests.web_server import serving
 
 ROOT = Path(__file__).parents[2]
-#: What is being built elsewhere, to be taken out when it comes.
-NOT_YET = [
-    # maintenance
-    "missing icechunk.GCSummary",
-    "missing icechunk.Repository.chunk_storage_stats*",
-    "missing icechunk.Repository.expire_snapshots*",
-    "missing icechunk.Repository.garbage_collect*",
-    "missing icechunk.Repository.total_chunks_storage*",
-    "missing icechunk.ops.GCSummary",
-    # credentials
-    "icechunk.AzureRefreshableCredential.*(expires_after) is keyword-only*",
-]
 _ROW = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)
 
 
@@ -112,7 +100,7 @@ def test_every_difference_is_known(ours: Ours, official: Official) -> None:
     found = differences(
         ours.run("surface.surface", modules), official.run("surface.surface", modules)
     )
-    known = _known((ROOT / "COMPATIBILITY.md").read_text(encoding="utf-8")) + NOT_YET
+    known = _known((ROOT / "COMPATIBILITY.md").read_text(encoding="utf-8"))
     unknown = [item for item in found if not any(fnmatchcase(item, row) for row in known)]
     assert not unknown, "not in COMPATIBILITY.md:\n" + "\n".join(unknown)
     past = [row for row in known if not any(fnmatchcase(item, row) for item in found)]
