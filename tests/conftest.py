@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,14 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Se
     """A real S3 server; tests take prefixes of their own. One for each worker of xdist."""
     with servers.s3_server(tmp_path_factory.mktemp("s3")) as server:
         yield server
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Take interrupts, which jobs in the background of a shell are told to ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

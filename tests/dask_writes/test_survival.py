@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -82,14 +81,6 @@ def work_until_interrupted(store: IcechunkStore, row: int) -> None:
     elif len(SEEN) > 21:
         GO.wait(10)
     zarr.open_array(store, path="a", mode="r+")[row] = row + 1
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Take interrupts, which jobs in the background of a shell are told to ignore."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("interruptible")

@@ -371,6 +371,7 @@ def test_a_failed_computation_changes_nothing() -> None:
     xr.testing.assert_identical(read(repo), SMALL)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_changes_nothing() -> None:
     session = create().writable_session("main")
     to_icechunk(SMALL, session)
