@@ -29,6 +29,7 @@ from icechunk.kerchunk.locations import normalizer
 from icechunk.kerchunk.metadata import array_from_v2
 from icechunk.kerchunk.references import open_references
 from icechunk.kerchunk.tables import ChunkTable
+from icechunk_dask.collection import collection_paused
 
 __all__ = ["Part", "Scan", "Scanner", "Variable", "decoded", "digest", "location_of", "meanings"]
 
@@ -214,10 +215,14 @@ class Scanner:
                 with xr.open_dataset(file, engine="scipy", decode_cf=False) as dataset:
                     yield scanner.translate(), {"": dataset}
                 return
-            scanner = SingleHdf5ToZarr(
-                file, url=full, inline_threshold=0, storage_options=dict(options), error="ignore"
-            )
-            refs = scanner.translate()
+            with collection_paused():
+                refs = SingleHdf5ToZarr(
+                    file,
+                    url=full,
+                    inline_threshold=0,
+                    storage_options=dict(options),
+                    error="ignore",
+                ).translate()
         with fs.open(path, "rb") as file, _groups(file) as groups:
             yield refs, groups
 

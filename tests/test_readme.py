@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from kerchunk.hdf import SingleHdf5ToZarr
+
+from tests.kerchunk.base import scan
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -35,7 +36,7 @@ def test_all_of_it_runs(tmp_path: Path) -> None:
     blocks.insert(
         at, "import shutil\nshutil.copytree('elsewhere', 'archive', dirs_exist_ok=True)\n"
     )
-    references = SingleHdf5ToZarr(str(tmp_path / "elsewhere" / "next.nc")).translate()
+    references = scan(tmp_path / "elsewhere" / "next.nc", inline=500)
     text = json.dumps(references).replace(str(tmp_path / "elsewhere"), str(tmp_path / "archive"))
     (tmp_path / "next.json").write_text(text, encoding="utf-8")
     script = tmp_path / "readme.py"

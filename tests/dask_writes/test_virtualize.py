@@ -427,6 +427,48 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     xr.testing.assert_identical(ours, xr.concat(parts, "time", data_vars="minimal"))
 
 
+def test_handles_of_hdf5_in_garbage_do_not_stop_a_scan(tmp_path: Path) -> None:
+    program = """
+    import gc, sys
+    import h5py
+    from zarr import AsyncGroup
+    from icechunk_dask import virtualize
+
+    class Cycle:
+        pass
+
+    require_array = AsyncGroup.require_array
+
+    async def collecting(*args, **kwargs):
+        lists = [[] for _ in range(200_000)]  # in zarr's thread: enough for a collection
+        return await require_array(*args, **kwargs)
+
+    AsyncGroup.require_array = collecting
+    visititems = h5py.Group.visititems
+
+    def littering(group, function):
+        for _ in range(10):
+            cycle = Cycle()
+            cycle.self = cycle
+            cycle.file = h5py.File(sys.argv[1])
+        return visititems(group, function)
+
+    h5py.Group.visititems = littering
+    gc.set_threshold(50_000)  # none elsewhere
+    report = virtualize([sys.argv[1]], sys.argv[2], scheduler="sync")
+    assert report.added == (sys.argv[1],), report
+    assert gc.isenabled()
+    """
+    path = month(tmp_path / "a.nc", 0)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(path), str(tmp_path / "repo")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_nothing_is_seen_of_a_job_that_was_killed(tmp_path: Path) -> None:
     files = [month(tmp_path / f"{i}.nc", 4 * i) for i in range(3)]
     virtualize(files[:1], tmp_path / "repo", scheduler="sync")

@@ -23,6 +23,7 @@ from icechunk import (
     VirtualChunkContainer,
     local_filesystem_store,
 )
+from icechunk_dask.collection import collection_paused
 
 ARCHIVE = Path(iris_sample_data.path)
 NETCDF = sorted(str(path.relative_to(ARCHIVE)) for path in ARCHIVE.rglob("*.nc"))
@@ -49,7 +50,7 @@ def scan(path: str | Path, inline: int = 100, **options: Any) -> dict[str, Any]:
     with open(path, "rb") as file:
         classic = file.read(3) == b"CDF"
     scanner = NetCDF3ToZarr if classic else SingleHdf5ToZarr
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), collection_paused():
         warnings.simplefilter("ignore")
         found: dict[str, Any] = scanner(str(path), inline_threshold=inline, **options).translate()
     return found
