@@ -114,6 +114,7 @@ from icechunk.logs import (
     shutdown_telemetry,
 )
 from icechunk.ops import (
+    GCSummary,
     RepoAvailability,
     RepoStatus,
     Update,
@@ -209,6 +210,7 @@ __all__ = [
     "FeatureFlag",
     "ForkSession",
     "FormatError",
+    "GCSummary",
     "GcsBearerCredential",
     "GcsCredentials",
     "GcsStaticCredentials",

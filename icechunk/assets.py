@@ -88,6 +88,11 @@ class _Cache(Generic[T]):
                 _, (_, dropped) = self._values.popitem(last=False)
                 self._total -= dropped
 
+    def forget(self, key: bytes) -> None:
+        with self._lock:
+            _, size = self._values.pop(key, (None, 0))
+            self._total -= size
+
 
 class Assets:
     """Typed access to the metadata objects of one repository.
@@ -126,6 +131,20 @@ class Assets:
             _Cache(max_chunk_bytes, len) if max_chunk_bytes else None
         )
 
+    def uncached(self) -> Assets:
+        """Return access to what is stored now, that keeps nothing.
+
+        For work that looks at everything once, or that must not trust what was read before:
+        snapshots of spec version 1 are rewritten when others expire.
+        """
+        return Assets(
+            self.storage,
+            max_snapshot_nodes=0,
+            max_chunk_refs=0,
+            compression_level=self.compression_level,
+            location_compression=self._location_compression,
+        )
+
     # -- reading ---------------------------------------------------------------
     def snapshot(self, snapshot_id: bytes) -> Snapshot:
         """Fetch a snapshot.
@@ -149,6 +168,10 @@ class Assets:
             return snapshot
 
         return self._snapshots.get(snapshot_id, fetch)
+
+    def forget_snapshot(self, snapshot_id: bytes) -> None:
+        """Fetch a snapshot anew when it is asked for next: it was rewritten in place."""
+        self._snapshots.forget(snapshot_id)
 
     def manifest(self, manifest_id: bytes) -> Manifest:
         """Fetch a manifest.

@@ -8,7 +8,7 @@ on the right (Icechunk spec, "Identifiers"), so text order equals byte order.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -24,6 +24,9 @@ INITIAL_SNAPSHOT_ID: Final = bytes.fromhex("0b1cc8d6787580f0e33a6534")
 
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _VALUES: Final = {c: i for i, c in enumerate(_ALPHABET)}
+#: Value of each byte as a digit, 255 for those that are none.
+_DIGITS: Final = np.full(256, 255, np.uint8)
+_DIGITS[np.frombuffer(_ALPHABET.encode(), np.uint8)] = np.arange(32)
 
 
 def new_object_id() -> bytes:
@@ -70,6 +73,27 @@ def decode_id(text: str, size: int = OBJECT_ID_SIZE) -> bytes:
         f"{text!r} is not an id: expected {chars} characters of {_ALPHABET}",
         ErrorKind.INVALID_SNAPSHOT_ID if size == OBJECT_ID_SIZE else ErrorKind.INVALID_KEY,
     )
+
+
+def decode_ids(texts: Sequence[str]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.uint8]]:
+    """Return which texts are object ids as `encode_ids` writes them, and their raw forms.
+
+    Returns
+    -------
+    valid : bool[n]
+    rows : uint8[count of valid texts, 12]
+    """
+    chars = (OBJECT_ID_SIZE * 8 + 4) // 5
+    fits = [len(text) == chars and text.isascii() for text in texts]
+    joined = "".join(text for text, good in zip(texts, fits, strict=True) if good)
+    digits = _DIGITS[np.frombuffer(joined.encode(), np.uint8)].reshape(-1, chars)
+    bits = np.unpackbits(digits, axis=1).reshape(len(digits), chars, 8)[:, :, 3:]
+    bits = bits.reshape(len(digits), chars * 5)
+    # a digit is below 32, and the spare bits at the end are zero
+    good = (digits < 32).all(axis=1) & ~bits[:, OBJECT_ID_SIZE * 8 :].any(axis=1)
+    valid = np.array(fits, np.bool_)
+    valid[valid] = good
+    return valid, np.packbits(bits[good, : OBJECT_ID_SIZE * 8], axis=1)
 
 
 def normalize_path(path: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from icechunk.display import Displayed, NumberedEnum
@@ -10,7 +10,7 @@ from icechunk.format.updates import Status, UpdateEntry, UpdateKind
 from icechunk.ids import encode_id
 from icechunk.snapshots import from_microseconds
 
-__all__ = ["RepoAvailability", "RepoStatus", "Update", "UpdateType"]
+__all__ = ["GCSummary", "RepoAvailability", "RepoStatus", "Update", "UpdateType"]
 
 
 class RepoAvailability(NumberedEnum):
@@ -45,6 +45,40 @@ class RepoStatus(Displayed):
             from_microseconds(status.set_at),
             status.reason,
         )
+
+
+@dataclass(frozen=True)
+class GCSummary(Displayed):
+    """What a garbage collection deleted, or would delete.
+
+    Attributes
+    ----------
+    bytes_deleted : int
+        Size of all deleted objects.
+    chunks_deleted, manifests_deleted, snapshots_deleted, transaction_logs_deleted : int
+        Numbers of objects.
+    attributes_deleted : int
+        Always 0: the format reserves such objects, and nobody writes them.
+    objects_failed_to_delete : int
+    delete_errors : list of str
+        Why; the first few.
+    skipped_phases : list of str
+        Kinds of objects that were left alone because an earlier kind had failures: what
+        they refer to must go before them.
+    throttled_batches : int
+        Always 0: the storage retries requests that are throttled, and does not tell.
+    """
+
+    bytes_deleted: int = 0
+    chunks_deleted: int = 0
+    manifests_deleted: int = 0
+    snapshots_deleted: int = 0
+    attributes_deleted: int = 0
+    transaction_logs_deleted: int = 0
+    objects_failed_to_delete: int = 0
+    throttled_batches: int = 0
+    delete_errors: list[str] = field(default_factory=list)
+    skipped_phases: list[str] = field(default_factory=list)
 
 
 class UpdateType:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, ItemsView, Iterator, Mapping
+from collections import ChainMap
+from collections.abc import Callable, Collection, ItemsView, Iterator, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Final, cast
 from urllib.parse import quote, unquote
@@ -33,6 +34,7 @@ from icechunk.errors import (
 from icechunk.format import flexbuf, layout, v1
 from icechunk.format.repo_info import RepoInfo, SnapshotEntry
 from icechunk.format.updates import Status, UpdateEntry, UpdateKind
+from icechunk.ids import decode_id
 from icechunk.storage.base import Storage
 
 _BRANCH: Final = "branch"
@@ -403,6 +405,32 @@ def read_all_refs(storage: Storage) -> AllRefs:
         for refs in (live, tags):
             list(pool.map(refs.get, list(refs)))
         return AllRefs(dict(live.items()), dict(tags.items()), dict(zip(deleted, was, strict=True)))
+
+
+def load_whole(assets: Assets, refs: AllRefs, concurrency: int = 64) -> RepoInfo:
+    """Return what `load` does, with all refs and with the history read ahead.
+
+    Parameters
+    ----------
+    assets : Assets
+    refs : AllRefs
+    concurrency : int
+        Snapshots that are read at the same time.
+    """
+    info = load(assets)
+
+    def fetch(key: str) -> SnapshotEntry | None:
+        try:
+            return info.snapshots.get(decode_id(key.removeprefix(layout.SNAPSHOTS)))
+        except IcechunkError:
+            return None
+
+    keys = [meta.key for meta in assets.storage.list(layout.SNAPSHOTS)]
+    with ThreadPoolExecutor(concurrency) as pool:
+        fetched = {entry.id: entry for entry in pool.map(fetch, keys) if entry is not None}
+    # the rest is fetched as it is reached, with errors that say what is missing
+    history = ChainMap(fetched, cast("MutableMapping[bytes, SnapshotEntry]", info.snapshots))
+    return replace(info, snapshots=history, branches=refs.branches, tags=refs.tags)
 
 
 def _deleted_target(storage: Storage, tag: str) -> bytes | None:

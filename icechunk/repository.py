@@ -37,6 +37,7 @@ from icechunk.format.updates import Status, UpdateEntry, UpdateKind
 from icechunk.history import History
 from icechunk.ids import INITIAL_SNAPSHOT_ID, decode_id
 from icechunk.inspection import Inspection
+from icechunk.maintenance import Maintenance
 from icechunk.preload import preloading
 from icechunk.recipe import Recipe, new_key
 from icechunk.refs import MAIN, Refs
@@ -55,7 +56,7 @@ __all__ = ["Repository"]
 Authorization: TypeAlias = Mapping[str, AnyCredential | None]
 
 
-class Repository(Refs, Administration, History, Inspection):
+class Repository(Refs, Administration, History, Inspection, Maintenance):
     """A repository: a history of snapshots with branches and tags.
 
     Use `create`, `open` or `open_or_create`.
@@ -385,6 +386,10 @@ class Repository(Refs, Administration, History, Inspection):
     @property
     def _assets(self) -> Assets:
         return self._context.assets
+
+    @property
+    def _state(self) -> publish.RepoState:
+        return self._context.state
 
     def _update(self, compute: publish.Compute, *, needs_online: bool = True) -> None:
         self._context.state.update(compute, needs_online=needs_online)

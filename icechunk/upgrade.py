@@ -9,20 +9,16 @@ deleted in peace.
 from __future__ import annotations
 
 import logging
-from collections import ChainMap
-from collections.abc import Iterator, Mapping, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final, cast
+from typing import Final
 
 from icechunk import publish_v1
-from icechunk.assets import Assets
 from icechunk.commit import now_microseconds
 from icechunk.config import RepositoryConfig
 from icechunk.errors import (
     ErrorKind,
     FormatError,
-    IcechunkError,
     InvalidInputError,
     ReadOnlyError,
     SessionStateError,
@@ -31,7 +27,6 @@ from icechunk.errors import (
 from icechunk.format import flexbuf, layout
 from icechunk.format.repo_info import RepoInfo, SnapshotEntry, encode_repo_info
 from icechunk.format.updates import Status, UpdateEntry, UpdateKind
-from icechunk.ids import decode_id
 from icechunk.publish import exists
 from icechunk.publish_v1 import AllRefs
 from icechunk.refs import MAIN
@@ -152,12 +147,7 @@ def _store(repo: Repository, info: RepoInfo) -> None:
 
 
 def _upgraded(repo: Repository, refs: AllRefs, concurrency: int) -> RepoInfo:
-    assets = repo._context.assets
-    old = publish_v1.load(assets)
-    fetched = dict(_prefetched(assets, old, concurrency))
-    # the rest is fetched as it is reached, with errors that say what is missing
-    everything = ChainMap(fetched, cast("MutableMapping[bytes, SnapshotEntry]", old.snapshots))
-    info = replace(old, snapshots=everything, branches=refs.branches, tags=refs.tags)
+    info = publish_v1.load_whole(repo._context.assets, refs, concurrency)
     if MAIN not in refs.branches:
         raise FormatError(f"{repo.storage.url}: the branch 'main' is missing")
     kept: dict[bytes, SnapshotEntry] = {}
@@ -170,8 +160,8 @@ def _upgraded(repo: Repository, refs: AllRefs, concurrency: int) -> RepoInfo:
         kept.update((entry.id, entry) for entry in info.ancestry(target))
     root = by_branch[MAIN][-1]
     config = None
-    if old.config is not None:
-        document = flexbuf.loads(old.config, layout.CONFIG_KEY)
+    if info.config is not None:
+        document = flexbuf.loads(info.config, layout.CONFIG_KEY)
         config = flexbuf.dumps(RepositoryConfig.from_dict(document, layout.CONFIG_KEY).to_dict())
     return RepoInfo(
         snapshots=kept,
@@ -182,22 +172,6 @@ def _upgraded(repo: Repository, refs: AllRefs, concurrency: int) -> RepoInfo:
         updates=_operations(refs, by_branch, kept),
         config=config,
     )
-
-
-def _prefetched(
-    assets: Assets, info: RepoInfo, concurrency: int
-) -> Iterator[tuple[bytes, SnapshotEntry]]:
-    """Yield what snapshot files say, as far as they can be read."""
-
-    def fetch(key: str) -> SnapshotEntry | None:
-        try:
-            return info.snapshots.get(decode_id(key.removeprefix(layout.SNAPSHOTS)))
-        except IcechunkError:
-            return None
-
-    keys = [meta.key for meta in assets.storage.list(layout.SNAPSHOTS)]
-    with ThreadPoolExecutor(concurrency) as pool:
-        yield from ((entry.id, entry) for entry in pool.map(fetch, keys) if entry is not None)
 
 
 def _operations(
