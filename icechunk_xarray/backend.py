@@ -29,6 +29,7 @@ from icechunk import (
     storage_from_url,
 )
 from icechunk.errors import ErrorKind
+from icechunk_xarray.names import name_by_version
 from icechunk_xarray.targets import (
     DEFAULT_BRANCH,
     Authorization,
@@ -55,14 +56,6 @@ class IcechunkBackendEntrypoint(BackendEntrypoint):
     repository, ``icechunk_snapshot_id`` the version (missing where a session has changes that
     are in no version yet), and ``icechunk_ref`` the arguments that named it, such as
     ``{"branch": "main"}``.
-
-    Notes
-    -----
-    xarray names Dask tasks after X, its time of modification where it is a local path, and
-    the other arguments. For any other URL two calls with ``chunks=`` get tasks of equal names
-    even if the branch has moved in between, and Dask takes them for the same. To have both in
-    one Dask graph, name the versions by ``snapshot_id``, ``tag`` or ``as_of``, or pass objects
-    of `icechunk` instead of the URL.
     """
 
     description: ClassVar[str] = "Open versions of Icechunk repositories"
@@ -306,7 +299,7 @@ class _Version:
                 "arrays with zarr, or set the names",
                 ErrorKind.BAD_METADATA,
             )
-        dataset = StoreBackendEntrypoint().open_dataset(group, **decoding)
+        dataset = name_by_version(StoreBackendEntrypoint().open_dataset(group, **decoding))
         session = self.store.session
         dataset.encoding["source"] = session.storage.url
         if not session.has_uncommitted_changes:

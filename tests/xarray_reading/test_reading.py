@@ -513,6 +513,28 @@ def test_versions_differ_in_one_dask_graph(kind: str, tmp_path: Path) -> None:
     assert (opened[1] - opened[0])["a"].values.tolist() == [1]
 
 
+@pytest.mark.parametrize("tree", [False, True])
+def test_versions_of_a_url_differ_in_one_dask_graph(tree: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "repository"
+    repo = icechunk.Repository.create(folder)
+    opened = []
+    for number in range(2):
+        session = repo.writable_session("main")
+        write(session, xr.Dataset({"a": ("x", [number]), "c": ("y", [number])}).set_coords("c"))
+        session.commit("a version")
+        how: dict[str, Any] = {"engine": "icechunk", "chunks": {}}
+        if tree:
+            dataset = xr.open_datatree(folder.as_uri(), **how).to_dataset()
+        else:
+            dataset = xr.open_dataset(folder.as_uri(), **how)
+        assert list(dataset.coords) == ["c"]
+        opened.append(dataset.reset_coords())
+    difference = opened[1] - opened[0]
+    assert difference["a"].values.tolist() == difference["c"].values.tolist() == [1]
+    # nothing is left of how it was done
+    assert {type(each.variable) for each in opened[0].values()} == {xr.Variable}
+
+
 def test_two_sessions_of_one_version_share_dask_tasks(repo: icechunk.Repository) -> None:
     names = {
         xr.open_dataset(repo.readonly_session("main"), chunks={})["temperature"].data.name
