@@ -41,6 +41,7 @@ from icechunk.maintenance import Maintenance
 from icechunk.preload import preloading
 from icechunk.recipe import Recipe, new_key
 from icechunk.refs import MAIN, Refs
+from icechunk.replay import changes_between
 from icechunk.session import Session
 from icechunk.spec import SpecVersion, supported_spec_versions
 from icechunk.storage import AnyStorage, Storage, as_storage
@@ -483,6 +484,34 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
         session = Session(self._context, branch_tip(info, branch), mode, branch)
         return preloading(session, self._assets)
 
+    def replay_session(self, branch: str, *, from_snapshot_id: str, to_snapshot_id: str) -> Session:
+        """Return a session that holds what changed between two versions, to be committed.
+
+        To bring the work of one branch to another that has moved meanwhile, as one commit:
+        it began at the first version and led to the second one. The session stands on the
+        first version, so a commit to a branch that is elsewhere needs ``rebase_with``, and
+        is refused where both changed the same.
+
+        Parameters
+        ----------
+        branch : str
+            That the session commits to.
+        from_snapshot_id, to_snapshot_id : str
+            The versions.
+
+        Raises
+        ------
+        RefNotFoundError, SnapshotNotFoundError
+            If there is no such branch or version.
+        SessionStateError
+            If a node was moved in between.
+        """
+        session = self._open_branch(branch, SessionMode.writable)
+        before = self.readonly_session(snapshot_id=from_snapshot_id)
+        after = self.readonly_session(snapshot_id=to_snapshot_id)
+        changes = changes_between(before, after)
+        return Session(self._context, changes.base, session.mode, branch, [changes])
+
     def session_after_commit(self, branch: str, snapshot_id: str) -> Session:
         """Return a writable session that goes on from a commit that was just made."""
         return Session(self._context, decode_id(snapshot_id), SessionMode.writable, branch)
@@ -517,6 +546,7 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
     readonly_session_async = async_twin(readonly_session)
     writable_session_async = async_twin(writable_session)
     rearrange_session_async = async_twin(rearrange_session)
+    replay_session_async = async_twin(replay_session)
 
 
 def _stored_config(info: RepoInfo) -> RepositoryConfig | None:

@@ -24,6 +24,7 @@ from icechunk import (
     ErrorKind,
     InternalError,
     InvalidInputError,
+    RebaseFailedError,
     Repository,
     Session,
     SnapshotInfo,
@@ -43,6 +44,8 @@ __all__ = [
 ]
 
 METADATA_KEY: Final = "icechunk_dask"
+#: Under that: the newest commit of the temporary branch, in one that has all its work.
+_OF: Final = "of"
 Units = npt.NDArray[np.int64]
 
 
@@ -267,7 +270,7 @@ class Committing:
             sizes.learn(part, time.monotonic() - started)
         if self.publish == "end":
             progress.set(phase="publishing")
-            self._publish()
+            snapshots += self._publish(work.record(len(work)))
         progress.set(phase="done")
         return Written.of(parts, skipped, snapshots, work.results(parts))
 
@@ -294,7 +297,7 @@ class Committing:
                 # else the job of this name was given other work, and begins anew
                 if not (isinstance(done, int) and 0 <= done <= len(work)):
                     continue
-                if noted == {"job": self.job, **work.record(done)}:
+                if {**noted, _OF: None} == {"job": self.job, **work.record(done), _OF: None}:
                     return done
         return 0
 
@@ -303,7 +306,8 @@ class Committing:
         """Make the temporary branch, unless an earlier run has left it."""
         tip = self.repository.lookup_branch(self.branch)
         if self.working_branch in self.repository.list_branches():
-            if self._aside()[1]:
+            base, ahead = self._aside()
+            if ahead and not self._was_replayed(base, ahead[0].id):
                 return
             # it was published, or nothing was ever written to it
             self.repository.delete_branch(self.working_branch)
@@ -319,22 +323,67 @@ class Committing:
             ahead.append(snapshot)
         raise InternalError("the branches have no common snapshot")
 
-    def _publish(self) -> None:
-        """Let the branch stand where the temporary one does, in one step."""
+    def _publish(self, record: dict[str, Any]) -> list[str]:
+        """Let the branch have what the temporary one has, in one step.
+
+        Returns
+        -------
+        list of str
+            The commit that this took; none if the branch can stand where the other does.
+        """
         base, ahead = self._aside()
-        if ahead:
+        commits: list[str] = []
+        if ahead and not self._was_replayed(base, ahead[0].id):
+            tip = ahead[0].id
             try:
-                self.repository.reset_branch(self.branch, ahead[0].id, from_snapshot_id=base)
+                self.repository.reset_branch(self.branch, tip, from_snapshot_id=base)
             except ConflictError as error:
-                raise ConflictError(
-                    message=f"all is written, but the branch {self.branch!r} moved meanwhile, from "
-                    f"{base} to {self.repository.lookup_branch(self.branch)}; the work stays on "
-                    f"the branch {self.working_branch!r}. To keep the work only, move the branch "
-                    f"with reset_branch({self.branch!r}, {ahead[0].id!r}); to keep what others "
-                    f"did, delete_branch({self.working_branch!r}) and run the job again",
-                    kind=error.kind,
-                ) from error
+                # others have committed meanwhile
+                if self.rebase_with is None:
+                    raise self._not_published(tip, "it has moved", error) from error
+                commits = [self._replay(base, tip, record)]
         self.repository.delete_branch(self.working_branch)
+        return commits
+
+    def _replay(self, base: str, tip: str, record: dict[str, Any]) -> str:
+        """Commit all the work at once on top of what others have committed."""
+        session = self.repository.replay_session(
+            self.branch, from_snapshot_id=base, to_snapshot_id=tip
+        )
+        noted = {"job": self.job, **record, _OF: tip}
+        try:
+            return session.commit(
+                self.message,
+                {**(self.metadata or {}), METADATA_KEY: noted},
+                rebase_with=self.rebase_with,
+                allow_empty=True,
+            )
+        except RebaseFailedError as error:
+            raise self._not_published(tip, error.message, error) from error
+
+    def _not_published(self, tip: str, reason: str, error: ConflictError) -> ConflictError:
+        ways = [
+            f"To keep the work only, move the branch with reset_branch({self.branch!r}, {tip!r})",
+            f"to keep what others did, delete_branch({self.working_branch!r}) and run the job "
+            "again",
+        ]
+        if self.rebase_with is None:
+            ways.append("to keep both, run it with rebase_with=icechunk.ConflictDetector()")
+        return ConflictError(
+            message=f"all is written, but the branch {self.branch!r} cannot have it: {reason}. "
+            f"The work stays on the branch {self.working_branch!r}. {'; '.join(ways)}",
+            kind=error.kind,
+        )
+
+    def _was_replayed(self, base: str, tip: str) -> bool:
+        """Whether the branch has the work already: a run was killed before it cleaned up."""
+        for snapshot in self.repository.ancestry(branch=self.branch):
+            if snapshot.id == base:
+                return False
+            noted = snapshot.metadata.get(METADATA_KEY)
+            if isinstance(noted, dict) and noted.get("job") == self.job and noted.get(_OF) == tip:
+                return True
+        return False
 
 
 def refuse_commit_options(

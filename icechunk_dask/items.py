@@ -87,8 +87,9 @@ def distributed_write(
         process, costs one batch. Default: one commit.
     publish : {"batch", "end"}
         Where batches are committed: on the branch, or on a temporary branch that is made
-        of it, and that the branch moves to at the end, in one step. That step is refused if
-        others moved the branch meanwhile, whatever `rebase_with` is; the work then stays on
+        of it, and that the branch moves to at the end, in one step. If others moved the
+        branch meanwhile, all the work is committed on top of theirs with `rebase_with`;
+        without it, or where both changed the same, the step is refused, and the work stays on
         the temporary branch.
     job : str, optional
         A name. Another call with the same name, on the same items or on more of them at the

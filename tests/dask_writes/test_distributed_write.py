@@ -15,6 +15,7 @@ from rich.console import Console
 
 from icechunk import (
     BasicConflictSolver,
+    ConflictDetector,
     ConflictError,
     IcechunkStore,
     InvalidInputError,
@@ -23,6 +24,7 @@ from icechunk import (
     Repository,
     RepositoryConfig,
     TaskError,
+    VersionSelection,
 )
 from icechunk_dask import Status, distributed_write, store_dask, written_chunks
 from icechunk_dask.batches import Every
@@ -213,12 +215,72 @@ def test_a_branch_that_moved_meanwhile(repository: Repository, here: None) -> No
     with pytest.raises(ConflictError, match=r"stays on the branch 'main\.job-j'") as error:
         distributed_write(interfere, range(4), repository, **how)
     assert rows(repository, "main.job-j")[:4] == [1, 2, 3, 4]
+    assert "run it with rebase_with=icechunk.ConflictDetector()" in str(error.value)
     # as the message says: theirs is kept, and the work done again
     assert "delete_branch('main.job-j') and run the job again" in str(error.value)
     repository.delete_branch("main.job-j")
     assert distributed_write(fill, range(4), repository, **how).tasks == 4
     assert rows(repository)[:4] == [1, 2, 3, 4]
     assert [s.message for s in repository.ancestry(branch="main")][:3] == ["x", "x", "theirs"]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_work_that_waits_is_published_beside_that_of_others(
+    repository: Repository, here: None, killed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interfere(store: IcechunkStore, row: int) -> None:
+        fill(store, row)
+        if row == 3:
+            with repository.transaction("main", message="theirs") as other:
+                zarr.open_array(other, path="a")[9] = 99
+                zarr.create_group(other, path="theirs")
+
+    how: dict[str, Any] = {
+        **{"message": "ours", "metadata": {"who": "we"}, "publish": "end", "job": "j"},
+        **{"commit_every": 2, "rebase_with": ConflictDetector()},
+    }
+    if killed:
+        # after the one step, before the temporary branch is deleted
+        delete = Repository.delete_branch
+        monkeypatch.setattr(Repository, "delete_branch", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            distributed_write(interfere, range(6), repository, **how)
+        monkeypatch.setattr(Repository, "delete_branch", delete)
+        again = distributed_write(interfere, range(6), repository, **how)
+        assert (again.tasks, again.snapshots) == (0, ())
+    else:
+        written = distributed_write(interfere, range(6), repository, **how)
+        assert len(written.snapshots) == 4
+        assert written.snapshots[-1] == repository.lookup_branch("main")
+    ours, theirs, *_ = repository.ancestry(branch="main")
+    assert (ours.message, ours.metadata["who"], theirs.message) == ("ours", "we", "theirs")
+    assert rows(repository) == [1, 2, 3, 4, 5, 6, 0, 0, 0, 99, 0, 0]
+    assert "theirs" in zarr.open_group(repository.readonly_session("main").store, mode="r")
+    assert repository.list_branches() == {"main"}
+    # the job goes on from there
+    assert distributed_write(fill, range(8), repository, **how).tasks == 2
+
+
+def _interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_work_that_waits_and_contradicts_that_of_others(repository: Repository, here: None) -> None:
+    def interfere(store: IcechunkStore, row: int) -> None:
+        fill(store, row)
+        if row == 3:
+            with repository.transaction("main", message="theirs") as other:
+                zarr.open_array(other, path="a")[1] = 99
+
+    how: dict[str, Any] = {"message": "x", "publish": "end", "job": "j", "commit_every": 2}
+    with pytest.raises(ConflictError, match=r"ChunkDoubleUpdate.*'/a'.*stays on the branch"):
+        distributed_write(interfere, range(6), repository, rebase_with=ConflictDetector(), **how)
+    assert rows(repository)[:3] == [0, 99, 0]
+    # all is written: the second run only settles it
+    solver = BasicConflictSolver(on_chunk_conflict=VersionSelection.UseTheirs)
+    assert distributed_write(fill, range(6), repository, rebase_with=solver, **how).tasks == 0
+    assert rows(repository)[:6] == [1, 99, 3, 4, 5, 6]
+    assert repository.list_branches() == {"main"}
 
 
 def test_others_commit_between_and_within_batches(repository: Repository, here: None) -> None:
