@@ -341,21 +341,21 @@ class AzureRefreshableCredential(metaclass=Family):
         """The key of the storage account."""
 
         key: str = _secret()
-        expires_after: datetime | None = field(default=None, kw_only=True)
+        expires_after: datetime | None = None
 
     @dataclass(frozen=True, repr=False)
     class SasToken(_Expiring):
         """A shared access signature."""
 
         token: str = _secret()
-        expires_after: datetime | None = field(default=None, kw_only=True)
+        expires_after: datetime | None = None
 
     @dataclass(frozen=True, repr=False)
     class BearerToken(_Expiring):
         """An OAuth token."""
 
         bearer: str = _secret()
-        expires_after: datetime | None = field(default=None, kw_only=True)
+        expires_after: datetime | None = None
 
 
 AnyAzureRefreshableCredential: TypeAlias = (
