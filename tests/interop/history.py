@@ -64,7 +64,9 @@ def inspect(folder: str) -> dict[str, Any]:
     repo = _open(folder)
 
     def each(kind: str, look: Any) -> dict[str, Any]:
-        return {path.name: look(path.name) for path in sorted(Path(folder, kind).glob("*"))}
+        # locks of conditional puts have a "#"
+        paths = [path for path in Path(folder, kind).glob("*") if "#" not in path.name]
+        return {path.name: look(path.name) for path in sorted(paths)}
 
     found = {
         "snapshots": each("snapshots", repo.inspect_snapshot),
