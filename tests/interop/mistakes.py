@@ -63,6 +63,9 @@ def rebase_never(session: Any) -> None:
     session.commit("x", rebase_with=ic.ConflictDetector(), rebase_tries=-1)
 
 
+#: Without a time zone.
+NAIVE = datetime(2026, 1, 1)
+
 MISTAKES: dict[str, Callable[[], Any]] = {
     "open_missing": lambda: ic.Repository.open(ic.in_memory_storage()),
     "open_missing_folder": lambda: ic.Repository.open(
@@ -150,6 +153,26 @@ MISTAKES: dict[str, Callable[[], Any]] = {
     "fork_rearrange": lambda: new().rearrange_session("main").fork(),
     "exists_int": lambda: ic.Repository.exists(3),
     "conflict_type": lambda: ic.ConflictType(99),
+    "expire_naive": lambda: new().expire_snapshots(NAIVE),
+    "expire_text": lambda: new().expire_snapshots("2026-01-01"),
+    "gc_naive": lambda: new().garbage_collect(NAIVE),
+    **{
+        f"gc_{option}_{value}": lambda options={option: value}: new().garbage_collect(  # type: ignore[misc]
+            datetime.now(UTC), **options
+        )
+        for option in (
+            "max_snapshots_in_memory",
+            "max_compressed_manifest_mem_bytes",
+            "max_decoded_manifest_mem_bytes",
+            "max_concurrent_manifest_fetches",
+            "max_concurrent_deletes",
+            "max_consecutive_delete_failures",
+            "max_concurrent_listings",
+        )
+        for value in (0, -1)
+    },
+    "stats_no_snapshots": lambda: new().chunk_storage_stats(max_snapshots_in_memory=0),
+    "total_no_snapshots": lambda: new().total_chunks_storage(max_snapshots_in_memory=0),
     "rebase_tries_neg": in_session(rebase_never),
 }
 

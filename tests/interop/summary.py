@@ -47,7 +47,12 @@ class Summary:
 
     def _name(self, id: bytes | None) -> str | None:
         """Return the message of a snapshot, which is different for each of them."""
-        return None if id is None else self._snapshots[id].message
+        if id is None:
+            return None
+        # expired snapshots have a file until garbage is collected
+        if id in self._snapshots or (self._folder / layout.snapshot_key(id)).exists():
+            return (self._snapshots.get(id) or self._snapshot(id)).message
+        return "gone"
 
     def everything(self) -> dict[str, Any]:
         """Return all of it."""
@@ -68,6 +73,7 @@ class Summary:
             "history": {
                 snapshot.message: {
                     "parent": self._name(info.snapshots[snapshot.id].parent_id),
+                    "pruned": [self._name(id) for id in info.snapshots[snapshot.id].pruned],
                     "message": info.snapshots[snapshot.id].message,
                     "metadata": dict(info.snapshots[snapshot.id].metadata),
                     "same time": info.snapshots[snapshot.id].flushed_at == snapshot.flushed_at,

@@ -4,6 +4,7 @@ The scripts are in `tests.interop.behaviours`, a module for each subject:
 
 =============  ===================================================================
 ``conflicts``  every kind of conflict, rebases, amending after them
+``expiry``     expiration and garbage collection, between all else
 ``moves``      nodes that take each other's place
 ``paths``      unusual names, keys and prefixes
 ``scalars``    arrays without dimensions or elements
@@ -11,9 +12,6 @@ The scripts are in `tests.interop.behaviours`, a module for each subject:
 ``splitting``  every condition by which manifests are split or fetched ahead
 ``versions``   branches, tags, histories, metadata, diffs
 =============  ===================================================================
-
-What only one of the two can do, expire snapshots, comes between the steps of both at the
-end.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from typing import Any
 import pytest
 
 from tests.interop.behaviours.run import names
-from tests.interop.sides import Bases, Official
+from tests.interop.sides import Bases
 from tests.interop.summary import Summary
 
 NO_KEY = {"error": "InvalidInputError", "kind": "invalid-key"}
@@ -32,6 +30,10 @@ NO_ARRAY = {"error": "InvalidInputError", "kind": "not-an-array"}
 BAD_PREFIX = {"error": "InvalidInputError", "kind": "bad-key-prefix"}
 BAD_RANGE = {"error": "InvalidInputError", "kind": "invalid-byte-range"}
 BAD_METADATA = {"error": "InvalidInputError", "kind": "bad-metadata"}
+
+GONE = {"error": "StorageError", "kind": "object-not-found"}
+#: Of the class that says more.
+GONE_HERE = {"error": "ObjectNotFoundError", "kind": "object-not-found"}
 
 #: What is different on purpose, for the reasons in COMPATIBILITY.md: by script and part of
 #: its result what is returned here, and by the official client.
@@ -85,6 +87,14 @@ DIFFERENT: dict[str, dict[str, tuple[Any, Any]]] = {
     "a_store_that_was_made_read_only": {
         "set": ({"error": "ReadOnlyError", "kind": "read-only-store"}, "done"),
     },
+    "expired_snapshots_are_asked_for": {
+        "inspect, after": (GONE_HERE, GONE),
+        "manifests, after": (
+            {"error": "SnapshotNotFoundError", "kind": "snapshot-not-found"},
+            GONE,
+        ),
+    },
+    "a_session_goes_on_after_its_chunks_were_collected": {"read": (GONE_HERE, GONE)},
     "metadata_that_is_no_json": {
         "inf": (BAD_METADATA, "done"),
         "18446744073709551616": (BAD_METADATA, "done"),
@@ -119,30 +129,51 @@ ELSEWHERE = ["write", "m", 0, [[9] * 8]]
 FAILS = {"error": "InternalError", "kind": "conflicting-path-not-found"}
 
 
+CHUNK_CONFLICT = [["ChunkDoubleUpdate", "/a", [[0]]]]
+ATTRIBUTE_CONFLICT = [["ZarrMetadataDoubleUpdate", "/g", []]]
+
+
+@pytest.mark.parametrize("tagged", [False, True])
 @pytest.mark.parametrize(
-    ("edit", "others", "here", "there"),
+    ("edit", "others", "solver", "here", "there"),
     [
-        (CHUNK, None, None, None),
-        (ATTRIBUTE, None, None, None),
-        (CHUNK, ELSEWHERE, "done", FAILS),
-        (ATTRIBUTE, ELSEWHERE, "done", "done"),
-        (CHUNK, CHUNK, [["ChunkDoubleUpdate", "/a", [[0]]]], FAILS),
-        (ATTRIBUTE, ATTRIBUTE, [["ZarrMetadataDoubleUpdate", "/g", []]], FAILS),
+        (CHUNK, None, "detector", None, None),
+        (ATTRIBUTE, None, "detector", None, None),
+        (CHUNK, ELSEWHERE, "detector", "done", FAILS),
+        (ATTRIBUTE, ELSEWHERE, "detector", "done", "done"),
+        (CHUNK, CHUNK, "detector", CHUNK_CONFLICT, FAILS),
+        (CHUNK, CHUNK, "fail", CHUNK_CONFLICT, FAILS),
+        (CHUNK, CHUNK, "ours", "done", FAILS),
+        (CHUNK, CHUNK, "theirs", "done", FAILS),
+        (ATTRIBUTE, ATTRIBUTE, "detector", ATTRIBUTE_CONFLICT, FAILS),
+        (ATTRIBUTE, ATTRIBUTE, "ours", ATTRIBUTE_CONFLICT, FAILS),
     ],
 )
 def test_a_base_expires_under_a_session(
-    edit: Any, others: Any, here: Any, there: Any, bases: Bases, official: Official, tmp_path: Path
+    edit: Any,
+    others: Any,
+    solver: str,
+    here: Any,
+    there: Any,
+    tagged: bool,
+    bases: Bases,
+    tmp_path: Path,
 ) -> None:
-    """The snapshot that a session began at is gone, or its parents are, when it commits."""
+    """The snapshot that a session began at is gone, or its parents are, when it commits.
+
+    With a tag it stays, but the history of the branch does not lead to it any more.
+    """
     found = []
     for side, base in bases:
         folder = str(tmp_path / side.name)
-        official.run("behaviours.expiry.prepare", base, folder)
+        side.run("behaviours.expiry.prepare", base, folder)
+        if tagged:
+            side.run("turns.create_tag", folder, "main", "base")
         side.run("turns.begin", folder, "main", [edit])
         for number in range(2 if others else 0):
-            official.run("turns.commit", folder, "main", [others], f"theirs {number}", "commit")
-        official.run("turns.expire", folder)
-        found.append(side.run("behaviours.expiry.outcome", folder))
+            side.run("turns.commit", folder, "main", [others], f"theirs {number}", "commit")
+        side.run("turns.expire", folder)
+        found.append(side.run("behaviours.expiry.outcome", folder, solver))
     mine, theirs = found
     if others:
         assert (mine["rebase"], theirs["rebase"]) == (here, there)

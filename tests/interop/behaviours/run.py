@@ -9,6 +9,7 @@ from typing import Any
 import icechunk
 from tests.interop.behaviours import (
     conflicts,  # noqa: F401
+    expiry,  # noqa: F401
     moves,  # noqa: F401
     paths,  # noqa: F401
     scalars,  # noqa: F401
