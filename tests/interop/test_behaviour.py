@@ -173,6 +173,7 @@ def test_a_base_expires_under_a_session(
         for number in range(2 if others else 0):
             side.run("turns.commit", folder, "main", [others], f"theirs {number}", "commit")
         side.run("turns.expire", folder)
+        side.run("turns.collect", folder)
         found.append(side.run("behaviours.expiry.outcome", folder, solver))
     mine, theirs = found
     if others:

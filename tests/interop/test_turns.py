@@ -116,6 +116,9 @@ class Turns(RuleBasedStateMachine):
         self._branches: dict[str, Version] = {"main": {}}
         self._history: dict[str, list[str]] = {"main": ["Repository initialized"]}
         self._tags: dict[str, Version] = {}
+        self._tagged: dict[str, str] = {}
+        # messages of snapshots, oldest first
+        self._made = ["Repository initialized"]
         # of a branch whose last commit moved nodes, which only moves may amend
         self._moved: set[str] = set()
         self._names = 0
@@ -126,6 +129,10 @@ class Turns(RuleBasedStateMachine):
     def _new_name(self) -> str:
         self._names += 1
         return f"name {self._names}"
+
+    def _add(self, branch: str, message: str) -> None:
+        self._history[branch].insert(0, message)
+        self._made.append(message)
 
     def _branch(self, data: st.DataObject) -> str:
         return data.draw(st.sampled_from(sorted(self._branches)))
@@ -142,7 +149,7 @@ class Turns(RuleBasedStateMachine):
         ]
         apply(self._branches["main"], first)
         self._run(side, "commit", "main", first, "first", "commit")
-        self._history["main"].insert(0, "first")
+        self._add("main", "first")
 
     @rule(sides=st.lists(side, min_size=1, max_size=4), data=st.data())
     def commit(self, sides: list[str], data: st.DataObject) -> None:
@@ -150,7 +157,7 @@ class Turns(RuleBasedStateMachine):
             branch, message = self._branch(data), self._new_name()
             edits = draw_edits(data, self._branches[branch])
             self._run(side, "commit", branch, edits, message, "commit")
-            self._history[branch].insert(0, message)
+            self._add(branch, message)
             self._moved.discard(branch)
 
     @rule(side=side, data=st.data())
@@ -160,7 +167,8 @@ class Turns(RuleBasedStateMachine):
             return
         edits = draw_edits(data, self._branches[branch])
         self._run(side, "commit", branch, edits, message, "amend")
-        self._history[branch][0] = message
+        del self._history[branch][0]
+        self._add(branch, message)
 
     @rule(side=side, data=st.data())
     def move(self, side: str, data: st.DataObject) -> None:
@@ -180,12 +188,15 @@ class Turns(RuleBasedStateMachine):
                 version[target + path[len(source) :]] = version.pop(path)
             moves.append([source, target])
         self._run(side, "move", branch, moves, message)
-        self._history[branch].insert(0, message)
+        self._add(branch, message)
         self._moved.add(branch)
 
-    @rule(first=side, data=st.data(), solve=either)
-    def race(self, first: str, data: st.DataObject, solve: bool) -> None:
-        """One begins, the other commits, the first rebases."""
+    @rule(first=side, data=st.data(), solve=either, expire=rarely)
+    def race(self, first: str, data: st.DataObject, solve: bool, expire: bool) -> None:
+        """One begins, the other commits, the first rebases.
+
+        What the first began at may expire meanwhile: there the official client fails.
+        """
         branch = self._branch(data)
         version = self._branches[branch]
         arrays = sorted(path for path, (_, values) in version.items() if values)
@@ -199,8 +210,11 @@ class Turns(RuleBasedStateMachine):
         self._run(first, "begin", branch, [mine])
         self._run(second, "commit", branch, [theirs], messages[0], "commit")
         apply(version, [theirs])
-        self._history[branch].insert(0, messages[0])
+        self._add(branch, messages[0])
         self._moved.discard(branch)
+        if expire and first == "ours":
+            self._run(data.draw(self.side), "expire")
+            self._expire(self._made, branches=False, tags=False)
         clash = mine[1] == theirs[1] and chunks(mine) & chunks(theirs)
         if not chunks(mine):
             # nothing to commit: what that means is not the point here
@@ -218,7 +232,7 @@ class Turns(RuleBasedStateMachine):
             assert written == mine[3]
         else:
             apply(version, [mine])
-        self._history[branch].insert(0, messages[1])
+        self._add(branch, messages[1])
 
     @rule(side=side, data=st.data())
     def create_branch(self, side: str, data: st.DataObject) -> None:
@@ -234,8 +248,7 @@ class Turns(RuleBasedStateMachine):
     def delete_branch(self, side: str, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(set(self._branches) - {"main"})))
         self._run(side, "delete_branch", name)
-        del self._branches[name], self._history[name]
-        self._moved.discard(name)
+        self._forget_branch(name)
 
     @precondition(lambda self: len(self._branches) > 1)
     @rule(side=side, data=st.data())
@@ -254,6 +267,7 @@ class Turns(RuleBasedStateMachine):
         branch, name = self._branch(data), self._new_name()
         self._run(side, "create_tag", branch, name)
         self._tags[name] = copy.deepcopy(self._branches[branch])
+        self._tagged[name] = self._history[branch][0]
 
     @precondition(lambda self: self._tags)
     @rule(side=side, data=st.data())
@@ -262,17 +276,41 @@ class Turns(RuleBasedStateMachine):
         self._run(side, "delete_tag", name)
         del self._tags[name]
 
-    @rule(now=rarely)
-    def expire(self, now: bool) -> None:
-        """Shortens the history, and nothing else."""
+    @rule(side=side, data=st.data(), now=rarely, branches=rarely, tags=rarely, collect=either)
+    def expire(
+        self, side: str, data: st.DataObject, now: bool, branches: bool, tags: bool, collect: bool
+    ) -> None:
+        """Forget what is older than some snapshot, and delete what nothing needs any more."""
         if not now:
             return
-        self._run("official", "expire")
-        history = self._run("official", "look")["history"]
-        for branch, messages in history.items():
-            assert messages[0] == self._history[branch][0]
-            assert set(messages) <= set(self._history[branch])
-        self._history = history
+        source = self._branch(data)
+        age = data.draw(st.integers(0, len(self._history[source]) - 1))
+        expired = self._made[: self._made.index(self._history[source][age])]
+        self._run(side, "expire", source, age, branches, tags)
+        self._expire(expired, branches=branches, tags=tags)
+        if collect:
+            self._run(data.draw(self.side), "collect")
+
+    def _expire(self, expired: list[str], *, branches: bool, tags: bool) -> None:
+        for name in sorted(self._branches if branches else []):
+            if name != "main" and self._history[name][0] in expired[1:]:
+                self._forget_branch(name)
+        for name in sorted(self._tags if tags else []):
+            if self._tagged[name] in expired[1:]:
+                del self._tags[name]
+        kept = {messages[0] for messages in self._history.values()}
+        kept |= {self._made[0], *(self._tagged[name] for name in self._tags)}
+        released = set(expired) - kept
+        for messages in self._history.values():
+            # the first that stays becomes a child of the very first
+            for place, message in enumerate(messages):
+                if message in released:
+                    messages[place:] = self._made[:1]
+                    break
+
+    def _forget_branch(self, name: str) -> None:
+        del self._branches[name], self._history[name]
+        self._moved.discard(name)
 
     @invariant()
     def both_agree(self) -> None:

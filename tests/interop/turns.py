@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -115,12 +115,22 @@ def delete_tag(folder: str, name: str) -> None:
     icechunk.Repository.open(storage(folder)).delete_tag(name)
 
 
-def expire(folder: str) -> int:
-    """Forget all old snapshots, and delete what nothing needs; return how many objects."""
+def expire(
+    folder: str, source: str | None = None, age: int = 0, branches: bool = False, tags: bool = False
+) -> None:
+    """Expire what is older than a snapshot of a branch, counted from its tip, or everything."""
     repo = icechunk.Repository.open(storage(folder))
-    now = datetime.now(UTC)
-    repo.expire_snapshots(now)
-    summary = repo.garbage_collect(now)
+    older_than = datetime.now(UTC)
+    if source is not None:
+        older_than = [entry.written_at for entry in repo.ancestry(branch=source)][age]
+    repo.expire_snapshots(older_than, delete_expired_branches=branches, delete_expired_tags=tags)
+
+
+def collect(folder: str) -> int:
+    """Delete what nothing needs; return how many objects. No session may be open."""
+    repo = icechunk.Repository.open(storage(folder))
+    # of some storages times are whole seconds
+    summary = repo.garbage_collect(datetime.now(UTC) + timedelta(seconds=2))
     return int(summary.chunks_deleted + summary.manifests_deleted + summary.snapshots_deleted)
 
 
