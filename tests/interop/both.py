@@ -165,7 +165,6 @@ def ask_as(url: str, labels: dict[str, str]) -> bool:
     return True
 
 
-# -- what only the official client does ----------------------------------------------------
 def clean_up(place: Place, source: str) -> dict[str, int]:
     """Rewrite all manifests, expire all old snapshots, and collect the garbage."""
     repo = open_at(place, source)

@@ -85,7 +85,7 @@ def inspect(folder: str) -> dict[str, Any]:
 
 
 def expire_all_but_two(folder: str) -> str:
-    """Commit, and expire all snapshots but the first and the newest; only one side can.
+    """Commit, and expire all snapshots but the first and the newest.
 
     Returns
     -------
