@@ -78,6 +78,17 @@ def _ref_keys(storage: Storage, kind: str, name: str) -> list[str]:
     return [f"{layout.REFS}{kind}.{each}/ref.json" for each in dict.fromkeys(names)]
 
 
+def _name(storage: Storage, stored: str) -> str:
+    """Return the name of a ref that is stored as `stored`: one that `_ref_keys` takes there.
+
+    Whoever looks at all refs must find each again, or takes what it needs for garbage.
+    """
+    if _is_raw(storage):
+        return stored
+    name = unquote(stored)
+    return name if _is_name(name) and stored in (_encode(name), name) else stored
+
+
 def _is_name(name: str) -> bool:
     return name != "" and "/" not in name
 
@@ -198,8 +209,7 @@ def _list_names(storage: Storage, kind: str) -> tuple[list[str], list[str]]:
     for meta in storage.list(layout.REFS):
         match = _REF_KEY.fullmatch(meta.key)
         if match is not None and match[1] == kind:
-            name = match[2] if _is_raw(storage) else unquote(match[2])
-            (deleted if match[3] else present).add(name)
+            (deleted if match[3] else present).add(_name(storage, match[2]))
     return sorted(present - deleted), sorted(deleted)
 
 

@@ -158,7 +158,9 @@ class LocalStorage(Storage):
                 found = sorted(
                     (entry.name + "/" * entry.is_dir(follow_symlinks=False), entry)
                     for entry in entries
-                    if not entry.is_symlink() and not _STAGING.search(entry.name)
+                    if not entry.is_symlink()
+                    # a folder may have such a name, for instance of a branch
+                    and (entry.is_dir() or not _STAGING.search(entry.name))
                 )
         except (FileNotFoundError, NotADirectoryError):
             return
