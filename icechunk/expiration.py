@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from icechunk import publish_v1
 from icechunk.assets import Assets
+from icechunk.errors import PreconditionFailedError
 from icechunk.format import layout
 from icechunk.format.repo_info import RepoInfo, SnapshotEntry
 from icechunk.format.snapshot import decode_snapshot, encode_snapshot
@@ -140,7 +141,12 @@ def _reparent(assets: Assets, id: bytes, parent: bytes) -> None:
     data = encode_snapshot(snapshot, level=assets.compression_level, spec_version=1)
     # the only object besides refs that is overwritten: on a condition, which also makes a
     # storage finish the write before it takes the place of what was there
-    assets.storage.put(key, data, if_match=stored.etag)
+    try:
+        assets.storage.put(key, data, if_match=stored.etag)
+    except PreconditionFailedError:
+        # somebody else expires, too, or the answer to a first attempt was lost
+        if decode_snapshot(assets.storage.get(key).data, key).parent_id != parent:
+            raise
     assets.forget_snapshot(id)
 
 

@@ -121,10 +121,15 @@ class Collector:
 
     def _keep_references(self, snapshots: set[bytes], optional: set[bytes]) -> None:
         new = snapshots - self._snapshots
-        files = manifest_files(self._assets, new, self._limits, optional)
-        missing = {id: file for id, file in files.items() if id not in self._manifests}
+        needed = manifest_files(self._assets, new - optional, self._limits)
+        # what a session has written that was older than an earlier run: it refers to what
+        # is gone, and must not keep this run from its work
+        others = manifest_files(self._assets, new & optional, self._limits, optional)
+        missing = {id: f for id, f in (others | needed).items() if id not in self._manifests}
         _log.info("%d more snapshots refer to %d more manifests", len(new), len(missing))
-        for prefixes in read_manifests(self._assets, missing, self._limits, _chunk_prefixes):
+        for prefixes in read_manifests(
+            self._assets, missing, self._limits, _chunk_prefixes, others.keys() - needed.keys()
+        ):
             self._chunks.add(prefixes)
         self._manifests |= missing.keys()
         self._snapshots |= new

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -181,15 +181,17 @@ class Maintenance(RepositoryPart):
         )
 
     def _keep_v1(self, collector: Collector) -> None:
-        """Find what stays, of one state of all refs."""
+        """Find what stays, of one state of all refs at least."""
         assets = self._assets.uncached()
         refs = publish_v1.read_all_refs(assets.storage)
+        info = publish_v1.load_whole(assets, refs)
         while True:
-            collector.keep(publish_v1.load_whole(assets, refs))
+            collector.keep(info)
             now = publish_v1.read_all_refs(assets.storage)
             if now == refs:
                 return
-            refs = now
+            # with the history that is known: or else nobody finishes before others commit
+            refs, info = now, replace(info, branches=now.branches, tags=now.tags)
 
     def chunk_storage_stats(
         self,
@@ -265,7 +267,7 @@ class Maintenance(RepositoryPart):
 
 
 def _checked_time(when: datetime, name: str) -> datetime:
-    if not isinstance(when, datetime) or when.tzinfo is None:
+    if not isinstance(when, datetime) or when.utcoffset() is None:
         raise InvalidInputError(
             f"{name} is {when!r}, expected a datetime with a time zone, for instance "
             "datetime.now(UTC) - timedelta(days=30)",
@@ -276,7 +278,7 @@ def _checked_time(when: datetime, name: str) -> datetime:
 
 def _check_positive(name: str, value: int) -> None:
     if not isinstance(value, int) or value < 1:
-        raise InvalidInputError(f"{name} is {value!r}, it must be at least 1")
+        raise InvalidInputError(f"{name} is {value!r}, expected an int of at least 1")
 
 
 def _limits(snapshots: int, compressed: int, decoded: int, manifests: int) -> Limits:
@@ -335,8 +337,10 @@ def _total(manifests: Iterable[_Sizes]) -> ChunkStorageStats:
         for columns in sizes.native:
             native.add(*columns)
         for locations, (location, offset, length) in sizes.virtual:
-            known = [numbers.setdefault(text, len(numbers)) for text in locations]
-            virtual.add(np.array(known, np.uint64)[location], offset, length)
+            # all arrays of a manifest have the same heap, and few of it each
+            used, at = np.unique(location, return_inverse=True)
+            known = [numbers.setdefault(locations[i], len(numbers)) for i in used.tolist()]
+            virtual.add(np.array(known, np.uint64)[at], offset, length)
     return ChunkStorageStats(
         int(native.columns()[2].sum()), int(virtual.columns()[2].sum()), inline
     )

@@ -31,6 +31,7 @@ from icechunk.errors import (
     ReadOnlyError,
     RefNotFoundError,
     SessionStateError,
+    SnapshotNotFoundError,
     StorageError,
 )
 from icechunk.features import MOVE_NODE, require_feature
@@ -332,6 +333,12 @@ def add_detached(entry: SnapshotEntry) -> Compute:
     """Return the change that registers a snapshot on no branch."""
 
     def compute(info: RepoInfo) -> tuple[RepoInfo, UpdateEntry]:
+        base = entry.parent_id
+        if base is not None and base not in info.snapshots:
+            raise SnapshotNotFoundError(
+                f"cannot flush: the snapshot {encode_id(base)} that the session began with has "
+                "expired since; rebase the session, or commit with rebase_with"
+            )
         changed = replace(info, snapshots=with_item(info.snapshots, entry.id, entry))
         return changed, UpdateEntry(kind=UpdateKind.NEW_DETACHED_SNAPSHOT, snapshot=entry.id)
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk.assets import BYTES_PER_CHUNK_REF, Assets
-from icechunk.errors import SnapshotNotFoundError
+from icechunk.errors import ErrorKind, SnapshotNotFoundError, StorageError
 from icechunk.format.chunk_ref import RefKind
 from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.manifest import Manifest
@@ -128,17 +128,37 @@ def read_manifests(
     files: Mapping[bytes, ManifestFile],
     limits: Limits,
     extract: Callable[[Manifest], T],
+    optional: Collection[bytes] = (),
 ) -> Iterator[T]:
     """Yield what a function makes of each manifest.
+
+    Parameters
+    ----------
+    assets : Assets
+    files : mapping
+    limits : Limits
+    extract : callable
+    optional : collection of bytes
+        Manifests that need not be there.
 
     Raises
     ------
     StorageError, FormatError
         If one is missing or damaged.
     """
+
+    def read(file: ManifestFile) -> list[T]:
+        try:
+            return [extract(assets.manifest(file.id))]
+        except StorageError as error:
+            if file.id not in optional or error.kind is not ErrorKind.OBJECT_NOT_FOUND:
+                raise
+            return []
+
     with ThreadPoolExecutor(min(limits.manifests, MAX_THREADS)) as pool:
         for batch in _affordable(files.values(), limits):
-            yield from pool.map(lambda file: extract(assets.manifest(file.id)), batch)
+            for found in pool.map(read, batch):
+                yield from found
 
 
 def _affordable(files: Iterable[ManifestFile], limits: Limits) -> Iterator[list[ManifestFile]]:
@@ -178,8 +198,8 @@ def id_prefixes(ids: npt.NDArray[np.uint8]) -> Column:
 class DistinctRows:
     """Distinct rows of numbers, to which more are added.
 
-    Memory is that of the distinct rows, about three times over, however often each was
-    added.
+    Memory is that of the distinct rows, however often each was added; four times that
+    while a single column is merged, and five times while several are.
 
     Parameters
     ----------
@@ -205,10 +225,14 @@ class DistinctRows:
         return self._rows
 
     def _merge(self) -> None:
-        joined = [np.concatenate(parts) for parts in zip(self._rows, *self._pending, strict=True)]
-        order = np.lexsort(joined[::-1])
-        ordered = [column[order] for column in joined]
-        first = np.ones(len(order), np.bool_)
+        ordered = [np.concatenate(parts) for parts in zip(self._rows, *self._pending, strict=True)]
+        # not needed while sorting, where memory is highest
+        self._rows, self._pending, self._waiting = (), [], 0
+        if len(ordered) == 1:
+            ordered[0].sort()
+        else:
+            order = np.lexsort(ordered[::-1])
+            ordered = [column[order] for column in ordered]
+        first = np.ones(len(ordered[0]), np.bool_)
         first[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in ordered])
         self._rows = tuple(column[first] for column in ordered)
-        self._pending, self._waiting = [], 0

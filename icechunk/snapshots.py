@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 from icechunk.ancestry_graph import AncestryGraph
 from icechunk.display import Displayed
@@ -15,6 +15,8 @@ from icechunk.format.transaction_log import TransactionLog
 from icechunk.ids import encode_id
 
 __all__ = ["AncestryGraph", "Diff", "ManifestFileInfo", "SnapshotInfo", "SnapshotMetadata"]
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,9 @@ def from_microseconds(microseconds: int) -> datetime:
 
 def to_microseconds(when: datetime) -> int:
     """Return a time as it is stored; one without zone is taken as local time."""
-    return round(when.astimezone(UTC).timestamp() * 1_000_000)
+    if when.utcoffset() is None:
+        when = when.astimezone(UTC)
+    return (when - _EPOCH) // timedelta(microseconds=1)
 
 
 def diff_from_logs(
