@@ -1,0 +1,103 @@
+"""What must stay in a storage, found the plain way: one decoded file after the other.
+
+It shares the decoders with the library, and nothing else: manifests are those that nodes
+name, not those that a snapshot lists as files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+from icechunk.format import layout, v1
+from icechunk.format.manifest import decode_manifest
+from icechunk.format.repo_info import RepoInfo, decode_repo_info
+from icechunk.format.snapshot import Snapshot, decode_snapshot
+from icechunk.ids import decode_id
+from icechunk.storage.base import ObjectMeta, Storage
+
+#: What is garbage collected.
+FOLDERS = (layout.SNAPSHOTS, layout.TRANSACTIONS, layout.MANIFESTS, layout.CHUNKS)
+
+
+def objects(storage: Storage) -> dict[str, ObjectMeta]:
+    """Return everything that is stored."""
+    return {meta.key: meta for meta in storage.list()}
+
+
+def collectable(storage: Storage) -> dict[str, ObjectMeta]:
+    """Return what garbage collection looks at."""
+    return {meta.key: meta for folder in FOLDERS for meta in storage.list(folder)}
+
+
+def repo_info(storage: Storage) -> RepoInfo | None:
+    """Return the stored repo info; None in spec version 1."""
+    if not any(meta.key == layout.REPO_KEY for meta in storage.list()):
+        return None
+    return decode_repo_info(storage.get(layout.REPO_KEY).data, layout.REPO_KEY)
+
+
+def snapshot(storage: Storage, id: bytes) -> Snapshot:
+    """Return a stored snapshot."""
+    key = layout.snapshot_key(id)
+    return decode_snapshot(storage.get(key).data, key)
+
+
+def ref_targets(storage: Storage) -> list[bytes]:
+    """Return what all branches and tags point to."""
+    info = repo_info(storage)
+    if info is not None:
+        return [*info.branches.values(), *info.tags.values()]
+    keys = {meta.key for meta in storage.list(layout.REFS)}
+    live = [k for k in keys if k.endswith("/ref.json") and k + ".deleted" not in keys]
+    return [v1.parse_ref(storage.get(key).data, key) for key in live]
+
+
+def history(storage: Storage, tip: bytes) -> Iterator[bytes]:
+    """Yield a snapshot and its ancestors."""
+    info = repo_info(storage)
+    at: bytes | None = tip
+    while at is not None:
+        yield at
+        at = info.snapshots[at].parent_id if info else snapshot(storage, at).parent_id
+
+
+def below(storage: Storage, snapshots: Iterable[bytes]) -> set[str]:
+    """Return the keys of snapshots, and of all that they refer to."""
+    keys: set[str] = set()
+    manifests: set[bytes] = set()
+    for id in snapshots:
+        keys |= {layout.snapshot_key(id), layout.transaction_key(id)}
+        for node in snapshot(storage, id).nodes():
+            manifests.update(ref.id for ref in (node.array.manifests if node.array else ()))
+    for id in manifests:
+        key = layout.manifest_key(id)
+        keys.add(key)
+        for refs in decode_manifest(storage.get(key).data, key).arrays.values():
+            for row in range(len(refs)):
+                chunk = refs.row(row).chunk_id
+                keys |= {layout.chunk_key(chunk)} if chunk is not None else set()
+    return keys
+
+
+def needed(storage: Storage) -> set[str]:
+    """Return the keys of what branches and tags lead to, transaction logs included."""
+    reached = {id for tip in ref_targets(storage) for id in history(storage, tip)}
+    info = repo_info(storage)
+    logs = {log for id in reached for log in info.snapshots[id].pruned} if info else set()
+    return below(storage, reached) | {layout.transaction_key(id) for id in logs}
+
+
+def protected(storage: Storage, cutoff: datetime) -> set[str]:
+    """Return what garbage collection leaves: what is needed, or young, or below the young."""
+    stored = collectable(storage)
+    young = {key for key, meta in stored.items() if meta.last_modified >= cutoff}
+    ids = {decode_id(k.removeprefix(layout.SNAPSHOTS)) for k in young if k.startswith("snap")}
+    keys = needed(storage) | young | below(storage, ids)
+    info = repo_info(storage)
+    for id in ids & info.snapshots.keys() if info else ():
+        # its transaction log is to be replayed with those of ancestors that are dropped
+        logs = {log for each in history(storage, id) for log in info.snapshots[each].pruned}
+        logs |= set(history(storage, id))
+        keys |= {layout.transaction_key(log) for log in logs}
+    return keys & stored.keys()
