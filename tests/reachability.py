@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from functools import cache
 
+from icechunk.errors import ObjectNotFoundError
 from icechunk.format import layout, v1
 from icechunk.format.manifest import decode_manifest
 from icechunk.format.repo_info import RepoInfo, decode_repo_info
-from icechunk.format.snapshot import Snapshot, decode_snapshot
+from icechunk.format.snapshot import decode_snapshot
 from icechunk.ids import decode_id
 from icechunk.storage.base import ObjectMeta, Storage
 
@@ -30,17 +32,40 @@ def collectable(storage: Storage) -> dict[str, ObjectMeta]:
     return {meta.key: meta for folder in FOLDERS for meta in storage.list(folder)}
 
 
+# decoded once for all copies of a storage: tests look at the same objects again and again
+@cache
+def _decoded_info(data: bytes) -> RepoInfo:
+    return decode_repo_info(data, layout.REPO_KEY)
+
+
+@cache
+def _decoded_snapshot(data: bytes, key: str) -> tuple[bytes | None, frozenset[bytes]]:
+    """Return the parent of a snapshot, and the manifests that its nodes name."""
+    found = decode_snapshot(data, key)
+    arrays = [node.array for node in found.nodes() if node.array is not None]
+    return found.parent_id, frozenset(ref.id for each in arrays for ref in each.manifests)
+
+
+@cache
+def _decoded_manifest(data: bytes, key: str) -> frozenset[str]:
+    """Return the keys of the chunks of a manifest."""
+    arrays = decode_manifest(data, key).arrays.values()
+    ids = [refs.row(row).chunk_id for refs in arrays for row in range(len(refs))]
+    return frozenset(layout.chunk_key(id) for id in ids if id is not None)
+
+
 def repo_info(storage: Storage) -> RepoInfo | None:
     """Return the stored repo info; None in spec version 1."""
-    if not any(meta.key == layout.REPO_KEY for meta in storage.list()):
+    try:
+        return _decoded_info(bytes(storage.get(layout.REPO_KEY).data))
+    except ObjectNotFoundError:
         return None
-    return decode_repo_info(storage.get(layout.REPO_KEY).data, layout.REPO_KEY)
 
 
-def snapshot(storage: Storage, id: bytes) -> Snapshot:
-    """Return a stored snapshot."""
+def snapshot(storage: Storage, id: bytes) -> tuple[bytes | None, frozenset[bytes]]:
+    """Return the parent of a stored snapshot, and its manifests."""
     key = layout.snapshot_key(id)
-    return decode_snapshot(storage.get(key).data, key)
+    return _decoded_snapshot(bytes(storage.get(key).data), key)
 
 
 def ref_targets(storage: Storage) -> list[bytes]:
@@ -59,7 +84,7 @@ def history(storage: Storage, tip: bytes) -> Iterator[bytes]:
     at: bytes | None = tip
     while at is not None:
         yield at
-        at = info.snapshots[at].parent_id if info else snapshot(storage, at).parent_id
+        at = info.snapshots[at].parent_id if info else snapshot(storage, at)[0]
 
 
 def below(storage: Storage, snapshots: Iterable[bytes]) -> set[str]:
@@ -68,15 +93,10 @@ def below(storage: Storage, snapshots: Iterable[bytes]) -> set[str]:
     manifests: set[bytes] = set()
     for id in snapshots:
         keys |= {layout.snapshot_key(id), layout.transaction_key(id)}
-        for node in snapshot(storage, id).nodes():
-            manifests.update(ref.id for ref in (node.array.manifests if node.array else ()))
+        manifests |= snapshot(storage, id)[1]
     for id in manifests:
         key = layout.manifest_key(id)
-        keys.add(key)
-        for refs in decode_manifest(storage.get(key).data, key).arrays.values():
-            for row in range(len(refs)):
-                chunk = refs.row(row).chunk_id
-                keys |= {layout.chunk_key(chunk)} if chunk is not None else set()
+        keys |= {key} | _decoded_manifest(bytes(storage.get(key).data), key)
     return keys
 
 
