@@ -32,7 +32,7 @@ from icechunk.format import layout
 from icechunk.ids import decode_id, encode_id, new_object_id
 from icechunk.storage import WrapperStorage
 from icechunk.storage.base import Storage
-from tests.histories import CONFIG, commit, create, newest, write
+from tests.histories import CONFIG, commit, create, newest, read, write
 from tests.reachability import FOLDERS, collectable, needed, objects, protected, snapshot
 
 #: What `garbage_collect` calls the folders.
@@ -116,13 +116,31 @@ def test_rebase_over_expired_commits(storage: Storage, base_stays: bool) -> None
 
 
 def test_diff_over_expired_commits(storage: Storage) -> None:
+    """Also over those that had expired commits before them already."""
     repository = with_garbage(storage, 2)
     first = [*repository.ancestry(branch="main")][-1].id
-    before = repository.diff(from_snapshot_id=first, to_branch="main")
-    assert len(repository.expire_snapshots(now(), delete_expired_tags=True)) > 3
-    repository.garbage_collect(now())
-    assert [entry.id for entry in repository.ancestry(branch="main")][1:] == [first]
-    assert Repository.open(storage).diff(from_snapshot_id=first, to_branch="main") == before
+    for number in range(3):
+        commit(repository, {number: b"more"})
+        before = repository.diff(from_snapshot_id=first, to_branch="main")
+        assert len(repository.expire_snapshots(now(), delete_expired_tags=True)) > 0
+        repository.garbage_collect(now())
+        assert [entry.id for entry in repository.ancestry(branch="main")][1:] == [first]
+        assert Repository.open(storage).diff(from_snapshot_id=first, to_branch="main") == before
+
+
+def test_a_young_snapshot_without_a_branch(storage: Storage, spec_version: int) -> None:
+    """It stays, with all that it needs, for a branch or tag to be made of it."""
+    repository = create(storage, spec_version)
+    commit(repository, {0: b"below it"})
+    time = now()
+    session = repository.writable_session("main")
+    write(session, {1: b"in it"})
+    flushed = session.flush("alone")
+    repository.garbage_collect(time)
+    Repository.open(storage).create_tag("saved", flushed)
+    check_whole(storage)
+    saved = read(Repository.open(storage).readonly_session(tag="saved"))
+    assert saved == {0: b"below it", 1: b"in it"}
 
 
 def test_flush_of_a_session_whose_base_expired(storage: Storage) -> None:

@@ -79,19 +79,26 @@ class Histories(RuleBasedStateMachine):
         self.branches["main"] = tip
 
     # -- history is made -----------------------------------------------------------------
-    @rule(pick=picks, values=edits, how=st.sampled_from(["commit", "commit", "flush", "amend"]))
-    def edit(self, pick: int, values: Values, how: str) -> None:
+    @rule(
+        pick=picks,
+        work=st.lists(edits, min_size=1, max_size=3),
+        how=st.sampled_from(["commit", "commit", "flush", "amend"]),
+    )
+    def edit(self, pick: int, work: list[Values], how: str) -> None:
         branch = choose(self.branches, pick)
-        base = self.commits[self.branches[branch]]
-        if not base.commits or (how == "amend" and self.spec_version < 2):
+        if how == "amend" and self.spec_version < 2:
             return
-        session = self.repository.writable_session(branch)
-        write(session, values)
-        id: str = getattr(session, how)(how)
-        before = base.commits[:-1] if how == "amend" else base.commits
-        self.commits[id] = Commit({**base.values, **values}, [*before, id])
-        if how != "flush":
-            self.branches[branch] = id
+        for values in work:
+            base = self.commits[self.branches[branch]]
+            if not base.commits:
+                return
+            session = self.repository.writable_session(branch)
+            write(session, values)
+            id: str = getattr(session, how)(how)
+            before = base.commits[:-1] if how == "amend" else base.commits
+            self.commits[id] = Commit({**base.values, **values}, [*before, id])
+            if how != "flush":
+                self.branches[branch] = id
 
     def targets(self) -> list[str]:
         """Return the snapshots that are there, and that a ref may be made of."""
