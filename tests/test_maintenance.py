@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -187,11 +188,26 @@ class Meanwhile(WrapperStorage):
         super().__init__(inner)
         self.left = nth
         self.act = act
+        self.lock = threading.Lock()
 
     def before(self, operation: str, keys: tuple[str, ...], written: int) -> None:
-        self.left -= 1
-        if self.left == 0:
+        # requests come from several threads
+        with self.lock:
+            self.left -= 1
+            mine = self.left == 0
+        if mine:
             self.act()
+
+
+class Log(WrapperStorage):
+    """A storage that notes the first key of every request."""
+
+    def __init__(self, inner: Storage) -> None:
+        super().__init__(inner)
+        self.keys: list[str] = []
+
+    def before(self, operation: str, keys: tuple[str, ...], written: int) -> None:
+        self.keys.append(keys[0])
 
 
 def reset(repository: Repository) -> None:
@@ -268,12 +284,12 @@ def test_a_branch_to_garbage_while_manifests_are_read_in_spec_version_1(storage:
     repository.delete_branch("side")
     cutoff = now()
 
-    class Found(WrapperStorage):
-        def before(self, operation: str, keys: tuple[str, ...], written: int) -> None:
-            if keys[0].startswith("manifests/") and not repository.list_branches() > {"main"}:
-                repository.create_branch("found", lost)
-
-    Repository.open(Found(storage)).garbage_collect(cutoff)
+    # before the first manifest is read
+    requests = Log(storage)
+    Repository.open(requests).garbage_collect(cutoff, dry_run=True)
+    (first, *_) = (i for i, key in enumerate(requests.keys, 1) if key.startswith("manifests/"))
+    meanwhile = Meanwhile(storage, first, lambda: repository.create_branch("found", lost))
+    Repository.open(meanwhile).garbage_collect(cutoff)
     assert newest(storage, "found")[5] == b"beside"
 
 

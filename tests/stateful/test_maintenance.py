@@ -169,8 +169,8 @@ class Histories(RuleBasedStateMachine):
                 kept.append(entry.id)
             after = [entry.id for entry in self.repository.ancestry(snapshot_id=tip)]
             assert after == [*(id for id in kept if id != self.root), self.root]
-            assert {entry.id for entry in before[tip]} - set(after) <= found
-        assert self.spec_version > 1 or found <= old
+            if self.spec_version < 2:
+                assert {entry.id for entry in before[tip]} - set(after) <= found <= old
 
     @rule(pick=picks, later=st.booleans())
     def garbage_collect(self, pick: int, later: bool) -> None:
@@ -236,7 +236,7 @@ def test_maintenance(spec_version: int, kind: str, request: pytest.FixtureReques
     run_state_machine_as_test(
         lambda: Histories(new_storage(kind, request), spec_version),
         settings=settings(
-            max_examples=8 if kind == "memory" else 3,
+            max_examples=6 if kind == "memory" else 2,
             stateful_step_count=30,
         ),
     )
