@@ -31,6 +31,7 @@ from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.manifest import decode_manifest
 from icechunk.garbage import _chunk_prefixes
 from icechunk.ids import decode_id, decode_ids, encode_id, new_object_id
+from icechunk.maintenance import _Sizes, _total
 from icechunk.reachable import DistinctRows, Limits, read_manifests
 from icechunk.stats import ChunkStorageStats
 from icechunk.storage import WrapperStorage
@@ -201,6 +202,23 @@ def test_sizes(work: list[dict[int, Any]], detached: dict[int, Any]) -> None:
         sum(native.values()), sum(length for _, _, length in virtual), inline
     )
     assert stats.total_bytes() == stats.non_virtual_bytes() + stats.virtual_bytes
+
+
+def test_sizes_of_arrays_in_one_manifest(storage: Storage) -> None:
+    assets = create(storage)._assets
+    at, ids = np.arange(2, dtype=np.uint32)[:, None], [b"a" * 12, b"a" * 11 + b"b"]
+    arrays = [
+        ChunkRefs.inline(at, [b"1", b"22"]),
+        ChunkRefs.inline(at, [b"333", b"4444"]),
+        # ids that begin alike are two ids
+        ChunkRefs.native(at, ids, [10, 20]),
+        ChunkRefs.native(at, ids, [10, 20]),
+        ChunkRefs.virtual(at, ["file:///x", "file:///y"], 0, [100, 200]),
+        ChunkRefs.virtual(at, ["file:///y", "file:///z"], 0, [200, 400]),
+    ]
+    file = assets.write_manifest({bytes([row]) * 8: refs for row, refs in enumerate(arrays)})
+    manifest = assets.uncached().manifest(file.id)
+    assert _total([_Sizes.of(manifest)]) == ChunkStorageStats(30, 700, 10)
 
 
 # -- arguments --------------------------------------------------------------------------------
