@@ -526,6 +526,27 @@ def test_whole_seconds(tmp_path: Path, spec_version: int) -> None:
     check_whole(storage)
 
 
+def test_what_a_session_has_not_committed_yet(storage: Storage, spec_version: int) -> None:
+    """Nothing but its age protects it, in all folders."""
+    repository = create(storage, spec_version)
+    old, young = ([f"{folder}{encode_id(new_object_id())}" for folder in FOLDERS[1:]] for _ in "12")
+    for key in old:
+        storage.put(key, b"old")
+    time = now()
+    for key in young:
+        storage.put(key, b"young")
+    session = repository.writable_session("main")
+    write(session, {0: b"not committed yet"})
+    before = collectable(storage).keys()
+    repository.garbage_collect(time)
+    assert before - collectable(storage).keys() == set(old)
+    session.commit("now it is")
+    assert newest(storage) == {0: b"not committed yet"}
+    repository.garbage_collect(now())
+    assert not collectable(storage).keys() & set(young)
+    check_whole(storage)
+
+
 def test_what_a_young_snapshot_needs_is_not_deleted(storage: Storage) -> None:
     """Also if that is older: a session is about to commit it."""
     repository = with_garbage(storage, 1)
