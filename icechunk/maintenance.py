@@ -126,7 +126,7 @@ class Maintenance(RepositoryPart):
         ----------
         delete_object_older_than : datetime
             With a time zone. Objects that were written later, by the clock of the storage,
-            stay in any case.
+            stay in any case; a time in the future protects no commit that is under way.
         dry_run : bool, default False
             Count what would be deleted, and change nothing.
         max_snapshots_in_memory : int, default 50
@@ -278,7 +278,9 @@ def _checked_time(when: datetime, name: str) -> datetime:
 
 def _check_positive(name: str, value: int) -> None:
     if not isinstance(value, int) or value < 1:
-        raise InvalidInputError(f"{name} is {value!r}, expected an int of at least 1")
+        raise InvalidInputError(
+            f"{name} is {value!r}, expected an int of at least 1", ErrorKind.NOT_ALLOWED
+        )
 
 
 def _limits(snapshots: int, compressed: int, decoded: int, manifests: int) -> Limits:
