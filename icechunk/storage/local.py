@@ -47,6 +47,7 @@ from icechunk.storage.base import (
     same_version,
 )
 from icechunk.storage.locks import exclusive
+from icechunk.storage.pace import Pace
 
 _STAGING: Final = re.compile(r"#[0-9]+\Z")
 #: Staging names have many more digits, so no staging file is ever taken for a lock.
@@ -55,6 +56,12 @@ _LOCK_SUFFIX: Final = "#0"
 #: As many files are forced to disk at a time, so that a commit never waits for long.
 _MAX_WAITING: Final = 4096
 _SYNC_THREADS: Final = 8
+
+#: What may be read and written without a thread has at most so many bytes.
+_SMALL: Final = 1 << 17
+#: As long as one takes less, in seconds: with threads many of them take about that each.
+_QUICK_READ: Final = 0.0004
+_QUICK_WRITE: Final = 0.0008
 
 #: What `os.link` says on file systems without hard links.
 _NO_LINKS: Final = {
@@ -87,6 +94,7 @@ class LocalStorage(Storage):
             raise InvalidInputError(f"{text!r} is no path of a folder", ErrorKind.BAD_PREFIX)
         self._root = os.path.abspath(text)
         self._lock = threading.Lock()
+        self._reads, self._writes = Pace(_QUICK_READ), Pace(_QUICK_WRITE)
         # files that are not forced to disk yet
         self._waiting: list[str] = []
         # said again and again: after a failure the system forgets what it could not write,
@@ -134,6 +142,25 @@ class LocalStorage(Storage):
         except OSError as error:
             raise self._failure("read", key, error) from error
         raise missing
+
+    async def get_async(
+        self,
+        key: str,
+        *,
+        byte_range: ByteRange | None = None,
+        if_match: str | None = None,
+        if_unmodified_since: datetime | None = None,
+    ) -> GetResult:
+        """Fetch as `get` does; a small range without a thread, as long as that is quick."""
+        read: dict[str, Any] = {
+            "byte_range": byte_range,
+            "if_match": if_match,
+            "if_unmodified_since": if_unmodified_since,
+        }
+        if _is_small(byte_range) and self._reads.is_quick():
+            with self._reads.measured():
+                return self.get(key, **read)
+        return await super().get_async(key, **read)
 
     def get_if_changed(self, key: str, etag: str | None) -> GetResult | None:
         """Fetch an object unless its version is still `etag`, without reading it then."""
@@ -198,6 +225,27 @@ class LocalStorage(Storage):
             raise self._failure("write", key, error) from error
         self._wait_for_sync(path)
         return staged.etag
+
+    async def put_async(
+        self,
+        key: str,
+        data: BytesLike,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+    ) -> str | None:
+        """Write as `put` does; a small object without a thread, as long as that is quick."""
+        if (
+            memoryview(data).nbytes <= _SMALL
+            and not if_absent
+            and if_match is None
+            # else it is this one's turn to force all to disk
+            and len(self._waiting) < _MAX_WAITING - 1
+            and self._writes.is_quick()
+        ):
+            with self._writes.measured():
+                return self.put(key, data)
+        return await super().put_async(key, data, if_absent=if_absent, if_match=if_match)
 
     def _wait_for_sync(self, path: str) -> None:
         with self._lock:
@@ -407,6 +455,11 @@ class _Staged:
         # gone if it was renamed to its place
         with suppress(FileNotFoundError):
             os.unlink(self.path)
+
+
+def _is_small(byte_range: ByteRange | None) -> bool:
+    start, end = byte_range or (None, None)
+    return start is not None and end is not None and end - start <= _SMALL
 
 
 def _etag(status: os.stat_result) -> str:
