@@ -32,6 +32,7 @@ MAGIC: Final = b"ICHKCS"
 VERSION: Final = 2
 #: A change set of a hundred million references is about this large.
 MAX_PAYLOAD: Final = 1 << 33
+_STEP: Final = 1 << 20
 _COLUMN_DTYPES: Final = {"|u1", "<u4", "<u8", "<i4", "<i8"}
 
 
@@ -61,7 +62,7 @@ def encode_change_set(changes: ChangeSet, *, level: int = 3) -> bytes:
             flat = np.ascontiguousarray(column)
             flat = flat.astype(flat.dtype.newbyteorder("<"), copy=False)
             raw: Any = flat.reshape(-1).view(np.uint8)
-            columns[name] = [flat.dtype.str, list(flat.shape), *heap.add(memoryview(raw))]
+            columns[name] = [flat.dtype.str, list(column.shape), *heap.add(memoryview(raw))]
         arrays.append([node_id.hex(), changes.node_paths.get(node_id, ""), refs.ndim, columns])
     header = {
         "base": changes.base.hex(),
@@ -123,7 +124,7 @@ def _damaged(name: str, reason: str) -> FormatError:
     )
 
 
-def _unwrap(data: bytes, name: str) -> bytes:
+def _unwrap(data: bytes, name: str) -> bytearray:
     if not isinstance(data, bytes | bytearray | memoryview):
         raise _damaged(name, f"a {type(data).__name__} instead of bytes")
     data = bytes(data)
@@ -133,22 +134,21 @@ def _unwrap(data: bytes, name: str) -> bytes:
     if len(data) < start or data[len(MAGIC)] != VERSION:
         raise _damaged(name, f"version {data[len(MAGIC) : start].hex() or 'missing'} is not known")
     decompressor = zstd.ZstdDecompressor()
-    pieces, total = [], 0
+    rest, payload = memoryview(data)[start:], bytearray()
     try:
-        piece = decompressor.decompress(data[start:], max_length=1 << 24)
-        while True:
-            pieces.append(piece)
-            total += len(piece)
-            if total > MAX_PAYLOAD:
+        # in steps: nothing is there twice, and a bomb is noticed before it has grown
+        while not decompressor.eof and (rest or not decompressor.needs_input):
+            step, rest = (rest[:_STEP], rest[_STEP:]) if decompressor.needs_input else (b"", rest)
+            payload += decompressor.decompress(step, max_length=_STEP)
+            if len(payload) > MAX_PAYLOAD:
                 raise _damaged(name, f"larger than {MAX_PAYLOAD} bytes")
-            if decompressor.eof or not (piece or not decompressor.needs_input):
-                break
-            piece = decompressor.decompress(b"", max_length=1 << 24)
     except zstd.ZstdError as error:
         raise _damaged(name, f"damaged ({error})") from None
-    if not decompressor.eof or decompressor.unused_data:
-        raise _damaged(name, "cut short" if not decompressor.eof else "followed by other bytes")
-    return b"".join(pieces)
+    if not decompressor.eof:
+        raise _damaged(name, "cut short")
+    if decompressor.unused_data or rest:
+        raise _damaged(name, "followed by other bytes")
+    return payload
 
 
 def _build(header: dict[str, Any], heap: memoryview, name: str) -> ChangeSet:

@@ -80,9 +80,10 @@ class Merging(Workspace):
         if not parts:
             return
         with self._lock:
-            merged = change_set.merge(parts, on_conflict=on_conflict)
+            # first, because it makes something of the size of the result, and drops it
             if on_conflict == "error":
                 self._check_beside(parts)
+            merged = change_set.merge(parts, on_conflict=on_conflict)
             top = self._layers[-1]
             self._layers[-1] = change_set.overlay(top, merged)
             try:
@@ -102,7 +103,8 @@ class Merging(Workspace):
         """
         for lineage in {part.lineage for part in parts}:
             beside = change_set.flatten(self._layers[self._forks.get(lineage, 0) :])
-            change_set.merge([beside, *(part for part in parts if part.lineage == lineage)])
+            if not beside.is_empty:
+                change_set.merge([beside, *(part for part in parts if part.lineage == lineage)])
 
     def _check_nodes(self, merged: ChangeSet) -> None:
         """Refuse edits of nodes that were made in a session that is no more, and moves."""

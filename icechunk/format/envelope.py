@@ -48,6 +48,8 @@ MAX_PAYLOAD: Final = 1 << 32
 _MAX_RATIO: Final = 1024
 _FREE_SIZE: Final = 1 << 26
 
+_STEP: Final = 1 << 20
+
 _NAME: Final = slice(12, 36)
 _WRITER: Final = f"icechunk-py-{__version__}".encode()[:24].ljust(24)
 _SPEC_VERSIONS: Final = (1, 2)
@@ -88,7 +90,7 @@ _FILE_TYPES: Final = frozenset(FileType)
 
 def wrap(
     payload: BytesLike, file_type: FileType, *, level: int = 3, spec_version: int = 2
-) -> bytes:
+) -> bytearray:
     """Return a stored object: header, then `payload` as one zstd frame.
 
     Parameters
@@ -101,7 +103,8 @@ def wrap(
     spec_version : int
         1 or 2.
     """
-    size = memoryview(payload).nbytes
+    view = memoryview(payload).cast("B")
+    size = len(view)
     if size > MAX_PAYLOAD:
         raise InternalError(f"a {file_type.name} of {size} bytes: no reader would accept it")
     lowest, highest = zstd.CompressionParameter.compression_level.bounds()
@@ -109,8 +112,14 @@ def wrap(
         zstd.CompressionParameter.compression_level: min(max(level, lowest), highest),
         zstd.CompressionParameter.checksum_flag: 1,
     }
-    header = MAGIC + _WRITER + bytes((spec_version, file_type, _ZSTD))
-    return header + zstd.compress(payload, options=options)
+    # in steps: the module keeps all that one call returns in pieces, and then joins them
+    compressor = zstd.ZstdCompressor(options=options)
+    compressor.set_pledged_input_size(size)
+    data = bytearray(MAGIC + _WRITER + bytes((spec_version, file_type, _ZSTD)))
+    for start in range(0, size, _STEP):
+        data += compressor.compress(view[start : start + _STEP])
+    data += compressor.flush()
+    return data
 
 
 def unwrap(

@@ -25,7 +25,8 @@ Writing, parents hold the batches of their children::
     leaves = Batch(3)                                   # three tables
     leaves.scalar(1, [7, 0, 9], "<u8", default=0)       # the row with a 0 leaves it out
     leaves.text(5, ["s3://a", None, "s3://a"])          # equal strings are stored once
-    leaves.vector(0, coords.reshape(-1), np.arange(4) * ndim)     # row i: offsets[i]:...
+    leaves.matrix(0, coords)                            # uint32[3, ndim]: a vector a row
+    leaves.vector(3, flat, [0, 2, 2, 6])                # row i: flat[offsets[i]:offsets[i + 1]]
     leaves.vector(2, boxes, [0, 2, 2, 3])               # uint32[3, 2]: vectors of structs
     inner = Batch(2)
     inner.struct(0, ids)                                # uint8[2, 8]

@@ -7,6 +7,7 @@ Strings and shared byte vectors come last, equal ones once.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -54,6 +55,24 @@ class _Vector(_Column):
     count: Ints
     size: int
     align: int
+
+    def elements(self, rows: Any, width: int) -> NDArray[Any]:
+        """Return the vectors of rows where each has `width` bytes, as V<width>."""
+        found: NDArray[Any] = _windows(self.data, width)[self.start[rows]]
+        return found
+
+
+@dataclass
+class _Matrix(_Column):
+    data: Bytes
+    count: int
+    size: int
+    align: int
+
+    def elements(self, rows: Any, width: int) -> NDArray[Any]:
+        """Do as `_Vector.elements` does."""
+        found: NDArray[Any] = self.data.view(f"V{width}")[rows]
+        return found
 
 
 @dataclass
@@ -140,6 +159,12 @@ class Batch:
         align = flat.dtype.itemsize
         column = _Vector(slot, _mask(present), data, ends[:-1] * size, np.diff(ends), size, align)
         self._columns.append(column)
+
+    def matrix(self, slot: int, rows: NDArray[Any]) -> None:
+        """Add a vector of numbers: row i has the elements ``rows[i]``, all rows as many."""
+        data = np.ascontiguousarray(rows, rows.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+        size = rows.dtype.itemsize
+        self._columns.append(_Matrix(slot, None, data, rows.shape[1], size, size))
 
     def spans(
         self,
@@ -266,7 +291,8 @@ class _Layout:
     def place(self, batch: Batch) -> list[Batch]:
         """Place the tables of a batch and its vectors; return the batches below it."""
         position = self.positions[id(batch)] = np.zeros(batch.n, np.int64)
-        target: dict[int, Ints] = {c.slot: np.zeros(batch.n, np.int64) for c in batch._columns}
+        # by slot, of what lies outside of the tables
+        target: defaultdict[int, Ints] = defaultdict(lambda: np.zeros(batch.n, np.int64))
         loose: dict[int, list[Ints]] = {c.slot: [] for c in batch._columns}
         for rows, columns in _patterns(batch):
             self.place_records(rows, columns, position, target, loose)
@@ -294,7 +320,7 @@ class _Layout:
         rows: Any,
         columns: list[_Column],
         position: Ints,
-        target: dict[int, Ints],
+        target: defaultdict[int, Ints],
         loose: dict[int, list[Ints]],
     ) -> None:
         """Place tables with the same fields: one vtable, one stride, equal vectors inside."""
@@ -304,46 +330,50 @@ class _Layout:
         for column in sorted(columns, key=_field_align, reverse=True):
             fields.append((column, size))
             size += column.values.dtype.itemsize if isinstance(column, _Inline) else 4
-        inside: list[tuple[_Vector, int, int]] = []  # with offset and element count
+        inside: dict[int, tuple[_Vector | _Matrix, int, int]] = {}  # with offset and count
         stride = size
         for column in columns:
             if isinstance(column, _Vector):
                 counts = column.count[rows]
-                if (counts != counts[0]).any():
+                count = int(counts[0])
+                if (counts != count).any():
                     loose[column.slot].append(np.arange(len(position))[rows])
                     continue
-                stride = _up(stride, max(4, column.align))
-                inside.append((column, stride, int(counts[0])))
-                stride += 4 + int(counts[0]) * column.size
+            elif isinstance(column, _Matrix):
+                count = column.count
+            else:
+                continue
+            stride = _up(stride, max(4, column.align))
+            inside[column.slot] = column, stride, count
+            stride += 4 + count * column.size
         # With the table at 8n + 4, what follows its soffset can be a u64; so can what
         # follows the length word of a vector at a multiple of 8 inside.
-        wide = max([4, *map(_field_align, columns), *(v.align for v, _, _ in inside)]) == 8
+        wide = max([4, *map(_field_align, columns), *(v.align for v, _, _ in inside.values())]) == 8
         stride = _up(stride, 8 if wide else 4)
         vtable = self.vtable(fields, size)
         start = _up(self.end + 4, 8) - 4 if wide else _up(self.end, 4)
         self.end = start + n * stride
         position[rows] = start + np.arange(n, dtype=np.int64) * stride
-        for vector, offset, _ in inside:
-            target[vector.slot][rows] = position[rows] + offset
 
         def fill(out: Bytes) -> None:
             def column_at(offset: int, dtype: DTypeLike) -> NDArray[Any]:
                 return np.ndarray((n,), dtype, out.data, start + offset, (stride,))
 
             at = position[rows]
-            column_at(0, _I4)[:] = at - vtable
+            np.subtract(at, vtable, out=column_at(0, _I4), casting="unsafe")
             for column, offset in fields:
                 if isinstance(column, _Inline):
                     little = column.values.dtype.newbyteorder("<")
                     column_at(offset, little)[:] = column.values[rows]
+                elif column.slot in inside:
+                    column_at(offset, _U4)[:] = inside[column.slot][1] - offset
                 else:
                     goal = self.resolve(column, target[column.slot], rows)
                     column_at(offset, _U4)[:] = goal - at - offset
-            for vector, offset, count in inside:
+            for vector, offset, count in inside.values():
                 column_at(offset, _U4)[:] = count
                 if width := count * vector.size:
-                    source = _windows(vector.data, width)[vector.start[rows]]
-                    column_at(offset + 4, f"V{width}")[:] = source
+                    column_at(offset + 4, f"V{width}")[:] = vector.elements(rows, width)
 
         self.fills.append(fill)
 
@@ -376,20 +406,23 @@ class _Layout:
         """Place vectors of offsets to tables or strings."""
         rows = np.arange(len(target)) if column.present is None else np.flatnonzero(column.present)
         count = np.diff(column.offsets)[rows]
+        start = _up(self.end, 4)
         head = target[rows] = self.heads(count * 4, 4)
+        end = self.end
         if isinstance(column, _Texts):
             pooled = self.intern(column.values, nul=True)
 
         def fill(out: Bytes) -> None:
             words = out.view(_U4)
-            words[head >> 2] = count
             if isinstance(column, _Texts):
                 goal = self.pool_at[pooled]
             else:
                 goal = np.concatenate([*(self.positions[id(b)] for b in column.batches), _NONE])
-            before = np.repeat(head + 4 - (np.cumsum(count) - count) * 4, count)
-            slot = before + np.arange(len(before), dtype=np.int64) * 4
-            words[slot >> 2] = goal - slot
+            # from here to the end there are only these slots, and a length word before each row
+            goal = np.insert(goal, np.cumsum(count) - count, 0)
+            goal -= np.arange(start, end, 4)
+            words[start >> 2 : end >> 2] = goal
+            words[head >> 2] = count
 
         self.fills.append(fill)
 

@@ -100,7 +100,7 @@ def encode_manifest(
     level: int = 3,
     compress_locations: LocationCompression | None = _DEFAULT_COMPRESSION,
     spec_version: int = 2,
-) -> bytes:
+) -> bytearray:
     """Return a manifest as a stored object.
 
     Parameters
@@ -157,7 +157,7 @@ def _refs_batch(refs: ChunkRefs, frames: tuple[bytes, ...] | None) -> Batch:
         raise InternalError("a deleted chunk reached a manifest")
     inline = kind == RefKind.INLINE
     batch = Batch(n)
-    batch.vector(0, refs.coords.reshape(-1), np.arange(n + 1, dtype=np.int64) * refs.ndim)
+    batch.matrix(0, refs.coords)
     batch.scalar(2, refs.offset, np.uint64, default=0, present=~inline)
     batch.scalar(3, refs.length, np.uint64, default=0, present=~inline)
     if refs.inline_data is not None:

@@ -283,7 +283,7 @@ def _split(ids: bytes) -> list[bytes]:
 # -- writing -------------------------------------------------------------------
 
 
-def encode_repo_info(info: RepoInfo, *, level: int = 3) -> bytes:
+def encode_repo_info(info: RepoInfo, *, level: int = 3) -> bytearray:
     """Return the stored object of a repo info.
 
     Parameters

@@ -254,7 +254,7 @@ def decode_snapshot(data: BytesLike, name: str) -> Snapshot:
 # -- writing -------------------------------------------------------------------
 
 
-def encode_snapshot(snapshot: Snapshot, *, level: int = 3, spec_version: int = 2) -> bytes:
+def encode_snapshot(snapshot: Snapshot, *, level: int = 3, spec_version: int = 2) -> bytearray:
     """Return the stored object of a snapshot.
 
     Parameters

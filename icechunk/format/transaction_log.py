@@ -131,7 +131,9 @@ class TransactionLog:
         )
 
 
-def encode_transaction_log(log: TransactionLog, *, level: int = 3, spec_version: int = 2) -> bytes:
+def encode_transaction_log(
+    log: TransactionLog, *, level: int = 3, spec_version: int = 2
+) -> bytearray:
     """Return a transaction log as a stored object; `level` is that of zstd.
 
     Raises
@@ -259,15 +261,14 @@ def _read_moves(root: Tables, name: str) -> tuple[Move, ...]:
 
 def _coords_batch(parts: Sequence[Coords]) -> Batch:
     if len(parts) == 1:
-        lengths = np.full(len(parts[0]), parts[0].shape[1])
-        flat = parts[0].reshape(-1)
-    else:
-        # all ranks in one order: (1,), (1, 0), (2,)
-        rows = sorted(row for part in parts for row in map(tuple, part.tolist()))
-        lengths = np.array([len(row) for row in rows], np.int64)
-        flat = np.array([number for row in rows for number in row], np.uint32)
-    batch = Batch(len(lengths))
-    batch.vector(0, flat, np.concatenate([[0], np.cumsum(lengths)]))
+        batch = Batch(len(parts[0]))
+        batch.matrix(0, parts[0])
+        return batch
+    # all ranks in one order: (1,), (1, 0), (2,)
+    rows = sorted(row for part in parts for row in map(tuple, part.tolist()))
+    batch = Batch(len(rows))
+    flat = np.array([number for row in rows for number in row], np.uint32)
+    batch.vector(0, flat, np.cumsum([0, *map(len, rows)]))
     return batch
 
 
