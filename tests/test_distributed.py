@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import pickle
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -29,6 +30,7 @@ from icechunk import (
     SessionStateError,
 )
 from icechunk.distributed import Changes, extract_session, merge_sessions
+from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.storage.base import Storage
 
 # half of the chunks inline, half of them objects of their own
@@ -509,6 +511,37 @@ def test_distributed_commit_with_metadata(repository: Repository) -> None:
     assert repository.lookup_snapshot(commit).metadata == {"n": 1}
     assert session.read_only
     assert rows(session)[1] == 2
+
+
+@pytest.mark.parametrize("tasks", [1, 8])
+def test_memory_of_a_coordinator(tmp_path: Path, tasks: int) -> None:
+    """Merging and committing native references takes less than 100 bytes for each."""
+    shape = (400, 1000)
+    repository = Repository.create(LocalStorage(tmp_path))
+    session = repository.writable_session("main")
+    zarr.create_array(session.store, name="a", shape=shape, chunks=(1, 1), dtype="f4")
+    session.commit("an array")
+    session = repository.writable_session("main")
+    coords = np.indices(shape, np.uint32).reshape(2, -1).T
+    ids = np.random.default_rng(0).integers(0, 256, (len(coords), 12), np.uint8)
+    sent = []
+    for part in np.array_split(np.arange(len(coords)), tasks):
+        fork = session.fork()
+        fork.set_refs("/a", ChunkRefs.native(coords[part], ids[part], 4096))
+        sent.append(fork.change_set_bytes())
+    del fork
+    merged = repository.writable_session("main")
+    tracemalloc.start()
+    merged.merge_change_sets(sent)
+    held, merging = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    merged.commit("all")
+    committing = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert held < 24 * len(coords)
+    assert merging < 70 * len(coords)
+    assert committing < 100 * len(coords)
+    assert merged.chunk_refs("/a") == ChunkRefs.native(coords, ids, 4096)
 
 
 def test_extract_session(repository: Repository) -> None:

@@ -2,7 +2,8 @@
 
 Rows are canonical: what the kind of a row does not use is zero, or -1 for an index, and
 columns that no row uses are None. Equal values thus mean equal columns, except for
-where strings and payloads lie in their heaps.
+where strings and payloads lie in their heaps. Of a column of equal numbers, as most are
+where chunks are native, one number is held: a view of it has the length of a column.
 """
 
 from __future__ import annotations
@@ -95,9 +96,9 @@ class ChunkColumns:
         inline = inline_data is not None and bool((kind == RefKind.INLINE).any())
         self.ndim: int = coords.shape[1]
         self.coords = _frozen(coords)
-        self.kind = _frozen(kind)
-        self.offset = _frozen(offset)
-        self.length = _frozen(length)
+        self.kind = _numbers(kind)
+        self.offset = _numbers(offset)
+        self.length = _numbers(length)
         self.chunk_id = _frozen(chunk_id) if native else None
         self.location = _frozen(location) if virtual else None
         self.locations = locations if virtual else None
@@ -141,12 +142,15 @@ class ChunkColumns:
         return ChunkRef.deleted()
 
     def to_columns(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the columns that are there, heaps as `<name>_data` and `<name>_offsets`."""
+        """Return the columns that are there, heaps as `<name>_data` and `<name>_offsets`.
+
+        A column of equal numbers has no dimension.
+        """
         columns = {
             "coords": self.coords,
-            "kind": self.kind,
-            "offset": self.offset,
-            "length": self.length,
+            "kind": _packed(self.kind),
+            "offset": _packed(self.offset),
+            "length": _packed(self.length),
             "chunk_id": self.chunk_id,
             "location": self.location,
             "locations_data": None if self.locations is None else self.locations.data,
@@ -257,7 +261,7 @@ def _integers(values: npt.ArrayLike, dtype: Any, name: str) -> npt.NDArray[Any]:
 def _column(values: npt.ArrayLike, dtype: Any, name: str, shape: tuple[int, ...]) -> Any:
     array = _integers(values, dtype, name)
     if array.ndim == 0:
-        return np.full(shape, array, dtype)
+        return np.broadcast_to(array.astype(dtype), shape)
     if array.shape != shape:
         raise InvalidInputError(f"{name} must have the shape {shape}, not {array.shape}")
     return array
@@ -414,6 +418,19 @@ def _used_strings(index: Index, heap: StringHeap) -> tuple[Index, StringHeap]:
     if len(used) - absent == len(heap):
         return index, heap
     return (inverse - absent).astype(np.int32), heap.take(used[absent:])
+
+
+def _numbers(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Freeze a column; of equal numbers hold one."""
+    if len(column) < 2 or (column != column[0]).any():
+        frozen: npt.NDArray[Any] = _frozen(column)
+        return frozen
+    return np.broadcast_to(column[:1].copy(), column.shape)
+
+
+def _packed(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return one number for a column that `_numbers` holds as one."""
+    return column[:1].reshape(()) if len(column) > 1 and column.strides == (0,) else column
 
 
 def _frozen(array: Any) -> Any:
