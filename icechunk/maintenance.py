@@ -134,7 +134,7 @@ class Maintenance(RepositoryPart):
             Of manifests that are fetched at a time. One that is larger is fetched alone.
         max_decoded_manifest_mem_bytes : int, default 4 GiB
             Likewise of the same manifests when decoded, by estimate. The chunks that are
-            kept take 8 bytes each beside that, and up to three times as much for a moment.
+            kept take 8 bytes each beside that, and about four times as much for a moment.
         max_concurrent_manifest_fetches : int, default 500
             More than 32 threads are never used.
         max_concurrent_deletes : int, default 10

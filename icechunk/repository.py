@@ -472,17 +472,22 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
         return self._open_branch(branch, SessionMode.rearrange)
 
     def _open_branch(self, branch: str, mode: SessionMode) -> Session:
+        info = self._writable_info()
+        if mode is SessionMode.rearrange:
+            self._context.state.require_version_2("moving nodes")
+        session = Session(self._context, branch_tip(info, branch), mode, branch)
+        return preloading(session, self._assets)
+
+    def _writable_info(self) -> RepoInfo:
+        """Return the current repo info, if the repository and its storage take writes."""
         info = self._info
         if not self.storage.supports_writes:
             raise ReadOnlyError(
                 f"{self.storage.url} cannot be written; use readonly_session",
                 ErrorKind.READ_ONLY_STORAGE,
             )
-        if mode is SessionMode.rearrange:
-            self._context.state.require_version_2("moving nodes")
         publish.require_online(info)
-        session = Session(self._context, branch_tip(info, branch), mode, branch)
-        return preloading(session, self._assets)
+        return info
 
     def replay_session(self, branch: str, *, from_snapshot_id: str, to_snapshot_id: str) -> Session:
         """Return a session that holds what changed between two versions, to be committed.
@@ -506,11 +511,14 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
         SessionStateError
             If a node was moved in between.
         """
-        session = self._open_branch(branch, SessionMode.writable)
-        before = self.readonly_session(snapshot_id=from_snapshot_id)
-        after = self.readonly_session(snapshot_id=to_snapshot_id)
+        info = self._writable_info()
+        branch_tip(info, branch)  # refuses one that is missing
+        before, after = (
+            Session(self._context, resolve(info, None, None, id), SessionMode.readonly)
+            for id in (from_snapshot_id, to_snapshot_id)
+        )
         changes = changes_between(before, after)
-        return Session(self._context, changes.base, session.mode, branch, [changes])
+        return Session(self._context, changes.base, SessionMode.writable, branch, [changes])
 
     def session_after_commit(self, branch: str, snapshot_id: str) -> Session:
         """Return a writable session that goes on from a commit that was just made."""
