@@ -18,7 +18,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from icechunk import InvalidInputError
-from icechunk.kerchunk.metadata import normal_form
+from icechunk.kerchunk.metadata import Documented, normal_form
 from icechunk_dask.scan import Part, Variable
 
 __all__ = [
@@ -57,7 +57,7 @@ class Mismatch:
 
 
 @dataclass(frozen=True)
-class Template:
+class Template(Documented):
     """What a variable of the archive is like.
 
     Attributes
@@ -76,16 +76,6 @@ class Template:
         """Return what variables of other files have to be like."""
         document = normal_form(variable.document)
         return cls(variable.dimensions, document, variable.meaning, variable.digest)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Length of each dimension."""
-        return tuple(self.document["shape"])
-
-    @property
-    def chunks(self) -> tuple[int, ...]:
-        """Length of a chunk along each dimension."""
-        return tuple(self.document["chunk_grid"]["configuration"]["chunk_shape"])
 
 
 @dataclass(frozen=True)

@@ -26,23 +26,13 @@ from kerchunk.hdf import SingleHdf5ToZarr
 from kerchunk.netCDF3 import NetCDF3ToZarr
 
 from icechunk.kerchunk.locations import normalizer
-from icechunk.kerchunk.metadata import array_from_v2
+from icechunk.kerchunk.metadata import MEANING, Documented, array_from_v2
 from icechunk.kerchunk.references import open_references
 from icechunk.kerchunk.tables import ChunkTable
 from icechunk_dask.collection import collection_paused
 
 __all__ = ["Part", "Scan", "Scanner", "Variable", "decoded", "digest", "location_of", "meanings"]
 
-#: Attributes that say what the stored numbers mean.
-MEANING: Final = (
-    "_FillValue",
-    "_Unsigned",
-    "add_offset",
-    "calendar",
-    "missing_value",
-    "scale_factor",
-    "units",
-)
 #: Where an HDF5 file may begin (HDF5 file format specification, "Superblock").
 _HDF5_STARTS: Final = (0, 512, 1024, 2048, 4096)
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
@@ -53,7 +43,7 @@ _SMALL: Final = 512
 
 
 @dataclass(frozen=True)
-class Variable:
+class Variable(Documented):
     """One variable of a file.
 
     Attributes
@@ -79,16 +69,6 @@ class Variable:
     table: ChunkTable | None = None
     values: npt.NDArray[Any] | None = None
     digest: str = ""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Length of each dimension."""
-        return tuple(self.document["shape"])
-
-    @property
-    def chunks(self) -> tuple[int, ...]:
-        """Length of a chunk along each dimension."""
-        return tuple(self.document["chunk_grid"]["configuration"]["chunk_shape"])
 
 
 @dataclass(frozen=True)

@@ -5,24 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 from icechunk.errors import ErrorKind, InvalidInputError, NodeNotFoundError
-from icechunk.kerchunk.metadata import ArrayMetadata, normal_form
+from icechunk.kerchunk.metadata import MEANING, ArrayMetadata, normal_form
 from icechunk.session import Session
 
 __all__ = ["Place", "appended", "in_region"]
-
-#: Attributes that say what the stored numbers mean.
-_MEANING: Final = (
-    "_FillValue",
-    "_Unsigned",
-    "add_offset",
-    "calendar",
-    "missing_value",
-    "scale_factor",
-    "units",
-)
 
 
 @dataclass(frozen=True)
@@ -92,7 +81,7 @@ def _compared(session: Session, path: str, array: ArrayMetadata) -> tuple[dict[s
         if _json(old.get(field)) != _json(new.get(field)):
             _differ(path, f"its {field} is {old.get(field)!r}, the references {new.get(field)!r}")
     ours, theirs = old.get("attributes") or {}, new.get("attributes") or {}
-    for name in _MEANING:
+    for name in MEANING:
         if _json(ours.get(name)) != _json(theirs.get(name)):
             _differ(
                 path,

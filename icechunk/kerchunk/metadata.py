@@ -32,8 +32,26 @@ from icechunk.errors import ErrorKind
 from icechunk.kerchunk import grib
 from icechunk.kerchunk.tables import ChunkKeys, refuse
 
-__all__ = ["ArrayMetadata", "array_from_v2", "array_from_v3", "array_to_v2", "group_from_v2"]
+__all__ = [
+    "MEANING",
+    "ArrayMetadata",
+    "Documented",
+    "array_from_v2",
+    "array_from_v3",
+    "array_to_v2",
+    "group_from_v2",
+]
 
+#: Attributes that say what the stored numbers mean.
+MEANING: Final = (
+    "_FillValue",
+    "_Unsigned",
+    "add_offset",
+    "calendar",
+    "missing_value",
+    "scale_factor",
+    "units",
+)
 _DIMENSIONS: Final = "_ARRAY_DIMENSIONS"
 _FILL: Final = "_FillValue"
 #: Filters that turn objects into bytes, as v3 data type and codec.
@@ -57,8 +75,29 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+class Documented:
+    """What has the ``zarr.json`` of an array on a regular grid.
+
+    Attributes
+    ----------
+    document : dict
+    """
+
+    document: dict[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each dimension."""
+        return tuple(self.document["shape"])
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Length of a chunk along each dimension."""
+        return tuple(self.document["chunk_grid"]["configuration"]["chunk_shape"])
+
+
 @dataclass(frozen=True)
-class ArrayMetadata:
+class ArrayMetadata(Documented):
     """One array.
 
     Attributes
@@ -75,16 +114,6 @@ class ArrayMetadata:
     document: dict[str, Any]
     keys: ChunkKeys
     recode: Any = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Length of each dimension."""
-        return tuple(self.document["shape"])
-
-    @property
-    def chunks(self) -> tuple[int, ...]:
-        """Length of a chunk along each dimension."""
-        return tuple(self.document["chunk_grid"]["configuration"]["chunk_shape"])
 
     @property
     def dimensions(self) -> tuple[str | None, ...]:
