@@ -1,0 +1,1 @@
+"""Archives of files as one dataset: scanned, compared, placed, and reported on."""

@@ -1,0 +1,74 @@
+"""What a scanner says of a file: its variables, and where their chunks are.
+
+Every scanner (HDF5, classic NetCDF, GRIB) answers in these terms. What is not said here is
+not assumed: a chunk without a row was never written, and reads as the fill value of the
+document, which is the one that the file's own library gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from icechunk.kerchunk.tables import ChunkTable
+
+__all__ = ["Dataset", "FileVariable"]
+
+
+@dataclass(frozen=True)
+class FileVariable:
+    """One variable of a file.
+
+    Attributes
+    ----------
+    dimensions : tuple of str
+        Names as xarray has them, without the path of a group.
+    shape : tuple of int
+    dtype : numpy.dtype
+        Of the values that `read` returns.
+    attributes : dict
+        As xarray has them with ``decode_cf=False``, in the forms that JSON has.
+    document : dict or None
+        The ``zarr.json`` that decodes the chunks of `table` to what the file's own library
+        reads; None if there is none, and the values have to be copied.
+    table : ChunkTable or None
+        Where its chunks are; None where `document` is None.
+    by_value : str
+        Why the values have to be copied, such as ``"filter 'szip' has no codec"``; empty if
+        they need not.
+    refused : str
+        Why it cannot be represented at all, not even by value; empty if it can.
+    read : callable
+        Returns the values of a selection (a tuple of slices) as they are stored, read by the
+        file's own library. Works while the file is open.
+    """
+
+    dimensions: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    attributes: Mapping[str, Any]
+    document: dict[str, Any] | None
+    table: ChunkTable | None
+    by_value: str
+    refused: str
+    read: Callable[[tuple[slice, ...]], npt.NDArray[Any]] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a file holds, or the fields of a GRIB file that form one hypercube.
+
+    Attributes
+    ----------
+    groups : dict of str to dict
+        Attributes of each group by path; the root is ``""``.
+    variables : dict of str to FileVariable
+        By path within the file, such as ``"group/name"``.
+    """
+
+    groups: Mapping[str, Mapping[str, Any]]
+    variables: Mapping[str, FileVariable]
