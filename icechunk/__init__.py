@@ -8,7 +8,7 @@ from icechunk._version import (
     __version__,
     user_agent,
 )
-from icechunk.about import (
+from icechunk.base.about import (
     print_debug_info,
 )
 from icechunk.config import (
@@ -42,14 +42,16 @@ from icechunk.config import (
     local_filesystem_store,
     s3_store,
 )
+from icechunk.config.logs import (
+    initialize_logs,
+    set_logs_filter,
+    shutdown_telemetry,
+)
 from icechunk.conflicts import (
     BasicConflictSolver,
     ConflictDetector,
     ConflictSolver,
     VersionSelection,
-)
-from icechunk.container_suggestions import (
-    suggest_containers,
 )
 from icechunk.credentials import (
     AnyAzureCredential,
@@ -84,6 +86,11 @@ from icechunk.credentials import (
     s3_refreshable_credentials,
     s3_static_credentials,
 )
+from icechunk.early.config import (
+    StorageConfig,
+    StoreConfig,
+    VirtualRefConfig,
+)
 from icechunk.errors import (
     AlreadyExistsError,
     Conflict,
@@ -108,10 +115,10 @@ from icechunk.errors import (
     StorageError,
     TaskError,
 )
-from icechunk.logs import (
-    initialize_logs,
-    set_logs_filter,
-    shutdown_telemetry,
+from icechunk.format.spec import (
+    SpecVersion,
+    spec_version,
+    supported_spec_versions,
 )
 from icechunk.ops import (
     GCSummary,
@@ -120,13 +127,11 @@ from icechunk.ops import (
     Update,
     UpdateType,
 )
-from icechunk.reference import (
-    StorageConfig,
-    StoreConfig,
-    VirtualRefConfig,
-)
 from icechunk.repository import (
     Repository,
+)
+from icechunk.repository.upgrade import (
+    upgrade_icechunk_repository,
 )
 from icechunk.session import (
     ChunkType,
@@ -140,11 +145,6 @@ from icechunk.snapshots import (
     ManifestFileInfo,
     SnapshotInfo,
     SnapshotMetadata,
-)
-from icechunk.spec import (
-    SpecVersion,
-    spec_version,
-    supported_spec_versions,
 )
 from icechunk.storage import (
     CountingStorage,
@@ -172,8 +172,8 @@ from icechunk.store import (
 from icechunk.types import (
     CommitMethod,
 )
-from icechunk.upgrade import (
-    upgrade_icechunk_repository,
+from icechunk.virtual.container_suggestions import (
+    suggest_containers,
 )
 
 __all__ = [

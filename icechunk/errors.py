@@ -32,7 +32,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
-from icechunk.display import Displayed, NumberedEnum
+from icechunk.base.display import Displayed, NumberedEnum
 
 __all__ = [
     "AlreadyExistsError",

@@ -17,25 +17,25 @@ from zarr.abc.store import (
 )
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
-from icechunk import listing
-from icechunk.array_chunks import ChunkBatch
-from icechunk.async_twin import async_twin
-from icechunk.config import VirtualChunkSpec
-from icechunk.display import Displayed
+from icechunk.base.async_twin import async_twin
+from icechunk.base.display import Displayed
+from icechunk.config.repository_config import VirtualChunkSpec
+from icechunk.early.store_versions import VersionControl
 from icechunk.errors import ErrorKind, InvalidInputError, ReadOnlyError, SessionStateError
 from icechunk.format.chunk_refs import ChunkRefs
+from icechunk.format.ids import normalize_path
 from icechunk.format.snapshot import Node
-from icechunk.ids import normalize_path
-from icechunk.keys import (
+from icechunk.session import listing
+from icechunk.session.array_chunks import ChunkBatch
+from icechunk.session.keys import (
     ChunkKey,
     MetadataKey,
     V2Key,
     parse_key,
 )
-from icechunk.session import Session
+from icechunk.session.session import Session
 from icechunk.storage.base import ByteRange, BytesLike, resolve_range
-from icechunk.store_versions import VersionControl
-from icechunk.virtual_refs import checksum_parts, refs_from_arrays, refs_from_specs, scalar_place
+from icechunk.virtual.specs import checksum_parts, refs_from_arrays, refs_from_specs, scalar_place
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from icechunk_dask.archive_report import VirtualizeReport
+from icechunk_dask.archives.report import VirtualizeReport
 from icechunk_dask.batches import Written
 from icechunk_dask.grid import written_chunks
 from icechunk_dask.items import distributed_write
@@ -18,7 +18,7 @@ from icechunk_dask.progress import Status
 from icechunk_dask.write import store_dask
 
 if TYPE_CHECKING:
-    from icechunk_dask.archive import virtualize
+    from icechunk_dask.archives.virtualize import virtualize
 
 __all__ = [
     "Status",
@@ -36,7 +36,7 @@ def __getattr__(name: str) -> Any:
     if name != "virtualize":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from icechunk_dask.archive import virtualize
+        from icechunk_dask.archives.virtualize import virtualize
     except ModuleNotFoundError as error:
         raise ImportError(
             f"icechunk_dask.virtualize needs {error.name}: pip install 'icechunk[dask,virtual]'"

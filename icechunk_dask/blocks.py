@@ -18,7 +18,7 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.layers import ArraySliceDep
 
 from icechunk import InvalidInputError, Session
-from icechunk.distributed import extract_session
+from icechunk.session.distributed import extract_session
 from icechunk_dask.alignment import Target, block_is_covered, check_disjoint
 from icechunk_dask.graph import Write, reduced
 from icechunk_dask.part import Part, failing_as, finished

@@ -20,14 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icechunk.errors import FormatError, InternalError, InvalidInputError
-from icechunk.format import locations, spans
+from icechunk.format import location_compression as locations
 from icechunk.format.chunk_refs import ChunkRefs, RefKind
-from icechunk.format.envelope import BytesLike, FileType, unwrap, wrap
-from icechunk.format.flatbuf import Batch, Tables, encode, read_root
-from icechunk.format.flatbuf import distinct as distinct_values
-from icechunk.format.locations import LocationCompression
-from icechunk.format.string_heap import StringHeap
-from icechunk.ids import NODE_ID_SIZE, OBJECT_ID_SIZE, encode_id
+from icechunk.format.encoding import spans
+from icechunk.format.encoding.envelope import BytesLike, FileType, unwrap, wrap
+from icechunk.format.encoding.flatbuf import Batch, Tables, encode, read_root
+from icechunk.format.encoding.flatbuf import distinct as distinct_values
+from icechunk.format.encoding.string_heap import StringHeap
+from icechunk.format.ids import NODE_ID_SIZE, OBJECT_ID_SIZE, encode_id
+from icechunk.format.location_compression import LocationCompression
 
 __all__ = [
     "LocationCompression",

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from icechunk.errors import ErrorKind, InvalidInputError, NodeNotFoundError
 from icechunk.kerchunk.metadata import MEANING, ArrayMetadata, normal_form
-from icechunk.session import Session
+from icechunk.session.session import Session
 
 __all__ = ["Place", "appended", "in_region"]
 

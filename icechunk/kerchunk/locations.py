@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 from urllib.parse import quote, unquote
 
-from icechunk.virtual import normalize_location
+from icechunk.virtual.resolver import normalize_location
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)::?//")
 _LOCAL: Final = ("file", "local")

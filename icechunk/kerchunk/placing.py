@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from icechunk.format.chunk_refs import ChunkRefs, RefKind
-from icechunk.format.string_heap import StringHeap
+from icechunk.format.encoding.string_heap import StringHeap
 from icechunk.kerchunk.tables import ChunkTable
-from icechunk.session import Session
+from icechunk.session.session import Session
 
 __all__ = ["place_tables"]
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk.errors import ErrorKind, InvalidInputError
-from icechunk.format.string_heap import StringHeap
+from icechunk.format.encoding.string_heap import StringHeap
 
 #: Length of a reference to a whole file, until somebody has asked for its size.
 WHOLE_FILE: Final = -1

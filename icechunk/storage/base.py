@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
 
-from icechunk.config import StorageSettings
-from icechunk.display import Displayed
+from icechunk.base.display import Displayed
+from icechunk.config.repository_config import StorageSettings
 from icechunk.errors import ErrorKind, InvalidInputError, PreconditionFailedError, ReadOnlyError
 
 #: ``(start, end)`` is bytes `start` to `end` (exclusive), ``(start, None)`` all from

@@ -25,7 +25,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from icechunk._version import user_agent
-from icechunk.config import StorageSettings
+from icechunk.config.repository_config import StorageSettings
 from icechunk.errors import (
     ErrorKind,
     InvalidInputError,

@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from icechunk.config import StorageSettings
+from icechunk.config.repository_config import StorageSettings
 from icechunk.errors import (
     ErrorKind,
     InvalidInputError,

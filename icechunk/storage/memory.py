@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from icechunk.config import StorageSettings
+from icechunk.config.repository_config import StorageSettings
 from icechunk.errors import (
     InvalidInputError,
     ObjectNotFoundError,

@@ -21,8 +21,7 @@ from typing import Any, Final, cast
 import obstore
 from obstore.exceptions import NotModifiedError
 
-from icechunk.config import S3Options, StorageSettings
-from icechunk.credentials import (
+from icechunk.config.credentials import (
     AnyAzureCredential,
     AnyGcsCredential,
     AnyS3Credential,
@@ -30,6 +29,7 @@ from icechunk.credentials import (
     GcsCredentials,
     S3Credentials,
 )
+from icechunk.config.repository_config import S3Options, StorageSettings
 from icechunk.errors import (
     ErrorKind,
     IcechunkError,

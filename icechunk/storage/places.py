@@ -17,9 +17,8 @@ from obstore.exceptions import UnknownConfigurationKeyError
 from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
 from icechunk._version import user_agent as own_user_agent
-from icechunk.config import ChecksumAlgorithm, EffectiveStorageSettings, S3Options
-from icechunk.credential_types import EXPIRY_MARGIN
-from icechunk.credentials import (
+from icechunk.config.credential_types import EXPIRY_MARGIN
+from icechunk.config.credentials import (
     AnyAzureCredential,
     AnyGcsCredential,
     AnyS3Credential,
@@ -32,6 +31,7 @@ from icechunk.credentials import (
     S3Credentials,
     S3StaticCredentials,
 )
+from icechunk.config.repository_config import ChecksumAlgorithm, EffectiveStorageSettings, S3Options
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage.aws_profile import profile_options
 from icechunk.storage.base import check_key

@@ -11,8 +11,8 @@ from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl, unquote, urljoin, urlsplit
 
 from icechunk._version import user_agent
-from icechunk.config import S3Options
-from icechunk.credentials import azure_credentials, gcs_credentials, s3_credentials
+from icechunk.config.credentials import azure_credentials, gcs_credentials, s3_credentials
+from icechunk.config.repository_config import S3Options
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage.base import Storage
 from icechunk.storage.constructors import http_storage, r2_storage, s3_storage, tigris_storage

@@ -26,7 +26,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from icechunk.config import StorageConcurrencySettings, StorageSettings
+from icechunk.config.repository_config import StorageConcurrencySettings, StorageSettings
 from icechunk.errors import (
     InvalidInputError,
     ObjectNotFoundError,

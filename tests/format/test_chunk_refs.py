@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from icechunk.errors import FormatError, InvalidInputError
 from icechunk.format import chunk_refs
 from icechunk.format.chunk_refs import ChunkRef, ChunkRefs, RefKind
-from icechunk.format.string_heap import StringHeap
+from icechunk.format.encoding.string_heap import StringHeap
 
 Model = dict[tuple[int, ...], ChunkRef]
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from icechunk.errors import FormatError, InvalidInputError
-from icechunk.format import flatbuf_write
-from icechunk.format.flatbuf import Batch, Tables, encode, read_root
+from icechunk.format.encoding import flatbuf_write
+from icechunk.format.encoding.flatbuf import Batch, Tables, encode, read_root
 from tests.format.hostile import damaged
 from tests.format.strict_walk import Struct, Table, Union, Vector, walk
 

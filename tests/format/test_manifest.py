@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from icechunk.errors import FormatError, InternalError, InvalidInputError
-from icechunk.format import flatbuf_write
 from icechunk.format.chunk_refs import ChunkRef, ChunkRefs, RefKind
-from icechunk.format.envelope import FileType, unwrap, wrap
-from icechunk.format.flatbuf import Batch, encode
+from icechunk.format.encoding import flatbuf_write
+from icechunk.format.encoding.envelope import FileType, unwrap, wrap
+from icechunk.format.encoding.flatbuf import Batch, encode
 from icechunk.format.manifest import (
     LocationCompression,
     Manifest,

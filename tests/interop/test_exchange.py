@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from icechunk.format.chunk_refs import RefKind
+from icechunk.format.ids import encode_id
 from icechunk.format.manifest import decode_manifest
 from icechunk.format.transaction_log import decode_transaction_log
-from icechunk.ids import encode_id
 from tests.data import golden_content as content
 from tests.interop.sides import Official, Ours, Side
 from tests.interop.summary import Summary

@@ -23,7 +23,7 @@ from icechunk import (
     VirtualChunkContainer,
     local_filesystem_store,
 )
-from icechunk_dask.collection import collection_paused
+from icechunk_dask.archives.collection import collection_paused
 
 ARCHIVE = Path(iris_sample_data.path)
 NETCDF = sorted(str(path.relative_to(ARCHIVE)) for path in ARCHIVE.rglob("*.nc"))
