@@ -266,7 +266,7 @@ STOP_INSIDE_A_WRITE = """
 import os, sys
 from icechunk.storage import LocalStorage
 
-def stop(*_):
+def stop(*_, **__):
     print("inside", flush=True)
     sys.stdin.readline()
 
@@ -374,7 +374,7 @@ def test_a_full_disk_leaves_no_part(storage: LocalStorage) -> None:
 def test_an_interrupted_write_leaves_no_part(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     storage.put("a", b"old")
