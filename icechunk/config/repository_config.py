@@ -190,7 +190,8 @@ class ManifestSplittingConfig(Options):
         Pairs of a `ManifestSplitCondition` and of pairs ``(dimension condition, number
         of chunks)``. Each dimension takes the first dimension condition that matches,
         among those of all array conditions that match, in their order, and is not split
-        if there is none. Default: no splitting.
+        if there is none. Default: no splitting. (Without this configuration arrays are cut
+        where they have very many references, into manifests of about 130,000.)
     """
 
     split_sizes: Annotated[SplitSizes | None, splitting_rules()] = None
@@ -320,7 +321,7 @@ class EffectiveConfig:
     preload_max_total_refs: int
     preload_if: ManifestPreloadCondition
     preload_max_arrays_to_scan: int
-    split_sizes: SplitSizes
+    split_sizes: SplitSizes | None
     location_compression_is_wanted: bool
     location_compression_min_num_chunks: int
     location_compression_max_training_samples: int
@@ -478,7 +479,9 @@ class RepositoryConfig(Options):
             preload_max_total_refs=value_or(preload.max_total_refs, 10_000),
             preload_if=value_or(preload.preload_if, _PRELOAD),
             preload_max_arrays_to_scan=value_or(preload.max_arrays_to_scan, 50),
-            split_sizes=(manifest.splitting.split_sizes if manifest.splitting else None) or (),
+            split_sizes=None
+            if manifest.splitting is None
+            else manifest.splitting.split_sizes or (),
             location_compression_is_wanted=manifest.virtual_chunk_location_compression is not None,
             location_compression_min_num_chunks=value_or(locations.min_num_chunks, 1000),
             location_compression_max_training_samples=value_or(
