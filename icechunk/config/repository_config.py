@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 
 from icechunk.base.display import Displayed, NumberedEnum
 from icechunk.config.conditions import (
@@ -78,12 +78,14 @@ __all__ = [
     "ManifestPreloadConfig",
     "ManifestSplitCondition",
     "ManifestSplitDimCondition",
+    "ManifestSplitValues",
     "ManifestSplittingConfig",
     "ManifestVirtualChunkLocationCompressionConfig",
     "ObjectStoreConfig",
     "RepoUpdateRetryConfig",
     "RepositoryConfig",
     "S3Options",
+    "SplitSizesDict",
     "StorageConcurrencySettings",
     "StorageRetriesSettings",
     "StorageSettings",
@@ -178,6 +180,11 @@ class ManifestPreloadConfig(Options):
     max_total_refs: Annotated[int | None, unsigned(32)] = None
     preload_if: Annotated[ManifestPreloadCondition | None, preload_condition()] = None
     max_arrays_to_scan: Annotated[int | None, unsigned(32)] = None
+
+
+#: Sizes by dimension condition, and those by array condition: what `from_dict` takes.
+ManifestSplitValues: TypeAlias = dict[AnyDimCondition, int]
+SplitSizesDict: TypeAlias = dict[ManifestSplitCondition, ManifestSplitValues]
 
 
 @dataclass(repr=False)
