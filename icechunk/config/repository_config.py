@@ -221,6 +221,9 @@ class ManifestSplittingConfig(Options):
 class ManifestVirtualChunkLocationCompressionConfig(Options):
     """Compression of the locations of virtual chunks with a dictionary.
 
+    Without this configuration locations are compressed only where that makes a manifest
+    smaller, which is rare: manifests are compressed as a whole.
+
     Parameters
     ----------
     min_num_chunks : int, optional
@@ -318,6 +321,7 @@ class EffectiveConfig:
     preload_if: ManifestPreloadCondition
     preload_max_arrays_to_scan: int
     split_sizes: SplitSizes
+    location_compression_is_wanted: bool
     location_compression_min_num_chunks: int
     location_compression_max_training_samples: int
     location_compression_max_dictionary_size: int
@@ -475,6 +479,7 @@ class RepositoryConfig(Options):
             preload_if=value_or(preload.preload_if, _PRELOAD),
             preload_max_arrays_to_scan=value_or(preload.max_arrays_to_scan, 50),
             split_sizes=(manifest.splitting.split_sizes if manifest.splitting else None) or (),
+            location_compression_is_wanted=manifest.virtual_chunk_location_compression is not None,
             location_compression_min_num_chunks=value_or(locations.min_num_chunks, 1000),
             location_compression_max_training_samples=value_or(
                 locations.dictionary_max_training_samples, 100

@@ -94,5 +94,6 @@ def _assets(storage: Storage, effective: EffectiveConfig) -> Assets:
             max_samples=effective.location_compression_max_training_samples,
             max_dictionary_size=effective.location_compression_max_dictionary_size,
             level=effective.location_compression_level,
+            only_where_smaller=not effective.location_compression_is_wanted,
         ),
     )
