@@ -13,8 +13,7 @@ from icechunk.commit.publish import RepoState
 from icechunk.config.credentials import AnyCredential
 from icechunk.config.repository_config import Attribution, EffectiveConfig, RepositoryConfig
 from icechunk.format.manifest import LocationCompression
-from icechunk.session.chunks import RequestLimit
-from icechunk.session.workspace import SessionContext
+from icechunk.session.context import RequestLimit, SessionContext
 from icechunk.storage import Storage
 from icechunk.virtual.container_trust import Trust
 from icechunk.virtual.resolver import VirtualResolver

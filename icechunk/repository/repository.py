@@ -43,9 +43,9 @@ from icechunk.repository.maintenance import Maintenance
 from icechunk.repository.preload import preloading
 from icechunk.repository.recipe import Recipe, new_key
 from icechunk.repository.refs import MAIN, Refs
+from icechunk.session.context import SessionMode
 from icechunk.session.replay import changes_between
 from icechunk.session.session import Session
-from icechunk.session.workspace import SessionMode
 from icechunk.storage import AnyStorage, Storage, as_storage
 from icechunk.virtual.deprecations import warn_of_none
 

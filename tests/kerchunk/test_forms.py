@@ -163,7 +163,7 @@ def test_all_forms_mean_the_same(folder: Path, logical: dict[str, Any]) -> None:
                 assert (ref is None) == (not data)
                 if data:
                     node = session.tree.require("/a")
-                    assert bytes(session.get_chunk(node, coordinate) or b"") == data
+                    assert bytes(session.chunks.get(node, coordinate) or b"") == data
             case ("range", name, offset, length):
                 assert (ref is None) == (not length)
                 if length:
