@@ -15,8 +15,7 @@ from icechunk.commit import publish
 from icechunk.commit.assets import Assets
 from icechunk.commit.building import now_microseconds
 from icechunk.commit.conflicts import ConflictSolver
-from icechunk.commit.versions import as_of as snapshot_as_of
-from icechunk.commit.versions import branch_tip, invalid_version, resolve
+from icechunk.commit.versions import as_of as snapshot_as_of, branch_tip, invalid_version, resolve
 from icechunk.config.credentials import AnyCredential
 from icechunk.config.repository_config import Attribution, RepositoryConfig, StorageSettings
 from icechunk.errors import (

@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from icechunk import ManifestConfig, Repository, RepositoryConfig, Session, in_memory_storage
 from icechunk.commit import splitting

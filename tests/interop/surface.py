@@ -127,7 +127,10 @@ def _own(cls: type, above: frozenset[type]) -> dict[str, Any]:
     """Return the members that neither Python, zarr nor a public base class brings."""
     public = {
         *above,
-        *filter(inspect.isclass, [*vars(builtins).values(), *vars(icechunk).values()]),
+        *filter(
+            inspect.isclass,
+            [*vars(builtins).values(), *(getattr(icechunk, n) for n in dir(icechunk))],
+        ),
     }
     foreign = {each for base in cls.__mro__[1:] if base in public for each in base.__mro__}
     found: dict[str, Any] = {}
