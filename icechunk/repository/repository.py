@@ -206,6 +206,7 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
             authorization,
             attribution,
             own_containers=given.virtual_chunk_containers is not None,
+            own_settings=given.storage,
         )
         repository._context.state.take_over(first._context.state)
         return repository, info
@@ -267,13 +268,15 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
         attribution: Attribution | None = None,
         *,
         own_containers: bool = True,
+        own_settings: StorageSettings | None = None,
     ) -> Repository:
         if config.storage is not None:
             storage = storage.with_settings(config.storage)
         if attribution is not None:
             storage = storage.with_user_agent(attribution.user_agent(user_agent()))
         authorized = dict(authorization or {})
-        return cls(Recipe(storage, config, authorized, own_containers, attribution=attribution))
+        trusted = (own_containers, own_settings)
+        return cls(Recipe(storage, config, authorized, *trusted, attribution=attribution))
 
     @staticmethod
     def exists(storage: AnyStorage, storage_settings: StorageSettings | None = None) -> bool:
@@ -330,6 +333,7 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
             authorization,
             self.attribution,
             own_containers=given or self._recipe.own_containers,
+            own_settings=(config.storage if config else None) or self._recipe.own_settings,
         )
 
     def save_config(self) -> None:
