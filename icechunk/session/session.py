@@ -267,6 +267,7 @@ class Session(ArrayChunks, Merging):
         allow_empty: bool = False,
         before_rebase: Callable[[int], None] | None = None,
         after_rebase: Callable[[int], None] | None = None,
+        on_built: Callable[[str], None] | None = None,
     ) -> str:
         """Make the changes a new snapshot of the branch.
 
@@ -285,6 +286,10 @@ class Session(ArrayChunks, Merging):
             Called around every rebase with its number, from 1 on.
         allow_empty : bool
             Whether to commit when nothing changed.
+        on_built : callable, optional
+            Called with the id of the new snapshot before the branch moves there, in each
+            attempt. For records that must tell later whether the commit took place: the
+            operations log names each snapshot that did. If it raises, nothing is committed.
 
         Returns
         -------
@@ -301,7 +306,7 @@ class Session(ArrayChunks, Merging):
             If nothing changed, or the session cannot commit.
         """
         if rebase_with is None:
-            return self._commit(message, metadata, allow_empty, amends=False)
+            return self._commit(message, metadata, allow_empty, amends=False, on_built=on_built)
         if not isinstance(rebase_with, ConflictSolver):
             raise InvalidInputError(
                 f"rebase_with must be a ConflictSolver, not {rebase_with!r}",
@@ -313,7 +318,7 @@ class Session(ArrayChunks, Merging):
             try:
                 # what is left of the changes after a rebase may be nothing
                 empty = allow_empty or attempt > 0
-                return self._commit(message, noted, empty, amends=False)
+                return self._commit(message, noted, empty, amends=False, on_built=on_built)
             except ConflictError as error:
                 if error.kind is not ErrorKind.COMMIT_CONFLICT or attempt == rebase_tries:
                     raise
@@ -424,12 +429,15 @@ class Session(ArrayChunks, Merging):
         *,
         amends: bool,
         rewrites: bool = False,
+        on_built: Callable[[str], None] | None = None,
     ) -> str:
         self._check_committable(allow_empty=allow_empty)
         branch = self._branch or ""
         with self._lock:
             amended = self._amended_log() if amends else None
             built = self._build(message, metadata, amended, rewrites=rewrites)
+            if on_built is not None:
+                on_built(encode_id(built.snapshot.id))
             change = publish.add_commit(
                 branch,
                 self._snapshot_id,
