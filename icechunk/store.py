@@ -172,7 +172,7 @@ class IcechunkStore(Displayed, VersionControl, Store):
         wanted = _byte_range(byte_range)
         found = self._lookup(key)
         if isinstance(found, tuple):
-            data = await self._session.get_chunk_async(*found, wanted)
+            data = await self._session.chunks.get_async(*found, wanted)
         else:
             data = _cut(found, wanted)
         return _buffer(data, prototype)
@@ -188,7 +188,7 @@ class IcechunkStore(Displayed, VersionControl, Store):
         wanted = _byte_range(byte_range)
         found = self._lookup(key)
         if isinstance(found, tuple):
-            data = self._session.get_chunk(*found, wanted)
+            data = self._session.chunks.get(*found, wanted)
         else:
             data = _cut(found, wanted)
         return _buffer(data, prototype)
@@ -232,7 +232,7 @@ class IcechunkStore(Displayed, VersionControl, Store):
         """Whether a key has a value."""
         found = self._lookup(key)
         if isinstance(found, tuple):
-            return await self._session.chunk_ref_async(*found) is not None
+            return await self._session.chunks.find_async(*found) is not None
         return found is not None
 
     async def getsize(self, key: str) -> int:
@@ -245,7 +245,7 @@ class IcechunkStore(Displayed, VersionControl, Store):
         """
         found = self._lookup(key)
         if isinstance(found, tuple):
-            ref = await self._session.chunk_ref_async(*found)
+            ref = await self._session.chunks.find_async(*found)
             size = ref.length if ref is not None else None
         else:
             size = len(found) if found is not None else None
@@ -280,7 +280,7 @@ class IcechunkStore(Displayed, VersionControl, Store):
         """
         parsed, data = self._prepare_set(key, value)
         if isinstance(parsed, ChunkKey):
-            await self._session.set_chunk_async(parsed.path, parsed.coordinate, data)
+            await self._session.chunks.set_async(parsed.path, parsed.coordinate, data)
         else:
             self._session.set_metadata_document(parsed.path, bytes(data))
 
@@ -288,7 +288,7 @@ class IcechunkStore(Displayed, VersionControl, Store):
         """Set the value of a key as `set` does, without an event loop."""
         parsed, data = self._prepare_set(key, value)
         if isinstance(parsed, ChunkKey):
-            self._session.set_chunk(parsed.path, parsed.coordinate, data)
+            self._session.chunks.set(parsed.path, parsed.coordinate, data)
         else:
             self._session.set_metadata_document(parsed.path, bytes(data))
 
@@ -368,7 +368,7 @@ class IcechunkStore(Displayed, VersionControl, Store):
         except InvalidInputError:
             return
         if isinstance(parsed, ChunkKey):
-            self._session.delete_chunk(parsed.path, parsed.coordinate)
+            self._session.chunks.delete(parsed.path, parsed.coordinate)
         elif isinstance(parsed, MetadataKey):
             self._session.delete_nodes(parsed.path)
 

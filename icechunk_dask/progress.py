@@ -272,8 +272,13 @@ def _bytes(size: float) -> str:
 def terminal_bar(console: Console | None = None) -> Iterator[Callable[[Status], object]]:
     """Draw a bar meanwhile, by default on the standard error stream."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bars
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress as Bars,
+        TextColumn,
+        TimeElapsedColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),

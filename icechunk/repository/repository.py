@@ -15,8 +15,7 @@ from icechunk.commit import publish
 from icechunk.commit.assets import Assets
 from icechunk.commit.building import now_microseconds
 from icechunk.commit.conflicts import ConflictSolver
-from icechunk.commit.versions import as_of as snapshot_as_of
-from icechunk.commit.versions import branch_tip, invalid_version, resolve
+from icechunk.commit.versions import as_of as snapshot_as_of, branch_tip, invalid_version, resolve
 from icechunk.config.credentials import AnyCredential
 from icechunk.config.repository_config import Attribution, RepositoryConfig, StorageSettings
 from icechunk.errors import (
@@ -44,9 +43,9 @@ from icechunk.repository.maintenance import Maintenance
 from icechunk.repository.preload import preloading
 from icechunk.repository.recipe import Recipe, new_key
 from icechunk.repository.refs import MAIN, Refs
+from icechunk.session.context import SessionMode
 from icechunk.session.replay import changes_between
 from icechunk.session.session import Session
-from icechunk.session.workspace import SessionMode
 from icechunk.storage import AnyStorage, Storage, as_storage
 from icechunk.virtual.deprecations import warn_of_none
 

@@ -53,7 +53,7 @@ class Changes:
     @classmethod
     def of(cls, session: Session) -> Changes:
         """Return what `Session.change_set_bytes` stands for; do not write to it any more."""
-        return cls(session._changes(), None, [session.storage])
+        return cls(session.changes(), None, [session.storage])
 
     @classmethod
     def merged(cls, parts: Iterable[Changes]) -> Changes:

@@ -283,7 +283,7 @@ def test_forks_after_many_merges(repository: Repository) -> None:
         write(session, 3, value)
     late = session.fork()
     assert rows(late) == rows(session) == [9, 7, 8, 9, 0, 0, 0, 0, 0]
-    assert len(late.__getstate__()["inherited"]) == 1
+    assert late.__getstate__()["edits"]["inherited"] == 1
     write(early, 0, 77)
     with pytest.raises(ConflictError):
         session.merge(early)

@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import icechunk
 from icechunk import Repository, RepositoryConfig, suggest_containers
 from icechunk.config import azure_store, s3_store
 from icechunk.errors import InvalidInputError
 from icechunk.storage import MemoryStorage
-from icechunk.virtual import VirtualResolver
+from icechunk.virtual.resolver import VirtualResolver
 
 
 def prefixes(references: Any, **arguments: Any) -> list[str]:
