@@ -38,6 +38,7 @@ from icechunk.format.updates import Status, UpdateEntry, UpdateKind
 from icechunk.repository.administration import Administration
 from icechunk.repository.history import History
 from icechunk.repository.inspection import Inspection
+from icechunk.repository.jobs import Jobs
 from icechunk.repository.maintenance import Maintenance
 from icechunk.repository.preload import preloading
 from icechunk.repository.recipe import Recipe, new_key
@@ -354,6 +355,11 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
     def storage(self) -> Storage:
         """Where the repository is."""
         return self._recipe.storage
+
+    @property
+    def jobs(self) -> Jobs:
+        """Writes in many parts, by any processes at any time."""
+        return Jobs(self)
 
     @property
     def attribution(self) -> Attribution | None:
