@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -69,7 +70,7 @@ class ObjectAttributes:
     def hidden(self, name: str) -> npt.NDArray[Any] | None:
         """Return one of the attributes that h5netcdf does not show; None if it is absent."""
         attribute = self._hidden.get(name)
-        return None if attribute is None else _values(attribute)
+        return None if attribute is None else _values(attribute)[1]
 
     def hidden_text(self, name: str) -> bytes:
         """Return the text of one of them, empty if it is absent or no text."""
@@ -77,7 +78,7 @@ class ObjectAttributes:
         item = values[()] if values is not None and values.ndim == 0 else b""
         return item if isinstance(item, bytes) else b""
 
-    @property
+    @cached_property
     def is_scale(self) -> bool:
         """Whether a dataset is a dimension scale, as h5netcdf decides it."""
         # a text of any length is none for h5netcdf
@@ -99,35 +100,39 @@ def text_of(raw: bytes) -> str:
         return raw.decode("latin-1")
 
 
-def _values(attribute: h5a.AttrID) -> npt.NDArray[Any]:
-    """Return the values of an attribute; texts are bytes."""
-    space = attribute.get_space()
-    shape = space.get_simple_extent_dims() if space.get_simple_extent_ndims() else ()
-    dtype = attribute.dtype
-    if dtype.subdtype is not None:
-        dtype, inner = dtype.subdtype
-        shape += inner
+def _values(attribute: h5a.AttrID) -> tuple[h5t.TypeID, npt.NDArray[Any] | None]:
+    """Return the type and the values of an attribute; None for those of an empty dataspace.
+
+    Texts are bytes.
+    """
+    tid, space = attribute.get_type(), attribute.get_space()
+    if space.get_simple_extent_type() == h5s.NULL:
+        return tid, None
+    shape = space.get_simple_extent_dims()
+    dtype = tid.dtype
+    if dtype.subdtype is None:
         values = np.zeros(shape, dtype)
-        attribute.read(values, mtype=h5t.py_create(np.dtype((dtype, inner))))
-        return values
-    values = np.zeros(shape, dtype)
-    attribute.read(values)
-    return values
+        attribute.read(values)
+    else:
+        inner, more = dtype.subdtype
+        values = np.zeros(shape + more, inner)
+        attribute.read(values, mtype=h5t.py_create(dtype))
+    return tid, values
 
 
 def _shown(attribute: h5a.AttrID) -> Any:
     """Return an attribute as h5netcdf and xarray show it, in a form of JSON."""
-    tid = attribute.get_type()
-    text = tid.get_class() == h5t.STRING
-    space_type = attribute.get_space().get_simple_extent_type()
-    if space_type == h5s.NULL:
-        return "" if text and not tid.is_variable_str() and tid.get_size() == 1 else []
-    values = _values(attribute)
-    if text and not tid.is_variable_str() and tid.get_size() > 1 and values.ndim:
+    tid, values = _values(attribute)
+    fixed = tid.get_class() == h5t.STRING and not tid.is_variable_str()
+    if values is None:
+        return "" if fixed and tid.get_size() == 1 else []
+    if not values.ndim:
+        return _plain(values[()])
+    if fixed and tid.get_size() > 1:
         values = values.reshape(-1)
-    plain = _plain(values if values.ndim else values[()])
+    plain = _plain(values)
     # of one element, h5netcdf shows the element
-    return plain[0] if values.ndim and len(plain) == 1 else plain
+    return plain[0] if len(plain) == 1 else plain
 
 
 def _plain(value: Any) -> Any:

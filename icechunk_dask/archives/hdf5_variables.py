@@ -17,6 +17,7 @@ from icechunk_dask.archives.described import FileVariable
 from icechunk_dask.archives.hdf5_attributes import zarr_attributes
 from icechunk_dask.archives.hdf5_chunks import Rows, chunked, compact, contiguous, table_of
 from icechunk_dask.archives.hdf5_dimensions import Item
+from icechunk_dask.archives.hdf5_edges import edges_filtered
 from icechunk_dask.archives.hdf5_filters import filters_of, pipeline
 from icechunk_dask.archives.hdf5_types import StoredType, fill_to_json, stored_type
 
@@ -168,7 +169,7 @@ def _located(
         case h5d.CHUNKED:
             chunks = plist.get_chunk()
             rows = chunked(item.did, item.shape, chunks, source.user_block)
-            codecs, wanted, reason = _filters(item, plist, rows, chunks, itemsize)
+            codecs, wanted, reason = _filters(item, plist, rows, chunks, stored)
             by_value = by_value or reason
         case _:
             raise ValueError("its values are in other files (a virtual dataset)")
@@ -188,11 +189,15 @@ def _located(
 
 
 def _filters(
-    item: Item, plist: h5p.PropDCID, rows: Rows, chunks: tuple[int, ...], itemsize: int
+    item: Item,
+    plist: h5p.PropDCID,
+    rows: Rows,
+    chunks: tuple[int, ...],
+    stored: StoredType,
 ) -> tuple[list[dict[str, Any]], int | None, str]:
     """Return codecs, the length of every chunk if it is known, and why there are no codecs."""
     filters = filters_of(plist)
-    raw = math.prod(chunks) * itemsize
+    raw = math.prod(chunks) * item.did.get_type().get_size()
     masks = np.unique(rows.mask & np.uint32((1 << len(filters)) - 1)).tolist() or [0]
     made = [pipeline(filters, mask, raw) for mask in masks]
     for one in made:
@@ -204,13 +209,12 @@ def _filters(
     if len(masks) > 1:
         return [], None, "some of its chunks skip filters, and others do not"
     codecs, length = made[0].codecs, made[0].length
-    if codecs:
-        # a file may leave chunks at the edge unfiltered, and says so nowhere that can be asked
-        partial = [n % c != 0 for n, c in zip(item.shape, chunks, strict=True)]
-        last = [-(-n // c) - 1 for n, c in zip(item.shape, chunks, strict=True)]
-        edge = ((rows.coords == last) & partial).any(axis=1)
-        if (rows.length[edge] == raw).any() and (length == raw or length is None):
-            return [], None, "chunks at the edge may have been left unfiltered"
+    if (
+        codecs
+        and stored.data_type
+        and not edges_filtered(item.did, rows, chunks, codecs, stored.dtype)
+    ):
+        return [], None, "its chunks at the edge are not filtered, and others are"
     return codecs, length, ""
 
 
