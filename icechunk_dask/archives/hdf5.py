@@ -13,7 +13,7 @@ from h5py import h5d, h5g, h5l, h5o, h5s, h5t
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk_dask.archives.described import Dataset, FileVariable
 from icechunk_dask.archives.hdf5_attributes import ObjectAttributes
-from icechunk_dask.archives.hdf5_dimensions import GroupDimensions, Item, Objects, shape_of
+from icechunk_dask.archives.hdf5_dimensions import GroupDimensions, Item, Objects, is_virtual
 from icechunk_dask.archives.hdf5_variables import Source, refused_variable, variable
 
 __all__ = ["open_hdf5"]
@@ -123,7 +123,7 @@ class _Scan:
                         groups.append((whole, found))
                 elif isinstance(found, h5d.DatasetID):
                     items.append(self._item(key, found))
-            except (ValueError, KeyError, OSError, RuntimeError) as exc:
+            except Exception as exc:  # whatever is wrong with it, there are others
                 self._refuse(whole, _reason(exc))
         dimensions = GroupDimensions(self._objects, items, above)
         for item in items:
@@ -143,13 +143,12 @@ class _Scan:
         ValueError
             If it is not within the file, or has no values.
         """
-        shape = shape_of(did)
-        if shape is None:
+        if is_virtual(did):
             raise ValueError("its values are in other files (a virtual dataset)")
         if did.get_space().get_simple_extent_type() == h5s.NULL:
             raise ValueError("it has no values (an empty dataspace)")
         self._objects.add(key, did)
-        return Item(key, did, shape, ObjectAttributes(did))
+        return Item(key, did, did.shape, ObjectAttributes(did))
 
     def _variable(self, group: str, item: Item, dimensions: GroupDimensions) -> None:
         path = f"{group}/{item.name}" if group else item.name
@@ -159,7 +158,7 @@ class _Scan:
             names = dimensions.names(item)
             shape = dimensions.shape(item, names)
             self._variables[path] = variable(self._source, path, item, names, shape)
-        except (ValueError, KeyError, OSError, RuntimeError) as exc:
+        except Exception as exc:  # whatever is wrong with it, there are others
             self._refuse(path, _reason(exc))
 
     # -- links -------------------------------------------------------------------------

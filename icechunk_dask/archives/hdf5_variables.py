@@ -96,7 +96,7 @@ def variable(
         attributes = {} if reason else zarr_attributes(shown, stored.dtype)
         if reason:
             raise ValueError(reason)
-        fill = _fill(plist, stored)
+        fill = _fill(item, plist, stored)
         found = _located(source, item, plist, stored, shape, fill)
     except ValueError as exc:
         return refused_variable(
@@ -122,7 +122,7 @@ def variable(
             "storage_transformers": [],
             "dimension_names": list(dimensions),
         }
-    read = _reader(path, item, shape, stored, _declared_fill(plist, stored))
+    read = _reader(path, item, shape, stored, _declared_fill(item, plist, stored))
     return FileVariable(
         dimensions, shape, stored.dtype, shown, document, table, found.by_value, "", read
     )
@@ -183,7 +183,7 @@ def _located(
             whole != part and part % max(n, 1)
             for whole, part, n in zip(shape, item.shape, chunks, strict=True)
         )
-        if partly or not _same(fill, _declared_fill(plist, stored)):
+        if partly or not _same(fill, _declared_fill(item, plist, stored)):
             by_value = by_value or f"it has the shape {item.shape}, and its dimensions {shape}"
     return _Located(rows, chunks, codecs, by_value)
 
@@ -219,22 +219,23 @@ def _filters(
 
 
 # -- values ----------------------------------------------------------------------------
-def _declared_fill(plist: h5p.PropDCID, stored: StoredType) -> Any:
+def _declared_fill(item: Item, plist: h5p.PropDCID, stored: StoredType) -> Any:
     """Return the fill value of the creation properties, zero if there is none."""
     if stored.text:
         return ""
-    value = np.zeros((), stored.dtype)
+    # h5py knows some types by the metadata of its own dtype only
+    value = np.zeros((), item.did.dtype)
     if plist.fill_value_defined() != h5d.FILL_VALUE_UNDEFINED:
         plist.get_fill_value(value)
-    return value[()]
+    return value.astype(stored.dtype)[()]
 
 
-def _fill(plist: h5p.PropDCID, stored: StoredType) -> Any:
+def _fill(item: Item, plist: h5p.PropDCID, stored: StoredType) -> Any:
     """Return what h5py reads where nothing was written."""
     # HDF5 then leaves the memory as it is, and h5py gives it zeros
     if plist.get_fill_time() == h5d.FILL_TIME_NEVER and not stored.text:
         return np.zeros((), stored.dtype)[()]
-    return _declared_fill(plist, stored)
+    return _declared_fill(item, plist, stored)
 
 
 def _same(a: Any, b: Any) -> bool:
