@@ -113,7 +113,7 @@ class _Scan:
         groups: list[tuple[str, h5g.GroupID]] = []
         for raw in gid:
             key = _name(raw)
-            whole = f"{path}/{key}" if path else key
+            whole = _joined(path, key)
             try:
                 raw.decode()
                 found = self._object(gid, raw)
@@ -126,8 +126,15 @@ class _Scan:
             except Exception as exc:  # whatever is wrong with it, there are others
                 self._refuse(whole, _reason(exc))
         dimensions = GroupDimensions(self._objects, items, above)
+        taken = {item.key for item in items if item.attributes.is_variable}
         for item in items:
-            self._variable(path, item, dimensions)
+            whole = _joined(path, item.name)
+            if item.name != item.key and item.name in taken:
+                self._refuse(
+                    _joined(path, item.key), f"its name is that of the variable {item.name!r}"
+                )
+            elif item.attributes.is_variable and whole not in self._dropped:
+                self._variable(whole, item, dimensions)
         for whole, group in groups:
             self._group(group, whole, dimensions)
 
@@ -150,10 +157,7 @@ class _Scan:
         self._objects.add(key, did)
         return Item(key, did, did.shape, ObjectAttributes(did))
 
-    def _variable(self, group: str, item: Item, dimensions: GroupDimensions) -> None:
-        path = f"{group}/{item.name}" if group else item.name
-        if path in self._dropped or not item.attributes.is_variable:
-            return
+    def _variable(self, path: str, item: Item, dimensions: GroupDimensions) -> None:
         try:
             names = dimensions.names(item)
             shape = dimensions.shape(item, names)
@@ -188,6 +192,10 @@ class _Scan:
                 raise ValueError(f"it is a link to {_name(target)!r}, which does not exist")
             here = self._object(here, part, depth + 1)
         return here
+
+
+def _joined(group: str, name: str) -> str:
+    return f"{group}/{name}" if group else name
 
 
 def _name(raw: bytes) -> str:

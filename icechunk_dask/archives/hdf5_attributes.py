@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from h5py import h5a, h5s, h5t
 
-__all__ = ["ObjectAttributes", "text_of", "zarr_attributes"]
+__all__ = ["ObjectAttributes", "masks_bytes", "text_of", "zarr_attributes"]
 
 #: Those that say how NetCDF4 is built on HDF5; h5netcdf shows none of them.
 _HIDDEN: Final = frozenset(
@@ -28,6 +28,7 @@ _HIDDEN: Final = frozenset(
     }
 )
 _FILL: Final = "_FillValue"
+_MISSING: Final = "missing_value"
 #: In the name of a scale of which there is only the length (NetCDF4 format, "dimensions").
 _NOT_A_VARIABLE: Final = b"This is a netCDF dimension but not a netCDF variable."
 
@@ -166,6 +167,8 @@ def _plain(value: Any) -> Any:
 def zarr_attributes(shown: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, Any]:
     """Return attributes for a ``zarr.json``, with ``_FillValue`` as xarray keeps it there.
 
+    Bytes lose it, see `masks_bytes`; of texts it becomes ``missing_value``.
+
     Parameters
     ----------
     shown : mapping
@@ -182,6 +185,12 @@ def zarr_attributes(shown: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str,
     if _FILL not in attributes:
         return attributes
     fill = attributes[_FILL]
+    if dtype.kind in "ST":
+        # xarray opens no such array with the attribute; of texts, the other one does the same
+        del attributes[_FILL]
+        if dtype.kind == "T" and attributes.setdefault(_MISSING, fill) != fill:
+            raise ValueError(f"its attributes {_FILL} and {_MISSING} differ, which is one in Zarr")
+        return attributes
     try:
         attributes[_FILL] = _fill(fill, dtype)
     except (TypeError, ValueError, OverflowError):
@@ -189,6 +198,24 @@ def zarr_attributes(shown: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str,
             f"its attribute _FillValue is {fill!r}, which xarray cannot read from Zarr for {dtype}"
         ) from None
     return attributes
+
+
+def masks_bytes(shown: Mapping[str, Any], values: npt.NDArray[Any]) -> bool:
+    """Whether ``_FillValue`` makes xarray take some of these bytes for missing.
+
+    Parameters
+    ----------
+    shown : mapping
+        Attributes as xarray has them without decoding.
+    values : array of bytes
+        All of a variable. xarray joins characters along the last dimension before it looks.
+    """
+    fill = shown.get(_FILL)
+    if values.dtype.kind != "S" or not isinstance(fill, str) or len(fill) > 1:
+        return False
+    if values.dtype.itemsize == 1 and values.ndim and values.shape[-1]:
+        values = np.ascontiguousarray(values).view(f"S{values.shape[-1]}")
+    return bool((values == fill.encode("latin-1")).any())
 
 
 def _fill(fill: Any, dtype: np.dtype[Any]) -> Any:
@@ -207,6 +234,4 @@ def _fill(fill: Any, dtype: np.dtype[Any]) -> Any:
             if isinstance(fill, str) or int(fill) != fill:
                 raise ValueError
             return int(fill)
-        case "T":
-            return str(fill)
     raise TypeError

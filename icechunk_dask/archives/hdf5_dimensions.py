@@ -116,7 +116,7 @@ class Objects:
 
     def lengths(self, listed: npt.NDArray[Any]) -> list[int]:
         """Return how long dimensions of datasets are, from a ``REFERENCE_LIST``."""
-        found = []
+        found: list[int] = []
         for reference, axis in listed.ravel().tolist():
             did = h5r.dereference(reference, self.fid)
             shape = () if is_virtual(did) else did.shape or ()

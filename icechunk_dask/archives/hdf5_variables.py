@@ -14,7 +14,7 @@ from h5py import h5d, h5p
 
 from icechunk.errors import InvalidInputError
 from icechunk_dask.archives.described import FileVariable
-from icechunk_dask.archives.hdf5_attributes import zarr_attributes
+from icechunk_dask.archives.hdf5_attributes import masks_bytes, zarr_attributes
 from icechunk_dask.archives.hdf5_chunks import Rows, chunked, compact, contiguous, table_of
 from icechunk_dask.archives.hdf5_dimensions import Item
 from icechunk_dask.archives.hdf5_edges import edges_filtered
@@ -97,7 +97,15 @@ def variable(
         if reason:
             raise ValueError(reason)
         fill = _fill(item, plist, stored)
+        read = _reader(path, item, shape, stored, _declared_fill(item, plist, stored))
         found = _located(source, item, plist, stored, shape, fill)
+        if stored.dtype.kind == "S" and "_FillValue" in shown:
+            everything = (slice(None),) * len(shape)
+            if masks_bytes(shown, read(everything)):
+                raise ValueError(
+                    "some of its texts equal its attribute _FillValue, which xarray cannot read "
+                    "from Zarr for bytes"
+                )
     except ValueError as exc:
         return refused_variable(
             path, str(exc), dimensions=dimensions, shape=shape, dtype=stored.dtype
@@ -122,7 +130,6 @@ def variable(
             "storage_transformers": [],
             "dimension_names": list(dimensions),
         }
-    read = _reader(path, item, shape, stored, _declared_fill(item, plist, stored))
     return FileVariable(
         dimensions, shape, stored.dtype, shown, document, table, found.by_value, "", read
     )
