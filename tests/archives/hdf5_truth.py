@@ -221,7 +221,7 @@ def _check_variable(
         assert_equal_values(found.values, values, what)
     if not decode:
         attrs = {k: plain(v) for k, v in truth.attrs.items() if not _is_reference(v)}
-        if truth.dtype.kind == "O" and "_FillValue" in attrs:
+        if truth.dtype.kind in "OU" and "_FillValue" in attrs:
             attrs["missing_value"] = attrs.pop("_FillValue")
         if truth.dtype.kind == "S":
             attrs = {k: v for k, v in attrs.items() if k not in lost}
