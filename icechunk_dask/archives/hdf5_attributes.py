@@ -53,6 +53,7 @@ class ObjectAttributes:
         self.shown: dict[str, Any] = {}
         self.unreadable = ""
         self._hidden: dict[str, h5a.AttrID] = {}
+        self._found: dict[str, npt.NDArray[Any] | None] = {}
         names: list[bytes] = []
         h5a.iterate(oid, lambda name, *_: names.append(name))
         for raw in names:
@@ -70,8 +71,10 @@ class ObjectAttributes:
 
     def hidden(self, name: str) -> npt.NDArray[Any] | None:
         """Return one of the attributes that h5netcdf does not show; None if it is absent."""
-        attribute = self._hidden.get(name)
-        return None if attribute is None else _values(attribute)[1]
+        if name not in self._found:
+            attribute = self._hidden.get(name)
+            self._found[name] = None if attribute is None else _values(attribute)[1]
+        return self._found[name]
 
     def hidden_text(self, name: str) -> bytes:
         """Return the text of one of them, empty if it is absent or no text."""
@@ -87,7 +90,7 @@ class ObjectAttributes:
         fixed = found is not None and found.dtype.kind == "S"
         return fixed and self.hidden_text("CLASS") == b"DIMENSION_SCALE"
 
-    @property
+    @cached_property
     def is_variable(self) -> bool:
         """Whether a dataset is more than the length of a dimension."""
         return _NOT_A_VARIABLE not in self.hidden_text("NAME")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import h5py
@@ -96,9 +96,12 @@ def variable(
         attributes = {} if reason else zarr_attributes(shown, stored.dtype)
         if reason:
             raise ValueError(reason)
-        fill = _fill(item, plist, stored)
-        read = _reader(path, item, shape, stored, _declared_fill(item, plist, stored))
-        found = _located(source, item, plist, stored, shape, fill)
+        declared = _declared_fill(item, plist, stored)
+        fill = _read_fill(plist, stored, declared)
+        read = _reader(path, item, shape, stored, declared)
+        found = _located(source, item, plist, stored)
+        if shape != item.shape and not found.by_value:
+            found = _filled_up(found, item, shape, _same(fill, declared))
         if stored.dtype.kind == "S" and "_FillValue" in shown:
             everything = (slice(None),) * len(shape)
             if masks_bytes(shown, read(everything)):
@@ -145,14 +148,28 @@ class _Located:
     by_value: str = ""
 
 
-def _located(
-    source: Source,
-    item: Item,
-    plist: h5p.PropDCID,
-    stored: StoredType,
-    shape: tuple[int, ...],
-    fill: Any,
-) -> _Located:
+def _filled_up(found: _Located, item: Item, shape: tuple[int, ...], fills_agree: bool) -> _Located:
+    """Return where a dataset is that is shorter than its dimensions.
+
+    Parameters
+    ----------
+    found : _Located
+    item : Item
+    shape : tuple of int
+        Lengths of the dimensions.
+    fills_agree : bool
+        Whether what is unwritten reads as what h5netcdf fills up with.
+    """
+    partly = any(
+        whole != part and part % max(n, 1)
+        for whole, part, n in zip(shape, item.shape, found.chunks, strict=True)
+    )
+    if not partly and fills_agree:
+        return found
+    return replace(found, by_value=f"it has the shape {item.shape}, and its dimensions {shape}")
+
+
+def _located(source: Source, item: Item, plist: h5p.PropDCID, stored: StoredType) -> _Located:
     """Return where a dataset is.
 
     Raises
@@ -185,13 +202,6 @@ def _located(
         raise ValueError(f"its values reach beyond the end of the file, at {source.size} bytes")
     if wanted is not None and (rows.length != wanted).any():
         by_value = by_value or f"chunks have another length than the {wanted} bytes of their values"
-    if shape != item.shape:
-        partly = any(
-            whole != part and part % max(n, 1)
-            for whole, part, n in zip(shape, item.shape, chunks, strict=True)
-        )
-        if partly or not _same(fill, _declared_fill(item, plist, stored)):
-            by_value = by_value or f"it has the shape {item.shape}, and its dimensions {shape}"
     return _Located(rows, chunks, codecs, by_value)
 
 
@@ -237,12 +247,12 @@ def _declared_fill(item: Item, plist: h5p.PropDCID, stored: StoredType) -> Any:
     return value.astype(stored.dtype)[()]
 
 
-def _fill(item: Item, plist: h5p.PropDCID, stored: StoredType) -> Any:
+def _read_fill(plist: h5p.PropDCID, stored: StoredType, declared: Any) -> Any:
     """Return what h5py reads where nothing was written."""
     # HDF5 then leaves the memory as it is, and h5py gives it zeros
     if plist.get_fill_time() == h5d.FILL_TIME_NEVER and not stored.text:
         return np.zeros((), stored.dtype)[()]
-    return _declared_fill(item, plist, stored)
+    return declared
 
 
 def _same(a: Any, b: Any) -> bool:
