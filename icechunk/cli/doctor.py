@@ -26,8 +26,8 @@ _MOST_SECONDS = 60
 def doctor(place: Storage, read_only: bool, as_json: bool) -> None:
     """Try credentials, reading, writing, conditional writes, and the clock.
 
-    What is written lies below doctor/ under a random name, and is deleted again. The exit status is 1 if
-    something failed.
+    What is written lies below doctor/ under a random name, and is deleted again. The exit
+    status is 1 if something failed.
     """
     results = [
         {"check": name, "ok": ok, "told": told} for name, ok, told in _checks(place, read_only)
