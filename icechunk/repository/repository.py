@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from icechunk._version import user_agent
 from icechunk.base.async_twin import async_twin
@@ -36,6 +36,7 @@ from icechunk.format.spec import SpecVersion, supported_spec_versions
 from icechunk.format.transaction_log import TransactionLog
 from icechunk.format.updates import Status, UpdateEntry, UpdateKind
 from icechunk.repository.administration import Administration
+from icechunk.repository.decoding import decode_chunks
 from icechunk.repository.history import History
 from icechunk.repository.inspection import Inspection
 from icechunk.repository.jobs import Jobs
@@ -43,6 +44,8 @@ from icechunk.repository.maintenance import Maintenance
 from icechunk.repository.preload import preloading
 from icechunk.repository.recipe import Recipe, new_key
 from icechunk.repository.refs import MAIN, Refs
+from icechunk.repository.verification import Verification
+from icechunk.repository.verify import Verifier
 from icechunk.session.context import SessionMode
 from icechunk.session.replay import changes_between
 from icechunk.session.session import Session
@@ -404,6 +407,55 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
     def _update(self, compute: publish.Compute, *, needs_online: bool = True) -> None:
         self._context.state.update(compute, needs_online=needs_online)
 
+    # -- proof ---------------------------------------------------------------------------
+    def verify(
+        self,
+        *,
+        sources: bool = False,
+        deep: bool | Literal["sample"] = False,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Verification:
+        """Prove that all that versions refer to is there, and fits together.
+
+        Reads the snapshots, transaction logs and manifests of all versions, and lists the
+        chunks. Nothing is changed; others may commit meanwhile, but collection of garbage may
+        look like damage.
+
+        Parameters
+        ----------
+        sources : bool
+            Whether to look at the files that virtual chunks are in: one request for each file
+            tells whether it is there, long enough, and the version that was referred to.
+        deep : bool or "sample"
+            Whether to decode the chunks of the newest version of each branch and tag: all of
+            them, or a few of each array.
+        progress : callable, optional
+            Called with what is looked at, how many were, and how many there are.
+
+        Returns
+        -------
+        Verification
+            Falsy if there is damage; it says what is wrong, and what that touches.
+
+        Examples
+        --------
+        >>> print(repo.verify(deep="sample"))  # doctest: +SKIP
+        """
+        if deep not in (False, True, "sample"):
+            raise InvalidInputError(f"deep is False, True or 'sample', not {deep!r}")
+
+        def decode(snapshot_id: str, path: str) -> Iterator[tuple[tuple[int, ...], str | None]]:
+            session = self.readonly_session(snapshot_id=snapshot_id)
+            return decode_chunks(session, path, sample=deep == "sample")
+
+        return Verifier(
+            self._assets.uncached(),
+            self._state.load,
+            virtual=self._context.virtual if sources else None,
+            read_values=decode if deep else None,
+            progress=progress,
+        ).run()
+
     def set_default_commit_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Set metadata that every commit of sessions opened from now on gets."""
         Metadata(metadata)  # refuses what cannot be stored
@@ -564,6 +616,7 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
     writable_session_async = async_twin(writable_session)
     rearrange_session_async = async_twin(rearrange_session)
     replay_session_async = async_twin(replay_session)
+    verify_async = async_twin(verify)
 
 
 def _stored_config(info: RepoInfo) -> RepositoryConfig | None:
