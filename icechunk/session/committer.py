@@ -49,10 +49,11 @@ class Committer:
         allow_empty: bool = False,
         before_rebase: Callable[[int], None] | None = None,
         after_rebase: Callable[[int], None] | None = None,
+        on_built: Callable[[str], None] | None = None,
     ) -> str:
         """Make the changes a new snapshot of the branch."""
         if rebase_with is None:
-            return self.put(message, metadata, allow_empty, amends=False)
+            return self.put(message, metadata, allow_empty, amends=False, on_built=on_built)
         if not isinstance(rebase_with, ConflictSolver):
             raise InvalidInputError(
                 f"rebase_with must be a ConflictSolver, not {rebase_with!r}",
@@ -64,7 +65,7 @@ class Committer:
             try:
                 # what is left of the changes after a rebase may be nothing
                 empty = allow_empty or attempt > 0
-                return self.put(message, noted, empty, amends=False)
+                return self.put(message, noted, empty, amends=False, on_built=on_built)
             except ConflictError as error:
                 if error.kind is not ErrorKind.COMMIT_CONFLICT or attempt == rebase_tries:
                     raise
@@ -120,6 +121,7 @@ class Committer:
         *,
         amends: bool,
         rewrites: bool = False,
+        on_built: Callable[[str], None] | None = None,
     ) -> str:
         """Add a snapshot to the branch, or replace the newest one; once, without a rebase."""
         self.check_committable(allow_empty=allow_empty)
@@ -127,6 +129,8 @@ class Committer:
         with self._lock:
             amended = self._amended_log() if amends else None
             built = self._build(message, metadata, amended, rewrites=rewrites)
+            if on_built is not None:
+                on_built(encode_id(built.snapshot.id))
             change = publish.add_commit(
                 branch,
                 self._edits.snapshot_id,

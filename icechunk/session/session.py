@@ -557,6 +557,7 @@ class Session(Displayed):
         allow_empty: bool = False,
         before_rebase: Callable[[int], None] | None = None,
         after_rebase: Callable[[int], None] | None = None,
+        on_built: Callable[[str], None] | None = None,
     ) -> str:
         """Make the changes a new snapshot of the branch.
 
@@ -575,6 +576,10 @@ class Session(Displayed):
             Called around every rebase with its number, from 1 on.
         allow_empty : bool
             Whether to commit when nothing changed.
+        on_built : callable, optional
+            Called with the id of the new snapshot before the branch moves there, in each
+            attempt. For records that must tell later whether the commit took place: the
+            operations log names each snapshot that did. If it raises, nothing is committed.
 
         Returns
         -------
@@ -598,6 +603,7 @@ class Session(Displayed):
             allow_empty=allow_empty,
             before_rebase=before_rebase,
             after_rebase=after_rebase,
+            on_built=on_built,
         )
 
     def rebase(self, solver: ConflictSolver) -> None:
