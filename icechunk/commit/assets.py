@@ -68,13 +68,16 @@ class _Cache(Generic[T]):
             return value
         with self._lock:
             making = self._making.setdefault(key, threading.Lock())
-        with making:
-            value = self.peek(key)
-            if value is None:
-                value = make()
-                self.put(key, value)
-        with self._lock:
-            self._making.pop(key, None)
+        try:
+            with making:
+                value = self.peek(key)
+                if value is None:
+                    value = make()
+                    self.put(key, value)
+        finally:
+            with self._lock:
+                # those who wait have the lock; after a failure each of them tries again
+                self._making.pop(key, None)
         return value
 
     def put(self, key: bytes, value: T) -> None:
