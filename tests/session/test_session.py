@@ -809,7 +809,7 @@ def test_puts_of_the_repo_info_fail(repository: Repository, storage: Storage) ->
     session = Repository.open(faulty).writable_session("main")
     write(session, 0, 7)
     faulty.fail("put", key="repo", times=8)
-    with pytest.raises(StorageError, match="injected.*gave up after 8 attempts"):
+    with pytest.raises(StorageError, match=r"injected.*gave up after 8 attempts"):
         session.commit("first try")
     assert newest(repository)[0] == 1
     assert session.has_uncommitted_changes
