@@ -19,7 +19,15 @@ from icechunk.base.threads import map_in_threads
 from icechunk.changes.change_set import ChangeSet
 from icechunk.changes.tree import Tree
 from icechunk.commit.assets import Assets
-from icechunk.commit.splitting import SplitSizes, block_ids, is_one_block, split, split_sizes
+from icechunk.commit.splitting import (
+    SplitSizes,
+    block_ids,
+    default_sizes,
+    is_one_block,
+    split,
+    split_sizes,
+    touches,
+)
 from icechunk.config.conditions import SplitSizes as SplitRules
 from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.ids import new_object_id
@@ -79,8 +87,9 @@ class Builder:
     Parameters
     ----------
     assets : Assets
-    splitting : sequence
-        Rules for cutting the chunk grids of arrays into manifests.
+    splitting : sequence, optional
+        Rules for cutting the chunk grids of arrays into manifests. Default: only what is
+        large is cut, and cuts that are there stay.
     rewrites : bool
         Whether to cut the references of all arrays anew, also of those that did not change.
     concurrency : int
@@ -92,7 +101,7 @@ class Builder:
     def __init__(
         self,
         assets: Assets,
-        splitting: SplitRules,
+        splitting: SplitRules | None,
         *,
         rewrites: bool = False,
         concurrency: int = 8,
@@ -185,7 +194,12 @@ class Builder:
         return nodes, dict(sorted(files.items()))
 
     def _part(self, base: Snapshot, node: Node, array: ArrayInfo, edits: ChunkRefs | None) -> _Part:
-        sizes = split_sizes(node.path, array, self._splitting)
+        if self._splitting is None:
+            count = sum(base.manifest_files[ref.id].num_chunk_refs for ref in array.manifests)
+            count += 0 if edits is None else len(edits)
+            sizes = default_sizes(array.num_chunks, count)
+        else:
+            sizes = split_sizes(node.path, array, self._splitting)
         kept = self._parts.get(node.id)
         if kept is not None and kept.is_of(array, edits, sizes):
             return kept
@@ -217,8 +231,10 @@ class Builder:
         written: list[ChunkRefs] = []
         parts: list[ChunkRefs] = []
         for ref in array.manifests:
-            fits = not rewrites and _fits(ref.extents, grid, sizes)
-            if fits and _block_of(ref.extents, sizes) not in edited:
+            fits = not rewrites and _fits(
+                ref.extents, grid, None if self._splitting is None else sizes
+            )
+            if fits and not touches(ref.extents, edited, sizes):
                 kept.append((ref, base.manifest_files[ref.id]))
                 continue
             refs = self._assets.manifest(ref.id).arrays.get(node.id)
@@ -275,12 +291,14 @@ def transaction_log(
     )
 
 
-def _fits(extents: tuple[tuple[int, int], ...], grid: tuple[int, ...], sizes: SplitSizes) -> bool:
-    """Whether extents lie within the grid, and within a single block."""
+def _fits(
+    extents: tuple[tuple[int, int], ...], grid: tuple[int, ...], sizes: SplitSizes | None
+) -> bool:
+    """Whether extents lie within the grid and, if `sizes` are given, within a single block."""
     return (
         len(extents) == len(grid)
         and all(hi <= n for (_, hi), n in zip(extents, grid, strict=True))
-        and is_one_block(extents, sizes)
+        and (sizes is None or is_one_block(extents, sizes))
     )
 
 
@@ -297,12 +315,6 @@ def _blocks(refs: ChunkRefs, sizes: SplitSizes) -> set[tuple[int, ...]]:
     row[ids] = np.arange(len(ids))
     blocks = [refs.coords[row, axis] // np.uint32(sizes[axis] or 1) for axis in cut]
     return {tuple(block) for block in np.stack(blocks, axis=1).tolist()}
-
-
-def _block_of(extents: tuple[tuple[int, int], ...], sizes: SplitSizes) -> tuple[int, ...]:
-    return tuple(
-        lo // size for (lo, _), size in zip(extents, sizes, strict=True) if size is not None
-    )
 
 
 def _in_grid(refs: ChunkRefs, grid: tuple[int, ...]) -> ChunkRefs:

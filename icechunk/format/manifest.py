@@ -24,8 +24,13 @@ from icechunk.format import location_compression as locations
 from icechunk.format.chunk_refs import ChunkRefs, RefKind
 from icechunk.format.encoding import spans
 from icechunk.format.encoding.envelope import BytesLike, FileType, unwrap, wrap
-from icechunk.format.encoding.flatbuf import Batch, Tables, encode, read_root
-from icechunk.format.encoding.flatbuf import distinct as distinct_values
+from icechunk.format.encoding.flatbuf import (
+    Batch,
+    Tables,
+    distinct as distinct_values,
+    encode,
+    read_root,
+)
 from icechunk.format.encoding.string_heap import StringHeap
 from icechunk.format.ids import NODE_ID_SIZE, OBJECT_ID_SIZE, encode_id
 from icechunk.format.location_compression import LocationCompression

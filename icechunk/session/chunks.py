@@ -149,6 +149,8 @@ class ChunkStore:
 
     async def set_async(self, path: str, coordinate: Coordinate, data: BytesLike) -> None:
         """Write a chunk, without blocking the event loop."""
+        if not self._edits.is_loaded:
+            await asyncio.to_thread(self._edits.load)
         node, array = self._array_for_write(path, coordinate)
         self._set_ref(node, array, coordinate, await self._write_async(data))
 

@@ -124,10 +124,11 @@ class Committer:
         allow_empty: bool = False,
         before_rebase: Callable[[int], None] | None = None,
         after_rebase: Callable[[int], None] | None = None,
+        on_built: Callable[[str], None] | None = None,
     ) -> str:
         """Make the changes a new snapshot of the branch."""
         if rebase_with is None:
-            return self.put(message, metadata, allow_empty, amends=False)
+            return self.put(message, metadata, allow_empty, amends=False, on_built=on_built)
         if not isinstance(rebase_with, ConflictSolver):
             raise InvalidInputError(
                 f"rebase_with must be a ConflictSolver, not {rebase_with!r}",
@@ -139,7 +140,9 @@ class Committer:
                 ErrorKind.INVALID_COMMIT_CONFIGURATION,
             )
         rebasing = Rebasing(rebase_with, rebase_tries, before_rebase, after_rebase)
-        return self.put(message, metadata, allow_empty, amends=False, rebasing=rebasing)
+        return self.put(
+            message, metadata, allow_empty, amends=False, rebasing=rebasing, on_built=on_built
+        )
 
     def rebase(self, solver: ConflictSolver) -> None:
         """Carry the changes over to the newest snapshot of the branch."""
@@ -191,6 +194,7 @@ class Committer:
         amends: bool,
         rewrites: bool = False,
         rebasing: Rebasing | None = None,
+        on_built: Callable[[str], None] | None = None,
     ) -> str:
         """Add a snapshot to the branch, or replace the newest one."""
         self.check_committable(allow_empty=allow_empty or bool(self._sent))
@@ -202,7 +206,7 @@ class Committer:
             self.check_committable(allow_empty=allow_empty)
             amended = self._amended_log() if amends else None
             builder = self._builder(rewrites=rewrites)
-            return self._put(message, metadata, seen, builder, amended, rebasing, turn)
+            return self._put(message, metadata, seen, builder, amended, rebasing, on_built, turn)
 
     def _put(
         self,
@@ -212,6 +216,7 @@ class Committer:
         builder: Builder,
         amended: TransactionLog | None,
         rebasing: Rebasing | None,
+        on_built: Callable[[str], None] | None,
         turn: ExitStack,
     ) -> str:
         """Build and publish, in rounds: each begins with what has changed in the last one."""
@@ -236,6 +241,8 @@ class Committer:
                 lost = before.etag != seen.etag
                 if lost:
                     continue
+            if on_built is not None:
+                on_built(encode_id(built.snapshot.id))
             change = publish.add_commit(
                 branch,
                 self._edits.snapshot_id,

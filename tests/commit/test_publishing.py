@@ -138,10 +138,13 @@ START = ["{0: b'0', 1: b'1111'}", "array", "Repository initialized"]
 def _commit(scene: Scene) -> tuple[Callable[[], Any], Callable[[], bool]]:
     session = scene.repository.writable_session("main")
     histories.write(session, {1: b"2222", 2: b"2"})
-    return lambda: session.commit("mine"), lambda: (
-        scene.messages() == ["mine", *START]
-        and scene.values() == {0: b"0", 1: b"2222", 2: b"2"}
-        and session.snapshot_id == Repository.open(scene.storage).lookup_branch("main")
+    return (
+        lambda: session.commit("mine"),
+        lambda: (
+            scene.messages() == ["mine", *START]
+            and scene.values() == {0: b"0", 1: b"2222", 2: b"2"}
+            and session.snapshot_id == Repository.open(scene.storage).lookup_branch("main")
+        ),
     )
 
 
@@ -149,18 +152,21 @@ def _rebase(scene: Scene) -> tuple[Callable[[], Any], Callable[[], bool]]:
     session = scene.repository.writable_session("main")
     histories.write(session, {1: b"2222", 2: b"2"})
     histories.commit(Repository.open(scene.storage), {4: b"4"})
-    return lambda: session.commit("mine", rebase_with=ConflictDetector()), lambda: (
-        scene.messages() == ["mine", "{4: b'4'}", *START]
-        and scene.values() == {0: b"0", 1: b"2222", 2: b"2", 4: b"4"}
+    return (
+        lambda: session.commit("mine", rebase_with=ConflictDetector()),
+        lambda: (
+            scene.messages() == ["mine", "{4: b'4'}", *START]
+            and scene.values() == {0: b"0", 1: b"2222", 2: b"2", 4: b"4"}
+        ),
     )
 
 
 def _amend(scene: Scene) -> tuple[Callable[[], Any], Callable[[], bool]]:
     session = scene.repository.writable_session("main")
     histories.write(session, {1: b"2222"})
-    return lambda: session.amend("mine"), lambda: (
-        scene.messages() == ["mine", *START[1:]] and scene.values() == {0: b"0", 1: b"2222"}
-    )
+    return lambda: session.amend(
+        "mine"
+    ), lambda: scene.messages() == ["mine", *START[1:]] and scene.values() == {0: b"0", 1: b"2222"}
 
 
 def _flush(scene: Scene) -> tuple[Callable[[], Any], Callable[[], bool]]:
@@ -177,48 +183,49 @@ def _flush(scene: Scene) -> tuple[Callable[[], Any], Callable[[], bool]]:
 
 def _create_tag(scene: Scene) -> tuple[Callable[[], Any], Callable[[], bool]]:
     tip = scene.repository.lookup_branch("main")
-    return lambda: scene.repository.create_tag("t", tip), lambda: (
-        Repository.open(scene.storage).lookup_tag("t") == tip
-    )
+    return lambda: scene.repository.create_tag(
+        "t", tip
+    ), lambda: Repository.open(scene.storage).lookup_tag("t") == tip
 
 
 def _delete_tag(scene: Scene) -> tuple[Callable[[], Any], Callable[[], bool]]:
-    return lambda: scene.repository.delete_tag("old"), lambda: (
-        Repository.open(scene.storage).list_tags() == set()
-    )
+    return lambda: scene.repository.delete_tag(
+        "old"
+    ), lambda: Repository.open(scene.storage).list_tags() == set()
 
 
 def _create_branch(scene: Scene) -> tuple[Callable[[], Any], Callable[[], bool]]:
     tip = scene.repository.lookup_branch("main")
-    return lambda: scene.repository.create_branch("b", tip), lambda: (
-        Repository.open(scene.storage).lookup_branch("b") == tip
-    )
+    return lambda: scene.repository.create_branch(
+        "b", tip
+    ), lambda: Repository.open(scene.storage).lookup_branch("b") == tip
 
 
 def _delete_branch(scene: Scene) -> tuple[Callable[[], Any], Callable[[], bool]]:
-    return lambda: scene.repository.delete_branch("dev"), lambda: (
-        Repository.open(scene.storage).list_branches() == {"main"}
-    )
+    return lambda: scene.repository.delete_branch(
+        "dev"
+    ), lambda: Repository.open(scene.storage).list_branches() == {"main"}
 
 
 def _reset(scene: Scene) -> tuple[Callable[[], Any], Callable[[], bool]]:
-    return lambda: scene.repository.reset_branch("main", FIRST), lambda: (
-        scene.messages() == START[-1:]
-    )
+    return lambda: scene.repository.reset_branch(
+        "main", FIRST
+    ), lambda: scene.messages() == START[-1:]
 
 
 def _save_config(scene: Scene) -> tuple[Callable[[], Any], Callable[[], bool]]:
     config = RepositoryConfig(inline_chunk_threshold_bytes=77)
     changed = scene.repository.reopen(config)
-    return changed.save_config, lambda: (
-        Repository.open(scene.storage).config.inline_chunk_threshold_bytes == 77
+    return (
+        changed.save_config,
+        lambda: Repository.open(scene.storage).config.inline_chunk_threshold_bytes == 77,
     )
 
 
 def _set_metadata(scene: Scene) -> tuple[Callable[[], Any], Callable[[], bool]]:
-    return lambda: scene.repository.set_metadata({"a": 1}), lambda: (
-        Repository.open(scene.storage).metadata == {"a": 1}
-    )
+    return lambda: scene.repository.set_metadata(
+        {"a": 1}
+    ), lambda: Repository.open(scene.storage).metadata == {"a": 1}
 
 
 BOTH: dict[str, Change] = {
