@@ -27,6 +27,7 @@ from icechunk.errors import (
     RepositoryExistsError,
     RepositoryNotFoundError,
 )
+from icechunk.format import layout
 from icechunk.format.encoding import flexbuf
 from icechunk.format.ids import INITIAL_SNAPSHOT_ID, decode_id
 from icechunk.format.metadata import Metadata
@@ -626,7 +627,11 @@ def _stored_config(info: RepoInfo) -> RepositoryConfig | None:
 
 
 def _check_clean(storage: Storage) -> None:
+    # a creation that was interrupted leaves these, and the next one writes them again
+    left = {layout.snapshot_key(INITIAL_SNAPSHOT_ID), layout.transaction_key(INITIAL_SNAPSHOT_ID)}
     for found in storage.list():
+        if found.key in left:
+            continue
         if publish.exists(storage) is not None:
             raise _already_exists(storage)
         raise InvalidInputError(

@@ -803,12 +803,13 @@ def test_the_answer_to_a_commit_is_lost(
     assert newest(repository)[:2] == [7, 8]
 
 
-def test_a_put_of_the_repo_info_fails(repository: Repository, storage: Storage) -> None:
+@pytest.mark.usefixtures("no_pauses")
+def test_puts_of_the_repo_info_fail(repository: Repository, storage: Storage) -> None:
     faulty = FaultyStorage(storage)
     session = Repository.open(faulty).writable_session("main")
     write(session, 0, 7)
-    faulty.fail("put", key="repo")
-    with pytest.raises(StorageError, match="injected"):
+    faulty.fail("put", key="repo", times=8)
+    with pytest.raises(StorageError, match=r"injected.*gave up after 8 attempts"):
         session.commit("first try")
     assert newest(repository)[0] == 1
     assert session.has_uncommitted_changes
