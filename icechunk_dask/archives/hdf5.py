@@ -1,0 +1,201 @@
+"""What an HDF5 or NetCDF4 file holds, asked of the HDF5 library."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, Final
+
+import h5py
+from h5py import h5d, h5g, h5l, h5o, h5s, h5t
+
+from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk_dask.archives.described import Dataset, FileVariable
+from icechunk_dask.archives.hdf5_attributes import ObjectAttributes
+from icechunk_dask.archives.hdf5_dimensions import GroupDimensions, Item, Objects, shape_of
+from icechunk_dask.archives.hdf5_variables import Source, refused_variable, variable
+
+__all__ = ["open_hdf5"]
+
+#: Soft links that one soft link may lead to, one after the other.
+_MOST_LINKS: Final = 16
+
+
+@contextmanager
+def open_hdf5(
+    file: str | os.PathLike[str] | BinaryIO,
+    location: str,
+    *,
+    drop_variables: Collection[str] = (),
+    may_open: Callable[[str], bool] | None = None,
+) -> Iterator[Dataset]:
+    """Open an HDF5 file and say what it holds, without reading values.
+
+    Nothing but this file is opened: variables whose values are elsewhere (virtual datasets,
+    external storage, external links) are refused by name.
+
+    Parameters
+    ----------
+    file : path or binary file
+        A local file should be given by its path.
+    location : str
+        Of the file, as references are to have it.
+    drop_variables : collection of str
+        Paths within the file of what is not to be looked at, such as ``"group/name"``.
+    may_open : callable, optional
+        Says whether another file at a location may be referred to. No file is by default.
+
+    Yields
+    ------
+    Dataset
+        Its variables can be read until the context ends.
+
+    Raises
+    ------
+    InvalidInputError
+        If it cannot be opened as an HDF5 file.
+
+    Examples
+    --------
+    >>> with open_hdf5("/data/day_1.nc", "file:///data/day_1.nc") as dataset:
+    ...     print(sorted(dataset.variables))
+    """
+    if isinstance(file, str | os.PathLike):
+        size = os.stat(file).st_size
+    else:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+    try:
+        opened = h5py.File(file, "r")
+    except (FileNotFoundError, PermissionError):
+        raise
+    except OSError as exc:
+        raise InvalidInputError(
+            f"{location} cannot be opened as an HDF5 file: {exc}", ErrorKind.INVALID_VIRTUAL_REF
+        ) from exc
+    with opened:
+        source = Source(location, size, opened.userblock_size)
+        yield _Scan(source, opened, frozenset(drop_variables)).dataset()
+
+
+class _Scan:
+    """Looks through a file.
+
+    Parameters
+    ----------
+    source : Source
+    file : h5py.File
+    dropped : frozenset of str
+    """
+
+    def __init__(self, source: Source, file: h5py.File, dropped: frozenset[str]) -> None:
+        self._source = source
+        self._root = h5g.open(file.id, b"/")
+        self._dropped = dropped
+        self._objects = Objects(file.id)
+        self._groups: dict[str, dict[str, Any]] = {}
+        self._variables: dict[str, FileVariable] = {}
+        self._seen: set[int] = set()
+
+    def dataset(self) -> Dataset:
+        """Return what there is."""
+        self._group(self._root, "", None)
+        return Dataset(self._groups, self._variables)
+
+    def _group(self, gid: h5g.GroupID, path: str, above: GroupDimensions | None) -> None:
+        address = h5o.get_info(gid).addr
+        if address in self._seen:  # several links to one group, in a circle even
+            return
+        self._seen.add(address)
+        self._groups[path] = ObjectAttributes(gid).shown
+        items: list[Item] = []
+        groups: list[tuple[str, h5g.GroupID]] = []
+        for raw in gid:
+            key = _name(raw)
+            whole = f"{path}/{key}" if path else key
+            try:
+                raw.decode()
+                found = self._object(gid, raw)
+                if isinstance(found, h5g.GroupID):
+                    # others are found by their own names
+                    if gid.links.get_info(raw).type == h5l.TYPE_HARD:
+                        groups.append((whole, found))
+                elif isinstance(found, h5d.DatasetID):
+                    items.append(self._item(key, found))
+            except (ValueError, KeyError, OSError, RuntimeError) as exc:
+                self._refuse(whole, _reason(exc))
+        dimensions = GroupDimensions(self._objects, items, above)
+        for item in items:
+            self._variable(path, item, dimensions)
+        for whole, group in groups:
+            self._group(group, whole, dimensions)
+
+    def _refuse(self, path: str, reason: str, **known: Any) -> None:
+        if path not in self._dropped:
+            self._variables[path] = refused_variable(path, reason, **known)
+
+    def _item(self, key: str, did: h5d.DatasetID) -> Item:
+        """Return a dataset of which no value was read yet.
+
+        Raises
+        ------
+        ValueError
+            If it is not within the file, or has no values.
+        """
+        shape = shape_of(did)
+        if shape is None:
+            raise ValueError("its values are in other files (a virtual dataset)")
+        if did.get_space().get_simple_extent_type() == h5s.NULL:
+            raise ValueError("it has no values (an empty dataspace)")
+        self._objects.add(key, did)
+        return Item(key, did, shape, ObjectAttributes(did))
+
+    def _variable(self, group: str, item: Item, dimensions: GroupDimensions) -> None:
+        path = f"{group}/{item.name}" if group else item.name
+        if path in self._dropped or not item.attributes.is_variable:
+            return
+        try:
+            names = dimensions.names(item)
+            shape = dimensions.shape(item, names)
+            self._variables[path] = variable(self._source, path, item, names, shape)
+        except (ValueError, KeyError, OSError, RuntimeError) as exc:
+            self._refuse(path, _reason(exc))
+
+    # -- links -------------------------------------------------------------------------
+    def _object(self, gid: h5g.GroupID, name: bytes, depth: int = 0) -> Any:
+        """Return what a link leads to within the file, None for a type.
+
+        Raises
+        ------
+        ValueError
+            If it leads out of the file, or nowhere.
+        """
+        kind = gid.links.get_info(name).type
+        if kind == h5l.TYPE_HARD:
+            found = h5o.open(gid, name)
+            return None if isinstance(found, h5t.TypeID) else found
+        if kind != h5l.TYPE_SOFT:
+            raise ValueError("it is in another file (an external link)")
+        if depth == _MOST_LINKS:
+            raise ValueError(f"it is a link that leads through more than {depth} others")
+        target = gid.links.get_val(name)
+        # step by step: HDF5 itself would follow external links on the way
+        here: Any = self._root if target.startswith(b"/") else gid
+        for part in target.split(b"/"):
+            if part in (b"", b"."):
+                continue
+            if not isinstance(here, h5g.GroupID) or not here.links.exists(part):
+                raise ValueError(f"it is a link to {_name(target)!r}, which does not exist")
+            here = self._object(here, part, depth + 1)
+        return here
+
+
+def _name(raw: bytes) -> str:
+    return raw.decode(errors="backslashreplace")
+
+
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, UnicodeDecodeError):
+        return "its name is not UTF-8"
+    return str(exc.args[0]) if exc.args else type(exc).__name__
