@@ -16,7 +16,7 @@ from icechunk import Repository, RepositoryConfig, suggest_containers
 from icechunk.config import azure_store, s3_store
 from icechunk.errors import InvalidInputError
 from icechunk.storage import MemoryStorage
-from icechunk.virtual import VirtualResolver
+from icechunk.virtual.resolver import VirtualResolver
 
 
 def prefixes(references: Any, **arguments: Any) -> list[str]:

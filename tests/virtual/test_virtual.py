@@ -35,7 +35,7 @@ from icechunk.credentials import (
     s3_credentials,
 )
 from icechunk.errors import ErrorKind, IcechunkError, InvalidInputError, StorageError
-from icechunk.virtual import VirtualResolver, normalize_location
+from icechunk.virtual.resolver import VirtualResolver, normalize_location
 from tests.web_server import LAST_MODIFIED_SECONDS, WebServer, serving
 
 ANONYMOUS = Credentials.S3(s3_credentials(anonymous=True))
