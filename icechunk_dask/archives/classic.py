@@ -16,9 +16,8 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 import numpy.typing as npt
 
-from icechunk.format.string_heap import StringHeap
 from icechunk.kerchunk.metadata import array_from_v2
-from icechunk.kerchunk.tables import ChunkTable
+from icechunk.kerchunk.tables import ChunkTable, StringHeap
 from icechunk_dask.archives.classic_header import ClassicVariable, read_classic_header
 from icechunk_dask.archives.described import Dataset, FileVariable
 

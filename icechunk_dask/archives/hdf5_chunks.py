@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from h5py import h5d, h5s
 
-from icechunk.format.string_heap import StringHeap
-from icechunk.kerchunk.tables import IN_PLACE, ChunkTable
+from icechunk.kerchunk.tables import IN_PLACE, ChunkTable, StringHeap
 
 __all__ = ["Rows", "chunked", "compact", "contiguous", "table_of"]
 

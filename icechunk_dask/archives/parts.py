@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 
 from icechunk.kerchunk.metadata import Documented
@@ -194,12 +193,3 @@ class SchemaTable:
 def digests_of(part: Part) -> Mapping[str, bytes]:
     """Return the digests of a part by variable."""
     return dict(part.digests)
-
-
-def plain(values: Any) -> npt.NDArray[Any]:
-    """Return values with texts in the form in which they are stored."""
-    found = np.asarray(values)
-    if found.dtype.kind == "O":
-        texts = [v.decode() if isinstance(v, bytes) else v for v in found.ravel().tolist()]
-        return np.asarray(texts, dtype=np.dtypes.StringDType()).reshape(found.shape)
-    return found.astype(np.dtypes.StringDType()) if found.dtype.kind == "U" else found

@@ -20,7 +20,13 @@ _S3: Final = {
 }
 #: Options of S3 that say how the server is to be talked to, and need not be told to fsspec.
 _OURS_ONLY: Final = frozenset(
-    {"allow_http", "from_env", "force_path_style", "s3_compatible", "network_stream_timeout_seconds"}
+    {
+        "allow_http",
+        "from_env",
+        "force_path_style",
+        "s3_compatible",
+        "network_stream_timeout_seconds",
+    }
 )
 
 

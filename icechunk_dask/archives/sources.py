@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import fsspec
 
@@ -86,6 +86,13 @@ class Source:
     def is_local(self) -> bool:
         """Whether the file is one of this machine."""
         return _is_local(self.url)
+
+    def opened(self) -> BinaryIO:
+        """Open the file for reading."""
+        if self.is_local:
+            return open(self.path, "rb")
+        file: BinaryIO = self.fs.open(self.path, "rb")
+        return file
 
     def version(self) -> Version:
         """Ask for the version that the file has now."""
