@@ -19,7 +19,15 @@ import numpy as np
 from icechunk.changes.change_set import ChangeSet
 from icechunk.changes.tree import Tree
 from icechunk.commit.assets import Assets
-from icechunk.commit.splitting import SplitSizes, block_ids, is_one_block, split, split_sizes
+from icechunk.commit.splitting import (
+    SplitSizes,
+    block_ids,
+    default_sizes,
+    is_one_block,
+    split,
+    split_sizes,
+    touches,
+)
 from icechunk.config.conditions import SplitSizes as SplitRules
 from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.ids import new_object_id
@@ -47,7 +55,7 @@ def build(
     *,
     message: str,
     metadata: Mapping[str, Any],
-    splitting: SplitRules,
+    splitting: SplitRules | None,
     amended: TransactionLog | None = None,
     rewrites: bool = False,
     concurrency: int = 8,
@@ -65,8 +73,9 @@ def build(
     message : str
     metadata : mapping
         Of the commit.
-    splitting : sequence
-        Rules for cutting the chunk grids of arrays into manifests.
+    splitting : sequence, optional
+        Rules for cutting the chunk grids of arrays into manifests. Default: only what is
+        large is cut, and cuts that are there stay.
     amended : TransactionLog, optional
         Log of the commit that the result replaces; its changes are listed again.
     rewrites : bool
@@ -152,7 +161,7 @@ def _write_manifests(
     base: Snapshot,
     tree: Tree,
     changes: ChangeSet,
-    splitting: SplitRules,
+    splitting: SplitRules | None,
     concurrency: int,
     *,
     rewrites: bool,
@@ -179,11 +188,22 @@ def _write_manifests(
         position, node, array = item
         edits = changes.chunks.get(node.id)
         refs = edits.refs() if edits else None
-        sizes = split_sizes(node.path, array, splitting)
-        manifests = list(
-            _array_manifests(
-                assets, base, node, array, refs, sizes, rewrites=rewrites, spec_version=spec_version
-            )
+        if splitting is None:
+            count = sum(base.manifest_files[ref.id].num_chunk_refs for ref in array.manifests)
+            count += 0 if refs is None else len(refs)
+            sizes = default_sizes(array.num_chunks, count)
+        else:
+            sizes = split_sizes(node.path, array, splitting)
+        manifests = _array_manifests(
+            assets,
+            base,
+            node,
+            array,
+            refs,
+            sizes,
+            by_default=splitting is None,
+            rewrites=rewrites,
+            spec_version=spec_version,
         )
         # the first coordinates first, so that equal content gives equal lists
         manifests.sort(key=lambda pair: pair[0].extents)
@@ -209,6 +229,7 @@ def _array_manifests(
     edits: ChunkRefs | None,
     sizes: SplitSizes,
     *,
+    by_default: bool,
     rewrites: bool,
     spec_version: int,
 ) -> list[tuple[ManifestRef, ManifestFile]]:
@@ -224,8 +245,8 @@ def _array_manifests(
     written: list[ChunkRefs] = []
     parts: list[ChunkRefs] = []
     for ref in array.manifests:
-        fits = not rewrites and _fits(ref.extents, grid, sizes)
-        if fits and _block_of(ref.extents, sizes) not in edited:
+        fits = not rewrites and _fits(ref.extents, grid, None if by_default else sizes)
+        if fits and not touches(ref.extents, edited, sizes):
             kept.append((ref, base.manifest_files[ref.id]))
             continue
         refs = assets.manifest(ref.id).arrays.get(node.id)
@@ -241,12 +262,14 @@ def _array_manifests(
     return kept
 
 
-def _fits(extents: tuple[tuple[int, int], ...], grid: tuple[int, ...], sizes: SplitSizes) -> bool:
-    """Whether extents lie within the grid, and within a single block."""
+def _fits(
+    extents: tuple[tuple[int, int], ...], grid: tuple[int, ...], sizes: SplitSizes | None
+) -> bool:
+    """Whether extents lie within the grid and, if `sizes` are given, within a single block."""
     return (
         len(extents) == len(grid)
         and all(hi <= n for (_, hi), n in zip(extents, grid, strict=True))
-        and is_one_block(extents, sizes)
+        and (sizes is None or is_one_block(extents, sizes))
     )
 
 
@@ -263,12 +286,6 @@ def _blocks(refs: ChunkRefs, sizes: SplitSizes) -> set[tuple[int, ...]]:
     row[ids] = np.arange(len(ids))
     blocks = [refs.coords[row, axis] // np.uint32(sizes[axis] or 1) for axis in cut]
     return {tuple(block) for block in np.stack(blocks, axis=1).tolist()}
-
-
-def _block_of(extents: tuple[tuple[int, int], ...], sizes: SplitSizes) -> tuple[int, ...]:
-    return tuple(
-        lo // size for (lo, _), size in zip(extents, sizes, strict=True) if size is not None
-    )
 
 
 def _in_grid(refs: ChunkRefs, grid: tuple[int, ...]) -> ChunkRefs:

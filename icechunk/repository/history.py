@@ -216,8 +216,8 @@ class History(RepositoryPart):
         if splitting is not None:
             rules = splitting_rules().dump(splitting.split_sizes)
         noted = with_reserved(metadata, splitting_config={"split_sizes": rules})
-        return self.writable_session(branch)._commit(
-            message, noted, True, amends=commit_method == "amend", rewrites=True
+        return self.writable_session(branch).rewrite_manifests(
+            message, noted, amends=commit_method == "amend"
         )
 
     rewrite_manifests_async = async_twin(rewrite_manifests)

@@ -15,8 +15,7 @@ from icechunk.commit import publish
 from icechunk.commit.assets import Assets
 from icechunk.commit.building import now_microseconds
 from icechunk.commit.conflicts import ConflictSolver
-from icechunk.commit.versions import as_of as snapshot_as_of
-from icechunk.commit.versions import branch_tip, invalid_version, resolve
+from icechunk.commit.versions import as_of as snapshot_as_of, branch_tip, invalid_version, resolve
 from icechunk.config.credentials import AnyCredential
 from icechunk.config.repository_config import Attribution, RepositoryConfig, StorageSettings
 from icechunk.errors import (
@@ -39,13 +38,14 @@ from icechunk.format.updates import Status, UpdateEntry, UpdateKind
 from icechunk.repository.administration import Administration
 from icechunk.repository.history import History
 from icechunk.repository.inspection import Inspection
+from icechunk.repository.jobs import Jobs
 from icechunk.repository.maintenance import Maintenance
 from icechunk.repository.preload import preloading
 from icechunk.repository.recipe import Recipe, new_key
 from icechunk.repository.refs import MAIN, Refs
+from icechunk.session.context import SessionMode
 from icechunk.session.replay import changes_between
 from icechunk.session.session import Session
-from icechunk.session.workspace import SessionMode
 from icechunk.storage import AnyStorage, Storage, as_storage
 from icechunk.virtual.deprecations import warn_of_none
 
@@ -207,6 +207,7 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
             authorization,
             attribution,
             own_containers=given.virtual_chunk_containers is not None,
+            own_settings=given.storage,
         )
         repository._context.state.take_over(first._context.state)
         return repository, info
@@ -268,13 +269,15 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
         attribution: Attribution | None = None,
         *,
         own_containers: bool = True,
+        own_settings: StorageSettings | None = None,
     ) -> Repository:
         if config.storage is not None:
             storage = storage.with_settings(config.storage)
         if attribution is not None:
             storage = storage.with_user_agent(attribution.user_agent(user_agent()))
         authorized = dict(authorization or {})
-        return cls(Recipe(storage, config, authorized, own_containers, attribution=attribution))
+        trusted = (own_containers, own_settings)
+        return cls(Recipe(storage, config, authorized, *trusted, attribution=attribution))
 
     @staticmethod
     def exists(storage: AnyStorage, storage_settings: StorageSettings | None = None) -> bool:
@@ -331,6 +334,7 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
             authorization,
             self.attribution,
             own_containers=given or self._recipe.own_containers,
+            own_settings=(config.storage if config else None) or self._recipe.own_settings,
         )
 
     def save_config(self) -> None:
@@ -351,6 +355,11 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
     def storage(self) -> Storage:
         """Where the repository is."""
         return self._recipe.storage
+
+    @property
+    def jobs(self) -> Jobs:
+        """Writes in many parts, by any processes at any time."""
+        return Jobs(self)
 
     @property
     def attribution(self) -> Attribution | None:

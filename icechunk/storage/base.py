@@ -22,7 +22,13 @@ from typing import Final, TypeAlias
 
 from icechunk.base.display import Displayed
 from icechunk.config.repository_config import StorageSettings
-from icechunk.errors import ErrorKind, InvalidInputError, PreconditionFailedError, ReadOnlyError
+from icechunk.errors import (
+    ErrorKind,
+    InvalidInputError,
+    PreconditionFailedError,
+    ReadOnlyError,
+    StorageError,
+)
 
 #: ``(start, end)`` is bytes `start` to `end` (exclusive), ``(start, None)`` all from
 #: `start` on, ``(None, n)`` the last `n`. A range may reach past the end of the
@@ -323,6 +329,33 @@ def check_folder(prefix: str) -> str:
             f"{prefix!r} is no folder to list: end it with '/'", ErrorKind.BAD_PREFIX
         )
     return prefix
+
+
+#: Buffers of FlatBuffers end there, and so does every object that is read whole.
+MAX_WHOLE: Final = 1 << 31
+
+
+def whole_limit() -> int:
+    """Return how many bytes an object may have that is read whole.
+
+    Metadata are. Chunks are read by ranges, which say themselves how much is wanted.
+    """
+    return MAX_WHOLE
+
+
+def check_whole(key: str, size: int, where: str) -> None:
+    """Check that an object is not too large to be read whole, before anything is read.
+
+    Raises
+    ------
+    StorageError
+        If it is.
+    """
+    if size > whole_limit():
+        raise StorageError(
+            f"cannot read {key} in {where}: it has {size} bytes, and no object that is read "
+            f"whole has more than {whole_limit()}"
+        )
 
 
 def check_range(byte_range: ByteRange) -> None:

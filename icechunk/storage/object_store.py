@@ -270,7 +270,9 @@ class ObjectStorage(Storage):
         while outcome is None:
             try:
                 response = obstore.get(self._reader, read.key, options=cast(Any, read.options))
-                meta, data = response.meta, response.bytes() if read.wants_data else b""
+                meta = response.meta
+                read.check_size(meta)
+                data = response.bytes() if read.wants_data else b""
             except Exception as error:
                 outcome = read.failed(error)
             else:
@@ -288,6 +290,7 @@ class ObjectStorage(Storage):
                     self._reader, read.key, options=cast(Any, read.options)
                 )
                 meta = response.meta
+                read.check_size(meta)
                 data = await response.bytes_async() if read.wants_data else b""
             except Exception as error:
                 outcome = read.failed(error)

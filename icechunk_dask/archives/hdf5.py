@@ -13,7 +13,7 @@ from h5py import h5d, h5g, h5l, h5o, h5s, h5t
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk_dask.archives.described import Dataset, FileVariable
 from icechunk_dask.archives.hdf5_attributes import ObjectAttributes
-from icechunk_dask.archives.hdf5_dimensions import GroupDimensions, Item, Objects, shape_of
+from icechunk_dask.archives.hdf5_dimensions import GroupDimensions, Item, Objects, is_virtual
 from icechunk_dask.archives.hdf5_variables import Source, refused_variable, variable
 
 __all__ = ["open_hdf5"]
@@ -113,7 +113,7 @@ class _Scan:
         groups: list[tuple[str, h5g.GroupID]] = []
         for raw in gid:
             key = _name(raw)
-            whole = f"{path}/{key}" if path else key
+            whole = _joined(path, key)
             try:
                 raw.decode()
                 found = self._object(gid, raw)
@@ -123,11 +123,18 @@ class _Scan:
                         groups.append((whole, found))
                 elif isinstance(found, h5d.DatasetID):
                     items.append(self._item(key, found))
-            except (ValueError, KeyError, OSError, RuntimeError) as exc:
+            except Exception as exc:  # whatever is wrong with it, there are others
                 self._refuse(whole, _reason(exc))
         dimensions = GroupDimensions(self._objects, items, above)
+        taken = {item.key for item in items if item.attributes.is_variable}
         for item in items:
-            self._variable(path, item, dimensions)
+            whole = _joined(path, item.name)
+            if item.name != item.key and item.name in taken:
+                self._refuse(
+                    _joined(path, item.key), f"its name is that of the variable {item.name!r}"
+                )
+            elif item.attributes.is_variable and whole not in self._dropped:
+                self._variable(whole, item, dimensions)
         for whole, group in groups:
             self._group(group, whole, dimensions)
 
@@ -143,23 +150,19 @@ class _Scan:
         ValueError
             If it is not within the file, or has no values.
         """
-        shape = shape_of(did)
-        if shape is None:
+        if is_virtual(did):
             raise ValueError("its values are in other files (a virtual dataset)")
         if did.get_space().get_simple_extent_type() == h5s.NULL:
             raise ValueError("it has no values (an empty dataspace)")
         self._objects.add(key, did)
-        return Item(key, did, shape, ObjectAttributes(did))
+        return Item(key, did, did.shape, ObjectAttributes(did))
 
-    def _variable(self, group: str, item: Item, dimensions: GroupDimensions) -> None:
-        path = f"{group}/{item.name}" if group else item.name
-        if path in self._dropped or not item.attributes.is_variable:
-            return
+    def _variable(self, path: str, item: Item, dimensions: GroupDimensions) -> None:
         try:
             names = dimensions.names(item)
             shape = dimensions.shape(item, names)
             self._variables[path] = variable(self._source, path, item, names, shape)
-        except (ValueError, KeyError, OSError, RuntimeError) as exc:
+        except Exception as exc:  # whatever is wrong with it, there are others
             self._refuse(path, _reason(exc))
 
     # -- links -------------------------------------------------------------------------
@@ -189,6 +192,10 @@ class _Scan:
                 raise ValueError(f"it is a link to {_name(target)!r}, which does not exist")
             here = self._object(here, part, depth + 1)
         return here
+
+
+def _joined(group: str, name: str) -> str:
+    return f"{group}/{name}" if group else name
 
 
 def _name(raw: bytes) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from h5py import h5a, h5s, h5t
 
-__all__ = ["ObjectAttributes", "text_of", "zarr_attributes"]
+__all__ = ["ObjectAttributes", "masks_bytes", "text_of", "zarr_attributes"]
 
 #: Those that say how NetCDF4 is built on HDF5; h5netcdf shows none of them.
 _HIDDEN: Final = frozenset(
@@ -27,6 +28,7 @@ _HIDDEN: Final = frozenset(
     }
 )
 _FILL: Final = "_FillValue"
+_MISSING: Final = "missing_value"
 #: In the name of a scale of which there is only the length (NetCDF4 format, "dimensions").
 _NOT_A_VARIABLE: Final = b"This is a netCDF dimension but not a netCDF variable."
 
@@ -51,6 +53,7 @@ class ObjectAttributes:
         self.shown: dict[str, Any] = {}
         self.unreadable = ""
         self._hidden: dict[str, h5a.AttrID] = {}
+        self._found: dict[str, npt.NDArray[Any] | None] = {}
         names: list[bytes] = []
         h5a.iterate(oid, lambda name, *_: names.append(name))
         for raw in names:
@@ -68,8 +71,10 @@ class ObjectAttributes:
 
     def hidden(self, name: str) -> npt.NDArray[Any] | None:
         """Return one of the attributes that h5netcdf does not show; None if it is absent."""
-        attribute = self._hidden.get(name)
-        return None if attribute is None else _values(attribute)
+        if name not in self._found:
+            attribute = self._hidden.get(name)
+            self._found[name] = None if attribute is None else _values(attribute)[1]
+        return self._found[name]
 
     def hidden_text(self, name: str) -> bytes:
         """Return the text of one of them, empty if it is absent or no text."""
@@ -77,7 +82,7 @@ class ObjectAttributes:
         item = values[()] if values is not None and values.ndim == 0 else b""
         return item if isinstance(item, bytes) else b""
 
-    @property
+    @cached_property
     def is_scale(self) -> bool:
         """Whether a dataset is a dimension scale, as h5netcdf decides it."""
         # a text of any length is none for h5netcdf
@@ -85,7 +90,7 @@ class ObjectAttributes:
         fixed = found is not None and found.dtype.kind == "S"
         return fixed and self.hidden_text("CLASS") == b"DIMENSION_SCALE"
 
-    @property
+    @cached_property
     def is_variable(self) -> bool:
         """Whether a dataset is more than the length of a dimension."""
         return _NOT_A_VARIABLE not in self.hidden_text("NAME")
@@ -99,35 +104,39 @@ def text_of(raw: bytes) -> str:
         return raw.decode("latin-1")
 
 
-def _values(attribute: h5a.AttrID) -> npt.NDArray[Any]:
-    """Return the values of an attribute; texts are bytes."""
-    space = attribute.get_space()
-    shape = space.get_simple_extent_dims() if space.get_simple_extent_ndims() else ()
-    dtype = attribute.dtype
-    if dtype.subdtype is not None:
-        dtype, inner = dtype.subdtype
-        shape += inner
+def _values(attribute: h5a.AttrID) -> tuple[h5t.TypeID, npt.NDArray[Any] | None]:
+    """Return the type and the values of an attribute; None for those of an empty dataspace.
+
+    Texts are bytes.
+    """
+    tid, space = attribute.get_type(), attribute.get_space()
+    if space.get_simple_extent_type() == h5s.NULL:
+        return tid, None
+    shape = space.get_simple_extent_dims()
+    dtype = tid.dtype
+    if dtype.subdtype is None:
         values = np.zeros(shape, dtype)
-        attribute.read(values, mtype=h5t.py_create(np.dtype((dtype, inner))))
-        return values
-    values = np.zeros(shape, dtype)
-    attribute.read(values)
-    return values
+        attribute.read(values)
+    else:
+        inner, more = dtype.subdtype
+        values = np.zeros(shape + more, inner)
+        attribute.read(values, mtype=h5t.py_create(dtype))
+    return tid, values
 
 
 def _shown(attribute: h5a.AttrID) -> Any:
     """Return an attribute as h5netcdf and xarray show it, in a form of JSON."""
-    tid = attribute.get_type()
-    text = tid.get_class() == h5t.STRING
-    space_type = attribute.get_space().get_simple_extent_type()
-    if space_type == h5s.NULL:
-        return "" if text and not tid.is_variable_str() and tid.get_size() == 1 else []
-    values = _values(attribute)
-    if text and not tid.is_variable_str() and tid.get_size() > 1 and values.ndim:
+    tid, values = _values(attribute)
+    fixed = tid.get_class() == h5t.STRING and not tid.is_variable_str()
+    if values is None:
+        return "" if fixed and tid.get_size() == 1 else []
+    if not values.ndim:
+        return _plain(values[()])
+    if fixed and tid.get_size() > 1:
         values = values.reshape(-1)
-    plain = _plain(values if values.ndim else values[()])
+    plain = _plain(values)
     # of one element, h5netcdf shows the element
-    return plain[0] if values.ndim and len(plain) == 1 else plain
+    return plain[0] if len(plain) == 1 else plain
 
 
 def _plain(value: Any) -> Any:
@@ -161,6 +170,8 @@ def _plain(value: Any) -> Any:
 def zarr_attributes(shown: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, Any]:
     """Return attributes for a ``zarr.json``, with ``_FillValue`` as xarray keeps it there.
 
+    Bytes lose it, see `masks_bytes`; of texts it becomes ``missing_value``.
+
     Parameters
     ----------
     shown : mapping
@@ -177,6 +188,12 @@ def zarr_attributes(shown: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str,
     if _FILL not in attributes:
         return attributes
     fill = attributes[_FILL]
+    if dtype.kind in "ST":
+        # xarray opens no such array with the attribute; of texts, the other one does the same
+        del attributes[_FILL]
+        if dtype.kind == "T" and attributes.setdefault(_MISSING, fill) != fill:
+            raise ValueError(f"its attributes {_FILL} and {_MISSING} differ, which is one in Zarr")
+        return attributes
     try:
         attributes[_FILL] = _fill(fill, dtype)
     except (TypeError, ValueError, OverflowError):
@@ -184,6 +201,24 @@ def zarr_attributes(shown: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str,
             f"its attribute _FillValue is {fill!r}, which xarray cannot read from Zarr for {dtype}"
         ) from None
     return attributes
+
+
+def masks_bytes(shown: Mapping[str, Any], values: npt.NDArray[Any]) -> bool:
+    """Whether ``_FillValue`` makes xarray take some of these bytes for missing.
+
+    Parameters
+    ----------
+    shown : mapping
+        Attributes as xarray has them without decoding.
+    values : array of bytes
+        All of a variable. xarray joins characters along the last dimension before it looks.
+    """
+    fill = shown.get(_FILL)
+    if values.dtype.kind != "S" or not isinstance(fill, str) or len(fill) > 1:
+        return False
+    if values.dtype.itemsize == 1 and values.ndim and values.shape[-1]:
+        values = np.ascontiguousarray(values).view(f"S{values.shape[-1]}")
+    return bool((values == fill.encode("latin-1")).any())
 
 
 def _fill(fill: Any, dtype: np.dtype[Any]) -> Any:
@@ -202,6 +237,4 @@ def _fill(fill: Any, dtype: np.dtype[Any]) -> Any:
             if isinstance(fill, str) or int(fill) != fill:
                 raise ValueError
             return int(fill)
-        case "T":
-            return str(fill)
     raise TypeError

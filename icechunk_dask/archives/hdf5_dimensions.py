@@ -17,7 +17,7 @@ from h5py import h5d, h5i, h5o, h5r, h5s
 
 from icechunk_dask.archives.hdf5_attributes import ObjectAttributes, text_of
 
-__all__ = ["Dimension", "GroupDimensions", "Item", "Objects"]
+__all__ = ["Dimension", "GroupDimensions", "Item", "Objects", "is_virtual"]
 
 _DETACHED: Final = "_nc4_non_coord_"
 
@@ -82,12 +82,9 @@ class Item:
         return found
 
 
-def shape_of(did: h5d.DatasetID) -> tuple[int, ...] | None:
-    """Return the shape of a dataset; None where asking would open other files."""
-    if did.get_create_plist().get_layout() == h5d.VIRTUAL:
-        return None
-    shape: tuple[int, ...] = did.shape
-    return shape
+def is_virtual(did: h5d.DatasetID) -> bool:
+    """Whether a dataset is made of others; even asking for its shape may open their files."""
+    return bool(did.get_create_plist().get_layout() == h5d.VIRTUAL)
 
 
 @dataclass
@@ -119,11 +116,11 @@ class Objects:
 
     def lengths(self, listed: npt.NDArray[Any]) -> list[int]:
         """Return how long dimensions of datasets are, from a ``REFERENCE_LIST``."""
-        found = []
+        found: list[int] = []
         for reference, axis in listed.ravel().tolist():
-            shape = shape_of(h5r.dereference(reference, self.fid))
-            if shape is not None and axis < len(shape):
-                found.append(shape[axis])
+            did = h5r.dereference(reference, self.fid)
+            shape = () if is_virtual(did) else did.shape or ()
+            found += shape[axis : axis + 1]
         return found
 
 

@@ -102,7 +102,7 @@ def pipeline(filters: list[Filter], mask: int, length: int) -> Pipeline:
     by_value = ""
     size: int | None = length
     for position, one in enumerate(filters):
-        if mask >> position & 1:
+        if mask >> position & 1 or _does_nothing(one):
             continue
         made = _codec(one, size)
         if isinstance(made, str):
@@ -127,6 +127,10 @@ def pipeline(filters: list[Filter], mask: int, length: int) -> Pipeline:
     return Pipeline(codecs, size)
 
 
+def _does_nothing(one: Filter) -> bool:
+    return one.code == _SHUFFLE and one.values == (1,)
+
+
 def _codec(one: Filter, size: int | None) -> tuple[dict[str, Any], int | None] | str:
     """Return a codec and the length of what it makes, or why there is none.
 
@@ -144,8 +148,6 @@ def _codec(one: Filter, size: int | None) -> tuple[dict[str, Any], int | None] |
         case h5z.FILTER_SHUFFLE:
             if not values:
                 return "filter 'shuffle' does not say of which size its elements are"
-            if values[0] < 2:
-                return {"name": "numcodecs.shuffle", "configuration": {"elementsize": 1}}, size
             # HDF5 leaves the rest of a chunk as it is, the codec wants none
             if size is None or size % values[0]:
                 return "filter 'shuffle' works on a length for which there is no codec"

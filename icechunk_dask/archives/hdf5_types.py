@@ -22,10 +22,15 @@ __all__ = ["StoredType", "fill_to_json", "stored_type"]
 _ENDIAN: Final = {"<": "little", ">": "big"}
 #: Of these, the name of the NumPy dtype is the name of the Zarr data type.
 _PLAIN_KINDS: Final = "biufc"
+#: By the dtype that has the same bytes.
 _BITFIELDS: Final = {
-    np.dtype(f"{order}u{size}"): getattr(h5t, f"STD_B{8 * size}{end}E")
-    for size in (1, 2, 4, 8)
-    for order, end in (("<", "L"), (">", "B"))
+    "|u1": (h5t.STD_B8LE, h5t.STD_B8BE),
+    "<u2": (h5t.STD_B16LE,),
+    ">u2": (h5t.STD_B16BE,),
+    "<u4": (h5t.STD_B32LE,),
+    ">u4": (h5t.STD_B32BE,),
+    "<u8": (h5t.STD_B64LE,),
+    ">u8": (h5t.STD_B64BE,),
 }
 
 
@@ -85,10 +90,10 @@ def stored_type(tid: h5t.TypeID) -> StoredType:
     # h5py keeps the names of an enumeration there
     plain = np.dtype(dtype.str) if dtype.names is None else dtype
     match kind:
-        case h5t.INTEGER | h5t.FLOAT | h5t.COMPLEX:
+        case h5t.INTEGER | h5t.FLOAT:
             same = tid.equal(h5t.py_create(plain))
         case h5t.BITFIELD:
-            same = plain in _BITFIELDS and tid.equal(_BITFIELDS[plain])
+            same = any(tid.equal(one) for one in _BITFIELDS.get(plain.str, ()))
         case h5t.ENUM:
             bases = ("i1", "u1") if plain.kind == "b" else (plain,)
             parent = tid.get_super()
@@ -99,6 +104,9 @@ def stored_type(tid: h5t.TypeID) -> StoredType:
             if plain.kind != "c":
                 return _compound(tid, dtype)
             same = _is_complex(tid, plain)
+        case _ if plain.kind == "c":  # a class of its own from HDF5 2 on
+            part = h5t.py_create(np.dtype(f"{plain.str[0]}f{plain.itemsize // 2}"))
+            same = tid.get_super().equal(part)
         case _:
             return _refused("its type has no equivalent in Zarr", plain)
     return _with_zarr_type(plain, "" if same else _why(tid, plain))
@@ -127,7 +135,7 @@ def _zarr_type(dtype: np.dtype[Any]) -> Any:
 
 def _why(tid: h5t.TypeID, dtype: np.dtype[Any]) -> str:
     """Return in which way the bytes of a type are not those of NumPy."""
-    if isinstance(tid, h5t.TypeIntegerID | h5t.TypeBitfieldID):
+    if isinstance(tid, h5t.TypeIntegerID):
         bits, offset = tid.get_precision(), tid.get_offset()
         return f"its integers have {bits} bits at bit {offset} of {8 * tid.get_size()}"
     if isinstance(tid, h5t.TypeFloatID):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import h5py
@@ -14,9 +14,10 @@ from h5py import h5d, h5p
 
 from icechunk.errors import InvalidInputError
 from icechunk_dask.archives.described import FileVariable
-from icechunk_dask.archives.hdf5_attributes import zarr_attributes
+from icechunk_dask.archives.hdf5_attributes import masks_bytes, zarr_attributes
 from icechunk_dask.archives.hdf5_chunks import Rows, chunked, compact, contiguous, table_of
 from icechunk_dask.archives.hdf5_dimensions import Item
+from icechunk_dask.archives.hdf5_edges import edges_filtered
 from icechunk_dask.archives.hdf5_filters import filters_of, pipeline
 from icechunk_dask.archives.hdf5_types import StoredType, fill_to_json, stored_type
 
@@ -95,8 +96,19 @@ def variable(
         attributes = {} if reason else zarr_attributes(shown, stored.dtype)
         if reason:
             raise ValueError(reason)
-        fill = _fill(plist, stored)
-        found = _located(source, item, plist, stored, shape, fill)
+        declared = _declared_fill(item, plist, stored)
+        fill = _read_fill(plist, stored, declared)
+        read = _reader(path, item, shape, stored, declared)
+        found = _located(source, item, plist, stored)
+        if shape != item.shape and not found.by_value:
+            found = _filled_up(found, item, shape, _same(fill, declared))
+        if stored.dtype.kind == "S" and "_FillValue" in shown:
+            everything = (slice(None),) * len(shape)
+            if masks_bytes(shown, read(everything)):
+                raise ValueError(
+                    "some of its texts equal its attribute _FillValue, which xarray cannot read "
+                    "from Zarr for bytes"
+                )
     except ValueError as exc:
         return refused_variable(
             path, str(exc), dimensions=dimensions, shape=shape, dtype=stored.dtype
@@ -121,7 +133,6 @@ def variable(
             "storage_transformers": [],
             "dimension_names": list(dimensions),
         }
-    read = _reader(path, item, shape, stored, _declared_fill(plist, stored))
     return FileVariable(
         dimensions, shape, stored.dtype, shown, document, table, found.by_value, "", read
     )
@@ -137,14 +148,28 @@ class _Located:
     by_value: str = ""
 
 
-def _located(
-    source: Source,
-    item: Item,
-    plist: h5p.PropDCID,
-    stored: StoredType,
-    shape: tuple[int, ...],
-    fill: Any,
-) -> _Located:
+def _filled_up(found: _Located, item: Item, shape: tuple[int, ...], fills_agree: bool) -> _Located:
+    """Return where a dataset is that is shorter than its dimensions.
+
+    Parameters
+    ----------
+    found : _Located
+    item : Item
+    shape : tuple of int
+        Lengths of the dimensions.
+    fills_agree : bool
+        Whether what is unwritten reads as what h5netcdf fills up with.
+    """
+    partly = any(
+        whole != part and part % max(n, 1)
+        for whole, part, n in zip(shape, item.shape, found.chunks, strict=True)
+    )
+    if not partly and fills_agree:
+        return found
+    return replace(found, by_value=f"it has the shape {item.shape}, and its dimensions {shape}")
+
+
+def _located(source: Source, item: Item, plist: h5p.PropDCID, stored: StoredType) -> _Located:
     """Return where a dataset is.
 
     Raises
@@ -168,7 +193,7 @@ def _located(
         case h5d.CHUNKED:
             chunks = plist.get_chunk()
             rows = chunked(item.did, item.shape, chunks, source.user_block)
-            codecs, wanted, reason = _filters(item, plist, rows, chunks, itemsize)
+            codecs, wanted, reason = _filters(item, plist, rows, chunks, stored)
             by_value = by_value or reason
         case _:
             raise ValueError("its values are in other files (a virtual dataset)")
@@ -177,22 +202,19 @@ def _located(
         raise ValueError(f"its values reach beyond the end of the file, at {source.size} bytes")
     if wanted is not None and (rows.length != wanted).any():
         by_value = by_value or f"chunks have another length than the {wanted} bytes of their values"
-    if shape != item.shape:
-        partly = any(
-            whole != part and part % max(n, 1)
-            for whole, part, n in zip(shape, item.shape, chunks, strict=True)
-        )
-        if partly or not _same(fill, _declared_fill(plist, stored)):
-            by_value = by_value or f"it has the shape {item.shape}, and its dimensions {shape}"
     return _Located(rows, chunks, codecs, by_value)
 
 
 def _filters(
-    item: Item, plist: h5p.PropDCID, rows: Rows, chunks: tuple[int, ...], itemsize: int
+    item: Item,
+    plist: h5p.PropDCID,
+    rows: Rows,
+    chunks: tuple[int, ...],
+    stored: StoredType,
 ) -> tuple[list[dict[str, Any]], int | None, str]:
     """Return codecs, the length of every chunk if it is known, and why there are no codecs."""
     filters = filters_of(plist)
-    raw = math.prod(chunks) * itemsize
+    raw = math.prod(chunks) * item.did.get_type().get_size()
     masks = np.unique(rows.mask & np.uint32((1 << len(filters)) - 1)).tolist() or [0]
     made = [pipeline(filters, mask, raw) for mask in masks]
     for one in made:
@@ -204,33 +226,33 @@ def _filters(
     if len(masks) > 1:
         return [], None, "some of its chunks skip filters, and others do not"
     codecs, length = made[0].codecs, made[0].length
-    if codecs:
-        # a file may leave chunks at the edge unfiltered, and says so nowhere that can be asked
-        partial = [n % c != 0 for n, c in zip(item.shape, chunks, strict=True)]
-        last = [-(-n // c) - 1 for n, c in zip(item.shape, chunks, strict=True)]
-        edge = ((rows.coords == last) & partial).any(axis=1)
-        if (rows.length[edge] == raw).any() and (length == raw or length is None):
-            return [], None, "chunks at the edge may have been left unfiltered"
+    if (
+        codecs
+        and stored.data_type
+        and not edges_filtered(item.did, rows, chunks, codecs, stored.dtype)
+    ):
+        return [], None, "its chunks at the edge are not filtered, and others are"
     return codecs, length, ""
 
 
 # -- values ----------------------------------------------------------------------------
-def _declared_fill(plist: h5p.PropDCID, stored: StoredType) -> Any:
+def _declared_fill(item: Item, plist: h5p.PropDCID, stored: StoredType) -> Any:
     """Return the fill value of the creation properties, zero if there is none."""
     if stored.text:
         return ""
-    value = np.zeros((), stored.dtype)
+    # h5py knows some types by the metadata of its own dtype only
+    value = np.zeros((), item.did.dtype)
     if plist.fill_value_defined() != h5d.FILL_VALUE_UNDEFINED:
         plist.get_fill_value(value)
-    return value[()]
+    return value.astype(stored.dtype)[()]
 
 
-def _fill(plist: h5p.PropDCID, stored: StoredType) -> Any:
+def _read_fill(plist: h5p.PropDCID, stored: StoredType, declared: Any) -> Any:
     """Return what h5py reads where nothing was written."""
     # HDF5 then leaves the memory as it is, and h5py gives it zeros
     if plist.get_fill_time() == h5d.FILL_TIME_NEVER and not stored.text:
         return np.zeros((), stored.dtype)[()]
-    return _declared_fill(plist, stored)
+    return declared
 
 
 def _same(a: Any, b: Any) -> bool:
