@@ -378,7 +378,8 @@ def _check_order(name: str, stored: pd.Index, new: pd.Index) -> None:
 def check_tree_append(store: IcechunkStore, groups: Sequence[str], dim: Hashable) -> None:
     """Refuse an append to some groups of a tree that the others would no longer fit.
 
-    A tree is opened as a whole only if groups within each other have equal coordinates.
+    Where a group has the coordinate from one that it lies in, both are of one length, or
+    xarray does not open the tree. Groups without that are often unrelated.
 
     Parameters
     ----------
@@ -389,17 +390,21 @@ def check_tree_append(store: IcechunkStore, groups: Sequence[str], dim: Hashable
     """
     appended = {"/" + group.strip("/") for group in groups}
     lengths: dict[str, int] = {}
+    labelled = set()
     for node in store.session.tree.within("/"):
         names = () if node.array is None else node.array.dimension_names or ()
         if node.array is not None and dim in names:
             parent = node.path.rpartition("/")[0] or "/"
             lengths[parent] = node.array.shape[names.index(str(dim))]
+            if node.path == f"{parent.rstrip('/')}/{dim}":
+                labelled.add(parent)
     for group in sorted(appended & lengths.keys()):
         for other in sorted(lengths.keys() - appended):
-            inside = _is_within(group, other) or _is_within(other, group)
-            if inside and lengths[group] == lengths[other]:
+            outer, inner = sorted((group, other), key=len)
+            inherits = _is_within(inner, outer) and outer in labelled and inner not in labelled
+            if inherits and lengths[group] == lengths[other]:
                 raise _refused(
-                    f"the groups {group!r} and {other!r} share the dimension {dim!r}, and only "
+                    f"the groups {group!r} and {other!r} share the coordinate {dim!r}, and only "
                     f"the first would become longer: the tree could not be opened any more with "
                     "xarray.open_datatree. Append to both by one call, with a DataTree, or pass "
                     "safe_append=False if another append of this session does the rest"

@@ -521,10 +521,15 @@ def test_an_append_that_the_rest_of_a_tree_would_not_fit() -> None:
     assert opened["/a/a"].shape == (24,)
 
 
-def test_a_group_beside_others_is_appended_to_by_itself() -> None:
-    session = begin(series(), group="coarse")
-    to_icechunk(series(), session, group="fine")
-    to_icechunk(series(times=LATER), session, group="fine", append_dim="time")
+@pytest.mark.parametrize("group", ["fine", "coarse/fine"])
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_group_that_inherits_nothing_is_appended_to_by_itself(group: str, labels: bool) -> None:
+    first, later = series(), series(times=LATER)
+    if not labels:
+        first, later = first.drop_vars("time"), later.drop_vars("time")
+    session = begin(first, group="coarse")
+    to_icechunk(first, session, group=group)
+    to_icechunk(later, session, group=group, append_dim="time")
 
 
 def test_append_to_a_group_that_is_not_there() -> None:
