@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from icechunk._version import user_agent
@@ -15,9 +14,16 @@ from icechunk.commit import publish
 from icechunk.commit.assets import Assets
 from icechunk.commit.building import now_microseconds
 from icechunk.commit.conflicts import ConflictSolver
-from icechunk.commit.versions import as_of as snapshot_as_of, branch_tip, invalid_version, resolve
+from icechunk.commit.versions import (
+    as_of as snapshot_as_of,
+    branch_tip,
+    invalid_version,
+    resolve,
+    resolve_ref,
+)
 from icechunk.config.credentials import AnyCredential
 from icechunk.config.repository_config import Attribution, RepositoryConfig, StorageSettings
+from icechunk.config.times import Time
 from icechunk.errors import (
     AlreadyExistsError,
     ErrorKind,
@@ -29,7 +35,7 @@ from icechunk.errors import (
 )
 from icechunk.format import layout
 from icechunk.format.encoding import flexbuf
-from icechunk.format.ids import INITIAL_SNAPSHOT_ID, decode_id
+from icechunk.format.ids import INITIAL_SNAPSHOT_ID, decode_id, encode_id
 from icechunk.format.metadata import Metadata
 from icechunk.format.repo_info import RepoInfo, SnapshotEntry
 from icechunk.format.snapshot import Snapshot
@@ -224,7 +230,8 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
         *,
         tag: str | None = None,
         snapshot_id: str | None = None,
-        as_of: datetime | None = None,
+        ref: str | None = None,
+        as_of: Time | None = None,
         config: RepositoryConfig | None = None,
         authorize_virtual_chunk_access: Authorization | None = None,
     ) -> Session:
@@ -234,7 +241,7 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
         with one request less.
         """
         repository, info = cls._open(storage, config, authorize_virtual_chunk_access)
-        return repository._session_at(info, branch, tag, snapshot_id, as_of)
+        return repository._session_at(info, branch, tag, snapshot_id, ref, as_of)
 
     @classmethod
     def open_or_create(
@@ -476,17 +483,20 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
         *,
         tag: str | None = None,
         snapshot_id: str | None = None,
-        as_of: datetime | None = None,
+        ref: str | None = None,
+        as_of: Time | None = None,
     ) -> Session:
         """Return a session that reads one version.
 
         Parameters
         ----------
-        branch, tag, snapshot_id : str
-            Exactly one of them.
-        as_of : datetime, optional
-            With `branch`: the newest snapshot of its history that is not younger. A time
-            without zone is taken as local time.
+        branch, tag, snapshot_id, ref : str
+            Exactly one of them. Of an id its beginning is enough, if no other begins so; for
+            `ref` see `resolve`.
+        as_of : datetime, date, numpy.datetime64 or str, optional
+            With `branch`: the newest snapshot of its history that is not younger. Strings are
+            dates or times in ISO 8601. A time without zone is in UTC, a date is its first
+            instant.
 
         Raises
         ------
@@ -497,7 +507,33 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
         """
         if as_of is not None and branch is None:
             raise invalid_version("as_of goes with a branch")
-        return self._session_at(self._info, branch, tag, snapshot_id, as_of)
+        return self._session_at(self._info, branch, tag, snapshot_id, ref, as_of)
+
+    def resolve(self, ref: str) -> str:
+        """Return the id of the snapshot that a text names.
+
+        Parameters
+        ----------
+        ref : str
+            A branch, a tag, or the id of a snapshot or its beginning (4 characters or more, if
+            no other begins so). ``@branch.NAME``, ``@tag.NAME`` and ``@{ID}`` say which of these
+            is meant. After any of them, ``~N`` is the snapshot N commits before, and ``@TIME``
+            the newest of the history that is not younger: a date or time in ISO 8601, in UTC
+            if it has no zone.
+
+        Raises
+        ------
+        RefNotFoundError, SnapshotNotFoundError
+            If there is no such version; the message has names that are near.
+        InvalidInputError
+            If more than one version is called so.
+
+        Examples
+        --------
+        >>> before = repo.resolve("main~2")
+        >>> repo.readonly_session(ref="main@2024-05-01")
+        """
+        return encode_id(resolve_ref(self._info, ref))
 
     def _session_at(
         self,
@@ -505,9 +541,10 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
         branch: str | None,
         tag: str | None,
         snapshot_id: str | None,
-        as_of: datetime | None,
+        ref: str | None,
+        as_of: Time | None,
     ) -> Session:
-        resolved = resolve(info, branch, tag, snapshot_id)
+        resolved = resolve(info, branch, tag, snapshot_id, ref)
         if as_of is not None and branch is not None:
             resolved = snapshot_as_of(info, branch, as_of)
         session = Session(self._context, resolved, SessionMode.readonly)
@@ -614,6 +651,7 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
     reopen_async = async_twin(reopen)
     save_config_async = async_twin(save_config)
     readonly_session_async = async_twin(readonly_session)
+    resolve_async = async_twin(resolve)
     writable_session_async = async_twin(writable_session)
     rearrange_session_async = async_twin(rearrange_session)
     replay_session_async = async_twin(replay_session)

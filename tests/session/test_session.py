@@ -406,8 +406,7 @@ def test_versions(repository: Repository) -> None:
         just_before = written - timedelta(microseconds=1)
         parent = repository.lookup_snapshot(commit).parent_id
         assert repository.readonly_session("main", as_of=just_before).snapshot_id == parent
-    # a time without zone is local
-    later = datetime.now() + timedelta(days=1)
+    later = datetime.now(UTC) + timedelta(days=1)
     assert repository.readonly_session("main", as_of=later).snapshot_id == commits[-1]
     with pytest.raises(SnapshotNotFoundError, match="2000-01-01") as error:
         repository.readonly_session("main", as_of=datetime(2000, 1, 1, tzinfo=UTC))
