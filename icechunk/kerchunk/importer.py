@@ -506,7 +506,7 @@ class _Import:
                 else:
                     kept.append(data)
             with ThreadPoolExecutor(_CONCURRENCY) as pool:
-                list(pool.map(lambda pair: fork.set_chunk(item.path, *pair), work))
+                list(pool.map(lambda pair: fork.chunks.set(item.path, *pair), work))
         else:
             kept = table.payloads
         rest = ~large if large.any() else slice(None)

@@ -18,8 +18,7 @@ from icechunk.config.repository_config import (
     StorageSettings,
 )
 from icechunk.format.manifest import LocationCompression
-from icechunk.session.chunks import RequestLimit
-from icechunk.session.workspace import SessionContext
+from icechunk.session.context import RequestLimit, SessionContext
 from icechunk.storage import Storage
 from icechunk.virtual.container_trust import Trust
 from icechunk.virtual.resolver import VirtualResolver
@@ -102,5 +101,6 @@ def _assets(storage: Storage, effective: EffectiveConfig) -> Assets:
             max_samples=effective.location_compression_max_training_samples,
             max_dictionary_size=effective.location_compression_max_dictionary_size,
             level=effective.location_compression_level,
+            only_where_smaller=not effective.location_compression_is_wanted,
         ),
     )

@@ -53,7 +53,7 @@ class Changes:
     @classmethod
     def of(cls, session: Session) -> Changes:
         """Return what `Session.change_set_bytes` stands for; do not write to it any more."""
-        return cls(session._changes(), None, [session.storage])
+        return cls(session.changes(), None, [session.storage])
 
     @classmethod
     def merged(cls, parts: Iterable[Changes]) -> Changes:
@@ -117,7 +117,7 @@ def merge_sessions(*sessions: Any) -> ForkSession:
         If two disagree about a chunk or a node.
     """
     first, *rest = list(_flat(sessions))
-    first.merge(*rest)
+    first.merge_parts(*rest)
     return first
 
 

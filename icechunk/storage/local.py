@@ -20,6 +20,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -46,13 +47,15 @@ from icechunk.storage.base import (
     same_version,
 )
 from icechunk.storage.folder import Folder
-from icechunk.storage.locks import exclusive
+from icechunk.storage.locks import exclusive, open_lock
 from icechunk.storage.pace import Pace
+from icechunk.storage.queueing import queue_at
 from icechunk.storage.staging import Staged, file_etag
 
 _STAGING: Final = re.compile(r"#[0-9]+\Z")
 #: Staging names have many more digits, so no staging file is ever taken for a lock.
 _LOCK_SUFFIX: Final = "#0"
+_QUEUE_SUFFIX: Final = "#1"
 
 #: As many files are forced to disk at a time, so that a commit never waits for long.
 _MAX_WAITING: Final = 4096
@@ -96,6 +99,9 @@ class LocalStorage(Storage):
     path : str or path-like
         The folder. A relative one is taken from the current directory, now.
     """
+
+    checks_conditions = True
+    queues_writers = True
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         text = os.fspath(path)
@@ -389,7 +395,7 @@ class LocalStorage(Storage):
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
-                with exclusive(name + _LOCK_SUFFIX, dir_fd=folder):
+                with exclusive(open_lock(name + _LOCK_SUFFIX, dir_fd=folder)):
                     if _exists(folder, name):
                         raise exists from None
                     staged.replace()
@@ -407,7 +413,7 @@ class LocalStorage(Storage):
         if not _exists(folder, name):
             raise _changed(key, if_match)
         self.sync()
-        with exclusive(name + _LOCK_SUFFIX, dir_fd=folder):
+        with exclusive(open_lock(name + _LOCK_SUFFIX, dir_fd=folder)):
             try:
                 current = os.stat(name, dir_fd=folder, follow_symlinks=False)
             except FileNotFoundError:
@@ -462,6 +468,15 @@ class LocalStorage(Storage):
             pass
         except OSError as error:
             raise self._failure("delete", key, error) from error
+
+    @contextmanager
+    def turn(self, key: str) -> Iterator[None]:
+        """Wait in the queue of those who replace an object; see `Storage.turn`."""
+        with (
+            self._folder.place(key) as (folder, name),
+            queue_at(name + _QUEUE_SUFFIX, dir_fd=folder),
+        ):
+            yield
 
     # -- the storage itself --------------------------------------------------------
     def with_settings(self, settings: StorageSettings) -> LocalStorage:

@@ -37,13 +37,8 @@ _FLAGS: Final = (
 )
 
 
-@contextmanager
-def exclusive(path: str, *, dir_fd: int | None = None) -> Iterator[None]:
-    """Hold the lock on a file while the block runs; the file is created if need be.
-
-    The lock belongs to the open file, so two threads of a process exclude each other too,
-    and the operating system releases it when a process dies. The file stays: deleting it
-    would let two holders lock two files of one name.
+def open_lock(path: str, *, dir_fd: int | None = None) -> int:
+    """Open a file to lock, which is created if need be.
 
     Parameters
     ----------
@@ -51,12 +46,27 @@ def exclusive(path: str, *, dir_fd: int | None = None) -> Iterator[None]:
     dir_fd : int, optional
         An open directory that a relative path begins at.
 
+    Returns
+    -------
+    int
+        A file descriptor for `exclusive`.
+
     Raises
     ------
     OSError
         If the file cannot be opened, or is a symbolic link.
     """
-    fd = os.open(path, _FLAGS, 0o666, dir_fd=dir_fd)
+    return os.open(path, _FLAGS, 0o666, dir_fd=dir_fd)
+
+
+@contextmanager
+def exclusive(fd: int) -> Iterator[None]:
+    """Hold the lock on a file while the block runs, and close the file.
+
+    The lock belongs to the open file, so two threads of a process exclude each other too,
+    and the operating system releases it when a process dies. The file stays: deleting it
+    would let two holders lock two files of one name.
+    """
     try:
         _acquire(fd)
         yield
