@@ -153,9 +153,11 @@ def test_drips_come_to_an_end(first: bytes, then: bytes) -> None:
 
 def test_a_redirect_that_drips(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("icechunk.storage.urls._REDIRECT_TIMEOUT", 0.3)
-    with endless(b"HTTP/1.1 302 Found\r\nX-Slow: ", b"x", 0.01) as server:
-        with pytest.raises(StorageError, match="does not lead to a storage"):
-            redirect_storage(server.url)
+    with (
+        endless(b"HTTP/1.1 302 Found\r\nX-Slow: ", b"x", 0.01) as server,
+        pytest.raises(StorageError, match="does not lead to a storage"),
+    ):
+        redirect_storage(server.url)
 
 
 def test_a_slow_line_may_go_on_if_it_carries_something(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,9 +210,7 @@ def test_a_change_set_that_grows(bomb: bytes) -> None:
         decode_change_set(data)
     session = repository.writable_session("main")
     with allocating(300 * MIB), pytest.raises(FormatError, match="decompressed"):
-        session.merge_change_sets([data]) if hasattr(session, "merge_change_sets") else (
-            decode_change_set(data)
-        )
+        session.distributed_commit("bomb", [data])
 
 
 @pytest.mark.parametrize("form", ["zstd", "frames", "gzip"])
@@ -282,9 +282,9 @@ def test_references_to_more_chunks_than_there_are(
         lambda self, path, **more: asked.append(path) or real(self, path, **more),
     )
     session = Repository.create(MemoryStorage()).writable_session("main")
-    with allocating(50 * MIB):
-        with suppress(IcechunkError):  # the grid may be more than the format can hold
-            import_references(store, session)
+    # the grid may be more than the format can hold
+    with allocating(50 * MIB), suppress(IcechunkError):
+        import_references(store, session)
     assert len(asked) < 100
 
 
@@ -359,11 +359,7 @@ def circle(info: RepoInfo) -> RepoInfo:
 def test_snapshots_that_are_their_own_ancestors(history: Repository) -> None:
     from datetime import UTC, datetime, timedelta
 
-    try:
-        storage = changed(history, circle)
-    except IcechunkError:
-        return  # it cannot even be written
-    counted = CountingStorage(storage)
+    counted = CountingStorage(changed(history, circle))
     later = datetime.now(UTC) + timedelta(days=1)
     calls: list[Callable[[], Any]] = [
         lambda: list(Repository.open(counted).ancestry(branch="main")),
