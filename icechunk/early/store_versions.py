@@ -16,7 +16,7 @@ from icechunk.commit.snapshots import SnapshotInfo
 from icechunk.config.repository_config import RepositoryConfig
 from icechunk.early.config import StoreConfig
 from icechunk.errors import ErrorKind, InvalidInputError, RepositoryExistsError, SessionStateError
-from icechunk.repository.refs import MAIN
+from icechunk.repository.branches_and_tags import MAIN
 from icechunk.repository.repository import Authorization, Repository
 from icechunk.session.session import Session
 from icechunk.storage import AnyStorage

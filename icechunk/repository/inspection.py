@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from icechunk.base.async_twin import async_twin
+from icechunk.commit.assets import Assets
+from icechunk.commit.publish import RepoState
 from icechunk.commit.snapshots import from_microseconds
 from icechunk.errors import ErrorKind, FormatError, StorageError
 from icechunk.format import layout
@@ -19,7 +20,6 @@ from icechunk.format.repo_info import SnapshotEntry, decode_repo_info
 from icechunk.format.snapshot import ArrayInfo, ManifestFile, Node, decode_snapshot
 from icechunk.format.transaction_log import decode_transaction_log
 from icechunk.format.updates import Status, UpdateEntry, UpdateKind
-from icechunk.repository.part import RepositoryPart
 
 _FILE_TYPES: Final = {
     FileType.SNAPSHOT: "snapshot",
@@ -40,13 +40,22 @@ _ID_LISTS: Final = (
 )
 
 
-class Inspection(RepositoryPart):
-    """The part of `icechunk.Repository` that shows its stored objects.
+class Inspection:
+    """The stored objects of one repository, shown.
 
     The dictionaries hold what JSON can express. Each has a ``header`` with ``written_by``,
     ``app_name``, ``app_version`` (where there is one), ``spec_version``, ``file_type`` and
     ``compression`` of that object. They are for debugging: their keys may change.
+
+    Parameters
+    ----------
+    assets : Assets
+    state : RepoState
     """
+
+    def __init__(self, assets: Assets, state: RepoState) -> None:
+        self._assets = assets
+        self._state = state
 
     def inspect_repo_info(self) -> dict[str, Any]:
         """Return what the repo info says: refs, history, recent updates.
@@ -63,7 +72,7 @@ class Inspection(RepositoryPart):
         FormatError
             If the repository is of spec version 1, which has no repo info.
         """
-        info = self._info
+        info = self._state.load()
         if info.spec_version < 2:
             raise FormatError(
                 "a repository of spec version 1 has no repo info; migrate it to version 2 first",
@@ -200,7 +209,7 @@ class Inspection(RepositoryPart):
         key = layout.transaction_key(wanted)
         data = self._assets.storage.get(key).data
         log = decode_transaction_log(data, key)
-        entry = self._info.snapshots.get(wanted)
+        entry = self._state.load().snapshots.get(wanted)
         pruned = entry.pruned if entry is not None else ()
         merged, missing = [], []
         for older in reversed(pruned):
@@ -233,11 +242,6 @@ class Inspection(RepositoryPart):
                 "missing_tx_logs": missing[::-1],
             }
         return found
-
-    inspect_repo_info_async = async_twin(inspect_repo_info)
-    inspect_snapshot_async = async_twin(inspect_snapshot)
-    inspect_manifest_async = async_twin(inspect_manifest)
-    inspect_transaction_log_async = async_twin(inspect_transaction_log)
 
 
 def _header(header: Header) -> dict[str, Any]:
