@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from icechunk.changes.change_set import ChangeSet, MovedNode
-from icechunk.changes.zarr_metadata import parse_node_metadata
+from icechunk.changes.zarr_metadata import check_document, parse_node_metadata
 from icechunk.errors import (
     AlreadyExistsError,
     ErrorKind,
@@ -174,6 +174,8 @@ class Tree:
         """
         fresh = node_from_metadata(b"", path, user_data)
         old = self.get(path)
+        if old is None or old.user_data != user_data:
+            check_document(user_data, path)
         if old is not None and not _same_kind(old, fresh):
             self.delete(path)
             old = None

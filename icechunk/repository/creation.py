@@ -7,6 +7,7 @@ from icechunk.commit.assets import Assets
 from icechunk.commit.building import now_microseconds
 from icechunk.config.repository_config import RepositoryConfig
 from icechunk.errors import ErrorKind, InvalidInputError, RepositoryExistsError
+from icechunk.format import layout
 from icechunk.format.encoding import flexbuf
 from icechunk.format.ids import INITIAL_SNAPSHOT_ID
 from icechunk.format.repo_info import RepoInfo, SnapshotEntry
@@ -61,7 +62,11 @@ def check_clean(storage: Storage) -> None:
     ------
     RepositoryExistsError, InvalidInputError
     """
+    # a creation that was interrupted leaves these, and the next one writes them again
+    left = {layout.snapshot_key(INITIAL_SNAPSHOT_ID), layout.transaction_key(INITIAL_SNAPSHOT_ID)}
     for found in storage.list():
+        if found.key in left:
+            continue
         if publish.exists(storage) is not None:
             raise already_exists(storage)
         raise InvalidInputError(

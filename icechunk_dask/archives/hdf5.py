@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO
 
 import h5py
-from h5py import h5d, h5g, h5l, h5o, h5s, h5t
+from h5py import h5d, h5g, h5l, h5o, h5s
 
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk_dask.archives.described import Dataset, FileVariable
 from icechunk_dask.archives.hdf5_attributes import ObjectAttributes
 from icechunk_dask.archives.hdf5_dimensions import GroupDimensions, Item, Objects, is_virtual
-from icechunk_dask.archives.hdf5_variables import Source, refused_variable, variable
+from icechunk_dask.archives.hdf5_links import follow, shown_name
+from icechunk_dask.archives.hdf5_located import Source
+from icechunk_dask.archives.hdf5_reach import Reach
+from icechunk_dask.archives.hdf5_variables import refused_variable, variable
+from icechunk_dask.archives.hdf5_virtual import check_mappings
 
 __all__ = ["open_hdf5"]
-
-#: Soft links that one soft link may lead to, one after the other.
-_MOST_LINKS: Final = 16
 
 
 @contextmanager
@@ -32,8 +33,9 @@ def open_hdf5(
 ) -> Iterator[Dataset]:
     """Open an HDF5 file and say what it holds, without reading values.
 
-    Nothing but this file is opened: variables whose values are elsewhere (virtual datasets,
-    external storage, external links) are refused by name.
+    Variables whose values are in other files are refused by name, before anything is opened.
+    `may_open` may allow files of virtual datasets and of external storage; external links are
+    never followed.
 
     Parameters
     ----------
@@ -44,7 +46,9 @@ def open_hdf5(
     drop_variables : collection of str
         Paths within the file of what is not to be looked at, such as ``"group/name"``.
     may_open : callable, optional
-        Says whether another file at a location may be referred to. No file is by default.
+        Says whether another file at a location, such as ``"file:///data/raw.bin"``, may be
+        opened and referred to, if a local file that is given by its path names it. Default:
+        none may.
 
     Yields
     ------
@@ -75,7 +79,10 @@ def open_hdf5(
             f"{location} cannot be opened as an HDF5 file: {exc}", ErrorKind.INVALID_VIRTUAL_REF
         ) from exc
     with opened:
-        source = Source(location, size, opened.userblock_size)
+        reach = None
+        if may_open is not None and isinstance(file, str | os.PathLike):
+            reach = Reach(os.fspath(file), may_open)
+        source = Source(location, size, opened.userblock_size, reach)
         yield _Scan(source, opened, frozenset(drop_variables)).dataset()
 
 
@@ -112,11 +119,11 @@ class _Scan:
         items: list[Item] = []
         groups: list[tuple[str, h5g.GroupID]] = []
         for raw in gid:
-            key = _name(raw)
+            key = shown_name(raw)
             whole = _joined(path, key)
             try:
                 raw.decode()
-                found = self._object(gid, raw)
+                found = follow(self._root, gid, raw)
                 if isinstance(found, h5g.GroupID):
                     # others are found by their own names
                     if gid.links.get_info(raw).type == h5l.TYPE_HARD:
@@ -151,7 +158,7 @@ class _Scan:
             If it is not within the file, or has no values.
         """
         if is_virtual(did):
-            raise ValueError("its values are in other files (a virtual dataset)")
+            check_mappings(self._source.reach, did.get_create_plist())
         if did.get_space().get_simple_extent_type() == h5s.NULL:
             raise ValueError("it has no values (an empty dataspace)")
         self._objects.add(key, did)
@@ -165,41 +172,9 @@ class _Scan:
         except Exception as exc:  # whatever is wrong with it, there are others
             self._refuse(path, _reason(exc))
 
-    # -- links -------------------------------------------------------------------------
-    def _object(self, gid: h5g.GroupID, name: bytes, depth: int = 0) -> Any:
-        """Return what a link leads to within the file, None for a type.
-
-        Raises
-        ------
-        ValueError
-            If it leads out of the file, or nowhere.
-        """
-        kind = gid.links.get_info(name).type
-        if kind == h5l.TYPE_HARD:
-            found = h5o.open(gid, name)
-            return None if isinstance(found, h5t.TypeID) else found
-        if kind != h5l.TYPE_SOFT:
-            raise ValueError("it is in another file (an external link)")
-        if depth == _MOST_LINKS:
-            raise ValueError(f"it is a link that leads through more than {depth} others")
-        target = gid.links.get_val(name)
-        # step by step: HDF5 itself would follow external links on the way
-        here: Any = self._root if target.startswith(b"/") else gid
-        for part in target.split(b"/"):
-            if part in (b"", b"."):
-                continue
-            if not isinstance(here, h5g.GroupID) or not here.links.exists(part):
-                raise ValueError(f"it is a link to {_name(target)!r}, which does not exist")
-            here = self._object(here, part, depth + 1)
-        return here
-
 
 def _joined(group: str, name: str) -> str:
     return f"{group}/{name}" if group else name
-
-
-def _name(raw: bytes) -> str:
-    return raw.decode(errors="backslashreplace")
 
 
 def _reason(exc: Exception) -> str:

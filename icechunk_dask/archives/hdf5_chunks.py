@@ -16,7 +16,7 @@ from h5py import h5d, h5s
 
 from icechunk.kerchunk.tables import IN_PLACE, ChunkTable, StringHeap
 
-__all__ = ["Rows", "chunked", "compact", "contiguous", "table_of"]
+__all__ = ["Rows", "at", "chunked", "compact", "contiguous", "nowhere", "table_of"]
 
 #: Bytes that the smallest user block has.
 _USER_BLOCK: Final = 512
@@ -45,7 +45,10 @@ class Rows:
     payload: bytes | None = None
 
 
-def _one(ndim: int, offset: int, length: int) -> Rows:
+def at(ndim: int, offset: int, length: int) -> Rows:
+    """Return a place of one chunk; of none if it is empty."""
+    if not length:
+        return nowhere(ndim)
     return Rows(
         np.zeros((1, ndim), np.int64),
         np.array([offset], np.int64),
@@ -54,7 +57,8 @@ def _one(ndim: int, offset: int, length: int) -> Rows:
     )
 
 
-def _none(ndim: int) -> Rows:
+def nowhere(ndim: int) -> Rows:
+    """Return the place of nothing."""
     nothing = np.zeros(0, np.int64)
     return Rows(np.zeros((0, ndim), np.int64), nothing, nothing, nothing.astype(np.uint32))
 
@@ -63,10 +67,10 @@ def compact(did: h5d.DatasetID, shape: tuple[int, ...], itemsize: int) -> Rows:
     """Return the values that stand in the header of a dataset, as the file has them."""
     size = math.prod(shape)
     if not size:
-        return _none(len(shape))
+        return nowhere(len(shape))
     raw = np.zeros(shape, f"V{itemsize}")
     did.read(h5s.ALL, h5s.ALL, raw, mtype=did.get_type())
-    nothing = _none(len(shape))
+    nothing = nowhere(len(shape))
     return Rows(nothing.coords, nothing.offset, nothing.length, nothing.mask, raw.tobytes())
 
 
@@ -75,8 +79,8 @@ def contiguous(did: h5d.DatasetID, shape: tuple[int, ...], user_block: int) -> R
     offset = did.get_offset()
     size = did.get_storage_size()
     if offset is None or not math.prod(shape):
-        return _none(len(shape))
-    return _one(len(shape), offset + _base(user_block)[0], size)
+        return nowhere(len(shape))
+    return at(len(shape), offset + _base(user_block)[0], size)
 
 
 def chunked(
@@ -101,7 +105,7 @@ def chunked(
     did.chunk_iter(collect)
     count = len(places)
     if not count:
-        return _none(ndim)
+        return nowhere(ndim)
     starts = np.array(coords, np.int64).reshape(count, ndim)
     offset, length = np.array(places, np.int64), np.array(sizes, np.int64)
     last = int(np.lexsort(starts.T[::-1])[-1])
@@ -148,21 +152,21 @@ def _user_block_counts() -> tuple[bool, bool]:
     return first, second
 
 
-def table_of(rows: Rows, location: str) -> ChunkTable:
-    """Return rows as references to a file."""
-    heap, _ = StringHeap.from_strings([location])
-    payloads = [] if rows.payload is None else [rows.payload]
-    if payloads:
-        one = _one(rows.coords.shape[1], 0, len(payloads[0]))
-        place = np.array([IN_PLACE], np.int32)
-        return ChunkTable(
-            one.coords.astype(np.uint32), place, heap, one.offset, one.length, payloads
-        )
-    return ChunkTable(
-        rows.coords.astype(np.uint32),
-        np.zeros(len(rows.offset), np.int32),
-        heap,
-        rows.offset,
-        rows.length,
-        [],
-    )
+def table_of(rows: Rows, locations: list[str], place: npt.NDArray[np.int32]) -> ChunkTable:
+    """Return rows as references.
+
+    Parameters
+    ----------
+    rows : Rows
+    locations : list of str
+        Of files, without repetition.
+    place : int32[n]
+        Which of them each row is in.
+    """
+    heap, _ = StringHeap.from_strings(locations)
+    if rows.payload is None:
+        coords = rows.coords.astype(np.uint32)
+        return ChunkTable(coords, place, heap, rows.offset, rows.length, [])
+    one = at(rows.coords.shape[1], 0, len(rows.payload))
+    coords, place = one.coords.astype(np.uint32), np.array([IN_PLACE], np.int32)
+    return ChunkTable(coords, place, heap, one.offset, one.length, [rows.payload])

@@ -186,8 +186,9 @@ class GroupDimensions:
         ValueError
             If they cannot be told; the message says why.
         """
-        numbers = item.attributes.hidden("_Netcdf4Coordinates")
-        if numbers is not None and item.attributes.is_scale:
+        attributes = item.attributes
+        numbers = attributes.hidden("_Netcdf4Coordinates") if attributes.is_scale else None
+        if numbers is not None:
             by_number = {one.number: name for name, one in self.all.items() if one.number >= 0}
             try:
                 return self._checked(item, [by_number[int(n)] for n in np.atleast_1d(numbers)])

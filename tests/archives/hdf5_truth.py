@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import h5py
 import numpy as np
@@ -35,9 +36,8 @@ def everything(variable: FileVariable) -> np.ndarray:
     return variable.read((slice(None),) * len(variable.shape))
 
 
-def store_of(path: Path, dataset: Dataset) -> MemoryStore:
+def store_of(dataset: Dataset) -> MemoryStore:
     """Return a Zarr store with the chunks that a dataset refers to, and the values it lacks."""
-    content = path.read_bytes()
     chunks: dict[str, Any] = {}
     for group, attributes in dataset.groups.items():
         document = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
@@ -47,7 +47,7 @@ def store_of(path: Path, dataset: Dataset) -> MemoryStore:
         if variable.document is not None:
             assert not variable.by_value and not variable.refused
             chunks[f"{name}/zarr.json"] = _buffer(json.dumps(variable.document).encode())
-            for key, data in _chunks(content, variable):
+            for key, data in _chunks(variable):
                 chunks[f"{name}/{key}"] = _buffer(data)
     store = MemoryStore(chunks)
     for name, variable in dataset.variables.items():
@@ -65,7 +65,7 @@ def store_of(path: Path, dataset: Dataset) -> MemoryStore:
     return store
 
 
-def _chunks(content: bytes, variable: FileVariable) -> Iterator[tuple[str, bytes]]:
+def _chunks(variable: FileVariable) -> Iterator[tuple[str, bytes]]:
     table = variable.table
     assert table is not None
     assert len({tuple(c) for c in table.coords.tolist()}) == len(table.coords)
@@ -76,6 +76,8 @@ def _chunks(content: bytes, variable: FileVariable) -> Iterator[tuple[str, bytes
             yield key, next(payloads)
         else:
             start, size = int(table.offset[row]), int(table.length[row])
+            location = urlsplit(table.locations[table.location[row]])
+            content = Path(unquote(location.path)).read_bytes()
             assert 0 <= start <= start + size <= len(content)
             yield key, content[start : start + size]
 
@@ -119,7 +121,13 @@ def _texts(values: np.ndarray) -> list[Any]:
     ]
 
 
-def check(path: Path, *, xarray: bool = True, lost: Collection[str] = ()) -> dict[str, str]:
+def check(
+    path: Path,
+    *,
+    xarray: bool = True,
+    lost: Collection[str] = (),
+    may_open: Callable[[str], bool] | None = None,
+) -> dict[str, str]:
     """Compare every variable with the file, and return what became of each.
 
     Parameters
@@ -129,13 +137,15 @@ def check(path: Path, *, xarray: bool = True, lost: Collection[str] = ()) -> dic
         Whether xarray can open the file.
     lost : collection of str
         Attributes of bytes that Zarr cannot have.
+    may_open : callable, optional
+        As the scanner takes it.
 
     Returns
     -------
     dict of str to str
         ``"virtual"``, ``"by value: "`` and why, or ``"refused: "`` and why.
     """
-    with _quiet(), open_hdf5(path, path.as_uri()) as dataset:
+    with _quiet(), open_hdf5(path, path.as_uri(), may_open=may_open) as dataset:
         outcome = {
             name: f"refused: {one.refused}"
             if one.refused
@@ -144,7 +154,7 @@ def check(path: Path, *, xarray: bool = True, lost: Collection[str] = ()) -> dic
             else "virtual"
             for name, one in dataset.variables.items()
         }
-        store = store_of(path, dataset)
+        store = store_of(dataset)
         with h5py.File(path) as file:
             for name, one in dataset.variables.items():
                 if not one.refused:

@@ -179,7 +179,7 @@ def test_filters_of_plugins_that_zarr_decodes(tmp_path: Path, name: str, checksu
             made.id.write_direct_chunk((row, column), data)
     with open_hdf5(path, path.as_uri()) as dataset:
         assert not dataset.variables["a"].by_value and not dataset.variables["a"].refused
-        found = zarr.open_array(store_of(path, dataset), path="a", mode="r")[...]
+        found = zarr.open_array(store_of(dataset), path="a", mode="r")[...]
     assert np.array_equal(found, VALUES)
 
 

@@ -93,7 +93,8 @@ def cases(draw: st.DrawFn) -> Case:
         chunks,
         unlimited,
         filters,
-        masks if filters and set(filters) <= set(BYTES) else (),
+        # HDF5 cannot read the second of two shuffles, and would not write it
+        masks if set(filters) <= set(BYTES) and filters and filters.count("shuffle") < 2 else (),
         draw(st.sampled_from([None, 0, 7])),
         draw(st.sampled_from(["IFSET", "IFSET", "ALLOC", "NEVER"])),
         draw(st.sampled_from(["all", "one", "rows", "nothing"])),

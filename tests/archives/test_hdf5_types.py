@@ -79,6 +79,8 @@ def _records(file: h5py.File) -> None:
     file["big"] = np.array([(n, -n) for n in range(4)], [("a", ">f4"), ("b", "<i4")])
     spaced = {"names": ["a", "b"], "formats": ["<f4", "<i2"], "offsets": [0, 8], "itemsize": 16}
     file["spaced"] = np.array([(n, -n) for n in range(4)], spaced)
+    swapped = {"names": ["a", "b"], "formats": ["<f4", "<i4"], "offsets": [4, 0]}
+    file["swapped"] = np.array([(n, -n) for n in range(4)], swapped)
     file["nested"] = np.array(
         [(1, (2.5, b"ab"))], [("n", "<i8"), ("in", [("x", "<f8"), ("t", "S2")])]
     )
@@ -101,6 +103,7 @@ def test_records(tmp_path: Path) -> None:
         "unwritten": "virtual",
         "big": spaced,
         "spaced": spaced,
+        "swapped": spaced,
         "arrays": "refused: of its field 'a': its elements are arrays",
         "texts": "refused: of its field 'a': texts of any length are stored apart from the chunks",
     }
