@@ -137,6 +137,11 @@ class Session(Displayed):
         """Whether a commit would have anything to say."""
         return self._edits.has_changes
 
+    @property
+    def has_inherited_changes(self) -> bool:
+        """Whether the parent of a fork had changes when it was forked."""
+        return self._edits.has_inherited_changes
+
     def __repr__(self) -> str:
         lines = [f"<icechunk.{type(self).__name__}>", f"snapshot: {self.snapshot_id}"]
         if self.branch is not None:
@@ -474,6 +479,12 @@ class Session(Displayed):
         if self.read_only:
             self._edits.check_editable()
         self._edits.discard()
+
+    def discard_inherited_changes(self) -> None:
+        """Drop all uncommitted changes, of a fork also those that its parent had done before."""
+        if self.read_only:
+            self._edits.check_editable()
+        self._edits.discard(inherited=True)
 
     def fork(self) -> ForkSession:
         """Return a session for other processes, which sees what this one has done.
