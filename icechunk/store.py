@@ -35,6 +35,7 @@ from icechunk.session.keys import (
     ChunkKey,
     MetadataKey,
     V2Key,
+    find_key,
     parse_key,
 )
 from icechunk.session.session import Session
@@ -300,11 +301,8 @@ class IcechunkStore(Displayed, Store):
 
     def _lookup(self, key: str) -> bytes | tuple[Node, tuple[int, ...]] | None:
         """Return the metadata that a key means, or the chunk."""
-        try:
-            parsed = parse_key(key)
-        except InvalidInputError:
-            return None
-        if isinstance(parsed, V2Key):
+        parsed = find_key(key)
+        if parsed is None or isinstance(parsed, V2Key):
             return None
         node = self._session.tree.get(parsed.path)
         if node is None:
@@ -478,10 +476,7 @@ class IcechunkStore(Displayed, Store):
     def delete_sync(self, key: str) -> None:
         """Delete a key as `delete` does, without an event loop."""
         self._check_writable()
-        try:
-            parsed = parse_key(key)
-        except InvalidInputError:
-            return
+        parsed = find_key(key)
         if isinstance(parsed, ChunkKey):
             self._session.chunks.delete(parsed.path, parsed.coordinate)
         elif isinstance(parsed, MetadataKey):

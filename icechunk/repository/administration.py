@@ -12,7 +12,7 @@ from icechunk.commit.building import now_microseconds
 from icechunk.commit.features import feature_flags, set_feature
 from icechunk.commit.publish import RepoState
 from icechunk.commit.publish_v1 import needs_upgrade
-from icechunk.commit.snapshots import to_microseconds
+from icechunk.commit.snapshot_info import to_microseconds
 from icechunk.config.repository_config import FeatureFlag
 from icechunk.errors import ErrorKind, InvalidInputError, ObjectNotFoundError
 from icechunk.format import layout

@@ -7,7 +7,7 @@ from typing import Final
 
 from icechunk.commit.features import CREATE_TAG, DELETE_TAG, require_feature
 from icechunk.commit.publish import RepoState
-from icechunk.commit.versions import branch_tip, require_snapshot, tag_target
+from icechunk.commit.version_names import branch_tip, require_snapshot, tag_target
 from icechunk.errors import (
     AlreadyExistsError,
     ConflictError,

@@ -6,14 +6,13 @@ from collections.abc import AsyncIterator, Iterator
 
 from icechunk.base.async_twin import async_twin
 from icechunk.commit.assets import Assets
+from icechunk.commit.diff import Diff, diff_from_logs
 from icechunk.commit.publish import RepoState
-from icechunk.commit.snapshots import (
-    Diff,
+from icechunk.commit.snapshot_info import (
     ManifestFileInfo,
     SnapshotInfo,
-    diff_from_logs,
 )
-from icechunk.commit.versions import require_snapshot, resolve
+from icechunk.commit.version_names import require_snapshot, resolve
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format.ids import decode_id, encode_id
 from icechunk.repository.ancestry_graph import AncestryGraph

@@ -9,7 +9,7 @@ import numpy as np
 
 from icechunk.commit.assets import Assets
 from icechunk.commit.publish import RepoState
-from icechunk.commit.snapshots import from_microseconds
+from icechunk.commit.snapshot_info import from_microseconds
 from icechunk.errors import ErrorKind, FormatError, StorageError
 from icechunk.format import layout
 from icechunk.format.chunk_refs import RefKind
@@ -20,6 +20,7 @@ from icechunk.format.repo_info import SnapshotEntry, decode_repo_info
 from icechunk.format.snapshot import ArrayInfo, ManifestFile, Node, decode_snapshot
 from icechunk.format.transaction_log import decode_transaction_log
 from icechunk.format.updates import Status, UpdateEntry, UpdateKind
+from icechunk.repository.ops import update_fields, update_name
 
 _FILE_TYPES: Final = {
     FileType.SNAPSHOT: "snapshot",
@@ -28,8 +29,6 @@ _FILE_TYPES: Final = {
     FileType.REPO: "repo-info",
 }
 _AVAILABILITY: Final = ("Online", "ReadOnly", "Online")
-#: How the official client calls what an update says, where that is not the name of the table.
-_OF_A_COMMIT: Final = {UpdateKind.NEW_COMMIT, UpdateKind.COMMIT_AMENDED}
 _ID_LISTS: Final = (
     "new_groups",
     "new_arrays",
@@ -275,24 +274,13 @@ def _entry(entry: SnapshotEntry) -> dict[str, Any]:
 
 
 def _update(update: UpdateEntry) -> dict[str, Any]:
-    kind = "".join(word.capitalize() for word in update.kind.name.split("_"))
-    if update.kind in (UpdateKind.GC_RAN, UpdateKind.FEATURE_FLAG_CHANGED):
-        kind = {"GcRan": "GCRanUpdate"}.get(kind, kind)
-    else:
-        kind += "Update"
-    said: dict[str, Any] = {"type": kind}
-    if update.name is not None:
-        said["branch" if update.kind in _OF_A_COMMIT else "name"] = update.name
-    if update.snapshot is not None:
-        said["new_snap_id"] = encode_id(update.snapshot)
-    if update.previous is not None:
-        said["previous_snap_id"] = encode_id(update.previous)
-    if update.from_version is not None and update.to_version is not None:
-        said["from_version"] = f"{update.from_version}.0"
-        said["to_version"] = f"{update.to_version}.0"
-    if update.flag_id is not None:
-        said["id"] = update.flag_id
-        said["new_value"] = update.flag_value if update.flag_is_set else None
+    name = update_name(update.kind)
+    # its name is that of the table, the others have an ending
+    suffix = "" if update.kind is UpdateKind.FEATURE_FLAG_CHANGED else "Update"
+    said: dict[str, Any] = {"type": f"{name}{suffix}", **update_fields(update)}
+    for field in ("from_version", "to_version"):
+        if field in said:
+            said[field] = f"{said[field]}.0"
     if update.status is not None:
         said["status"] = _status(update.status)
     backup = {"backup_path": update.backup} if update.backup is not None else {}

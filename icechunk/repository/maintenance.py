@@ -13,7 +13,7 @@ import numpy.typing as npt
 from icechunk.commit import publish_v1
 from icechunk.commit.assets import Assets
 from icechunk.commit.publish import RepoState, require_online
-from icechunk.commit.snapshots import to_microseconds
+from icechunk.commit.snapshot_info import to_microseconds
 from icechunk.config.times import Time, has_zone, instant
 from icechunk.errors import ErrorKind, InvalidInputError, ReadOnlyError
 from icechunk.format.chunk_ref import RefKind

@@ -14,9 +14,9 @@ from icechunk.base.display import Displayed
 from icechunk.base.parts import of_part
 from icechunk.commit import publish
 from icechunk.commit.conflicts import ConflictSolver
-from icechunk.commit.snapshots import CommitMethod
+from icechunk.commit.snapshot_info import CommitMethod
 from icechunk.commit.splitting import splitting_note
-from icechunk.commit.versions import (
+from icechunk.commit.version_names import (
     as_of as snapshot_as_of,
     branch_tip,
     invalid_version,
@@ -55,7 +55,7 @@ from icechunk.repository.jobs import Jobs
 from icechunk.repository.maintenance import Maintenance
 from icechunk.repository.ops import RepoStatus
 from icechunk.repository.preload import preloading
-from icechunk.repository.recipe import Recipe, new_key
+from icechunk.repository.recipe import RepositoryRecipe, new_key
 from icechunk.repository.verification import Verification
 from icechunk.repository.verify import Verifier
 from icechunk.session.context import SessionContext, SessionMode
@@ -78,7 +78,7 @@ class Repository(Displayed):
     Use `create`, `open` or `open_or_create`.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: RepositoryRecipe) -> None:
         self._recipe = recipe
         self._context = context = recipe.context()
         assets, state = context.assets, context.state
@@ -277,7 +277,7 @@ class Repository(Displayed):
             storage = storage.with_user_agent(attribution.user_agent(user_agent()))
         authorized = dict(authorization or {})
         trusted = (own_containers, own_settings)
-        return cls(Recipe(storage, config, authorized, *trusted, attribution=attribution))
+        return cls(RepositoryRecipe(storage, config, authorized, *trusted, attribution=attribution))
 
     @staticmethod
     def exists(storage: AnyStorage, storage_settings: StorageSettings | None = None) -> bool:

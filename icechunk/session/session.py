@@ -16,7 +16,7 @@ from icechunk.changes.tree import Tree
 from icechunk.changes.zarr_metadata import parse_node_metadata
 from icechunk.commit.building import transaction_log
 from icechunk.commit.conflicts import ConflictSolver
-from icechunk.commit.snapshots import Diff, diff_from_logs
+from icechunk.commit.diff import Diff, diff_from_logs
 from icechunk.config.repository_config import EffectiveConfig, RepositoryConfig
 from icechunk.errors import (
     ErrorKind,
