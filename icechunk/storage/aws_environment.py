@@ -18,6 +18,7 @@ _FETCHED: Final = (
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
+#: With half a pair the client says itself what is missing.
 _KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 #: Somebody says that there are metadata of an instance.
 _METADATA: Final = ("AWS_METADATA_ENDPOINT", "AWS_EC2_METADATA_SERVICE_ENDPOINT")
@@ -59,7 +60,7 @@ def check_tls(name: str, url: str) -> None:
 
 def missing_credentials() -> str | None:
     """Say where no credentials were found; None if there are some, or may be."""
-    if all(os.environ.get(name) for name in _KEYS) or profile_options():
+    if any(os.environ.get(name) for name in _KEYS) or profile_options():
         return None
     if any(os.environ.get(name) for name in _FETCHED) or _is_true("AWS_SKIP_SIGNATURE"):
         return None
@@ -68,7 +69,7 @@ def missing_credentials() -> str | None:
         return None
     metadata = "AWS_EC2_METADATA_DISABLED is set" if disabled else "this is no machine of EC2"
     return (
-        f"{' and '.join(_KEYS)} are not both set, {describe_profile()}, no web identity or "
+        f"{_KEYS[0]} is not set, {describe_profile()}, no web identity or "
         f"container is named (AWS_WEB_IDENTITY_TOKEN_FILE, AWS_CONTAINER_CREDENTIALS_*), and "
         f"{metadata}"
     )

@@ -249,13 +249,14 @@ class S3Place(Place):
         if options.region is not None:
             config["region"] = options.region
         if options.endpoint_url is not None:
-            config["endpoint"] = options.endpoint_url
+            # the name that wins over variables
+            config["aws_endpoint_url_s3"] = options.endpoint_url
         elif (found := aws_environment.endpoint()) is not None:
             check_endpoint(*found)
             allow_http = allow_http or aws_environment.allows_http()
             if not allow_http:
                 aws_environment.check_tls(*found)
-            config["endpoint"] = found[1]
+            config["aws_endpoint_url_s3"] = found[1]
         if options.requester_pays:
             config["request_payer"] = True
         if options.checksum_algorithm is not None:

@@ -70,9 +70,9 @@ class Request:
     def too_late(self) -> StorageError:
         """Return the error for an answer that did not come."""
         return StorageError(
-            f"cannot {self.operation} {self.key} in {self.url}: no answer for {self.seconds:.3g} s; "
-            "check the endpoint and the network, or wait longer with RepositoryConfig("
-            "storage=StorageSettings(timeouts=StorageTimeoutSettings(operation_timeout_ms=...)))"
+            f"cannot {self.operation} {self.key} in {self.url}: no answer for "
+            f"{self.seconds:.3g} s; check the endpoint and the network, or wait longer with "
+            "RepositoryConfig(storage=StorageSettings(timeouts=StorageTimeoutSettings(operation_timeout_ms=...)))"
         )
 
 
