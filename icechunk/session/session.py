@@ -28,7 +28,7 @@ from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.ids import encode_id, normalize_path
 from icechunk.session.array_chunks import ArrayChunks, ChunkBatch, ChunkType, Reindexing
 from icechunk.session.chunks import ChunkStore
-from icechunk.session.committer import Committer
+from icechunk.session.committer import Committed, Committer
 from icechunk.session.context import SessionContext, SessionMode
 from icechunk.session.copies import Copies
 from icechunk.session.edits import Edits
@@ -603,6 +603,9 @@ class Session(Displayed):
             If the branch has moved since the session began.
         RebaseFailedError
             If `rebase_with` cannot settle a conflict.
+        OutcomeUnknownError
+            If the storage gave no answer, and nobody knows whether the commit was made. Commit
+            again: the session finds out, and does not commit twice.
         SessionStateError
             If nothing changed, or the session cannot commit.
         """
@@ -616,6 +619,11 @@ class Session(Displayed):
             after_rebase=after_rebase,
             on_built=on_built,
         )
+
+    @property
+    def committed(self) -> Committed | None:
+        """What the commit of this session took; None before there is one."""
+        return self._committer.committed
 
     def rebase(self, solver: ConflictSolver) -> None:
         """Carry the changes over to the newest snapshot of the branch.
