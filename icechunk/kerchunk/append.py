@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from icechunk.errors import ErrorKind, InvalidInputError, NodeNotFoundError
+from icechunk.kerchunk.meaning import decoding, difference_of_grids, same
 from icechunk.kerchunk.metadata import MEANING, ArrayMetadata, normal_form
 from icechunk.session.session import Session
 
@@ -78,27 +79,25 @@ def _compared(session: Session, path: str, array: ArrayMetadata) -> tuple[dict[s
     if len(old["shape"]) != len(new["shape"]):
         _differ(path, f"it has {len(old['shape'])} dimensions, the references {len(new['shape'])}")
     for field in ("data_type", "dimension_names", "fill_value"):
-        if _json(old.get(field)) != _json(new.get(field)):
+        if not same(old.get(field), new.get(field)):
             _differ(path, f"its {field} is {old.get(field)!r}, the references {new.get(field)!r}")
     ours, theirs = old.get("attributes") or {}, new.get("attributes") or {}
     for name in MEANING:
-        if _json(ours.get(name)) != _json(theirs.get(name)):
+        if not same(ours.get(name), theirs.get(name)):
             _differ(
                 path,
                 f"its attribute {name!r} is {ours.get(name)!r}, in the references "
                 f"{theirs.get(name)!r}: the values would not mean the same",
             )
-    for field in ("chunk_grid", "codecs"):
-        if _json(old[field]) != _json(new[field]):
-            return document, (
-                f"the {field} of {path!r} is {_json(old[field])}, in the references "
-                f"{_json(new[field])}"
-            )
+    if not same(old["chunk_grid"], new["chunk_grid"]):
+        wrong = difference_of_grids(old["chunk_grid"], new["chunk_grid"])
+        return document, f"the references of {path!r} have {wrong}"
+    if not same(decoding(old["codecs"]), decoding(new["codecs"])):
+        return document, (
+            f"the chunks of {path!r} are decoded by {json.dumps(old['codecs'])}, those of the "
+            f"references by {json.dumps(new['codecs'])}"
+        )
     return document, ""
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
 
 
 def appended(
