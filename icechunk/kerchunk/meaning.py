@@ -37,9 +37,9 @@ def decoding(codecs: Sequence[Any]) -> list[Any]:
 
 def difference_of_grids(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """Say how two chunk grids differ."""
-    shapes = [(grid.get("configuration") or {}).get("chunk_shape") for grid in (one, other)]
-    if all(isinstance(shape, list) for shape in shapes):
-        return f"chunks {tuple(shapes[1])}, not {tuple(shapes[0])}"
+    ours, theirs = ((g.get("configuration") or {}).get("chunk_shape") for g in (one, other))
+    if isinstance(ours, list) and isinstance(theirs, list):
+        return f"chunks {tuple(theirs)}, not {tuple(ours)}"
     return f"the chunk grid {json.dumps(other)}, not {json.dumps(one)}"
 
 
