@@ -157,6 +157,10 @@ class Work(Protocol):
         """Return how many there are."""
 
     @property
+    def title(self) -> str:
+        """What messages call all of them."""
+
+    @property
     def nbytes(self) -> Units | None:
         """Size of each unit, if it is known before: int64[len(self)]."""
 
@@ -264,7 +268,8 @@ class Committing:
                 pending = pending[len(units) :]
                 started = time.monotonic()
                 session = self._session(record)
-                (part,) = runner.run(work.graph(session, units, split_every, runner.new_topic()))
+                graph = work.graph(session, units, split_every, runner.new_topic())
+                (part,) = runner.run(graph, of=work.title)
                 changes = part.changes.to_bytes()
                 session.merge_change_sets([changes])
                 changed = work.check(session, part)

@@ -8,7 +8,7 @@ import os
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,10 @@ from icechunk_dask.recipe import Recipe
 __all__ = ["distributed_write"]
 
 Item = TypeVar("Item")
+
+#: Long enough for a path or a URL.
+_SHORT: Final = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
 
 
 def distributed_write(
@@ -140,7 +144,8 @@ def _into_session(
     if not len(work):
         return Written.of([], results=work.results([]))
     units = np.arange(len(work))
-    (part,) = runner.run(work.graph(session, units, split_every, runner.new_topic()))
+    graph = work.graph(session, units, split_every, runner.new_topic())
+    (part,) = runner.run(graph, of=work.title)
     session.merge_change_sets([part.changes.to_bytes()])
     runner.progress.set(phase="done")
     return Written.of([part], results=work.results([part]))
@@ -160,6 +165,8 @@ class Items(Generic[Item]):
 
     #: Nobody knows before how much an item writes.
     nbytes: None = None
+    #: What messages call all of them.
+    title: str = "the items"
 
     def __init__(
         self,
@@ -257,12 +264,15 @@ class Items(Generic[Item]):
             tasks[name, number] = Task((name, number), named, TaskRef(shared.key))
         layers = {name: MaterializedLayer(tasks), **shared.dask.layers}
         graph = HighLevelGraph(layers, {name: {shared.key}, **shared.dask.dependencies})
-        return reduced(list(tasks), graph, {}, split_every, topic)
+        write = reduced(list(tasks), graph, {}, split_every, topic)
+        write.recipe = recipe
+        return write
 
 
 def name_of(number: int, item: Any) -> str:
-    """Return what messages call an item."""
-    return f"item {number}, {reprlib.repr(item)}"
+    """Return what messages call an item: what it is, and where it is if that is not the same."""
+    shown = _SHORT.repr(item)
+    return f"item {shown}" if shown == str(number) else f"item {shown} (number {number})"
 
 
 def _call(item: Any, number: int, return_results: bool, recipe: Recipe) -> Part:

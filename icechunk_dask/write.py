@@ -132,18 +132,12 @@ def _into_sessions(jobs: Sequence[Job], runner: Runner, split_every: int | None)
             work.graph(session, np.arange(len(work)), split_every, topic)
             for work, session in zip(works, sessions, strict=True)
         ),
-        of=_described(jobs),
+        of=Blocks(jobs).title,
     )
     for session, part in zip(sessions, parts, strict=True):
         session.merge_change_sets([part.changes.to_bytes()])
     runner.progress.set(phase="done")
     return sessions[0] if len(sessions) == 1 else merge_sessions(sessions)
-
-
-def _described(jobs: Sequence[Job]) -> str:
-    paths = sorted({job.target.path for job in jobs})
-    more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
-    return f"the sources of {', '.join(map(repr, paths[:5]))}{more}"
 
 
 def _sessions(jobs: Sequence[Job], *, several: bool) -> list[Session]:
