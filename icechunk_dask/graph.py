@@ -26,7 +26,14 @@ from dask.multiprocessing import RemoteException
 from dask.system import CPU_COUNT
 from dask.utils import ensure_dict
 
-from icechunk import ErrorKind, IcechunkError, InvalidInputError, Storage, TaskError
+from icechunk import (
+    ErrorKind,
+    IcechunkError,
+    InternalError,
+    InvalidInputError,
+    Storage,
+    TaskError,
+)
 from icechunk_dask.part import Part, failing_as, merge_parts
 from icechunk_dask.progress import Progress, count, counts_of
 from icechunk_dask.recipe import Recipe
@@ -65,29 +72,38 @@ class Named:
     what : str
     topic : str or None
         Where to count on a cluster.
+    retries : int
+        How often to try again, where the scheduler does not.
     """
 
-    __slots__ = ("function", "topic", "what")
+    __slots__ = ("function", "retries", "topic", "what")
 
-    def __init__(self, function: Callable[..., Any], what: str, topic: str | None) -> None:
+    def __init__(
+        self, function: Callable[..., Any], what: str, topic: str | None, retries: int = 0
+    ) -> None:
         self.function = function
         self.what = what
         self.topic = topic
+        self.retries = retries
 
     def __call__(self, *args: Any, **kwargs: Any) -> Part:
         """Call the function."""
-        try:
-            with failing_as(self.what):
-                part: Part = self.function(*args, **kwargs)
-        except TaskError:
-            # if it fails for good, nobody will read it
-            count(self.topic, {"retries": 1})
-            raise
-        count(self.topic, counts_of(part))
-        return part
+        for left in range(self.retries, -1, -1):
+            try:
+                with failing_as(self.what):
+                    part: Part = self.function(*args, **kwargs)
+            except TaskError:
+                # if it fails for good, nobody will read it
+                count(self.topic, {"retries": 1})
+                if not left:
+                    raise
+            else:
+                count(self.topic, counts_of(part))
+                return part
+        raise InternalError(f"retries is {self.retries}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Named, (self.function, self.what, self.topic)
+        return Named, (self.function, self.what, self.topic, self.retries)
 
 
 def _merge_group(parts: Sequence[Part]) -> Part:
@@ -112,19 +128,21 @@ class Write(Delayed):
     too.
     """
 
-    __slots__ = ("_names", "_steps", "recipe", "topic")
+    __slots__ = ("_names", "_steps", "recipe", "retries", "topic")
 
     def __init__(self, key: Any, graph: Any, names: Names, topic: str | None) -> None:
         super().__init__(key, graph)  # type: ignore[no-untyped-call]
         #: That of a function that is to travel.
         self.recipe: Recipe | None = None
+        #: How often a task is tried again, where the scheduler does not.
+        self.retries = 0
         self._names = dict(names)
         self._steps: tuple[Write, Callable[[Any], Any]] | None = None
         self.topic = topic
 
     @property
     def __dask_optimize__(self) -> Callable[..., Any]:
-        return partial(_optimize, names=self._names, topic=self.topic)
+        return partial(_optimize, names=self._names, topic=self.topic, retries=self.retries)
 
     def written_by(self, key: Any) -> list[str]:
         """Return what the task with a key was to write, in words; nothing for other tasks."""
@@ -163,7 +181,9 @@ class Write(Delayed):
         return function(before.compute(**options))
 
 
-def _optimize(graph: Any, keys: Any, names: Names, topic: str | None, **options: Any) -> Any:
+def _optimize(
+    graph: Any, keys: Any, names: Names, topic: str | None, retries: int, **options: Any
+) -> Any:
     fused = optimize_blockwise(graph, keys=keys)
     annotated = any(layer.annotations for layer in graph.layers.values())
     # the recipe and the merges are not
@@ -171,15 +191,18 @@ def _optimize(graph: Any, keys: Any, names: Names, topic: str | None, **options:
     if not annotated and any(not name.startswith("icechunk-") for name in single):
         # single tasks are worth fusing, too
         tasks = convert_legacy_graph(ensure_dict(optimize_array(graph, keys, **options)))
-        return _together(_named(_with_sources(tasks, names), names, topic))
+        return _together(_named(_with_sources(tasks, names), names, topic, retries))
     # all that could be fused is; what else the optimisation of arrays does takes longer than
     # anything else here, and forgets annotations
     culled = fused.cull(set(flatten(keys)))
     layers = dict(culled.layers)
     for name, layer in layers.items():
         if isinstance(layer, Blockwise) and layer.output in names:
-            tasks = _named(layer, names, topic)
+            tasks = _named(layer, names, topic, retries)
             layers[name] = MaterializedLayer(tasks, annotations=layer.annotations)
+        elif retries and name.startswith("icechunk-item-"):
+            for task in layer.values():
+                task.func.retries = retries
     result = HighLevelGraph(layers, culled.dependencies)
     return result if annotated else _together(convert_legacy_graph(ensure_dict(result)))
 
@@ -227,11 +250,13 @@ def _together(tasks: dict[Any, Any]) -> dict[Any, Any]:
     return result
 
 
-def _named(tasks: Mapping[Any, Any], names: Names, topic: str | None) -> dict[Any, Any]:
+def _named(
+    tasks: Mapping[Any, Any], names: Names, topic: str | None, retries: int
+) -> dict[Any, Any]:
     result = dict(tasks)
     for key, node in result.items():
         if isinstance(key, tuple) and isinstance(node, Task) and key[0] in names:
-            function = Named(node.func, names[key[0]](key[1:]), topic)
+            function = Named(node.func, names[key[0]](key[1:]), topic, retries)
             result[key] = Task(
                 key, function, *node.args, _data_producer=node.data_producer, **node.kwargs
             )
@@ -387,6 +412,9 @@ class Runner:
             If one failed; the rest is cancelled.
         """
         before = self.progress.status
+        if self.client is None:
+            for write in writes:
+                write.retries = int(self.options.get("retries") or 0)
         if not self._in_process():
             for write in writes:
                 if write.recipe is not None:

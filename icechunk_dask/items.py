@@ -27,6 +27,7 @@ from icechunk import (
     Storage,
 )
 from icechunk_dask.batches import Committing, Units, Written, refuse_commit_options
+from icechunk_dask.executors import ExecutorOption, with_executor
 from icechunk_dask.graph import Named, Runner, Write, reduced
 from icechunk_dask.part import Boxes, Part, finished, overlap
 from icechunk_dask.progress import ProgressOption, progress_of
@@ -57,6 +58,7 @@ def distributed_write(
     publish: str = "batch",
     job: str | None = None,
     key: Callable[[Item], str] | None = None,
+    executor: ExecutorOption = None,
     **dask_options: Any,
 ) -> Written:
     """Call a function for each of many items, on workers, and keep what it writes.
@@ -100,6 +102,10 @@ def distributed_write(
         job that is not there is created.
     key : callable, optional
         Makes a string of an item, by which later calls know it. Default: the item as JSON.
+    executor : {"threads", "processes", "sync"}, Executor or Client, optional
+        What runs the tasks: also any `concurrent.futures.Executor`, such as a pool of processes
+        or of MPI ranks, that can pickle. Default: what Dask uses, which is a cluster if there
+        is a `distributed.Client`.
     **dask_options
         What `dask.compute` and `Client.compute` take: ``scheduler``, ``retries``,
         ``priority``, ``resources``, ``workers`` and the like.
@@ -130,7 +136,7 @@ def distributed_write(
             session, branch, message, metadata, rebase_with, commit_every, publish, job
         )
     with progress_of(progress) as shown:
-        runner = Runner(shown, dask_options)
+        runner = Runner(shown, with_executor(executor, dask_options))
         if committing is not None:
             return committing.do(work, runner, split_every)
         return _into_session(session, work, runner, split_every)
