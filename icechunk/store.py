@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 from zarr.abc.store import (
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 __all__ = ["IcechunkStore"]
 
+#: Of a listing, that are made in one go.
+_KEYS_AT_A_TIME: Final = 10_000
 _AnyRange: TypeAlias = ByteRequest | tuple[int | None, int | None] | None
 
 
@@ -170,7 +173,7 @@ class IcechunkStore(Displayed, VersionControl, Store):
             If the bytes of a chunk are missing or were changed.
         """
         wanted = _byte_range(byte_range)
-        found = self._lookup(key)
+        found = await self._lookup_async(key)
         if isinstance(found, tuple):
             data = await self._session.chunks.get_async(*found, wanted)
         else:
@@ -208,6 +211,14 @@ class IcechunkStore(Displayed, VersionControl, Store):
             return node.user_data
         return (node, parsed.coordinate) if node.is_array else None
 
+    async def _lookup_async(self, key: str) -> bytes | tuple[Node, tuple[int, ...]] | None:
+        await self._loaded()
+        return self._lookup(key)
+
+    async def _loaded(self) -> None:
+        if not self._session.is_loaded:
+            await asyncio.to_thread(self._session.load)
+
     async def get_partial_values(
         self,
         prototype: BufferPrototype,
@@ -230,7 +241,7 @@ class IcechunkStore(Displayed, VersionControl, Store):
 
     async def exists(self, key: str) -> bool:
         """Whether a key has a value."""
-        found = self._lookup(key)
+        found = await self._lookup_async(key)
         if isinstance(found, tuple):
             return await self._session.chunks.find_async(*found) is not None
         return found is not None
@@ -243,7 +254,7 @@ class IcechunkStore(Displayed, VersionControl, Store):
         FileNotFoundError
             If the key has no value.
         """
-        found = self._lookup(key)
+        found = await self._lookup_async(key)
         if isinstance(found, tuple):
             ref = await self._session.chunks.find_async(*found)
             size = ref.length if ref is not None else None
@@ -282,6 +293,8 @@ class IcechunkStore(Displayed, VersionControl, Store):
         if isinstance(parsed, ChunkKey):
             await self._session.chunks.set_async(parsed.path, parsed.coordinate, data)
         else:
+            await self._loaded()
+            # without a pause: programs set a document and its chunks at the same time
             self._session.set_metadata_document(parsed.path, bytes(data))
 
     def set_sync(self, key: str, value: Buffer) -> None:
@@ -541,8 +554,11 @@ class IcechunkStore(Displayed, VersionControl, Store):
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         """Yield all keys that begin with a prefix."""
-        for key in await asyncio.to_thread(lambda: listing.keys_below(self._session, prefix)):
-            yield key
+        keys = listing.keys_below(self._session, prefix)
+        # a generator works where it is asked for the next: each batch in a thread
+        while batch := await asyncio.to_thread(lambda: list(islice(keys, _KEYS_AT_A_TIME))):
+            for key in batch:
+                yield key
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Yield the names directly below a prefix, of keys and of folders."""

@@ -15,6 +15,21 @@ import numpy.typing as npt
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format.encoding.string_heap import StringHeap
 
+__all__ = [
+    "IN_PLACE",
+    "METADATA_NAMES",
+    "WHOLE_FILE",
+    "ChunkKeys",
+    "ChunkTable",
+    "References",
+    "StringHeap",
+    "consolidated",
+    "document_of",
+    "is_array",
+    "payload_of",
+    "refuse",
+]
+
 #: Length of a reference to a whole file, until somebody has asked for its size.
 WHOLE_FILE: Final = -1
 #: Location of a row whose bytes are in the references.

@@ -11,7 +11,12 @@ from typing import Any
 from icechunk.commit.assets import Assets
 from icechunk.commit.publish import RepoState
 from icechunk.config.credentials import AnyCredential
-from icechunk.config.repository_config import Attribution, EffectiveConfig, RepositoryConfig
+from icechunk.config.repository_config import (
+    Attribution,
+    EffectiveConfig,
+    RepositoryConfig,
+    StorageSettings,
+)
 from icechunk.format.manifest import LocationCompression
 from icechunk.session.context import RequestLimit, SessionContext
 from icechunk.storage import Storage
@@ -37,6 +42,8 @@ class Recipe:
     authorization: dict[str, AnyCredential | None]
     #: Whether the virtual chunk containers are those that the caller passed.
     own_containers: bool = True
+    #: What the caller passed of the settings of storages.
+    own_settings: StorageSettings | None = None
     commit_metadata: dict[str, Any] = field(default_factory=dict)
     attribution: Attribution | None = None
     key: bytes = field(default_factory=new_key, repr=False)
@@ -58,7 +65,7 @@ class Recipe:
         virtual = VirtualResolver(
             effective.virtual_chunk_containers,
             self.authorization,
-            Trust(self.own_containers, self.storage.endpoint),
+            Trust(self.own_containers, self.storage.endpoint, self.own_settings),
             self.config.storage,
         )
         limit = RequestLimit(effective.max_concurrent_requests)

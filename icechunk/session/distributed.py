@@ -117,7 +117,7 @@ def merge_sessions(*sessions: Any) -> ForkSession:
         If two disagree about a chunk or a node.
     """
     first, *rest = list(_flat(sessions))
-    first.merge(*rest)
+    first.merge_parts(*rest)
     return first
 
 

@@ -30,6 +30,7 @@ from icechunk.session.array_chunks import ArrayChunks, ChunkBatch, ChunkType, Re
 from icechunk.session.chunks import ChunkStore
 from icechunk.session.committer import Committer
 from icechunk.session.context import SessionContext, SessionMode
+from icechunk.session.copies import Copies
 from icechunk.session.edits import Edits
 from icechunk.storage.base import Storage
 from icechunk.virtual.resolver import VirtualResolver
@@ -63,10 +64,17 @@ class Session(Displayed):
     ) -> None:
         edits = Edits(context.assets.snapshot, snapshot_id, mode, layers)
         self._take_parts(context, edits, branch)
-        edits.load()
+        self.load()
 
-    def _take_parts(self, context: SessionContext, edits: Edits, branch: str | None) -> None:
+    def _take_parts(
+        self,
+        context: SessionContext,
+        edits: Edits,
+        branch: str | None = None,
+        copies: Copies | None = None,
+    ) -> None:
         self._context = context
+        self._copies = copies or Copies()
         self._edits = edits
         self._lock = edits.lock
         self._committer = Committer(context, edits, branch)
@@ -134,7 +142,7 @@ class Session(Displayed):
         if self.branch is not None:
             lines.append(f"branch: {self.branch}")
         lines.append(f"mode: {self.mode.name}")
-        if not self.read_only:
+        if not self.read_only and self.is_loaded:
             lines.append(f"uncommitted changes: {'yes' if self.has_uncommitted_changes else 'no'}")
         lines.append(f"storage: {self._context.assets.storage.url}")
         return "\n".join(lines)
@@ -166,7 +174,8 @@ class Session(Displayed):
         if not self.read_only:
             raise SessionStateError(
                 "a writable session cannot be pickled: changes made on the copy would be lost. "
-                "Send session.fork() to other processes, and merge() what comes back",
+                "Send session.fork() to other processes, and merge() what comes back. With Dask, "
+                "icechunk.xarray.to_icechunk and icechunk.dask.store_dask do that",
                 ErrorKind.PICKLE,
             )
         return {
@@ -175,20 +184,26 @@ class Session(Displayed):
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # no request is made, and nothing is looked at, before the session is used
+        # no request is made, and nothing is decoded, before the session is used: an error
+        # here would end the process that receives it
         context = state["recipe"].context()
-        self._take_parts(context, Edits(context.assets.snapshot, **state["edits"]), None)
+        edits = Edits(context.assets.snapshot, **state["edits"])
+        self._take_parts(context, edits, copies=Copies(state.get("originals", ())))
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the snapshot was fetched. A copy in another process does it when it is used."""
+        return self._edits.is_loaded
+
+    def load(self) -> None:
+        """Fetch the snapshot, if that was not done yet."""
+        self._edits.load()
 
     # -- nodes -------------------------------------------------------------------------
     @property
     def tree(self) -> Tree:
         """The node hierarchy, with the edits of this session."""
         return self._edits.tree
-
-    @property
-    def is_loaded(self) -> bool:
-        """Whether the snapshot was fetched, which a copy in another process does when used."""
-        return self._edits.is_loaded
 
     def set_metadata_document(self, path: str, user_data: bytes) -> None:
         """Create a node, or replace its ``zarr.json``.
@@ -477,19 +492,33 @@ class Session(Displayed):
     def merge(self, *others: ForkSession) -> None:
         """Take over what forks of this session did.
 
+        Parameters
+        ----------
+        *others : ForkSession
+            In any order. One that was sent to other processes has none of what was done
+            there; merge what comes back. The session itself is ignored.
+
         Raises
         ------
         ConflictError
             If two forks, or a fork and what this session did after the fork was made,
             disagree about a chunk or a node; then nothing is taken over.
+        SessionStateError
+            If copies of a fork were sent to other processes, and none came back.
         """
-        for other in others:
-            if not isinstance(other, ForkSession):
-                raise InvalidInputError(
-                    f"merge takes forks of this session, not a {type(other).__name__}",
-                    ErrorKind.MERGE_NOT_ALLOWED,
-                )
-        self._edits.merge([other.changes() for other in others])
+        forks = _forks(self, others)
+        self._copies.check(fork._copies for fork in forks)
+        self.merge_parts(*forks)
+
+    def merge_parts(self, *others: ForkSession) -> None:
+        """Take over what forks did, on the way to the session that merges all of them.
+
+        That is `merge` without a look at copies: where Dask reduces results on its workers,
+        copies of them are sent around. The session that merges the outcome looks at them.
+        """
+        forks = _forks(self, others)
+        self._edits.merge([fork.changes() for fork in forks])
+        self._copies.take_over(fork._copies for fork in forks)
 
     def merge_change_sets(
         self, change_sets: Iterable[bytes], *, on_conflict: OnConflict = "error"
@@ -681,8 +710,8 @@ class ForkSession(Session):
             len(inherited),
             lineage,
         )
-        self._take_parts(context, edits, None)
-        edits.load()
+        self._take_parts(context, edits)
+        self.load()
 
     @property
     def is_fork(self) -> bool:
@@ -692,4 +721,23 @@ class ForkSession(Session):
     def __getstate__(self) -> dict[str, Any]:
         # whoever commits what travels knows nothing of this process's files
         self._context.assets.storage.sync()
-        return {"recipe": self._context.recipe, "edits": self._edits.to_send()}
+        return {
+            "recipe": self._context.recipe,
+            "edits": self._edits.to_send(),
+            "originals": self._copies.send(),
+        }
+
+
+def _forks(session: Session, others: Iterable[object]) -> list[ForkSession]:
+    """Return what is to be merged into a session, without that session itself."""
+    forks = []
+    for other in others:
+        if other is session:
+            continue
+        if not isinstance(other, ForkSession):
+            raise InvalidInputError(
+                f"merge takes forks of this session, not a {type(other).__name__}",
+                ErrorKind.MERGE_NOT_ALLOWED,
+            )
+        forks.append(other)
+    return forks

@@ -379,7 +379,10 @@ def test_merge_sessions(repository: Repository) -> None:
     with pytest.raises(TypeError, match="takes forks, not a Session"):
         merge_sessions(forks[0], wrong)
     with pytest.raises(InvalidInputError, match="takes forks of this session, not a Session"):
-        session.merge(wrong)
+        repository.writable_session("main").merge(wrong)
+    session.merge(wrong)  # itself: there is nothing to do
+    merged.merge(merged)
+    assert rows(session)[:5] == rows(merged)[:5] == [1, 2, 3, 4, 0]
 
 
 def test_merging_forks_that_disagree(repository: Repository) -> None:
