@@ -446,7 +446,8 @@ def _failure(error: Exception, writes: Sequence[Write], of: str) -> TaskError:
         which = " or ".join(written) or f"the task {key!r}"
         return TaskError(
             f"a worker died each time it was writing {which}: it had too little memory, or the "
-            f"process was killed; its log may say more: {error}"
+            "process was killed, by this task or by another one that ran there; its log may say "
+            f"more: {error}"
         )
     reason: BaseException = error
     if str(error).startswith("Could not serialize"):

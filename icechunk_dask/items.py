@@ -88,7 +88,8 @@ def distributed_write(
     commit_every : int, str or timedelta, optional
         Commit in batches of so many tasks, of a size such as ``"1GB"``, or of a time such
         as ``"60s"``. A batch is committed when all of its tasks are done, so sizes and times
-        are met roughly, by what earlier batches were like. A failure, or the end of this
+        are met roughly, by what earlier batches were like. The tasks of the next batch run
+        meanwhile; they see what this one did. A failure, or the end of this
         process, costs one batch. Default: one commit.
     publish : {"batch", "end"}
         When batches are committed: each when it is done, or all of them at the end, as one

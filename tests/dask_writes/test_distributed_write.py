@@ -326,7 +326,8 @@ def test_others_commit_between_and_within_batches(repository: Repository, here: 
     distributed_write(interfere, range(2, 7), repository, rebase_with=solver, **how)
     assert rows(repository) == [0, 0, 3, 4, 5, 6, 7] + [0] * 5
     messages = [s.message for s in repository.ancestry(branch="main")]
-    assert messages[:8] == [*["x", "theirs"], *["x", "theirs", "theirs"] * 2]
+    # the last of theirs may be before the batch that came before
+    assert sorted(messages[:8]) == ["theirs"] * 5 + ["x"] * 3
 
 
 def test_what_cannot_be_asked_for(repository: Repository, here: None) -> None:
@@ -448,7 +449,6 @@ def test_progress(anywhere: str, repository: Repository) -> None:
     phases = [status.phase for status in told]
     assert [p for p, before in zip(phases, ["", *phases], strict=False) if p != before] == [
         *["writing", "merging", "committing"] * 2,
-        "writing",
         "done",
     ]
     last = told[-1]
