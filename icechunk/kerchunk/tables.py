@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Protocol
 
@@ -85,6 +85,11 @@ class ChunkTable:
     offset: npt.NDArray[np.int64]
     length: npt.NDArray[np.int64]
     payloads: list[bytes]
+
+
+def location_heap(locations: Sequence[str]) -> StringHeap:
+    """Return locations, of which none is there twice, as a table has them."""
+    return StringHeap.from_strings(locations)[0]
 
 
 class References(Protocol):

@@ -155,12 +155,19 @@ def declared_fill(did: h5d.DatasetID, stored: StoredType) -> Any:
 
 
 def read_fill(did: h5d.DatasetID, stored: StoredType, declared: Any) -> Any:
-    """Return what h5py reads where nothing was written."""
+    """Return what h5py reads where nothing was written.
+
+    Parameters
+    ----------
+    did : h5py.h5d.DatasetID
+    stored : StoredType
+    declared : scalar
+        The fill value of the creation properties.
+    """
+    plist = did.get_create_plist()
+    never = plist.get_fill_time() == h5d.FILL_TIME_NEVER and plist.get_layout() != h5d.VIRTUAL
     # HDF5 then leaves the memory as it is, and h5py gives it zeros
-    never = did.get_create_plist().get_fill_time() == h5d.FILL_TIME_NEVER
-    if never and not stored.text:
-        return np.zeros((), stored.dtype)[()]
-    return declared
+    return np.zeros((), stored.dtype)[()] if never and not stored.text else declared
 
 
 def same_bytes(a: Any, b: Any) -> bool:

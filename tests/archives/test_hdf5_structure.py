@@ -78,10 +78,11 @@ def test_groups(tmp_path: Path) -> None:
         assert dataset.variables["inherits/u"].dimensions == ("lat", "lon")
 
 
-def test_dimensions_without_scales(tmp_path: Path) -> None:
+@pytest.mark.parametrize("track_order", [False, True])
+def test_dimensions_without_scales(tmp_path: Path, track_order: bool) -> None:
     """The names are those that h5netcdf makes up, of each group by itself."""
     path = tmp_path / "a.h5"
-    with h5py.File(path, "w") as file:
+    with h5py.File(path, "w", track_order=track_order) as file:
         file["square"] = np.zeros((4, 4))
         file["long"] = np.zeros((4, 7, 4, 7, 4))
         file["scalar"] = 3.0
@@ -174,6 +175,42 @@ def test_texts_along_two_dimensions(tmp_path: Path) -> None:
     with h5py.File(path) as file:
         assert "_Netcdf4Coordinates" in file["station"].attrs or file["station"].ndim == 1
     assert set(check(path).values()) == {"virtual"}
+
+
+def test_damaged_scales(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["plain"] = np.arange(3)
+        for name in ("x", "deleted"):
+            file.create_dataset(name, data=np.arange(3), maxshape=(None,))
+            file[name].make_scale(name)
+        for name, scale in (("gone", "x"), ("lost", "deleted")):
+            file[name] = np.zeros(3)
+            file[name].dims[0].attach_scale(file[scale])
+        for name in ("numbers", "empty"):
+            file[name] = np.zeros(3)
+        file["numbers"].attrs["DIMENSION_LIST"] = np.arange(1)
+        file["empty"].attrs["DIMENSION_LIST"] = h5py.Empty("f4")
+        h5a.create(file["empty"].id, b"CLASS", h5t.UNIX_D32LE, h5s.create(h5s.SCALAR))
+        file["y"] = np.arange(4)
+        file["y"].make_scale("y")
+        file["y"].attrs["_Netcdf4Dimid"] = np.arange(2)
+        del file["gone"], file["deleted"]
+    found = check(path, xarray=False)
+    assert {name for name, one in found.items() if one == "virtual"} == {"plain", "x"}
+    assert all(one.startswith(("virtual", "refused: ")) for one in found.values())
+
+
+def test_groups_within_groups(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        here = file["/"]
+        for _ in range(1200):
+            here = here.create_group("g")
+        here["v"] = np.arange(3)
+    with open_hdf5(path, path.as_uri()) as dataset:
+        assert len(dataset.groups) == 1201
+        assert list(dataset.variables) == ["g/" * 1200 + "v"]
 
 
 # -- fill values -----------------------------------------------------------------------
