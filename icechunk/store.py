@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 from zarr.abc.store import (
@@ -17,31 +18,33 @@ from zarr.abc.store import (
 )
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
-from icechunk import listing
-from icechunk.array_chunks import ChunkBatch
-from icechunk.async_twin import async_twin
-from icechunk.config import VirtualChunkSpec
-from icechunk.display import Displayed
+from icechunk.base.async_twin import async_twin
+from icechunk.base.display import Displayed
+from icechunk.config.repository_config import VirtualChunkSpec
+from icechunk.early.store_versions import VersionControl
 from icechunk.errors import ErrorKind, InvalidInputError, ReadOnlyError, SessionStateError
 from icechunk.format.chunk_refs import ChunkRefs
+from icechunk.format.ids import normalize_path
 from icechunk.format.snapshot import Node
-from icechunk.ids import normalize_path
-from icechunk.keys import (
+from icechunk.session import listing
+from icechunk.session.array_chunks import ChunkBatch
+from icechunk.session.keys import (
     ChunkKey,
     MetadataKey,
     V2Key,
     parse_key,
 )
-from icechunk.session import Session
+from icechunk.session.session import Session
 from icechunk.storage.base import ByteRange, BytesLike, resolve_range
-from icechunk.store_versions import VersionControl
-from icechunk.virtual_refs import checksum_parts, refs_from_arrays, refs_from_specs, scalar_place
+from icechunk.virtual.specs import checksum_parts, refs_from_arrays, refs_from_specs, scalar_place
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = ["IcechunkStore"]
 
+#: Of a listing, that are made in one go.
+_KEYS_AT_A_TIME: Final = 10_000
 _AnyRange: TypeAlias = ByteRequest | tuple[int | None, int | None] | None
 
 
@@ -170,9 +173,9 @@ class IcechunkStore(Displayed, VersionControl, Store):
             If the bytes of a chunk are missing or were changed.
         """
         wanted = _byte_range(byte_range)
-        found = self._lookup(key)
+        found = await self._lookup_async(key)
         if isinstance(found, tuple):
-            data = await self._session.get_chunk_async(*found, wanted)
+            data = await self._session.chunks.get_async(*found, wanted)
         else:
             data = _cut(found, wanted)
         return _buffer(data, prototype)
@@ -188,7 +191,7 @@ class IcechunkStore(Displayed, VersionControl, Store):
         wanted = _byte_range(byte_range)
         found = self._lookup(key)
         if isinstance(found, tuple):
-            data = self._session.get_chunk(*found, wanted)
+            data = self._session.chunks.get(*found, wanted)
         else:
             data = _cut(found, wanted)
         return _buffer(data, prototype)
@@ -207,6 +210,14 @@ class IcechunkStore(Displayed, VersionControl, Store):
         if isinstance(parsed, MetadataKey):
             return node.user_data
         return (node, parsed.coordinate) if node.is_array else None
+
+    async def _lookup_async(self, key: str) -> bytes | tuple[Node, tuple[int, ...]] | None:
+        await self._loaded()
+        return self._lookup(key)
+
+    async def _loaded(self) -> None:
+        if not self._session.is_loaded:
+            await asyncio.to_thread(self._session.load)
 
     async def get_partial_values(
         self,
@@ -230,9 +241,9 @@ class IcechunkStore(Displayed, VersionControl, Store):
 
     async def exists(self, key: str) -> bool:
         """Whether a key has a value."""
-        found = self._lookup(key)
+        found = await self._lookup_async(key)
         if isinstance(found, tuple):
-            return await self._session.chunk_ref_async(*found) is not None
+            return await self._session.chunks.find_async(*found) is not None
         return found is not None
 
     async def getsize(self, key: str) -> int:
@@ -243,9 +254,9 @@ class IcechunkStore(Displayed, VersionControl, Store):
         FileNotFoundError
             If the key has no value.
         """
-        found = self._lookup(key)
+        found = await self._lookup_async(key)
         if isinstance(found, tuple):
-            ref = await self._session.chunk_ref_async(*found)
+            ref = await self._session.chunks.find_async(*found)
             size = ref.length if ref is not None else None
         else:
             size = len(found) if found is not None else None
@@ -280,15 +291,17 @@ class IcechunkStore(Displayed, VersionControl, Store):
         """
         parsed, data = self._prepare_set(key, value)
         if isinstance(parsed, ChunkKey):
-            await self._session.set_chunk_async(parsed.path, parsed.coordinate, data)
+            await self._session.chunks.set_async(parsed.path, parsed.coordinate, data)
         else:
+            await self._loaded()
+            # without a pause: programs set a document and its chunks at the same time
             self._session.set_metadata_document(parsed.path, bytes(data))
 
     def set_sync(self, key: str, value: Buffer) -> None:
         """Set the value of a key as `set` does, without an event loop."""
         parsed, data = self._prepare_set(key, value)
         if isinstance(parsed, ChunkKey):
-            self._session.set_chunk(parsed.path, parsed.coordinate, data)
+            self._session.chunks.set(parsed.path, parsed.coordinate, data)
         else:
             self._session.set_metadata_document(parsed.path, bytes(data))
 
@@ -368,7 +381,7 @@ class IcechunkStore(Displayed, VersionControl, Store):
         except InvalidInputError:
             return
         if isinstance(parsed, ChunkKey):
-            self._session.delete_chunk(parsed.path, parsed.coordinate)
+            self._session.chunks.delete(parsed.path, parsed.coordinate)
         elif isinstance(parsed, MetadataKey):
             self._session.delete_nodes(parsed.path)
 
@@ -541,8 +554,11 @@ class IcechunkStore(Displayed, VersionControl, Store):
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         """Yield all keys that begin with a prefix."""
-        for key in await asyncio.to_thread(lambda: listing.keys_below(self._session, prefix)):
-            yield key
+        keys = listing.keys_below(self._session, prefix)
+        # a generator works where it is asked for the next: each batch in a thread
+        while batch := await asyncio.to_thread(lambda: list(islice(keys, _KEYS_AT_A_TIME))):
+            for key in batch:
+                yield key
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Yield the names directly below a prefix, of keys and of folders."""

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from icechunk.distributed import extract_session
+from icechunk.session.distributed import extract_session
 
 __all__ = ["written_chunks"]
 

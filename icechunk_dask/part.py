@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from icechunk import ConflictError, ForkSession, TaskError
-from icechunk.distributed import Changes
+from icechunk.session.distributed import Changes
 
 __all__ = ["Boxes", "Part", "failing_as", "finished", "merge_parts", "overlap"]
 

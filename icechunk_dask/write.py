@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 
 from icechunk import ConflictSolver, InvalidInputError, Repository, Session, Storage
-from icechunk.distributed import merge_sessions
+from icechunk.session.distributed import merge_sessions
 from icechunk_dask.batches import Committing, refuse_commit_options
 from icechunk_dask.blocks import Blocks, Job, Region, change_set_of, make_jobs
 from icechunk_dask.graph import Runner

@@ -12,10 +12,10 @@ from functools import cache
 
 from icechunk.errors import ObjectNotFoundError
 from icechunk.format import layout, v1
+from icechunk.format.ids import decode_id
 from icechunk.format.manifest import decode_manifest
 from icechunk.format.repo_info import RepoInfo, decode_repo_info
 from icechunk.format.snapshot import decode_snapshot
-from icechunk.ids import decode_id
 from icechunk.storage.base import ObjectMeta, Storage
 
 #: What is garbage collected.

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk.errors import ErrorKind, InvalidInputError
-from icechunk.format import spans
 from icechunk.format.chunk_ref import ChunkRef, RefKind
-from icechunk.format.string_heap import StringHeap
-from icechunk.ids import OBJECT_ID_SIZE
+from icechunk.format.encoding import spans
+from icechunk.format.encoding.string_heap import StringHeap
+from icechunk.format.ids import OBJECT_ID_SIZE
 
 __all__ = ["ChunkColumns", "checked", "coordinates", "different", "join", "select"]
 

@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import Final
 
 from icechunk.errors import InvalidInputError
-from icechunk.ids import OBJECT_ID_SIZE
+from icechunk.format.ids import OBJECT_ID_SIZE
 
 __all__ = ["ChunkRef", "RefKind"]
 

@@ -18,8 +18,8 @@ from icechunk.errors import ErrorKind, FormatError, InvalidInputError
 from icechunk.format import chunk_columns
 from icechunk.format.chunk_columns import Bools, ChunkColumns, Coords, Places, Rows, coordinates
 from icechunk.format.chunk_ref import ChunkRef, RefKind
-from icechunk.format.string_heap import StringHeap
-from icechunk.ids import OBJECT_ID_SIZE
+from icechunk.format.encoding.string_heap import StringHeap
+from icechunk.format.ids import OBJECT_ID_SIZE
 
 __all__ = ["ChunkRef", "ChunkRefs", "RefKind"]
 

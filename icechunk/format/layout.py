@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from icechunk.ids import encode_id, new_object_id
+from icechunk.format.ids import encode_id, new_object_id
 
 REPO_KEY: Final = "repo"
 SNAPSHOTS: Final = "snapshots/"

@@ -12,8 +12,9 @@ from itertools import pairwise
 from typing import Any, Final
 
 from icechunk.errors import ErrorKind, InvalidInputError
-from icechunk.format import flexbuf, v1
-from icechunk.format.flatbuf import Batch, Tables
+from icechunk.format import v1
+from icechunk.format.encoding import flexbuf
+from icechunk.format.encoding.flatbuf import Batch, Tables
 
 __all__ = ["Metadata", "metadata_batch", "read_metadata", "with_reserved"]
 

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icechunk.errors import ErrorKind, FormatError, InternalError, SnapshotNotFoundError
-from icechunk.format.envelope import BytesLike, FileType, unwrap, wrap
-from icechunk.format.flatbuf import Batch, Tables, encode, read_root
+from icechunk.format.encoding.envelope import BytesLike, FileType, unwrap, wrap
+from icechunk.format.encoding.flatbuf import Batch, Tables, encode, read_root
+from icechunk.format.ids import OBJECT_ID_SIZE, encode_id
 from icechunk.format.metadata import Metadata, metadata_batch, read_metadata
 from icechunk.format.updates import (
     Status,
@@ -30,7 +31,6 @@ from icechunk.format.updates import (
     status_batch,
     updates_batch,
 )
-from icechunk.ids import OBJECT_ID_SIZE, encode_id
 
 __all__ = [
     "RepoInfo",

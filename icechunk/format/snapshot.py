@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from icechunk.errors import InternalError, InvalidInputError
 from icechunk.format import v1
-from icechunk.format.envelope import BytesLike, FileType, unwrap, wrap
-from icechunk.format.flatbuf import Batch, encode, read_root
+from icechunk.format.encoding.envelope import BytesLike, FileType, unwrap, wrap
+from icechunk.format.encoding.flatbuf import Batch, encode, read_root
+from icechunk.format.ids import NODE_ID_SIZE, OBJECT_ID_SIZE
 from icechunk.format.metadata import Metadata, metadata_batch, read_metadata
 from icechunk.format.nodes import ArrayInfo, ManifestFile, ManifestRef, Node
 from icechunk.format.snapshot_read import ARRAY, GROUP, StoredNodes
-from icechunk.ids import NODE_ID_SIZE, OBJECT_ID_SIZE
 
 __all__ = [
     "ArrayInfo",

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from icechunk.errors import FormatError
 from icechunk.format import v1
-from icechunk.format.flatbuf import Tables
+from icechunk.format.encoding.flatbuf import Tables
+from icechunk.format.ids import NODE_ID_SIZE, OBJECT_ID_SIZE
 from icechunk.format.nodes import ArrayInfo, ManifestFile, ManifestRef, Node
-from icechunk.ids import NODE_ID_SIZE, OBJECT_ID_SIZE
 
 __all__ = ["ARRAY", "GROUP", "StoredNodes"]
 

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icechunk.errors import FormatError
-from icechunk.format.envelope import BytesLike, FileType, unwrap, wrap
-from icechunk.format.flatbuf import Batch, Tables, encode, read_root
-from icechunk.ids import NODE_ID_SIZE, OBJECT_ID_SIZE, encode_id
+from icechunk.format.encoding.envelope import BytesLike, FileType, unwrap, wrap
+from icechunk.format.encoding.flatbuf import Batch, Tables, encode, read_root
+from icechunk.format.ids import NODE_ID_SIZE, OBJECT_ID_SIZE, encode_id
 
 __all__ = [
     "Move",

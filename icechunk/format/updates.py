@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 
 from icechunk.errors import FormatError, InternalError
-from icechunk.format.flatbuf import Batch, Tables
-from icechunk.ids import OBJECT_ID_SIZE
+from icechunk.format.encoding.flatbuf import Batch, Tables
+from icechunk.format.ids import OBJECT_ID_SIZE
 
 __all__ = [
     "Status",

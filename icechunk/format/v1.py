@@ -18,10 +18,10 @@ import yaml
 from numpy.typing import NDArray
 
 from icechunk.errors import ErrorKind, FormatError, InvalidInputError
-from icechunk.format.envelope import BytesLike
-from icechunk.format.flatbuf import Tables
+from icechunk.format.encoding.envelope import BytesLike
+from icechunk.format.encoding.flatbuf import Tables
+from icechunk.format.ids import decode_id, encode_id
 from icechunk.format.nodes import ManifestFile, Node
-from icechunk.ids import decode_id, encode_id
 
 __all__ = [
     "array_shapes",

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from icechunk.errors import ErrorKind, InvalidInputError, NodeNotFoundError
-from icechunk.kerchunk.metadata import MEANING, ArrayMetadata, normal_form
-from icechunk.session import Session
+from icechunk.kerchunk.decoding import decoding_form, equal
+from icechunk.kerchunk.metadata import MEANING, ArrayMetadata
+from icechunk.session.session import Session
 
 __all__ = ["Place", "appended", "in_region"]
 
@@ -74,22 +75,22 @@ def _compared(session: Session, path: str, array: ArrayMetadata) -> tuple[dict[s
             "region first"
         )
     document: dict[str, Any] = json.loads(node.user_data)
-    old, new = normal_form(document), normal_form(array.document)
+    old, new = decoding_form(document), decoding_form(array.document)
     if len(old["shape"]) != len(new["shape"]):
         _differ(path, f"it has {len(old['shape'])} dimensions, the references {len(new['shape'])}")
     for field in ("data_type", "dimension_names", "fill_value"):
-        if _json(old.get(field)) != _json(new.get(field)):
+        if not equal(old.get(field), new.get(field)):
             _differ(path, f"its {field} is {old.get(field)!r}, the references {new.get(field)!r}")
     ours, theirs = old.get("attributes") or {}, new.get("attributes") or {}
     for name in MEANING:
-        if _json(ours.get(name)) != _json(theirs.get(name)):
+        if not equal(ours.get(name), theirs.get(name)):
             _differ(
                 path,
                 f"its attribute {name!r} is {ours.get(name)!r}, in the references "
                 f"{theirs.get(name)!r}: the values would not mean the same",
             )
     for field in ("chunk_grid", "codecs"):
-        if _json(old[field]) != _json(new[field]):
+        if not equal(old[field], new[field]):
             return document, (
                 f"the {field} of {path!r} is {_json(old[field])}, in the references "
                 f"{_json(new[field])}"

@@ -27,11 +27,11 @@ from icechunk.errors import (
 )
 from icechunk.format import layout
 from icechunk.format.chunk_refs import ChunkRefs, RefKind
+from icechunk.format.ids import normalize_path, parent_paths
 from icechunk.format.snapshot import ArrayInfo, Node
-from icechunk.ids import normalize_path, parent_paths
 from icechunk.kerchunk.locations import fsspec_url
 from icechunk.kerchunk.metadata import array_to_v2
-from icechunk.session import Session
+from icechunk.session.session import Session
 from icechunk.store import IcechunkStore
 
 __all__ = ["export_references"]
@@ -206,7 +206,7 @@ class _Export:
         kinds = [RefKind.INLINE] if self._storage is not None else [RefKind.INLINE, RefKind.NATIVE]
         found = {}
         for row in np.flatnonzero(np.isin(refs.kind, kinds)).tolist():
-            data = self._session.get_chunk(node, tuple(refs.coords[row].tolist()))
+            data = self._session.chunks.get(node, tuple(refs.coords[row].tolist()))
             found[row] = bytes(data or b"")
         return found
 

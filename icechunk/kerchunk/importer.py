@@ -23,8 +23,8 @@ from zarr.storage import MemoryStore
 
 from icechunk.errors import AlreadyExistsError, ErrorKind, InvalidInputError, ReadOnlyError
 from icechunk.format.chunk_refs import ChunkRefs, RefKind
-from icechunk.format.string_heap import StringHeap
-from icechunk.ids import normalize_path, parent_paths
+from icechunk.format.encoding.string_heap import StringHeap
+from icechunk.format.ids import normalize_path, parent_paths
 from icechunk.kerchunk.append import Place, appended, in_region
 from icechunk.kerchunk.locations import fsspec_url, normalizer
 from icechunk.kerchunk.metadata import (
@@ -42,10 +42,10 @@ from icechunk.kerchunk.tables import (
     is_array,
     refuse,
 )
-from icechunk.keys import chunk_key
-from icechunk.session import ForkSession, Session
+from icechunk.session.keys import chunk_key
+from icechunk.session.session import ForkSession, Session
 from icechunk.store import IcechunkStore
-from icechunk.virtual_refs import checksum_parts, whole_seconds
+from icechunk.virtual.specs import checksum_parts, whole_seconds
 
 __all__ = ["ImportReport", "import_references"]
 
@@ -506,7 +506,7 @@ class _Import:
                 else:
                     kept.append(data)
             with ThreadPoolExecutor(_CONCURRENCY) as pool:
-                list(pool.map(lambda pair: fork.set_chunk(item.path, *pair), work))
+                list(pool.map(lambda pair: fork.chunks.set(item.path, *pair), work))
         else:
             kept = table.payloads
         rest = ~large if large.any() else slice(None)

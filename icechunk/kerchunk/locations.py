@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 from urllib.parse import quote, unquote
 
-from icechunk.virtual import normalize_location
+from icechunk.virtual.locations import stored_location
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)::?//")
 _LOCAL: Final = ("file", "local")
@@ -61,11 +61,11 @@ def _location(url: str, remote_protocol: str | None, start: str | None) -> str:
     scheme = match[1].lower() if match else "file"
     path = whole[match.end() :] if match else whole
     if scheme in _LOCAL:
-        return normalize_location("file://" + quote(os.path.abspath(path)))
+        return stored_location("file://" + quote(os.path.abspath(path)))
     scheme = _ALIASES.get(scheme, scheme)
     if scheme == "vcc" or scheme in _WEB:
-        return normalize_location(f"{scheme}://{path}")
-    return normalize_location(f"{scheme}://{path.translate(_ESCAPED)}")
+        return stored_location(f"{scheme}://{path}")
+    return stored_location(f"{scheme}://{path.translate(_ESCAPED)}")
 
 
 def fsspec_url(location: str) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import struct
 import warnings
 from collections.abc import Iterator, Mapping
@@ -40,6 +41,8 @@ __all__ = [
     "array_from_v3",
     "array_to_v2",
     "group_from_v2",
+    "normal_form",
+    "quiet",
 ]
 
 #: Attributes that say what the stored numbers mean.
@@ -54,6 +57,7 @@ MEANING: Final = (
 )
 _DIMENSIONS: Final = "_ARRAY_DIMENSIONS"
 _FILL: Final = "_FillValue"
+_MISSING: Final = "missing_value"
 #: Filters that turn objects into bytes, as v3 data type and codec.
 _OBJECT_CODECS: Final = {"vlen-utf8": "string", "vlen-bytes": "variable_length_bytes"}
 #: Filters whose output, JSON or MessagePack of texts, is written anew as ``vlen-utf8``.
@@ -68,7 +72,7 @@ def _bad(key: str, reason: str) -> NoReturn:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Drop zarr's warnings about data types and codecs outside of the v3 core spec."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -182,7 +186,7 @@ def array_from_v2(
     native = dtype.to_native_dtype()
     stored = native if native.kind not in "OT" else None
     codecs = _codecs(key, filters, stored, order, len(shape))
-    with _quiet():
+    with quiet():
         stands_for = dtype.default_scalar() if fill is None else fill
         document: dict[str, Any] = {
             "zarr_format": 3,
@@ -247,7 +251,7 @@ def _data_type(
         "order": "C",
     }
     try:
-        with _quiet():
+        with quiet():
             metadata = ArrayV2Metadata.from_dict(document)
     except Exception as exc:  # zarr raises many kinds
         _bad(key, f"data type {name!r} with fill value {zarray.get('fill_value')!r}: {exc}")
@@ -330,7 +334,7 @@ def _codec(
         case "gzip":
             return {"name": "gzip", "configuration": options}, BytesBytesCodec
     try:
-        with _quiet():
+        with quiet():
             kind = get_codec_class(f"numcodecs.{name}")
     except Exception:  # KeyError, or an error of newer versions
         _bad(key, f"the codec {name!r} has no equivalent in Zarr v3")
@@ -366,6 +370,14 @@ def _attributes(
     """Return the attributes of a v3 array, with ``_FillValue`` as xarray expects it."""
     attributes = {k: v for k, v in zattrs.items() if k not in (_DIMENSIONS, _FILL)}
     given = fill if fill is not None else zattrs.get(_FILL)
+    missing = attributes.get(_MISSING)
+    if isinstance(missing, list) and len(missing) == 1:
+        missing = missing[0]
+    if dtype.kind == "f" and isinstance(missing, float) and not math.isfinite(missing):
+        # JSON has no such number, and _FillValue says the same; NaN is missing in any case
+        given = missing if given is None else given
+        if math.isnan(missing) or _same(float(given), missing):
+            del attributes[_MISSING]
     if given is not None and dtype.kind in "fciub":
         try:
             attributes[_FILL] = _encode_fill(given, dtype)
@@ -392,7 +404,7 @@ def _encode_fill(value: Any, dtype: np.dtype[Any]) -> Any:
 def _check(key: str, document: Mapping[str, Any]) -> None:
     """Refuse what zarr would not open."""
     try:
-        with _quiet():
+        with quiet():
             ArrayV3Metadata.from_dict(json.loads(json.dumps(document)))
     except Exception as exc:  # zarr raises many kinds
         _bad(key, f"cannot be expressed in Zarr v3: {exc}")
@@ -428,7 +440,7 @@ def array_from_v3(path: str, document: Mapping[str, Any]) -> ArrayMetadata:
 
 def normal_form(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return the ``zarr.json`` of an array with all that zarr would write."""
-    with _quiet():
+    with quiet():
         metadata = ArrayV3Metadata.from_dict(json.loads(json.dumps(document)))
         written = metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"]
     found: dict[str, Any] = json.loads(written.to_bytes())
@@ -456,7 +468,7 @@ def array_to_v2(
         array.
     """
     key = f"{path}/zarr.json" if path else "zarr.json"
-    with _quiet():
+    with quiet():
         metadata = ArrayV3Metadata.from_dict(json.loads(json.dumps(document)))
     grid = document["chunk_grid"]
     if grid["name"] != _GRID:
@@ -465,7 +477,7 @@ def array_to_v2(
     order, filters, compressor, dtype = _v2_codecs(key, document, dtype)
     fill, attributes = _v2_fill(key, document, metadata, complete)
     try:
-        with _quiet():
+        with quiet():
             name = dtype.to_json(zarr_format=2)["name"]
             stored = None if fill is None else dtype.to_json_scalar(fill, zarr_format=2)
     except Exception as exc:

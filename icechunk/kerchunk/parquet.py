@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk.errors import InvalidInputError
-from icechunk.format.string_heap import StringHeap
+from icechunk.format.encoding.string_heap import StringHeap
 from icechunk.kerchunk.locations import Normalizer
 from icechunk.kerchunk.tables import (
     IN_PLACE,

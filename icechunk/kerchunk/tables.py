@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Protocol
 
@@ -13,7 +13,22 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk.errors import ErrorKind, InvalidInputError
-from icechunk.format.string_heap import StringHeap
+from icechunk.format.encoding.string_heap import StringHeap
+
+__all__ = [
+    "IN_PLACE",
+    "METADATA_NAMES",
+    "WHOLE_FILE",
+    "ChunkKeys",
+    "ChunkTable",
+    "References",
+    "StringHeap",
+    "consolidated",
+    "document_of",
+    "is_array",
+    "payload_of",
+    "refuse",
+]
 
 #: Length of a reference to a whole file, until somebody has asked for its size.
 WHOLE_FILE: Final = -1
@@ -85,11 +100,6 @@ class ChunkTable:
     offset: npt.NDArray[np.int64]
     length: npt.NDArray[np.int64]
     payloads: list[bytes]
-
-
-def location_heap(locations: Sequence[str]) -> StringHeap:
-    """Return locations, of which none is there twice, as a table has them."""
-    return StringHeap.from_strings(locations)[0]
 
 
 class References(Protocol):

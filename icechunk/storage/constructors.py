@@ -7,8 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TypedDict, Unpack
 
-from icechunk.config import ChecksumAlgorithm, S3Options
-from icechunk.credentials import (
+from icechunk.config.credentials import (
     AnyAzureRefreshableCredential,
     GcsBearerCredential,
     S3StaticCredentials,
@@ -16,6 +15,7 @@ from icechunk.credentials import (
     gcs_credentials,
     s3_credentials,
 )
+from icechunk.config.repository_config import ChecksumAlgorithm, S3Options
 from icechunk.storage import from_config
 from icechunk.storage.guarded_http import GuardedHttp, anywhere
 from icechunk.storage.local import LocalStorage

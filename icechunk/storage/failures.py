@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
 
 from obstore.exceptions import (
     AlreadyExistsError,
@@ -20,6 +19,7 @@ from obstore.exceptions import (
     UnknownConfigurationKeyError,
 )
 
+from icechunk.base.public_url import public_text
 from icechunk.errors import (
     ErrorKind,
     IcechunkError,
@@ -29,18 +29,11 @@ from icechunk.errors import (
     StorageError,
 )
 
-_URL: Final = re.compile(r"[a-z+]+://[^\s<>\"']+")
 _STATUS: Final = re.compile(r"(Server returned non-2xx status code: \d+[^:\n]*):(.*)", re.DOTALL)
 _CODE: Final = re.compile(r"<Code>([^<]*)</Code>")
 _MESSAGE: Final = re.compile(r"<Message>([^<]*)</Message>")
 _REFUSED: Final = re.compile(r"status code: 40[13]\b")
 _MAX_REASON: Final = 500
-
-
-def public_url(url: str) -> str:
-    """Return a URL without user, password, query and fragment."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def reason(error: BaseException) -> str:
@@ -51,7 +44,7 @@ def reason(error: BaseException) -> str:
         parts = [status[1]]
         parts += [m[1] for m in (_CODE.search(status[2]), _MESSAGE.search(status[2])) if m]
         text = text[: status.start()] + ": ".join(parts)
-    text = _URL.sub(lambda match: public_url(match[0]), text)
+    text = public_text(text)
     text = " ".join(text.split())
     return text if len(text) <= _MAX_REASON else text[:_MAX_REASON] + "..."
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final, TypeAlias
 
-from icechunk.config import S3Options
-from icechunk.credentials import AnyAzureCredential, AnyGcsCredential, AnyS3Credential
+from icechunk.config.credentials import AnyAzureCredential, AnyGcsCredential, AnyS3Credential
+from icechunk.config.repository_config import S3Options
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.storage.guarded_http import GuardedHttp
 from icechunk.storage.object_store import ObjectStorage

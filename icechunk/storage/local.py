@@ -21,12 +21,12 @@ import secrets
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from icechunk.config import StorageSettings
+from icechunk.config.repository_config import StorageSettings
 from icechunk.errors import (
     ErrorKind,
     InvalidInputError,
@@ -48,10 +48,12 @@ from icechunk.storage.base import (
 )
 from icechunk.storage.locks import exclusive
 from icechunk.storage.pace import Pace
+from icechunk.storage.queueing import queue_at
 
 _STAGING: Final = re.compile(r"#[0-9]+\Z")
 #: Staging names have many more digits, so no staging file is ever taken for a lock.
 _LOCK_SUFFIX: Final = "#0"
+_QUEUE_SUFFIX: Final = "#1"
 
 #: As many files are forced to disk at a time, so that a commit never waits for long.
 _MAX_WAITING: Final = 4096
@@ -87,6 +89,9 @@ class LocalStorage(Storage):
     path : str or path-like
         The folder. A relative one is taken from the current directory, now.
     """
+
+    checks_conditions = True
+    queues_writers = True
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         text = os.fspath(path)
@@ -358,6 +363,10 @@ class LocalStorage(Storage):
                 continue
             except OSError as error:
                 raise self._failure("delete", key, error) from error
+
+    def turn(self, key: str) -> AbstractContextManager[None]:
+        """Return a place in the queue of those who replace an object; see `Storage.turn`."""
+        return queue_at(self._path(key) + _QUEUE_SUFFIX)
 
     # -- the storage itself --------------------------------------------------------
     def with_settings(self, settings: StorageSettings) -> LocalStorage:

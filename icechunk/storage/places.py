@@ -7,6 +7,8 @@ Its ``repr`` is its URL; keys and tokens stay inside.
 from __future__ import annotations
 
 import copy
+import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,9 +19,9 @@ from obstore.exceptions import UnknownConfigurationKeyError
 from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
 from icechunk._version import user_agent as own_user_agent
-from icechunk.config import ChecksumAlgorithm, EffectiveStorageSettings, S3Options
-from icechunk.credential_types import EXPIRY_MARGIN
-from icechunk.credentials import (
+from icechunk.base.public_url import public_url, url_credentials
+from icechunk.config.credential_types import EXPIRY_MARGIN
+from icechunk.config.credentials import (
     AnyAzureCredential,
     AnyGcsCredential,
     AnyS3Credential,
@@ -32,10 +34,12 @@ from icechunk.credentials import (
     S3Credentials,
     S3StaticCredentials,
 )
+from icechunk.config.repository_config import ChecksumAlgorithm, EffectiveStorageSettings, S3Options
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage.aws_profile import profile_options
 from icechunk.storage.base import check_key
-from icechunk.storage.failures import public_url, reason
+from icechunk.storage.failures import reason
+from icechunk.storage.headers import check_headers, check_variables
 
 #: Options that configure the HTTP client, for whichever service it is used.
 _CLIENT_OPTIONS: Final = frozenset(
@@ -67,6 +71,9 @@ _RETRY_TIMEOUT: Final = timedelta(minutes=3)
 #: gone silent is, and `_STREAM_TIMEOUT` finds it.
 _TIMEOUT: Final = timedelta(hours=6)
 _STREAM_TIMEOUT: Final = 60
+
+#: Variables whose values go into headers.
+_S3_VARIABLES: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 _CHECKSUMS: Final = {ChecksumAlgorithm.Sha256: "SHA256", ChecksumAlgorithm.Crc64Nvme: "CRC64NVME"}
 
@@ -128,8 +135,11 @@ class Place(ABC):
             If something that the client needs to begin with is missing or malformed.
         """
         headers = dict(self.write_headers if write else self.read_headers)
+        check_headers({**headers, "User-Agent": self.user_agent}, self.url)
         try:
             return self._open(headers, settings, retry_options(settings))
+        except InvalidInputError:
+            raise
         except UnknownConfigurationKeyError as error:
             failure: Exception = InvalidInputError(
                 f"{self.url}: {reason(error)}", ErrorKind.STORAGE_CONFIG
@@ -162,11 +172,8 @@ class S3Place(Place):
         options = copy.deepcopy(self.options)
         object.__setattr__(self, "options", options)
         endpoint = options.endpoint_url
-        if endpoint is not None and not endpoint.startswith(("http://", "https://")):
-            raise InvalidInputError(
-                f"endpoint_url {endpoint!r} must begin with https:// or http://",
-                ErrorKind.STORAGE_CONFIG,
-            )
+        if endpoint is not None:
+            check_endpoint("endpoint_url", endpoint)
         if endpoint is not None and endpoint.startswith("http://") and not options.allow_http:
             raise InvalidInputError(
                 f"endpoint_url {public_url(endpoint)!r} has no TLS: pass allow_http=True if that "
@@ -197,7 +204,10 @@ class S3Place(Place):
         if isinstance(credentials, S3Credentials.Anonymous):
             config["skip_signature"] = True
         elif isinstance(credentials, S3Credentials.FromEnv):
-            config.update(profile_options())
+            check_variables(_S3_VARIABLES)
+            profile = profile_options()
+            check_headers(profile, "the credentials file of AWS")
+            config.update(profile)
         else:
             # not as options: those would be mixed with a session token of the environment
             provider = _Provider(credentials)
@@ -319,6 +329,13 @@ def _arguments(
 ) -> dict[str, Any]:
     """Return what the clients for Google and Azure take, except for their place."""
     service, client = split_options(config)
+    check_headers({k: v for k, v in config.items() if _is_short(k)}, "options")
+    for name, value in config.items():
+        if name.lower().endswith(("base_url", "endpoint")):
+            check_endpoint(name, value)
+    if isinstance(credentials, GcsCredentials.FromEnv | AzureCredentials.FromEnv):
+        services = ("GOOGLE_", "AZURE_")
+        check_variables(n for n in os.environ if n.startswith(services) and _is_short(n))
     service.update(more)
     provider = None
     if isinstance(credentials, GcsCredentials.Anonymous | AzureCredentials.Anonymous):
@@ -334,6 +351,11 @@ def _arguments(
         "retry_config": retry,
         "credential_provider": provider,
     }
+
+
+def _is_short(option: str) -> bool:
+    """Whether the value of an option has one line: keys as JSON and certificates do not."""
+    return not any(word in option.lower() for word in ("service_account", "certificate"))
 
 
 # -- credentials in the form that obstore takes --------------------------------------
@@ -460,13 +482,48 @@ def check_name(what: str, name: object) -> None:
     Raises
     ------
     InvalidInputError
-        If it is empty or contains a ``/``.
+        If it is empty, or contains what makes it a part of a URL: a key and a secret before
+        an ``@`` too, which are not shown.
     """
-    if not isinstance(name, str) or not name or "/" in name:
+    if not isinstance(name, str) or not name or not _NOT_A_NAME.isdisjoint(name):
+        hidden = isinstance(name, str) and not _NOT_SHOWN.isdisjoint(name)
         raise InvalidInputError(
-            f"{name!r} is no name of a {what}: it may not be empty or contain '/'",
+            f"{'what was passed' if hidden else repr(name)} is no name of a {what}: it may not be "
+            "empty or contain any of / @ : ? #, and credentials are arguments of their own",
             ErrorKind.STORAGE_CONFIG,
         )
+
+
+_NOT_A_NAME: Final = frozenset("/@:?#\\")
+_NOT_SHOWN: Final = frozenset("@:?#")
+
+
+def check_endpoint(name: str, endpoint: str) -> None:
+    """Check the URL of a service.
+
+    Raises
+    ------
+    InvalidInputError
+        If it does not begin with ``http://`` or ``https://``, or has more than a host, a
+        port and a plain path. The message shows no secret.
+    """
+    problem = None
+    if url_credentials(endpoint) is not None:
+        problem = "may not hold a user, password or signature: pass credentials as such"
+    elif not endpoint.startswith(("http://", "https://")):
+        problem = "must begin with https:// or http://"
+    elif not _ENDPOINT.fullmatch(endpoint):
+        problem = "may have a host, a port and a plain path only"
+    if problem is not None:
+        raise InvalidInputError(
+            f"{name} {public_url(endpoint)!r} {problem}", ErrorKind.STORAGE_CONFIG
+        )
+
+
+#: Without dots at the begin of a segment, percent-encoding, queries and fragments.
+_ENDPOINT: Final = re.compile(
+    r"https?://(?:\[[0-9A-Fa-f:.]+\]|[^\s/?#@:%\\\[\]]+)(?::[0-9]+)?(?:/[\w~-][\w.~-]*)*/?"
+)
 
 
 def clean_prefix(prefix: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from h5py import h5d, h5s
 
-from icechunk.kerchunk.tables import IN_PLACE, ChunkTable, location_heap
+from icechunk.kerchunk.tables import IN_PLACE, ChunkTable, StringHeap
 
 __all__ = ["Rows", "at", "chunked", "compact", "contiguous", "nowhere", "table_of"]
 
@@ -163,7 +163,7 @@ def table_of(rows: Rows, locations: list[str], place: npt.NDArray[np.int32]) -> 
     place : int32[n]
         Which of them each row is in.
     """
-    heap = location_heap(locations)
+    heap, _ = StringHeap.from_strings(locations)
     if rows.payload is None:
         coords = rows.coords.astype(np.uint32)
         return ChunkTable(coords, place, heap, rows.offset, rows.length, [])

@@ -12,8 +12,7 @@ import h5py
 import numcodecs
 import numpy as np
 from h5py import h5d, h5p, h5s, h5t
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tests.archives.hdf5_truth import check
 

@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from icechunk.errors import FormatError, InvalidInputError
 from icechunk.format import chunk_refs
 from icechunk.format.chunk_refs import ChunkRef, ChunkRefs, RefKind
-from icechunk.format.string_heap import StringHeap
+from icechunk.format.encoding.string_heap import StringHeap
 
 Model = dict[tuple[int, ...], ChunkRef]
 

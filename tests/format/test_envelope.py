@@ -4,12 +4,11 @@ import sys
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from icechunk.errors import ErrorKind, FormatError, InternalError
-from icechunk.format import envelope
-from icechunk.format.envelope import FileType, unwrap, wrap
+from icechunk.format.encoding import envelope
+from icechunk.format.encoding.envelope import FileType, unwrap, wrap
 from icechunk.format.layout import backup_key, backup_name, chunk_key, snapshot_key
 from tests.format import golden
 from tests.format.hostile import damaged, value_or_format_error

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from icechunk.errors import FormatError, InvalidInputError
-from icechunk.format import flatbuf_write
-from icechunk.format.flatbuf import Batch, Tables, encode, read_root
+from icechunk.format.encoding import flatbuf_write
+from icechunk.format.encoding.flatbuf import Batch, Tables, encode, read_root
 from tests.format.hostile import damaged
 from tests.format.strict_walk import Struct, Table, Union, Vector, walk
 

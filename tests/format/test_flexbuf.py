@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from icechunk.errors import ErrorKind, FormatError, InvalidInputError
-from icechunk.format.flexbuf import MAX_DEPTH, dumps, loads
+from icechunk.format.encoding.flexbuf import MAX_DEPTH, dumps, loads
 from tests.format import golden, json_values
 from tests.format.hostile import damaged, value_or_format_error
 

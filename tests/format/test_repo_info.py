@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from icechunk.errors import ErrorKind, FormatError, InternalError, SnapshotNotFoundError
-from icechunk.format import flexbuf
-from icechunk.format.envelope import FileType, unwrap, wrap
-from icechunk.format.flatbuf import Batch, encode
+from icechunk.format.encoding import flexbuf
+from icechunk.format.encoding.envelope import FileType, unwrap, wrap
+from icechunk.format.encoding.flatbuf import Batch, encode
+from icechunk.format.ids import INITIAL_SNAPSHOT_ID
 from icechunk.format.metadata import Metadata
 from icechunk.format.repo_info import (
     RepoInfo,
@@ -22,7 +22,6 @@ from icechunk.format.repo_info import (
     decode_repo_info,
     encode_repo_info,
 )
-from icechunk.ids import INITIAL_SNAPSHOT_ID
 from tests.format import golden, json_values
 from tests.format.hostile import damaged, value_or_format_error
 from tests.format.strict_walk import Table, Union, Vector, walk

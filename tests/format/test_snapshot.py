@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from icechunk.errors import FormatError, InternalError, InvalidInputError
-from icechunk.format.envelope import FileType, unwrap, wrap
-from icechunk.format.flatbuf import Batch, encode
+from icechunk.format.encoding.envelope import FileType, unwrap, wrap
+from icechunk.format.encoding.flatbuf import Batch, encode
+from icechunk.format.ids import INITIAL_SNAPSHOT_ID, is_within, parent_path
 from icechunk.format.snapshot import (
     ArrayInfo,
     ManifestFile,
@@ -21,7 +21,6 @@ from icechunk.format.snapshot import (
     decode_snapshot,
     encode_snapshot,
 )
-from icechunk.ids import INITIAL_SNAPSHOT_ID, is_within, parent_path
 from tests.format import golden, json_values
 from tests.format.hostile import damaged, value_or_format_error
 from tests.format.strict_walk import Struct, Table, Union, Vector, walk

@@ -5,10 +5,9 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from icechunk.format import spans
+from icechunk.format.encoding import spans
 
 
 @pytest.fixture(params=["whole", "tiny limits", "one hash for all"], autouse=True, scope="module")

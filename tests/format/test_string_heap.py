@@ -4,11 +4,10 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from icechunk.errors import InvalidInputError
-from icechunk.format.string_heap import StringHeap
+from icechunk.format.encoding.string_heap import StringHeap
 
 texts = st.text(st.sampled_from("a0/é日😀\0"), max_size=5)
 

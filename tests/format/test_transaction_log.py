@@ -4,12 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from icechunk.errors import FormatError
-from icechunk.format.envelope import FileType, unwrap, wrap
-from icechunk.format.flatbuf import Batch, encode
+from icechunk.format.encoding.envelope import FileType, unwrap, wrap
+from icechunk.format.encoding.flatbuf import Batch, encode
 from icechunk.format.transaction_log import (
     Move,
     TransactionLog,

@@ -6,11 +6,11 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from icechunk.errors import ErrorKind, FormatError
-from icechunk.format.flatbuf import Batch, encode, read_root
+from icechunk.format.encoding.flatbuf import Batch, encode, read_root
+from icechunk.format.ids import INITIAL_SNAPSHOT_ID
 from icechunk.format.v1 import (
     MAX_TEXT,
     array_shapes,
@@ -19,7 +19,6 @@ from icechunk.format.v1 import (
     parse_config,
     parse_ref,
 )
-from icechunk.ids import INITIAL_SNAPSHOT_ID
 from tests.format import golden, json_values
 from tests.format.hostile import damaged, value_or_format_error
 

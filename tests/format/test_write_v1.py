@@ -10,12 +10,12 @@ import pytest
 
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format import v1
-from icechunk.format.envelope import FileType, unwrap
+from icechunk.format.encoding.envelope import FileType, unwrap
+from icechunk.format.ids import INITIAL_SNAPSHOT_ID
 from icechunk.format.manifest import decode_manifest, encode_manifest
 from icechunk.format.nodes import ArrayInfo, Node
 from icechunk.format.snapshot import Snapshot, decode_snapshot, encode_snapshot
 from icechunk.format.transaction_log import decode_transaction_log, encode_transaction_log
-from icechunk.ids import INITIAL_SNAPSHOT_ID
 from tests.format import test_manifest, test_snapshot, test_transaction_log
 from tests.format.strict_walk import Table, walk
 

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from icechunk.format import flexbuf, layout
+from icechunk.format import layout
 from icechunk.format.chunk_refs import ChunkRef, ChunkRefs, RefKind
+from icechunk.format.encoding import flexbuf
 from icechunk.format.manifest import decode_manifest
 from icechunk.format.repo_info import RepoInfo, decode_repo_info
 from icechunk.format.snapshot import Node, Snapshot, decode_snapshot

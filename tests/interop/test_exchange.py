@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from icechunk.format.chunk_refs import RefKind
+from icechunk.format.ids import encode_id
 from icechunk.format.manifest import decode_manifest
 from icechunk.format.transaction_log import decode_transaction_log
-from icechunk.ids import encode_id
 from tests.data import golden_content as content
 from tests.interop.sides import Official, Ours, Side
 from tests.interop.summary import Summary
@@ -153,7 +153,7 @@ def test_headers_are_ours(inspected: dict[str, Any]) -> None:
     for kind in ("snapshots", "manifests", "transactions"):
         found += inspected[kind].values()
     for each in found:
-        assert each["header"]["written_by"].startswith("icechunk-py-")
+        assert each["header"]["written_by"].startswith("ic-py-")
         assert each["header"]["spec_version"] == "2.0"
 
 

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 import icechunk
-from icechunk.format import flexbuf
 from icechunk.format.chunk_refs import RefKind
+from icechunk.format.encoding import flexbuf
+from icechunk.format.ids import encode_id
 from icechunk.format.manifest import decode_manifest, encode_manifest
 from icechunk.format.repo_info import RepoInfo, decode_repo_info, encode_repo_info
 from icechunk.format.snapshot import decode_snapshot, encode_snapshot
 from icechunk.format.transaction_log import decode_transaction_log, encode_transaction_log
-from icechunk.ids import encode_id
 from tests.data import golden_content as content
 
 NAMES = ("v1", "migrated", "v2")

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from icechunk.format import layout
 from icechunk.format.chunk_refs import RefKind
+from icechunk.format.ids import decode_id
 from icechunk.format.manifest import decode_manifest
 from icechunk.format.repo_info import RepoInfo, decode_repo_info
 from icechunk.format.snapshot import decode_snapshot
-from icechunk.ids import decode_id
 from tests.interop.sides import Official, Ours, Side
 
 NUMBERS = st.integers(0, 30)

@@ -9,8 +9,8 @@ import numpy as np
 import zarr
 
 from icechunk import Repository
-from icechunk.format.envelope import FileType, unwrap
-from icechunk.format.flatbuf import read_root
+from icechunk.format.encoding.envelope import FileType, unwrap
+from icechunk.format.encoding.flatbuf import read_root
 from icechunk.kerchunk import import_references
 from tests.interop.sides import Official, Ours
 from tests.kerchunk.base import ARCHIVE, NETCDF, array_refs, local, repository, scan

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from kerchunk.df import refs_to_dataframe
 
 from icechunk import IcechunkError, InvalidInputError, Session, StorageError
@@ -163,7 +162,7 @@ def test_all_forms_mean_the_same(folder: Path, logical: dict[str, Any]) -> None:
                 assert (ref is None) == (not data)
                 if data:
                     node = session.tree.require("/a")
-                    assert bytes(session.get_chunk(node, coordinate) or b"") == data
+                    assert bytes(session.chunks.get(node, coordinate) or b"") == data
             case ("range", name, offset, length):
                 assert (ref is None) == (not length)
                 if length:

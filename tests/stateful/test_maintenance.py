@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 
 from icechunk import Repository
 from icechunk.format import layout
-from icechunk.ids import decode_id, encode_id
+from icechunk.format.ids import decode_id, encode_id
 from icechunk.storage.base import Storage
 from tests import reachability
 from tests.histories import CHUNKS, Values, create, read, write

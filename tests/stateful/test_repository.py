@@ -29,13 +29,13 @@ from zarr.abc.store import Store
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
-from icechunk.conditions import ManifestSplitCondition, ManifestSplitDimCondition
 from icechunk.config import (
     CachingConfig,
     ManifestConfig,
     ManifestSplittingConfig,
     RepositoryConfig,
 )
+from icechunk.config.conditions import ManifestSplitCondition, ManifestSplitDimCondition
 from icechunk.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -45,9 +45,9 @@ from icechunk.errors import (
     RefNotFoundError,
     SessionStateError,
 )
-from icechunk.listing import keys_below
 from icechunk.repository import Repository
 from icechunk.session import Session
+from icechunk.session.listing import keys_below
 from icechunk.storage.base import Storage
 from tests.storages import KINDS, new_storage
 

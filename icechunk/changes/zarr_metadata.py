@@ -1,0 +1,227 @@
+"""The few things that the library reads from a node's ``zarr.json``.
+
+Everything else in the document is opaque and stored byte for byte. Only chunk keys of
+the default encoding with the separator ``/`` exist in the format (Icechunk spec,
+"Zarr keys"), so other encodings are refused when a node is written.
+
+What is written is looked at more strictly than what is stored already: others may have stored
+it, and it must stay readable.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+from icechunk.errors import ErrorKind, InvalidInputError
+
+#: The official client counts chunks in a u32 and wraps; larger grids are unusable there.
+MAX_CHUNKS_PER_DIMENSION: Final = 2**32 - 1
+#: How deep arrays and objects may be nested; other readers of JSON stop there.
+_MAX_DEPTH: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class NodeMetadata:
+    """What a ``zarr.json`` says.
+
+    Attributes
+    ----------
+    is_array : bool
+    shape : tuple of int
+        Empty for a group and for a scalar array.
+    num_chunks : tuple of int
+        Length of the chunk grid along each dimension; 0 where the array is empty.
+    dimension_names : tuple of (str or None), optional
+        None if the document has none; the empty string counts as unnamed.
+    is_regular : bool
+        Whether all chunks have the same shape.
+    """
+
+    is_array: bool
+    shape: tuple[int, ...] = ()
+    num_chunks: tuple[int, ...] = ()
+    dimension_names: tuple[str | None, ...] | None = None
+    is_regular: bool = True
+
+
+def parse_node_metadata(user_data: bytes, path: str) -> NodeMetadata:
+    """Read a ``zarr.json``.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not a Zarr v3 node, names a field that cannot be right, or uses a chunk
+        grid or chunk keys that the format cannot hold.
+    """
+    try:
+        document = json.loads(user_data)
+    except (ValueError, RecursionError) as error:
+        raise _bad(path, f"not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise _bad(path, "not a JSON object")
+    if document.get("zarr_format", 3) != 3:
+        raise _bad(path, f"zarr_format is {document['zarr_format']!r}; only 3 can be stored")
+    node_type = document.get("node_type")
+    if node_type == "group":
+        return NodeMetadata(is_array=False)
+    if node_type != "array":
+        raise _bad(path, f"node_type is {node_type!r}, expected 'array' or 'group'")
+    shape = _sizes(document.get("shape"), path, "shape")
+    encoding = document.get("chunk_key_encoding", {"name": "default"})
+    name = encoding.get("name") if isinstance(encoding, dict) else encoding
+    options = encoding.get("configuration") or {} if isinstance(encoding, dict) else {}
+    separator = options.get("separator", "/") if isinstance(options, dict) else None
+    if name != "default" or separator != "/":
+        raise _bad(
+            path,
+            f"chunk_key_encoding {encoding!r} cannot be stored; use the default encoding "
+            "with the separator '/'",
+        )
+    num_chunks = _grid(document.get("chunk_grid"), shape, path)
+    names = _dimension_names(document, len(shape), path)
+    is_regular = document["chunk_grid"]["name"] == "regular"
+    return NodeMetadata(True, shape, num_chunks, names, is_regular)
+
+
+def check_document(user_data: bytes, path: str) -> None:
+    """Refuse a ``zarr.json`` that other readers of the format could not read.
+
+    Python's own reader and writer of JSON know numbers that JSON has not.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not strict JSON, or its chunk grid contradicts its shape. The message names
+        the attribute.
+    """
+    try:
+        document = json.loads(user_data.decode())
+    except (ValueError, RecursionError) as error:
+        raise _bad(path, f"not JSON: {error}") from None
+    _check_value(document, path, ())
+    grid = document.get("chunk_grid") if isinstance(document, dict) else None
+    if isinstance(grid, dict) and grid.get("name") == "rectilinear":
+        shape = document["shape"]
+        for axis, edges in enumerate(grid["configuration"]["chunk_shapes"]):
+            _check_edges(edges, shape[axis], axis, path)
+
+
+def _check_value(value: Any, path: str, where: tuple[str, ...], depth: int = 1) -> None:
+    """Refuse what JSON cannot express, somewhere in a document."""
+    if depth > _MAX_DEPTH:
+        raise _bad(path, f"{_name(where[:2])} is nested deeper than {_MAX_DEPTH} levels")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_value(key, path, (*where, key), depth)
+            _check_value(item, path, (*where, key), depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check_value(item, path, where, depth + 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        token = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        raise _bad(
+            path,
+            f"{_name(where)} is {token}, a number that JSON does not have, so other clients could "
+            "not change this node; drop it, or store a finite number or a text",
+        )
+    elif isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise _bad(
+                path, f"{_name(where)} is {value!r}, which has half of a surrogate pair"
+            ) from None
+
+
+def _name(where: tuple[str, ...]) -> str:
+    if where[:1] == ("attributes",) and len(where) > 1:
+        return f"attribute {'.'.join(where[1:])!r}"
+    return f"field {'.'.join(where)!r}"
+
+
+def _check_edges(edges: Any, length: int, axis: int, path: str) -> None:
+    """Refuse chunk sizes along one axis that do not cover an array."""
+    if not isinstance(edges, list):
+        return  # one size for all, which was looked at
+    total = 0
+    for edge in edges:
+        size, times = edge if isinstance(edge, list) and len(edge) == 2 else (edge, 1)
+        if any(type(n) is not int or n < 1 for n in (size, times)):
+            raise _bad(
+                path,
+                f"chunk size {edge!r} along axis {axis} of the rectilinear grid: expected a "
+                "positive integer, or a size and how many times it comes",
+            )
+        total += size * times
+    if total < length:
+        raise _bad(
+            path,
+            f"the chunks along axis {axis} of the rectilinear grid are {total} long together, and "
+            f"the array is {length} long",
+        )
+
+
+def _bad(path: str, reason: str) -> InvalidInputError:
+    return InvalidInputError(f"metadata of node {path!r}: {reason}", ErrorKind.BAD_METADATA)
+
+
+def _sizes(value: Any, path: str, field: str) -> tuple[int, ...]:
+    if not isinstance(value, list) or any(
+        not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in value
+    ):
+        raise _bad(path, f"{field} is {value!r}, expected a list of sizes")
+    return tuple(value)
+
+
+def _grid(grid: Any, shape: tuple[int, ...], path: str) -> tuple[int, ...]:
+    name = grid.get("name") if isinstance(grid, dict) else None
+    options = grid.get("configuration") if isinstance(grid, dict) else None
+    if name == "regular" and isinstance(options, dict):
+        chunks = _sizes(options.get("chunk_shape"), path, "chunk_shape")
+        if len(chunks) != len(shape):
+            raise _bad(path, f"chunk_shape {chunks} and shape {shape} differ in rank")
+        if any(c == 0 < n for n, c in zip(shape, chunks, strict=True)):
+            raise _bad(path, f"chunk_shape {chunks} has a zero for a dimension that is not empty")
+        counts = tuple(-(-n // c) if n else 0 for n, c in zip(shape, chunks, strict=True))
+    elif name == "rectilinear" and isinstance(options, dict):
+        per_dimension = options.get("chunk_shapes")
+        if not isinstance(per_dimension, list) or len(per_dimension) != len(shape):
+            raise _bad(path, f"chunk_shapes of the rectilinear grid do not fit shape {shape}")
+        counts = tuple(
+            _edges(edges, n, path) for edges, n in zip(per_dimension, shape, strict=True)
+        )
+    else:
+        raise _bad(path, f"chunk_grid is {grid!r}, expected 'regular' or 'rectilinear'")
+    if any(n > MAX_CHUNKS_PER_DIMENSION for n in counts):
+        raise _bad(path, f"{max(counts)} chunks along one dimension; the format counts to 2**32-1")
+    return counts
+
+
+def _edges(edges: Any, length: int, path: str) -> int:
+    """Count the chunks of one dimension of a rectilinear grid."""
+    if isinstance(edges, int) and not isinstance(edges, bool) and edges > 0:
+        return -(-length // edges)
+    if not isinstance(edges, list):
+        raise _bad(path, f"chunk sizes {edges!r} of the rectilinear grid are not a list")
+    count = 0
+    for edge in edges:
+        # a run is [size, how many times]
+        run = isinstance(edge, list) and len(edge) == 2 and type(edge[1]) is int
+        count += edge[1] if run else 1
+    return count
+
+
+def _dimension_names(
+    document: dict[str, Any], ndim: int, path: str
+) -> tuple[str | None, ...] | None:
+    names = document.get("dimension_names")
+    if names is None:
+        return None
+    if not isinstance(names, list) or any(n is not None and not isinstance(n, str) for n in names):
+        raise _bad(path, f"dimension_names is {names!r}, expected a list of names")
+    if len(names) != ndim:
+        raise _bad(path, f"{len(names)} dimension_names for {ndim} dimensions")
+    return tuple(n or None for n in names)

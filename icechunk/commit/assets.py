@@ -1,0 +1,275 @@
+"""Snapshots, manifests and transaction logs: fetched and written, with a cache.
+
+These objects never change once written, so what was decoded once stays valid. Each is
+fetched at most once however many threads ask for it at the same time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Generic, TypeVar
+
+from icechunk.errors import (
+    ErrorKind,
+    FormatError,
+    ObjectNotFoundError,
+    SnapshotNotFoundError,
+    StorageError,
+)
+from icechunk.format import layout
+from icechunk.format.chunk_refs import ChunkRefs
+from icechunk.format.ids import encode_id, new_object_id
+from icechunk.format.manifest import (
+    LocationCompression,
+    Manifest,
+    decode_manifest,
+    encode_manifest,
+)
+from icechunk.format.snapshot import ManifestFile, Snapshot, decode_snapshot, encode_snapshot
+from icechunk.format.transaction_log import (
+    TransactionLog,
+    decode_transaction_log,
+    encode_transaction_log,
+)
+from icechunk.storage.base import BytesLike, Storage
+
+T = TypeVar("T")
+
+#: What one decoded chunk reference and one snapshot node take in memory, about. The
+#: config bounds caches by their number, the caches themselves count bytes.
+BYTES_PER_CHUNK_REF: Final = 48
+BYTES_PER_NODE: Final = 2048
+
+
+class _Cache(Generic[T]):
+    """Least recently used values up to a total size; each is made once."""
+
+    def __init__(self, max_bytes: int, size: Callable[[T], int]) -> None:
+        self._max_bytes = max_bytes
+        self._size = size
+        self._values: OrderedDict[bytes, tuple[T, int]] = OrderedDict()
+        self._total = 0
+        self._lock = threading.Lock()
+        self._making: dict[bytes, threading.Lock] = {}
+
+    def peek(self, key: bytes) -> T | None:
+        with self._lock:
+            found = self._values.get(key)
+            if found is None:
+                return None
+            self._values.move_to_end(key)
+            return found[0]
+
+    def get(self, key: bytes, make: Callable[[], T]) -> T:
+        value = self.peek(key)
+        if value is not None:
+            return value
+        with self._lock:
+            making = self._making.setdefault(key, threading.Lock())
+        try:
+            with making:
+                value = self.peek(key)
+                if value is None:
+                    value = make()
+                    self.put(key, value)
+        finally:
+            with self._lock:
+                # those who wait have the lock; after a failure each of them tries again
+                self._making.pop(key, None)
+        return value
+
+    def put(self, key: bytes, value: T) -> None:
+        size = self._size(value)
+        with self._lock:
+            if key in self._values or size > self._max_bytes:
+                return
+            self._values[key] = value, size
+            self._total += size
+            while self._total > self._max_bytes:
+                _, (_, dropped) = self._values.popitem(last=False)
+                self._total -= dropped
+
+    def forget(self, key: bytes) -> None:
+        with self._lock:
+            _, size = self._values.pop(key, (None, 0))
+            self._total -= size
+
+
+class Assets:
+    """Typed access to the metadata objects of one repository.
+
+    Parameters
+    ----------
+    storage : Storage
+    max_snapshot_nodes, max_chunk_refs, max_chunk_bytes : int
+        Bounds of the caches of snapshots, manifests and native chunks.
+    compression_level : int
+        Of zstd.
+    location_compression : LocationCompression, optional
+        When and how to compress the locations of virtual chunks; None for never.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        max_snapshot_nodes: int,
+        max_chunk_refs: int,
+        max_chunk_bytes: int = 0,
+        compression_level: int,
+        location_compression: LocationCompression | None,
+    ) -> None:
+        self.storage = storage
+        self.compression_level = compression_level
+        self._location_compression = location_compression
+        self._snapshots: _Cache[Snapshot] = _Cache(
+            max_snapshot_nodes * BYTES_PER_NODE, lambda s: (len(s) + 1) * BYTES_PER_NODE
+        )
+        self._manifests: _Cache[Manifest] = _Cache(
+            max_chunk_refs * BYTES_PER_CHUNK_REF, lambda m: m.nbytes
+        )
+        self._chunks: _Cache[bytes] | None = (
+            _Cache(max_chunk_bytes, len) if max_chunk_bytes else None
+        )
+
+    def uncached(self) -> Assets:
+        """Return access to what is stored now, that keeps nothing.
+
+        For work that looks at everything once, or that must not trust what was read before:
+        snapshots of spec version 1 are rewritten when others expire.
+        """
+        return Assets(
+            self.storage,
+            max_snapshot_nodes=0,
+            max_chunk_refs=0,
+            compression_level=self.compression_level,
+            location_compression=self._location_compression,
+        )
+
+    # -- reading ---------------------------------------------------------------
+    def snapshot(self, snapshot_id: bytes) -> Snapshot:
+        """Fetch a snapshot.
+
+        Raises
+        ------
+        SnapshotNotFoundError
+            If there is no such object.
+        """
+
+        def fetch() -> Snapshot:
+            key = layout.snapshot_key(snapshot_id)
+            try:
+                data = self.storage.get(key).data
+            except ObjectNotFoundError:
+                raise SnapshotNotFoundError(
+                    f"there is no snapshot {encode_id(snapshot_id)} in {self.storage.url}"
+                ) from None
+            snapshot = decode_snapshot(data, key)
+            _check_id(snapshot.id, snapshot_id, key)
+            return snapshot
+
+        return self._snapshots.get(snapshot_id, fetch)
+
+    def forget_snapshot(self, snapshot_id: bytes) -> None:
+        """Fetch a snapshot anew when it is asked for next: it was rewritten in place."""
+        self._snapshots.forget(snapshot_id)
+
+    def manifest(self, manifest_id: bytes) -> Manifest:
+        """Fetch a manifest.
+
+        Raises
+        ------
+        StorageError
+            If there is no such object: the repository is damaged.
+        """
+
+        def fetch() -> Manifest:
+            key = layout.manifest_key(manifest_id)
+            manifest = decode_manifest(self._get(key, "manifest"), key)
+            _check_id(manifest.id, manifest_id, key)
+            return manifest
+
+        return self._manifests.get(manifest_id, fetch)
+
+    def cached_manifest(self, manifest_id: bytes) -> Manifest | None:
+        """Return a manifest if that takes no request."""
+        return self._manifests.peek(manifest_id)
+
+    def forget_manifests(self, manifest_ids: Iterable[bytes]) -> None:
+        """Drop manifests from the cache that are not likely to be asked for again."""
+        for manifest_id in manifest_ids:
+            self._manifests.forget(manifest_id)
+
+    def transaction_log(self, snapshot_id: bytes) -> TransactionLog:
+        """Fetch the transaction log of a snapshot."""
+        key = layout.transaction_key(snapshot_id)
+        log = decode_transaction_log(self._get(key, "transaction log"), key)
+        # it carries the id of its snapshot (Icechunk spec, "Transaction logs")
+        _check_id(log.id, snapshot_id, key)
+        return log
+
+    def _get(self, key: str, what: str) -> Any:
+        try:
+            return self.storage.get(key).data
+        except ObjectNotFoundError:
+            raise StorageError(
+                f"the {what} {key} is missing from {self.storage.url}: "
+                "the repository is damaged, or was garbage collected under this reader",
+                ErrorKind.OBJECT_NOT_FOUND,
+            ) from None
+
+    # -- chunks ----------------------------------------------------------------
+    def chunk_bytes(self, key: str, byte_range: tuple[int, int]) -> BytesLike | None:
+        """Return a range of a chunk object if it is cached."""
+        return None if self._chunks is None else self._chunks.peek(_range_name(key, byte_range))
+
+    def keep_chunk_bytes(self, key: str, byte_range: tuple[int, int], data: BytesLike) -> None:
+        """Put a range of a chunk object into the cache, if there is one."""
+        if self._chunks is not None:
+            self._chunks.put(_range_name(key, byte_range), bytes(data))
+
+    # -- writing ---------------------------------------------------------------
+    def write_snapshot(self, snapshot: Snapshot, *, spec_version: int = 2) -> None:
+        """Store a snapshot under its id."""
+        data = encode_snapshot(snapshot, level=self.compression_level, spec_version=spec_version)
+        # one that was built again has the same id
+        self._snapshots.forget(snapshot.id)
+        self.storage.put(layout.snapshot_key(snapshot.id), data)
+        # a session goes on from the snapshot that it has committed
+        self._snapshots.put(snapshot.id, snapshot)
+
+    def write_manifest(
+        self, arrays: Mapping[bytes, ChunkRefs], *, spec_version: int = 2
+    ) -> ManifestFile:
+        """Store the references of some arrays as a new manifest."""
+        manifest_id = new_object_id()
+        data = encode_manifest(
+            manifest_id,
+            arrays,
+            level=self.compression_level,
+            compress_locations=self._location_compression,
+            spec_version=spec_version,
+        )
+        self.storage.put(layout.manifest_key(manifest_id), data)
+        # a session that goes on after its commit reads what it wrote
+        self._manifests.put(manifest_id, Manifest(manifest_id, dict(arrays)))
+        return ManifestFile(manifest_id, len(data), sum(len(refs) for refs in arrays.values()))
+
+    def write_transaction_log(self, log: TransactionLog, *, spec_version: int = 2) -> None:
+        """Store a transaction log under the id of its snapshot."""
+        data = encode_transaction_log(log, level=self.compression_level, spec_version=spec_version)
+        self.storage.put(layout.transaction_key(log.id), data)
+
+
+def _range_name(key: str, byte_range: tuple[int, int]) -> bytes:
+    return f"{key} {byte_range[0]} {byte_range[1]}".encode()
+
+
+def _check_id(found: bytes, expected: bytes, key: str) -> None:
+    if found != expected:
+        raise FormatError(
+            f"{key}: holds the id {encode_id(found)}; the object was replaced or misnamed",
+            ErrorKind.INVALID_FILE_FORMAT,
+        )

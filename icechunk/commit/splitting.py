@@ -1,0 +1,147 @@
+"""How the chunk grid of an array is cut into manifests.
+
+A split size per dimension cuts the grid into blocks; each block with chunks in it gets a
+manifest. Which sizes apply is config: per dimension the first dimension condition that
+matches, among those of all array conditions that match, in their order. (The Icechunk spec,
+"Manifests on commit", lets the first array condition decide for all dimensions; official
+clients go on to the next ones for dimensions that it leaves uncut.)
+
+Where no config says anything, only arrays with very many references are cut, so that an
+append or a read of one chunk does not move all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from icechunk.config.conditions import SplitSizes as SplitRules
+from icechunk.format.chunk_refs import ChunkRefs
+from icechunk.format.snapshot import ArrayInfo
+
+Extents = tuple[tuple[int, int], ...]
+SplitSizes = tuple[int | None, ...]
+
+#: References that a manifest holds at most, about, where no config says how to cut.
+DEFAULT_REFS: Final = 1 << 17
+
+
+def split_sizes(path: str, array: ArrayInfo, rules: SplitRules) -> SplitSizes:
+    """Return the length of a block along each dimension, None where it is not cut."""
+    ndim = len(array.num_chunks)
+    dimensions = [each for condition, sizes in rules if condition.matches(path) for each in sizes]
+    names = array.dimension_names or (None,) * ndim
+    return tuple(
+        next((size for dim, size in dimensions if dim.matches(axis, names[axis])), None)
+        for axis in range(ndim)
+    )
+
+
+def default_sizes(grid: tuple[int, ...], count: int) -> SplitSizes:
+    """Return the length of a block along each dimension, where no config says anything.
+
+    Blocks are consecutive in C order, and their lengths powers of two: what is cut already
+    stays cut where it was when an array grows.
+
+    Parameters
+    ----------
+    grid : tuple of int
+        Chunks along each dimension.
+    count : int
+        References in all, at most.
+    """
+    sizes: list[int | None] = [None] * len(grid)
+    if count <= DEFAULT_REFS:
+        return tuple(sizes)
+    # where few chunks are written, blocks are larger
+    room = DEFAULT_REFS * max(1, math.prod(grid) // count)
+    for axis in reversed(range(len(grid))):
+        if grid[axis] > room:
+            sizes[axis] = 1 << (room.bit_length() - 1)
+            room = 1
+        else:
+            room //= max(grid[axis], 1)
+    return tuple(sizes)
+
+
+def block_ids(coords: npt.NDArray[np.uint32], sizes: SplitSizes) -> npt.NDArray[np.int64]:
+    """Return for each coordinate the number of its block; equal numbers, equal block.
+
+    Parameters
+    ----------
+    coords : ndarray of uint32, shape (n, ndim)
+    sizes : tuple of (int or None)
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+        Dense numbers, in the order of the blocks.
+    """
+    cut = [axis for axis, size in enumerate(sizes) if size is not None]
+    if not cut or not len(coords):
+        return np.zeros(len(coords), np.int64)
+    blocks = [coords[:, axis] // np.uint32(sizes[axis] or 1) for axis in cut]
+    lows = [int(column.min()) for column in blocks]
+    counts = [int(column.max()) + 1 - low for column, low in zip(blocks, lows, strict=True)]
+    if math.prod(counts) > max(len(coords), 2**16):
+        _, ids = np.unique(np.stack(blocks, axis=1), axis=0, return_inverse=True)
+        return ids.reshape(-1).astype(np.int64)
+    # a number for each block, without sorting millions of rows
+    numbers = np.zeros(len(coords), np.int64)
+    for column, low, count in zip(blocks, lows, counts, strict=True):
+        numbers *= count
+        numbers += column - np.uint32(low)
+    used = np.zeros(math.prod(counts), np.bool_)
+    used[numbers] = True
+    dense: npt.NDArray[np.int64] = np.cumsum(used) - 1
+    return dense[numbers]
+
+
+def split(refs: ChunkRefs, sizes: SplitSizes) -> Iterator[ChunkRefs]:
+    """Yield the references of each block that has any."""
+    if not len(refs):
+        return
+    ids = block_ids(refs.coords, sizes)
+    count = int(ids.max()) + 1
+    if count == 1:
+        yield refs
+        return
+    # of the smallest dtype: NumPy sorts short integers by radix
+    order = np.argsort(ids.astype(np.min_scalar_type(count)), kind="stable")
+    bounds = np.cumsum([0, *np.bincount(ids, minlength=count).tolist()])
+    for lo, hi in pairwise(bounds):
+        yield refs.take(order[lo:hi])
+
+
+def touches(extents: Extents, blocks: set[tuple[int, ...]], sizes: SplitSizes) -> bool:
+    """Whether extents share a place with any of some blocks.
+
+    Parameters
+    ----------
+    extents : tuple of (int, int)
+    blocks : set of tuple of int
+        Numbers of the blocks along the dimensions that are cut.
+    sizes : tuple of (int or None)
+    """
+    cut = [
+        (lo // size, (hi - 1) // size)
+        for (lo, hi), size in zip(extents, sizes, strict=True)
+        if size is not None
+    ]
+    return any(
+        all(first <= n <= last for n, (first, last) in zip(block, cut, strict=True))
+        for block in blocks
+    )
+
+
+def is_one_block(extents: Extents, sizes: SplitSizes) -> bool:
+    """Whether extents lie within a single block."""
+    return all(
+        size is None or lo // size == (hi - 1) // size
+        for (lo, hi), size in zip(extents, sizes, strict=True)
+    )

@@ -1,0 +1,494 @@
+"""The credential classes; `icechunk.credentials` exports them with their constructors.
+
+A credential is an immutable value. Its ``repr`` shows no secret: key ids are cut to
+four characters, everything else that opens a door is ``***``.
+"""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar, Final, Generic, TypeAlias, TypeVar, cast
+
+from icechunk.base.display import Displayed
+from icechunk.base.public_url import public_text
+from icechunk.config.options import Family
+from icechunk.errors import ErrorKind, InvalidInputError
+
+#: Refresh this long before the stated end, so that a request under way still passes.
+EXPIRY_MARGIN: Final = timedelta(seconds=10)
+
+
+def invalid_credentials(message: str) -> InvalidInputError:
+    """Return the error for a credential that cannot be right."""
+    return InvalidInputError(message, ErrorKind.INVALID_CREDENTIALS)
+
+
+def _secret() -> Any:
+    return field(metadata={"secret": True})
+
+
+def _optional_secret() -> Any:
+    return field(default=None, metadata={"secret": True})
+
+
+def _is_one_line(of: Any, value: str) -> bool:
+    """Whether a value can stand in a header; some clients abort on one that cannot."""
+    return bool(of.metadata.get("lines")) or (value.isascii() and value.isprintable())
+
+
+class _Credential(Displayed):
+    """What all credential classes share: checks of their fields, a safe ``repr``."""
+
+    def __post_init__(self) -> None:
+        for f in fields(cast(Any, self)):
+            value = getattr(self, f.name)
+            where = f"{type(self).__qualname__}: {f.name}"
+            if f.name == "expires_after":
+                if value is not None and (not isinstance(value, datetime) or value.tzinfo is None):
+                    raise invalid_credentials(f"{where} must be a datetime with a time zone")
+            elif f.metadata.get("secret") or f.metadata.get("key_id"):
+                wanted = bytes if f.name == "pickled_function" else str
+                if not isinstance(value, wanted) and not (value is None and f.default is None):
+                    # the value itself is not shown: it may be a secret of another type
+                    raise invalid_credentials(
+                        f"{where} must be {wanted.__name__}, not {type(value).__name__}"
+                    )
+                if isinstance(value, str) and not _is_one_line(f, value):
+                    raise invalid_credentials(
+                        f"{where} has a line break or another character that no request can "
+                        "carry; what is read from a file ends with one: pass text.strip()"
+                    )
+
+    def __repr__(self) -> str:
+        shown = []
+        for f in fields(cast(Any, self)):
+            value = getattr(self, f.name)
+            if value is None:
+                continue
+            text = repr(value)
+            if f.metadata.get("key_id"):
+                text = repr(value[:4] + "***")
+            elif f.metadata.get("secret"):
+                text = "'***'"
+            shown.append(f"{f.name}={text}")
+        return f"{type(self).__qualname__}({', '.join(shown)})"
+
+
+class _Expiring(_Credential):
+    expires_after: datetime | None
+
+
+_T = TypeVar("_T", bound=_Expiring)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class _Refreshable(_Credential, Generic[_T]):
+    """Credentials that come from a pickled function, called again when they expire."""
+
+    #: What the function returns.
+    _family: ClassVar[type]
+
+    pickled_function: bytes = _secret()
+    current: _T | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.current is not None:
+            _check_wrapped(self.current, self._family, self)
+        self._reset(self.current)
+
+    def _reset(self, newest: _T | None) -> None:
+        # the dataclasses are frozen; this state is not part of their value
+        object.__setattr__(self, "_lock", threading.Lock())
+        object.__setattr__(self, "_newest", newest)
+
+    def __getstate__(self) -> tuple[bytes, _T | None]:
+        # what was fetched since stays here: a copy sent elsewhere fetches its own
+        return self.pickled_function, self.current
+
+    def __setstate__(self, state: tuple[bytes, _T | None]) -> None:
+        object.__setattr__(self, "pickled_function", state[0])
+        object.__setattr__(self, "current", state[1])
+        self._reset(state[1])
+
+    def get(self) -> _T:
+        """Return credentials that have not expired, calling the function if needed.
+
+        Safe to call from several threads: one of them calls the function, the others
+        wait for what it returns. Credentials without an expiry are kept for good.
+
+        Raises
+        ------
+        InvalidInputError
+            If the function cannot be loaded, fails, or returns something else than
+            the credentials of its family.
+        """
+        lock: threading.Lock = cast(Any, self)._lock
+        with lock:
+            newest: _T | None = cast(Any, self)._newest
+            if newest is None or _expired(newest.expires_after):
+                newest = self._call()
+                object.__setattr__(self, "_newest", newest)
+            return newest
+
+    def _call(self) -> _T:
+        try:
+            function = pickle.loads(self.pickled_function)
+        except Exception as exc:
+            raise invalid_credentials(
+                f"{type(self).__qualname__}: the function that fetches credentials cannot be "
+                f"loaded here ({exc}); it must be importable in this process"
+            ) from exc
+        return self.call(function)
+
+    @classmethod
+    def call(cls, function: Callable[[], _T]) -> _T:
+        """Return what a function of the user fetches.
+
+        Raises
+        ------
+        InvalidInputError
+            If it fails, or returns something else; the message names it.
+        """
+        named = function if hasattr(function, "__qualname__") else type(function)
+        where = f"{cls.__qualname__}: get_credentials, {named.__module__}.{named.__qualname__}"
+        try:
+            value = function()
+        except Exception as exc:
+            why = f"{type(exc).__name__}: {public_text(exc)}"
+            raise invalid_credentials(f"{where}, failed: {why}") from exc
+        if not isinstance(value, cls._family):
+            raise invalid_credentials(
+                f"{where}, must return {cls._family.__name__}, not {type(value).__name__}"
+            )
+        return value
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self.__getstate__() == other.__getstate__()
+
+    def __hash__(self) -> int:
+        return hash(self.__getstate__())
+
+
+def _expired(expires_after: datetime | None) -> bool:
+    return expires_after is not None and datetime.now(UTC) >= expires_after - EXPIRY_MARGIN
+
+
+def _check_wrapped(value: object, family: type, owner: object) -> None:
+    if not isinstance(value, family):
+        raise invalid_credentials(
+            f"{type(owner).__qualname__}: credentials must be {family.__name__}, "
+            f"not {type(value).__name__}"
+        )
+
+
+# -- S3 ------------------------------------------------------------------------------
+@dataclass(frozen=True, repr=False)
+class S3StaticCredentials(_Expiring):
+    """A key pair for S3.
+
+    Parameters
+    ----------
+    access_key_id, secret_access_key : str
+    session_token : str, optional
+        For temporary credentials.
+    expires_after : datetime, optional
+        With a time zone. Tells a refreshable credential when to fetch new ones.
+    """
+
+    access_key_id: str = field(metadata={"key_id": True})
+    secret_access_key: str = _secret()
+    session_token: str | None = _optional_secret()
+    expires_after: datetime | None = None
+
+
+class S3Credentials(metaclass=Family):
+    """The ways to authenticate to S3 and to stores that speak its protocol.
+
+    Calling it, ``S3Credentials(access_key_id=..., secret_access_key=...)``, makes a
+    `S3Credentials.Static`.
+    """
+
+    def __new__(  # type: ignore[misc]
+        cls,
+        access_key_id: str,
+        secret_access_key: str,
+        session_token: str | None = None,
+        expires_after: datetime | None = None,
+    ) -> S3Credentials.Static:
+        """Return static credentials."""
+        return S3Credentials.Static(
+            S3StaticCredentials(access_key_id, secret_access_key, session_token, expires_after)
+        )
+
+    @dataclass(frozen=True, repr=False)
+    class FromEnv(_Credential):
+        """Whatever the environment offers: variables, profiles, instance metadata."""
+
+    @dataclass(frozen=True, repr=False)
+    class Anonymous(_Credential):
+        """Requests are not signed."""
+
+    @dataclass(frozen=True, repr=False)
+    class Static(_Credential):
+        """A fixed key pair."""
+
+        credentials: S3StaticCredentials
+
+        def __post_init__(self) -> None:
+            _check_wrapped(self.credentials, S3StaticCredentials, self)
+
+    class Refreshable(_Refreshable[S3StaticCredentials]):
+        """Key pairs from a pickled function; see `s3_refreshable_credentials`."""
+
+        _family = S3StaticCredentials
+
+
+AnyS3Credential: TypeAlias = (
+    S3Credentials.Static
+    | S3Credentials.Anonymous
+    | S3Credentials.FromEnv
+    | S3Credentials.Refreshable
+)
+
+
+# -- Google Cloud Storage --------------------------------------------------------------
+@dataclass(frozen=True, repr=False)
+class GcsBearerCredential(_Expiring):
+    """An OAuth token for Google Cloud Storage.
+
+    Parameters
+    ----------
+    bearer : str
+    expires_after : datetime, optional
+        With a time zone.
+    """
+
+    bearer: str = _secret()
+    expires_after: datetime | None = field(default=None, kw_only=True)
+
+
+class GcsStaticCredentials(metaclass=Family):
+    """Fixed credentials for Google Cloud Storage."""
+
+    @dataclass(frozen=True, repr=False)
+    class ServiceAccount(_Credential):
+        """A service account, as the path of its key file."""
+
+        path: str
+
+    @dataclass(frozen=True, repr=False)
+    class ServiceAccountKey(_Credential):
+        """A service account, as the JSON text of its key."""
+
+        key: str = field(metadata={"secret": True, "lines": True})
+
+    @dataclass(frozen=True, repr=False)
+    class ApplicationCredentials(_Credential):
+        """Application default credentials, as the path of their file."""
+
+        path: str
+
+    @dataclass(frozen=True, repr=False)
+    class BearerToken(_Credential):
+        """An OAuth token."""
+
+        token: str = _secret()
+
+
+AnyGcsStaticCredential: TypeAlias = (
+    GcsStaticCredentials.ServiceAccount
+    | GcsStaticCredentials.ServiceAccountKey
+    | GcsStaticCredentials.ApplicationCredentials
+    | GcsStaticCredentials.BearerToken
+)
+
+
+class GcsCredentials(metaclass=Family):
+    """The ways to authenticate to Google Cloud Storage."""
+
+    @dataclass(frozen=True, repr=False)
+    class Anonymous(_Credential):
+        """Requests are not signed."""
+
+    @dataclass(frozen=True, repr=False)
+    class FromEnv(_Credential):
+        """Whatever the environment offers."""
+
+    @dataclass(frozen=True, repr=False)
+    class Static(_Credential):
+        """Fixed credentials."""
+
+        credentials: AnyGcsStaticCredential
+
+        def __post_init__(self) -> None:
+            _check_wrapped(self.credentials, GcsStaticCredentials, self)
+
+    class Refreshable(_Refreshable[GcsBearerCredential]):
+        """Tokens from a pickled function; see `gcs_refreshable_credentials`."""
+
+        _family = GcsBearerCredential
+
+
+AnyGcsCredential: TypeAlias = (
+    GcsCredentials.Anonymous
+    | GcsCredentials.FromEnv
+    | GcsCredentials.Static
+    | GcsCredentials.Refreshable
+)
+
+
+# -- Azure ---------------------------------------------------------------------------
+class AzureRefreshableCredential(metaclass=Family):
+    """What a function that refreshes Azure credentials may return."""
+
+    @dataclass(frozen=True, repr=False)
+    class AccessKey(_Expiring):
+        """The key of the storage account."""
+
+        key: str = _secret()
+        expires_after: datetime | None = None
+
+    @dataclass(frozen=True, repr=False)
+    class SasToken(_Expiring):
+        """A shared access signature."""
+
+        token: str = _secret()
+        expires_after: datetime | None = None
+
+    @dataclass(frozen=True, repr=False)
+    class BearerToken(_Expiring):
+        """An OAuth token."""
+
+        bearer: str = _secret()
+        expires_after: datetime | None = None
+
+
+AnyAzureRefreshableCredential: TypeAlias = (
+    AzureRefreshableCredential.AccessKey
+    | AzureRefreshableCredential.SasToken
+    | AzureRefreshableCredential.BearerToken
+)
+
+
+class AzureStaticCredentials(metaclass=Family):
+    """Fixed credentials for Azure."""
+
+    @dataclass(frozen=True, repr=False)
+    class AccessKey(_Credential):
+        """The key of the storage account."""
+
+        key: str = _secret()
+
+    @dataclass(frozen=True, repr=False)
+    class SasToken(_Credential):
+        """A shared access signature."""
+
+        token: str = _secret()
+
+    @dataclass(frozen=True, repr=False)
+    class BearerToken(_Credential):
+        """An OAuth token."""
+
+        token: str = _secret()
+
+
+AnyAzureStaticCredential: TypeAlias = (
+    AzureStaticCredentials.AccessKey
+    | AzureStaticCredentials.SasToken
+    | AzureStaticCredentials.BearerToken
+)
+
+
+class AzureCredentials(metaclass=Family):
+    """The ways to authenticate to Azure Blob Storage."""
+
+    @dataclass(frozen=True, repr=False)
+    class Anonymous(_Credential):
+        """Requests are not signed."""
+
+    @dataclass(frozen=True, repr=False)
+    class FromEnv(_Credential):
+        """Whatever the environment offers."""
+
+    @dataclass(frozen=True, repr=False)
+    class Static(_Credential):
+        """Fixed credentials."""
+
+        credentials: AnyAzureStaticCredential
+
+        def __post_init__(self) -> None:
+            _check_wrapped(self.credentials, AzureStaticCredentials, self)
+
+    class Refreshable(_Refreshable[AnyAzureRefreshableCredential]):
+        """Credentials from a pickled function; see `azure_refreshable_credentials`."""
+
+        _family = AzureRefreshableCredential
+
+
+AnyAzureCredential: TypeAlias = (
+    AzureCredentials.FromEnv
+    | AzureCredentials.Anonymous
+    | AzureCredentials.Static
+    | AzureCredentials.Refreshable
+)
+
+
+# -- any store -----------------------------------------------------------------------
+class Credentials(metaclass=Family):
+    """What a virtual chunk container is authorised with, one class a kind of store."""
+
+    @dataclass(frozen=True, repr=False)
+    class S3(_Credential):
+        """Access to a container on S3."""
+
+        credentials: AnyS3Credential
+
+        def __post_init__(self) -> None:
+            _check_wrapped(self.credentials, S3Credentials, self)
+
+    @dataclass(frozen=True, repr=False)
+    class Gcs(_Credential):
+        """Access to a container on Google Cloud Storage."""
+
+        credentials: AnyGcsCredential
+
+        def __post_init__(self) -> None:
+            _check_wrapped(self.credentials, GcsCredentials, self)
+
+    @dataclass(frozen=True, repr=False)
+    class Azure(_Credential):
+        """Access to a container on Azure Blob Storage."""
+
+        credentials: AnyAzureCredential
+
+        def __post_init__(self) -> None:
+            _check_wrapped(self.credentials, AzureCredentials, self)
+
+    @dataclass(frozen=True, repr=False)
+    class LocalFileSystemAccess(_Credential):
+        """Access to a folder: a permission, with nothing secret about it."""
+
+    @dataclass(frozen=True, repr=False)
+    class HttpAccess(_Credential):
+        """Access to a web server: a permission, with nothing secret about it."""
+
+
+AnyCredential: TypeAlias = (
+    Credentials.S3
+    | Credentials.Gcs
+    | Credentials.Azure
+    | Credentials.LocalFileSystemAccess
+    | Credentials.HttpAccess
+)
+
+#: Authorises a container on the local file system.
+LocalFileSystemAccess: Final = Credentials.LocalFileSystemAccess()
+#: Authorises a container on a web server.
+HttpAccess: Final = Credentials.HttpAccess()

@@ -1,0 +1,216 @@
+"""Settings of a storage: concurrency, retries, timeouts, conditional writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from icechunk.config.options import Options, flag, nested, text, unsigned
+
+
+@dataclass(frozen=True)
+class EffectiveRetries:
+    """How often and how fast something is tried again.
+
+    Attributes
+    ----------
+    max_tries : int
+        At least 1.
+    initial_backoff_ms, max_backoff_ms : int
+        In milliseconds.
+    """
+
+    max_tries: int
+    initial_backoff_ms: int
+    max_backoff_ms: int
+
+
+@dataclass(repr=False)
+class StorageRetriesSettings(Options):
+    """How often and how fast something is tried again.
+
+    Parameters
+    ----------
+    max_tries : int, optional
+        At least 1. Default: 10 for requests to a storage, 100 for updates of a
+        repository.
+    initial_backoff_ms, max_backoff_ms : int, optional
+        In milliseconds. Default: 100 and 180,000 for requests, 50 and 30,000 for
+        updates.
+    """
+
+    max_tries: Annotated[int | None, unsigned(16, low=1)] = None
+    initial_backoff_ms: Annotated[int | None, unsigned(32)] = None
+    max_backoff_ms: Annotated[int | None, unsigned(32)] = None
+
+
+def effective_retries(settings: StorageRetriesSettings | None, *defaults: int) -> EffectiveRetries:
+    """Return the settings, with three defaults in the order of the fields."""
+    tries, initial, longest = defaults
+    if settings is None:
+        return EffectiveRetries(tries, initial, longest)
+    return EffectiveRetries(
+        value_or(settings.max_tries, tries),
+        value_or(settings.initial_backoff_ms, initial),
+        value_or(settings.max_backoff_ms, longest),
+    )
+
+
+def value_or(value: Any, default: Any) -> Any:
+    """Return `default` for None, else the value."""
+    return default if value is None else value
+
+
+@dataclass(repr=False)
+class StorageTimeoutSettings(Options):
+    """When to give up on a request; each in milliseconds, by default those of the client.
+
+    Parameters
+    ----------
+    connect_timeout_ms : int, optional
+        For the connection.
+    read_timeout_ms : int, optional
+        For the first byte of an answer.
+    operation_timeout_ms : int, optional
+        For a request with all its retries.
+    operation_attempt_timeout_ms : int, optional
+        For one attempt.
+    """
+
+    connect_timeout_ms: Annotated[int | None, unsigned(32)] = None
+    read_timeout_ms: Annotated[int | None, unsigned(32)] = None
+    operation_timeout_ms: Annotated[int | None, unsigned(32)] = None
+    operation_attempt_timeout_ms: Annotated[int | None, unsigned(32)] = None
+
+
+@dataclass(repr=False)
+class StorageConcurrencySettings(Options):
+    """How a large object is fetched in parts.
+
+    Parameters
+    ----------
+    max_concurrent_requests_for_object : int, optional
+        At least 1. Default 18.
+    ideal_concurrent_request_size : int, optional
+        In bytes, at least 1. Default 12 MiB.
+    """
+
+    max_concurrent_requests_for_object: Annotated[int | None, unsigned(16, low=1)] = None
+    ideal_concurrent_request_size: Annotated[int | None, unsigned(64, low=1)] = None
+
+
+@dataclass(frozen=True)
+class EffectiveStorageSettings:
+    """The settings that a storage works with, defaults filled in.
+
+    Attributes
+    ----------
+    max_concurrent_requests_for_object, ideal_concurrent_request_size : int
+    retries : EffectiveRetries
+    timeouts : StorageTimeoutSettings
+        None in a field leaves that timeout to the client.
+    use_conditional_create, use_conditional_update, use_metadata : bool
+    metadata_storage_class, chunks_storage_class : str or None
+        None leaves the class to the bucket.
+    minimum_size_for_multipart_upload : int
+        In bytes.
+    """
+
+    max_concurrent_requests_for_object: int
+    ideal_concurrent_request_size: int
+    retries: EffectiveRetries
+    timeouts: StorageTimeoutSettings
+    use_conditional_create: bool
+    use_conditional_update: bool
+    use_metadata: bool
+    metadata_storage_class: str | None
+    chunks_storage_class: str | None
+    minimum_size_for_multipart_upload: int
+
+
+@dataclass(repr=False)
+class StorageSettings(Options):
+    """How the storage of a repository is talked to.
+
+    Parameters
+    ----------
+    concurrency : StorageConcurrencySettings, optional
+    retries : StorageRetriesSettings, optional
+    unsafe_use_conditional_create, unsafe_use_conditional_update : bool, optional
+        False gives up the protection against concurrent writers, for stores that
+        cannot do conditional writes. Default True.
+    unsafe_use_metadata : bool, optional
+        Whether objects get user metadata. Default True.
+    storage_class : str, optional
+        For all objects.
+    metadata_storage_class, chunks_storage_class : str, optional
+        For chunks, and for everything else; default `storage_class`.
+    minimum_size_for_multipart_upload : int, optional
+        In bytes. Default 100 MiB.
+    timeouts : StorageTimeoutSettings, optional
+    """
+
+    concurrency: Annotated[
+        StorageConcurrencySettings | None, nested(StorageConcurrencySettings)
+    ] = None
+    retries: Annotated[StorageRetriesSettings | None, nested(StorageRetriesSettings)] = None
+    unsafe_use_conditional_create: Annotated[bool | None, flag()] = None
+    unsafe_use_conditional_update: Annotated[bool | None, flag()] = None
+    unsafe_use_metadata: Annotated[bool | None, flag()] = None
+    storage_class: Annotated[str | None, text()] = None
+    metadata_storage_class: Annotated[str | None, text()] = None
+    chunks_storage_class: Annotated[str | None, text()] = None
+    minimum_size_for_multipart_upload: Annotated[int | None, unsigned(64)] = None
+    timeouts: Annotated[StorageTimeoutSettings | None, nested(StorageTimeoutSettings)] = None
+
+    def effective(self) -> EffectiveStorageSettings:
+        """Return the values to work with (Icechunk spec, "RepositoryConfig")."""
+        concurrency = self.concurrency or StorageConcurrencySettings()
+        return EffectiveStorageSettings(
+            value_or(concurrency.max_concurrent_requests_for_object, 18),
+            value_or(concurrency.ideal_concurrent_request_size, 12 * 1024**2),
+            effective_retries(self.retries, 10, 100, 180_000),
+            self.timeouts or StorageTimeoutSettings(),
+            self.unsafe_use_conditional_create is not False,
+            self.unsafe_use_conditional_update is not False,
+            self.unsafe_use_metadata is not False,
+            value_or(self.metadata_storage_class, self.storage_class),
+            value_or(self.chunks_storage_class, self.storage_class),
+            value_or(self.minimum_size_for_multipart_upload, 100 * 1024**2),
+        )
+
+    def limited(self, limits: StorageSettings | None) -> StorageSettings:
+        """Return the same with no more retries and no longer waits than `limits` have.
+
+        Parameters
+        ----------
+        limits : StorageSettings or None
+            Where they are unset, the defaults are the limit.
+        """
+        mine, most = self.effective(), (limits or StorageSettings()).effective()
+        times = most.timeouts
+        copied = StorageSettings._merge(self, StorageSettings())
+        copied.retries = StorageRetriesSettings(
+            max_tries=min(mine.retries.max_tries, most.retries.max_tries),
+            initial_backoff_ms=min(
+                mine.retries.initial_backoff_ms, most.retries.initial_backoff_ms
+            ),
+            max_backoff_ms=min(mine.retries.max_backoff_ms, most.retries.max_backoff_ms),
+        )
+        copied.timeouts = StorageTimeoutSettings(
+            **{
+                name: None if value is None else min(value, value_or(getattr(times, name), limit))
+                for name, limit in _LONGEST_MS.items()
+                for value in [getattr(mine.timeouts, name)]
+            }
+        )
+        return copied
+
+
+#: In milliseconds, for what only somebody else wants to wait for.
+_LONGEST_MS: Final = {
+    "connect_timeout_ms": 60_000,
+    "read_timeout_ms": 60_000,
+    "operation_timeout_ms": 180_000,
+    "operation_attempt_timeout_ms": 180_000,
+}

@@ -1,0 +1,1 @@
+"""The encodings that the format builds on: envelope, FlatBuffers, FlexBuffers."""

@@ -1,0 +1,220 @@
+"""The envelope around every metadata object: a 39-byte header, then zstd frames.
+
+Icechunk spec, "File headers": magic, name of the writer, spec version, file type,
+compression; all fixed width. Chunks, ``ref.json`` and ``config.yaml`` have no envelope.
+
+Official writers before 2.3.0 leave the content size out of the zstd frame, and a file
+may consist of several frames, or contain skippable ones, so frames are walked one at a
+time here. One frame with its content size and a checksum is written: the form that
+every reader accepts.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, TypeAlias
+
+from icechunk._version import RELEASE
+from icechunk.errors import ErrorKind, FormatError, InternalError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+__all__ = [
+    "HEADER_SIZE",
+    "MAX_PAYLOAD",
+    "BytesLike",
+    "FileType",
+    "Header",
+    "read_header",
+    "unwrap",
+    "wrap",
+]
+
+BytesLike: TypeAlias = bytes | bytearray | memoryview
+
+MAGIC: Final = b"ICE\xf0\x9f\xa7\x8aCHUNK"
+HEADER_SIZE: Final = 39
+
+#: FlatBuffers positions are 32-bit, so no valid payload is larger.
+MAX_PAYLOAD: Final = 1 << 32
+
+# Metadata are full of random ids and shrink by a factor of tens. A small object that grows
+# a thousandfold is a bomb, and is refused before it has eaten the memory.
+_MAX_RATIO: Final = 1024
+_FREE_SIZE: Final = 1 << 26
+
+_STEP: Final = 1 << 20
+
+_NAME: Final = slice(12, 36)
+# other readers expect names that begin with "ic-"
+_WRITER: Final = f"ic-py-{RELEASE}".encode()[:24].ljust(24)
+_SPEC_VERSIONS: Final = (1, 2)
+_ZSTD: Final = 1
+
+
+class FileType(IntEnum):
+    """What an object holds; byte 37 of the header."""
+
+    SNAPSHOT = 1
+    MANIFEST = 2
+    ATTRIBUTES = 3
+    TRANSACTION_LOG = 4
+    CHUNK = 5
+    REPO = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the header of a stored object says.
+
+    Attributes
+    ----------
+    writer : str
+        Whatever its writer called itself.
+    spec_version : int
+        1 or 2.
+    file_type : FileType
+    """
+
+    writer: str
+    spec_version: int
+    file_type: FileType
+
+
+_FILE_TYPES: Final = frozenset(FileType)
+
+
+def wrap(
+    payload: BytesLike, file_type: FileType, *, level: int = 3, spec_version: int = 2
+) -> bytearray:
+    """Return a stored object: header, then `payload` as one zstd frame.
+
+    Parameters
+    ----------
+    payload : bytes-like
+        At most `MAX_PAYLOAD` bytes.
+    file_type : FileType
+    level : int
+        Of zstd. As in zstd itself, a level outside its range means the nearest one.
+    spec_version : int
+        1 or 2.
+    """
+    view = memoryview(payload).cast("B")
+    size = len(view)
+    if size > MAX_PAYLOAD:
+        raise InternalError(f"a {file_type.name} of {size} bytes: no reader would accept it")
+    lowest, highest = zstd.CompressionParameter.compression_level.bounds()
+    options: dict[int, int] = {
+        zstd.CompressionParameter.compression_level: min(max(level, lowest), highest),
+        zstd.CompressionParameter.checksum_flag: 1,
+    }
+    # in steps: the module keeps all that one call returns in pieces, and then joins them
+    compressor = zstd.ZstdCompressor(options=options)
+    compressor.set_pledged_input_size(size)
+    data = bytearray(MAGIC + _WRITER + bytes((spec_version, file_type, _ZSTD)))
+    for start in range(0, size, _STEP):
+        data += compressor.compress(view[start : start + _STEP])
+    data += compressor.flush()
+    return data
+
+
+def unwrap(
+    data: BytesLike, file_type: FileType, name: str, *, max_size: int = MAX_PAYLOAD
+) -> tuple[bytes, int]:
+    """Check the header of a stored object and decompress the rest.
+
+    Parameters
+    ----------
+    data : bytes-like
+        The whole object.
+    file_type : FileType
+        What it should be.
+    name : str
+        The object's key, for messages.
+    max_size : int
+        Upper bound of the payload in bytes. So is 1024 times the size of the object,
+        beyond 64 MiB. Memory grows with what the frames really contain, never with what
+        they declare.
+
+    Returns
+    -------
+    payload : bytes
+    spec_version : int
+        1 or 2. It belongs to this file alone: a repository mixes both.
+
+    Raises
+    ------
+    FormatError
+        If the object is cut, damaged, foreign, of another type, or too large.
+    """
+    header = read_header(data, name)
+    if header.file_type != file_type:
+        raise FormatError(
+            f"{name}: file type {int(header.file_type)} in the header, expected {int(file_type)} "
+            f"({file_type.name.lower()})",
+            ErrorKind.INVALID_FILE_FORMAT,
+        )
+    view = memoryview(data)
+    limit = min(max_size, max(_FREE_SIZE, _MAX_RATIO * len(view)))
+    return _decompress(view[HEADER_SIZE:], name, limit), header.spec_version
+
+
+def read_header(data: BytesLike, name: str) -> Header:
+    """Return what the header of a stored object says; `name` is its key, for messages.
+
+    Raises
+    ------
+    FormatError
+        If there is no header, or an unknown one.
+    """
+    view = memoryview(data)
+    if len(view) < HEADER_SIZE or bytes(view[: len(MAGIC)]) != MAGIC:
+        raise FormatError(
+            f"{name}: not an Icechunk file: it does not start with the 39-byte header",
+            ErrorKind.INVALID_FILE_FORMAT,
+        )
+    spec_version, found, compression = view[_NAME.stop : HEADER_SIZE]
+    if spec_version not in _SPEC_VERSIONS:
+        raise FormatError(
+            f"{name}: format version {spec_version} is unknown to this library (it reads 1 and 2), "
+            "a newer one may read it",
+            ErrorKind.UNSUPPORTED_SPEC_VERSION,
+        )
+    if found not in _FILE_TYPES:
+        raise FormatError(
+            f"{name}: file type {found} in the header is unknown", ErrorKind.INVALID_FILE_FORMAT
+        )
+    if compression != _ZSTD:
+        raise FormatError(
+            f"{name}: compression {compression} in the header, only 1 (zstd) is known",
+            ErrorKind.INVALID_FILE_FORMAT,
+        )
+    writer = bytes(view[_NAME]).rstrip(b" ").decode("utf-8", "replace")
+    return Header(writer, spec_version, FileType(found))
+
+
+def _decompress(data: memoryview, name: str, limit: int) -> bytes:
+    pieces: list[bytes] = []
+    room = limit
+    too_large = f"{name}: more than {limit} bytes when decompressed"
+    try:
+        while len(data):
+            # the size of the frame first: a decompressor that is given everything keeps
+            # a copy of what it did not use, which is quadratic in the number of frames
+            end = zstd.get_frame_size(data)
+            frame, data = data[:end], data[end:]
+            if (zstd.get_frame_info(frame).decompressed_size or 0) > room:
+                raise FormatError(too_large)
+            piece = zstd.ZstdDecompressor().decompress(frame, max_length=room + 1)
+            room -= len(piece)
+            if room < 0:
+                raise FormatError(too_large)
+            pieces.append(piece)
+    except zstd.ZstdError as error:
+        raise FormatError(f"{name}: the compressed data are damaged: {error}") from error
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -1,0 +1,56 @@
+"""Whether two arrays decode their chunks in the same way, however that is spelled.
+
+The level of a compressor, say, is of use while encoding only: chunks of any level may lie in
+one array. Numbers are equal whatever their type in JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from icechunk.kerchunk.metadata import normal_form
+
+__all__ = ["decoding_form", "equal"]
+
+#: Options of codecs that their decoders do not need, because the bytes tell.
+_FOR_ENCODING: Final[Mapping[str, frozenset[str]]] = {
+    "blosc": frozenset({"blocksize", "clevel", "cname", "shuffle", "typesize"}),
+    "gzip": frozenset({"level"}),
+    "zstd": frozenset({"checksum", "level"}),
+    "numcodecs.blosc": frozenset({"blocksize", "clevel", "cname", "shuffle", "typesize"}),
+    "numcodecs.bz2": frozenset({"level"}),
+    "numcodecs.gzip": frozenset({"level"}),
+    "numcodecs.lz4": frozenset({"acceleration"}),
+    "numcodecs.zlib": frozenset({"level"}),
+    "numcodecs.zstd": frozenset({"checksum", "level"}),
+}
+
+
+def decoding_form(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``zarr.json`` of an array without what its decoders do not need."""
+    found = normal_form(document)
+    found["codecs"] = [_decoding(codec) for codec in found["codecs"]]
+    return found
+
+
+def _decoding(codec: Any) -> Any:
+    if not isinstance(codec, Mapping):
+        return codec
+    options = codec.get("configuration") or {}
+    left_out = _FOR_ENCODING.get(codec["name"], frozenset())
+    return {
+        "name": codec["name"],
+        "configuration": {k: v for k, v in options.items() if k not in left_out},
+    }
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two values of JSON are the same: 1 is 1.0, NaN is NaN, and true is no number."""
+    if isinstance(a, bool) or isinstance(b, bool):
+        return a is b
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return bool(a == b or (a != a and b != b))

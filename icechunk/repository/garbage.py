@@ -1,0 +1,281 @@
+"""Garbage collection: what no version refers to is deleted, once it is old enough.
+
+Icechunk spec, "Garbage collection". Age is what protects the work of sessions that have
+not committed yet: nothing refers to their chunks. Jobs say what they need. Everything else
+is decided by looking at all versions, and nothing is deleted before that has succeeded.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import compress, islice
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from icechunk.commit.assets import Assets
+from icechunk.errors import StorageError
+from icechunk.format import layout
+from icechunk.format.ids import OBJECT_ID_SIZE, decode_ids
+from icechunk.format.manifest import Manifest
+from icechunk.format.repo_info import RepoInfo
+from icechunk.repository.expiration import without_snapshots
+from icechunk.repository.jobs_needs import needed_by_jobs
+from icechunk.repository.ops import GCSummary
+from icechunk.repository.reachable import (
+    MAX_THREADS,
+    DistinctRows,
+    Limits,
+    batches,
+    id_prefixes,
+    manifest_files,
+    native_ids,
+    reachable_snapshots,
+    read_manifests,
+)
+from icechunk.storage.base import ObjectMeta, Storage
+
+__all__ = ["Collector", "DeleteLimits"]
+
+_log = logging.getLogger(__name__)
+
+#: Names that are looked up, and objects that are deleted with one request (the limit of S3).
+_LISTED: Final = 10_000
+_DELETED: Final = 1000
+#: Messages of failures in a summary.
+_MAX_ERRORS: Final = 10
+
+
+@dataclass(frozen=True)
+class DeleteLimits:
+    """How hard it is tried to delete.
+
+    Attributes
+    ----------
+    concurrency : int
+        Requests at a time.
+    failures : int
+        Failures in a row after which everything is given up.
+    """
+
+    concurrency: int = 10
+    failures: int = 50
+
+
+class Collector:
+    """One run of a garbage collection.
+
+    Parameters
+    ----------
+    assets : Assets
+        Without a cache.
+    cutoff : datetime
+        Objects written at that time or later stay.
+    limits : Limits
+    """
+
+    def __init__(self, assets: Assets, cutoff: datetime, limits: Limits) -> None:
+        self._assets = assets
+        self._storage = assets.storage
+        self._limits = limits
+        # First: a part that is gone when we look was committed before the state that `keep` gets.
+        needed = needed_by_jobs(self._storage)
+        self._bases = needed.snapshots
+        self._cutoff = cutoff = min(cutoff, needed.since) if needed.since is not None else cutoff
+        self._snapshots: set[bytes] = set()
+        self._manifests: set[bytes] = set()
+        self._chunks = DistinctRows(1)
+        for ids in needed.chunks:
+            self._chunks.add(id_prefixes(ids))
+        self._logs: set[bytes] = set()
+        # Listed before anything is decided: a snapshot that is not here is newer.
+        self._old: set[bytes] = set()
+        self._young: set[bytes] = set()
+        for batch in batches(self._storage.list(layout.SNAPSHOTS), _LISTED):
+            metas, ids = _named(batch, layout.SNAPSHOTS)
+            for meta, id in zip(metas, ids, strict=True):
+                (self._old if _is_older(meta, cutoff) else self._young).add(id.tobytes())
+
+    # -- what stays ----------------------------------------------------------------------
+    def keep(self, info: RepoInfo) -> RepoInfo:
+        """Find all that must stay, and return the state without the other snapshots.
+
+        Can be called again with a newer state; it reads what it has not read before.
+
+        Raises
+        ------
+        IcechunkError
+            If a snapshot or manifest cannot be read. Then nobody knows what it refers to.
+        """
+        kept = reachable = reachable_snapshots(info)
+        changed = info
+        if info.spec_version > 1:
+            kept = reachable | (info.snapshots.keys() - (self._old - self._bases))
+            changed = without_snapshots(info, info.snapshots.keys() - kept, kept)
+            self._logs.update(log for entry in changed.snapshots.values() for log in entry.pruned)
+        # of sessions that have not committed, or are about to
+        others = (kept | self._young | self._bases) - reachable
+        self._logs |= reachable | others
+        self._keep_references(reachable | others, others)
+        return changed
+
+    def _keep_references(self, snapshots: set[bytes], optional: set[bytes]) -> None:
+        new = snapshots - self._snapshots
+        needed = manifest_files(self._assets, new - optional, self._limits)
+        # what a session has written that was older than an earlier run: it refers to what
+        # is gone, and must not keep this run from its work
+        others = manifest_files(self._assets, new & optional, self._limits, optional)
+        missing = {id: f for id, f in (others | needed).items() if id not in self._manifests}
+        _log.info("%d more snapshots refer to %d more manifests", len(new), len(missing))
+        for prefixes in read_manifests(
+            self._assets, missing, self._limits, _chunk_prefixes, others.keys() - needed.keys()
+        ):
+            self._chunks.add(prefixes)
+        self._manifests |= missing.keys()
+        self._snapshots |= new
+
+    # -- what goes -------------------------------------------------------------------------
+    def delete(self, limits: DeleteLimits, *, dry_run: bool) -> GCSummary:
+        """Delete what does not stay: what refers to something before what it refers to.
+
+        Raises
+        ------
+        StorageError
+            If too many requests fail in a row.
+        """
+        deleter = _Deleter(self._storage, limits, dry_run)
+        counts: dict[str, int] = {}
+        skipped: list[str] = []
+        total = _Deleted()
+        for folder, name, kept in (
+            (layout.SNAPSHOTS, "snapshots", _sorted_prefixes(self._snapshots)),
+            (layout.TRANSACTIONS, "transaction_logs", _sorted_prefixes(self._logs)),
+            (layout.MANIFESTS, "manifests", _sorted_prefixes(self._manifests)),
+            (layout.CHUNKS, "chunks", self._chunks.columns()[0]),
+        ):
+            if total.failed:
+                skipped.append(name)
+                continue
+            done = deleter.delete(self._garbage(folder, kept))
+            _log.info("%s: %d deleted, %d failed", name, done.count, done.failed)
+            counts[name] = done.count
+            total.add(done)
+        return GCSummary(
+            bytes_deleted=total.bytes,
+            chunks_deleted=counts.get("chunks", 0),
+            manifests_deleted=counts.get("manifests", 0),
+            snapshots_deleted=counts["snapshots"],
+            transaction_logs_deleted=counts.get("transaction_logs", 0),
+            objects_failed_to_delete=total.failed,
+            delete_errors=total.errors,
+            skipped_phases=skipped,
+        )
+
+    def _garbage(self, folder: str, kept: npt.NDArray[np.uint64]) -> Iterator[ObjectMeta]:
+        """Yield the objects of a folder that do not stay; `kept` is sorted."""
+        for batch in batches(self._storage.list(folder), _LISTED):
+            metas, ids = _named(batch, folder)
+            prefixes = id_prefixes(ids)
+            # where it would be, and whether it is there; `isin` would sort `kept` each time
+            stays = np.searchsorted(kept, prefixes, "right") > np.searchsorted(kept, prefixes)
+            for meta, stay in zip(metas, stays.tolist(), strict=True):
+                if not stay and _is_older(meta, self._cutoff):
+                    yield meta
+
+
+def _named(
+    metas: Sequence[ObjectMeta], folder: str
+) -> tuple[list[ObjectMeta], npt.NDArray[np.uint8]]:
+    """Return the objects whose names are ids, and the ids; nobody knows what others are."""
+    valid, ids = decode_ids([meta.key.removeprefix(folder) for meta in metas])
+    return list(compress(metas, valid)), ids
+
+
+def _chunk_prefixes(manifest: Manifest) -> npt.NDArray[np.uint64]:
+    # Eight bytes of twelve: should a chunk have those of another, it stays, too.
+    parts = [id_prefixes(native_ids(refs)) for refs in manifest.arrays.values()]
+    return np.concatenate([np.empty(0, np.uint64), *parts])
+
+
+def _sorted_prefixes(ids: Iterable[bytes]) -> npt.NDArray[np.uint64]:
+    rows = np.frombuffer(b"".join(ids), np.uint8).reshape(-1, OBJECT_ID_SIZE)
+    return np.unique(id_prefixes(rows))
+
+
+def _is_older(meta: ObjectMeta, cutoff: datetime) -> bool:
+    """Whether an object was written before a time, even if its own lacks the fraction."""
+    written = meta.last_modified
+    if written.microsecond == 0:
+        return written + timedelta(seconds=1) <= cutoff
+    return written < cutoff
+
+
+# -- deleting ----------------------------------------------------------------------------
+@dataclass
+class _Deleted:
+    count: int = 0
+    bytes: int = 0
+    failed: int = 0
+    errors: list[str] = field(default_factory=list)
+
+    def add(self, other: _Deleted) -> None:
+        self.count += other.count
+        self.bytes += other.bytes
+        self.failed += other.failed
+        self.errors += other.errors[: _MAX_ERRORS - len(self.errors)]
+
+
+class _Deleter:
+    def __init__(self, storage: Storage, limits: DeleteLimits, dry_run: bool) -> None:
+        self._storage = storage
+        self._limits = limits
+        self._dry_run = dry_run
+        self._lock = threading.Lock()
+        self._in_a_row = 0
+
+    def delete(self, metas: Iterable[ObjectMeta]) -> _Deleted:
+        total = _Deleted()
+        groups = batches(metas, _DELETED)
+        threads = min(self._limits.concurrency, MAX_THREADS)
+        with ThreadPoolExecutor(threads) as pool:
+            while some := list(islice(groups, threads)):
+                for done in pool.map(self._delete, some):
+                    total.add(done)
+        return total
+
+    def _delete(self, metas: list[ObjectMeta]) -> _Deleted:
+        if self._dry_run or self._succeeds(metas, []):
+            return _Deleted(len(metas), sum(meta.size for meta in metas))
+        # which of them failed, nobody says
+        done = _Deleted()
+        for meta in metas:
+            if self._succeeds([meta], done.errors):
+                done.count += 1
+                done.bytes += meta.size
+            else:
+                done.failed += 1
+        return done
+
+    def _succeeds(self, metas: list[ObjectMeta], errors: list[str]) -> bool:
+        try:
+            self._storage.delete([meta.key for meta in metas])
+        except StorageError as error:
+            errors.append(str(error))
+            with self._lock:
+                self._in_a_row += 1
+                hopeless = self._in_a_row >= self._limits.failures
+            if hopeless:
+                raise StorageError(
+                    f"gave up after {self._in_a_row} failures in a row to delete garbage; what "
+                    f"versions refer to is untouched, and the next run goes on. The last: {error}"
+                ) from error
+            return False
+        with self._lock:
+            self._in_a_row = 0
+        return True

@@ -1,0 +1,229 @@
+"""History of a repository: listed, compared, drawn, and rewritten."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, Final, get_args
+
+from icechunk.base.async_twin import async_twin
+from icechunk.commit.snapshots import (
+    CommitMethod,
+    Diff,
+    ManifestFileInfo,
+    SnapshotInfo,
+    diff_from_logs,
+)
+from icechunk.commit.versions import require_snapshot, resolve
+from icechunk.config.conditions import splitting_rules
+from icechunk.config.repository_config import RepositoryConfig
+from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.format.ids import decode_id, encode_id
+from icechunk.format.metadata import with_reserved
+from icechunk.repository.ancestry_graph import AncestryGraph
+from icechunk.repository.part import RepositoryPart
+from icechunk.session.session import Session
+
+#: How the official client says that no array is split.
+_NO_SPLITTING: Final[Any] = [
+    [{"path_matches": {"regex": ".*"}}, [{"condition": "Any", "num_chunks": 2**32 - 1}]]
+]
+
+
+class History(RepositoryPart):
+    """The part of `icechunk.Repository` that is about history."""
+
+    @property
+    @abstractmethod
+    def config(self) -> RepositoryConfig:
+        """The configuration in force."""
+
+    @abstractmethod
+    def writable_session(self, branch: str) -> Session:
+        """Return a session that edits the newest snapshot of a branch."""
+
+    def lookup_snapshot(self, snapshot_id: str) -> SnapshotInfo:
+        """Return what the history says of a snapshot.
+
+        Raises
+        ------
+        SnapshotNotFoundError
+        """
+        info = self._info
+        return SnapshotInfo.from_entry(require_snapshot(info, decode_id(snapshot_id)))
+
+    def list_manifest_files(self, snapshot_id: str) -> list[ManifestFileInfo]:
+        """Return the manifests that a snapshot refers to."""
+        snapshot = self._assets.snapshot(decode_id(snapshot_id))
+        return [ManifestFileInfo.from_file(file) for file in snapshot.manifest_files.values()]
+
+    def ancestry(
+        self,
+        *,
+        branch: str | None = None,
+        tag: str | None = None,
+        snapshot_id: str | None = None,
+        ref: str | None = None,
+    ) -> Iterator[SnapshotInfo]:
+        """Return an iterator over a snapshot and its ancestors, newest first.
+
+        Parameters
+        ----------
+        branch, tag, snapshot_id, ref : str
+            Exactly one of them: where to begin. For `ref` see `icechunk.Repository.resolve`.
+        """
+        info = self._info
+        start = resolve(info, branch, tag, snapshot_id, ref)
+        return (SnapshotInfo.from_entry(entry) for entry in info.ancestry(start))
+
+    async def async_ancestry(
+        self,
+        *,
+        branch: str | None = None,
+        tag: str | None = None,
+        snapshot_id: str | None = None,
+        ref: str | None = None,
+    ) -> AsyncIterator[SnapshotInfo]:
+        """Yield what `ancestry` does."""
+        listed = async_twin(
+            lambda: list(self.ancestry(branch=branch, tag=tag, snapshot_id=snapshot_id, ref=ref))
+        )
+        for entry in await listed():
+            yield entry
+
+    def diff(
+        self,
+        *,
+        from_branch: str | None = None,
+        from_tag: str | None = None,
+        from_snapshot_id: str | None = None,
+        to_branch: str | None = None,
+        to_tag: str | None = None,
+        to_snapshot_id: str | None = None,
+    ) -> Diff:
+        """Return what changed between a version and a later one.
+
+        Parameters
+        ----------
+        from_branch, from_tag, from_snapshot_id : str
+            Exactly one of them: the earlier version.
+        to_branch, to_tag, to_snapshot_id : str
+            Exactly one of them: the later version.
+
+        Raises
+        ------
+        InvalidInputError
+            If the earlier version is not an ancestor of the later one.
+        """
+        info = self._info
+        start = resolve(info, from_branch, from_tag, from_snapshot_id)
+        end = resolve(info, to_branch, to_tag, to_snapshot_id)
+        assets = self._assets
+        logs = []
+        for entry in info.ancestry(end):
+            if entry.id == start:
+                break
+            logs.append(assets.transaction_log(entry.id))
+            # commits between this one and its parent that expired live on as logs
+            logs += [assets.transaction_log(pruned) for pruned in reversed(entry.pruned)]
+        else:
+            raise InvalidInputError(
+                f"snapshot {encode_id(start)} is no ancestor of {encode_id(end)}; "
+                "diff goes from an earlier version to a later one",
+                ErrorKind.BAD_SNAPSHOT_CHAIN_FOR_DIFF,
+            )
+        after = {node.id: (node.path, node.is_array) for node in assets.snapshot(end).nodes()}
+        return diff_from_logs(reversed(logs), assets.snapshot(start), after)
+
+    def ancestry_graph(
+        self,
+        *,
+        branch: str | None = None,
+        tag: str | None = None,
+        snapshot_id: str | None = None,
+        plain: bool = False,
+    ) -> AncestryGraph:
+        """Draw the history of all branches, or of one version.
+
+        Parameters
+        ----------
+        branch, tag, snapshot_id : str, optional
+            At most one of them: the version whose history is drawn, in a line.
+        plain : bool
+            Whether to do without colors, for files and logs.
+
+        Returns
+        -------
+        AncestryGraph
+            ``print`` it, or show it in a notebook.
+
+        Raises
+        ------
+        RefNotFoundError, SnapshotNotFoundError
+            If there is no such version.
+        InvalidInputError
+            If several are named.
+        """
+        info = self._info
+        if branch is None and tag is None and snapshot_id is None:
+            return AncestryGraph.from_branches(info, plain=plain)
+        tip = resolve(info, branch, tag, snapshot_id)
+        return AncestryGraph.from_version(info, tip, branch, plain=plain)
+
+    def rewrite_manifests(
+        self,
+        message: str,
+        *,
+        branch: str,
+        metadata: Mapping[str, Any] | None = None,
+        commit_method: CommitMethod = "new_commit",
+    ) -> str:
+        """Cut the references of all arrays into manifests anew, and commit.
+
+        The rules are those of the configuration in force, and are noted in the metadata of
+        the commit, as ``metadata["__icechunk"]["splitting_config"]``. Every array gets new
+        manifests, even if they hold the same as before.
+
+        Parameters
+        ----------
+        message : str
+        branch : str
+        metadata : mapping, optional
+            Anything that JSON can express, to be found in the history.
+        commit_method : {"new_commit", "amend"}
+            Whether to add a snapshot to the branch, or to replace the newest one.
+
+        Returns
+        -------
+        str
+            Id of the new snapshot.
+
+        Raises
+        ------
+        InvalidInputError
+            If `commit_method` is neither.
+        ConflictError
+            If the branch moves meanwhile.
+        SessionStateError
+            If the newest snapshot cannot be amended.
+        """
+        if commit_method not in get_args(CommitMethod):
+            raise InvalidInputError(
+                f"commit_method is {commit_method!r}, expected 'new_commit' or 'amend'",
+                ErrorKind.INVALID_COMMIT_CONFIGURATION,
+            )
+        manifest = self.config.manifest
+        splitting = manifest.splitting if manifest is not None else None
+        rules = _NO_SPLITTING
+        if splitting is not None:
+            rules = splitting_rules().dump(splitting.split_sizes)
+        noted = with_reserved(metadata, splitting_config={"split_sizes": rules})
+        return self.writable_session(branch).rewrite_manifests(
+            message, noted, amends=commit_method == "amend"
+        )
+
+    rewrite_manifests_async = async_twin(rewrite_manifests)
+    ancestry_graph_async = async_twin(ancestry_graph)
+    lookup_snapshot_async = async_twin(lookup_snapshot)
+    list_manifest_files_async = async_twin(list_manifest_files)
+    diff_async = async_twin(diff)

@@ -1,0 +1,361 @@
+"""Maintenance of a repository: expiration, garbage collection, size of chunks."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
+
+from icechunk.base.async_twin import async_twin
+from icechunk.commit import publish_v1
+from icechunk.commit.publish import RepoState, require_online
+from icechunk.commit.snapshots import to_microseconds
+from icechunk.config.times import Time, has_zone, instant
+from icechunk.errors import ErrorKind, InvalidInputError, ReadOnlyError
+from icechunk.format.chunk_ref import RefKind
+from icechunk.format.encoding.string_heap import StringHeap
+from icechunk.format.ids import encode_id
+from icechunk.format.manifest import Manifest
+from icechunk.format.repo_info import RepoInfo
+from icechunk.format.updates import UpdateEntry, UpdateKind
+from icechunk.repository.expiration import expire, expire_v1
+from icechunk.repository.garbage import Collector, DeleteLimits
+from icechunk.repository.ops import GCSummary
+from icechunk.repository.part import RepositoryPart
+from icechunk.repository.reachable import (
+    Column,
+    DistinctRows,
+    Limits,
+    id_prefixes,
+    manifest_files,
+    native_ids,
+    reachable_snapshots,
+    read_manifests,
+)
+from icechunk.repository.stats import ChunkStorageStats
+
+_log = logging.getLogger(__name__)
+
+
+class Maintenance(RepositoryPart):
+    """The part of `icechunk.Repository` that is about what is not needed any more."""
+
+    @property
+    @abstractmethod
+    def _state(self) -> RepoState:
+        """The repo info, and the way to change it."""
+
+    def expire_snapshots(
+        self,
+        older_than: Time,
+        *,
+        delete_expired_branches: bool = False,
+        delete_expired_tags: bool = False,
+    ) -> set[str]:
+        """Take old snapshots out of the history of all branches and tags.
+
+        The oldest snapshot of a history that stays gets the first snapshot of the
+        repository as its parent. The first snapshot is never expired, nor the newest of
+        ``main``; those that other branches and tags point to stay, too, unless these are to
+        be deleted. Nothing is deleted from the storage: that is what `garbage_collect` does.
+
+        Parameters
+        ----------
+        older_than : datetime, date, numpy.datetime64 or str
+            In UTC if it has no zone; a date is its first instant. A snapshot that was written
+            at that very time stays.
+        delete_expired_branches, delete_expired_tags : bool, default False
+            Delete branches (but ``main``) or tags that point to an expired snapshot.
+
+        Returns
+        -------
+        set of str
+            The ids of the snapshots that are in no history any more. In a repository of
+            spec version 1: of those that are older, also if a branch or tag keeps them.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is no time, or one without zone that is in the future.
+        ReadOnlyError
+            If the repository or its storage takes no writes.
+        """
+        limit = to_microseconds(_cutoff(older_than, "older_than"))
+        self._require_writable("expire")
+        branches, tags = bool(delete_expired_branches), bool(delete_expired_tags)
+        if self._state.spec_version < 2:
+            released = expire_v1(self._state, self._assets, limit, branches=branches, tags=tags)
+        else:
+            released = set()
+
+            def compute(info: RepoInfo) -> tuple[RepoInfo, UpdateEntry]:
+                nonlocal released
+                changed, released = expire(info, limit, branches=branches, tags=tags)
+                return changed, UpdateEntry(kind=UpdateKind.EXPIRATION_RAN)
+
+            self._update(compute)
+        _log.info("%d snapshots expired in %s", len(released), self._assets.storage.url)
+        return {encode_id(id) for id in released}
+
+    def garbage_collect(
+        self,
+        delete_object_older_than: Time,
+        *,
+        dry_run: bool = False,
+        max_snapshots_in_memory: int = 50,
+        max_compressed_manifest_mem_bytes: int = 512 * 1024 * 1024,
+        max_decoded_manifest_mem_bytes: int = 4 * 1024 * 1024 * 1024,
+        max_concurrent_manifest_fetches: int = 500,
+        max_concurrent_deletes: int = 10,
+        max_consecutive_delete_failures: int = 50,
+        max_concurrent_listings: int | None = None,
+    ) -> GCSummary:
+        """Delete all objects that no branch or tag leads to, and that are old enough.
+
+        Others may read and write meanwhile. But **a session must not be older than the time
+        given here when it commits**: nothing refers to what it has written, and only its
+        age protects that. The same is true of readers of versions that have expired.
+
+        Every version is read before anything is deleted. If one cannot be, nothing is.
+        Progress is logged at level INFO.
+
+        Parameters
+        ----------
+        delete_object_older_than : datetime, date, numpy.datetime64 or str
+            In UTC if it has no zone; a date is its first instant. Objects that were written
+            later, by the clock of the storage, stay in any case; a time in the future protects
+            no commit that is under way.
+        dry_run : bool, default False
+            Count what would be deleted, and change nothing.
+        max_snapshots_in_memory : int, default 50
+        max_compressed_manifest_mem_bytes : int, default 512 MiB
+            Of manifests that are fetched at a time. One that is larger is fetched alone.
+        max_decoded_manifest_mem_bytes : int, default 4 GiB
+            Likewise of the same manifests when decoded, by estimate. The chunks that are
+            kept take 8 bytes each beside that, and about four times as much for a moment.
+        max_concurrent_manifest_fetches : int, default 500
+            More than 32 threads are never used.
+        max_concurrent_deletes : int, default 10
+            Requests at a time, of up to 1000 objects each.
+        max_consecutive_delete_failures : int, default 50
+            After so many failures in a row the run ends with an error.
+        max_concurrent_listings : int, optional
+            Accepted for programs that set it: each folder is listed by itself.
+
+        Returns
+        -------
+        GCSummary
+
+        Raises
+        ------
+        InvalidInputError
+            If it is no time, or one without zone that is in the future, or if a limit is not
+            at least 1.
+        ReadOnlyError
+            If the repository or its storage takes no writes.
+        StorageError, FormatError
+            If something that a version needs is missing or damaged; nothing is deleted.
+        """
+        cutoff = _cutoff(delete_object_older_than, "delete_object_older_than")
+        limits = _limits(
+            max_snapshots_in_memory,
+            max_compressed_manifest_mem_bytes,
+            max_decoded_manifest_mem_bytes,
+            max_concurrent_manifest_fetches,
+        )
+        _check_positive("max_concurrent_deletes", max_concurrent_deletes)
+        _check_positive("max_consecutive_delete_failures", max_consecutive_delete_failures)
+        if max_concurrent_listings is not None:
+            _check_positive("max_concurrent_listings", max_concurrent_listings)
+        self._require_writable("collect garbage", dry_run=dry_run)
+        collector = Collector(self._assets.uncached(), cutoff, limits)
+        if self._state.spec_version < 2:
+            self._keep_v1(collector)
+        elif dry_run:
+            collector.keep(self._info)
+        else:
+            self._update(lambda info: (collector.keep(info), UpdateEntry(kind=UpdateKind.GC_RAN)))
+        return collector.delete(
+            DeleteLimits(max_concurrent_deletes, max_consecutive_delete_failures), dry_run=dry_run
+        )
+
+    def _keep_v1(self, collector: Collector) -> None:
+        """Find what stays, of one state of all refs at least."""
+        assets = self._assets.uncached()
+        refs = publish_v1.read_all_refs(assets.storage)
+        info = publish_v1.load_whole(assets, refs)
+        while True:
+            collector.keep(info)
+            now = publish_v1.read_all_refs(assets.storage)
+            if now == refs:
+                return
+            # with the history that is known: or else nobody finishes before others commit
+            refs, info = now, replace(info, branches=now.branches, tags=now.tags)
+
+    def chunk_storage_stats(
+        self,
+        *,
+        max_snapshots_in_memory: int = 50,
+        max_compressed_manifest_mem_bytes: int = 512 * 1024 * 1024,
+        max_decoded_manifest_mem_bytes: int = 4 * 1024 * 1024 * 1024,
+        max_concurrent_manifest_fetches: int = 500,
+    ) -> ChunkStorageStats:
+        """Return how much the chunks of all versions take that a branch or tag leads to.
+
+        What only expired or abandoned snapshots refer to is not counted; that is what
+        `garbage_collect` would delete.
+
+        Parameters
+        ----------
+        max_snapshots_in_memory : int, default 50
+        max_compressed_manifest_mem_bytes : int, default 512 MiB
+        max_decoded_manifest_mem_bytes : int, default 4 GiB
+        max_concurrent_manifest_fetches : int, default 500
+            As for `garbage_collect`.
+
+        Returns
+        -------
+        ChunkStorageStats
+
+        Raises
+        ------
+        StorageError, FormatError
+            If a part of a version is missing or damaged.
+        """
+        limits = _limits(
+            max_snapshots_in_memory,
+            max_compressed_manifest_mem_bytes,
+            max_decoded_manifest_mem_bytes,
+            max_concurrent_manifest_fetches,
+        )
+        assets = self._assets.uncached()
+        info = self._info
+        if info.spec_version < 2:
+            info = publish_v1.load_whole(assets, publish_v1.read_all_refs(assets.storage))
+        files = manifest_files(assets, reachable_snapshots(info), limits)
+        return _total(read_manifests(assets, files, limits, _Sizes.of))
+
+    def total_chunks_storage(
+        self,
+        *,
+        max_snapshots_in_memory: int = 50,
+        max_compressed_manifest_mem_bytes: int = 512 * 1024 * 1024,
+        max_decoded_manifest_mem_bytes: int = 4 * 1024 * 1024 * 1024,
+        max_concurrent_manifest_fetches: int = 500,
+    ) -> int:
+        """Return the bytes of all native chunks, as `chunk_storage_stats` counts them."""
+        return self.chunk_storage_stats(
+            max_snapshots_in_memory=max_snapshots_in_memory,
+            max_compressed_manifest_mem_bytes=max_compressed_manifest_mem_bytes,
+            max_decoded_manifest_mem_bytes=max_decoded_manifest_mem_bytes,
+            max_concurrent_manifest_fetches=max_concurrent_manifest_fetches,
+        ).native_bytes
+
+    def _require_writable(self, what: str, *, dry_run: bool = False) -> None:
+        storage = self._assets.storage
+        if not (storage.supports_writes or dry_run):
+            raise ReadOnlyError(
+                f"cannot {what}: {storage.url} cannot be written", ErrorKind.READ_ONLY_STORAGE
+            )
+        require_online(self._info)
+
+    expire_snapshots_async = async_twin(expire_snapshots)
+    garbage_collect_async = async_twin(garbage_collect)
+    chunk_storage_stats_async = async_twin(chunk_storage_stats)
+    total_chunks_storage_async = async_twin(total_chunks_storage)
+
+
+def _cutoff(when: Time, name: str) -> datetime:
+    """Return the time before which something is old.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is none; also if it is in the future and has no zone. Whoever is ahead of UTC
+        would give the time of his clock, and what is written now would be taken for old.
+    """
+    checked = instant(when, name, ErrorKind.NOT_ALLOWED)
+    if not has_zone(when) and checked > datetime.now(UTC):
+        raise InvalidInputError(
+            f"{name} is {when!r}, which is in the future: a time without zone is in UTC. Pass one "
+            "with its zone, such as datetime.now(UTC) - timedelta(days=30)",
+            ErrorKind.NOT_ALLOWED,
+        )
+    return checked
+
+
+def _check_positive(name: str, value: int) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise InvalidInputError(
+            f"{name} is {value!r}, expected an int of at least 1", ErrorKind.NOT_ALLOWED
+        )
+
+
+def _limits(snapshots: int, compressed: int, decoded: int, manifests: int) -> Limits:
+    _check_positive("max_snapshots_in_memory", snapshots)
+    _check_positive("max_compressed_manifest_mem_bytes", compressed)
+    _check_positive("max_decoded_manifest_mem_bytes", decoded)
+    _check_positive("max_concurrent_manifest_fetches", manifests)
+    return Limits(snapshots, compressed, decoded, manifests)
+
+
+# -- sizes -------------------------------------------------------------------------------
+@dataclass
+class _Sizes:
+    """What the references of a manifest say of the size of chunks.
+
+    Attributes
+    ----------
+    native : list of array
+        Columns: id in two parts, length.
+    virtual : list of (StringHeap, array)
+        Locations, and columns: index of the location, offset, length.
+    inline : int
+        In bytes.
+    """
+
+    native: list[tuple[Column, ...]]
+    virtual: list[tuple[StringHeap, tuple[Column, ...]]]
+    inline: int
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> _Sizes:
+        sizes = cls([], [], 0)
+        for refs in manifest.arrays.values():
+            ids = native_ids(refs)
+            lengths = refs.length[refs.kind == RefKind.NATIVE]
+            sizes.native.append((id_prefixes(ids), _id_rests(ids), lengths))
+            if refs.location is not None and refs.locations is not None:
+                rows = refs.kind == RefKind.VIRTUAL
+                columns = refs.location[rows], refs.offset[rows], refs.length[rows]
+                sizes.virtual.append((refs.locations, columns))
+            sizes.inline += int(refs.length[refs.kind == RefKind.INLINE].sum())
+        return sizes
+
+
+def _id_rests(ids: npt.NDArray[np.uint8]) -> Column:
+    """Return the last four bytes of ids, as numbers."""
+    return np.ascontiguousarray(ids[:, 8:]).view(">u4").ravel().astype(np.uint64)
+
+
+def _total(manifests: Iterable[_Sizes]) -> ChunkStorageStats:
+    native, virtual = DistinctRows(3), DistinctRows(3)
+    numbers: dict[str, int] = {}
+    inline = 0
+    for sizes in manifests:
+        inline += sizes.inline
+        for columns in sizes.native:
+            native.add(*columns)
+        for locations, (location, offset, length) in sizes.virtual:
+            # all arrays of a manifest have the same heap, and few of it each
+            used, at = np.unique(location, return_inverse=True)
+            known = [numbers.setdefault(locations[i], len(numbers)) for i in used.tolist()]
+            virtual.add(np.array(known, np.uint64)[at], offset, length)
+    return ChunkStorageStats(
+        int(native.columns()[2].sum()), int(virtual.columns()[2].sum()), inline
+    )

@@ -1,0 +1,244 @@
+"""The operations log as users see it: what each update of a repository did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from icechunk.base.display import Displayed, NumberedEnum
+from icechunk.commit.snapshots import from_microseconds
+from icechunk.format.ids import encode_id
+from icechunk.format.updates import Status, UpdateEntry, UpdateKind
+
+__all__ = ["GCSummary", "RepoAvailability", "RepoStatus", "Update", "UpdateType"]
+
+
+class RepoAvailability(NumberedEnum):
+    """Whether a repository takes writes."""
+
+    online = 0
+    read_only = 1
+
+
+@dataclass
+class RepoStatus(Displayed):
+    """Whether a repository takes writes, and why not.
+
+    Attributes
+    ----------
+    availability : RepoAvailability
+    set_at : datetime, optional
+        When this was set. Left out when it is to be set now.
+    limited_availability_reason : str, optional
+    """
+
+    availability: RepoAvailability
+    set_at: datetime | None = None
+    limited_availability_reason: str | None = None
+
+    @classmethod
+    def from_status(cls, status: Status) -> RepoStatus:
+        """Return the public form of the status in a repo info."""
+        read_only = status.availability == RepoAvailability.read_only.value
+        return cls(
+            RepoAvailability.read_only if read_only else RepoAvailability.online,
+            from_microseconds(status.set_at),
+            status.reason,
+        )
+
+
+@dataclass(frozen=True)
+class GCSummary(Displayed):
+    """What a garbage collection deleted, or would delete.
+
+    Attributes
+    ----------
+    bytes_deleted : int
+        Size of all deleted objects.
+    chunks_deleted, manifests_deleted, snapshots_deleted, transaction_logs_deleted : int
+        Numbers of objects.
+    attributes_deleted : int
+        Always 0: the format reserves such objects, and nobody writes them.
+    objects_failed_to_delete : int
+    delete_errors : list of str
+        Why; the first few.
+    skipped_phases : list of str
+        Kinds of objects that were left alone because an earlier kind had failures: what
+        they refer to must go before them.
+    throttled_batches : int
+        Always 0: the storage retries requests that are throttled, and does not tell.
+    """
+
+    bytes_deleted: int = 0
+    chunks_deleted: int = 0
+    manifests_deleted: int = 0
+    snapshots_deleted: int = 0
+    attributes_deleted: int = 0
+    transaction_logs_deleted: int = 0
+    objects_failed_to_delete: int = 0
+    throttled_batches: int = 0
+    delete_errors: list[str] = field(default_factory=list)
+    skipped_phases: list[str] = field(default_factory=list)
+
+
+class UpdateType:
+    """What an update did. One class per kind, with what there is to say about it."""
+
+    @dataclass(frozen=True)
+    class RepoInitialized:
+        """The repository was created."""
+
+    @dataclass(frozen=True)
+    class RepoMigrated:
+        """The repository was migrated to another spec version."""
+
+        from_version: int
+        to_version: int
+
+    @dataclass(frozen=True)
+    class ConfigChanged:
+        """The configuration was saved."""
+
+    @dataclass(frozen=True)
+    class MetadataChanged:
+        """The metadata of the repository was changed."""
+
+    @dataclass(frozen=True)
+    class TagCreated:
+        """A tag was created."""
+
+        name: str
+
+    @dataclass(frozen=True)
+    class TagDeleted:
+        """A tag was deleted."""
+
+        name: str
+        previous_snap_id: str
+
+    @dataclass(frozen=True)
+    class BranchCreated:
+        """A branch was created."""
+
+        name: str
+
+    @dataclass(frozen=True)
+    class BranchDeleted:
+        """A branch was deleted."""
+
+        name: str
+        previous_snap_id: str
+
+    @dataclass(frozen=True)
+    class BranchReset:
+        """A branch was made to point elsewhere."""
+
+        name: str
+        previous_snap_id: str
+
+    @dataclass(frozen=True)
+    class NewCommit:
+        """A snapshot was committed to a branch."""
+
+        branch: str
+        new_snap_id: str
+
+    @dataclass(frozen=True)
+    class CommitAmended:
+        """The newest snapshot of a branch was replaced."""
+
+        branch: str
+        previous_snap_id: str
+        new_snap_id: str
+
+    @dataclass(frozen=True)
+    class NewDetachedSnapshot:
+        """A snapshot was made that belongs to no branch."""
+
+        new_snap_id: str
+
+    @dataclass(frozen=True)
+    class GCRan:
+        """Garbage was collected."""
+
+    @dataclass(frozen=True)
+    class ExpirationRan:
+        """Old snapshots were expired."""
+
+    @dataclass(frozen=True)
+    class FeatureFlagChanged:
+        """A feature was switched; `new_value` is None where it went back to its default."""
+
+        id: int
+        new_value: bool | None
+
+    @dataclass(frozen=True)
+    class RepoStatusChanged:
+        """The status of the repository was set."""
+
+        status: RepoStatus
+
+
+@dataclass(frozen=True)
+class Update(Displayed):
+    """One entry of the operations log.
+
+    Attributes
+    ----------
+    kind : one of the classes in UpdateType
+    updated_at : datetime
+        In UTC.
+    backup_path : str or None
+        Name of the copy of the repo info from right after this update; None for the newest.
+    """
+
+    kind: object
+    updated_at: datetime
+    backup_path: str | None
+
+    @classmethod
+    def from_entry(cls, entry: UpdateEntry) -> Update:
+        """Return the public form of an entry of the repo info."""
+        return cls(_kind(entry), from_microseconds(entry.updated_at), entry.backup)
+
+
+def _kind(entry: UpdateEntry) -> object:
+    name = entry.name or ""
+    new = encode_id(entry.snapshot) if entry.snapshot is not None else ""
+    previous = encode_id(entry.previous) if entry.previous is not None else ""
+    match entry.kind:
+        case UpdateKind.REPO_INITIALIZED:
+            return UpdateType.RepoInitialized()
+        case UpdateKind.REPO_MIGRATED:
+            return UpdateType.RepoMigrated(entry.from_version or 0, entry.to_version or 0)
+        case UpdateKind.CONFIG_CHANGED:
+            return UpdateType.ConfigChanged()
+        case UpdateKind.METADATA_CHANGED:
+            return UpdateType.MetadataChanged()
+        case UpdateKind.TAG_CREATED:
+            return UpdateType.TagCreated(name)
+        case UpdateKind.TAG_DELETED:
+            return UpdateType.TagDeleted(name, previous)
+        case UpdateKind.BRANCH_CREATED:
+            return UpdateType.BranchCreated(name)
+        case UpdateKind.BRANCH_DELETED:
+            return UpdateType.BranchDeleted(name, previous)
+        case UpdateKind.BRANCH_RESET:
+            return UpdateType.BranchReset(name, previous)
+        case UpdateKind.NEW_COMMIT:
+            return UpdateType.NewCommit(name, new)
+        case UpdateKind.COMMIT_AMENDED:
+            return UpdateType.CommitAmended(name, previous, new)
+        case UpdateKind.NEW_DETACHED_SNAPSHOT:
+            return UpdateType.NewDetachedSnapshot(new)
+        case UpdateKind.GC_RAN:
+            return UpdateType.GCRan()
+        case UpdateKind.EXPIRATION_RAN:
+            return UpdateType.ExpirationRan()
+        case UpdateKind.FEATURE_FLAG_CHANGED:
+            value = entry.flag_value if entry.flag_is_set else None
+            return UpdateType.FeatureFlagChanged(entry.flag_id or 0, value)
+        case UpdateKind.REPO_STATUS_CHANGED:
+            return UpdateType.RepoStatusChanged(
+                RepoStatus.from_status(entry.status or Status(0, 0))
+            )

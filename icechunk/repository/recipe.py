@@ -1,0 +1,106 @@
+"""What a repository is made of again in another process, and what its copies share."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+from icechunk.commit.assets import Assets
+from icechunk.commit.publish import RepoState
+from icechunk.config.credentials import AnyCredential
+from icechunk.config.repository_config import (
+    Attribution,
+    EffectiveConfig,
+    RepositoryConfig,
+    StorageSettings,
+)
+from icechunk.format.manifest import LocationCompression
+from icechunk.session.context import RequestLimit, SessionContext
+from icechunk.storage import Storage
+from icechunk.virtual.container_trust import Trust
+from icechunk.virtual.resolver import VirtualResolver
+
+
+def new_key() -> bytes:
+    """Return a key that no other recipe has."""
+    return os.urandom(16)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that another process needs to make the same context; no request is made.
+
+    Copies have the same `key`, and share a context in each process: a Dask graph brings one
+    copy for every array, and each would fetch the snapshot for itself.
+    """
+
+    storage: Storage
+    config: RepositoryConfig
+    authorization: dict[str, AnyCredential | None]
+    #: Whether the virtual chunk containers are those that the caller passed.
+    own_containers: bool = True
+    #: What the caller passed of the settings of storages.
+    own_settings: StorageSettings | None = None
+    commit_metadata: dict[str, Any] = field(default_factory=dict)
+    attribution: Attribution | None = None
+    key: bytes = field(default_factory=new_key, repr=False)
+
+    def context(self) -> SessionContext:
+        """Return what sessions share: that of other copies, if this process has it."""
+        with _contexts_lock:
+            found = _contexts.get(self.key)
+            if found is None:
+                found = _contexts[self.key] = self._make_context()
+            return found
+
+    def _make_context(self) -> SessionContext:
+        effective = self.config.effective()
+        assets = _assets(self.storage, effective)
+        state = RepoState(
+            assets, effective.repo_update_retries, effective.num_updates_per_repo_info_file
+        )
+        virtual = VirtualResolver(
+            effective.virtual_chunk_containers,
+            self.authorization,
+            Trust(self.own_containers, self.storage.endpoint, self.own_settings),
+            self.config.storage,
+        )
+        limit = RequestLimit(effective.max_concurrent_requests)
+        return SessionContext(
+            assets, state, virtual, self.config, effective, self, limit, self.commit_metadata
+        )
+
+
+#: What is in use in this process, by key of the recipe.
+_contexts: weakref.WeakValueDictionary[bytes, SessionContext] = weakref.WeakValueDictionary()
+_contexts_lock = threading.Lock()
+
+
+def _forget_contexts() -> None:
+    global _contexts, _contexts_lock
+    _contexts, _contexts_lock = weakref.WeakValueDictionary(), threading.Lock()
+
+
+# connections and locks do not survive a fork of the process
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_contexts)
+
+
+def _assets(storage: Storage, effective: EffectiveConfig) -> Assets:
+    return Assets(
+        storage,
+        max_snapshot_nodes=effective.num_snapshot_nodes,
+        max_chunk_refs=effective.num_chunk_refs,
+        max_chunk_bytes=effective.num_bytes_chunks,
+        compression_level=effective.compression_level,
+        location_compression=LocationCompression(
+            min_num_chunks=effective.location_compression_min_num_chunks,
+            max_samples=effective.location_compression_max_training_samples,
+            max_dictionary_size=effective.location_compression_max_dictionary_size,
+            level=effective.location_compression_level,
+            only_where_smaller=not effective.location_compression_is_wanted,
+        ),
+    )

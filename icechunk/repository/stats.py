@@ -1,0 +1,45 @@
+"""How much the chunks of a repository take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from icechunk.base.display import Displayed
+
+__all__ = ["ChunkStorageStats"]
+
+
+@dataclass(frozen=True)
+class ChunkStorageStats(Displayed):
+    """Bytes that chunks take, each counted once.
+
+    Attributes
+    ----------
+    native_bytes : int
+        In objects of the repository.
+    virtual_bytes : int
+        In files elsewhere: every distinct range of a file.
+    inlined_bytes : int
+        In manifests: a chunk is there as often as there are manifests that hold it.
+    """
+
+    native_bytes: int = 0
+    virtual_bytes: int = 0
+    inlined_bytes: int = 0
+
+    def non_virtual_bytes(self) -> int:
+        """Return what is stored in the repository itself."""
+        return self.native_bytes + self.inlined_bytes
+
+    def total_bytes(self) -> int:
+        """Return the sum of all."""
+        return self.non_virtual_bytes() + self.virtual_bytes
+
+    def __add__(self, other: ChunkStorageStats) -> ChunkStorageStats:
+        if not isinstance(other, ChunkStorageStats):
+            return NotImplemented
+        return ChunkStorageStats(
+            self.native_bytes + other.native_bytes,
+            self.virtual_bytes + other.virtual_bytes,
+            self.inlined_bytes + other.inlined_bytes,
+        )

@@ -1,0 +1,5 @@
+"""One transaction: edits on top of a snapshot until they are committed or dropped."""
+
+from icechunk.session.session import ChunkType, ForkSession, Session, SessionMode
+
+__all__ = ["ChunkType", "ForkSession", "Session", "SessionMode"]

@@ -1,0 +1,222 @@
+"""The chunks of an array as a whole: where they are, and other places for them.
+
+Everything here works on columns of references; a Python object per chunk is made only for
+those who ask for one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from icechunk.base.display import NumberedEnum
+from icechunk.changes.zarr_metadata import parse_node_metadata
+from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.format.chunk_refs import ChunkRefs, RefKind
+from icechunk.format.ids import encode_ids, normalize_path
+from icechunk.format.snapshot import ArrayInfo, Node
+from icechunk.session.chunks import ChunkStore, Coordinate, check_coordinate, in_grid
+from icechunk.session.edits import Edits
+from icechunk.virtual.resolver import VirtualResolver
+
+#: Maps the position of a chunk to another one, or to None.
+Reindexing: TypeAlias = Callable[[list[int]], Iterable[int] | None]
+#: Coordinates, kinds, places, offsets, lengths, and inline data by row.
+ChunkBatch: TypeAlias = tuple[
+    npt.NDArray[np.uint32],
+    npt.NDArray[np.uint8],
+    list[str],
+    npt.NDArray[np.uint64],
+    npt.NDArray[np.uint64],
+    dict[int, bytes],
+]
+
+
+class ChunkType(NumberedEnum):
+    """Where the bytes of a chunk are."""
+
+    uninitialized = 0
+    native = 1
+    virtual = 2
+    inline = 3
+
+
+class ArrayChunks:
+    """The chunks of a session, an array at a time; `icechunk.Session` says what each does.
+
+    Parameters
+    ----------
+    edits : Edits
+    chunks : ChunkStore
+    virtual : VirtualResolver
+    """
+
+    def __init__(self, edits: Edits, chunks: ChunkStore, virtual: VirtualResolver) -> None:
+        self._edits = edits
+        self._chunks = chunks
+        self._virtual = virtual
+
+    # -- looking -----------------------------------------------------------------------
+    def type_of(self, array_path: str, chunk_coordinates: Sequence[int]) -> ChunkType:
+        """Say where the bytes of a chunk are."""
+        node, array = self._edits.tree.require_array(normalize_path(array_path))
+        coordinate = tuple(map(operator.index, chunk_coordinates))
+        if min(coordinate, default=0) < 0:
+            raise InvalidInputError(
+                f"chunk {coordinate} of {node.path!r}: coordinates cannot be negative",
+                ErrorKind.INVALID_CHUNK_INDEX,
+            )
+        ref = self._chunks.find(node, coordinate) if in_grid(array, coordinate) else None
+        return ChunkType(int(ref.kind)) if ref is not None else ChunkType.uninitialized
+
+    def all_virtual_locations(self) -> list[str]:
+        """Return the URL of the file that a virtual chunk is in, for all of all arrays."""
+        return [
+            location
+            for node in self._edits.tree.nodes()
+            if node.array is not None
+            for location in self._virtual_locations(self._chunks.refs(node.path))
+        ]
+
+    async def coordinates(self, array_path: str, batch_size: int) -> AsyncIterator[Coordinate]:
+        """Yield the coordinates of all chunks that were written, in order."""
+        refs = await asyncio.to_thread(self._written, array_path)
+        for rows in _batches(len(refs), batch_size):
+            for row in refs.coords[rows].tolist():
+                yield tuple(row)
+
+    async def batches(self, array_path: str, batch_size: int) -> AsyncIterator[ChunkBatch]:
+        """Yield the references to all chunks that were written, as columns, in order."""
+        refs = await asyncio.to_thread(self._written, array_path)
+        for rows in _batches(len(refs), batch_size):
+            part = refs.take(np.arange(len(refs))[rows])
+            yield await asyncio.to_thread(self._batch, part)
+
+    def _batch(self, refs: ChunkRefs) -> ChunkBatch:
+        places = [""] * len(refs)
+        if refs.chunk_id is not None:
+            native = refs.kind == RefKind.NATIVE
+            _put(places, native, encode_ids(refs.chunk_id[native]))
+        if refs.location is not None:
+            _put(places, refs.kind == RefKind.VIRTUAL, self._virtual_locations(refs))
+        inline = refs.kind == RefKind.INLINE
+        data = memoryview(refs.inline_data) if refs.inline_data is not None else memoryview(b"")
+        starts, lengths = refs.offset[inline].tolist(), refs.length[inline].tolist()
+        inlined = {
+            row: bytes(data[start : start + length])
+            for row, start, length in zip(
+                np.flatnonzero(inline).tolist(), starts, lengths, strict=True
+            )
+        }
+        offsets = np.where(inline, np.uint64(0), refs.offset)
+        return refs.coords.copy(), refs.kind.copy(), places, offsets, refs.length.copy(), inlined
+
+    def _virtual_locations(self, refs: ChunkRefs) -> list[str]:
+        """Return the location of each virtual chunk, expanded."""
+        if refs.location is None or refs.locations is None:
+            return []
+        which = refs.location[refs.kind == RefKind.VIRTUAL]
+        distinct, index = np.unique(which, return_inverse=True)
+        expand = self._virtual.expand
+        expanded = [expand(refs.locations[int(i)]) for i in distinct]
+        return [expanded[i] for i in index.tolist()]
+
+    def _written(self, array_path: str) -> ChunkRefs:
+        """Return the references within the grid of an array."""
+        path = normalize_path(array_path)
+        _, array = self._edits.tree.require_array(path)
+        refs = self._chunks.refs(path)
+        grid = np.maximum(np.asarray(array.num_chunks, np.int64), 1)
+        return refs.take((refs.coords < grid).all(axis=1))
+
+    # -- moving ------------------------------------------------------------------------
+    def shift(self, array_path: str, chunk_offset: Iterable[int]) -> None:
+        """Move all chunks of an array by so many chunks along each dimension."""
+        node, array = self._movable(array_path)
+        offset = tuple(map(operator.index, chunk_offset))
+        if len(offset) != len(array.shape):
+            raise InvalidInputError(
+                f"chunk_offset {offset} for {node.path!r}, which has {len(array.shape)} "
+                "dimensions; pass one number for each",
+                ErrorKind.INVALID_CHUNK_INDEX,
+            )
+        refs = self._written(node.path)
+        # beyond the grid is beyond the grid, and no number overflows
+        limit = 1 << 33
+        steps = np.array([min(max(step, -limit), limit) for step in offset], np.int64)
+        targets = refs.coords.astype(np.int64) + steps
+        grid = np.maximum(np.asarray(array.num_chunks, np.int64), 1)
+        inside = ((targets >= 0) & (targets < grid)).all(axis=1)
+        moved = refs.take(inside).at(targets[inside])
+        self._chunks.set_refs(node.path, ChunkRefs.deleted(refs.coords).overlay(moved))
+
+    def reindex(
+        self, array_path: str, forward: Reindexing, backward: Reindexing | None = None
+    ) -> None:
+        """Move each chunk of an array to where a function says."""
+        node, array = self._movable(array_path)
+        refs = self._written(node.path)
+        positions = refs.coords.tolist()
+        cleared = [
+            row
+            for row, position in enumerate(positions)
+            if backward is not None and not _has(refs, backward(list(position)))
+        ]
+        rows, targets = [], []
+        for row, position in enumerate(positions):
+            target = forward(list(position))
+            if target is not None:
+                rows.append(row)
+                targets.append(_position(node, array, target))
+        coords = np.array(targets, np.int64).reshape(len(targets), len(array.shape))
+        moved = refs.take(np.array(rows, np.int64)).at(coords)
+        gone = refs.coords[np.array(cleared, np.int64)]
+        self._chunks.set_refs(node.path, ChunkRefs.deleted(gone).overlay(moved))
+
+    def _movable(self, array_path: str) -> tuple[Node, ArrayInfo]:
+        self._edits.check_editable()
+        node, array = self._edits.tree.require_array(normalize_path(array_path))
+        if not parse_node_metadata(node.user_data, node.path).is_regular:
+            raise InvalidInputError(
+                f"the chunks of {node.path!r} cannot move: its chunk grid is not regular, and "
+                "they would not fit at other places",
+                ErrorKind.INVALID_ARRAY_METADATA,
+            )
+        return node, array
+
+
+def _has(refs: ChunkRefs, position: Iterable[int] | None) -> bool:
+    coordinate = () if position is None else tuple(map(operator.index, position))
+    return (
+        position is not None
+        and len(coordinate) == refs.ndim
+        and min(coordinate, default=0) >= 0
+        and refs.find(coordinate) >= 0
+    )
+
+
+def _position(node: Node, array: ArrayInfo, target: Iterable[int]) -> Coordinate:
+    coordinate = tuple(map(operator.index, target))
+    if min(coordinate, default=0) < 0:
+        raise InvalidInputError(
+            f"chunk {coordinate} lies outside the chunk grid {array.num_chunks} of {node.path!r}",
+            ErrorKind.INVALID_CHUNK_INDEX,
+        )
+    check_coordinate(node, array, coordinate)
+    return coordinate
+
+
+def _batches(count: int, size: int) -> Iterator[slice]:
+    if operator.index(size) < 1:
+        raise InvalidInputError(f"batch_size is {size}, it must be at least 1")
+    return (slice(start, start + size) for start in range(0, count, size))
+
+
+def _put(values: list[str], where: npt.NDArray[np.bool_], chosen: list[str]) -> None:
+    for row, value in zip(np.flatnonzero(where).tolist(), chosen, strict=True):
+        values[row] = value

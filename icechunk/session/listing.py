@@ -1,0 +1,90 @@
+"""Listing: the Zarr keys that nodes and chunk references stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from icechunk.errors import InvalidInputError
+from icechunk.format.chunk_refs import ChunkRefs
+from icechunk.format.snapshot import Node
+from icechunk.session.keys import METADATA_NAME, ChunkKey, chunk_key, metadata_key, parse_key
+from icechunk.session.session import Session
+
+
+def keys_below(session: Session, prefix: str) -> Iterator[str]:
+    """Yield the keys that begin with a string, whole segments or not."""
+    wanted = prefix.lstrip("/")
+    folder = wanted.rpartition("/")[0]
+    for node, refs in below(session, folder):
+        if refs is None:
+            keys: Iterable[str] = (metadata_key(node.path),)
+        else:
+            keys = (chunk_key(node.path, tuple(c)) for c in refs.coords.tolist())
+        for key in keys:
+            if key.startswith(wanted):
+                yield key
+
+
+def below(session: Session, prefix: str) -> Iterator[tuple[Node, ChunkRefs | None]]:
+    """Yield what lies below a folder: each node, and then the chunks of arrays.
+
+    A pair without references means the node's metadata document.
+    """
+    path = "/" + prefix.strip("/")
+    tree = session.tree
+    for node in tree.within(path):
+        yield node, None
+        if node.is_array:
+            refs = session.chunk_refs(node.path)
+            if len(refs):
+                yield node, refs
+    if tree.get(path) is not None:
+        return
+    # a folder within the chunks of an array: <path>/c/1
+    array, leading = _chunk_folder(session, path)
+    if array is not None:
+        refs = session.chunk_refs(array.path)
+        if leading:
+            refs = refs.take((refs.coords[:, : len(leading)] == leading).all(axis=1))
+        if len(refs):
+            yield array, refs
+
+
+def _chunk_folder(session: Session, path: str) -> tuple[Node | None, tuple[int, ...]]:
+    try:
+        parsed = parse_key(path)
+    except InvalidInputError:
+        return None, ()
+    if isinstance(parsed, ChunkKey):
+        node = session.tree.get(parsed.path)
+        array = node.array if node is not None else None
+        if array is not None and len(parsed.coordinate) <= len(array.shape):
+            return node, parsed.coordinate
+    return None, ()
+
+
+def names_in(session: Session, prefix: str) -> list[str]:
+    """Return the names directly below a folder, of keys and of folders."""
+    path = "/" + prefix.strip("/")
+    tree = session.tree
+    names: dict[str, None] = {}
+    node = tree.get(path)
+    if node is not None:
+        names[METADATA_NAME] = None
+        if node.is_array:
+            if len(session.chunk_refs(path)):
+                names["c"] = None
+            return list(names)
+    depth = 1 if path == "/" else len(path) + 1
+    for found in tree.paths_below(path):
+        # groups need no document of their own to have members
+        names[found[depth:].partition("/")[0]] = None
+    array, leading = _chunk_folder(session, path) if not names else (None, ())
+    if array is not None and array.array is not None:
+        for _, refs in below(session, prefix):
+            if refs is not None and len(leading) < refs.ndim:
+                for index in np.unique(refs.coords[:, len(leading)]).tolist():
+                    names[str(index)] = None
+    return list(names)

@@ -1,0 +1,743 @@
+"""One transaction: edits on top of a snapshot until they are committed or dropped."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from icechunk.base.async_twin import async_twin
+from icechunk.base.display import Displayed
+from icechunk.changes.change_set import ArrayChanges, ChangeSet, OnConflict
+from icechunk.changes.codec import decode_change_set, encode_change_set
+from icechunk.changes.tree import Tree
+from icechunk.changes.zarr_metadata import parse_node_metadata
+from icechunk.commit.building import transaction_log
+from icechunk.commit.conflicts import ConflictSolver
+from icechunk.commit.snapshots import Diff, diff_from_logs
+from icechunk.config.repository_config import EffectiveConfig, RepositoryConfig
+from icechunk.errors import (
+    ErrorKind,
+    InvalidInputError,
+    SessionStateError,
+)
+from icechunk.format import v1
+from icechunk.format.chunk_refs import ChunkRefs
+from icechunk.format.ids import encode_id, normalize_path
+from icechunk.session.array_chunks import ArrayChunks, ChunkBatch, ChunkType, Reindexing
+from icechunk.session.chunks import ChunkStore
+from icechunk.session.committer import Committer
+from icechunk.session.context import SessionContext, SessionMode
+from icechunk.session.copies import Copies
+from icechunk.session.edits import Edits
+from icechunk.storage.base import Storage
+from icechunk.virtual.resolver import VirtualResolver
+
+if TYPE_CHECKING:
+    from icechunk.store import IcechunkStore
+
+__all__ = ["ChunkType", "ForkSession", "Session", "SessionMode"]
+
+
+class Session(Displayed):
+    """One transaction on a repository. Made by `Repository`, not directly.
+
+    Read-only sessions look at one snapshot for ever. Writable ones collect edits and
+    become read-only, at the new snapshot, once they are committed. A session may be used
+    from several threads.
+
+    Attributes
+    ----------
+    chunks : ChunkStore
+        The way to single chunks.
+    """
+
+    def __init__(
+        self,
+        context: SessionContext,
+        snapshot_id: bytes,
+        mode: SessionMode,
+        branch: str | None = None,
+        layers: Sequence[ChangeSet] = (),
+    ) -> None:
+        edits = Edits(context.assets.snapshot, snapshot_id, mode, layers)
+        self._take_parts(context, edits, branch)
+        self.load()
+
+    def _take_parts(
+        self,
+        context: SessionContext,
+        edits: Edits,
+        branch: str | None = None,
+        copies: Copies | None = None,
+    ) -> None:
+        self._context = context
+        self._copies = copies or Copies()
+        self._edits = edits
+        self._lock = edits.lock
+        self._committer = Committer(context, edits, branch)
+        self.chunks = ChunkStore(context, edits)
+        self._arrays = ArrayChunks(edits, self.chunks, context.virtual)
+
+    # -- what it is --------------------------------------------------------------
+    @property
+    def read_only(self) -> bool:
+        """Whether the session refuses edits."""
+        return self._edits.mode is SessionMode.readonly
+
+    @property
+    def is_fork(self) -> bool:
+        """Whether the session is a fork, to be merged and never committed."""
+        return False
+
+    @property
+    def mode(self) -> SessionMode:
+        """Whether the session reads, writes, or rearranges."""
+        return self._edits.mode
+
+    @property
+    def snapshot_id(self) -> str:
+        """Id of the snapshot that the session began at; after a commit the new one."""
+        return encode_id(self._edits.snapshot_id)
+
+    @property
+    def branch(self) -> str | None:
+        """The branch that a commit moves; None for read-only sessions and forks."""
+        return self._committer.branch
+
+    @property
+    def storage(self) -> Storage:
+        """Where the repository is."""
+        return self._context.assets.storage
+
+    @property
+    def config(self) -> RepositoryConfig:
+        """The configuration that the session works with."""
+        return self._context.config
+
+    @property
+    def virtual(self) -> VirtualResolver:
+        """Access to the files that virtual chunks lie in."""
+        return self._context.virtual
+
+    @property
+    def storage_url(self) -> str:
+        """Where the repository is, without credentials."""
+        return self._context.assets.storage.url
+
+    @property
+    def effective_config(self) -> EffectiveConfig:
+        """The configuration with defaults filled in."""
+        return self._context.effective
+
+    @property
+    def has_uncommitted_changes(self) -> bool:
+        """Whether a commit would have anything to say."""
+        return self._edits.has_changes
+
+    def __repr__(self) -> str:
+        lines = [f"<icechunk.{type(self).__name__}>", f"snapshot: {self.snapshot_id}"]
+        if self.branch is not None:
+            lines.append(f"branch: {self.branch}")
+        lines.append(f"mode: {self.mode.name}")
+        if not self.read_only and self.is_loaded:
+            lines.append(f"uncommitted changes: {'yes' if self.has_uncommitted_changes else 'no'}")
+        lines.append(f"storage: {self._context.assets.storage.url}")
+        return "\n".join(lines)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Session):
+            return NotImplemented
+        if self is other:
+            return True
+        return (
+            self._context.assets.storage.url == other._context.assets.storage.url
+            and self.snapshot_id == other.snapshot_id
+            and self.mode == other.mode
+            and self._edits.everything() == other._edits.everything()
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def store(self) -> IcechunkStore:
+        """The Zarr store of this session."""
+        # the one import that goes up a layer: users expect the attribute here
+        from icechunk.store import IcechunkStore
+
+        return IcechunkStore(self)
+
+    # -- pickling ------------------------------------------------------------------
+    def __getstate__(self) -> dict[str, Any]:
+        if not self.read_only:
+            raise SessionStateError(
+                "a writable session cannot be pickled: changes made on the copy would be lost. "
+                "Send session.fork() to other processes, and merge() what comes back. With Dask, "
+                "icechunk.xarray.to_icechunk and icechunk.dask.store_dask do that",
+                ErrorKind.PICKLE,
+            )
+        return {
+            "recipe": self._context.recipe,
+            "edits": {"snapshot_id": self._edits.snapshot_id, "mode": SessionMode.readonly},
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # no request is made, and nothing is decoded, before the session is used: an error
+        # here would end the process that receives it
+        context = state["recipe"].context()
+        edits = Edits(context.assets.snapshot, **state["edits"])
+        self._take_parts(context, edits, copies=Copies(state.get("originals", ())))
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the snapshot was fetched. A copy in another process does it when it is used."""
+        return self._edits.is_loaded
+
+    def load(self) -> None:
+        """Fetch the snapshot, if that was not done yet."""
+        self._edits.load()
+
+    # -- nodes -------------------------------------------------------------------------
+    @property
+    def tree(self) -> Tree:
+        """The node hierarchy, with the edits of this session."""
+        return self._edits.tree
+
+    def set_metadata_document(self, path: str, user_data: bytes) -> None:
+        """Create a node, or replace its ``zarr.json``.
+
+        Raises
+        ------
+        ReadOnlyError, SessionStateError
+            If the session does not take edits.
+        InvalidInputError
+            If it is no Zarr v3 document, or one that the format cannot hold.
+        """
+        with self._lock:
+            self._edits.check_editable()
+            # looked at closer where it can matter only: the version may take a request
+            if (
+                b"rectilinear" in user_data
+                and not parse_node_metadata(user_data, path).is_regular
+                and self._context.state.spec_version == 1
+            ):
+                raise v1.irregular_grid(path)
+            self._edits.tree.put(path, user_data)
+
+    def delete_nodes(self, path: str) -> None:
+        """Delete a node and all below it; a missing one is ignored."""
+        with self._lock:
+            self._edits.check_editable()
+            self._edits.tree.delete(path)
+
+    def move(self, from_path: str, to_path: str) -> None:
+        """Move a group or array, with all below it, to another path.
+
+        Parameters
+        ----------
+        from_path, to_path : str
+            Absolute paths.
+
+        Raises
+        ------
+        SessionStateError
+            If the session is not one from `Repository.rearrange_session`, or the target
+            lies within the source or has no group as its parent.
+        NodeNotFoundError
+            If there is nothing at `from_path`.
+        AlreadyExistsError
+            If there is a node at `to_path`.
+        """
+        if self.mode is not SessionMode.rearrange:
+            if self.read_only:
+                self._edits.check_editable()
+            raise SessionStateError(
+                "nodes move in sessions of their own; get one from "
+                "Repository.rearrange_session(branch)",
+                ErrorKind.NON_REARRANGE_SESSION,
+            )
+        with self._lock:
+            self._edits.tree.move(normalize_path(from_path), normalize_path(to_path))
+
+    def get_node_id(self, path: str) -> str:
+        """Return the id of a node, which stays the same when the node moves."""
+        return encode_id(self._edits.tree.require(normalize_path(path)).id)
+
+    # -- chunks of an array ------------------------------------------------------------
+    def chunk_refs(self, path: str) -> ChunkRefs:
+        """Return all references of an array, with the edits of this session."""
+        return self.chunks.refs(path)
+
+    def set_refs(self, path: str, refs: ChunkRefs) -> None:
+        """Set many chunk references of one array at once.
+
+        Raises
+        ------
+        NodeNotFoundError, InvalidInputError
+            If there is no such array, or its grid does not hold all of them.
+        """
+        self.chunks.set_refs(path, refs)
+
+    def written_chunks(self, path: str, *, base: bool = False) -> npt.NDArray[np.bool_]:
+        """Say which chunks of an array have a value, here or in the base snapshot.
+
+        Only manifests are read. Where the array is sharded, its shards are meant. A chunk
+        that holds nothing but the fill value is usually not stored, and not told from one
+        that was never written.
+
+        Parameters
+        ----------
+        path : str
+            Of the array.
+        base : bool
+            Whether to leave out the edits of this session.
+
+        Returns
+        -------
+        bool[...]
+            In the shape of the chunk grid.
+
+        Raises
+        ------
+        NodeNotFoundError, InvalidInputError
+            If there is no such array.
+        """
+        return self.chunks.written(normalize_path(path), base=base)
+
+    def changed_chunks(self, path: str) -> npt.NDArray[np.bool_]:
+        """Say which chunks of an array this session has written or deleted.
+
+        Of a fork they include those that its parent had changed before. Parameters, result
+        and errors are those of `written_chunks`.
+        """
+        return self.chunks.changed(normalize_path(path))
+
+    def chunk_type(self, array_path: str, chunk_coordinates: Sequence[int]) -> ChunkType:
+        """Say where the bytes of a chunk are.
+
+        Parameters
+        ----------
+        array_path : str
+        chunk_coordinates : sequence of int
+            One that the chunk grid does not have was never written.
+
+        Raises
+        ------
+        NodeNotFoundError, InvalidInputError
+            If there is no such array, or a coordinate is negative.
+        """
+        return self._arrays.type_of(array_path, chunk_coordinates)
+
+    def all_virtual_chunk_locations(self) -> list[str]:
+        """Return the URL of the file that a virtual chunk is in, for all of all arrays.
+
+        Raises
+        ------
+        InvalidInputError
+            If a location names a container that the configuration does not have.
+        """
+        return self._arrays.all_virtual_locations()
+
+    async def chunk_coordinates(
+        self, array_path: str, batch_size: int = 1000
+    ) -> AsyncIterator[tuple[int, ...]]:
+        """Yield the coordinates of all chunks that were written, in order.
+
+        Parameters
+        ----------
+        array_path : str
+        batch_size : int
+            How many are made at once.
+
+        Raises
+        ------
+        NodeNotFoundError, InvalidInputError
+            If there is no such array.
+        """
+        async for coordinate in self._arrays.coordinates(array_path, batch_size):
+            yield coordinate
+
+    async def chunk_batches(
+        self, array_path: str, batch_size: int = 100_000
+    ) -> AsyncIterator[ChunkBatch]:
+        """Yield the references to all chunks that were written, as columns, in order.
+
+        Parameters
+        ----------
+        array_path : str
+        batch_size : int
+            Rows of a batch, at most.
+
+        Yields
+        ------
+        coords : uint32[n, ndim]
+        kinds : uint8[n]
+            Values of `ChunkType`.
+        places : list of str
+            URL of a virtual chunk, id of a native one, empty for an inline one.
+        offsets, lengths : uint64[n]
+            In bytes, in the file or object; the offset of an inline chunk is 0.
+        inlined : dict of int to bytes
+            Of inline chunks the bytes, by row.
+
+        Raises
+        ------
+        NodeNotFoundError, InvalidInputError
+            If there is no such array, or a location names an unknown container.
+        """
+        async for batch in self._arrays.batches(array_path, batch_size):
+            yield batch
+
+    def shift_array(self, array_path: str, chunk_offset: Iterable[int]) -> None:
+        """Move all chunks of an array by so many chunks along each dimension.
+
+        What leaves the grid is dropped, and what is left behind reads as the fill value; to
+        keep all, resize the array before. No data is copied.
+
+        Parameters
+        ----------
+        array_path : str
+        chunk_offset : iterable of int
+            Per dimension, in chunks; may be negative.
+
+        Raises
+        ------
+        ReadOnlyError, SessionStateError
+            If the session does not take edits.
+        NodeNotFoundError, InvalidInputError
+            If there is no such array, its chunk grid is not regular, or the offset has not
+            one number per dimension.
+        """
+        self._arrays.shift(array_path, chunk_offset)
+
+    def reindex_array(
+        self, array_path: str, forward: Reindexing, backward: Reindexing | None = None
+    ) -> None:
+        """Move each chunk of an array to where a function says.
+
+        Only chunks that were written are visited, in order; where two move to one place the
+        later one stays. A chunk that moves is still where it was, too, unless another one
+        takes its place or `backward` says that it has to go.
+
+        Parameters
+        ----------
+        array_path : str
+        forward : callable
+            Gets the position of a chunk as a list, returns the new one, or None to leave it.
+        backward : callable, optional
+            The inverse: gets the position of a chunk, returns where it would come from. If
+            that is None, or there is no chunk, the chunk reads as the fill value afterwards.
+
+        Raises
+        ------
+        ReadOnlyError, SessionStateError
+            If the session does not take edits.
+        NodeNotFoundError, InvalidInputError
+            If there is no such array, its chunk grid is not regular, or `forward` returns
+            what is no position in it. In this case, and if a function raises, nothing has
+            changed.
+        """
+        self._arrays.reindex(array_path, forward, backward)
+
+    # -- changes -----------------------------------------------------------------------
+    def array_changes(self) -> list[ArrayChanges]:
+        """Return how many chunks of each array were changed, and how large they are.
+
+        Of a fork they are those since it was forked.
+        """
+        return self._edits.own().array_changes()
+
+    def status(self) -> Diff:
+        """Return the uncommitted changes."""
+        changes, tree = self._edits.own(), self._edits.tree
+        log = transaction_log(tree.snapshot.id, tree.snapshot, tree, changes)
+        paths = {node.id: (node.path, node.is_array) for node in tree.nodes()}
+        return diff_from_logs([log], tree.snapshot, paths)
+
+    def changes(self) -> ChangeSet:
+        """Return the uncommitted changes, of a fork those since it was forked."""
+        return self._edits.own()
+
+    def change_set_bytes(self) -> bytes:
+        """Return the uncommitted changes, to be sent to the coordinator of a job.
+
+        Of a fork they are what was done since it was forked. Chunks are already stored;
+        what travels is where they are.
+        """
+        self._context.assets.storage.sync()
+        return encode_change_set(self._edits.own())
+
+    def discard_changes(self) -> None:
+        """Drop all uncommitted changes."""
+        if self.read_only:
+            self._edits.check_editable()
+        self._edits.discard()
+
+    def fork(self) -> ForkSession:
+        """Return a session for other processes, which sees what this one has done.
+
+        It pickles. What is written through it, or through copies of it, comes back by
+        `merge`, or as `change_set_bytes` for `merge_change_sets`.
+        """
+        if self.mode is not SessionMode.writable:
+            raise SessionStateError(
+                "only a writable session can be forked; for reading, a read-only session pickles",
+                ErrorKind.CANNOT_FORK_READ_ONLY_SESSION,
+            )
+        lineage, inherited = self._edits.fork()
+        return ForkSession(self._context, self._edits.snapshot_id, lineage, inherited)
+
+    def merge(self, *others: ForkSession) -> None:
+        """Take over what forks of this session did.
+
+        Parameters
+        ----------
+        *others : ForkSession
+            In any order. One that was sent to other processes has none of what was done
+            there; merge what comes back. The session itself is ignored.
+
+        Raises
+        ------
+        ConflictError
+            If two forks, or a fork and what this session did after the fork was made,
+            disagree about a chunk or a node; then nothing is taken over.
+        SessionStateError
+            If copies of a fork were sent to other processes, and none came back.
+        """
+        forks = _forks(self, others)
+        self._copies.check(fork._copies for fork in forks)
+        self.merge_parts(*forks)
+
+    def merge_parts(self, *others: ForkSession) -> None:
+        """Take over what forks did, on the way to the session that merges all of them.
+
+        That is `merge` without a look at copies: where Dask reduces results on its workers,
+        copies of them are sent around. The session that merges the outcome looks at them.
+        """
+        forks = _forks(self, others)
+        self._edits.merge([fork.changes() for fork in forks])
+        self._copies.take_over(fork._copies for fork in forks)
+
+    def merge_change_sets(
+        self, change_sets: Iterable[bytes], *, on_conflict: OnConflict = "error"
+    ) -> None:
+        """Take over what other processes did, from their `change_set_bytes`.
+
+        Parameters
+        ----------
+        change_sets : iterable of bytes
+            In any order; one that comes twice counts once.
+        on_conflict : {"error", "last"}
+            What to do where two disagree.
+
+        Raises
+        ------
+        FormatError
+            If some bytes are damaged or no change set.
+        SessionStateError
+            If a change set was made on another snapshot, or on nodes that this session
+            does not have.
+        ConflictError
+            If two disagree about a chunk or a node, or one with this session. In all three
+            cases nothing is taken over.
+        """
+        parts = [decode_change_set(data, f"change set {i}") for i, data in enumerate(change_sets)]
+        self._edits.merge(parts, on_conflict)
+
+    # -- committing ----------------------------------------------------------------------
+    def commit(
+        self,
+        message: str,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        rebase_with: ConflictSolver | None = None,
+        rebase_tries: int = 1000,
+        allow_empty: bool = False,
+        before_rebase: Callable[[int], None] | None = None,
+        after_rebase: Callable[[int], None] | None = None,
+        on_built: Callable[[str], None] | None = None,
+    ) -> str:
+        """Make the changes a new snapshot of the branch.
+
+        The session is read-only afterwards, at the new snapshot.
+
+        Parameters
+        ----------
+        message : str
+        metadata : mapping, optional
+            Anything that JSON can express, to be found in the history.
+        rebase_with : ConflictSolver, optional
+            If the branch has moved, rebase with this solver and try again.
+        rebase_tries : int
+            How often at most.
+        before_rebase, after_rebase : callable, optional
+            Called around every rebase with its number, from 1 on.
+        allow_empty : bool
+            Whether to commit when nothing changed.
+        on_built : callable, optional
+            Called with the id of the new snapshot before the branch moves there, in each
+            attempt. For records that must tell later whether the commit took place: the
+            operations log names each snapshot that did. If it raises, nothing is committed.
+
+        Returns
+        -------
+        str
+            Id of the new snapshot.
+
+        Raises
+        ------
+        ConflictError
+            If the branch has moved since the session began.
+        RebaseFailedError
+            If `rebase_with` cannot settle a conflict.
+        SessionStateError
+            If nothing changed, or the session cannot commit.
+        """
+        return self._committer.commit(
+            message,
+            metadata,
+            rebase_with=rebase_with,
+            rebase_tries=rebase_tries,
+            allow_empty=allow_empty,
+            before_rebase=before_rebase,
+            after_rebase=after_rebase,
+            on_built=on_built,
+        )
+
+    def rebase(self, solver: ConflictSolver) -> None:
+        """Carry the changes over to the newest snapshot of the branch.
+
+        Parameters
+        ----------
+        solver : ConflictSolver
+            Says how to go on where others changed the same.
+
+        Raises
+        ------
+        RebaseFailedError
+            If the solver cannot settle a conflict; then the session stays as it was.
+        SessionStateError
+            If the session cannot commit, or a transaction log is missing.
+        """
+        self._committer.rebase(solver)
+
+    def amend(
+        self,
+        message: str,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        allow_empty: bool = False,
+    ) -> str:
+        """Replace the newest snapshot of the branch by one that has the changes too.
+
+        Parameters and errors are those of `commit`; the first snapshot of a repository
+        cannot be amended, and neither can one that moved nodes by a session that edits.
+        """
+        self._context.state.require_version_2("amend")
+        return self._committer.put(message, metadata, allow_empty, amends=True)
+
+    def flush(self, message: str, *, metadata: Mapping[str, Any] | None = None) -> str:
+        """Store the changes, if any, as a snapshot that belongs to no branch.
+
+        The session is read-only afterwards. Garbage collection removes the snapshot in
+        time, unless a branch or tag is made of it.
+        """
+        return self._committer.flush(message, metadata=metadata)
+
+    def rewrite_manifests(
+        self, message: str, metadata: Mapping[str, Any] | None, *, amends: bool
+    ) -> str:
+        """Commit with new manifests for all arrays; see `Repository.rewrite_manifests`."""
+        return self._committer.put(message, metadata, True, amends=amends, rewrites=True)
+
+    def distributed_commit(
+        self,
+        message: str,
+        change_sets: Iterable[bytes],
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        on_conflict: OnConflict = "error",
+        allow_empty: bool = False,
+    ) -> str:
+        """Commit the changes of this session and of other processes, all or nothing.
+
+        Takes the parameters of `commit` and `merge_change_sets`, and raises their errors;
+        when it raises, the session is as it was before.
+        """
+        with self._lock:
+            top = self._edits.layers[-1]
+            self.merge_change_sets(change_sets, on_conflict=on_conflict)
+            try:
+                return self.commit(message, metadata, allow_empty=allow_empty)
+            except BaseException:
+                self._edits.restore(top)
+                raise
+
+    chunk_type_async = async_twin(chunk_type)
+    all_virtual_chunk_locations_async = async_twin(all_virtual_chunk_locations)
+    move_async = async_twin(move)
+    get_node_id_async = async_twin(get_node_id)
+    merge_async = async_twin(merge)
+    commit_async = async_twin(commit)
+    amend_async = async_twin(amend)
+    flush_async = async_twin(flush)
+    rebase_async = async_twin(rebase)
+    distributed_commit_async = async_twin(distributed_commit)
+
+
+class ForkSession(Session):
+    """A session for work in other processes. Made by `Session.fork`.
+
+    It starts with what its parent had done, pickles with its changes, and cannot commit:
+    the session that it was forked from merges it.
+    """
+
+    def __init__(
+        self,
+        context: SessionContext,
+        snapshot_id: bytes,
+        lineage: bytes,
+        inherited: Sequence[ChangeSet],
+    ) -> None:
+        layers = [*inherited, ChangeSet(snapshot_id, lineage)]
+        edits = Edits(
+            context.assets.snapshot,
+            snapshot_id,
+            SessionMode.writable,
+            layers,
+            len(inherited),
+            lineage,
+        )
+        self._take_parts(context, edits)
+        self.load()
+
+    @property
+    def is_fork(self) -> bool:
+        """Always true."""
+        return True
+
+    def __getstate__(self) -> dict[str, Any]:
+        # whoever commits what travels knows nothing of this process's files
+        self._context.assets.storage.sync()
+        return {
+            "recipe": self._context.recipe,
+            "edits": self._edits.to_send(),
+            "originals": self._copies.send(),
+        }
+
+
+def _forks(session: Session, others: Iterable[object]) -> list[ForkSession]:
+    """Return what is to be merged into a session, without that session itself."""
+    forks = []
+    for other in others:
+        if other is session:
+            continue
+        if not isinstance(other, ForkSession):
+            raise InvalidInputError(
+                f"merge takes forks of this session, not a {type(other).__name__}",
+                ErrorKind.MERGE_NOT_ALLOWED,
+            )
+        forks.append(other)
+    return forks

@@ -1,0 +1,144 @@
+"""The storage of a virtual chunk container."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+from icechunk.config.credentials import AnyCredential, Credentials
+from icechunk.config.object_stores import serves
+from icechunk.config.repository_config import AnyObjectStoreConfig, ObjectStoreConfig, S3Options
+from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.storage.base import Storage
+from icechunk.storage.guarded_http import GuardedHttp
+from icechunk.storage.local import LocalStorage
+from icechunk.storage.object_store import ObjectStorage
+from icechunk.virtual.container_trust import Trust, check_stored_options, patient, s3_options
+from icechunk.virtual.locations import shown
+
+#: What may be part of a host name of a bucket, in any of the services.
+_BUCKET: Final = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._$-]*")
+
+#: For each kind of store the credential that fits, and how to write a typical one.
+_CREDENTIALS: Final[dict[type, tuple[type, str]]] = {
+    ObjectStoreConfig.S3: (Credentials.S3, "Credentials.S3(s3_credentials(from_env=True))"),
+    ObjectStoreConfig.S3Compatible: (
+        Credentials.S3,
+        "Credentials.S3(s3_credentials(from_env=True))",
+    ),
+    ObjectStoreConfig.Tigris: (Credentials.S3, "Credentials.S3(s3_credentials(from_env=True))"),
+    ObjectStoreConfig.Gcs: (Credentials.Gcs, "Credentials.Gcs(gcs_credentials(from_env=True))"),
+    ObjectStoreConfig.Azure: (
+        Credentials.Azure,
+        "Credentials.Azure(azure_credentials(from_env=True))",
+    ),
+    ObjectStoreConfig.LocalFileSystem: (
+        Credentials.LocalFileSystemAccess,
+        "LocalFileSystemAccess",
+    ),
+    ObjectStoreConfig.Http: (Credentials.HttpAccess, "HttpAccess"),
+}
+
+
+def credential_call(store: AnyObjectStoreConfig) -> str:
+    """Return the source of a credential that fits a kind of store."""
+    return _CREDENTIALS[type(store)][1] if type(store) in _CREDENTIALS else "None"
+
+
+def open_container(
+    store: AnyObjectStoreConfig,
+    root: str,
+    credential: AnyCredential | None,
+    may_follow: Callable[[str], bool],
+    trust: Trust,
+) -> Storage:
+    """Return a storage for everything below a URL.
+
+    Parameters
+    ----------
+    store : one of the classes of ObjectStoreConfig
+    root : str
+        In normal form, with a slash at its end. It decides alone: a path in the
+        description of a local store plays no role, because the user did not see it when
+        allowing the URL.
+    credential : one of Credentials, optional
+        None for the defaults of the store.
+    may_follow : callable
+        Whether a redirect may lead to a URL.
+    trust : Trust
+        Whose options those of `store` are.
+
+    Raises
+    ------
+    InvalidInputError
+        If the credential or the URL does not fit the kind of store, or if the repository
+        sets options that only the caller may.
+    """
+    if isinstance(store, ObjectStoreConfig.InMemory):
+        raise InvalidInputError(
+            f"{shown(root)}: virtual chunks cannot be in memory", ErrorKind.STORAGE_CONFIG
+        )
+    family = _CREDENTIALS[type(store)]
+    if credential is not None and not isinstance(credential, family[0]):
+        raise InvalidInputError(
+            f"{shown(root)}: the container is an ObjectStoreConfig.{type(store).__name__} and "
+            f"cannot be opened with {type(credential).__qualname__}; pass {family[1]}",
+            ErrorKind.INVALID_CREDENTIALS,
+        )
+    parts = urlsplit(root)
+    if not serves(store, parts.scheme):
+        raise InvalidInputError(
+            f"{shown(root)}: an ObjectStoreConfig.{type(store).__name__} has no such locations",
+            ErrorKind.STORAGE_CONFIG,
+        )
+    check_stored_options(store, root, trust)
+    store = patient(store, trust)
+    if isinstance(store, ObjectStoreConfig.LocalFileSystem):
+        return LocalStorage(url2pathname(parts.path))
+    if isinstance(store, ObjectStoreConfig.Http):
+        return GuardedHttp(root, store.opts or {}, store.headers or {}, may_follow)
+    bucket, prefix = parts.netloc, unquote(parts.path)[1:-1]
+    if not _BUCKET.fullmatch(bucket) or prefix != prefix.strip("/"):
+        raise InvalidInputError(
+            f"{shown(root)} is no prefix of a bucket that can be read",
+            ErrorKind.INVALID_VIRTUAL_REF,
+        )
+    if isinstance(store, ObjectStoreConfig.Gcs):
+        return ObjectStorage.gcs(
+            bucket,
+            prefix,
+            config=store.opts,
+            credentials=credential.credentials if isinstance(credential, Credentials.Gcs) else None,
+        )
+    if isinstance(store, ObjectStoreConfig.Azure):
+        return ObjectStorage.azure(
+            None,
+            bucket,
+            prefix,
+            config=store.opts,
+            credentials=(
+                credential.credentials if isinstance(credential, Credentials.Azure) else None
+            ),
+        )
+    return ObjectStorage.s3(
+        bucket,
+        prefix,
+        options=_s3_options(store),
+        credentials=credential.credentials if isinstance(credential, Credentials.S3) else None,
+    )
+
+
+def _s3_options(store: AnyObjectStoreConfig) -> S3Options:
+    options = s3_options(store) or S3Options()
+    if isinstance(store, ObjectStoreConfig.Tigris):
+        options = dataclasses.replace(
+            options,
+            endpoint_url=options.endpoint_url or "https://t3.storage.dev",
+            region=options.region or "auto",
+        )
+    # of use for writing only, and not all kinds are supported
+    return dataclasses.replace(options, checksum_algorithm=None)

@@ -1,0 +1,58 @@
+"""Warnings about what the official client is going to refuse."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Mapping
+from typing import Final
+
+from icechunk.base.public_url import public_url
+
+_S3: Final = "icechunk.s3_from_env_credentials() or icechunk.s3_anonymous_credentials()"
+_GCS: Final = "icechunk.credentials.gcs_anonymous_credentials()"
+_AZURE: Final = "icechunk.azure_from_env_credentials()"
+_HTTP: Final = "icechunk.credentials.HttpAccess"
+#: What says what None stands for, by the scheme of the container.
+_EXPLICIT: Final = {
+    "s3": _S3,
+    "tigris": _S3,
+    "gs": _GCS,
+    "gcs": _GCS,
+    "az": _AZURE,
+    "azure": _AZURE,
+    "abfs": _AZURE,
+    "http": _HTTP,
+    "https": _HTTP,
+    "file": "icechunk.credentials.LocalFileSystemAccess",
+}
+
+
+def warn_of_none(authorization: Mapping[str, object] | None) -> None:
+    """Warn, at the line of the caller of this library, of containers authorized with None.
+
+    Parameters
+    ----------
+    authorization : mapping, optional
+        Credentials by the prefix of the container.
+    """
+    for prefix, credentials in (authorization or {}).items():
+        if credentials is None:
+            better = _EXPLICIT.get(str(prefix).partition("://")[0], "a credential")
+            warnings.warn(
+                f"authorize_virtual_chunk_access: None for {public_url(str(prefix))!r} will not "
+                "be accepted in future, as it does not say which credentials are used; pass "
+                f"{better}",
+                DeprecationWarning,
+                stacklevel=_depth_of_caller(),
+            )
+
+
+def _depth_of_caller() -> int:
+    """Return the stack level, seen from our caller, of the first frame of somebody else."""
+    depth = 1
+    frame = sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "icechunk":
+        frame = frame.f_back
+        depth += 1
+    return depth

@@ -1,0 +1,199 @@
+"""Virtual references as users give them, made into columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import numpy as np
+import numpy.typing as npt
+
+from icechunk.config.repository_config import VirtualChunkSpec
+from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.format.chunk_refs import ChunkRefs
+from icechunk.virtual.locations import stored_location
+
+
+def checksum_parts(checksum: str | datetime | None) -> tuple[str | None, datetime | None]:
+    """Return a checksum as ETag and time, of which at most one is set.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is neither a text nor a time with a zone.
+    """
+    if checksum is None or isinstance(checksum, str):
+        return checksum or None, None
+    if isinstance(checksum, datetime) and checksum.tzinfo is not None:
+        return None, checksum
+    raise InvalidInputError(
+        "a checksum is an ETag (str) or a time of last modification (datetime with a time "
+        f"zone), not {checksum!r}",
+        ErrorKind.INVALID_VIRTUAL_REF,
+    )
+
+
+def whole_seconds(time: datetime | None) -> int:
+    """Return whole seconds since the epoch, rounded up; 0 for no time.
+
+    File systems know fractions, and a file must not be newer than its own time.
+    """
+    if time is None:
+        return 0
+    seconds = math.ceil(time.timestamp())
+    if not 0 < seconds < 2**32:
+        raise InvalidInputError(
+            f"the time of last modification {time} cannot be stored: it must be after 1970 and "
+            "before 2106",
+            ErrorKind.INVALID_VIRTUAL_REF,
+        )
+    return seconds
+
+
+def _normal(locations: Iterable[str]) -> list[str]:
+    """Return the form in which locations are stored; the same one is looked at once."""
+    known: dict[str, str] = {}
+    return [
+        known.get(location) or known.setdefault(location, stored_location(location))
+        for location in locations
+    ]
+
+
+def scalar_place(place: Sequence[int], ndim: int, first: int = 0) -> tuple[int, ...]:
+    """Return a chunk index, or the shape of a grid, with the rank that an array has.
+
+    An array without dimensions has one chunk, and some clients give it an index or a grid
+    with dimensions all the same.
+
+    Parameters
+    ----------
+    place : sequence of int
+    ndim : int
+        Of the array.
+    first : int, default 0
+        The value that the superfluous numbers must have: 0 in an index, 1 in a shape.
+    """
+    superfluous = ndim == 0 and all(number == first for number in place)
+    return () if superfluous else tuple(place)
+
+
+def refs_from_specs(specs: Sequence[VirtualChunkSpec], ndim: int) -> ChunkRefs:
+    """Return references for a list of specs; of several for one chunk the last counts.
+
+    Raises
+    ------
+    InvalidInputError
+        If a coordinate has the wrong rank, a length is zero, or a location is no URL or carries
+        credentials.
+    """
+    by_chunk = {scalar_place(spec.index, ndim): spec for spec in specs}
+    for index in by_chunk:
+        if len(index) != ndim:
+            raise InvalidInputError(
+                f"chunk {index} has {len(index)} dimensions, the array {ndim}",
+                ErrorKind.INVALID_CHUNK_INDEX,
+            )
+    chosen = list(by_chunk.values())
+    coords = _coordinates(np.asarray(list(by_chunk), np.int64).reshape(len(chosen), ndim))
+    lengths = _sizes([spec.length for spec in chosen], "length")
+    _check_lengths(coords, lengths)
+    etags = [spec.etag_checksum for spec in chosen]
+    times = [whole_seconds(spec.last_updated_at_checksum) for spec in chosen]
+    return ChunkRefs.virtual(
+        coords,
+        _normal(spec.location for spec in chosen),
+        _sizes([spec.offset for spec in chosen], "offset"),
+        lengths,
+        etags if any(etags) else None,
+        np.asarray(times, np.uint32) if any(times) else None,
+    )
+
+
+def refs_from_arrays(
+    grid: Sequence[int],
+    locations: Sequence[str],
+    offsets: npt.NDArray[np.uint64],
+    lengths: npt.NDArray[np.uint64],
+    start: Sequence[int] | None = None,
+    etag: str | None = None,
+    modified: datetime | None = None,
+) -> ChunkRefs:
+    """Return references for a block of chunks, given flat in C order.
+
+    An empty location means that there is no such chunk.
+
+    Raises
+    ------
+    InvalidInputError
+        If the sizes do not agree, a chunk has no bytes, or a location is no URL or carries
+        credentials.
+    """
+    shape = tuple(max(int(n), 0) for n in grid)
+    count = math.prod(shape)
+    if not isinstance(locations, Sequence) or isinstance(locations, str):
+        locations = list(locations)
+    offsets = _sizes(offsets, "offsets")
+    lengths = _sizes(lengths, "lengths")
+    if not len(locations) == len(offsets) == len(lengths) == count:
+        raise InvalidInputError(
+            f"a chunk grid of shape {shape} has {count} chunks; got {len(locations)} locations, "
+            f"{len(offsets)} offsets and {len(lengths)} lengths",
+            ErrorKind.INVALID_VIRTUAL_REF,
+        )
+    if start is not None and len(start) != len(shape):
+        raise InvalidInputError(
+            f"arr_offset {tuple(start)} and chunk_grid_shape {shape} differ in rank",
+            ErrorKind.INVALID_CHUNK_INDEX,
+        )
+    places = np.indices(shape, np.int64).reshape(len(shape), count).T
+    if start is not None:
+        places = places + np.asarray(start, np.int64)
+    coords = _coordinates(places)
+    if "" in locations:
+        present = np.fromiter((bool(location) for location in locations), np.bool_, count)
+        locations = [location for location in locations if location]
+        coords, offsets, lengths = coords[present], offsets[present], lengths[present]
+    _check_lengths(coords, lengths)
+    seconds = whole_seconds(modified)
+    return ChunkRefs.virtual(
+        coords,
+        _normal(locations),
+        offsets,
+        lengths,
+        [etag] * len(locations) if etag else None,
+        np.full(len(locations), seconds, np.uint32) if seconds else None,
+    )
+
+
+def _sizes(values: object, name: str) -> npt.NDArray[np.uint64]:
+    array = np.asarray(values)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise InvalidInputError(
+            f"{name}: expected a flat array of integers, got {array.dtype} of shape {array.shape}",
+            ErrorKind.INVALID_VIRTUAL_REF,
+        )
+    if array.dtype.kind == "i" and array.size and int(array.min()) < 0:
+        raise InvalidInputError(
+            f"{name}: {int(array.min())} is negative", ErrorKind.INVALID_VIRTUAL_REF
+        )
+    return array.astype(np.uint64, copy=False)
+
+
+def _coordinates(places: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+    outside = (places < 0) | (places >= 2**32)
+    if outside.any():
+        first = tuple(places[int(outside.any(axis=1).argmax())].tolist())
+        raise InvalidInputError(
+            f"chunk {first} has an index that no grid has", ErrorKind.INVALID_CHUNK_INDEX
+        )
+    return np.ascontiguousarray(places, np.uint32)
+
+
+def _check_lengths(coords: npt.NDArray[np.uint32], lengths: npt.NDArray[np.uint64]) -> None:
+    if lengths.size and not lengths.all():
+        first = tuple(coords[int((lengths == 0).argmax())].tolist())
+        raise InvalidInputError(
+            f"the virtual chunk {first} has length 0; leave out chunks without bytes",
+            ErrorKind.ZERO_LENGTH_CHUNK,
+        )

@@ -1,0 +1,240 @@
+"""How files differ from the archive that they are to be part of.
+
+Zarr decodes every chunk of an array in the same way. A file that was packed, chunked or
+compressed differently from the others would be decoded to wrong values, so all that
+matters is compared before anything is written.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from icechunk.kerchunk.decoding import decoding_form, equal
+from icechunk.kerchunk.metadata import Documented, normal_form
+from icechunk_dask.archives.parts import Part, Schema, Variable, digests_of
+from icechunk_dask.archives.record import FIELD
+
+__all__ = ["Comparison", "Mismatch", "Template", "recode"]
+
+#: What all chunks of an array have in common, by its name in ``zarr.json``.
+_LAYOUT: Final = ("data_type", "codecs", "fill_value", "chunk_grid")
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """How a file differs from the others.
+
+    Attributes
+    ----------
+    url, variable, problem : str
+    curable : bool
+        Whether its values can be stored in the way of the others.
+    placed : bool
+        Whether it is only about the place of the file.
+    """
+
+    url: str
+    variable: str
+    problem: str
+    curable: bool
+    placed: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.url}: {self.variable}: {self.problem}"
+
+
+@dataclass(frozen=True)
+class Template(Documented):
+    """What a variable of the archive is like.
+
+    Attributes
+    ----------
+    dimensions, document, meaning, by_value
+        As those of `Variable`; the document in its normal form.
+    digest : bytes
+        Of its values, if they are the same in all files; else, or if nobody knows, empty.
+    """
+
+    dimensions: tuple[str, ...]
+    document: dict[str, Any]
+    meaning: dict[str, Any]
+    by_value: str = ""
+    digest: bytes = b""
+
+    @classmethod
+    def of(cls, variable: Variable, digest: bytes = b"") -> Template:
+        """Return what variables of other files have to be like."""
+        document = normal_form(variable.document)
+        document.pop(FIELD, None)
+        return cls(variable.dimensions, document, variable.meaning, variable.by_value, digest)
+
+    @cached_property
+    def form(self) -> dict[str, Any]:
+        """What says how chunks are decoded."""
+        return decoding_form(self.document)
+
+
+@dataclass
+class Comparison:
+    """Compares files with an archive; files of one kind only once.
+
+    Attributes
+    ----------
+    templates : dict of str to Template
+    dims : tuple of str
+        Along which files are combined.
+    """
+
+    templates: Mapping[str, Template]
+    dims: tuple[str, ...]
+    _known: dict[int, tuple[Schema, list[tuple[str, str, bool]]]] = field(default_factory=dict)
+
+    def mismatches(self, part: Part) -> Iterator[Mismatch]:
+        """Yield how a part differs from what the archive is like."""
+        schema, found = self._known.get(id(part.schema), (None, []))
+        if schema is None:
+            found = list(self._schema(part.schema))
+            self._known[id(part.schema)] = part.schema, found
+        for name, problem, curable in found:
+            yield Mismatch(part.url, name, problem, curable)
+        wrong = {name for name, _, _ in found}
+        digests = digests_of(part)
+        for name, template in self.templates.items():
+            if name in wrong or name not in part.schema.variables:
+                continue
+            combined = set(self.dims) & set(template.dimensions)
+            own = digests.get(name)
+            if not combined and template.digest and own and template.digest != own:
+                problem = f"has other values, and none of the dimensions {self.dims}"
+                yield Mismatch(part.url, name, problem, False)
+            variable = part.schema.variables[name]
+            if combined and self._is_recoded(template, variable):
+                try:
+                    recode(part.payload().values[name], variable, template)
+                except ValueError as exc:
+                    yield Mismatch(part.url, name, str(exc), False)
+
+    def _schema(self, schema: Schema) -> Iterator[tuple[str, str, bool]]:
+        """Yield how all files of one kind differ: the variable, how, and whether it is curable."""
+        for name in [*self.templates, *(n for n in schema.variables if n not in self.templates)]:
+            if name not in self.templates or name not in schema.variables:
+                where = "the others" if name in self.templates else "this file"
+                yield name, f"is in {where} only", False
+                continue
+            for problem, curable in self._differences(name, schema.variables[name]):
+                yield name, problem, curable
+
+    def _is_recoded(self, template: Template, variable: Variable) -> bool:
+        """Whether the values of a variable are written in the way of the others."""
+        return bool(variable.by_value) and _same_kind(template, variable)
+
+    def _differences(self, name: str, variable: Variable) -> Iterator[tuple[str, bool]]:
+        template = self.templates[name]
+        if template.dimensions != variable.dimensions:
+            yield f"has dimensions {variable.dimensions}, the others {template.dimensions}", False
+            return
+        for dim, ours, theirs in zip(
+            template.dimensions, template.shape, variable.shape, strict=True
+        ):
+            if dim not in self.dims and ours != theirs:
+                yield f"has {theirs} along {dim!r}, the others {ours}", False
+                return
+        combined = set(self.dims) & set(template.dimensions)
+        # what has none of them is stored once, from the first file; and values are written,
+        # whatever they were like
+        if not combined or self._is_recoded(template, variable):
+            return
+        form = decoding_form(variable.document)
+        for key in _LAYOUT:
+            if not equal(form[key], template.form[key]):
+                yield (
+                    f"its {key} is {_json(form[key])}, of the others {_json(template.form[key])}",
+                    True,
+                )
+        for key in sorted({*template.meaning, *variable.meaning}):
+            meant, means = template.meaning.get(key), variable.meaning.get(key)
+            if not equal(meant, means):
+                curable = key not in ("units", "calendar") or _is_time(meant, means)
+                yield f"its attribute {key!r} is {means!r}, of the others {meant!r}", curable
+
+
+def _same_kind(template: Template, variable: Variable) -> bool:
+    return equal(decoding_form(variable.document)["codecs"][-1], template.form["codecs"][-1])
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _is_time(*units: Any) -> bool:
+    return all(" since " in str(each) for each in units)
+
+
+def recode(values: Any, variable: Variable, template: Template) -> npt.NDArray[Any]:
+    """Return values as an archive stores them.
+
+    Parameters
+    ----------
+    values : array
+        As the file stores them.
+    variable : Variable
+    template : Template
+
+    Raises
+    ------
+    ValueError
+        If they cannot be stored in that way; the message says why.
+    """
+    ours, theirs = template.meaning, variable.meaning
+    data_type = template.document["data_type"]
+    same_type = equal(normal_form(variable.document)["data_type"], data_type)
+    if same_type and equal(ours, theirs):
+        return np.asarray(values)
+    time = _is_time(ours.get("units"), theirs.get("units"))
+    for key in ("units", "calendar"):
+        if not time and ours.get(key) != theirs.get(key):
+            raise ValueError(f"its {key} {theirs.get(key)!r} cannot become {ours.get(key)!r}")
+    if not isinstance(data_type, str) or values.dtype.kind not in "fciub":
+        raise ValueError(f"{values.dtype} cannot become {data_type!r}")
+    kept = ours if time else {k: v for k, v in ours.items() if k != "units"}
+    attributes = theirs if time else {k: v for k, v in theirs.items() if k != "units"}
+    with warnings.catch_warnings():
+        # of what cannot be stored exactly; it is compared below
+        warnings.simplefilter("ignore")
+        try:
+            read = xr.conventions.decode_cf_variable(
+                "values", xr.Variable(variable.dimensions, values, attributes)
+            )
+            plain = xr.Variable(
+                read.dims, read.values, encoding={**kept, "dtype": np.dtype(data_type)}
+            )
+            made = xr.conventions.encode_cf_variable(plain, name="values")
+            stored = np.asarray(made.values).astype(data_type)
+            again = xr.conventions.decode_cf_variable(
+                "values", xr.Variable(read.dims, stored, kept)
+            )
+        except (ValueError, TypeError, OverflowError, KeyError) as exc:
+            raise ValueError(f"its values cannot be stored as those of the others: {exc}") from None
+    step = abs(float(ours.get("scale_factor", 0))) / 2
+    if not _close(read.values, again.values, step):
+        raise ValueError(
+            f"its values do not fit into {data_type} with {kept}, as those of the others are stored"
+        )
+    return stored
+
+
+def _close(a: npt.NDArray[Any], b: npt.NDArray[Any], step: float) -> bool:
+    if a.dtype.kind in "fc" and b.dtype.kind in "fc":
+        # the precision of what is stored is that of the others
+        return bool(np.allclose(a, b, rtol=1e-6, atol=step * 1.01, equal_nan=True))
+    missing = (a != a) & (b != b)
+    return bool(np.all((a == b) | missing))

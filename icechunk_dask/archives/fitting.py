@@ -1,0 +1,231 @@
+"""Fitting files to an archive: which of them go where, and what contradicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from icechunk import InvalidInputError
+from icechunk_dask.archives.combine import Comparison, Mismatch, Template
+from icechunk_dask.archives.group import ArchiveGroup
+from icechunk_dask.archives.parts import Axis, Part, Scan, digests_of, group_of
+from icechunk_dask.archives.placement import Placement, other_kinds, place
+from icechunk_dask.archives.record import Record
+from icechunk_dask.archives.sources import location_of
+
+__all__ = ["ON_MISMATCH", "Fitted", "Fitting"]
+
+ON_MISMATCH = ("error", "skip", "materialize")
+
+
+@dataclass
+class Fitted:
+    """What becomes of an archive.
+
+    Attributes
+    ----------
+    templates : dict of str to Template
+    parts : list of Part
+        New ones, which have a place.
+    placement : Placement
+    kept : Record
+        What was in the archive before, without what is taken out.
+    taken_out : list of dict of Axis to int
+        Blocks, before, of the parts that are taken out.
+    cured : dict of (int, str) to Mismatch
+        By part and variable, what is written by value because it does not fit.
+    left_out : dict of str to list of Mismatch
+        By URL, why files were left out.
+    """
+
+    templates: dict[str, Template]
+    parts: list[Part] = field(default_factory=list)
+    placement: Placement = field(default_factory=Placement)
+    kept: Record = field(default_factory=Record)
+    taken_out: list[dict[Axis, int]] = field(default_factory=list)
+    cured: dict[tuple[int, str], Mismatch] = field(default_factory=dict)
+    left_out: dict[str, list[Mismatch]] = field(default_factory=dict)
+
+    def urls(self) -> tuple[str, ...]:
+        """Return the files that have a place now."""
+        return tuple(dict.fromkeys(part.url for part in self.parts))
+
+
+class Fitting:
+    """Fits files to an archive.
+
+    Parameters
+    ----------
+    archive : ArchiveGroup
+    dims : tuple of str
+        Along which files are combined.
+    on_mismatch : {"error", "skip", "materialize"}
+    order : {"auto", "coordinate", "url"}
+        What a new archive is sorted by.
+    """
+
+    def __init__(
+        self, archive: ArchiveGroup, dims: tuple[str, ...], on_mismatch: str, order: str
+    ) -> None:
+        self._archive = archive
+        self._dims = dims
+        self._on_mismatch = on_mismatch
+        self._order = order
+
+    def fit(self, scans: Sequence[Scan], taken_out: Iterable[str] = ()) -> Fitted:
+        """Find a place for the parts of new files.
+
+        Parameters
+        ----------
+        scans : sequence of Scan
+            Sorted by URL, without failures.
+        taken_out : iterable of str
+            Locations of files that leave the archive. One that is scanned again leaves
+            only if it has a place.
+
+        Raises
+        ------
+        InvalidInputError
+            If parts contradict each other, and that is an error.
+        """
+        archive = self._archive
+        parts = [part for scan in scans for part in scan.parts]
+        scanned = {location_of(scan.url) for scan in scans}
+        out = set(taken_out)
+        left_out: dict[str, list[Mismatch]] = {}
+        self._check_dims(parts)
+        while True:
+            again = {location_of(part.url) for part in parts}
+            leaving = {location for location in out if location not in scanned - again}
+            kept = archive.record.without(leaving)
+            found = Fitted(
+                dict(archive.templates),
+                parts,
+                kept=kept,
+                taken_out=archive.record.parts_of(leaving),
+                left_out=left_out,
+            )
+            wrong = other_kinds(parts, self._dims, kept.blocks)
+            bad = {mismatch.url for mismatch in wrong}
+            if not wrong:
+                found.placement = place(parts, self._dims, kept, self._order)
+                if archive.is_empty and parts:
+                    found.templates = self._new_templates(found)
+                wrong = list(self._mismatches(found))
+                bad = {
+                    mismatch.url
+                    for mismatch in wrong
+                    if self._on_mismatch != "materialize" or not mismatch.curable
+                }
+            if not bad:
+                self._cure(found, wrong)
+                return found
+            if self._on_mismatch != "skip":
+                raise _contradiction([m for m in wrong if m.url in bad], self._on_mismatch)
+            # others may fit where these are not: those that differ go before those that
+            # only lie behind them
+            different = {m.url for m in wrong if not m.placed}
+            drop = different or {next(m.url for m in wrong)}
+            for mismatch in wrong:
+                if mismatch.url in drop:
+                    left_out.setdefault(mismatch.url, []).append(mismatch)
+            parts = [part for part in parts if part.url not in drop]
+
+    def _check_dims(self, parts: Sequence[Part]) -> None:
+        several = len(parts) > 1 or (parts and self._archive.templates)
+        if several and not any(part.lengths for part in parts):
+            raise InvalidInputError(
+                f"no variable of {parts[0].url} has one of the dimensions {self._dims}; say "
+                "along which of its dimensions to combine files with concat_dims"
+            )
+
+    def _new_templates(self, found: Fitted) -> dict[str, Template]:
+        starts = found.placement.starts()
+
+        def rank(i: int) -> tuple[bool, list[int]]:
+            part, places = found.parts[i], found.placement.places[i]
+            # what has no steps does not tell how chunks are
+            return not any(part.lengths.values()), [
+                int(starts[axis][index]) for axis, index in sorted(places.items())
+            ]
+
+        first = found.parts[min(range(len(found.parts)), key=rank)]
+        digests = digests_of(first)
+        return {
+            name: Template.of(
+                variable,
+                b"" if set(self._dims) & set(variable.dimensions) else digests.get(name, b""),
+            )
+            for name, variable in first.schema.variables.items()
+        }
+
+    def _mismatches(self, found: Fitted) -> Iterator[Mismatch]:
+        comparison = Comparison(found.templates, self._dims)
+        starts = found.placement.starts()
+        for part, places in zip(found.parts, found.placement.places, strict=True):
+            if part.lengths and not places:
+                # no steps, no chunks: only what all files share has to fit
+                yield from (m for m in comparison.mismatches(part) if not m.curable)
+                continue
+            yield from comparison.mismatches(part)
+            yield from self._misaligned(found, part, places, starts)
+
+    def _misaligned(
+        self,
+        found: Fitted,
+        part: Part,
+        places: Mapping[Axis, int],
+        starts: Mapping[Axis, npt.NDArray[np.int64]],
+    ) -> Iterator[Mismatch]:
+        """Yield the variables of a part whose chunks are none of the archive's grid."""
+        for name, variable in part.schema.variables.items():
+            template = found.templates.get(name)
+            if template is None or template.by_value:
+                continue
+            for dim, size in zip(template.dimensions, template.chunks, strict=True):
+                axis = group_of(name), dim
+                if axis not in places:
+                    continue
+                index = places[axis]
+                start, end = int(starts[axis][index]), int(starts[axis][index + 1])
+                if start % size and not variable.by_value:
+                    problem = (
+                        f"begins at {start} along {dim!r}, within a chunk of {size}: the files "
+                        "before it do not end with whole chunks"
+                    )
+                    yield Mismatch(part.url, name, problem, True, placed=True)
+                elif end % size and self._is_followed(found, axis, index):
+                    problem = (
+                        f"ends at {end} along {dim!r}, within a chunk of {size}, and files of "
+                        "the archive come after it"
+                    )
+                    yield Mismatch(part.url, name, problem, True, placed=True)
+
+    def _is_followed(self, found: Fitted, axis: Axis, index: int) -> bool:
+        """Whether a block that was there before comes after another one."""
+        return bool((found.placement.moved[axis] > index).any())
+
+    def _cure(self, found: Fitted, wrong: Sequence[Mismatch]) -> None:
+        by_url = {(m.url, m.variable): m for m in wrong if m.curable}
+        for i, part in enumerate(found.parts):
+            for name in part.schema.variables:
+                mismatch = by_url.get((part.url, name))
+                if mismatch is not None:
+                    found.cured[i, name] = mismatch
+
+
+def _contradiction(wrong: Sequence[Mismatch], on_mismatch: str) -> InvalidInputError:
+    lines = "\n".join(f"  {mismatch}" for mismatch in wrong)
+    files = len({mismatch.url for mismatch in wrong})
+    what = "1 file does" if files == 1 else f"{files} files do"
+    if on_mismatch == "materialize":
+        advice = "These cannot be written by value; pass on_mismatch='skip' to leave them out."
+    else:
+        advice = (
+            "Pass on_mismatch='skip' to leave these files out, or 'materialize' to write the "
+            "values of what differs as native chunks."
+        )
+    return InvalidInputError(f"{what} not fit the others; nothing is written:\n{lines}\n{advice}")

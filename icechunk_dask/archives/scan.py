@@ -1,0 +1,478 @@
+"""From a file to the parts of an archive: what is referred to, and what is copied.
+
+The scanners say what a file holds. Here it is decided which variables are stored by value,
+and chunks are compared with what the file's own library reads, while the file is open.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, BinaryIO, Final, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from icechunk.kerchunk.guard import check_sizes, check_values, pipeline_of
+from icechunk.kerchunk.metadata import MEANING
+from icechunk.kerchunk.tables import ChunkTable
+from icechunk_dask.archives.classic import open_classic
+from icechunk_dask.archives.described import Dataset, FileVariable
+from icechunk_dask.archives.extents import Extent, extent_of
+from icechunk_dask.archives.hdf5 import open_hdf5
+from icechunk_dask.archives.native import native_document
+from icechunk_dask.archives.parts import Axis, Part, Payload, Scan, Schema, Variable, group_of
+from icechunk_dask.archives.selection import Selection
+from icechunk_dask.archives.sources import Source, Sources, kind_of, location_of
+
+__all__ = ["Scanner", "digest"]
+
+_T = TypeVar("_T")
+
+#: What a variable without the combined dimensions may have to be stored by value.
+_SMALL: Final = 512
+#: What a coordinate may have in each file, and where all files have the same, to be.
+_COORDINATE: Final = 1 << 20
+_COMMON: Final = 1 << 24
+#: Files of one pipeline whose chunks are looked at first, and one of so many later on.
+_FIRST, _EACH = 2, 16
+#: By call and pipeline, how many files were looked at in this process.
+_looked_at: dict[str, Counter[str]] = {}
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """Scans files. Travels to workers.
+
+    Attributes
+    ----------
+    concat_dims, expand_dims : tuple of str
+        All dimensions along which files are combined, and those that scalars become.
+    coordinates : tuple of str or None
+        Names of variables to store by value; None for those that the conventions of CF
+        take for coordinates, their bounds, and small ones.
+    loadable : tuple of str
+        More of them.
+    selection : Selection
+        Which variables, and what they are called.
+    sources : Sources
+    compare : bool
+        Whether to take digests of variables that several files have to agree about.
+    verify : {"sample", "all", "none"}
+    max_bytes : int
+        What a variable may have to be copied though nobody asked for it.
+    call : str
+        Tells calls apart.
+    """
+
+    concat_dims: tuple[str, ...]
+    expand_dims: tuple[str, ...]
+    coordinates: tuple[str, ...] | None
+    loadable: tuple[str, ...]
+    selection: Selection
+    sources: Sources
+    compare: bool
+    verify: str
+    max_bytes: int
+    call: str
+
+    def __call__(self, url: str) -> Scan:
+        """Scan one file. What goes wrong is part of the result."""
+        try:
+            with warnings.catch_warnings():
+                # of zarr and xarray, about data types and attributes
+                warnings.simplefilter("ignore")
+                return self._scan(url)
+        except Exception as exc:  # any file may be damaged in any way
+            reason = str(exc) or "no reason is given"
+            return Scan(url, failure=f"{type(exc).__name__}: {reason}")
+
+    def __repr__(self) -> str:
+        return f"Scanner({self.concat_dims})"
+
+    def read(self, part: Part, name: str) -> npt.NDArray[Any]:
+        """Return the values of a variable of a part as they are stored."""
+        with _opened(self.sources.open(part.url)) as (datasets, _):
+            blocks = list(self._blocks(part.url, datasets))
+            if part.number >= len(blocks):
+                raise ValueError(f"{part.url} has changed")
+            return blocks[part.number].values(name)
+
+    def _scan(self, url: str) -> Scan:
+        source = self.sources.open(url)
+        before = source.version()
+        copied: Counter[tuple[str, str]] = Counter()
+        with _opened(source) as (datasets, file):
+            blocks = list(self._blocks(url, datasets))
+            if not any(block.schema.variables for block in blocks):
+                raise ValueError("there are no variables in it")
+            for block in blocks:
+                for name, (size, reason) in block.copied.items():
+                    copied[name, reason] += size
+                if self.verify != "none":
+                    self._verify(block, file, before.size)
+            parts = tuple(block.part(url, n) for n, block in enumerate(blocks))
+        if before.differs(source.version()):
+            raise ValueError("it was replaced or written to while it was read; call again")
+        listed = tuple((name, size, reason) for (name, reason), size in sorted(copied.items()))
+        return Scan(url, parts, before, listed)
+
+    def _blocks(self, url: str, datasets: Sequence[Dataset]) -> Iterator[_Block]:
+        joined: dict[str, _Block] = {}
+        for dataset in datasets:
+            block = _Block(self, self.selection.of(dataset))
+            place = repr(sorted(block.extents.items()))
+            if place in joined:
+                joined[place].join(block)
+            else:
+                joined[place] = block
+        yield from joined.values()
+
+    def _verify(self, block: _Block, file: BinaryIO, size: int) -> None:
+        counter = _looked_at.setdefault(self.call, Counter())
+        for token in [token for token in _looked_at if token != self.call][:-4]:
+            _looked_at.pop(token, None)
+        for name, (variable, table) in block.referred.items():
+            document = variable.document or {}
+            sizes = {} if size < 0 else dict.fromkeys(table.locations, size)
+            for row, problem in check_sizes(document, table, sizes):
+                raise ValueError(
+                    f"its variable {name!r}: chunk {tuple(table.coords[row].tolist())} {problem}"
+                )
+            key = f"{name}: {pipeline_of(document)}"
+            counter[key] += 1
+            if self.verify == "sample" and counter[key] > _FIRST and counter[key] % _EACH:
+                continue
+
+            def fetch(row: int, table: ChunkTable = table) -> bytes:
+                return _row(file, table, row)
+
+            for coordinate, problem in check_values(
+                document, table, fetch, variable.read, every=self.verify == "all"
+            ):
+                raise ValueError(
+                    f"its variable {name!r}: chunk {coordinate} {problem}; leave it out with "
+                    f"drop_variables=[{name!r}], or copy it with loadable=[{name!r}]"
+                )
+
+
+@dataclass
+class _Block:
+    """One dataset of a file, of which it is decided what becomes of each variable."""
+
+    scanner: Scanner
+    dataset: Dataset
+    schema: Schema = field(init=False)
+    lengths: dict[Axis, int] = field(default_factory=dict)
+    extents: dict[Axis, Extent] = field(default_factory=dict)
+    digests: dict[str, bytes] = field(default_factory=dict)
+    copied: dict[str, tuple[int, str]] = field(default_factory=dict)
+    referred: dict[str, tuple[FileVariable, ChunkTable]] = field(default_factory=dict)
+    payload: Payload = field(default_factory=lambda: Payload({}, {}))
+    _read: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        groups = {path: dict(attributes) for path, attributes in self.dataset.groups.items()}
+        self.schema = Schema({}, groups)
+        by_group: dict[str, dict[str, FileVariable]] = {group: {} for group in groups}
+        for name, variable in self.dataset.variables.items():
+            if variable.refused:
+                raise ValueError(
+                    f"its variable {name!r} cannot be stored: {variable.refused}; leave it out "
+                    f"with drop_variables=[{name!r}]"
+                )
+            by_group.setdefault(group_of(name), {})[name] = variable
+        for group, variables in by_group.items():
+            self._add_group(group, variables)
+
+    def values(self, name: str) -> npt.NDArray[Any]:
+        """Return the values of a variable as they are stored."""
+        if name in self.payload.values:
+            return self.payload.values[name]
+        found = self._all(name)
+        count = len(self.schema.variables[name].dimensions) - found.ndim
+        return found.reshape((1,) * count + found.shape)
+
+    def part(self, url: str, number: int) -> Part:
+        """Return what is kept of it."""
+        digests = tuple(sorted(self.digests.items()))
+        packed = Part.pack(self.payload)
+        return Part(url, self.schema, self.lengths, self.extents, digests, packed, number)
+
+    def join(self, other: _Block) -> None:
+        """Take over the variables of a block of the same place.
+
+        Raises
+        ------
+        ValueError
+            If they have a variable in common that is not the same.
+        """
+        mine, theirs = self.schema.variables, other.schema.variables
+        for name in [name for name in theirs if name in mine]:
+            values = self.payload.values.get(name), other.payload.values.get(name)
+            if values[0] is None or values[1] is None or digest(values[0]) != digest(values[1]):
+                raise ValueError(
+                    f"several of its messages have the variable {name!r}; name the scalar "
+                    "coordinates that tell them apart in expand_dims"
+                )
+        new = [name for name in theirs if name not in mine]
+        mine.update({name: theirs[name] for name in new})
+        _take(new, self.digests, other.digests)
+        _take(new, self.copied, other.copied)
+        _take(new, self.referred, other.referred)
+        _take(new, self.payload.tables, other.payload.tables)
+        _take(new, self.payload.values, other.payload.values)
+        self.lengths.update(other.lengths)
+
+    # -- one group ---------------------------------------------------------------------
+    def _add_group(self, group: str, variables: Mapping[str, FileVariable]) -> None:
+        scanner = self.scanner
+        start = f"{group}/" if group else ""
+        last = {name: name.removeprefix(start) for name in variables}
+        new = [
+            dim
+            for dim in scanner.expand_dims
+            if start + dim in variables and not variables[start + dim].shape
+        ]
+        reasons = self._by_value(group, variables, bool(new))
+        means = meanings({last[name]: variable.attributes for name, variable in variables.items()})
+        for name, variable in variables.items():
+            expanded: list[str] = []
+            if last[name] in new:
+                expanded = [last[name]]
+            elif new and (name not in reasons or _is_moment(variable)):
+                expanded = new
+            self._add(name, variable, means[last[name]], reasons.get(name), expanded)
+        for dim in scanner.concat_dims:
+            if (group, dim) in self.lengths:
+                self._add_extent(group, dim)
+
+    def _add(
+        self,
+        name: str,
+        variable: FileVariable,
+        meaning: dict[str, Any],
+        reason: tuple[str, bool] | None,
+        expanded: Sequence[str],
+    ) -> None:
+        scanner = self.scanner
+        dims = (*expanded, *variable.dimensions)
+        combined = set(scanner.concat_dims) & set(dims)
+        nbytes = math.prod(variable.shape) * max(1, variable.dtype.itemsize)
+        if reason is not None:
+            why, counted = reason
+            if counted:
+                self.copied[name] = nbytes, why
+            if counted and nbytes > scanner.max_bytes:
+                raise ValueError(
+                    f"its variable {name!r} has to be copied: {why}; it has {nbytes} bytes, more "
+                    f"than max_bytes_by_value, {scanner.max_bytes}; leave it out with "
+                    f"drop_variables=[{name!r}], or copy it with loadable=[{name!r}]"
+                )
+            values = self._all(name).reshape((1,) * len(expanded) + variable.shape)
+            document = native_document(name, values.shape, values.dtype, variable, dims)
+            self.payload.values[name] = values
+        else:
+            assert variable.document is not None and variable.table is not None
+            self.referred[name] = variable, variable.table
+            document, table = _expanded(variable.document, variable.table, expanded)
+            self.payload.tables[name] = table
+        for dim, length in zip(dims, document["shape"], strict=True):
+            if dim in combined:
+                axis = group_of(name), dim
+                if self.lengths.setdefault(axis, length) != length:
+                    raise ValueError(
+                        f"its variable {name!r} has {length} along {dim!r}, others of its group "
+                        f"{self.lengths[axis]}"
+                    )
+        document = {
+            **document,
+            "shape": [
+                0 if dim in combined else n for dim, n in zip(dims, document["shape"], strict=True)
+            ],
+        }
+        # what is referred to is read for that only if there is something to compare it with
+        known = scanner.compare or reason is not None
+        if known and not set(scanner.concat_dims) <= set(dims):
+            self.digests[name] = digest(self._all(name))
+        why, counted = reason or ("", False)
+        self.schema.variables[name] = Variable(dims, document, meaning, why, counted)
+
+    def _add_extent(self, group: str, dim: str) -> None:
+        """Find the coordinate of a dimension, in its group or in one around it."""
+        length = self.lengths[group, dim]
+        around = group
+        while True:
+            name = f"{around}/{dim}" if around else dim
+            variable = self.dataset.variables.get(name)
+            if variable is not None and variable.dimensions in ((dim,), ()):
+                if math.prod(variable.shape) == length:
+                    xarray = xr.Variable(
+                        variable.dimensions, self._all(name), dict(variable.attributes)
+                    )
+                    extent = extent_of(dim, xarray)
+                    if extent is not None:
+                        self.extents[group, dim] = extent
+                return
+            if not around:
+                return
+            around = group_of(around)
+
+    def _by_value(
+        self, group: str, variables: Mapping[str, FileVariable], scalars: bool
+    ) -> dict[str, tuple[str, bool]]:
+        """Return which variables are read and stored by value, why, and whether that counts."""
+        scanner = self.scanner
+        start = f"{group}/" if group else ""
+        found: dict[str, tuple[str, bool]] = {}
+        wanted = self._coordinates(group, variables)
+        for name, variable in variables.items():
+            last = name.removeprefix(start)
+            nbytes = math.prod(variable.shape) * max(1, variable.dtype.itemsize)
+            combined = bool(set(scanner.concat_dims) & set(variable.dimensions))
+            asked = {name, last} & {*scanner.loadable, *(scanner.coordinates or ())}
+            limit = _COORDINATE if combined else _COMMON
+            if asked:
+                found[name] = "asked for", False
+            elif last in wanted and (nbytes <= limit or variable.dimensions == (last,)):
+                found[name] = "coordinate", False
+            elif variable.dtype.kind not in "fciub":
+                found[name] = f"references have no form for {variable.dtype}", nbytes > _SMALL
+            elif variable.document is None:
+                found[name] = variable.by_value, True
+            elif (
+                scanner.coordinates is None
+                and nbytes <= _SMALL
+                and not combined
+                # the others get a dimension
+                and not (variable.shape and scalars)
+            ):
+                found[name] = "small", False
+        return found
+
+    def _coordinates(self, group: str, variables: Mapping[str, FileVariable]) -> set[str]:
+        """Return what the conventions of CF call coordinates, and their bounds."""
+        if self.scanner.coordinates is not None:
+            return set()
+        named = set(self.scanner.concat_dims)
+        attributes = [self.dataset.groups.get(group, {})]
+        for variable in variables.values():
+            named.update(variable.dimensions)
+            attributes.append(variable.attributes)
+        for each in attributes:
+            named.update(str(each.get("coordinates", "")).split())
+        start = f"{group}/" if group else ""
+        for name in list(named):
+            if start + name in variables:
+                for of in ("bounds", "climatology"):
+                    named.add(str(variables[start + name].attributes.get(of, "")))
+        return named
+
+    def _all(self, name: str) -> npt.NDArray[Any]:
+        """Return all values of a variable, which is read once."""
+        found = self._read.get(name)
+        if found is None:
+            variable = self.dataset.variables[name]
+            found = _texts(variable.read(tuple(slice(0, n) for n in variable.shape)))
+            self._read[name] = found
+        return found
+
+
+def _take(names: Sequence[str], kept: dict[str, _T], added: Mapping[str, _T]) -> None:
+    kept.update({name: added[name] for name in names if name in added})
+
+
+# -- files -----------------------------------------------------------------------------
+@contextmanager
+def _opened(source: Source) -> Iterator[tuple[list[Dataset], BinaryIO]]:
+    """Open a file once; its datasets can be read while it is open."""
+    location = location_of(source.url)
+    with source.opened() as file:
+        kind = kind_of(file)
+        file.seek(0)
+        # the libraries read local files better than Python hands them over
+        given = source.path if source.is_local else file
+        match kind:
+            case "hdf5":
+                with open_hdf5(given, location) as dataset:
+                    yield [dataset], file
+            case "classic":
+                with open_classic(given, location) as dataset:
+                    yield [dataset], file
+            case _:
+                raise ValueError("GRIB")
+
+
+def _row(file: BinaryIO, table: ChunkTable, row: int) -> bytes:
+    where = int(table.location[row])
+    if where < 0:
+        return table.payloads[int((table.location[:row] < 0).sum())]
+    file.seek(int(table.offset[row]))
+    return file.read(int(table.length[row]))
+
+
+# -- variables -------------------------------------------------------------------------
+def _texts(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return values with texts in the form in which they are stored."""
+    if values.dtype.kind == "O":
+        texts = [v.decode() if isinstance(v, bytes) else v for v in values.ravel().tolist()]
+        return np.asarray(texts, dtype=np.dtypes.StringDType()).reshape(values.shape)
+    return values.astype(np.dtypes.StringDType()) if values.dtype.kind == "U" else values
+
+
+def meanings(attributes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return what the numbers of each variable mean (CF conventions, 7.1, for bounds)."""
+    found = {
+        name: {key: own[key] for key in MEANING if key in own} for name, own in attributes.items()
+    }
+    for own in attributes.values():
+        for of in ("bounds", "climatology"):
+            bounds = own.get(of)
+            if bounds in found and " since " in str(own.get("units", "")):
+                for key in ("units", "calendar"):
+                    if key in own:
+                        found[bounds].setdefault(key, own[key])
+    return found
+
+
+def _is_moment(variable: FileVariable) -> bool:
+    """Whether a variable is a point in time, which differs where others do."""
+    return not variable.shape and " since " in str(variable.attributes.get("units", ""))
+
+
+def _expanded(
+    document: dict[str, Any], table: ChunkTable, dims: Sequence[str]
+) -> tuple[dict[str, Any], ChunkTable]:
+    """Put dimensions of length 1 before those that a variable has."""
+    count = len(dims)
+    if not count:
+        return document, table
+    found = json.loads(json.dumps(document))
+    found["shape"] = [1] * count + found["shape"]
+    grid = found["chunk_grid"]["configuration"]
+    grid["chunk_shape"] = [1] * count + grid["chunk_shape"]
+    found["dimension_names"] = [*dims, *(found.get("dimension_names") or [])]
+    for codec in found["codecs"]:
+        if codec["name"] == "transpose":
+            order = codec["configuration"]["order"]
+            codec["configuration"]["order"] = [*range(count), *(n + count for n in order)]
+    before = np.zeros((len(table.coords), count), np.uint32)
+    return found, replace(table, coords=np.hstack([before, table.coords]))
+
+
+def digest(values: npt.NDArray[Any]) -> bytes:
+    """Return what tells values apart, whatever their byte order."""
+    hashed = hashlib.blake2b(repr((values.dtype.kind, values.shape)).encode(), digest_size=16)
+    if values.dtype.kind in "OTU":
+        hashed.update(json.dumps(values.tolist()).encode())
+    else:
+        little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+        hashed.update(np.ascontiguousarray(little).tobytes())
+    return hashed.digest()
