@@ -139,6 +139,21 @@ def test_unfiltered_edges(
     assert check(path) == {"a": edges if unfiltered else "virtual", "whole": "virtual"}
 
 
+def test_unfiltered_edges_that_look_filtered(tmp_path: Path) -> None:
+    """Equal bytes are the same, shuffled or not; the last chunk tells."""
+    path = tmp_path / "edges.h5"
+
+    def prepare(plist: Any) -> None:
+        plist.set_shuffle()
+        dont_filter = 2
+        assert _hdf5_library().H5Pset_chunk_opts(ctypes.c_int64(plist.id), dont_filter) == 0
+
+    with h5py.File(path, "w", libver="latest") as file:
+        made = create(file, "a", "<f4", (9, 7), prepare=prepare)
+        made[8] = np.arange(7)
+    assert check(path)["a"].startswith("by value: its chunks at the edge")
+
+
 # -- filters of other people -----------------------------------------------------------
 def _blosc(name: str, shuffle: int) -> tuple[int, tuple[int, ...], Callable[[bytes], bytes]]:
     codec = numcodecs.Blosc(name, clevel=5, shuffle=shuffle)

@@ -165,6 +165,26 @@ def test_variables_shorter_than_their_unlimited_dimension(
     assert found["text"] == f"refused: {shapes}"
 
 
+def test_short_variables_that_are_not_filled(tmp_path: Path) -> None:
+    """HDF5 reads zeros within the dataset, and h5netcdf fills up with the fill value."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("time", data=np.arange(5), maxshape=(None,), chunks=(4,))
+        file["time"].make_scale("time")
+        for fill in (0, 7):
+            made = file.create_dataset(
+                f"fill {fill}", (3,), "f4", maxshape=(None,), chunks=(1,), fillvalue=fill,
+                fill_time="never",
+            )  # fmt: skip
+            made[0] = 5
+            made.dims[0].attach_scale(file["time"])
+    assert check(path) == {
+        "time": "virtual",
+        "fill 0": "virtual",
+        "fill 7": "by value: it has the shape (3,), and its dimensions (5,)",
+    }
+
+
 def test_texts_along_two_dimensions(tmp_path: Path) -> None:
     """A coordinate whose first dimension has its name."""
     path = tmp_path / "a.nc"
@@ -503,6 +523,23 @@ def test_indexes_of_chunks(tmp_path: Path, libver: str) -> None:
         shrunk.resize((10,))
         shrunk.resize((14,))
     assert set(check(path).values()) == {"virtual"}
+
+
+def test_places_beyond_the_end(tmp_path: Path) -> None:
+    """What the file says is where its values are, and there is nothing."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["plain"] = np.arange(3)
+        file["v"] = np.arange(10.0)
+        place = file["v"].id.get_offset()
+    content = path.read_bytes()
+    for moved in (len(content) - 8, 1 << 40):
+        assert content.count(place.to_bytes(8, "little")) == 1
+        changed = content.replace(place.to_bytes(8, "little"), moved.to_bytes(8, "little"))
+        path.write_bytes(changed)
+        with open_hdf5(path, path.as_uri()) as dataset:
+            assert dataset.variables["v"].refused
+            assert not dataset.variables["plain"].refused
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
