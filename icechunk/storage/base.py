@@ -231,6 +231,23 @@ class Storage(Displayed, ABC):
         condition. Default: nothing.
         """
 
+    def delete_leftovers(self, before: datetime, *, dry_run: bool = False) -> int:
+        """Delete what writers left that were killed, where a storage has such things.
+
+        Parameters
+        ----------
+        before : datetime
+            Only what was last written before then: later ones may be at work.
+        dry_run : bool, default False
+            Only count.
+
+        Returns
+        -------
+        int
+            How many bytes were freed. Default: 0, there is nothing like that.
+        """
+        return 0
+
     def copy(self, source: str, target: str, *, if_match: str | None = None) -> None:
         """Copy one object, on the server where that is possible.
 

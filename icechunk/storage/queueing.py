@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from icechunk.storage.locks import exclusive
+from icechunk.storage.locks import exclusive, open_lock
 
 #: Who stands in front may have been stopped, or be on a machine that is gone.
 _PATIENCE: Final = 10.0
 
 
 @contextmanager
-def queue_at(path: str, patience: float = _PATIENCE) -> Iterator[None]:
+def queue_at(
+    path: str, patience: float = _PATIENCE, *, dir_fd: int | None = None
+) -> Iterator[None]:
     """Run the block when it is its turn, or after some time in any case.
 
     Parameters
@@ -23,12 +25,15 @@ def queue_at(path: str, patience: float = _PATIENCE) -> Iterator[None]:
         A file to lock, which is created if need be and stays.
     patience : float
         Wait no longer than this, in seconds.
+    dir_fd : int, optional
+        An open directory that a relative path begins at.
     """
+    fd = open_lock(path, dir_fd=dir_fd)
     called, done = threading.Event(), threading.Event()
 
     def wait() -> None:
         try:
-            with exclusive(path):
+            with exclusive(fd):
                 called.set()
                 done.wait()
         except OSError:

@@ -160,6 +160,10 @@ class WrapperStorage(Storage):
         """Pass on `Storage.turn`, which is no request."""
         return self.inner.turn(key)
 
+    def delete_leftovers(self, before: datetime, *, dry_run: bool = False) -> int:
+        """Pass on `Storage.delete_leftovers`, which is no request."""
+        return self.inner.delete_leftovers(before, dry_run=dry_run)
+
     def copy(self, source: str, target: str, *, if_match: str | None = None) -> None:
         """Pass on `Storage.copy`."""
         self.before("copy", (source, target), 0)
