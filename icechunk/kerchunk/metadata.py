@@ -40,6 +40,7 @@ __all__ = [
     "array_from_v3",
     "array_to_v2",
     "group_from_v2",
+    "quiet",
 ]
 
 #: Attributes that say what the stored numbers mean.
@@ -68,7 +69,7 @@ def _bad(key: str, reason: str) -> NoReturn:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Drop zarr's warnings about data types and codecs outside of the v3 core spec."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -132,7 +133,7 @@ def array_from_v2(
     zarray: Mapping[str, Any],
     zattrs: Mapping[str, Any],
     *,
-    mask_fill_value: bool = True,
+    mask_fill_value: bool | None = None,
 ) -> ArrayMetadata:
     """Convert the metadata of an array.
 
@@ -142,9 +143,10 @@ def array_from_v2(
         Of the array within the references.
     zarray, zattrs : mapping
         Its documents ``.zarray`` and ``.zattrs``.
-    mask_fill_value : bool
+    mask_fill_value : bool, optional
         Whether a fill value also becomes the attribute ``_FillValue``, which is what xarray
-        takes it for in Zarr v2.
+        takes it for in Zarr v2. Default: unless it is zero, which writers of references and
+        of Zarr v2 put where there is none.
 
     Raises
     ------
@@ -182,7 +184,9 @@ def array_from_v2(
     native = dtype.to_native_dtype()
     stored = native if native.kind not in "OT" else None
     codecs = _codecs(key, filters, stored, order, len(shape))
-    with _quiet():
+    if mask_fill_value is None:
+        mask_fill_value = native.kind not in "fciub" or bool(fill)
+    with quiet():
         stands_for = dtype.default_scalar() if fill is None else fill
         document: dict[str, Any] = {
             "zarr_format": 3,
@@ -247,7 +251,7 @@ def _data_type(
         "order": "C",
     }
     try:
-        with _quiet():
+        with quiet():
             metadata = ArrayV2Metadata.from_dict(document)
     except Exception as exc:  # zarr raises many kinds
         _bad(key, f"data type {name!r} with fill value {zarray.get('fill_value')!r}: {exc}")
@@ -330,7 +334,7 @@ def _codec(
         case "gzip":
             return {"name": "gzip", "configuration": options}, BytesBytesCodec
     try:
-        with _quiet():
+        with quiet():
             kind = get_codec_class(f"numcodecs.{name}")
     except Exception:  # KeyError, or an error of newer versions
         _bad(key, f"the codec {name!r} has no equivalent in Zarr v3")
@@ -392,7 +396,7 @@ def _encode_fill(value: Any, dtype: np.dtype[Any]) -> Any:
 def _check(key: str, document: Mapping[str, Any]) -> None:
     """Refuse what zarr would not open."""
     try:
-        with _quiet():
+        with quiet():
             ArrayV3Metadata.from_dict(json.loads(json.dumps(document)))
     except Exception as exc:  # zarr raises many kinds
         _bad(key, f"cannot be expressed in Zarr v3: {exc}")
@@ -428,7 +432,7 @@ def array_from_v3(path: str, document: Mapping[str, Any]) -> ArrayMetadata:
 
 def normal_form(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return the ``zarr.json`` of an array with all that zarr would write."""
-    with _quiet():
+    with quiet():
         metadata = ArrayV3Metadata.from_dict(json.loads(json.dumps(document)))
         written = metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"]
     found: dict[str, Any] = json.loads(written.to_bytes())
@@ -456,7 +460,7 @@ def array_to_v2(
         array.
     """
     key = f"{path}/zarr.json" if path else "zarr.json"
-    with _quiet():
+    with quiet():
         metadata = ArrayV3Metadata.from_dict(json.loads(json.dumps(document)))
     grid = document["chunk_grid"]
     if grid["name"] != _GRID:
@@ -465,7 +469,7 @@ def array_to_v2(
     order, filters, compressor, dtype = _v2_codecs(key, document, dtype)
     fill, attributes = _v2_fill(key, document, metadata, complete)
     try:
-        with _quiet():
+        with quiet():
             name = dtype.to_json(zarr_format=2)["name"]
             stored = None if fill is None else dtype.to_json_scalar(fill, zarr_format=2)
     except Exception as exc:
