@@ -65,16 +65,15 @@ def as_xarray(dataset: Dataset, path: Path, *, decode: bool = False) -> xr.Datas
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         opened = xr.open_zarr(
-            stored(dataset, path), zarr_format=3, consolidated=False, decode_cf=decode, chunks=None
+            stored(dataset, path), zarr_format=3, consolidated=False, decode_cf=False, chunks=None
         ).load()
         rest = {
             name: (v.dimensions, read_values(v), dict(v.attributes))
             for name, v in dataset.variables.items()
             if v.document is None
         }
-        plain = xr.Dataset(rest)
-        both = xr.merge([opened, xr.decode_cf(plain) if decode else plain], join="exact")
-    return both.assign_attrs(opened.attrs)
+        both = opened.assign(rest)
+        return xr.decode_cf(both) if decode else both
 
 
 def zarr_values(dataset: Dataset, path: Path, name: str) -> npt.NDArray[Any]:
