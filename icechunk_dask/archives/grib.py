@@ -19,11 +19,10 @@ import numpy.typing as npt
 from cfgrib import dataset as cf
 
 from icechunk import InvalidInputError
-from icechunk.format.string_heap import StringHeap
 from icechunk.kerchunk.grib import NUMCODEC, GribCodec
 from icechunk.kerchunk.grib_sections import GribField, grib_fields
 from icechunk.kerchunk.metadata import array_from_v2
-from icechunk.kerchunk.tables import ChunkTable
+from icechunk.kerchunk.tables import ChunkTable, StringHeap
 from icechunk_dask.archives.described import Dataset, FileVariable
 from icechunk_dask.archives.grib_header import GribHeader, read_grib_header
 

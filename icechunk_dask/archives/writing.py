@@ -288,6 +288,8 @@ class Writing:
                 continue
             array.seen.add(start)
             variable = part.schema.variables[array.name]
+            if not array.axes:
+                payload = part.payload(common=True)
             values = payload.values.get(array.name)
             if (i, array.name) in fitted.cured:
                 array.later.append((i, start))
