@@ -186,10 +186,7 @@ class _Block:
         by_group: dict[str, dict[str, FileVariable]] = {group: {} for group in groups}
         for name, variable in self.dataset.variables.items():
             if variable.refused:
-                raise ValueError(
-                    f"its variable {name!r} cannot be stored: {variable.refused}; leave it out "
-                    f"with drop_variables=[{name!r}]"
-                )
+                raise _unstorable(name, variable.refused)
             by_group.setdefault(group_of(name), {})[name] = variable
         for group, variables in by_group.items():
             self._add_group(group, variables)
@@ -284,8 +281,11 @@ class _Block:
                     f"than max_bytes_by_value, {scanner.max_bytes}; leave it out with "
                     f"drop_variables=[{name!r}], or copy it with loadable=[{name!r}]"
                 )
-            values = self._all(name).reshape((1,) * len(expanded) + variable.shape)
-            document = native_document(name, values.shape, values.dtype, variable, dims)
+            try:
+                values = self._all(name).reshape((1,) * len(expanded) + variable.shape)
+                document = native_document(name, values.shape, values.dtype, variable, dims)
+            except (TypeError, ValueError) as exc:
+                raise _unstorable(name, exc) from exc
             (self.payload if combined else self.common).values[name] = values
         else:
             assert variable.document is not None and variable.table is not None
@@ -428,10 +428,20 @@ def _row(file: BinaryIO, table: ChunkTable, row: int) -> bytes:
 
 
 # -- variables -------------------------------------------------------------------------
+def _unstorable(name: str, reason: object) -> ValueError:
+    return ValueError(
+        f"its variable {name!r} cannot be stored: {reason}; leave it out with "
+        f"drop_variables=[{name!r}]"
+    )
+
+
 def _texts(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return values with texts in the form in which they are stored."""
     if values.dtype.kind == "O":
         texts = [v.decode() if isinstance(v, bytes) else v for v in values.ravel().tolist()]
+        other = {type(text).__name__ for text in texts if not isinstance(text, str)}
+        if other:
+            raise TypeError(f"its values are objects of {', '.join(sorted(other))}, not texts")
         return np.asarray(texts, dtype=np.dtypes.StringDType()).reshape(values.shape)
     return values.astype(np.dtypes.StringDType()) if values.dtype.kind == "U" else values
 
