@@ -212,9 +212,12 @@ class IcechunkStore(Displayed, VersionControl, Store):
         return (node, parsed.coordinate) if node.is_array else None
 
     async def _lookup_async(self, key: str) -> bytes | tuple[Node, tuple[int, ...]] | None:
+        await self._loaded()
+        return self._lookup(key)
+
+    async def _loaded(self) -> None:
         if not self._session.is_loaded:
             await asyncio.to_thread(self._session.load)
-        return self._lookup(key)
 
     async def get_partial_values(
         self,
@@ -290,8 +293,9 @@ class IcechunkStore(Displayed, VersionControl, Store):
         if isinstance(parsed, ChunkKey):
             await self._session.chunks.set_async(parsed.path, parsed.coordinate, data)
         else:
-            # the snapshot, and the version of the repository, may take a request
-            await asyncio.to_thread(self._session.set_metadata_document, parsed.path, bytes(data))
+            await self._loaded()
+            # without a pause: programs set a document and its chunks at the same time
+            self._session.set_metadata_document(parsed.path, bytes(data))
 
     def set_sync(self, key: str, value: Buffer) -> None:
         """Set the value of a key as `set` does, without an event loop."""

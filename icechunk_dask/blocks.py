@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,13 +12,16 @@ import dask.array as da
 import numpy as np
 import numpy.typing as npt
 import zarr
+from dask.array.utils import meta_from_array
 from dask.delayed import delayed
 from dask.highlevelgraph import HighLevelGraph
 from dask.layers import ArraySliceDep
 
-from icechunk import InvalidInputError, Session
+from icechunk import InvalidInputError, Session, TaskError
+from icechunk.errors import ErrorKind
 from icechunk.session.distributed import extract_session
 from icechunk_dask.alignment import Target, block_is_covered, check_disjoint
+from icechunk_dask.casting import BlockRefusedError, fitted, wrong_shape
 from icechunk_dask.graph import Write, reduced
 from icechunk_dask.part import Part, failing_as, finished
 from icechunk_dask.recipe import Recipe
@@ -70,6 +72,11 @@ def make_jobs(
         raise InvalidInputError("there is nothing to store: sources is empty")
     jobs = []
     for source, array, region in zip(sources, targets, regions, strict=True):
+        if not isinstance(array, zarr.Array):
+            raise InvalidInputError(
+                f"the target {array!r} is no zarr.Array; open it from the store of a session, or "
+                "pass repository= to name arrays of a branch by their paths"
+            )
         if not isinstance(source, da.Array):
             raise InvalidInputError(
                 f"a source is a {type(source).__name__}; make a Dask array of it, as with "
@@ -78,11 +85,44 @@ def make_jobs(
         target = Target.of(array, region)
         if align_chunks:
             target.check_shape(source)
-            source = source.rechunk(target.fitting_chunks(source.chunks))
+            fitting = target.fitting_chunks(source.chunks)
+            if fitting != source.chunks:
+                source = _in_shape(source, target.path).rechunk(fitting)
         target.check(source)
         jobs.append(Job(source, array, extract_session(array), target))
     check_disjoint([job.target for job in jobs])
     return jobs
+
+
+def _in_shape(source: da.Array, path: str) -> da.Array:
+    """Return a source whose blocks are checked before they are cut into others."""
+    axes = tuple(range(source.ndim))
+    check = partial(_block_in_shape, path=path)
+    where = ArraySliceDep(source.chunks)
+    checked: da.Array = da.blockwise(
+        check,
+        axes,
+        source,
+        axes,
+        where,
+        axes,
+        align_arrays=False,
+        concatenate=True,
+        dtype=source.dtype,
+        meta=meta_from_array(source),
+    )
+    return checked
+
+
+def _block_in_shape(block: Any, where: Region, *, path: str) -> Any:
+    shape = tuple(part.stop - part.start for part in where)
+    if np.shape(block) != shape:
+        shown = ", ".join(f"{part.start}:{part.stop}" for part in where)
+        raise InvalidInputError(
+            f"block [{shown}] of the source of array {path!r}: {wrong_shape(block, shape)}",
+            ErrorKind.INVALID_ARRAY_METADATA,
+        )
+    return block
 
 
 class Blocks:
@@ -121,11 +161,15 @@ class Blocks:
             found.append(start + np.flatnonzero(~covered))
         return np.concatenate(found)
 
-    def record(self, done: int) -> dict[str, Any]:
-        """Return what a commit notes when the first `done` blocks are done."""
-        described = [[job.target.path, job.target.region, job.source.chunks] for job in self.jobs]
-        digest = hashlib.blake2b(json.dumps(described).encode(), digest_size=16)
-        return {"done": done, "of": len(self), "digest": digest.hexdigest()}
+    def keys(self) -> list[str]:
+        """Return what a job knows each block by: where it goes."""
+        found = []
+        for job in self.jobs:
+            place = Place(job.array.path, job.target.offset)
+            slices = ArraySliceDep(job.source.chunks)
+            blocks = itertools.product(*map(range, job.source.numblocks))
+            found += [place.name(slices[block]) for block in blocks]
+        return found
 
     def check(self, session: Session, part: Part) -> bool:
         """Say whether there is anything to commit: more than fill values where nothing was."""
@@ -178,6 +222,7 @@ class Blocks:
                 slices,
                 axes,
                 place=place,
+                declared=source.dtype,
                 name=f"icechunk-write-{number}-{recipe.token}",
                 align_arrays=False,
                 # as `map_blocks` does, because only layers of one kind are fused
@@ -222,11 +267,37 @@ def _name_of_block(place: Place, slices: ArraySliceDep, block: tuple[int, ...]) 
     return place.name(slices[block])
 
 
-def write_block(block: Any, recipe: Recipe, where: Region, *, place: Place) -> Part:
-    """Write one block, in a session of its own."""
-    with failing_as(place.name(where)):
+def write_block(
+    block: Any, recipe: Recipe, where: Region, *, place: Place, declared: np.dtype[Any]
+) -> Part:
+    """Write one block, in a session of its own.
+
+    Parameters
+    ----------
+    block : array-like
+    where : tuple of slice
+        Which part of the source it is.
+    declared : numpy.dtype
+        Of the source.
+
+    Raises
+    ------
+    TaskError
+        If it cannot be written. Its cause is an `InvalidInputError` if the block is not what
+        Dask declared, or not what the array holds.
+    """
+    name = place.name(where)
+    shape = tuple(part.stop - part.start for part in where)
+    with failing_as(name):
         fork = recipe.fork()
-        recipe.array(fork, place.path)[place.region(where)] = block
+        array = recipe.array(fork, place.path)
+        try:
+            values = fitted(block, shape, declared, array.dtype)
+        except BlockRefusedError as error:
+            # the region once, wherever the cause is shown without the task
+            reason = InvalidInputError(f"{name}: {error}", ErrorKind.INVALID_ARRAY_METADATA)
+            raise TaskError(f"writing {name} failed: {error}") from reason
+        array[place.region(where)] = values
         return finished(fork)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 import reprlib
@@ -86,14 +85,15 @@ def distributed_write(
         are met roughly, by what earlier batches were like. A failure, or the end of this
         process, costs one batch. Default: one commit.
     publish : {"batch", "end"}
-        Where batches are committed: on the branch, or on a temporary branch that is made
-        of it, and that the branch moves to at the end, in one step. If others moved the
-        branch meanwhile, all the work is committed on top of theirs with `rebase_with`;
-        without it, or where both changed the same, the step is refused, and the work stays on
-        the temporary branch.
+        When batches are committed: each when it is done, or all of them at the end, as one
+        commit. Until then they wait in the job, which therefore needs a name; all items see
+        the branch as it was when the first of them began. If others moved the branch meanwhile,
+        the commit is made on top of theirs with `rebase_with`; without it, or where both
+        changed the same, it is refused, and the work stays in the job.
     job : str, optional
-        A name. Another call with the same name, on the same items or on more of them at the
-        end of the list, leaves out those that were committed.
+        A name in `Repository.jobs`, which has the items that are done, each by its key.
+        Another call with the same name leaves those out, whatever became of the history. A
+        job that is not there is created.
     key : callable, optional
         Makes a string of an item, by which later calls know it. Default: the item as JSON.
     **dask_options
@@ -125,9 +125,6 @@ def distributed_write(
         committing = Committing.of(
             session, branch, message, metadata, rebase_with, commit_every, publish, job
         )
-        if job is not None:
-            # before anything runs: an item may have no key
-            work.record(len(work))
     with progress_of(progress) as shown:
         runner = Runner(shown, dask_options)
         if committing is not None:
@@ -173,9 +170,8 @@ class Items(Generic[Item]):
     ) -> None:
         self._func = func
         self._items = items
-        self._key = key if key is not None else _json
+        self._key = key
         self._return_results = return_results
-        self._digests: list[str] = []
         # what earlier batches wrote: chunks by array, and who wrote where
         self._chunks: dict[str, npt.NDArray[np.bool_]] = {}
         self._boxes: Boxes = {}
@@ -187,19 +183,21 @@ class Items(Generic[Item]):
         """Return all: what an item writes is known to nobody."""
         return np.arange(len(self))
 
-    def record(self, done: int) -> dict[str, Any]:
-        """Return what a commit notes when the first `done` items are done."""
-        if not self._digests:
-            digest = hashlib.blake2b(digest_size=16)
-            self._digests.append(digest.hexdigest())
-            for item in self._items:
-                text = self._key(item)
-                if not isinstance(text, str):
-                    raise InvalidInputError(f"key returned {text!r}, it must return strings")
-                encoded = text.encode()
-                digest.update(len(encoded).to_bytes(8, "little") + encoded)
-                self._digests.append(digest.hexdigest())
-        return {"done": done, "digest": self._digests[done]}
+    def keys(self) -> list[Any]:
+        """Return what a job knows each item by.
+
+        Raises
+        ------
+        InvalidInputError
+            If an item has no key.
+        """
+        if self._key is None:
+            return [_json(item) for item in self._items]
+        found = [self._key(item) for item in self._items]
+        for text in found:
+            if not isinstance(text, str):
+                raise InvalidInputError(f"key returned {text!r}, it must return strings")
+        return found
 
     def check(self, session: Session, part: Part) -> bool:
         """Say whether there is anything to commit.
@@ -273,9 +271,9 @@ def _call(item: Any, number: int, return_results: bool, recipe: Recipe) -> Part:
     return finished(fork, name_of(number, item), ((number, result),) if return_results else ())
 
 
-def _json(item: Any) -> str:
+def _json(item: Any) -> Any:
     try:
-        return json.dumps(item, sort_keys=True, default=_plain)
+        return json.loads(json.dumps(item, sort_keys=True, default=_plain))
     except TypeError:
         raise InvalidInputError(
             f"a job with a name must know its items again, and a {type(item).__name__} has no "
@@ -286,6 +284,8 @@ def _json(item: Any) -> str:
 def _plain(item: Any) -> Any:
     if isinstance(item, os.PathLike):
         return os.fspath(item)
+    if isinstance(item, np.number | np.bool_):
+        return item.item()
     if isinstance(item, np.generic):
         return str(item)
     if isinstance(item, date):

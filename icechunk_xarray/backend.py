@@ -28,15 +28,14 @@ from icechunk import (
     StorageConfig,
     storage_from_url,
 )
+from icechunk.config.times import Time, instant
 from icechunk.errors import ErrorKind
 from icechunk_xarray.names import name_by_version
 from icechunk_xarray.targets import (
     DEFAULT_BRANCH,
     Authorization,
     Target,
-    Time,
     open_session,
-    parse_time,
 )
 
 __all__ = ["IcechunkBackendEntrypoint"]
@@ -88,6 +87,7 @@ class IcechunkBackendEntrypoint(BackendEntrypoint):
         branch: str | None = None,
         tag: str | None = None,
         snapshot_id: str | None = None,
+        ref: str | None = None,
         as_of: Time | None = None,
         storage_options: Mapping[str, Any] | None = None,
         config: RepositoryConfig | None = None,
@@ -106,8 +106,9 @@ use_cftime, decode_timedelta
             See `xarray.open_dataset`.
         group : str, optional
             Path of the group. Default: the root group.
-        branch, tag, snapshot_id : str, optional
-            At most one of them. Default: the branch ``main``.
+        branch, tag, snapshot_id, ref : str, optional
+            At most one of them. Default: the branch ``main``. For `ref`, which may also be
+            ``main~2`` or ``main@2024-05-01``, see `icechunk.Repository.resolve`.
         as_of : datetime, date, numpy.datetime64 or str, optional
             With a branch: its newest snapshot that is not younger. A time without zone is in
             UTC, a date such as ``2024-05-01`` is its first instant.
@@ -141,6 +142,7 @@ use_cftime, decode_timedelta
             branch=branch,
             tag=tag,
             snapshot_id=snapshot_id,
+            ref=ref,
             as_of=as_of,
             storage_options=storage_options,
             config=config,
@@ -228,11 +230,11 @@ class _Version:
             store, named = session.store, {"branch": target.branch}
         else:
             store = session.store
-            named = {name: options.get(name) for name in ("branch", "tag", "snapshot_id")}
+            named = {name: options.get(name) for name in ("branch", "tag", "snapshot_id", "ref")}
             if not any(named.values()):
                 named = {"branch": DEFAULT_BRANCH}
             if options.get("as_of") is not None:
-                named["as_of"] = parse_time(options["as_of"]).isoformat()
+                named["as_of"] = instant(options["as_of"]).isoformat()
         ref = {name: value for name, value in named.items() if value is not None}
         return cls(store, ref or {"snapshot_id": session.snapshot_id})
 

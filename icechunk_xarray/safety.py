@@ -6,6 +6,7 @@ Each check raises `InvalidInputError` with the variable, the dimension, and what
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from icechunk import InvalidInputError
+from icechunk import IcechunkStore, InvalidInputError
 from icechunk.errors import ErrorKind
 from icechunk_xarray.values import decode_like
 
@@ -28,6 +29,13 @@ def check_names(dataset: xr.Dataset, encoding: Mapping[str, Any]) -> None:
                 f"variable {name!r}: the name of an array must be a string, neither empty nor "
                 "with '/'; rename it"
             )
+    for name, variable in dataset.variables.items():
+        for dim, sizes in zip(variable.dims, variable.chunks or (), strict=False):
+            if any(size != size for size in sizes):
+                raise _refused(
+                    f"variable {name!r}, dimension {dim!r}: its Dask array has chunks of unknown "
+                    "size; call .data.compute_chunk_sizes() of the variable first"
+                )
     for name in encoding:
         if name not in dataset.variables:
             raise _refused(
@@ -86,13 +94,51 @@ def resolve_region(
             )
         _check_position(dataset, existing, dim, slice(start, stop))
         resolved[dim] = slice(start, stop)
-    outside = [name for name, v in dataset.variables.items() if not set(resolved) & set(v.dims)]
+    outside = [name for name, v in dataset.data_vars.items() if not set(resolved) & set(v.dims)]
     if resolved and outside:
         raise _refused(
             f"{_listed(outside)}: without a dimension of the region ({_listed(resolved)}) it "
             f"would be overwritten as a whole; leave it out with .drop_vars({outside!r})"
         )
     return resolved
+
+
+def settled_coordinates(
+    dataset: xr.Dataset, existing: Mapping[str, xr.Variable], region: Regions
+) -> list[Hashable]:
+    """Return the coordinates that a region leaves alone, because they are stored as they are.
+
+    A coordinate with a dimension of the region is written where nothing was stored yet, as
+    after a template of Dask arrays was written with ``compute=False``.
+
+    Raises
+    ------
+    InvalidInputError
+        If one differs: the values would go to other places than the stored ones say.
+    """
+    settled: list[Hashable] = []
+    for key, coordinate in dataset.coords.items():
+        name = str(key)
+        stored = existing[name]
+        part = {dim: region.get(dim, slice(None)) for dim in stored.dims}
+        differing = _difference(name, coordinate.variable, stored[part])
+        if differing is None:
+            settled.append(key)
+            continue
+        inside = bool(set(region) & set(stored.dims)) and name not in dataset.indexes
+        if inside and differing.fills:
+            continue
+        replacing = (
+            f"or make it a data variable with .reset_coords({name!r}) to replace what is stored"
+            if inside
+            else f"or write {name!r} by itself, with mode='a' and without region, to replace it"
+        )
+        raise _refused(
+            f"coordinate {name!r} differs from what is on disk{differing}: the values would go "
+            "to other places than it says; select them in the order that is on disk, with "
+            f".sel() or .reindex(), {replacing}"
+        )
+    return settled
 
 
 def check_against(
@@ -134,15 +180,12 @@ def stored_sizes(existing: Mapping[str, xr.Variable]) -> dict[Hashable, int]:
     return sizes
 
 
-def check_chunks(
+def check_blocks(
     name: str,
     dims: Sequence[Hashable],
-    blocks: Sequence[tuple[int, ...]],
     grid: Sequence[int],
-    shape: Sequence[int],
     region: Sequence[slice],
-    *,
-    partial: bool,
+    blocks: Sequence[tuple[int, ...]],
 ) -> None:
     """Refuse Dask blocks of which two would write one stored chunk, or shard, at a time.
 
@@ -150,19 +193,14 @@ def check_chunks(
     ----------
     name : str
     dims : sequence of str
-    blocks : sequence of tuple of int
-        Sizes of the Dask blocks, by dimension.
     grid : sequence of int
         Shape of what is stored as one object: the shard where there are any, or the chunk.
-    shape : sequence of int
-        Of the array.
     region : sequence of slice
         The part of the array that the blocks cover.
-    partial : bool
-        Whether the region may begin or end within a stored chunk. Then one task writes it
-        here, but another call may write the rest.
+    blocks : sequence of tuple of int
+        Sizes of the Dask blocks, by dimension.
     """
-    for dim, sizes, chunk, length, part in zip(dims, blocks, grid, shape, region, strict=True):
+    for dim, sizes, chunk, part in zip(dims, blocks, grid, region, strict=True):
         edges = list(accumulate(sizes, initial=part.start))
         shared = next((edge for edge in edges[1:-1] if edge % chunk), None)
         if shared is not None:
@@ -174,7 +212,22 @@ def check_chunks(
                 f"{fitting} with .chunk(), pass align_chunks=True, or choose other stored chunks "
                 "with encoding where the array is new"
             )
-        if not partial and (part.start % chunk or (part.stop % chunk and part.stop != length)):
+
+
+def check_region(
+    name: str,
+    dims: Sequence[Hashable],
+    grid: Sequence[int],
+    region: Sequence[slice],
+    shape: Sequence[int],
+) -> None:
+    """Refuse a region that begins or ends within a stored chunk, or shard.
+
+    One task writes that chunk here, but another call may write the rest of it. The
+    parameters are those of `check_blocks`, and the shape of the array.
+    """
+    for dim, chunk, part, length in zip(dims, grid, region, shape, strict=True):
+        if part.start % chunk or (part.stop % chunk and part.stop != length):
             start, stop = part.start // chunk * chunk, -(-part.stop // chunk) * chunk
             raise _refused(
                 f"variable {name!r}, dimension {dim!r}: the region {part.start}:{part.stop} does "
@@ -270,7 +323,7 @@ def _check_append(dataset: xr.Dataset, existing: Mapping[str, xr.Variable], dim:
         name, variable = str(key), dataset.coords[key].variable
         if name not in existing or dim in variable.dims or variable.chunks is not None:
             continue
-        where = _first_difference(name, variable, existing[name])
+        where = _difference(name, variable, existing[name])
         if where is not None:
             raise _refused(
                 f"coordinate {name!r} differs from what is on disk{where}: the data would be "
@@ -293,6 +346,73 @@ def _check_repeats(dataset: xr.Dataset, existing: Mapping[str, xr.Variable], dim
             f"disk already, {first} the first; write these with region='auto', append the others "
             f"only, or pass safe_append=False to repeat them"
         )
+    new = pd.Index(given.values)
+    if not new.is_unique:
+        raise _refused(
+            f"coordinate {name!r}: the values to append repeat {new[new.duplicated()][0]}; drop "
+            f"repeats with .drop_duplicates({name!r}), or pass safe_append=False to keep them"
+        )
+    _check_order(name, index, new)
+
+
+def _check_order(name: str, stored: pd.Index, new: pd.Index) -> None:
+    """Refuse numbers and times that would end the order of a coordinate.
+
+    Slices of labels need it, and a step backwards is most often a part that was forgotten.
+    """
+    if not new.size or isinstance(new[0], str | bytes | bool):
+        return
+    whole = stored.append(new)
+    for order, direction in (
+        ("is_monotonic_increasing", "rising"),
+        ("is_monotonic_decreasing", "falling"),
+    ):
+        if len(stored) > 1 and getattr(stored, order) and not getattr(whole, order):
+            raise _refused(
+                f"coordinate {name!r} is {direction} on disk, up to {stored[-1]}, and the values "
+                f"to append, from {new[0]} to {new[-1]}, do not go on like that; sort them with "
+                f".sortby({name!r}), append parts in their order, or pass safe_append=False"
+            )
+
+
+def check_tree_append(store: IcechunkStore, groups: Sequence[str], dim: Hashable) -> None:
+    """Refuse an append to some groups of a tree that the others would no longer fit.
+
+    Where a group has the coordinate from one that it lies in, both are of one length, or
+    xarray does not open the tree. Groups without that are often unrelated.
+
+    Parameters
+    ----------
+    store : IcechunkStore
+    groups : sequence of str
+        Paths of all groups that one call appends to.
+    dim : str
+    """
+    appended = {"/" + group.strip("/") for group in groups}
+    lengths: dict[str, int] = {}
+    labelled = set()
+    for node in store.session.tree.within("/"):
+        names = () if node.array is None else node.array.dimension_names or ()
+        if node.array is not None and dim in names:
+            parent = node.path.rpartition("/")[0] or "/"
+            lengths[parent] = node.array.shape[names.index(str(dim))]
+            if node.path == f"{parent.rstrip('/')}/{dim}":
+                labelled.add(parent)
+    for group in sorted(appended & lengths.keys()):
+        for other in sorted(lengths.keys() - appended):
+            outer, inner = sorted((group, other), key=len)
+            inherits = _is_within(inner, outer) and outer in labelled and inner not in labelled
+            if inherits and lengths[group] == lengths[other]:
+                raise _refused(
+                    f"the groups {group!r} and {other!r} share the coordinate {dim!r}, and only "
+                    f"the first would become longer: the tree could not be opened any more with "
+                    "xarray.open_datatree. Append to both by one call, with a DataTree, or pass "
+                    "safe_append=False if another append of this session does the rest"
+                )
+
+
+def _is_within(path: str, group: str) -> bool:
+    return path.startswith(group.rstrip("/") + "/")
 
 
 # -- regions ------------------------------------------------------------------------------
@@ -346,11 +466,11 @@ def _check_position(
     name = str(dim)
     if name not in existing or dim not in dataset.coords:
         return
-    where = _first_difference(name, dataset.coords[dim].variable, existing[name][part])
+    where = _difference(name, dataset.coords[dim].variable, existing[name][part])
     if where is not None:
         raise _refused(
             f"coordinate {name!r} differs from region {part.start}:{part.stop} on disk{where}; "
-            f"pass region='auto' to find its place, or drop it with .drop_vars({name!r})"
+            "pass region='auto' to find its place"
         )
 
 
@@ -362,11 +482,31 @@ def _decoded(name: str, stored: xr.Variable, given: xr.Variable) -> Any:
         raise _calendar(name, stored, error) from error
 
 
-def _first_difference(name: str, given: xr.Variable, stored: xr.Variable) -> str | None:
+@dataclass(frozen=True)
+class _Difference:
+    """Where two coordinates differ first.
+
+    Attributes
+    ----------
+    text : str
+    fills : bool
+        Whether nothing is stored wherever they differ.
+    """
+
+    text: str
+    fills: bool
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _difference(name: str, given: xr.Variable, stored: xr.Variable) -> _Difference | None:
     """Say where two coordinates differ, None where they do not.
 
     Floats may have been stored with less precision.
     """
+    if given.sizes != stored.sizes:
+        return _Difference(f" (sizes {dict(given.sizes)} instead of {dict(stored.sizes)})", False)
     new = given.transpose(*stored.dims).values
     old = _decoded(name, stored, given)
     try:
@@ -381,7 +521,8 @@ def _first_difference(name: str, given: xr.Variable, stored: xr.Variable) -> str
         return None
     at = np.unravel_index(int(differs.argmax()), differs.shape)
     place = f" at index {', '.join(str(int(i)) for i in at)}" if at else ""
-    return f" ({new[at]} instead of {old[at]}{place})"
+    text = f" ({new[at]} instead of {old[at]}{place})"
+    return _Difference(text, bool(np.all(pd.isnull(old[differs]))))
 
 
 def _calendar(name: str, stored: xr.Variable, error: Exception) -> InvalidInputError:

@@ -6,6 +6,7 @@ makes arrays as `Dataset.to_zarr` does, and hands over what it would write.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
@@ -15,7 +16,13 @@ import xarray as xr
 import zarr
 from xarray.backends import ZarrStore
 
-from icechunk import AlreadyExistsError, IcechunkStore, InvalidInputError, NodeNotFoundError
+from icechunk import (
+    AlreadyExistsError,
+    IcechunkError,
+    IcechunkStore,
+    InvalidInputError,
+    NodeNotFoundError,
+)
 from icechunk.errors import ErrorKind
 from icechunk_xarray import safety
 from icechunk_xarray.values import Check
@@ -91,7 +98,7 @@ def stage(
         If the dataset does not fit what is stored, or the mode does not.
     """
     safety.check_names(dataset, encoding)
-    existing = _existing(store, group, options.mode)
+    existing = _existing(store, group, options)
     region = None
     if options.region is not None:
         region = safety.resolve_region(dataset, existing, options.region)
@@ -106,8 +113,8 @@ def stage(
             safe_append=options.safe_append,
         )
     if region is not None:
-        # where values lie along these dimensions is settled
-        dataset = dataset.drop_vars([str(name) for name in dataset.indexes])
+        # where values lie is settled, and coordinates that equal the stored ones stay
+        dataset = dataset.drop_vars(safety.settled_coordinates(dataset, existing, region))
     backend = ZarrStore.open_group(
         store,
         mode=options.mode,
@@ -118,7 +125,6 @@ def stage(
         consolidated=False,
         consolidate_on_close=False,
         safe_chunks=False,  # checked here, on what is stored
-        align_chunks=options.align_chunks,
     )
     variables, attrs = xr.conventions.encode_dataset_coordinates(dataset)
     for name, variable in variables.items():
@@ -126,13 +132,71 @@ def stage(
     for name, wanted in encoding.items():
         variables[name].encoding = dict(wanted)
     collector = _Collector()
-    backend.store(variables, attrs, set(encoding), collector)
+    try:
+        backend.store(variables, attrs, set(encoding), collector)
+    except IcechunkError:
+        raise
+    except (TypeError, ValueError, OverflowError, NotImplementedError) as error:
+        raise _not_encodable(backend, variables, set(encoding), error) from error
     stored = ZarrStore.open_group(store, mode="r", group=group, consolidated=False, zarr_format=3)
-    return [_checked(write, dataset, stored, existing, options) for write in collector.writes]
+    writes = [_checked(write, dataset, stored, existing, options) for write in collector.writes]
+    return [write for write in writes if not _is_stored(write, existing, options)]
 
 
-def _existing(store: IcechunkStore, group: str, mode: Mode) -> dict[str, xr.Variable]:
+def _not_encodable(
+    backend: ZarrStore,
+    variables: Mapping[Any, xr.Variable],
+    checked: set[str],
+    error: Exception,
+) -> InvalidInputError:
+    """Return the error for what xarray cannot encode, with the name of the variable."""
+    culprit = next(
+        (n for n in variables if _fails_alike(backend, variables, n, checked, error)), None
+    )
+    what = "a variable of " + ", ".join(map(repr, variables))
+    if culprit is not None:
+        what = f"variable {culprit!r}"
+    return InvalidInputError(f"{what} cannot be encoded: {error}", ErrorKind.INVALID_ARRAY_METADATA)
+
+
+def _fails_alike(
+    backend: ZarrStore,
+    variables: Mapping[Any, xr.Variable],
+    name: Any,
+    checked: set[str],
+    error: Exception,
+) -> bool:
+    """Whether one variable alone raises an error, too."""
+    try:
+        alone = {name: variables[name]}
+        backend.store(alone, {}, checked & {name}, _Collector())  # type: ignore[no-untyped-call]
+    except Exception as other:
+        return type(other) is type(error) and str(other) == str(error)
+    return False
+
+
+def _is_stored(write: PendingWrite, existing: Mapping[str, xr.Variable], options: Options) -> bool:
+    """Whether an append would write once more what is stored, value by value.
+
+    It would be a change in every diff, and a conflict in every rebase.
+    """
+    stored = existing.get(write.target.basename)
+    if stored is None or options.append_dim is None or options.append_dim in stored.dims:
+        return False
+    if write.is_lazy or stored.shape != write.source.shape:
+        return False
+    kept, given = np.asarray(stored.values), np.asarray(write.source)
+    if kept.dtype != given.dtype:
+        return False
+    if kept.dtype.kind in "OT":
+        return bool(np.array_equal(kept, given))
+    # NaN and negative zeros, too
+    return np.ascontiguousarray(kept).tobytes() == np.ascontiguousarray(given).tobytes()
+
+
+def _existing(store: IcechunkStore, group: str, options: Options) -> dict[str, xr.Variable]:
     """Return the variables of a group as they are stored; refuse what the mode excludes."""
+    mode = options.mode
     if mode == "w":
         return {}
     try:
@@ -140,10 +204,11 @@ def _existing(store: IcechunkStore, group: str, mode: Mode) -> dict[str, xr.Vari
             store, mode="r", group=group, consolidated=False, zarr_format=3
         )
     except FileNotFoundError:
-        if mode == "r+":
+        if mode == "r+" or options.append_dim is not None:
+            what = "append to" if options.append_dim is not None else "write values to"
             raise NodeNotFoundError(
-                f"there is no group {_shown(group)} to write values to; write it once with "
-                "mode='w-', or check the name"
+                f"there is no group {_shown(group)} to {what}{_near(store, group)}; write it once "
+                "with mode='w-', or check the name"
             ) from None
         return {}
     if mode == "w-":
@@ -162,8 +227,11 @@ def _prepared(variable: xr.Variable, stored: xr.Variable | None) -> xr.Variable:
     if not variable.size:
         # empty blocks are no size for the chunks of a new array
         return variable.compute()
+    if variable.dtype.kind == "V":
+        # Zarr's metadata does not say in which byte order the fields of a record are
+        variable = variable.to_base_variable().astype(variable.dtype.newbyteorder("<"))
     if stored is None:
-        return variable
+        return _with_finite_missing_value(variable)
     if variable.dtype.kind in "Mm":
         # of Dask they would be encoded task by task, and fail there, without a name
         return variable.compute()
@@ -171,6 +239,27 @@ def _prepared(variable: xr.Variable, stored: xr.Variable | None) -> xr.Variable:
         # strings of another length are refused even where they fit
         return variable.to_base_variable().astype(stored.dtype)
     return variable
+
+
+def _with_finite_missing_value(variable: xr.Variable) -> xr.Variable:
+    """Return a variable that marks missing values in a way that JSON can express.
+
+    ``_FillValue`` says the same as ``missing_value``, and xarray stores all floats in it.
+    """
+    result = variable
+    for where in ("encoding", "attrs"):
+        given: dict[str, Any] = getattr(variable, where)
+        missing = np.asarray(given.get("missing_value"))
+        if missing.dtype.kind != "f" or missing.size != 1 or np.isfinite(missing.item()):
+            continue
+        fill = given.get("_FillValue", missing.item())
+        # NaN is missing whatever else stands for it
+        if not np.isnan(missing.item()) and fill != missing.item():
+            continue
+        result = result.copy(deep=False)
+        changed = {name: value for name, value in given.items() if name != "missing_value"}
+        setattr(result, where, {**changed, "_FillValue": fill})
+    return result
 
 
 def _checked(
@@ -186,33 +275,37 @@ def _checked(
     original = dataset.variables[name].transpose(*variable.dims)
     if write.is_lazy and not options.align_chunks:
         grid = write.target.shards or write.target.chunks
-        safety.check_chunks(
-            name,
-            original.dims,
-            write.source.chunks,
-            grid,
-            write.target.shape,
-            write.region,
-            partial=options.mode != "r+" or not options.safe_chunks,
-        )
+        place = (name, original.dims, grid, write.region)
+        safety.check_blocks(*place, write.source.chunks)
+        if options.mode == "r+" and options.safe_chunks:
+            safety.check_region(*place, write.target.shape)
     if not options.safe_encoding:
-        return write
+        return _cast(write)
     check = Check.of(name, original, variable, exact=name in existing)
     if not check.needed(original.dtype, write.source.dtype):
-        return write
+        return _cast(write)
     if not write.is_lazy:
         check(np.asarray(write.source), original.values)
         return write
     import dask.array as da
+    from dask.array.utils import meta_from_array
 
-    given = original.data.rechunk(write.source.chunks)
     blocks: Any = da.map_blocks
-    return replace(
-        write,
-        source=blocks(
-            check, write.source, given, dtype=write.source.dtype, meta=write.source._meta
-        ),
-    )
+    meta = meta_from_array(write.source)
+    source = blocks(check, write.source, original.data, dtype=write.source.dtype, meta=meta)
+    return _cast(replace(write, source=source))
+
+
+def _cast(write: PendingWrite) -> PendingWrite:
+    """Return a write of Dask's values in the dtype of its array.
+
+    Whether that loses anything is settled: what is left to refuse are blocks of another dtype
+    than Dask declared.
+    """
+    wanted = write.target.dtype
+    if not write.is_lazy or write.source.dtype == wanted or write.source.dtype.kind == "O":
+        return write
+    return replace(write, source=write.source.astype(wanted))
 
 
 def choose_mode(mode: str | None, append_dim: Hashable | None, region: Region) -> Mode:
@@ -245,6 +338,13 @@ def choose_mode(mode: str | None, append_dim: Hashable | None, region: Region) -
             ErrorKind.NOT_ALLOWED,
         )
     return mode  # type: ignore[return-value]
+
+
+def _near(store: IcechunkStore, group: str) -> str:
+    """Return what to say of groups that are called much the same."""
+    groups = [node.path for node in store.session.tree.within("/") if not node.is_array]
+    near = difflib.get_close_matches("/" + group.strip("/"), groups)
+    return f"; there is {' or '.join(map(repr, near))}" if near else ""
 
 
 def _shown(group: str) -> str:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, time
 from typing import Any, TypeAlias
-
-import numpy as np
 
 from icechunk import (
     AnyCredential,
@@ -23,6 +20,7 @@ from icechunk import (
     StorageConfig,
     storage_from_url,
 )
+from icechunk.config.times import Time, instant
 from icechunk.errors import ErrorKind
 
 #: What a repository is opened from. A session or store stands for one version of it.
@@ -30,8 +28,6 @@ Target: TypeAlias = (
     str | os.PathLike[str] | Storage | StorageConfig | Repository | Session | IcechunkStore
 )
 Authorization: TypeAlias = Mapping[str, AnyCredential | None]
-#: A point in time: a naive one is in UTC.
-Time: TypeAlias = str | date | datetime | np.datetime64
 
 #: The version of a repository that is meant when none is named.
 DEFAULT_BRANCH = "main"
@@ -94,6 +90,7 @@ def open_session(
     branch: str | None = None,
     tag: str | None = None,
     snapshot_id: str | None = None,
+    ref: str | None = None,
     as_of: Time | None = None,
     storage_options: Mapping[str, Any] | None = None,
     config: RepositoryConfig | None = None,
@@ -105,8 +102,9 @@ def open_session(
     ----------
     target : Target
         A session, or the session of a store, is returned as it is.
-    branch, tag, snapshot_id : str, optional
-        At most one of them. Default: the branch ``main``.
+    branch, tag, snapshot_id, ref : str, optional
+        At most one of them. Default: the branch ``main``. For `ref`, which may also be
+        ``main~2`` or ``main@2024-05-01``, see `icechunk.Repository.resolve`.
     as_of : datetime, date, numpy.datetime64 or str, optional
         With a branch: its newest snapshot that is not younger. Strings are dates or times
         in ISO 8601, such as ``2024-05-01`` or ``2024-05-01T12:00+02:00``. A time without
@@ -121,7 +119,7 @@ def open_session(
     InvalidInputError
         If arguments contradict each other, or do not go with the target.
     """
-    refs = {"branch": branch, "tag": tag, "snapshot_id": snapshot_id}
+    refs = {"branch": branch, "tag": tag, "snapshot_id": snapshot_id, "ref": ref}
     if isinstance(target, Session | IcechunkStore):
         _refuse_options(
             target,
@@ -143,7 +141,8 @@ def open_session(
             f"{given[0]} names one version, and as_of another: as_of goes with a branch",
             ErrorKind.INVALID_REF_TYPE,
         )
-    when = None if as_of is None else parse_time(as_of)
+    if as_of is not None:
+        instant(as_of)  # refuses what is none before anything is read
     if not given:
         branch = DEFAULT_BRANCH
     if isinstance(target, Repository):
@@ -153,7 +152,9 @@ def open_session(
             config=config,
             authorize_virtual_chunk_access=authorize_virtual_chunk_access,
         )
-        return repository.readonly_session(branch, tag=tag, snapshot_id=snapshot_id, as_of=when)
+        return repository.readonly_session(
+            branch, tag=tag, snapshot_id=snapshot_id, ref=ref, as_of=as_of
+        )
     storage = _storage(target, storage_options)
     with _plain_zarr_named(storage):
         return Repository.open_readonly_session(
@@ -161,38 +162,11 @@ def open_session(
             branch,
             tag=tag,
             snapshot_id=snapshot_id,
-            as_of=when,
+            ref=ref,
+            as_of=as_of,
             config=config,
             authorize_virtual_chunk_access=authorize_virtual_chunk_access,
         )
-
-
-def parse_time(value: Time) -> datetime:
-    """Return a point in time with its zone; one without is taken as UTC.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is none.
-    """
-    parsed: object = value
-    if isinstance(value, str):
-        try:
-            parsed = datetime.fromisoformat(value)
-        except ValueError:
-            parsed = None
-    elif isinstance(value, np.datetime64):
-        parsed = value.astype("datetime64[us]").item()
-    elif isinstance(value, date) and not isinstance(value, datetime):
-        parsed = datetime.combine(value, time())
-    # a missing time of pandas is a datetime that does not equal itself
-    if not isinstance(parsed, datetime) or parsed != parsed:
-        raise InvalidInputError(
-            f"as_of is {value!r}: expected a datetime, or a date or time in ISO 8601 such as "
-            "'2024-05-01' or '2024-05-01T12:00:00+00:00'",
-            ErrorKind.INVALID_REF_TYPE,
-        )
-    return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed
 
 
 def _storage(target: Target, options: Mapping[str, Any] | None) -> Storage:

@@ -69,8 +69,10 @@ class Check:
 
     def needed(self, original: np.dtype[Any], encoded: np.dtype[Any]) -> bool:
         """Whether values of these dtypes can change at all."""
-        if original.kind not in "biufcSU" or not original == encoded == self.dtype:
+        if original.kind not in "biufcSUV" or not original == encoded == self.dtype:
             return True
+        if original.kind == "V":
+            return False
         return not self.raw and any(
             key in self.attrs and not _is_nan(self.attrs[key]) for key in _PACKING
         )
@@ -83,6 +85,12 @@ class Check:
         InvalidInputError
             If they do not; the message names a value and what would become of it.
         """
+        if np.shape(encoded) != np.shape(original):
+            raise InvalidInputError(
+                f"variable {self.name!r}: a Dask block was declared in one shape and computed in "
+                f"another, {np.shape(original)} before and {np.shape(encoded)} after encoding",
+                ErrorKind.INVALID_ARRAY_METADATA,
+            )
         for index in _blocks(encoded.shape):
             self._compare(encoded[index].reshape(-1), original[index].reshape(-1))
         return encoded
@@ -122,8 +130,13 @@ class Check:
     def _differs(
         self, original: npt.NDArray[Any], decoded: npt.NDArray[Any]
     ) -> npt.NDArray[np.bool_]:
+        if original.dtype.kind == "V":
+            return ~_same_records(original, decoded)
+        if original.dtype.kind == "T":
+            # NumPy makes the text 'nan' of missing ones
+            return np.asarray(_missing_texts(original) | (original != decoded), bool)
         missing = pd.isnull(original)
-        if original.dtype.kind in "OTSU" and not _is_cftime(original):
+        if original.dtype.kind in "OSU" and not _is_cftime(original):
             # Zarr has no missing strings: xarray stores empty ones
             return np.asarray(~missing & (original != decoded), bool)
         same: npt.NDArray[np.bool_]
@@ -208,6 +221,25 @@ def decode_like(
         stack_char_dim=False,
         decode_timedelta=CFTimedeltaCoder() if kind == "m" else False,
     )
+
+
+def _same_records(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Compare records of the same fields, each NaN equal to NaN: bool[n] for n of them."""
+    if one.dtype.names is not None:
+        fields = (_same_records(one[name], other[name]) for name in one.dtype.names)
+        return np.asarray(np.logical_and.reduce(list(fields)))
+    same = np.asarray(one == other)
+    if one.dtype.kind in "fcMm":
+        same |= pd.isnull(one) & pd.isnull(other)
+    # a field may be an array
+    return np.asarray(same.reshape(len(same), -1).all(axis=1))
+
+
+def _missing_texts(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Say which values of a StringDType are missing."""
+    if isinstance(getattr(values.dtype, "na_object", ""), str):
+        return np.zeros(values.shape, bool)
+    return np.asarray(np.isnan(values), bool)
 
 
 def _is_cftime(values: npt.NDArray[Any]) -> bool:

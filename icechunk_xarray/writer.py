@@ -19,6 +19,7 @@ from icechunk import (
 )
 from icechunk.errors import ErrorKind
 from icechunk_xarray.lazy import LazyWrite
+from icechunk_xarray.safety import check_tree_append
 from icechunk_xarray.staging import Mode, Options, PendingWrite, Region, choose_mode, stage
 from icechunk_xarray.targets import DEFAULT_BRANCH, Authorization, Target, open_repository
 
@@ -95,13 +96,14 @@ def to_icechunk(
         at the same time. Dask blocks of which two would write one stored chunk are always
         refused: the tasks of one call do run in parallel.
     align_chunks : bool
-        Whether to rechunk Dask variables to fit the stored chunks.
+        Whether to rechunk Dask variables to fit the stored chunks. It also allows regions
+        that cover a part of a stored chunk, as ``safe_chunks=False`` does.
     append_dim : str, optional
         The dimension along which to add to the arrays that exist.
     region : mapping of str to slice or "auto", or "auto", optional
         The part of existing arrays to overwrite. ``"auto"``: where the coordinates are
-        found. All variables must have a dimension of the region; coordinates along it must
-        equal the stored ones.
+        found. All data variables must have a dimension of the region. Coordinates must equal
+        the stored ones, which stay; only where nothing is stored yet they are written.
     encoding : mapping, optional
         Encodings of new variables by name; for a DataTree by path of the node, then by
         name.
@@ -120,9 +122,10 @@ def to_icechunk(
         Of Dask variables: a bar, none, or a function that is given an
         `icechunk_dask.Status` now and then. Default: a bar in a terminal or a notebook.
     safe_append : bool
-        Whether to refuse an append that repeats coordinate values, lacks variables which
-        would become shorter than others, or has other coordinates than the stored ones.
-        These are read for it; coordinates that Dask would have to compute are not compared.
+        Whether to refuse an append that repeats coordinate values, ends the order of a sorted
+        coordinate, lacks variables or groups of a tree which would become shorter than others,
+        or has other coordinates than the stored ones. These are read for it; coordinates that
+        Dask would have to compute are not compared.
     safe_encoding : bool
         Whether to refuse values that would not be read back: times that the stored units
         cannot express, overflow of packed integers, missing values without a fill value,
@@ -332,6 +335,9 @@ def _write(parts: list[_Part], session: Session, options: Options) -> list[Pendi
     """Write all but the values of Dask variables, and return what these are."""
     store = session.store
     writes: list[PendingWrite] = []
+    if options.append_dim is not None and options.safe_append:
+        longer = [group for group, dataset, _ in parts if options.append_dim in dataset.dims]
+        check_tree_append(store, longer, options.append_dim)
     for group, dataset, encoding in parts:
         fitting = options
         if len(parts) > 1:

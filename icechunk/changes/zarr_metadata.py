@@ -3,11 +3,15 @@
 Everything else in the document is opaque and stored byte for byte. Only chunk keys of
 the default encoding with the separator ``/`` exist in the format (Icechunk spec,
 "Zarr keys"), so other encodings are refused when a node is written.
+
+What is written is looked at more strictly than what is stored already: others may have stored
+it, and it must stay readable.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +19,8 @@ from icechunk.errors import ErrorKind, InvalidInputError
 
 #: The official client counts chunks in a u32 and wraps; larger grids are unusable there.
 MAX_CHUNKS_PER_DIMENSION: Final = 2**32 - 1
+#: How deep arrays and objects may be nested; other readers of JSON stop there.
+_MAX_DEPTH: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,84 @@ def parse_node_metadata(user_data: bytes, path: str) -> NodeMetadata:
     return NodeMetadata(True, shape, num_chunks, names, is_regular)
 
 
+def check_document(user_data: bytes, path: str) -> None:
+    """Refuse a ``zarr.json`` that other readers of the format could not read.
+
+    Python's own reader and writer of JSON know numbers that JSON has not.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not strict JSON, or its chunk grid contradicts its shape. The message names
+        the attribute.
+    """
+    try:
+        document = json.loads(user_data.decode())
+    except (ValueError, RecursionError) as error:
+        raise _bad(path, f"not JSON: {error}") from None
+    _check_value(document, path, ())
+    grid = document.get("chunk_grid") if isinstance(document, dict) else None
+    if isinstance(grid, dict) and grid.get("name") == "rectilinear":
+        shape = document["shape"]
+        for axis, edges in enumerate(grid["configuration"]["chunk_shapes"]):
+            _check_edges(edges, shape[axis], axis, path)
+
+
+def _check_value(value: Any, path: str, where: tuple[str, ...], depth: int = 1) -> None:
+    """Refuse what JSON cannot express, somewhere in a document."""
+    if depth > _MAX_DEPTH:
+        raise _bad(path, f"{_name(where[:2])} is nested deeper than {_MAX_DEPTH} levels")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_value(key, path, (*where, key), depth)
+            _check_value(item, path, (*where, key), depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check_value(item, path, where, depth + 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        token = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        raise _bad(
+            path,
+            f"{_name(where)} is {token}, a number that JSON does not have, so other clients could "
+            "not change this node; drop it, or store a finite number or a text",
+        )
+    elif isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise _bad(
+                path, f"{_name(where)} is {value!r}, which has half of a surrogate pair"
+            ) from None
+
+
+def _name(where: tuple[str, ...]) -> str:
+    if where[:1] == ("attributes",) and len(where) > 1:
+        return f"attribute {'.'.join(where[1:])!r}"
+    return f"field {'.'.join(where)!r}"
+
+
+def _check_edges(edges: Any, length: int, axis: int, path: str) -> None:
+    """Refuse chunk sizes along one axis that do not cover an array."""
+    if not isinstance(edges, list):
+        return  # one size for all, which was looked at
+    total = 0
+    for edge in edges:
+        size, times = edge if isinstance(edge, list) and len(edge) == 2 else (edge, 1)
+        if any(type(n) is not int or n < 1 for n in (size, times)):
+            raise _bad(
+                path,
+                f"chunk size {edge!r} along axis {axis} of the rectilinear grid: expected a "
+                "positive integer, or a size and how many times it comes",
+            )
+        total += size * times
+    if total < length:
+        raise _bad(
+            path,
+            f"the chunks along axis {axis} of the rectilinear grid are {total} long together, and "
+            f"the array is {length} long",
+        )
+
+
 def _bad(path: str, reason: str) -> InvalidInputError:
     return InvalidInputError(f"metadata of node {path!r}: {reason}", ErrorKind.BAD_METADATA)
 
@@ -125,7 +209,8 @@ def _edges(edges: Any, length: int, path: str) -> int:
     count = 0
     for edge in edges:
         # a run is [size, how many times]
-        count += edge[1] if isinstance(edge, list) and len(edge) == 2 else 1
+        run = isinstance(edge, list) and len(edge) == 2 and type(edge[1]) is int
+        count += edge[1] if run else 1
     return count
 
 

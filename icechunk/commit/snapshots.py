@@ -153,9 +153,9 @@ def from_microseconds(microseconds: int) -> datetime:
 
 
 def to_microseconds(when: datetime) -> int:
-    """Return a time as it is stored; one without zone is taken as local time."""
+    """Return a time as it is stored; one without zone is in UTC."""
     if when.utcoffset() is None:
-        when = when.astimezone(UTC)
+        when = when.replace(tzinfo=UTC)
     return (when - _EPOCH) // timedelta(microseconds=1)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import struct
 import warnings
 from collections.abc import Iterator, Mapping
@@ -56,6 +57,7 @@ MEANING: Final = (
 )
 _DIMENSIONS: Final = "_ARRAY_DIMENSIONS"
 _FILL: Final = "_FillValue"
+_MISSING: Final = "missing_value"
 #: Filters that turn objects into bytes, as v3 data type and codec.
 _OBJECT_CODECS: Final = {"vlen-utf8": "string", "vlen-bytes": "variable_length_bytes"}
 #: Filters whose output, JSON or MessagePack of texts, is written anew as ``vlen-utf8``.
@@ -368,6 +370,14 @@ def _attributes(
     """Return the attributes of a v3 array, with ``_FillValue`` as xarray expects it."""
     attributes = {k: v for k, v in zattrs.items() if k not in (_DIMENSIONS, _FILL)}
     given = fill if fill is not None else zattrs.get(_FILL)
+    missing = attributes.get(_MISSING)
+    if isinstance(missing, list) and len(missing) == 1:
+        missing = missing[0]
+    if dtype.kind == "f" and isinstance(missing, float) and not math.isfinite(missing):
+        # JSON has no such number, and _FillValue says the same; NaN is missing in any case
+        given = missing if given is None else given
+        if math.isnan(missing) or _same(float(given), missing):
+            del attributes[_MISSING]
     if given is not None and dtype.kind in "fciub":
         try:
             attributes[_FILL] = _encode_fill(given, dtype)

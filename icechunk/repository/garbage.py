@@ -166,6 +166,8 @@ class Collector:
             _log.info("%s: %d deleted, %d failed", name, done.count, done.failed)
             counts[name] = done.count
             total.add(done)
+        if not total.failed:
+            total.bytes += self._storage.delete_leftovers(self._cutoff, dry_run=dry_run)
         return GCSummary(
             bytes_deleted=total.bytes,
             chunks_deleted=counts.get("chunks", 0),

@@ -63,16 +63,17 @@ class History(RepositoryPart):
         branch: str | None = None,
         tag: str | None = None,
         snapshot_id: str | None = None,
+        ref: str | None = None,
     ) -> Iterator[SnapshotInfo]:
         """Return an iterator over a snapshot and its ancestors, newest first.
 
         Parameters
         ----------
-        branch, tag, snapshot_id : str
-            Exactly one of them: where to begin.
+        branch, tag, snapshot_id, ref : str
+            Exactly one of them: where to begin. For `ref` see `icechunk.Repository.resolve`.
         """
         info = self._info
-        start = resolve(info, branch, tag, snapshot_id)
+        start = resolve(info, branch, tag, snapshot_id, ref)
         return (SnapshotInfo.from_entry(entry) for entry in info.ancestry(start))
 
     async def async_ancestry(
@@ -81,10 +82,11 @@ class History(RepositoryPart):
         branch: str | None = None,
         tag: str | None = None,
         snapshot_id: str | None = None,
+        ref: str | None = None,
     ) -> AsyncIterator[SnapshotInfo]:
         """Yield what `ancestry` does."""
         listed = async_twin(
-            lambda: list(self.ancestry(branch=branch, tag=tag, snapshot_id=snapshot_id))
+            lambda: list(self.ancestry(branch=branch, tag=tag, snapshot_id=snapshot_id, ref=ref))
         )
         for entry in await listed():
             yield entry

@@ -309,11 +309,7 @@ class Job(Displayed):
             raise InvalidInputError("run takes either the index of a key or keys=")
         known = self._definition.keys
         if keys is not None:
-            texts = [canonical(key) for key in keys]
-            _check_distinct(texts)
-            unknown = set(texts) - set(_texts(known)) if known is not None else set()
-            if unknown:
-                raise InvalidInputError(f"the job {self.name!r} has no part with {some(unknown)}")
+            texts = self.texts_of(list(keys))
             return [(json.loads(text), text) for text in texts]
         if known is None:
             raise InvalidInputError(
@@ -378,8 +374,10 @@ class Job(Displayed):
         Returns
         -------
         bool
-            Whether it was the first with these keys.
+            Whether it was the first with any of these keys.
         """
+        if not self.done().isdisjoint(self.texts_of(keys)):
+            return False
         when = now()
         part = Part(
             keys=list(keys),
@@ -395,6 +393,16 @@ class Job(Displayed):
             change_set=change_set,
         )
         return self._files.put_part(part)
+
+    def drop_part(self, keys: Sequence[Any]) -> None:
+        """Drop what `add_part` has added, if it is not committed.
+
+        Parameters
+        ----------
+        keys : sequence of JSON values
+            As they were given then.
+        """
+        self._files.delete_parts([self._files.part_name(list(keys))])
 
     # -- committing --------------------------------------------------------------------------
     def publish(
@@ -508,6 +516,29 @@ class Job(Displayed):
         committed = self.committed()
         parts = self._files.parts(sorted(names - self._files.committed_digests))
         return committed | {canonical(key) for part in parts for key in part.keys}
+
+    def waiting_base(self) -> str | None:
+        """Return the snapshot that parts were made on which are not committed; None without any."""
+        names = self._files.part_names()
+        self._files.log()
+        parts = self._files.parts(sorted(names - self._files.committed_digests))
+        return parts[0].base if parts else None
+
+    def texts_of(self, keys: Sequence[Any]) -> list[str]:
+        """Return keys as JSON without spaces, if the job can have parts with them.
+
+        Raises
+        ------
+        InvalidInputError
+            If one is no JSON value, is there twice, or is none of those that the job has.
+        """
+        texts = _texts(keys)
+        _check_distinct(texts)
+        if self._definition.keys is not None:
+            unknown = set(texts) - set(_texts(self._definition.keys))
+            if unknown:
+                raise InvalidInputError(f"the job {self.name!r} has no part with {some(unknown)}")
+        return texts
 
     def status(self) -> JobStatus:
         """Return what is done, running, failed and missing."""

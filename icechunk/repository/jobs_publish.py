@@ -201,6 +201,8 @@ class Publisher:
             entry, _ = files.read_entry(number)
             if entry.state != "pending":
                 return entry.snapshot
+            if self.give_up():
+                return None
             raise SessionStateError(
                 f"the job {self._definition.name!r}: objects of its parts are gone, and the commit "
                 f"of {some(map(canonical, entry.keys))} cannot be finished; cancel the job and "

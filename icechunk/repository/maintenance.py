@@ -6,7 +6,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from icechunk.base.async_twin import async_twin
 from icechunk.commit import publish_v1
 from icechunk.commit.publish import RepoState, require_online
 from icechunk.commit.snapshots import to_microseconds
+from icechunk.config.times import Time, has_zone, instant
 from icechunk.errors import ErrorKind, InvalidInputError, ReadOnlyError
 from icechunk.format.chunk_ref import RefKind
 from icechunk.format.encoding.string_heap import StringHeap
@@ -51,7 +52,7 @@ class Maintenance(RepositoryPart):
 
     def expire_snapshots(
         self,
-        older_than: datetime,
+        older_than: Time,
         *,
         delete_expired_branches: bool = False,
         delete_expired_tags: bool = False,
@@ -65,8 +66,9 @@ class Maintenance(RepositoryPart):
 
         Parameters
         ----------
-        older_than : datetime
-            With a time zone. A snapshot that was written at that very time stays.
+        older_than : datetime, date, numpy.datetime64 or str
+            In UTC if it has no zone; a date is its first instant. A snapshot that was written
+            at that very time stays.
         delete_expired_branches, delete_expired_tags : bool, default False
             Delete branches (but ``main``) or tags that point to an expired snapshot.
 
@@ -79,11 +81,11 @@ class Maintenance(RepositoryPart):
         Raises
         ------
         InvalidInputError
-            If the time has no zone.
+            If it is no time, or one without zone that is in the future.
         ReadOnlyError
             If the repository or its storage takes no writes.
         """
-        limit = to_microseconds(_checked_time(older_than, "older_than"))
+        limit = to_microseconds(_cutoff(older_than, "older_than"))
         self._require_writable("expire")
         branches, tags = bool(delete_expired_branches), bool(delete_expired_tags)
         if self._state.spec_version < 2:
@@ -102,7 +104,7 @@ class Maintenance(RepositoryPart):
 
     def garbage_collect(
         self,
-        delete_object_older_than: datetime,
+        delete_object_older_than: Time,
         *,
         dry_run: bool = False,
         max_snapshots_in_memory: int = 50,
@@ -124,9 +126,10 @@ class Maintenance(RepositoryPart):
 
         Parameters
         ----------
-        delete_object_older_than : datetime
-            With a time zone. Objects that were written later, by the clock of the storage,
-            stay in any case; a time in the future protects no commit that is under way.
+        delete_object_older_than : datetime, date, numpy.datetime64 or str
+            In UTC if it has no zone; a date is its first instant. Objects that were written
+            later, by the clock of the storage, stay in any case; a time in the future protects
+            no commit that is under way.
         dry_run : bool, default False
             Count what would be deleted, and change nothing.
         max_snapshots_in_memory : int, default 50
@@ -151,13 +154,14 @@ class Maintenance(RepositoryPart):
         Raises
         ------
         InvalidInputError
-            If the time has no zone, or a limit is not at least 1.
+            If it is no time, or one without zone that is in the future, or if a limit is not
+            at least 1.
         ReadOnlyError
             If the repository or its storage takes no writes.
         StorageError, FormatError
             If something that a version needs is missing or damaged; nothing is deleted.
         """
-        cutoff = _checked_time(delete_object_older_than, "delete_object_older_than")
+        cutoff = _cutoff(delete_object_older_than, "delete_object_older_than")
         limits = _limits(
             max_snapshots_in_memory,
             max_compressed_manifest_mem_bytes,
@@ -266,14 +270,23 @@ class Maintenance(RepositoryPart):
     total_chunks_storage_async = async_twin(total_chunks_storage)
 
 
-def _checked_time(when: datetime, name: str) -> datetime:
-    if not isinstance(when, datetime) or when.utcoffset() is None:
+def _cutoff(when: Time, name: str) -> datetime:
+    """Return the time before which something is old.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is none; also if it is in the future and has no zone. Whoever is ahead of UTC
+        would give the time of his clock, and what is written now would be taken for old.
+    """
+    checked = instant(when, name, ErrorKind.NOT_ALLOWED)
+    if not has_zone(when) and checked > datetime.now(UTC):
         raise InvalidInputError(
-            f"{name} is {when!r}, expected a datetime with a time zone, for instance "
-            "datetime.now(UTC) - timedelta(days=30)",
+            f"{name} is {when!r}, which is in the future: a time without zone is in UTC. Pass one "
+            "with its zone, such as datetime.now(UTC) - timedelta(days=30)",
             ErrorKind.NOT_ALLOWED,
         )
-    return when
+    return checked
 
 
 def _check_positive(name: str, value: int) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from icechunk._version import user_agent
 from icechunk.base.async_twin import async_twin
@@ -15,9 +14,16 @@ from icechunk.commit import publish
 from icechunk.commit.assets import Assets
 from icechunk.commit.building import now_microseconds
 from icechunk.commit.conflicts import ConflictSolver
-from icechunk.commit.versions import as_of as snapshot_as_of, branch_tip, invalid_version, resolve
+from icechunk.commit.versions import (
+    as_of as snapshot_as_of,
+    branch_tip,
+    invalid_version,
+    resolve,
+    resolve_ref,
+)
 from icechunk.config.credentials import AnyCredential
 from icechunk.config.repository_config import Attribution, RepositoryConfig, StorageSettings
+from icechunk.config.times import Time
 from icechunk.errors import (
     AlreadyExistsError,
     ErrorKind,
@@ -27,8 +33,9 @@ from icechunk.errors import (
     RepositoryExistsError,
     RepositoryNotFoundError,
 )
+from icechunk.format import layout
 from icechunk.format.encoding import flexbuf
-from icechunk.format.ids import INITIAL_SNAPSHOT_ID, decode_id
+from icechunk.format.ids import INITIAL_SNAPSHOT_ID, decode_id, encode_id
 from icechunk.format.metadata import Metadata
 from icechunk.format.repo_info import RepoInfo, SnapshotEntry
 from icechunk.format.snapshot import Snapshot
@@ -36,6 +43,7 @@ from icechunk.format.spec import SpecVersion, supported_spec_versions
 from icechunk.format.transaction_log import TransactionLog
 from icechunk.format.updates import Status, UpdateEntry, UpdateKind
 from icechunk.repository.administration import Administration
+from icechunk.repository.decoding import decode_chunks
 from icechunk.repository.history import History
 from icechunk.repository.inspection import Inspection
 from icechunk.repository.jobs import Jobs
@@ -43,6 +51,8 @@ from icechunk.repository.maintenance import Maintenance
 from icechunk.repository.preload import preloading
 from icechunk.repository.recipe import Recipe, new_key
 from icechunk.repository.refs import MAIN, Refs
+from icechunk.repository.verification import Verification
+from icechunk.repository.verify import Verifier
 from icechunk.session.context import SessionMode
 from icechunk.session.replay import changes_between
 from icechunk.session.session import Session
@@ -220,7 +230,8 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
         *,
         tag: str | None = None,
         snapshot_id: str | None = None,
-        as_of: datetime | None = None,
+        ref: str | None = None,
+        as_of: Time | None = None,
         config: RepositoryConfig | None = None,
         authorize_virtual_chunk_access: Authorization | None = None,
     ) -> Session:
@@ -230,7 +241,7 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
         with one request less.
         """
         repository, info = cls._open(storage, config, authorize_virtual_chunk_access)
-        return repository._session_at(info, branch, tag, snapshot_id, as_of)
+        return repository._session_at(info, branch, tag, snapshot_id, ref, as_of)
 
     @classmethod
     def open_or_create(
@@ -404,6 +415,55 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
     def _update(self, compute: publish.Compute, *, needs_online: bool = True) -> None:
         self._context.state.update(compute, needs_online=needs_online)
 
+    # -- proof ---------------------------------------------------------------------------
+    def verify(
+        self,
+        *,
+        sources: bool = False,
+        deep: bool | Literal["sample"] = False,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Verification:
+        """Prove that all that versions refer to is there, and fits together.
+
+        Reads the snapshots, transaction logs and manifests of all versions, and lists the
+        chunks. Nothing is changed; others may commit meanwhile, but collection of garbage may
+        look like damage.
+
+        Parameters
+        ----------
+        sources : bool
+            Whether to look at the files that virtual chunks are in: one request for each file
+            tells whether it is there, long enough, and the version that was referred to.
+        deep : bool or "sample"
+            Whether to decode the chunks of the newest version of each branch and tag: all of
+            them, or a few of each array.
+        progress : callable, optional
+            Called with what is looked at, how many were, and how many there are.
+
+        Returns
+        -------
+        Verification
+            Falsy if there is damage; it says what is wrong, and what that touches.
+
+        Examples
+        --------
+        >>> print(repo.verify(deep="sample"))  # doctest: +SKIP
+        """
+        if deep not in (False, True, "sample"):
+            raise InvalidInputError(f"deep is False, True or 'sample', not {deep!r}")
+
+        def decode(snapshot_id: str, path: str) -> Iterator[tuple[tuple[int, ...], str | None]]:
+            session = self.readonly_session(snapshot_id=snapshot_id)
+            return decode_chunks(session, path, sample=deep == "sample")
+
+        return Verifier(
+            self._assets.uncached(),
+            self._state.load,
+            virtual=self._context.virtual if sources else None,
+            read_values=decode if deep else None,
+            progress=progress,
+        ).run()
+
     def set_default_commit_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Set metadata that every commit of sessions opened from now on gets."""
         Metadata(metadata)  # refuses what cannot be stored
@@ -423,17 +483,20 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
         *,
         tag: str | None = None,
         snapshot_id: str | None = None,
-        as_of: datetime | None = None,
+        ref: str | None = None,
+        as_of: Time | None = None,
     ) -> Session:
         """Return a session that reads one version.
 
         Parameters
         ----------
-        branch, tag, snapshot_id : str
-            Exactly one of them.
-        as_of : datetime, optional
-            With `branch`: the newest snapshot of its history that is not younger. A time
-            without zone is taken as local time.
+        branch, tag, snapshot_id, ref : str
+            Exactly one of them. Of an id its beginning is enough, if no other begins so; for
+            `ref` see `resolve`.
+        as_of : datetime, date, numpy.datetime64 or str, optional
+            With `branch`: the newest snapshot of its history that is not younger. Strings are
+            dates or times in ISO 8601. A time without zone is in UTC, a date is its first
+            instant.
 
         Raises
         ------
@@ -444,7 +507,33 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
         """
         if as_of is not None and branch is None:
             raise invalid_version("as_of goes with a branch")
-        return self._session_at(self._info, branch, tag, snapshot_id, as_of)
+        return self._session_at(self._info, branch, tag, snapshot_id, ref, as_of)
+
+    def resolve(self, ref: str) -> str:
+        """Return the id of the snapshot that a text names.
+
+        Parameters
+        ----------
+        ref : str
+            A branch, a tag, or the id of a snapshot or its beginning (4 characters or more, if
+            no other begins so). ``@branch.NAME``, ``@tag.NAME`` and ``@{ID}`` say which of these
+            is meant. After any of them, ``~N`` is the snapshot N commits before, and ``@TIME``
+            the newest of the history that is not younger: a date or time in ISO 8601, in UTC
+            if it has no zone.
+
+        Raises
+        ------
+        RefNotFoundError, SnapshotNotFoundError
+            If there is no such version; the message has names that are near.
+        InvalidInputError
+            If more than one version is called so.
+
+        Examples
+        --------
+        >>> before = repo.resolve("main~2")
+        >>> repo.readonly_session(ref="main@2024-05-01")
+        """
+        return encode_id(resolve_ref(self._info, ref))
 
     def _session_at(
         self,
@@ -452,9 +541,10 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
         branch: str | None,
         tag: str | None,
         snapshot_id: str | None,
-        as_of: datetime | None,
+        ref: str | None,
+        as_of: Time | None,
     ) -> Session:
-        resolved = resolve(info, branch, tag, snapshot_id)
+        resolved = resolve(info, branch, tag, snapshot_id, ref)
         if as_of is not None and branch is not None:
             resolved = snapshot_as_of(info, branch, as_of)
         session = Session(self._context, resolved, SessionMode.readonly)
@@ -561,9 +651,11 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
     reopen_async = async_twin(reopen)
     save_config_async = async_twin(save_config)
     readonly_session_async = async_twin(readonly_session)
+    resolve_async = async_twin(resolve)
     writable_session_async = async_twin(writable_session)
     rearrange_session_async = async_twin(rearrange_session)
     replay_session_async = async_twin(replay_session)
+    verify_async = async_twin(verify)
 
 
 def _stored_config(info: RepoInfo) -> RepositoryConfig | None:
@@ -573,7 +665,11 @@ def _stored_config(info: RepoInfo) -> RepositoryConfig | None:
 
 
 def _check_clean(storage: Storage) -> None:
+    # a creation that was interrupted leaves these, and the next one writes them again
+    left = {layout.snapshot_key(INITIAL_SNAPSHOT_ID), layout.transaction_key(INITIAL_SNAPSHOT_ID)}
     for found in storage.list():
+        if found.key in left:
+            continue
         if publish.exists(storage) is not None:
             raise _already_exists(storage)
         raise InvalidInputError(

@@ -21,6 +21,7 @@ from icechunk.format.manifest import Manifest
 from icechunk.format.snapshot import ArrayInfo, ManifestRef, Node
 from icechunk.session.context import SessionContext
 from icechunk.session.edits import Edits
+from icechunk.session.manifest_index import ManifestIndex
 from icechunk.storage.base import ByteRange, BytesLike, resolve_range
 
 Coordinate = tuple[int, ...]
@@ -50,14 +51,6 @@ def check_coordinate(node: Node, array: ArrayInfo, coordinate: Coordinate) -> No
         )
 
 
-def covers(manifest: ManifestRef, coordinate: Coordinate) -> bool:
-    """Whether a manifest's extents hold a coordinate; empty extents hold everything."""
-    return not manifest.extents or (
-        len(manifest.extents) == len(coordinate)
-        and all(lo <= i < hi for (lo, hi), i in zip(manifest.extents, coordinate, strict=True))
-    )
-
-
 class ChunkStore:
     """Reads and writes the chunks that one session sees.
 
@@ -74,6 +67,7 @@ class ChunkStore:
         self._inline_threshold = context.effective.inline_chunk_threshold_bytes
         self._limit = context.limit
         self._edits = edits
+        self._indexes: dict[bytes, ManifestIndex] = {}
 
     # -- one chunk -------------------------------------------------------------
     def find(self, node: Node, coordinate: Coordinate) -> ChunkRef | None:
@@ -81,23 +75,31 @@ class ChunkStore:
         edited = self._find_edit(node, coordinate)
         if edited is not None:
             return edited if edited.kind != RefKind.DELETED else None
-        for ref in node.array.manifests if node.array is not None else ():
-            if covers(ref, coordinate):
-                return _find(self._assets.manifest(ref.id), node, coordinate)
-        return None
+        ref = self._manifest_of(node, coordinate)
+        return _find(self._assets.manifest(ref.id), node, coordinate) if ref else None
 
     async def find_async(self, node: Node, coordinate: Coordinate) -> ChunkRef | None:
         """Find as `find` does; only a manifest that is not cached leaves the event loop."""
         edited = self._find_edit(node, coordinate)
         if edited is not None:
             return edited if edited.kind != RefKind.DELETED else None
-        for ref in node.array.manifests if node.array is not None else ():
-            if covers(ref, coordinate):
-                manifest = self._assets.cached_manifest(ref.id)
-                if manifest is None:
-                    manifest = await asyncio.to_thread(self._assets.manifest, ref.id)
-                return _find(manifest, node, coordinate)
-        return None
+        ref = self._manifest_of(node, coordinate)
+        if ref is None:
+            return None
+        manifest = self._assets.cached_manifest(ref.id)
+        if manifest is None:
+            manifest = await asyncio.to_thread(self._assets.manifest, ref.id)
+        return _find(manifest, node, coordinate)
+
+    def _manifest_of(self, node: Node, coordinate: Coordinate) -> ManifestRef | None:
+        array = node.array
+        if array is None or not array.manifests:
+            return None
+        index = self._indexes.get(node.id)
+        # the tree gives the same object until the session goes on from another snapshot
+        if index is None or index.manifests is not array.manifests:
+            index = self._indexes[node.id] = ManifestIndex(array.manifests, len(array.shape))
+        return index.find(coordinate)
 
     def _find_edit(self, node: Node, coordinate: Coordinate) -> ChunkRef | None:
         for layer in reversed(self._edits.layers):

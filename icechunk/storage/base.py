@@ -16,6 +16,7 @@ import re
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
@@ -116,6 +117,11 @@ class Storage(Displayed, ABC):
 
     #: False for a storage that cannot write, such as plain HTTP.
     supports_writes: bool = True
+    #: True for a storage that is known to check the conditions of puts. Others are tested
+    #: when a repository is created or first written.
+    checks_conditions: bool = False
+    #: Whether `turn` makes others wait.
+    queues_writers: bool = False
 
     # -- constructors of the official client ---------------------------------------
     new_in_memory = _Constructor("constructors", "in_memory_storage")
@@ -225,6 +231,23 @@ class Storage(Displayed, ABC):
         condition. Default: nothing.
         """
 
+    def delete_leftovers(self, before: datetime, *, dry_run: bool = False) -> int:
+        """Delete what writers left that were killed, where a storage has such things.
+
+        Parameters
+        ----------
+        before : datetime
+            Only what was last written before then: later ones may be at work.
+        dry_run : bool, default False
+            Only count.
+
+        Returns
+        -------
+        int
+            How many bytes were freed. Default: 0, there is nothing like that.
+        """
+        return 0
+
     def copy(self, source: str, target: str, *, if_match: str | None = None) -> None:
         """Copy one object, on the server where that is possible.
 
@@ -236,6 +259,14 @@ class Storage(Displayed, ABC):
             If its version is not `if_match`.
         """
         self.put(target, self.get(source, if_match=if_match).data)
+
+    def turn(self, key: str) -> AbstractContextManager[None]:
+        """Return what to hold while an object is read and replaced, where many do so.
+
+        It keeps others from doing work in vain, and is no protection: whoever does not get
+        his turn soon goes on without. Default: nobody waits.
+        """
+        return nullcontext()
 
     # -- the storage itself ----------------------------------------------------
     @abstractmethod

@@ -68,6 +68,8 @@ class MemoryStorage(Storage):
         name, this one and its copies do.
     """
 
+    checks_conditions = True
+
     def __init__(self, name: str | None = None) -> None:
         if name == "":
             raise InvalidInputError("the name of a memory storage cannot be empty")

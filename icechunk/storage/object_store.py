@@ -16,10 +16,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Final, cast
 
 import obstore
 from obstore.exceptions import NotModifiedError
+from obstore.store import ObjectStore
 
 from icechunk.config.credentials import (
     AnyAzureCredential,
@@ -100,17 +102,27 @@ class ObjectStorage(Storage):
         *,
         read_only: bool = False,
     ) -> None:
+        self._describe(place, settings or StorageSettings(), read_only)
+        # what is wrong shows here, and not at the first request
+        _ = self._reader, self._writer
+
+    def _describe(self, place: Place, settings: StorageSettings, read_only: bool) -> None:
         self._place = place
-        self._settings = settings or StorageSettings()
+        self._settings = settings
         self._read_only = read_only
         self.supports_writes = not read_only
-        self._effective = self._settings.effective()
-        self._reader = place.open(self._effective, write=False)
-        self._writer = (
-            self._reader
-            if place.read_headers == place.write_headers or not self.supports_writes
-            else place.open(self._effective, write=True)
-        )
+        self._effective = settings.effective()
+
+    @cached_property
+    def _reader(self) -> ObjectStore:
+        return self._place.open(self._effective, write=False)
+
+    @cached_property
+    def _writer(self) -> ObjectStore:
+        place = self._place
+        if place.read_headers == place.write_headers or not self.supports_writes:
+            return self._reader
+        return place.open(self._effective, write=True)
 
     # -- kinds -------------------------------------------------------------------
     @classmethod
@@ -507,4 +519,8 @@ def _check_family(credentials: object, family: type) -> None:
 
 
 def _unpickle(place: Place, settings: StorageSettings, read_only: bool) -> ObjectStorage:
-    return ObjectStorage(place, settings, read_only=read_only)
+    storage = ObjectStorage.__new__(ObjectStorage)
+    # the clients are made when they are used: an error here would end the process that
+    # receives the storage
+    storage._describe(place, settings, read_only)
+    return storage

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import xarray as xr
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from icechunk import InvalidInputError
 from icechunk.kerchunk.grib import GribCodec

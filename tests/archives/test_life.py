@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import xarray as xr
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from icechunk import InvalidInputError, LocalStorage, Repository

@@ -230,13 +230,14 @@ class NoOffset(tzinfo):
 
 
 @pytest.mark.parametrize(
-    "time", [None, "2020-01-01", 0, datetime(2020, 1, 1), datetime(2020, 1, 1, tzinfo=NoOffset())]
+    "time", [None, "long ago", 0, datetime.max, datetime.max.replace(tzinfo=NoOffset())]
 )
 def test_times_that_are_none(storage: Storage, time: Any) -> None:
     repository = create(storage)
     before = objects(storage)
+    words = r"older_than is .*(expected a datetime|without zone is in UTC)"
     for act in (repository.expire_snapshots, repository.garbage_collect):
-        with pytest.raises(InvalidInputError, match="expected a datetime with a time zone"):
+        with pytest.raises(InvalidInputError, match=words):
             act(time)
     assert objects(storage) == before
 

@@ -29,6 +29,7 @@ from icechunk import (
     Repository,
     Session,
     SessionStateError,
+    s3_storage,
 )
 from icechunk.distributed import merge_sessions
 from icechunk.storage import WrapperStorage
@@ -178,6 +179,18 @@ async def test_a_copy_fetches_outside_of_the_event_loop(
     await use_it(store)
     assert Watched.threads
     assert threading.current_thread() not in Watched.threads[:1]
+
+
+def test_a_storage_that_cannot_be_set_up_fails_when_it_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pickled = pickle.dumps(s3_storage(bucket="b", prefix="p", region="r", from_env=True))
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "perhaps")
+    storage = pickle.loads(pickled)
+    assert repr(storage)
+    for use_it in (lambda: storage.get("a"), lambda: storage.put("a", b"")):
+        with pytest.raises(IcechunkError, match="cannot set up access to s3://b/p"):
+            use_it()
 
 
 # -- merging -------------------------------------------------------------------------------

@@ -406,8 +406,7 @@ def test_versions(repository: Repository) -> None:
         just_before = written - timedelta(microseconds=1)
         parent = repository.lookup_snapshot(commit).parent_id
         assert repository.readonly_session("main", as_of=just_before).snapshot_id == parent
-    # a time without zone is local
-    later = datetime.now() + timedelta(days=1)
+    later = datetime.now(UTC) + timedelta(days=1)
     assert repository.readonly_session("main", as_of=later).snapshot_id == commits[-1]
     with pytest.raises(SnapshotNotFoundError, match="2000-01-01") as error:
         repository.readonly_session("main", as_of=datetime(2000, 1, 1, tzinfo=UTC))
@@ -803,12 +802,13 @@ def test_the_answer_to_a_commit_is_lost(
     assert newest(repository)[:2] == [7, 8]
 
 
-def test_a_put_of_the_repo_info_fails(repository: Repository, storage: Storage) -> None:
+@pytest.mark.usefixtures("no_pauses")
+def test_puts_of_the_repo_info_fail(repository: Repository, storage: Storage) -> None:
     faulty = FaultyStorage(storage)
     session = Repository.open(faulty).writable_session("main")
     write(session, 0, 7)
-    faulty.fail("put", key="repo")
-    with pytest.raises(StorageError, match="injected"):
+    faulty.fail("put", key="repo", times=8)
+    with pytest.raises(StorageError, match=r"injected.*gave up after 8 attempts"):
         session.commit("first try")
     assert newest(repository)[0] == 1
     assert session.has_uncommitted_changes

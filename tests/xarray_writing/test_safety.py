@@ -384,3 +384,263 @@ def test_names_that_an_array_cannot_have() -> None:
     session = begin(series())
     for name in ("", "a/b", 3):
         refuse(session, xr.Dataset({name: 1}), repr(name), mode="a")
+
+
+# -- attributes that JSON cannot express ------------------------------------------------------
+NAN, INF = np.nan, np.inf
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("valid_min", -INF, "-Infinity"),
+        ("valid_max", np.float32(INF), "Infinity"),
+        ("actual_range", np.array([0, NAN]), "NaN"),
+        ("missing_value", np.array([NAN, 1.0]), "NaN"),
+        ("note", {"inner": [NAN]}, "NaN"),
+    ],
+)
+def test_attributes_that_are_no_json(name: str, value: Any, shown: str) -> None:
+    session = begin(series())
+    dataset = xr.Dataset({"v": ("x", np.arange(3.0), {name: value})})
+    refuse(session, dataset, "node '/g/v'", f"attribute '{name}", f"is {shown}", group="g")
+    dataset = xr.Dataset({"v": ("x", np.arange(3.0))}, attrs={name: value})
+    refuse(session, dataset, "node '/g'", f"attribute '{name}", f"is {shown}", group="g")
+
+
+@pytest.mark.parametrize("where", ["encoding", "attrs"])
+@pytest.mark.parametrize("missing", [NAN, np.float32(NAN), np.array([NAN]), INF, -INF])
+@pytest.mark.parametrize("fill", [None, NAN, INF, -999.0])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_missing_values_mean_the_same(where: str, missing: Any, fill: Any, lazy: bool) -> None:
+    """Compared with what xarray makes of the same dataset in a NetCDF file."""
+    number = float(np.ravel(missing)[0])
+    marks = {"missing_value": missing} | ({} if fill is None else {"_FillValue": fill})
+    raw = np.array([1, NAN, INF, -INF, -999, 2], "f4")
+    variable = xr.Variable("x", raw, marks if where == "attrs" else {})
+    variable.encoding = dict(marks) if where == "encoding" else {}
+    dataset = xr.Dataset({"v": variable})
+    fits = np.isnan(number) or fill in (None, number)
+    unfit = where == "encoding" and not np.isnan(number if fill is None else fill)
+    session = begin(series())
+    how = {"group": "g", "safe_encoding": not unfit}
+    written = dataset.chunk(x=2) if lazy else dataset
+    if not fits:
+        refuse(session, written, "'v'" if where == "encoding" else "'/g/v'", **how)
+        return
+    to_icechunk(written, session, **how)
+    found = xr.open_zarr(session.store, group="g", consolidated=False, chunks=None).load()
+    kept = {number, *([] if fill is None else [fill])} - {-999.0 if fill is None else NAN}
+    expected = raw.copy()
+    for value in kept:
+        expected[raw == value] = NAN
+    np.testing.assert_array_equal(found["v"], expected)
+    assert not {"missing_value", "_FillValue"} & found["v"].attrs.keys()
+
+
+# -- values that only some arrays can hold ----------------------------------------------------
+@pytest.mark.parametrize("lazy", [False, True])
+def test_missing_strings_do_not_become_text(lazy: bool) -> None:
+    texts = np.array(["a", np.nan, "b"], np.dtypes.StringDType(na_object=np.nan))
+    dataset = xr.Dataset({"s": ("x", texts)})
+    session = begin(series())
+    written = dataset.chunk(x=1) if lazy else dataset
+    refuse(session, written, "variable 's'", "nan would be read back as 'nan'", group="g")
+    full = xr.Dataset({"s": ("x", texts[[0, 2]])})
+    to_icechunk(full, session, group="g")
+    found = xr.open_zarr(session.store, group="g", consolidated=False)
+    assert found["s"].values.tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("order", "<>")
+def test_records(lazy: bool, order: str) -> None:
+    dtype = [("flux", f"{order}f4"), ("mask", f"{order}i4"), ("at", [("x", f"{order}i2")])]
+    values = np.array([(1.5, 2, (3,)), (np.nan, -5, (256,))], dtype)
+    dataset = xr.Dataset({"r": ("x", values)})
+    session = begin(series())
+    to_icechunk(dataset.chunk(x=1) if lazy else dataset, session, group="g")
+    found = xr.open_zarr(session.store, group="g", consolidated=False)["r"].values
+    for name in ("flux", "mask"):
+        np.testing.assert_array_equal(found[name], values[name])
+    np.testing.assert_array_equal(found["at"]["x"], values["at"]["x"])
+
+
+# -- order, repeats, and other groups ---------------------------------------------------------
+@pytest.mark.parametrize(
+    ("stored", "order", "words"),
+    [
+        ([0, 1, 2], [3, 3], "to append repeat"),
+        ([0, 1, 2], [5, 4], "rising"),
+        ([0, 2, 4], [3], "rising"),
+        ([4, 2, 0], [-1, 3], "falling"),
+        ([2, 0, 4], [3, 3], "to append repeat"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["times", "numbers", "model times"])
+def test_what_an_append_does_to_the_order(
+    kind: str, stored: list[int], order: list[int], words: str
+) -> None:
+    def at(days: list[int]) -> Any:
+        if kind == "numbers":
+            return np.array(days) / 4
+        if kind == "times":
+            return np.datetime64("2000-01-10", "ns") + np.array(days) * np.timedelta64(1, "D")
+        start = xr.date_range("2000-01-01", periods=30, calendar="360_day", use_cftime=True)
+        return start[np.array(days) + 10]
+
+    session = begin(series(times=at(stored)))
+    refuse(session, series(times=at(order)), "coordinate 'time'", words, append_dim="time")
+    to_icechunk(series(times=at(order)), session, append_dim="time", safe_append=False)
+    assert read(session).sizes["time"] == len(stored) + len(order)
+
+
+def test_coordinates_without_order_take_any_values() -> None:
+    session = begin(series(times=np.array([2, 0, 4])))
+    to_icechunk(series(times=np.array([3, 1])), session, append_dim="time")
+    names = begin(series(times=np.array(["a", "b"], object)))
+    to_icechunk(series(times=np.array(["A", "0"], object)), names, append_dim="time")
+    assert read(names)["time"].values.tolist() == ["a", "b", "A", "0"]
+
+
+def test_an_append_that_the_rest_of_a_tree_would_not_fit() -> None:
+    tree = xr.DataTree.from_dict(
+        {"/": series()[["time"]], "/a": series().drop_vars("time"), "/b": xr.Dataset()}
+    )
+    later = series(times=LATER)
+    session = begin(tree)  # type: ignore[arg-type]
+    refuse(session, later.drop_vars("time"), "'/' share", "'/a'", group="a", append_dim="time")
+    refuse(session, later[["time"]], "'/a' share", "'/'", append_dim="time")
+    both = xr.DataTree.from_dict({"/": later[["time"]], "/a": later.drop_vars("time")})
+    to_icechunk(both, session, append_dim="time")
+    # as the message says
+    last = series(times=LATER + pd.Timedelta("100D"))
+    to_icechunk(last[["time"]], session, append_dim="time", safe_append=False)
+    to_icechunk(last.drop_vars("time"), session, group="a", append_dim="time")
+    opened = xr.open_datatree(session.store, engine="icechunk")  # type: ignore[arg-type]
+    assert opened["/a/a"].shape == (24,)
+
+
+@pytest.mark.parametrize("group", ["fine", "coarse/fine"])
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_group_that_inherits_nothing_is_appended_to_by_itself(group: str, labels: bool) -> None:
+    first, later = series(), series(times=LATER)
+    if not labels:
+        first, later = first.drop_vars("time"), later.drop_vars("time")
+    session = begin(first, group="coarse")
+    to_icechunk(first, session, group=group)
+    to_icechunk(later, session, group=group, append_dim="time")
+
+
+def test_append_to_a_group_that_is_not_there() -> None:
+    session = begin(series(), group="ocean/surface")
+    with pytest.raises(NodeNotFoundError, match="no group '/ocean/surfce' to append to; there is"):
+        to_icechunk(series(times=LATER), session, group="ocean/surfce", append_dim="time")
+
+
+# -- coordinates that others see --------------------------------------------------------------
+GRID = xr.Dataset(
+    {"v": (("t", "y", "x"), np.arange(24.0).reshape(2, 3, 4))},
+    {
+        "t": [0, 1],
+        "x": [10.0, 20.0, 30.0, np.nan],
+        "lat": (("y", "x"), np.arange(12.0).reshape(3, 4)),
+        "name": ("y", np.array(["a", "b", "c"], object)),
+        "h": 2.0,
+    },
+)
+
+
+def test_an_append_leaves_equal_coordinates_alone() -> None:
+    repo = icechunk.Repository.create(icechunk.in_memory_storage())
+    to_icechunk(GRID, repo)
+    session = repo.writable_session("main")
+    to_icechunk(GRID.assign_coords(t=[2, 3]), session, append_dim="t")
+    assert set(session.status().updated_chunks) == {"/v", "/t"}
+    session = repo.writable_session("main")
+    other = GRID.assign_coords(t=[2, 3], h=3.0)
+    to_icechunk(other, session, append_dim="t", safe_append=False)
+    assert set(session.status().updated_chunks) == {"/v", "/t", "/h"}
+    assert read(session)["h"] == 3.0
+
+
+def test_a_region_leaves_equal_coordinates_alone() -> None:
+    repo = icechunk.Repository.create(icechunk.in_memory_storage())
+    to_icechunk(GRID, repo, encoding={"v": {"chunks": (2, 1, 4)}})
+    for lazy in (False, True):
+        session = repo.writable_session("main")
+        part = GRID.isel(y=slice(1, 2)) * 10
+        to_icechunk(part.chunk() if lazy else part, session, region={"y": slice(1, 2)})
+        assert set(session.status().updated_chunks) == {"/v"}
+        expected = GRID["v"].values.copy()
+        expected[:, 1] *= 10
+        np.testing.assert_array_equal(read(session)["v"], expected)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_region_with_other_coordinates(lazy: bool) -> None:
+    session = begin(GRID)
+    part = GRID.isel(y=slice(1, 2))
+    where = {"y": slice(1, 2)}
+    cases = {
+        "x": part.isel(x=[1, 0, 2, 3]),
+        "t": part.isel(t=[1, 0]),
+        "lat": part.assign_coords(lat=part["lat"] + 1),
+        "name": part.assign_coords(name=("y", np.array(["z"], object))),
+        "h": part.assign_coords(h=5.0),
+    }
+    for name, wrong in cases.items():
+        written = wrong.chunk() if lazy else wrong
+        refuse(session, written, f"coordinate '{name}' differs", "(", region=where)
+    # as the messages say
+    to_icechunk(cases["lat"].reset_coords("lat"), session, region=where)
+    to_icechunk(xr.Dataset(coords={"h": 5.0}), session, mode="a")
+    to_icechunk(
+        cases["x"].sel(x=GRID["x"].values[:3]).drop_vars("lat"),
+        begin(GRID.isel(x=slice(3))),
+        region=where,
+    )
+    found = read(session)
+    assert found["h"] == 5.0
+    np.testing.assert_array_equal(found["lat"].values[1], GRID["lat"].values[1] + 1)
+    np.testing.assert_array_equal(found["lat"].values[::2], GRID["lat"].values[::2])
+
+
+def test_a_region_fills_coordinates_of_a_template() -> None:
+    repo = icechunk.Repository.create(icechunk.in_memory_storage())
+    session = repo.writable_session("main")
+    to_icechunk(GRID.chunk(y=1), session, compute=False)
+    for y in range(3):
+        part = slice(y, y + 1)
+        to_icechunk(GRID.isel(y=part), session, region={"y": part})
+    xr.testing.assert_identical(read(session), GRID.load())
+
+
+# -- errors that name the variable ------------------------------------------------------------
+def test_unknown_chunks() -> None:
+    numbers = xr.Dataset({"a": ("x", np.arange(6))}).chunk(x=2)["a"].data
+    dataset = xr.Dataset({"b": ("y", numbers[numbers > 2])})
+    refuse(begin(series()), dataset, "variable 'b'", "'y'", "compute_chunk_sizes", group="g")
+
+
+@pytest.mark.parametrize(
+    ("values", "encoding", "word"),
+    [
+        ([1, 2], {"chunk": (2,)}, "chunk"),
+        ([1, 2], {"dtype": "no such"}, "no such"),
+        (np.array([1, "a"], object), {}, "mixed native types"),
+        (np.array([1.0]), {"_FillValue": -1.0, "missing_value": -2.0}, "conflicting"),
+    ],
+)
+def test_what_cannot_be_encoded(values: Any, encoding: dict[str, Any], word: str) -> None:
+    dataset = xr.Dataset({"good": ("x", [1.0]), "bad": ("y", values), "fine": ("x", [2.0])})
+    chosen = {"bad": encoding} if encoding else None
+    refuse(begin(series()), dataset, "variable 'bad'", word, group="g", encoding=chosen)
+
+
+def test_times_that_a_calendar_does_not_have() -> None:
+    model = xr.date_range("2000-01-01", periods=8, calendar="360_day", use_cftime=True)
+    session = begin(series(times=model))
+    days = pd.date_range("2000-01-31", periods=1)
+    refuse(session, series(times=days), "'time'", "convert_calendar", append_dim="time")
+    refuse(session, series(times=days), "'time'", append_dim="time", safe_append=False)
