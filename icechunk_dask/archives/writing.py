@@ -29,10 +29,11 @@ __all__ = ["Writing"]
 
 #: Arrays of values of up to so many bytes are written again as a whole.
 _WHOLE: Final = 1 << 28
-#: Blocks of values are written together, up to so many bytes.
+#: Blocks of values are written together, up to so many bytes, and so many.
 _FLUSHED: Final = 1 << 26
+_MANY: Final = 4096
 #: Files whose tables and values are unpacked at the same time.
-_BATCH: Final = 512
+_BATCH: Final = 256
 
 
 @dataclass
@@ -305,7 +306,8 @@ class Writing:
                 modified.append(self._scans[part.url].version.last_modified)
                 if len(table.locations) and len(table.coords):
                     self.referred.add(part.url)
-        if sum(block.nbytes for _, block in array.small) > _FLUSHED:
+        size = sum(block.nbytes for _, block in array.small)
+        if size > _FLUSHED or len(array.small) > _MANY:
             write_together(self._opened(self._session, array), array.small)
             array.small.clear()
         virtual, inline = place_tables(self._session, array.path, tables, starts, modified)

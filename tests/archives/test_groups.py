@@ -16,9 +16,7 @@ from tests.archives.day_files import archived, content, together, write_days
 
 @pytest.mark.parametrize("own", [1, 2, 3])
 def test_a_dimension_of_a_group_has_a_length_of_its_own(own: int, tmp_path: Path) -> None:
-    files = [
-        write_days(tmp_path / f"{i}.nc", 4 * i, group="inner/deep", own=own) for i in range(3)
-    ]
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i, group="inner/deep", own=own) for i in range(3)]
     for some in (files[:1], files[:2], files):
         report = virtualize(some, tmp_path / "repo", scheduler="sync")
         for group in (None, "inner/deep"):

@@ -83,7 +83,11 @@ WRONG: dict[str, tuple[dict[str, Any], Change, str]] = {
     ),
     "beyond the end": ({}, _beyond, "of a file that has"),
     "too short": ({"compression": None, "shuffle": None}, _short, "its values take 48"),
-    "another fill value": ({"fillvalue": 7}, lambda v: _document(v, fill_value=0.0), "other values"),
+    "another fill value": (
+        {"fillvalue": 7},
+        lambda v: _document(v, fill_value=0.0),
+        "other values",
+    ),
 }
 
 
@@ -110,9 +114,7 @@ def test_what_a_scanner_may_get_wrong(
     assert not (tmp_path / "repo").exists()
 
 
-def test_all_chunks_are_looked_at_if_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_chunks_are_looked_at_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_days(tmp_path / "a.nc", 0, 40)
     of = selection.Selection.of
 
@@ -158,7 +160,7 @@ def test_months_of_a_calendar_that_xarray_does_not_decode(tmp_path: Path) -> Non
 
 def test_names_that_cannot_be_read(tmp_path: Path) -> None:
     path = write_days(tmp_path / "a\nb.nc", 0)
-    with pytest.raises(InvalidInputError, match="cannot be read.*control characters"):
+    with pytest.raises(InvalidInputError, match=r"cannot be read.*control characters"):
         virtualize([path], tmp_path / "repo", scheduler="sync")
 
 
@@ -229,7 +231,7 @@ def test_imports_are_checked(
     import_references(_references(path, offset, length, **more), session, verify="none")
     session.discard_changes()
     import_references(_references(path, 0, 16), session)
-    with pytest.raises(InvalidInputError, match="'a/0'.*control characters"):
+    with pytest.raises(InvalidInputError, match=r"'a/0'.*control characters"):
         import_references(_references(tmp_path / "a\tb", 0, 16), session, group="b")
 
 

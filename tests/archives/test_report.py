@@ -70,9 +70,7 @@ def test_on_a_server(s3_server: S3Server, tmp_path: Path) -> None:
     expected = float(together([content(path) for path in files])["t"].sum())
     for number, options in enumerate((ours, theirs)):
         target = f"{base}/repo{number}"
-        report = virtualize(
-            f"{base}/data/*.nc", target, scheduler="sync", storage_options=options
-        )
+        report = virtualize(f"{base}/data/*.nc", target, scheduler="sync", storage_options=options)
         assert len(report.added) == 5
         assert s3_server.secret_access_key not in report.to_json() + repr(report)
         total = pasted(
@@ -114,6 +112,10 @@ def test_patterns(tmp_path: Path) -> None:
     assert report.added == tuple(map(str, files))
     report = virtualize([f"{tmp_path}/?.nc", odd], tmp_path / "repo", scheduler="sync")
     assert report.added == (str(odd),)
+    # one file, in three spellings
+    spellings = [files[0], files[0].as_uri(), f"{tmp_path}/./0.nc"]
+    report = virtualize(spellings, tmp_path / "one", scheduler="sync", order="url")
+    assert report.added == (str(files[0]),)
     with pytest.raises(InvalidInputError, match=r"no file matches .*\*\.grib"):
         virtualize(f"{tmp_path}/*.grib", tmp_path / "repo")
     with pytest.raises(InvalidInputError, match=r"is a folder; pass a pattern such as .*/\*\.nc"):
