@@ -17,6 +17,7 @@ import zarr
 from icechunk import InvalidInputError, Session
 from icechunk.kerchunk.placing import clear_chunks, move_chunks, place_tables
 from icechunk_dask.archives.combine import Template, recode
+from icechunk_dask.archives.cutting import cut
 from icechunk_dask.archives.fitting import Fitted
 from icechunk_dask.archives.group import ArchiveGroup
 from icechunk_dask.archives.native import selection, write_together
@@ -300,8 +301,11 @@ class Writing:
                 array.report.count_values(block, variable.by_value)
             else:
                 table = payload.tables[array.name]
-                tables.append(table)
                 chunks = array.template.chunks
+                if chunks and variable.chunks[0] != chunks[0]:
+                    length = part.shape(array.name)[0]
+                    table = cut(table, variable.chunks[0], chunks[0], length)
+                tables.append(table)
                 starts.append(tuple(a // c for a, c in zip(start, chunks, strict=True)))
                 modified.append(self._scans[part.url].version.last_modified)
                 if len(table.locations) and len(table.coords):
