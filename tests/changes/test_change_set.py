@@ -216,7 +216,7 @@ def test_conflict_names_array_and_chunks() -> None:
     with pytest.raises(ConflictError, match=r"ChunkDoubleUpdate, '/g/b', chunks \(2,\)") as info:
         merge([a, b])
     assert info.value.kind == ErrorKind.MERGE_FAILED
-    assert "on_conflict='last'" in str(info.value)
+    assert "let each task write chunks of its own" in str(info.value)
 
 
 def test_conflicts_are_all_named() -> None:
