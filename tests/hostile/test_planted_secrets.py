@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 
 import icechunk as ic
@@ -429,3 +430,24 @@ def test_answers_that_echo(web: WebServer) -> None:
         hidden(lambda: storage.get("f"))
         hidden(lambda: Repository.open(storage))
     assert SECRET not in shown(storage)
+
+
+# -- graphs and notebooks ------------------------------------------------------------------------
+def test_graphs_of_what_lies_behind_a_secret(web: WebServer) -> None:
+    """Keys and the values of tasks are what a dashboard shows, and logs of workers."""
+    place = MemoryStorage()
+    repository = Repository.create(place, RepositoryConfig(inline_chunk_threshold_bytes=0))
+    with repository.transaction("main", message="values") as store:
+        options: Any = {"dimension_names": ["x"]}
+        zarr.create_array(store, name="a", shape=4, chunks=2, dtype="u1", **options)[:] = 1
+    for meta in place.list():
+        web.files[f"/r/{meta.key}"] = bytes(place.get(meta.key).data)
+    url = f"http://me:{SECRET}@{web.url.removeprefix('http://')}r?sig={SECRET}"
+    storage = http_storage(url, headers={"X-Token": SECRET})
+    with xr.open_dataset(storage, engine="icechunk", chunks={"x": 2}) as dataset:
+        graph = dict(dataset["a"].data.__dask_graph__())
+        assert len(graph) > 2
+        for text in (shown(dataset), shown(dataset["a"]), str(list(graph)), repr(graph)):
+            assert SECRET not in text
+        assert SECRET not in str(dataset.encoding) + str(dataset["a"].encoding)
+        assert dataset["a"].values.tolist() == [1] * 4
