@@ -464,6 +464,13 @@ def test_junk_between_messages(tmp_path: Path, junk: bytes) -> None:
             check_field(dataset, path, name, truth)
 
 
+@pytest.mark.parametrize("before", range(1, 5))
+def test_messages_that_begin_between_two_blocks(before: int) -> None:
+    data = bytes((1 << 16) - before) + message()
+    with open_grib(io.BytesIO(data), LOCATION) as (dataset,):
+        assert offset(dataset.variables["t"]) == (1 << 16) - before
+
+
 def offset(variable: FileVariable) -> int:
     assert variable.table is not None
     return int(variable.table.offset[0])
