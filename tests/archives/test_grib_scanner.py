@@ -51,7 +51,7 @@ def field_name(dataset: Dataset) -> str:
 def check_field(dataset: Dataset, path: Path, name: str, truth: Truth) -> None:
     """Coordinates and values, by references and by `read`, are those of ecCodes."""
     found = dataset.variables[name]
-    for values in (read_values(found), zarr_values(dataset, path, name)):
+    for values in (read_values(found), zarr_values(dataset, path)[name]):
         assert values.dtype == np.dtype("f8")
         if not len(truth.points):
             assert not set(GEOGRAPHY) & set(dataset.variables)
