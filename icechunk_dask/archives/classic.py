@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk.kerchunk.metadata import array_from_v2
-from icechunk.kerchunk.tables import ChunkTable, StringHeap
+from icechunk.kerchunk.tables import ChunkTable
 from icechunk_dask.archives.classic_header import ClassicVariable, read_classic_header
 from icechunk_dask.archives.described import Dataset, FileVariable
 from icechunk_dask.archives.ranges import FileRanges, open_ranges

@@ -22,7 +22,7 @@ from icechunk import InvalidInputError
 from icechunk.kerchunk.grib import NUMCODEC, GribCodec
 from icechunk.kerchunk.grib_sections import GribField, grib_fields
 from icechunk.kerchunk.metadata import array_from_v2
-from icechunk.kerchunk.tables import ChunkTable, StringHeap
+from icechunk.kerchunk.tables import ChunkTable
 from icechunk_dask.archives.described import Dataset, FileVariable
 from icechunk_dask.archives.grib_header import GribHeader, read_grib_header
 from icechunk_dask.archives.ranges import FileRanges, open_ranges
