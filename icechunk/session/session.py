@@ -16,7 +16,7 @@ from icechunk.changes.tree import Tree
 from icechunk.changes.zarr_metadata import parse_node_metadata
 from icechunk.commit.building import transaction_log
 from icechunk.commit.conflicts import ConflictSolver
-from icechunk.commit.snapshots import Diff, diff_from_logs
+from icechunk.commit.diff import Diff, diff_from_logs
 from icechunk.config.repository_config import EffectiveConfig, RepositoryConfig
 from icechunk.errors import (
     ErrorKind,
@@ -136,6 +136,11 @@ class Session(Displayed):
     def has_uncommitted_changes(self) -> bool:
         """Whether a commit would have anything to say."""
         return self._edits.has_changes
+
+    @property
+    def has_inherited_changes(self) -> bool:
+        """Whether the parent of a fork had changes when it was forked."""
+        return self._edits.has_inherited_changes
 
     def __repr__(self) -> str:
         lines = [f"<icechunk.{type(self).__name__}>", f"snapshot: {self.snapshot_id}"]
@@ -474,6 +479,12 @@ class Session(Displayed):
         if self.read_only:
             self._edits.check_editable()
         self._edits.discard()
+
+    def discard_inherited_changes(self) -> None:
+        """Drop all uncommitted changes, of a fork also those that its parent had done before."""
+        if self.read_only:
+            self._edits.check_editable()
+        self._edits.discard(inherited=True)
 
     def fork(self) -> ForkSession:
         """Return a session for other processes, which sees what this one has done.
