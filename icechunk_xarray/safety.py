@@ -539,9 +539,11 @@ def _difference(name: str, given: xr.Variable, stored: xr.Variable) -> _Differen
 
 def _calendar(name: str, stored: xr.Variable, error: Exception) -> InvalidInputError:
     kept = {key: stored.attrs[key] for key in ("units", "calendar") if key in stored.attrs}
+    # what xarray advises does not help here
+    reason = str(error).partition(" Try opening")[0].rstrip(".")
     return _refused(
         f"coordinate {name!r} cannot be compared with what is on disk ({kept or stored.dtype}): "
-        f"{error}; convert it to the same kind of values, with .convert_calendar() for times"
+        f"{reason}; convert it to the same kind of values, with .convert_calendar() for times"
     )
 
 
