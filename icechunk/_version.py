@@ -1,8 +1,13 @@
 """The version of this library: packaging and file headers read it here."""
 
-__version__ = "0.1.0"
+#: The release of the official client whose API this is, and as a local version (PEP 440) the
+#: release of this project: packages that ask for ``icechunk>=2`` find it.
+__version__ = "2.3.0+py0.2.0"
+
+#: Of this project alone.
+RELEASE = __version__.rpartition("+py")[2]
 
 
 def user_agent() -> str:
     """Return what this library calls itself in requests."""
-    return f"icechunk-py/{__version__}"
+    return f"icechunk-py/{RELEASE}"

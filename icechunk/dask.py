@@ -1,11 +1,20 @@
-"""`icechunk_dask.store_dask` under the name that the official client has for it."""
+"""What the official client has under this name; `icechunk_dask` holds it."""
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
-__all__ = ["store_dask"]
+__all__ = [
+    "computing_meta",
+    "merge_sessions_array_kwargs",
+    "session_merge_reduction",
+    "store_dask",
+]
 
+computing_meta: Any
+merge_sessions_array_kwargs: Any
+session_merge_reduction: Any
 store_dask: Any
 
 
@@ -13,9 +22,11 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        import icechunk_dask
+        module = importlib.import_module(
+            "icechunk_dask" if name == "store_dask" else "icechunk_dask.official"
+        )
     except ModuleNotFoundError as error:
         raise ImportError(
             f"{__name__}.{name} needs {error.name}: pip install 'icechunk[dask]'"
         ) from error
-    return getattr(icechunk_dask, name)
+    return getattr(module, name)

@@ -20,6 +20,7 @@ class is also a builtin exception (in brackets), handlers for the builtin work t
     ├── SessionStateError
     ├── StorageError
     │   ├── ObjectNotFoundError             [FileNotFoundError]
+    │   ├── OutcomeUnknownError
     │   └── PreconditionFailedError
     ├── FormatError
     ├── TaskError
@@ -47,6 +48,7 @@ __all__ = [
     "NodeNotFoundError",
     "NotFoundError",
     "ObjectNotFoundError",
+    "OutcomeUnknownError",
     "PreconditionFailedError",
     "ReadOnlyError",
     "RebaseFailedError",
@@ -166,8 +168,10 @@ class ErrorKind(StrEnum):
     UNSUPPORTED_OPERATION_FOR_VERSION = "unsupported-operation-for-version"
     SNAPSHOT_TIMESTAMP = "snapshot-timestamp"
     DUPLICATE_SNAPSHOT_ID = "duplicate-snapshot-id"
-    # work on other processes; the official client has no code for it
+    # the official client has no codes for these: work on other processes, and a change that
+    # may have been made
     TASK_FAILED = "task-failed"
+    OUTCOME_UNKNOWN = "outcome-unknown"
     # internal
     CONCURRENCY = "concurrency"
     FLUSH = "flush"
@@ -395,15 +399,55 @@ class SessionStateError(IcechunkError):
 
 
 class StorageError(IcechunkError):
-    """The object store or file system failed, or is set up wrongly."""
+    """The object store or file system failed, or is set up wrongly.
+
+    Attributes
+    ----------
+    transient : bool
+        Whether the same request may succeed later. False if the service refused it for good.
+    """
 
     default_kind = ErrorKind.OBJECT_STORE
+    transient: bool = True
 
 
 class ObjectNotFoundError(StorageError, FileNotFoundError):
     """The storage has no object with this key."""
 
     default_kind = ErrorKind.OBJECT_NOT_FOUND
+
+
+class OutcomeUnknownError(StorageError):
+    """A change may have been made, or not: the answer was lost, and looking failed as well.
+
+    A session finds out in its next `commit`, and never commits twice.
+
+    Parameters
+    ----------
+    message : str
+    kind : str or ErrorKind, optional
+    branch : str, optional
+        The branch, for a commit or another change of one.
+    snapshot : str, optional
+        Id of the snapshot, for a commit.
+    """
+
+    default_kind = ErrorKind.OUTCOME_UNKNOWN
+
+    def __init__(
+        self,
+        message: str = "",
+        kind: str | None = None,
+        *,
+        branch: str | None = None,
+        snapshot: str | None = None,
+    ) -> None:
+        super().__init__(message, kind)
+        self.branch = branch
+        self.snapshot = snapshot
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, str(self.kind)), vars(self)
 
 
 class PreconditionFailedError(StorageError):

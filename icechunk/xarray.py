@@ -1,11 +1,14 @@
-"""`icechunk_xarray.to_icechunk` under the name that the official client has for it."""
+"""What the official client has under this name; `icechunk_xarray` holds it."""
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
-__all__ = ["to_icechunk"]
+__all__ = ["LazyArrayWriter", "is_dask_collection", "to_icechunk"]
 
+LazyArrayWriter: Any
+is_dask_collection: Any
 to_icechunk: Any
 
 
@@ -13,9 +16,11 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        import icechunk_xarray
+        module = importlib.import_module(
+            "icechunk_xarray" if name == "to_icechunk" else "icechunk_xarray.official"
+        )
     except ModuleNotFoundError as error:
         raise ImportError(
             f"{__name__}.{name} needs {error.name}: pip install 'icechunk[xarray]'"
         ) from error
-    return getattr(icechunk_xarray, name)
+    return getattr(module, name)

@@ -3,7 +3,8 @@
 `store_dask` stores Dask arrays, `distributed_write` calls a function for each of many items
 and keeps what it writes. Threads, processes and clusters work with the same call.
 `written_chunks` says what is there already. `virtualize` makes one dataset of the files of an
-archive, without copying their data; it needs ``icechunk[virtual]``, too.
+archive, without copying their data, and `remove_files` takes some out; both need
+``icechunk[virtual]``, too.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ except ModuleNotFoundError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from icechunk_dask.archives.virtualize import virtualize
+    from icechunk_dask.archives.virtualize import remove_files, virtualize
 
 __all__ = [
     "Status",
     "VirtualizeReport",
     "Written",
     "distributed_write",
+    "remove_files",
     "store_dask",
     "virtualize",
     "written_chunks",
@@ -38,12 +40,12 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # only this needs what reads NetCDF files
-    if name != "virtualize":
+    if name not in ("remove_files", "virtualize"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from icechunk_dask.archives.virtualize import virtualize
+        from icechunk_dask.archives import virtualize
     except ModuleNotFoundError as error:
         raise ImportError(
-            f"icechunk_dask.virtualize needs {error.name}: pip install 'icechunk[dask,virtual]'"
+            f"icechunk_dask.{name} needs {error.name}: pip install 'icechunk[dask,virtual]'"
         ) from error
-    return virtualize
+    return getattr(virtualize, name)

@@ -1,40 +1,40 @@
-"""Work that is committed for the caller: at once or in batches, where readers see it or aside.
+"""Work that is committed for the caller: at once or in batches, for all to see or all at the end.
 
-A job has a name if it is to be found again. Each of its commits then says in the metadata,
-under `METADATA_KEY`, which job it belongs to and how much of it was done; that, and the
-chunks that are there, is all that a later run needs to go on.
+A job has a name if it is to be found again: what it has done is then recorded in
+`Repository.jobs`, and a later run leaves that out.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final, Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from dask.utils import parse_bytes, parse_timedelta
 
 from icechunk import (
-    ConflictError,
     ConflictSolver,
     ErrorKind,
-    InternalError,
     InvalidInputError,
-    RebaseFailedError,
     Repository,
     Session,
-    SnapshotInfo,
     Storage,
 )
 from icechunk_dask.graph import Runner, Write
 from icechunk_dask.part import Part
+from icechunk_dask.pipeline import Pipeline
+from icechunk_dask.progress import Progress
+from icechunk_dask.record import Record
 
 __all__ = [
-    "METADATA_KEY",
     "Committing",
     "Every",
     "Units",
@@ -43,9 +43,8 @@ __all__ = [
     "refuse_commit_options",
 ]
 
-METADATA_KEY: Final = "icechunk_dask"
-#: Under that: the newest commit of the temporary branch, in one that has all its work.
-_OF: Final = "of"
+_log = logging.getLogger(__name__)
+
 Units = npt.NDArray[np.int64]
 
 
@@ -78,6 +77,15 @@ class Written:
     empty: int
     snapshots: tuple[str, ...] = ()
     results: list[Any] | None = None
+
+    def __repr__(self) -> str:
+        words = [f"{self.tasks:,} tasks", f"{self.skipped:,} skipped"]
+        words += [f"{self.chunks:,} chunks", f"{self.nbytes:,} bytes"]
+        if self.empty:
+            words.append(f"{self.empty:,} empty")
+        if self.snapshots:
+            words.append(f"{len(self.snapshots):,} commits, the newest {self.snapshots[-1]}")
+        return f"<icechunk_dask.Written {', '.join(words)}>"
 
     @classmethod
     def of(
@@ -152,6 +160,10 @@ class Work(Protocol):
         """Return how many there are."""
 
     @property
+    def title(self) -> str:
+        """What messages call all of them."""
+
+    @property
     def nbytes(self) -> Units | None:
         """Size of each unit, if it is known before: int64[len(self)]."""
 
@@ -163,8 +175,8 @@ class Work(Protocol):
     def missing(self, session: Session) -> Units:
         """Return the units that are not in the repository yet: int64[n], rising."""
 
-    def record(self, done: int) -> dict[str, Any]:
-        """Return what a commit notes when the first `done` units are done."""
+    def keys(self) -> list[Any]:
+        """Return what a job knows each unit by: values that JSON can express."""
 
     def check(self, session: Session, part: Part) -> bool:
         """Say whether there is anything to commit.
@@ -219,18 +231,13 @@ class Committing:
             raise _wrong(f"publish is {publish!r}, it must be 'batch' or 'end'")
         if publish == "end" and not job:
             raise _wrong(
-                "with publish='end' the work waits on a temporary branch; name it with job=, so "
-                "that a later run finds it"
+                "with publish='end' the work waits in a job; name it with job=, so that a later "
+                "run finds it"
             )
         every = Every.parse(commit_every)
         if not isinstance(repository, Repository):
             repository = Repository.open(repository)
         return cls(repository, branch, message, metadata, rebase_with, every, publish, job, resume)
-
-    @property
-    def working_branch(self) -> str:
-        """The branch that batches are committed to."""
-        return self.branch if self.publish == "batch" else f"{self.branch}.job-{self.job}"
 
     def do(self, work: Work, runner: Runner, split_every: int | None) -> Written:
         """Do what is left of some work, and commit it.
@@ -242,148 +249,94 @@ class Committing:
             committed before stays.
         """
         runner.check_reach(self.repository.storage)
-        if self.publish == "end":
-            self._start()
-        pending = np.arange(self._recorded(work), len(work))
-        if self.resume:
-            reader = self.repository.readonly_session(self.working_branch)
-            pending = np.intersect1d(pending, work.missing(reader), assume_unique=True)
-        skipped = len(work) - len(pending)
-        progress = runner.progress
-        progress.set(phase="writing", total=len(work), tasks=skipped)
-        parts: list[Part] = []
+        record = None
+        pending = np.arange(len(work))
         snapshots: list[str] = []
-        sizes = _Sizes(self.every, work.nbytes, runner.slots)
-        while len(pending):
-            units = pending[: sizes.next(pending)]
-            pending = pending[len(units) :]
-            started = time.monotonic()
-            session = self.repository.writable_session(self.working_branch)
-            (part,) = runner.run(work.graph(session, units, split_every, runner.new_topic()))
-            session.merge_change_sets([part.changes.to_bytes()])
-            if work.check(session, part) or self.job is not None:
-                progress.set(phase="committing")
-                done = int(pending[0]) if len(pending) else len(work)
-                snapshots.append(self._commit(session, work.record(done)))
-                progress.set(phase="writing", commits=len(snapshots))
-            parts.append(part)
-            sizes.learn(part, time.monotonic() - started)
-        if self.publish == "end":
-            progress.set(phase="publishing")
-            snapshots += self._publish(work.record(len(work)))
-        progress.set(phase="done")
-        return Written.of(parts, skipped, snapshots, work.results(parts))
-
-    def _commit(self, session: Session, record: dict[str, Any]) -> str:
-        metadata = dict(self.metadata or {})
         if self.job is not None:
-            metadata[METADATA_KEY] = {"job": self.job, **record}
-        return session.commit(
-            self.message,
-            metadata,
-            rebase_with=self.rebase_with,
-            # that the job is further is worth a commit, even if its tasks wrote nothing
-            allow_empty=self.job is not None,
-        )
+            record = Record(self, self.job, work.keys())
+            snapshots += record.begin()
+            pending = record.pending()
+        if self.resume:
+            reader = self.repository.readonly_session(self.branch)
+            pending = np.intersect1d(pending, work.missing(reader), assume_unique=True)
+        run = _Run(self, work, record, len(work) - len(pending), snapshots)
+        if run.skipped:
+            _log.info("%d of %d are done, %d left", run.skipped, len(work), len(pending))
+        progress = runner.progress
+        progress.set(phase="writing", total=len(work), tasks=run.skipped)
+        sizes = _Sizes(self.every, work.nbytes, runner.slots)
+        with run.explained():
+            with Pipeline(self, record, partial(self._commit, run, progress)) as pipeline:
+                while len(pending):
+                    units = pending[: sizes.next(pending)]
+                    pending = pending[len(units) :]
+                    started = time.monotonic()
+                    session = pipeline.session()
+                    graph = work.graph(session, units, split_every, runner.new_topic())
+                    (part,) = runner.run(graph, of=work.title)
+                    progress.set(phase="committing")
+                    pipeline.add(units, part, session)
+                    sizes.learn(part, time.monotonic() - started)
+                    if len(pending):
+                        progress.set(phase="writing")
+            if record is not None and self.publish == "end":
+                progress.set(phase="publishing")
+                snapshots += record.publish()
+        progress.set(phase="done", commits=len(snapshots))
+        return Written.of(run.parts, run.skipped, snapshots, work.results(run.parts))
 
-    def _recorded(self, work: Work) -> int:
-        """Return how many of the first units earlier runs of the job have done."""
-        if self.job is None:
-            return 0
-        for snapshot in self.repository.ancestry(branch=self.working_branch):
-            noted = snapshot.metadata.get(METADATA_KEY)
-            if isinstance(noted, dict) and noted.get("job") == self.job:
-                done = noted.get("done")
-                # else the job of this name was given other work, and begins anew
-                if not (isinstance(done, int) and 0 <= done <= len(work)):
-                    continue
-                if {**noted, _OF: None} == {"job": self.job, **work.record(done), _OF: None}:
-                    return done
-        return 0
+    def _commit(
+        self, run: _Run, progress: Progress, units: Units, part: Part, changes: bytes, base: str
+    ) -> str | None:
+        session = self.repository.session_after_commit(self.branch, base)
+        session.merge_change_sets([changes])
+        changed = run.work.check(session, part)
+        snapshots: list[str] = []
+        if run.record is not None:
+            snapshots = run.record.add(units, changes, base)
+        elif changed:
+            solver = self.rebase_with
+            snapshots = [session.commit(self.message, self.metadata, rebase_with=solver)]
+        run.parts.append(part)
+        run.snapshots += snapshots
+        progress.set(commits=len(run.snapshots))
+        return snapshots[-1] if snapshots else None
 
-    # -- a temporary branch --------------------------------------------------------------
-    def _start(self) -> None:
-        """Make the temporary branch, unless an earlier run has left it."""
-        tip = self.repository.lookup_branch(self.branch)
-        if self.working_branch in self.repository.list_branches():
-            base, ahead = self._aside()
-            if ahead and not self._was_replayed(base, ahead[0].id):
-                return
-            # it was published, or nothing was ever written to it
-            self.repository.delete_branch(self.working_branch)
-        self.repository.create_branch(self.working_branch, tip)
 
-    def _aside(self) -> tuple[str, list[SnapshotInfo]]:
-        """Return where the temporary branch left the other one, and its own snapshots."""
-        known = {snapshot.id for snapshot in self.repository.ancestry(branch=self.branch)}
-        ahead: list[SnapshotInfo] = []
-        for snapshot in self.repository.ancestry(branch=self.working_branch):
-            if snapshot.id in known:
-                return snapshot.id, ahead
-            ahead.append(snapshot)
-        raise InternalError("the branches have no common snapshot")
+@dataclass
+class _Run:
+    """What a call has done so far."""
 
-    def _publish(self, record: dict[str, Any]) -> list[str]:
-        """Let the branch have what the temporary one has, in one step.
+    how: Committing
+    work: Work
+    record: Record | None
+    skipped: int
+    snapshots: list[str]
+    parts: list[Part] = field(default_factory=list)
 
-        Returns
-        -------
-        list of str
-            The commit that this took; none if the branch can stand where the other does.
-        """
-        base, ahead = self._aside()
-        commits: list[str] = []
-        if ahead and not self._was_replayed(base, ahead[0].id):
-            tip = ahead[0].id
-            try:
-                self.repository.reset_branch(self.branch, tip, from_snapshot_id=base)
-            except ConflictError as error:
-                # others have committed meanwhile
-                if self.rebase_with is None:
-                    raise self._not_published(tip, "it has moved", error) from error
-                commits = [self._replay(base, tip, record)]
-        self.repository.delete_branch(self.working_branch)
-        return commits
-
-    def _replay(self, base: str, tip: str, record: dict[str, Any]) -> str:
-        """Commit all the work at once on top of what others have committed."""
-        session = self.repository.replay_session(
-            self.branch, from_snapshot_id=base, to_snapshot_id=tip
-        )
-        noted = {"job": self.job, **record, _OF: tip}
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Say with an error what is kept, and how to go on."""
         try:
-            return session.commit(
-                self.message,
-                {**(self.metadata or {}), METADATA_KEY: noted},
-                rebase_with=self.rebase_with,
-                allow_empty=True,
+            yield
+        except BaseException as error:
+            error.add_note(self._said())
+            raise
+
+    def _said(self) -> str:
+        done = self.skipped + sum(part.tasks for part in self.parts)
+        if self.record is not None:
+            kept = "saved in" if self.how.publish == "end" else "committed by"
+            return (
+                f"{done} of {len(self.work)} are {kept} the job {self.how.job!r}; the same call "
+                "goes on with the rest"
             )
-        except RebaseFailedError as error:
-            raise self._not_published(tip, error.message, error) from error
-
-    def _not_published(self, tip: str, reason: str, error: ConflictError) -> ConflictError:
-        ways = [
-            f"To keep the work only, move the branch with reset_branch({self.branch!r}, {tip!r})",
-            f"to keep what others did, delete_branch({self.working_branch!r}) and run the job "
-            "again",
-        ]
-        if self.rebase_with is None:
-            ways.append("to keep both, run it with rebase_with=icechunk.ConflictDetector()")
-        return ConflictError(
-            message=f"all is written, but the branch {self.branch!r} cannot have it: {reason}. "
-            f"The work stays on the branch {self.working_branch!r}. {'; '.join(ways)}",
-            kind=error.kind,
+        if done == self.skipped:
+            return "nothing was committed"
+        return (
+            f"{done} of {len(self.work)} are committed to the branch {self.how.branch!r}; with "
+            "job='a name' the same call would go on with the rest"
         )
-
-    def _was_replayed(self, base: str, tip: str) -> bool:
-        """Whether the branch has the work already: a run was killed before it cleaned up."""
-        for snapshot in self.repository.ancestry(branch=self.branch):
-            if snapshot.id == base:
-                return False
-            noted = snapshot.metadata.get(METADATA_KEY)
-            if isinstance(noted, dict) and noted.get("job") == self.job and noted.get(_OF) == tip:
-                return True
-        return False
 
 
 def refuse_commit_options(

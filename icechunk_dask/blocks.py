@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -143,6 +142,13 @@ class Blocks:
         return int(self._bounds[-1])
 
     @property
+    def title(self) -> str:
+        """What messages call all of them."""
+        paths = sorted({job.target.path for job in self.jobs})
+        more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+        return f"the blocks for {', '.join(map(repr, paths[:5]))}{more}"
+
+    @property
     def nbytes(self) -> npt.NDArray[np.int64]:
         """Size of each block in memory: int64[len(self)]."""
         sizes = []
@@ -162,11 +168,15 @@ class Blocks:
             found.append(start + np.flatnonzero(~covered))
         return np.concatenate(found)
 
-    def record(self, done: int) -> dict[str, Any]:
-        """Return what a commit notes when the first `done` blocks are done."""
-        described = [[job.target.path, job.target.region, job.source.chunks] for job in self.jobs]
-        digest = hashlib.blake2b(json.dumps(described).encode(), digest_size=16)
-        return {"done": done, "of": len(self), "digest": digest.hexdigest()}
+    def keys(self) -> list[str]:
+        """Return what a job knows each block by: where it goes."""
+        found = []
+        for job in self.jobs:
+            place = Place(job.array.path, job.target.offset)
+            slices = ArraySliceDep(job.source.chunks)
+            blocks = itertools.product(*map(range, job.source.numblocks))
+            found += [place.name(slices[block]) for block in blocks]
+        return found
 
     def check(self, session: Session, part: Part) -> bool:
         """Say whether there is anything to commit: more than fill values where nothing was."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +27,7 @@ from icechunk import (
     Storage,
 )
 from icechunk_dask.batches import Committing, Units, Written, refuse_commit_options
+from icechunk_dask.executors import ExecutorOption, with_executor
 from icechunk_dask.graph import Named, Runner, Write, reduced
 from icechunk_dask.part import Boxes, Part, finished, overlap
 from icechunk_dask.progress import ProgressOption, progress_of
@@ -36,6 +36,10 @@ from icechunk_dask.recipe import Recipe
 __all__ = ["distributed_write"]
 
 Item = TypeVar("Item")
+
+#: Long enough for a path or a URL.
+_SHORT: Final = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
 
 
 def distributed_write(
@@ -54,6 +58,7 @@ def distributed_write(
     publish: str = "batch",
     job: str | None = None,
     key: Callable[[Item], str] | None = None,
+    executor: ExecutorOption = None,
     **dask_options: Any,
 ) -> Written:
     """Call a function for each of many items, on workers, and keep what it writes.
@@ -83,19 +88,25 @@ def distributed_write(
     commit_every : int, str or timedelta, optional
         Commit in batches of so many tasks, of a size such as ``"1GB"``, or of a time such
         as ``"60s"``. A batch is committed when all of its tasks are done, so sizes and times
-        are met roughly, by what earlier batches were like. A failure, or the end of this
+        are met roughly, by what earlier batches were like. The tasks of the next batch run
+        meanwhile; they see what this one did. A failure, or the end of this
         process, costs one batch. Default: one commit.
     publish : {"batch", "end"}
-        Where batches are committed: on the branch, or on a temporary branch that is made
-        of it, and that the branch moves to at the end, in one step. If others moved the
-        branch meanwhile, all the work is committed on top of theirs with `rebase_with`;
-        without it, or where both changed the same, the step is refused, and the work stays on
-        the temporary branch.
+        When batches are committed: each when it is done, or all of them at the end, as one
+        commit. Until then they wait in the job, which therefore needs a name; all items see
+        the branch as it was when the first of them began. If others moved the branch meanwhile,
+        the commit is made on top of theirs with `rebase_with`; without it, or where both
+        changed the same, it is refused, and the work stays in the job.
     job : str, optional
-        A name. Another call with the same name, on the same items or on more of them at the
-        end of the list, leaves out those that were committed.
+        A name in `Repository.jobs`, which has the items that are done, each by its key.
+        Another call with the same name leaves those out, whatever became of the history. A
+        job that is not there is created.
     key : callable, optional
         Makes a string of an item, by which later calls know it. Default: the item as JSON.
+    executor : {"threads", "processes", "sync"}, Executor or Client, optional
+        What runs the tasks: also any `concurrent.futures.Executor`, such as a pool of processes
+        or of MPI ranks, that can pickle. Default: what Dask uses, which is a cluster if there
+        is a `distributed.Client`.
     **dask_options
         What `dask.compute` and `Client.compute` take: ``scheduler``, ``retries``,
         ``priority``, ``resources``, ``workers`` and the like.
@@ -125,11 +136,8 @@ def distributed_write(
         committing = Committing.of(
             session, branch, message, metadata, rebase_with, commit_every, publish, job
         )
-        if job is not None:
-            # before anything runs: an item may have no key
-            work.record(len(work))
     with progress_of(progress) as shown:
-        runner = Runner(shown, dask_options)
+        runner = Runner(shown, with_executor(executor, dask_options))
         if committing is not None:
             return committing.do(work, runner, split_every)
         return _into_session(session, work, runner, split_every)
@@ -143,7 +151,8 @@ def _into_session(
     if not len(work):
         return Written.of([], results=work.results([]))
     units = np.arange(len(work))
-    (part,) = runner.run(work.graph(session, units, split_every, runner.new_topic()))
+    graph = work.graph(session, units, split_every, runner.new_topic())
+    (part,) = runner.run(graph, of=work.title)
     session.merge_change_sets([part.changes.to_bytes()])
     runner.progress.set(phase="done")
     return Written.of([part], results=work.results([part]))
@@ -163,6 +172,8 @@ class Items(Generic[Item]):
 
     #: Nobody knows before how much an item writes.
     nbytes: None = None
+    #: What messages call all of them.
+    title: str = "the items"
 
     def __init__(
         self,
@@ -173,9 +184,8 @@ class Items(Generic[Item]):
     ) -> None:
         self._func = func
         self._items = items
-        self._key = key if key is not None else _json
+        self._key = key
         self._return_results = return_results
-        self._digests: list[str] = []
         # what earlier batches wrote: chunks by array, and who wrote where
         self._chunks: dict[str, npt.NDArray[np.bool_]] = {}
         self._boxes: Boxes = {}
@@ -187,19 +197,21 @@ class Items(Generic[Item]):
         """Return all: what an item writes is known to nobody."""
         return np.arange(len(self))
 
-    def record(self, done: int) -> dict[str, Any]:
-        """Return what a commit notes when the first `done` items are done."""
-        if not self._digests:
-            digest = hashlib.blake2b(digest_size=16)
-            self._digests.append(digest.hexdigest())
-            for item in self._items:
-                text = self._key(item)
-                if not isinstance(text, str):
-                    raise InvalidInputError(f"key returned {text!r}, it must return strings")
-                encoded = text.encode()
-                digest.update(len(encoded).to_bytes(8, "little") + encoded)
-                self._digests.append(digest.hexdigest())
-        return {"done": done, "digest": self._digests[done]}
+    def keys(self) -> list[Any]:
+        """Return what a job knows each item by.
+
+        Raises
+        ------
+        InvalidInputError
+            If an item has no key.
+        """
+        if self._key is None:
+            return [_json(item) for item in self._items]
+        found = [self._key(item) for item in self._items]
+        for text in found:
+            if not isinstance(text, str):
+                raise InvalidInputError(f"key returned {text!r}, it must return strings")
+        return found
 
     def check(self, session: Session, part: Part) -> bool:
         """Say whether there is anything to commit.
@@ -259,12 +271,15 @@ class Items(Generic[Item]):
             tasks[name, number] = Task((name, number), named, TaskRef(shared.key))
         layers = {name: MaterializedLayer(tasks), **shared.dask.layers}
         graph = HighLevelGraph(layers, {name: {shared.key}, **shared.dask.dependencies})
-        return reduced(list(tasks), graph, {}, split_every, topic)
+        write = reduced(list(tasks), graph, {}, split_every, topic)
+        write.recipe = recipe
+        return write
 
 
 def name_of(number: int, item: Any) -> str:
-    """Return what messages call an item."""
-    return f"item {number}, {reprlib.repr(item)}"
+    """Return what messages call an item: what it is, and where it is if that is not the same."""
+    shown = _SHORT.repr(item)
+    return f"item {shown}" if shown == str(number) else f"item {shown} (number {number})"
 
 
 def _call(item: Any, number: int, return_results: bool, recipe: Recipe) -> Part:
@@ -273,9 +288,9 @@ def _call(item: Any, number: int, return_results: bool, recipe: Recipe) -> Part:
     return finished(fork, name_of(number, item), ((number, result),) if return_results else ())
 
 
-def _json(item: Any) -> str:
+def _json(item: Any) -> Any:
     try:
-        return json.dumps(item, sort_keys=True, default=_plain)
+        return json.loads(json.dumps(item, sort_keys=True, default=_plain))
     except TypeError:
         raise InvalidInputError(
             f"a job with a name must know its items again, and a {type(item).__name__} has no "
@@ -286,6 +301,8 @@ def _json(item: Any) -> str:
 def _plain(item: Any) -> Any:
     if isinstance(item, os.PathLike):
         return os.fspath(item)
+    if isinstance(item, np.number | np.bool_):
+        return item.item()
     if isinstance(item, np.generic):
         return str(item)
     if isinstance(item, date):

@@ -79,6 +79,7 @@ class Progress:
         self._tell = tell
         self._lock = threading.Lock()
         self._told = 0.0
+        self._later: threading.Timer | None = None
         self._single = False
         self.status = Status()
 
@@ -99,10 +100,24 @@ class Progress:
             now = {name: getattr(self.status, name) + n for name, n in counts.items()}
             now["tasks"] = min(now.get("tasks", self.status.tasks), self.status.total)
             self.status = replace(self.status, **now)
-            if time.monotonic() - self._told >= _TELL_EVERY:
+            rest = self._told + _TELL_EVERY - time.monotonic()
+            if rest <= 0:
+                self._say()
+            elif self._tell is not None and self._later is None:
+                # the next task may take hours
+                self._later = threading.Timer(rest, self._say_now)
+                self._later.daemon = True
+                self._later.start()
+
+    def _say_now(self) -> None:
+        with self._lock:
+            if self._later is not None:
                 self._say()
 
     def _say(self) -> None:
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         if self._tell is not None:
             self._told = time.monotonic()
             self._tell(self.status)
@@ -120,7 +135,7 @@ class Progress:
         if not self.wanted:
             yield
         elif topic is not None:
-            client.subscribe_topic(topic, lambda event: self.add(event[1]))
+            client.subscribe_topic(topic, lambda event: self.add(event[1]["counts"]))
             try:
                 yield
             finally:
@@ -149,9 +164,42 @@ def counts_of(part: Part) -> dict[str, int]:
 
 
 # -- on a worker -----------------------------------------------------------------------------
-_unsent: Final[dict[str, dict[str, int]]] = {}
-_sent: Final[dict[str, float]] = {}
-_sending: Final = threading.Lock()
+class _Outbox:
+    """What a worker has counted for one topic, and not sent yet."""
+
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
+        self._lock = threading.Lock()
+        self._counts: dict[str, int] = {}
+        self._waits = False
+        self._sent = -_SEND_EVERY
+
+    def add(self, worker: Any, counts: Mapping[str, int]) -> None:
+        """Count, and send now or when it is time."""
+        with self._lock:
+            for name, n in counts.items():
+                self._counts[name] = self._counts.get(name, 0) + n
+            rest = self._sent + _SEND_EVERY - time.monotonic()
+            if rest > 0 and not self._waits:
+                self._waits = True
+                # the next task may take hours
+                worker.loop.add_callback(worker.loop.call_later, rest, self._send, worker)
+            if rest > 0:
+                return
+        self._send(worker)
+
+    def _send(self, worker: Any) -> None:
+        with self._lock:
+            counts, self._counts, self._waits = self._counts, {}, False
+            self._sent = time.monotonic()
+        if counts:
+            # in a dict of their own: the scheduler adds the worker to the one that it gets
+            worker.log_event(self._topic, {"counts": counts})
+
+
+#: Of the newest jobs.
+_outboxes: Final[dict[str, _Outbox]] = {}
+_boxing: Final = threading.Lock()
 
 
 def count(topic: str | None, counts: Mapping[str, int]) -> None:
@@ -164,19 +212,11 @@ def count(topic: str | None, counts: Mapping[str, int]) -> None:
         worker = get_worker()
     except ValueError:
         return
-    with _sending:
-        total = _unsent.setdefault(topic, {})
-        for name, n in counts.items():
-            total[name] = total.get(name, 0) + n
-        if time.monotonic() - _sent.get(topic, 0.0) < _SEND_EVERY:
-            return
-        _sent[topic] = time.monotonic()
-        del _unsent[topic]
-        # those of earlier jobs
-        for old in list(_sent)[:-8]:
-            del _sent[old]
-            _unsent.pop(old, None)
-    worker.log_event(topic, total)
+    with _boxing:
+        outbox = _outboxes.setdefault(topic, _Outbox(topic))
+        for old in list(_outboxes)[:-8]:
+            del _outboxes[old]
+    outbox.add(worker, counts)
 
 
 # -- for the eye -----------------------------------------------------------------------------
@@ -232,8 +272,13 @@ def _bytes(size: float) -> str:
 def terminal_bar(console: Console | None = None) -> Iterator[Callable[[Status], object]]:
     """Draw a bar meanwhile, by default on the standard error stream."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bars
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress as Bars,
+        TextColumn,
+        TimeElapsedColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),

@@ -186,10 +186,10 @@ def _is_stored(write: PendingWrite, existing: Mapping[str, xr.Variable], options
     if write.is_lazy or stored.shape != write.source.shape:
         return False
     kept, given = np.asarray(stored.values), np.asarray(write.source)
+    if kept.dtype.kind in "OTU" and given.dtype.kind in "OTU":
+        return bool(np.array_equal(kept.astype(object), given.astype(object)))
     if kept.dtype != given.dtype:
         return False
-    if kept.dtype.kind in "OT":
-        return bool(np.array_equal(kept, given))
     # NaN and negative zeros, too
     return np.ascontiguousarray(kept).tobytes() == np.ascontiguousarray(given).tobytes()
 

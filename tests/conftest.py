@@ -19,6 +19,12 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Se
 
 
 @pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait between attempts to publish."""
+    monkeypatch.setattr("icechunk.commit.retrying.sleep", lambda seconds: None)
+
+
+@pytest.fixture
 def interruptible() -> Iterator[None]:
     """Take interrupts, which jobs in the background of a shell are told to ignore."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

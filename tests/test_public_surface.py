@@ -256,6 +256,32 @@ def test_a_missing_extra_is_named(module: str, name: str, library: str) -> None:
     assert f"pip install 'icechunk[{module}]'" in run(code).stdout
 
 
+HEAVY = ("dask", "distributed", "fsspec", "h5py", "kerchunk", "obstore", "rich", "xarray", "zarr")
+
+
+def loaded(code: str) -> set[str]:
+    """Return which of the heavy libraries some code imports."""
+    names = run(f"import sys\n{code}\nprint(*sys.modules)").stdout.split()
+    return set(HEAVY) & set(names)
+
+
+def test_nothing_heavy_is_imported_before_it_is_used() -> None:
+    assert loaded("import icechunk; icechunk.__version__; dir(icechunk)") == set()
+    assert loaded("from icechunk import RepositoryConfig, S3Options, s3_credentials") == set()
+    assert loaded("from icechunk import in_memory_storage, LocalStorage") <= {"obstore"}
+    assert loaded("from icechunk import Repository") <= {"obstore", "zarr"}
+
+
+def test_every_public_name_is_where_it_should_be() -> None:
+    assert set(dir(icechunk)) == set(icechunk.__all__)
+    for name in icechunk.__all__:
+        assert getattr(icechunk, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = icechunk.nothing
+    # modules are found without being imported first, as in the official client
+    run("import icechunk; icechunk.credentials.s3_credentials; icechunk.config.CachingConfig")
+
+
 def test_debug_info(capsys: pytest.CaptureFixture[str]) -> None:
     icechunk.print_debug_info()
     shown = capsys.readouterr().out

@@ -48,6 +48,9 @@ class Tree:
     def __init__(self, snapshot: Snapshot, layers: list[ChangeSet]) -> None:
         self.snapshot = snapshot
         self.layers = layers
+        # nodes of the snapshot that were asked for: to make one takes a while if its array
+        # has many manifests, and each chunk asks for it
+        self._stored: dict[str, Node] = {}
         self.rebuild()
 
     def rebuild(self) -> None:
@@ -83,8 +86,13 @@ class Tree:
     def get(self, path: str) -> Node | None:
         """Return the node at a path, None if there is none."""
         node = self._present.get(path)
-        if node is None and path not in self._absent:
+        if node is not None or path in self._absent:
+            return node
+        node = self._stored.get(path)
+        if node is None:
             node = self.snapshot.get(path)
+            if node is not None:
+                self._stored[path] = node
         return node
 
     def by_id(self, node_ids: Iterable[bytes]) -> dict[bytes, Node]:

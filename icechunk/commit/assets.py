@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Generic, TypeVar
 
 from icechunk.errors import (
@@ -68,13 +68,16 @@ class _Cache(Generic[T]):
             return value
         with self._lock:
             making = self._making.setdefault(key, threading.Lock())
-        with making:
-            value = self.peek(key)
-            if value is None:
-                value = make()
-                self.put(key, value)
-        with self._lock:
-            self._making.pop(key, None)
+        try:
+            with making:
+                value = self.peek(key)
+                if value is None:
+                    value = make()
+                    self.put(key, value)
+        finally:
+            with self._lock:
+                # those who wait have the lock; after a failure each of them tries again
+                self._making.pop(key, None)
         return value
 
     def put(self, key: bytes, value: T) -> None:
@@ -194,6 +197,11 @@ class Assets:
         """Return a manifest if that takes no request."""
         return self._manifests.peek(manifest_id)
 
+    def forget_manifests(self, manifest_ids: Iterable[bytes]) -> None:
+        """Drop manifests from the cache that are not likely to be asked for again."""
+        for manifest_id in manifest_ids:
+            self._manifests.forget(manifest_id)
+
     def transaction_log(self, snapshot_id: bytes) -> TransactionLog:
         """Fetch the transaction log of a snapshot."""
         key = layout.transaction_key(snapshot_id)
@@ -226,6 +234,8 @@ class Assets:
     def write_snapshot(self, snapshot: Snapshot, *, spec_version: int = 2) -> None:
         """Store a snapshot under its id."""
         data = encode_snapshot(snapshot, level=self.compression_level, spec_version=spec_version)
+        # one that was built again has the same id
+        self._snapshots.forget(snapshot.id)
         self.storage.put(layout.snapshot_key(snapshot.id), data)
         # a session goes on from the snapshot that it has committed
         self._snapshots.put(snapshot.id, snapshot)

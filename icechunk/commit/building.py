@@ -10,16 +10,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from icechunk.base.threads import map_in_threads
 from icechunk.changes.change_set import ChangeSet
 from icechunk.changes.tree import Tree
 from icechunk.commit.assets import Assets
-from icechunk.commit.splitting import SplitSizes, block_ids, is_one_block, split, split_sizes
+from icechunk.commit.splitting import (
+    SplitSizes,
+    block_ids,
+    default_sizes,
+    is_one_block,
+    split,
+    split_sizes,
+    touches,
+)
 from icechunk.config.conditions import SplitSizes as SplitRules
 from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.ids import new_object_id
@@ -40,35 +48,48 @@ def now_microseconds() -> int:
     return time.time_ns() // 1000
 
 
-def build(
-    assets: Assets,
-    base: Snapshot,
-    changes: ChangeSet,
-    *,
-    message: str,
-    metadata: Mapping[str, Any],
-    splitting: SplitRules,
-    amended: TransactionLog | None = None,
-    rewrites: bool = False,
-    concurrency: int = 8,
-    spec_version: int = 2,
-) -> Built:
-    """Store the snapshot that results from some changes.
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The manifests of one array, and what they were made from.
+
+    Attributes
+    ----------
+    before : tuple of ManifestRef
+        Of the base.
+    grid : tuple of int
+    edits : ChunkRefs or None
+    sizes : tuple of (int or None)
+    manifests : list of (ManifestRef, ManifestFile)
+    """
+
+    before: tuple[ManifestRef, ...]
+    grid: tuple[int, ...]
+    edits: ChunkRefs | None
+    sizes: SplitSizes
+    manifests: list[tuple[ManifestRef, ManifestFile]]
+
+    def is_of(self, array: ArrayInfo, edits: ChunkRefs | None, sizes: SplitSizes) -> bool:
+        """Whether this is what would be made again."""
+        return (self.before, self.grid, self.sizes) == (
+            array.manifests,
+            array.num_chunks,
+            sizes,
+        ) and (self.edits is edits or self.edits == edits)
+
+
+class Builder:
+    """Stores the snapshot of one commit, and stores it again after each race that is lost.
+
+    What was made in an earlier round and would be the same again is kept: manifests of arrays
+    that nobody else has changed, and the transaction log. In spec version 2 the snapshot keeps
+    its id: nobody knows it before it is published.
 
     Parameters
     ----------
     assets : Assets
-    base : Snapshot
-        What the changes were made on.
-    changes : ChangeSet
-        All layers of the session in one.
-    message : str
-    metadata : mapping
-        Of the commit.
-    splitting : sequence
-        Rules for cutting the chunk grids of arrays into manifests.
-    amended : TransactionLog, optional
-        Log of the commit that the result replaces; its changes are listed again.
+    splitting : sequence, optional
+        Rules for cutting the chunk grids of arrays into manifests. Default: only what is
+        large is cut, and cuts that are there stay.
     rewrites : bool
         Whether to cut the references of all arrays anew, also of those that did not change.
     concurrency : int
@@ -76,34 +97,157 @@ def build(
     spec_version : int
         Of the repository: its objects are written in this form.
     """
-    tree = Tree(base, [changes])
-    snapshot_id = new_object_id()
-    nodes, manifest_files = _write_manifests(
-        assets,
-        base,
-        tree,
-        changes,
-        splitting,
-        concurrency,
-        rewrites=rewrites,
-        spec_version=spec_version,
-    )
-    log = transaction_log(snapshot_id, base, tree, changes)
-    if amended is not None:
-        log = amended.merge(log, snapshot_id)
-    snapshot = Snapshot.build(
-        id=snapshot_id,
-        nodes=nodes,
-        # the official client refuses a snapshot that is not younger than its parent
-        flushed_at=max(now_microseconds(), base.flushed_at + 1),
-        message=message,
-        metadata=dict(metadata),
-        manifest_files=manifest_files,
-        parent_id=base.id if spec_version == 1 else None,
-    )
-    assets.write_transaction_log(log, spec_version=spec_version)
-    assets.write_snapshot(snapshot, spec_version=spec_version)
-    return Built(snapshot, log)
+
+    def __init__(
+        self,
+        assets: Assets,
+        splitting: SplitRules | None,
+        *,
+        rewrites: bool = False,
+        concurrency: int = 8,
+        spec_version: int = 2,
+    ) -> None:
+        self._assets = assets
+        self._splitting = splitting
+        self._rewrites = rewrites
+        self._concurrency = concurrency
+        self._spec_version = spec_version
+        self._id = new_object_id()
+        self._parts: dict[bytes, _Part] = {}
+        self._log: TransactionLog | None = None
+
+    def build(
+        self,
+        base: Snapshot,
+        changes: ChangeSet,
+        *,
+        message: str,
+        metadata: Mapping[str, Any],
+        amended: TransactionLog | None = None,
+    ) -> Built:
+        """Store the snapshot that results from some changes.
+
+        Parameters
+        ----------
+        base : Snapshot
+            What the changes were made on.
+        changes : ChangeSet
+            All layers of the session in one.
+        message : str
+        metadata : mapping
+            Of the commit.
+        amended : TransactionLog, optional
+            Log of the commit that the result replaces; its changes are listed again.
+        """
+        if self._log is not None and self._spec_version == 1:
+            # refs return to what they were, so a put that was lost is less certain to be
+            self._id = new_object_id()
+        tree = Tree(base, [changes])
+        nodes, manifest_files = self._write_manifests(base, tree, changes)
+        log = transaction_log(self._id, base, tree, changes)
+        if amended is not None:
+            log = amended.merge(log, self._id)
+        snapshot = Snapshot.build(
+            id=self._id,
+            nodes=nodes,
+            # the official client refuses a snapshot that is not younger than its parent
+            flushed_at=max(now_microseconds(), base.flushed_at + 1),
+            message=message,
+            metadata=dict(metadata),
+            manifest_files=manifest_files,
+            parent_id=base.id if self._spec_version == 1 else None,
+        )
+        if log != self._log:
+            self._assets.write_transaction_log(log, spec_version=self._spec_version)
+            self._log = log
+        self._assets.write_snapshot(snapshot, spec_version=self._spec_version)
+        return Built(snapshot, log)
+
+    def _write_manifests(
+        self, base: Snapshot, tree: Tree, changes: ChangeSet
+    ) -> tuple[list[Node], dict[bytes, ManifestFile]]:
+        """Store the manifests of all arrays that changed; return nodes and manifest list."""
+        nodes = tree.nodes()
+        touched = {node_id for node_id, edits in changes.chunks.items() if edits}
+        touched |= changes.updated.keys()
+        files: dict[bytes, ManifestFile] = {}
+        work: list[tuple[int, Node, ArrayInfo]] = []
+        for position, node in enumerate(nodes):
+            if node.array is None:
+                continue
+            if self._rewrites or node.id in touched:
+                work.append((position, node, node.array))
+            else:
+                for ref in node.array.manifests:
+                    files[ref.id] = base.manifest_files[ref.id]
+
+        def rewrite(item: tuple[int, Node, ArrayInfo]) -> _Part:
+            _, node, array = item
+            edits = changes.chunks.get(node.id)
+            return self._part(base, node, array, edits.refs() if edits else None)
+
+        parts = map_in_threads(rewrite, work, self._concurrency)
+        for (position, node, array), part in zip(work, parts, strict=True):
+            manifests = tuple(ref for ref, _ in part.manifests)
+            nodes[position] = replace(node, array=replace(array, manifests=manifests))
+            files.update((file.id, file) for _, file in part.manifests)
+        return nodes, dict(sorted(files.items()))
+
+    def _part(self, base: Snapshot, node: Node, array: ArrayInfo, edits: ChunkRefs | None) -> _Part:
+        if self._splitting is None:
+            count = sum(base.manifest_files[ref.id].num_chunk_refs for ref in array.manifests)
+            count += 0 if edits is None else len(edits)
+            sizes = default_sizes(array.num_chunks, count)
+        else:
+            sizes = split_sizes(node.path, array, self._splitting)
+        kept = self._parts.get(node.id)
+        if kept is not None and kept.is_of(array, edits, sizes):
+            return kept
+        manifests = self._array_manifests(base, node, array, edits, sizes)
+        # the first coordinates first, so that equal content gives equal lists
+        manifests.sort(key=lambda pair: pair[0].extents)
+        part = _Part(array.manifests, array.num_chunks, edits, sizes, manifests)
+        self._parts[node.id] = part
+        return part
+
+    def _array_manifests(
+        self,
+        base: Snapshot,
+        node: Node,
+        array: ArrayInfo,
+        edits: ChunkRefs | None,
+        sizes: SplitSizes,
+    ) -> list[tuple[ManifestRef, ManifestFile]]:
+        """Return the manifests of one changed array: old ones that still fit, and new ones.
+
+        Their extents never overlap: a block with edits, or any block if `rewrites`, gets one
+        new manifest, and in other blocks each old manifest stays by itself, whole or in pieces.
+        """
+        rewrites = self._rewrites
+        grid = array.num_chunks
+        edits = _in_grid(edits if edits is not None else ChunkRefs.empty(len(grid)), grid)
+        edited = _blocks(edits, sizes)
+        kept: list[tuple[ManifestRef, ManifestFile]] = []
+        written: list[ChunkRefs] = []
+        parts: list[ChunkRefs] = []
+        for ref in array.manifests:
+            fits = not rewrites and _fits(
+                ref.extents, grid, None if self._splitting is None else sizes
+            )
+            if fits and not touches(ref.extents, edited, sizes):
+                kept.append((ref, base.manifest_files[ref.id]))
+                continue
+            refs = self._assets.manifest(ref.id).arrays.get(node.id)
+            if refs is not None:
+                # chunks outside the grid, left behind by a shrunk shape, are dropped here
+                for piece in split(_in_grid(refs, grid), sizes):
+                    joins = rewrites or edited & _blocks(piece, sizes)
+                    (parts if joins else written).append(piece)
+        pool = ChunkRefs.concatenate(len(grid), parts).overlay(edits).without_deleted()
+        for piece in (*written, *split(pool, sizes)):
+            file = self._assets.write_manifest({node.id: piece}, spec_version=self._spec_version)
+            kept.append((ManifestRef(file.id, piece.extents()), file))
+        return kept
 
 
 def transaction_log(
@@ -147,106 +291,14 @@ def transaction_log(
     )
 
 
-def _write_manifests(
-    assets: Assets,
-    base: Snapshot,
-    tree: Tree,
-    changes: ChangeSet,
-    splitting: SplitRules,
-    concurrency: int,
-    *,
-    rewrites: bool,
-    spec_version: int,
-) -> tuple[list[Node], dict[bytes, ManifestFile]]:
-    """Store the manifests of all arrays that changed; return nodes and manifest list."""
-    nodes = tree.nodes()
-    touched = {node_id for node_id, edits in changes.chunks.items() if edits}
-    touched |= changes.updated.keys()
-    files: dict[bytes, ManifestFile] = {}
-    work: list[tuple[int, Node, ArrayInfo]] = []
-    for position, node in enumerate(nodes):
-        if node.array is None:
-            continue
-        if rewrites or node.id in touched:
-            work.append((position, node, node.array))
-        else:
-            for ref in node.array.manifests:
-                files[ref.id] = base.manifest_files[ref.id]
-
-    def rewrite(
-        item: tuple[int, Node, ArrayInfo],
-    ) -> tuple[int, Node, list[tuple[ManifestRef, ManifestFile]]]:
-        position, node, array = item
-        edits = changes.chunks.get(node.id)
-        refs = edits.refs() if edits else None
-        sizes = split_sizes(node.path, array, splitting)
-        manifests = list(
-            _array_manifests(
-                assets, base, node, array, refs, sizes, rewrites=rewrites, spec_version=spec_version
-            )
-        )
-        # the first coordinates first, so that equal content gives equal lists
-        manifests.sort(key=lambda pair: pair[0].extents)
-        info = replace(array, manifests=tuple(ref for ref, _ in manifests))
-        return position, replace(node, array=info), manifests
-
-    if len(work) > 1:
-        with ThreadPoolExecutor(min(concurrency, len(work))) as pool:
-            done = list(pool.map(rewrite, work))
-    else:
-        done = [rewrite(item) for item in work]
-    for position, node, manifests in done:
-        nodes[position] = node
-        files.update((file.id, file) for _, file in manifests)
-    return nodes, dict(sorted(files.items()))
-
-
-def _array_manifests(
-    assets: Assets,
-    base: Snapshot,
-    node: Node,
-    array: ArrayInfo,
-    edits: ChunkRefs | None,
-    sizes: SplitSizes,
-    *,
-    rewrites: bool,
-    spec_version: int,
-) -> list[tuple[ManifestRef, ManifestFile]]:
-    """Return the manifests of one changed array: old ones that still fit, and new ones.
-
-    Their extents never overlap: a block with edits, or any block if `rewrites`, gets one new
-    manifest, and in other blocks each old manifest stays by itself, whole or in pieces.
-    """
-    grid = array.num_chunks
-    edits = _in_grid(edits if edits is not None else ChunkRefs.empty(len(grid)), grid)
-    edited = _blocks(edits, sizes)
-    kept: list[tuple[ManifestRef, ManifestFile]] = []
-    written: list[ChunkRefs] = []
-    parts: list[ChunkRefs] = []
-    for ref in array.manifests:
-        fits = not rewrites and _fits(ref.extents, grid, sizes)
-        if fits and _block_of(ref.extents, sizes) not in edited:
-            kept.append((ref, base.manifest_files[ref.id]))
-            continue
-        refs = assets.manifest(ref.id).arrays.get(node.id)
-        if refs is not None:
-            # chunks outside the grid, left behind by a shrunk shape, are dropped here
-            for piece in split(_in_grid(refs, grid), sizes):
-                joins = rewrites or edited & _blocks(piece, sizes)
-                (parts if joins else written).append(piece)
-    pool = ChunkRefs.concatenate(len(grid), parts).overlay(edits).without_deleted()
-    for piece in (*written, *split(pool, sizes)):
-        file = assets.write_manifest({node.id: piece}, spec_version=spec_version)
-        kept.append((ManifestRef(file.id, piece.extents()), file))
-    return kept
-
-
-def _fits(extents: tuple[tuple[int, int], ...], grid: tuple[int, ...], sizes: SplitSizes) -> bool:
-    """Whether extents lie within the grid, and within a single block."""
+def _fits(
+    extents: tuple[tuple[int, int], ...], grid: tuple[int, ...], sizes: SplitSizes | None
+) -> bool:
+    """Whether extents lie within the grid and, if `sizes` are given, within a single block."""
     return (
         len(extents) == len(grid)
         and all(hi <= n for (_, hi), n in zip(extents, grid, strict=True))
-        and is_one_block(extents, sizes)
+        and (sizes is None or is_one_block(extents, sizes))
     )
 
 
@@ -263,12 +315,6 @@ def _blocks(refs: ChunkRefs, sizes: SplitSizes) -> set[tuple[int, ...]]:
     row[ids] = np.arange(len(ids))
     blocks = [refs.coords[row, axis] // np.uint32(sizes[axis] or 1) for axis in cut]
     return {tuple(block) for block in np.stack(blocks, axis=1).tolist()}
-
-
-def _block_of(extents: tuple[tuple[int, int], ...], sizes: SplitSizes) -> tuple[int, ...]:
-    return tuple(
-        lo // size for (lo, _), size in zip(extents, sizes, strict=True) if size is not None
-    )
 
 
 def _in_grid(refs: ChunkRefs, grid: tuple[int, ...]) -> ChunkRefs:

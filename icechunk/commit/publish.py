@@ -2,9 +2,9 @@
 
 Everything that changes a repository ends here: read the repo info with its version,
 compute the next one, keep a copy of the old one in ``overwritten/``, and put the next one
-on condition that the version is still the same (Icechunk spec, "Updating repo"). This is
-the only retry loop of the library that starts over with new data; transient failures of
-single requests are retried by the storage.
+on condition that the version is still the same (Icechunk spec, "Updating repo"). Whoever
+was too slow starts over with the new state. Failures of requests are not retried here: the
+storage does so, and `icechunk.commit.delivery` where the outcome of a put is in doubt.
 
 A repository of spec version 1 has no repo info: `icechunk.commit.publish_v1` shows one, and
 turns the changes of it into puts of single refs.
@@ -13,20 +13,23 @@ turns the changes of it into puts of single refs.
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Final
 
 from icechunk.commit import publish_v1
 from icechunk.commit.assets import Assets
+from icechunk.commit.delivery import Outcome, Write, deliver
 from icechunk.commit.features import MOVE_NODE, require_feature
+from icechunk.commit.probing import check_conditions
+from icechunk.commit.retrying import Backoff
 from icechunk.config.repository_config import EffectiveRetries
 from icechunk.errors import (
     ConflictError,
     ErrorKind,
-    IcechunkError,
     ObjectNotFoundError,
     PreconditionFailedError,
     ReadOnlyError,
@@ -51,24 +54,27 @@ _log = logging.getLogger(__name__)
 
 #: Value of `Status.availability` for a repository that takes no writes. An offline one
 #: counts as online, as it does for the official client.
-READ_ONLY = 1
+READ_ONLY: Final = 1
 #: A clock this far ahead of ours is taken for a broken one, in seconds.
-MAX_CLOCK_SKEW = 600
-#: The first retries follow at once: most races are over by then.
-IMMEDIATE_RETRIES = 5
-
-
-def _delay(retries: EffectiveRetries, attempt: int) -> float:
-    """Return the seconds to wait before an attempt, with full jitter."""
-    if attempt <= IMMEDIATE_RETRIES:
-        return 0.0
-    exponent = min(attempt - IMMEDIATE_RETRIES, 30)
-    ceiling = min(retries.initial_backoff_ms * 2**exponent, retries.max_backoff_ms)
-    return random.uniform(0, ceiling) / 1000
-
+MAX_CLOCK_SKEW: Final = 600
 
 #: Computes the next state, and what the operations log says about the change.
 Compute = Callable[[RepoInfo], tuple[RepoInfo, UpdateEntry]]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The state of a repository at some moment.
+
+    Attributes
+    ----------
+    info : RepoInfo
+    etag : str or None
+        Its version; None in spec version 1, where each ref has one.
+    """
+
+    info: RepoInfo
+    etag: str | None
 
 
 class RepoState:
@@ -80,22 +86,32 @@ class RepoState:
     retries : EffectiveRetries
     updates_per_file : int
         Entries of the operations log that stay in the repo info itself.
+
+    Attributes
+    ----------
+    retries : EffectiveRetries
+    is_contended : bool
+        Whether the last change that was made here was lost to others at first.
     """
 
     def __init__(self, assets: Assets, retries: EffectiveRetries, updates_per_file: int) -> None:
+        self.retries = retries
+        self.is_contended = False
         self._assets = assets
         self._storage = assets.storage
-        self._retries = retries
         self._updates_per_file = updates_per_file
         self._lock = threading.Lock()
-        self._cached: tuple[RepoInfo, str | None] | None = None
+        self._turn = threading.RLock()
+        self._turns = 0
+        self._cached: Seen | None = None
         self._spec_version: int | None = None
+        self._is_probed = False
 
     @property
     def spec_version(self) -> int:
         """The spec version of the repository, as of the last look at it."""
         if self._spec_version is None:
-            self._load()
+            self.look()
         return self._spec_version or 0
 
     def require_version_2(self, what: str) -> None:
@@ -118,94 +134,185 @@ class RepoState:
         RepositoryNotFoundError
             If there is none.
         """
-        return self._load()[0]
+        return self.look().info
 
-    def _load(self) -> tuple[RepoInfo, str | None]:
+    def look(self) -> Seen:
+        """Return what `load` does, with its version."""
         with self._lock:
             cached = self._cached
-        etag = cached[1] if cached is not None else None
+        etag = cached.etag if cached is not None else None
         try:
             result = self._storage.get_if_changed(layout.REPO_KEY, etag)
         except ObjectNotFoundError:
             info = publish_v1.load(self._assets)
             self._spec_version = 1
-            return info, None
+            return Seen(info, None)
         self._spec_version = 2
         if result is None and cached is not None:
             return cached
         if result is None:
             raise StorageError(f"{layout.REPO_KEY}: unchanged, but never read before")
-        loaded = decode_repo_info(result.data, layout.REPO_KEY), result.etag
-        with self._lock:
-            self._cached = loaded
-        return loaded
+        seen = Seen(decode_repo_info(result.data, layout.REPO_KEY), result.etag)
+        self._keep(seen)
+        return seen
 
-    def create(self, info: RepoInfo, *, level: int) -> None:
-        """Store the first repo info.
-
-        Raises
-        ------
-        PreconditionFailedError
-            If there is one already.
-        """
-        self._spec_version = info.spec_version
-        if info.spec_version < 2:
-            publish_v1.create(self._storage, info)
-            return
-        data = encode_repo_info(info, level=level)
-        etag = self._storage.put(layout.REPO_KEY, data, if_absent=True)
+    def _keep(self, seen: Seen) -> None:
         with self._lock:
-            self._cached = info, etag
+            self._cached = seen
 
     def take_over(self, other: RepoState) -> None:
         """Start with what another state of the same repository has loaded."""
         self._cached = other._cached
         self._spec_version = other._spec_version
+        self._is_probed = other._is_probed
 
-    def update(self, compute: Compute, *, needs_online: bool = True) -> RepoInfo:
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait until others have published, and let the next ones wait.
+
+        Threads of this process wait for each other; whether other processes do is up to the
+        storage. May be entered again by who is in it.
+        """
+        with self._turn, ExitStack() as queue:
+            self._turns += 1
+            queue.callback(self._leave_turn)
+            if self._turns == 1:
+                queue.enter_context(self._storage.turn(layout.REPO_KEY))
+            yield
+
+    def _leave_turn(self) -> None:
+        self._turns -= 1
+
+    # -- the first state ------------------------------------------------------------------
+    def create(self, info: RepoInfo, *, level: int) -> None:
+        """Store the first repo info. The first snapshot is stored already.
+
+        Raises
+        ------
+        PreconditionFailedError
+            If there is one that somebody else made.
+        OutcomeUnknownError
+            If nobody knows whether it was stored.
+        StorageError
+            If the storage does not check the conditions of puts.
+        """
+        self._probe_first_snapshot(info)
+        self._spec_version = info.spec_version
+        entry = UpdateEntry(kind=UpdateKind.REPO_INITIALIZED)
+        if info.spec_version < 2:
+            for write in publish_v1.first_writes(self._storage, info):
+                self._deliver_first(write, entry)
+            return
+        data = encode_repo_info(info, level=level)
+        etag: str | None = None
+
+        def send() -> None:
+            nonlocal etag
+            etag = self._storage.put(layout.REPO_KEY, data, if_absent=True)
+
+        def look() -> Outcome:
+            try:
+                stored = self._storage.get(layout.REPO_KEY)
+            except ObjectNotFoundError:
+                return Outcome.OPEN
+            # it holds times in microseconds: that of somebody else differs
+            return Outcome.DONE if bytes(stored.data) == data else Outcome.LOST
+
+        self._deliver_first(Write(send, look), entry)
+        if etag is not None:
+            self._keep(Seen(info, etag))
+
+    def _probe_first_snapshot(self, info: RepoInfo) -> None:
+        """Replace the first snapshot by itself, if it were another version; that must fail."""
+        if not self._storage.checks_conditions:
+            key = layout.snapshot_key(info.branches["main"])
+            stored = self._storage.get(key)
+            check_conditions(self._storage, key, stored.data, stored.etag)
+        self._is_probed = True
+
+    def _deliver_first(self, write: Write, entry: UpdateEntry) -> None:
+        if not deliver(write, entry, self._storage.url, self.retries):
+            raise PreconditionFailedError(f"there is a repository at {self._storage.url} already")
+
+    # -- later ones -----------------------------------------------------------------------
+    def update(
+        self, compute: Compute, *, needs_online: bool = True, seen: Seen | None = None
+    ) -> int:
         """Replace the repo info by what `compute` makes of it.
 
         `compute` runs again whenever somebody else was faster. It raises to give up, for
         instance because its branch has moved.
 
+        Parameters
+        ----------
+        compute : callable
+        needs_online : bool
+            Whether to refuse if the repository was set read-only.
+        seen : Seen, optional
+            The state to begin with, if that is known. Default: look.
+
         Returns
         -------
-        RepoInfo
-            The state that was published.
+        int
+            The number of attempts that it took.
 
         Raises
         ------
         ConflictError
-            If all retries were lost.
+            If all attempts were lost to others.
+        OutcomeUnknownError
+            If nobody knows whether it was done.
+        StorageError
+            If it was not done.
         ReadOnlyError
             If the repository was set read-only.
         """
-        for attempt in range(self._retries.max_tries):
-            delay = _delay(self._retries, attempt)
-            if attempt:
-                _log.debug("somebody else was faster: attempt %d in %.3f s", attempt + 1, delay)
-            time.sleep(delay)
-            info, etag = self._load()
-            if needs_online:
-                require_online(info)
-            changed, entry = compute(info)
-            if info.spec_version < 2:
-                if publish_v1.publish(self._assets, info, changed, entry):
-                    return changed
-                continue
-            published = self._put(info, etag, changed, entry)
-            if published is not None:
-                return published
+        backoff = Backoff(self.retries)
+        seen = seen or self.look()
+        with ExitStack() as turn:
+            for number in range(1, self.retries.max_tries + 1):
+                if needs_online:
+                    require_online(seen.info)
+                changed, entry = compute(seen.info)
+                if self._publish(seen, changed, entry):
+                    self.is_contended = number > 1
+                    return number
+                if number < self.retries.max_tries:
+                    if number == 1:
+                        # it may be impossible by now, and then there is nothing to wait for
+                        compute(self.load())
+                        turn.enter_context(self.turn())
+                    self.pause(backoff, seen)
+                    seen = self.look()
         raise ConflictError(
-            message=f"gave up after {self._retries.max_tries} attempts: other writers kept "
+            message=f"gave up after {self.retries.max_tries} attempts: other writers kept "
             "changing the repository; try again, or raise repo_update_retries in the config",
             kind=ErrorKind.UPDATE_ATTEMPTS_EXHAUSTED,
         )
 
-    def _put(
-        self, info: RepoInfo, etag: str | None, changed: RepoInfo, entry: UpdateEntry
-    ) -> RepoInfo | None:
-        """Publish one candidate; None if somebody else was faster."""
+    def pause(self, backoff: Backoff, seen: Seen) -> None:
+        """Wait before the next attempt of somebody who has lost one, and is in his turn.
+
+        Parameters
+        ----------
+        backoff : Backoff
+        seen : Seen
+            What the attempt was made on.
+        """
+        with self._lock:
+            newest = self._cached or seen
+        others = len(_news(seen.info, newest.info)) or 1
+        _log.debug("an attempt to publish was lost to %d changes of others", others)
+        # in a queue it would keep the others waiting
+        if not self._storage.queues_writers:
+            backoff.pause(others)
+
+    def _publish(self, seen: Seen, changed: RepoInfo, entry: UpdateEntry) -> bool:
+        """Publish one candidate; False if somebody else was faster."""
+        info, etag = seen.info, seen.etag
+        if info.spec_version < 2:
+            write = publish_v1.write_of(self._assets, info, changed, entry)
+            return write is None or deliver(write, entry, self._storage.url, self.retries)
         now = time.time_ns() // 1000
         if info.updates and info.updates[0].updated_at > now + MAX_CLOCK_SKEW * 1_000_000:
             raise SessionStateError(
@@ -221,27 +328,63 @@ class RepoState:
         try:
             self._storage.copy(layout.REPO_KEY, layout.backup_key(backup), if_match=etag)
         except PreconditionFailedError:
-            return None
-        try:
-            new_etag = self._storage.put(layout.REPO_KEY, data, if_match=etag)
-        except StorageError as error:
-            # The reply may be lost and the put done all the same. The name of the backup
-            # is ours alone: if the stored log has it, so it is.
-            if self._has_landed(backup):
-                return candidate
-            if isinstance(error, PreconditionFailedError):
-                return None
-            raise
-        with self._lock:
-            self._cached = candidate, new_etag
-        return candidate
-
-    def _has_landed(self, backup: str) -> bool:
-        try:
-            stored = self.load()
-        except IcechunkError:
             return False
-        return any(update.backup == backup for update in stored.updates)
+        self._probe_backup(backup, etag)
+        new_etag: str | None = None
+
+        def send() -> None:
+            nonlocal new_etag
+            new_etag = self._storage.put(layout.REPO_KEY, data, if_match=etag)
+
+        def look() -> Outcome:
+            stored = self.look()
+            if stored.etag == etag:
+                return Outcome.OPEN
+            # the name of the backup is ours alone
+            landed = self._has_backup(stored.info, backup, info)
+            return Outcome.DONE if landed else Outcome.LOST
+
+        if not deliver(Write(send, look), entry, self._storage.url, self.retries):
+            self._drop_backup(backup)
+            return False
+        if new_etag is not None:
+            self._keep(Seen(candidate, new_etag))
+        return True
+
+    def _has_backup(self, stored: RepoInfo, backup: str, before: RepoInfo) -> bool:
+        """Whether the log of a state that came later says that there was a copy of `before`."""
+        while True:
+            names = [update.backup for update in stored.updates]
+            older = stored.repo_before_updates
+            if backup in names or backup == older:
+                return True
+            if older is None or stored.updates[-1].updated_at <= before.updates[0].updated_at:
+                return False
+            # others have moved the entry to the next file since
+            key = layout.backup_key(older)
+            stored = decode_repo_info(self._storage.get(key).data, key)
+
+    def _probe_backup(self, backup: str, etag: str | None) -> None:
+        """Look once whether the storage checks conditions, on an object that is ours alone."""
+        if self._is_probed:
+            return
+        try:
+            check_conditions(self._storage, layout.backup_key(backup), b"", etag)
+        except StorageError:
+            self._drop_backup(backup)
+            raise
+        self._is_probed = True
+
+    def _drop_backup(self, backup: str) -> None:
+        # litter if that fails, and no more
+        with suppress(StorageError):
+            self._storage.delete([layout.backup_key(backup)])
+
+
+def _news(before: RepoInfo, after: RepoInfo) -> list[UpdateEntry]:
+    """Return the entries of the operations log that came since."""
+    known = before.updates[0].updated_at if before.updates else 0
+    return [update for update in after.updates if update.updated_at > known]
 
 
 def require_online(info: RepoInfo) -> None:
@@ -270,6 +413,42 @@ def exists(storage: Storage) -> int | None:
     return 1 if publish_v1.exists(storage) else None
 
 
+def commit_tip(info: RepoInfo, branch: str) -> bytes:
+    """Return the newest snapshot of a branch that a session was opened on.
+
+    Raises
+    ------
+    RefNotFoundError
+        If it was deleted since.
+    """
+    tip = info.branches.get(branch)
+    if tip is None:
+        raise RefNotFoundError(
+            f"branch {branch!r} was deleted since the session began; create it again to "
+            "commit to it",
+            ErrorKind.BRANCH_NOT_FOUND,
+        )
+    return tip
+
+
+def has_landed(info: RepoInfo, branch: str, snapshot_id: bytes, base: bytes) -> bool:
+    """Whether a snapshot that was sent to be published is there.
+
+    Parameters
+    ----------
+    info : RepoInfo
+    branch : str
+        That it was for; in spec version 1 only its history is known.
+    snapshot_id : bytes
+    base : bytes
+        What is below the snapshot.
+    """
+    if info.spec_version > 1:
+        return snapshot_id in info.snapshots
+    tip = info.branches.get(branch)
+    return tip is not None and publish_v1.is_above(info, tip, snapshot_id, base)
+
+
 # -- what a commit changes -------------------------------------------------------
 def add_commit(
     branch: str,
@@ -295,13 +474,7 @@ def add_commit(
     """
 
     def compute(info: RepoInfo) -> tuple[RepoInfo, UpdateEntry]:
-        tip = info.branches.get(branch)
-        if tip is None:
-            raise RefNotFoundError(
-                f"branch {branch!r} was deleted since the session began; create it again to "
-                "commit to it",
-                ErrorKind.BRANCH_NOT_FOUND,
-            )
+        tip = commit_tip(info, branch)
         if tip != expected_tip:
             raise ConflictError(encode_id(expected_tip), encode_id(tip))
         if moves:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import time
 from collections import ChainMap
-from collections.abc import Callable, Collection, ItemsView, Iterator, Mapping, MutableMapping
+from collections.abc import Collection, ItemsView, Iterator, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -20,16 +20,15 @@ from typing import Final, cast
 from urllib.parse import quote, unquote
 
 from icechunk.commit.assets import Assets
+from icechunk.commit.delivery import Outcome, Write
 from icechunk.errors import (
     ErrorKind,
     FormatError,
     IcechunkError,
     InvalidInputError,
     ObjectNotFoundError,
-    PreconditionFailedError,
     RepositoryNotFoundError,
     SnapshotNotFoundError,
-    StorageError,
 )
 from icechunk.format import layout, v1
 from icechunk.format.encoding import flexbuf
@@ -251,27 +250,42 @@ def load(assets: Assets) -> RepoInfo:
 
 
 # -- changes ---------------------------------------------------------------------------
-def create(storage: Storage, info: RepoInfo) -> None:
-    """Store the first branch, and the configuration if there is one.
+def first_writes(storage: Storage, info: RepoInfo) -> Iterator[Write]:
+    """Yield the writes that make a repository: the first branch, and its configuration.
 
     The branch comes first: it decides which of several creators the repository belongs to.
-
-    Raises
-    ------
-    PreconditionFailedError
-        If there is a repository already.
+    It looks the same whoever stored it. Where that is in doubt the configuration decides.
     """
-    storage.put(_MAIN_KEY, v1.dump_ref(info.branches["main"]), if_absent=True)
+    yield _new_object(storage, _MAIN_KEY, v1.dump_ref(info.branches["main"]))
     if info.config is not None:
-        storage.put(layout.CONFIG_KEY, _config_yaml(info.config), if_absent=True)
+        yield _new_object(storage, layout.CONFIG_KEY, _config_yaml(info.config))
+
+
+def _new_object(storage: Storage, key: str, data: bytes, *, is_ours: bool = False) -> Write:
+    """Return the write of an object that does not exist yet."""
+
+    def look() -> Outcome:
+        found = _content(storage, key)
+        if found is None:
+            return Outcome.OPEN
+        return Outcome.DONE if found == data else Outcome.LOST
+
+    return Write(lambda: storage.put(key, data, if_absent=True), look, is_ours)
+
+
+def _content(storage: Storage, key: str) -> bytes | None:
+    try:
+        return bytes(storage.get(key).data)
+    except (ObjectNotFoundError, InvalidInputError):
+        return None
 
 
 def _config_yaml(config: bytes) -> bytes:
     return v1.dump_config(flexbuf.loads(config, layout.CONFIG_KEY))
 
 
-def publish(assets: Assets, info: RepoInfo, changed: RepoInfo, entry: UpdateEntry) -> bool:
-    """Make one change visible; False if somebody else was faster.
+def write_of(assets: Assets, info: RepoInfo, changed: RepoInfo, entry: UpdateEntry) -> Write | None:
+    """Return the one write that makes a change visible; None if that takes none.
 
     Parameters
     ----------
@@ -292,92 +306,79 @@ def publish(assets: Assets, info: RepoInfo, changed: RepoInfo, entry: UpdateEntr
     storage, name = assets.storage, entry.name or ""
     branches, tags = cast(_Lazy, info.branches), cast(_Lazy, info.tags)
     if entry.kind is UpdateKind.NEW_DETACHED_SNAPSHOT:
-        return True  # its files are all there is
+        return None  # its files are all there is
     if entry.kind is UpdateKind.CONFIG_CHANGED:
-        return _save_config(storage, _config_yaml(changed.config or b""))
+        return _config_write(storage, _config_yaml(changed.config or b""))
     if entry.kind in (UpdateKind.NEW_COMMIT, UpdateKind.BRANCH_RESET):
-        key, tip, etag = branches.stored(name)
-        target = changed.branches[name]
-
-        def landed() -> bool:
-            now = load(assets)
-            if entry.kind is UpdateKind.BRANCH_RESET:
-                return now.branches.get(name) == target
-            return _has_commit(now, name, target, tip)
-
-        return _attempt(
-            lambda: storage.put(key, v1.dump_ref(target), if_match=etag), landed, ours=True
-        )
+        return _moved_branch(assets, branches, name, changed.branches[name], entry.kind)
     if entry.kind in (UpdateKind.BRANCH_CREATED, UpdateKind.TAG_CREATED):
         kind = _TAG if entry.kind is UpdateKind.TAG_CREATED else _BRANCH
         _check_name(name, kind)
         target = (changed.tags if kind == _TAG else changed.branches)[name]
-        return _attempt(
-            lambda: storage.put(
-                _ref_keys(storage, kind, name)[0], v1.dump_ref(target), if_absent=True
-            ),
-            lambda: _Lazy(storage, kind).get(name) == target,
-        )
+        return _new_object(storage, _ref_keys(storage, kind, name)[0], v1.dump_ref(target))
     if entry.kind is UpdateKind.BRANCH_DELETED:
-        key = branches.stored(name)[0]
-        return _attempt(lambda: storage.delete([key]), lambda: not _exists(storage, key))
+        return _deletion(storage, branches.stored(name)[0])
     if entry.kind is UpdateKind.TAG_DELETED:
-        key = tags.stored(name)[0] + _TOMBSTONE
-        return _attempt(
-            lambda: storage.put(key, b"", if_absent=True), lambda: _exists(storage, key)
-        )
+        return _new_object(storage, tags.stored(name)[0] + _TOMBSTONE, b"")
     raise needs_upgrade(entry.kind.name.lower().replace("_", " "))
 
 
-def _attempt(
-    write: Callable[[], object], landed: Callable[[], bool], *, ours: bool = False
-) -> bool:
-    """Write, and find out whether it was done where the answer does not say so.
+def _moved_branch(
+    assets: Assets, branches: _Lazy, name: str, target: bytes, kind: UpdateKind
+) -> Write:
+    key, tip, etag = branches.stored(name)
 
-    Parameters
-    ----------
-    write : callable
-    landed : callable
-        Whether the state is what `write` should make it.
-    ours : bool
-        Whether nobody else would make it so. Otherwise a condition that does not hold means
-        that somebody was faster, also where they did the same.
-    """
+    def look() -> Outcome:
+        now = load(assets)
+        found = now.branches.get(name)
+        if found == target:
+            return Outcome.DONE
+        if found == tip:
+            return Outcome.OPEN
+        # others may have committed on top of it
+        has_landed = (
+            kind is UpdateKind.NEW_COMMIT
+            and found is not None
+            and is_above(now, found, target, tip)
+        )
+        return Outcome.DONE if has_landed else Outcome.LOST
+
+    return Write(lambda: assets.storage.put(key, v1.dump_ref(target), if_match=etag), look)
+
+
+def _deletion(storage: Storage, key: str) -> Write:
+    return Write(
+        lambda: storage.delete([key]),
+        lambda: Outcome.OPEN if _exists(storage, key) else Outcome.DONE,
+    )
+
+
+def is_above(info: RepoInfo, tip: bytes, snapshot_id: bytes, base: bytes) -> bool:
+    """Whether a snapshot is in the history of a tip, as far as its base."""
+    newer = takewhile(lambda entry: entry.id != base, info.ancestry(tip))
+    return any(entry.id == snapshot_id for entry in newer)
+
+
+def _config_write(storage: Storage, data: bytes) -> Write:
+    """Return the write that replaces the configuration, after a copy of the old one."""
     try:
-        write()
-    except StorageError as error:
-        raced = isinstance(error, PreconditionFailedError)
-        try:
-            if (ours or not raced) and landed():
-                return True
-        except IcechunkError:
-            pass  # the first error says more
-        if raced:
-            return False
-        raise
-    return True
+        old = storage.get(layout.CONFIG_KEY)
+    except ObjectNotFoundError:
+        return _new_object(storage, layout.CONFIG_KEY, data, is_ours=True)
+    before = bytes(old.data)
+    backup = layout.backup_key(layout.backup_name(time.time_ns() // 1_000_000, "config.yaml"))
 
-
-def _has_commit(info: RepoInfo, branch: str, commit: bytes, before: bytes) -> bool:
-    """Whether a commit is on a branch, maybe below others that came after it."""
-    newer = takewhile(lambda entry: entry.id != before, info.ancestry(info.branches[branch]))
-    return any(entry.id == commit for entry in newer)
-
-
-def _save_config(storage: Storage, data: bytes) -> bool:
-    """Replace the configuration, after a copy of the old one."""
-
-    def write() -> None:
-        try:
-            old = storage.get(layout.CONFIG_KEY)
-        except ObjectNotFoundError:
-            storage.put(layout.CONFIG_KEY, data, if_absent=True)
-            return
-        backup = layout.backup_key(layout.backup_name(time.time_ns() // 1_000_000, "config.yaml"))
+    def send() -> None:
         storage.copy(layout.CONFIG_KEY, backup, if_match=old.etag)
         storage.put(layout.CONFIG_KEY, data, if_match=old.etag)
 
-    return _attempt(write, lambda: bytes(storage.get(layout.CONFIG_KEY).data) == data, ours=True)
+    def look() -> Outcome:
+        found = _content(storage, layout.CONFIG_KEY)
+        if found == data:
+            return Outcome.DONE
+        return Outcome.OPEN if found == before else Outcome.LOST
+
+    return Write(send, look)
 
 
 def _check_name(name: str, kind: str) -> None:

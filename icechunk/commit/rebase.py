@@ -86,6 +86,8 @@ def _logs_between(
         try:
             log = assets.transaction_log(log_id)
         except StorageError as error:
+            if error.kind is not ErrorKind.OBJECT_NOT_FOUND:
+                raise  # it may be read later
             raise SessionStateError(
                 f"cannot rebase: the transaction log of snapshot {encode_id(log_id)} is missing; "
                 "discard the changes and write them again on the newest snapshot",

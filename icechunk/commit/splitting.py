@@ -5,6 +5,9 @@ manifest. Which sizes apply is config: per dimension the first dimension conditi
 matches, among those of all array conditions that match, in their order. (The Icechunk spec,
 "Manifests on commit", lets the first array condition decide for all dimensions; official
 clients go on to the next ones for dimensions that it leaves uncut.)
+
+Where no config says anything, only arrays with very many references are cut, so that an
+append or a read of one chunk does not move all of them.
 """
 
 from __future__ import annotations
@@ -12,15 +15,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from icechunk.config.conditions import SplitSizes as SplitRules
+from icechunk.config.conditions import SplitSizes as SplitRules, splitting_rules
+from icechunk.config.repository_config import RepositoryConfig
 from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.snapshot import ArrayInfo
 
+Extents = tuple[tuple[int, int], ...]
 SplitSizes = tuple[int | None, ...]
+
+#: References that a manifest holds at most, about, where no config says how to cut.
+DEFAULT_REFS: Final = 1 << 17
+
+#: How the official client says that no array is split.
+_NO_SPLITTING: Final[Any] = [
+    [{"path_matches": {"regex": ".*"}}, [{"condition": "Any", "num_chunks": 2**32 - 1}]]
+]
 
 
 def split_sizes(path: str, array: ArrayInfo, rules: SplitRules) -> SplitSizes:
@@ -32,6 +46,33 @@ def split_sizes(path: str, array: ArrayInfo, rules: SplitRules) -> SplitSizes:
         next((size for dim, size in dimensions if dim.matches(axis, names[axis])), None)
         for axis in range(ndim)
     )
+
+
+def default_sizes(grid: tuple[int, ...], count: int) -> SplitSizes:
+    """Return the length of a block along each dimension, where no config says anything.
+
+    Blocks are consecutive in C order, and their lengths powers of two: what is cut already
+    stays cut where it was when an array grows.
+
+    Parameters
+    ----------
+    grid : tuple of int
+        Chunks along each dimension.
+    count : int
+        References in all, at most.
+    """
+    sizes: list[int | None] = [None] * len(grid)
+    if count <= DEFAULT_REFS:
+        return tuple(sizes)
+    # where few chunks are written, blocks are larger
+    room = DEFAULT_REFS * max(1, math.prod(grid) // count)
+    for axis in reversed(range(len(grid))):
+        if grid[axis] > room:
+            sizes[axis] = 1 << (room.bit_length() - 1)
+            room = 1
+        else:
+            room //= max(grid[axis], 1)
+    return tuple(sizes)
 
 
 def block_ids(coords: npt.NDArray[np.uint32], sizes: SplitSizes) -> npt.NDArray[np.int64]:
@@ -83,9 +124,38 @@ def split(refs: ChunkRefs, sizes: SplitSizes) -> Iterator[ChunkRefs]:
         yield refs.take(order[lo:hi])
 
 
-def is_one_block(extents: tuple[tuple[int, int], ...], sizes: SplitSizes) -> bool:
+def touches(extents: Extents, blocks: set[tuple[int, ...]], sizes: SplitSizes) -> bool:
+    """Whether extents share a place with any of some blocks.
+
+    Parameters
+    ----------
+    extents : tuple of (int, int)
+    blocks : set of tuple of int
+        Numbers of the blocks along the dimensions that are cut.
+    sizes : tuple of (int or None)
+    """
+    cut = [
+        (lo // size, (hi - 1) // size)
+        for (lo, hi), size in zip(extents, sizes, strict=True)
+        if size is not None
+    ]
+    return any(
+        all(first <= n <= last for n, (first, last) in zip(block, cut, strict=True))
+        for block in blocks
+    )
+
+
+def is_one_block(extents: Extents, sizes: SplitSizes) -> bool:
     """Whether extents lie within a single block."""
     return all(
         size is None or lo // size == (hi - 1) // size
         for (lo, hi), size in zip(extents, sizes, strict=True)
     )
+
+
+def splitting_note(config: RepositoryConfig) -> dict[str, Any]:
+    """Return the rules of a configuration as they are noted in the metadata of a commit."""
+    splitting = config.manifest.splitting if config.manifest is not None else None
+    if splitting is None:
+        return {"split_sizes": _NO_SPLITTING}
+    return {"split_sizes": splitting_rules().dump(splitting.split_sizes)}

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Final, Generic, TypeAlias, TypeVar, cast
 
 from icechunk.base.display import Displayed
+from icechunk.base.public_url import public_text
 from icechunk.config.options import Family
 from icechunk.errors import ErrorKind, InvalidInputError
 
@@ -34,6 +35,11 @@ def _optional_secret() -> Any:
     return field(default=None, metadata={"secret": True})
 
 
+def _is_one_line(of: Any, value: str) -> bool:
+    """Whether a value can stand in a header; some clients abort on one that cannot."""
+    return bool(of.metadata.get("lines")) or (value.isascii() and value.isprintable())
+
+
 class _Credential(Displayed):
     """What all credential classes share: checks of their fields, a safe ``repr``."""
 
@@ -50,6 +56,11 @@ class _Credential(Displayed):
                     # the value itself is not shown: it may be a secret of another type
                     raise invalid_credentials(
                         f"{where} must be {wanted.__name__}, not {type(value).__name__}"
+                    )
+                if isinstance(value, str) and not _is_one_line(f, value):
+                    raise invalid_credentials(
+                        f"{where} has a line break or another character that no request can "
+                        "carry; what is read from a file ends with one: pass text.strip()"
                     )
 
     def __repr__(self) -> str:
@@ -148,7 +159,8 @@ class _Refreshable(_Credential, Generic[_T]):
         try:
             value = function()
         except Exception as exc:
-            raise invalid_credentials(f"{where}, failed: {type(exc).__name__}: {exc}") from exc
+            why = f"{type(exc).__name__}: {public_text(exc)}"
+            raise invalid_credentials(f"{where}, failed: {why}") from exc
         if not isinstance(value, cls._family):
             raise invalid_credentials(
                 f"{where}, must return {cls._family.__name__}, not {type(value).__name__}"
@@ -275,7 +287,7 @@ class GcsStaticCredentials(metaclass=Family):
     class ServiceAccountKey(_Credential):
         """A service account, as the JSON text of its key."""
 
-        key: str = _secret()
+        key: str = field(metadata={"secret": True, "lines": True})
 
     @dataclass(frozen=True, repr=False)
     class ApplicationCredentials(_Credential):

@@ -18,6 +18,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any, cast
 
+from icechunk.base.public_url import public_text, public_url
 from icechunk.config.credential_types import (
     AnyAzureCredential,
     AnyAzureRefreshableCredential,
@@ -91,8 +92,8 @@ def _pickled(function: Callable[[], Any]) -> bytes:
         return dumps(function)
     except Exception as exc:
         raise invalid_credentials(
-            f"get_credentials cannot be pickled ({exc}): pass a function defined at the top "
-            "level of an importable module, or an instance of a class with __call__"
+            f"get_credentials cannot be pickled ({public_text(exc)}): pass a function defined at "
+            "the top level of an importable module, or an instance of a class with __call__"
         ) from exc
 
 
@@ -425,7 +426,7 @@ def containers_credentials(
             result[prefix] = Credentials.Azure(cast(AnyAzureCredential, credential))
         else:
             raise invalid_credentials(
-                f"{prefix}: {type(credential).__name__} is not a credential; use one of the "
-                "functions of icechunk.credentials"
+                f"{public_url(str(prefix))}: {type(credential).__name__} is not a credential; use "
+                "one of the functions of icechunk.credentials"
             )
     return result

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, TypeAlias, cast
 from urllib.parse import unquote, urlsplit
 
 from icechunk.base.display import Displayed, NumberedEnum
+from icechunk.base.public_url import public_url, url_credentials
 from icechunk.config.options import (
     Family,
     Kind,
@@ -49,6 +50,24 @@ _CHECKSUM_NAMES: Final[dict[Enum, str]] = {
 }
 
 
+def _endpoint() -> Kind:
+    """Take the URL of a service, which is stored and shown."""
+
+    def check(value: Any, where: str) -> str:
+        if not isinstance(value, str):
+            raise invalid_option(where, "a string", value)
+        if url_credentials(value) is not None or "?" in value or "#" in value:
+            raise InvalidInputError(
+                f"{where} must be a URL without user, password and query, because it is stored "
+                "and shown; pass credentials as such",
+                ErrorKind.STORAGE_CONFIG,
+            )
+        return value
+
+    # other clients may have stored more: that is of no use here, and not kept
+    return Kind(check, str, lambda stored, where: public_url(_TEXT.load(stored, where)))
+
+
 @dataclass(repr=False)
 class S3Options(Options):
     """Where and how to reach S3, or a store that speaks its protocol.
@@ -57,7 +76,7 @@ class S3Options(Options):
     ----------
     region : str, optional
     endpoint_url : str, optional
-        Default: that of AWS for the region.
+        Without user, password and query. Default: that of AWS for the region.
     allow_http : bool, default False
         Allow an endpoint without TLS.
     anonymous : bool, default False
@@ -71,7 +90,7 @@ class S3Options(Options):
     """
 
     region: Annotated[str | None, text()] = None
-    endpoint_url: Annotated[str | None, text()] = None
+    endpoint_url: Annotated[str | None, _endpoint()] = None
     allow_http: Annotated[bool, flag()] = False
     anonymous: Annotated[bool, flag()] = False
     force_path_style: Annotated[bool, flag()] = False
@@ -80,27 +99,74 @@ class S3Options(Options):
     checksum_algorithm: Annotated[ChecksumAlgorithm | None, member(_CHECKSUM_NAMES)] = None
 
 
-#: Parts of option and header names whose values open doors.
-_SECRET_WORDS: Final = (
-    "access_key",
-    "account_key",
-    "api_key",
-    "authorization",
-    "cookie",
-    "master_key",
-    "password",
-    "sas_key",
-    "secret",
-    "service_account_key",
-    "token",
+#: Options that may be stored and shown, without the service's name before them.
+_STORABLE_OPTIONS: Final = frozenset(
+    {
+        # of all clients
+        "allow_http",
+        "allow_invalid_certificates",
+        "connect_timeout",
+        "default_content_type",
+        "http1_only",
+        "http2_keep_alive_interval",
+        "http2_keep_alive_timeout",
+        "http2_keep_alive_while_idle",
+        "http2_max_frame_size",
+        "http2_only",
+        "pool_idle_timeout",
+        "pool_max_idle_per_host",
+        "proxy_excludes",
+        "proxy_url",
+        "randomize_addresses",
+        "read_timeout",
+        "timeout",
+        "user_agent",
+        # of services: names and places, no keys
+        "account",
+        "account_name",
+        "application_credentials",
+        "authority_host",
+        "authority_id",
+        "base_url",
+        "bucket",
+        "bucket_name",
+        "client_id",
+        "container",
+        "container_name",
+        "disable_tagging",
+        "endpoint",
+        "federated_token_file",
+        "identity_endpoint",
+        "msi_endpoint",
+        "msi_resource_id",
+        "object_id",
+        "service_account",
+        "service_account_path",
+        "skip_signature",
+        "tenant_id",
+        "use_azure_cli",
+        "use_emulator",
+        "use_fabric_endpoint",
+    }
+)
+_SERVICES: Final = ("azure_storage_", "azure_", "google_", "gcs_")
+#: Headers that may be stored and shown: none of them identifies anybody, or makes a server do
+#: something else than what its URL says.
+_STORABLE_HEADERS: Final = frozenset(
+    {"accept", "accept-language", "cache-control", "from", "pragma", "user-agent"}
 )
 
 
-def _is_secret(name: str) -> bool:
-    normal = name.lower().replace("-", "_")
-    if normal.endswith(("_file", "_path", "_uri", "_url")):
-        return False
-    return any(word in normal for word in _SECRET_WORDS)
+def is_storable_header(name: str) -> bool:
+    """Whether a header may be stored with a repository, and be sent because it is."""
+    return name.lower() in _STORABLE_HEADERS
+
+
+def _is_storable_option(name: str, value: str) -> bool:
+    plain = name.lower().replace("-", "_")
+    for service in _SERVICES:
+        plain = plain.removeprefix(service)
+    return plain in _STORABLE_OPTIONS and url_credentials(value) is None
 
 
 def _string_map(value: Mapping[str, str] | None, where: str) -> dict[str, str]:
@@ -116,6 +182,13 @@ def _string_map(value: Mapping[str, str] | None, where: str) -> dict[str, str]:
                 ErrorKind.STORAGE_CONFIG,
             )
     return dict(value)
+
+
+def _storable(field: str, given: Mapping[str, str]) -> set[str]:
+    """Return the names of those options, or headers, that may be stored and shown."""
+    if field == "headers":
+        return set(filter(is_storable_header, given))
+    return {name for name, value in given.items() if _is_storable_option(name, value)}
 
 
 class _Store(Displayed):
@@ -135,7 +208,8 @@ class _Store(Displayed):
         for f in dataclasses.fields(cast(Any, self)):
             value = getattr(self, f.name)
             if isinstance(value, dict):
-                value = {k: "***" if _is_secret(k) else v for k, v in value.items()}
+                storable = _storable(f.name, value)
+                value = {k: v if k in storable else "***" for k, v in value.items()}
             if value != {}:
                 shown.append(f"{f.name}={value!r}")
         return f"{type(self).__qualname__}({', '.join(shown)})"
@@ -286,6 +360,11 @@ def _check_store(value: Any, where: str) -> AnyObjectStoreConfig:
     raise invalid_option(where, "one of the classes of ObjectStoreConfig", value)
 
 
+def _prefix() -> Kind:
+    """Take a URL that is stored, and shown without a user or password."""
+    return Kind(_TEXT.check, _TEXT.dump, _TEXT.load, lambda value: repr(public_url(value)))
+
+
 @dataclass(repr=False)
 class VirtualChunkContainer(Options):
     """A place outside of the repository from which chunks may be read.
@@ -300,7 +379,7 @@ class VirtualChunkContainer(Options):
         Lets locations be written as ``vcc://name/key``.
     """
 
-    url_prefix: Annotated[str, text()]
+    url_prefix: Annotated[str, _prefix()]
     store: Annotated[AnyObjectStoreConfig, Kind(_check_store, _dump_store, _load_store)]
     name: Annotated[str | None, text()] = None
 
@@ -314,17 +393,19 @@ class VirtualChunkContainer(Options):
         ------
         InvalidInputError
             If the prefix does not end with ``/``, names no bucket or folder, or has a
-            scheme that the store cannot serve, or if an option of the store looks like
-            a secret, which would be readable by everybody who can read the repository.
+            scheme that the store cannot serve, or if an option or header of the store is
+            not known to hold no secret: everybody who can read the repository could read it.
         """
         try:
             parts = urlsplit(self.url_prefix)
         except ValueError:
             parts = urlsplit("")
-        where = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-        store: Any = self.store
-        options = [getattr(store, "opts", None), getattr(store, "headers", None)]
-        secrets = [k for o in options if isinstance(o, dict) for k in o if _is_secret(k)]
+        where = public_url(self.url_prefix)
+        secrets = []
+        for name in ("opts", "headers"):
+            given = getattr(self.store, name, None)
+            if isinstance(given, dict):
+                secrets += [k for k in given if k not in _storable(name, given)]
         problem = None
         if not self.url_prefix.endswith("/"):
             problem = "its url_prefix must end with a '/'"
@@ -337,12 +418,15 @@ class VirtualChunkContainer(Options):
             problem = "its url_prefix must name a folder"
         elif parts.scheme != "file" and not parts.netloc:
             problem = "its url_prefix must name a bucket or host"
-        elif "@" in parts.netloc:
+        elif url_credentials(self.url_prefix) is not None:
             problem = "its url_prefix may not hold a user or password"
+        elif "?" in self.url_prefix or "#" in self.url_prefix:
+            problem = "its url_prefix may not have anything behind its path"
         elif secrets:
             problem = (
-                f"{secrets[0]!r} would be stored in clear with the repository; pass it as a "
-                "credential in authorize_virtual_chunk_access instead"
+                f"{secrets[0]!r} would be stored in clear with the repository, and is not known "
+                "to hold no secret; pass credentials in authorize_virtual_chunk_access, and other "
+                "options in config when you open the repository"
             )
         if problem:
             raise InvalidInputError(
@@ -356,7 +440,8 @@ def _check_containers(value: Any, where: str) -> dict[str, VirtualChunkContainer
     for key, container in value.items():
         _TEXT.check(key, f"{where}: a key")
         if not isinstance(container, VirtualChunkContainer):
-            raise invalid_option(f"{where}: {key!r}", "a VirtualChunkContainer", container)
+            where = f"{where}: {public_url(key)!r}"
+            raise invalid_option(where, "a VirtualChunkContainer", container)
     return dict(value)
 
 
@@ -373,7 +458,14 @@ def containers() -> Kind:
         _check_containers,
         lambda value: {key: container._dump() for key, container in value.items()},
         _load_containers,
+        _show_containers,
     )
+
+
+def _show_containers(value: Mapping[str, VirtualChunkContainer]) -> str:
+    # a container is kept under its prefix
+    shown = [f"{public_url(key)!r}: {container!r}" for key, container in value.items()]
+    return f"{{{', '.join(shown)}}}"
 
 
 @dataclass(frozen=True)
@@ -425,6 +517,11 @@ class VirtualChunkSpec:
 
     def __hash__(self) -> int:
         return hash((tuple(self.index), self.location, self.offset, self.length))
+
+    def __repr__(self) -> str:
+        # as the decorator would make it, but for what a location may carry
+        values = {**vars(self), "location": public_url(self.location)}
+        return f"VirtualChunkSpec({', '.join(f'{k}={v!r}' for k, v in values.items())})"
 
 
 _INDEX: Final = unsigned(32)

@@ -48,11 +48,14 @@ class Kind:
         The stored form of a checked value.
     load : callable
         ``(stored, where)`` to a checked value. Raises InvalidInputError.
+    show : callable, default repr
+        A value as a text, without secrets.
     """
 
     check: Callable[[Any, str], Any]
     dump: Callable[[Any], Stored]
     load: Callable[[Stored, str], Any]
+    show: Callable[[Any], str] = repr
 
 
 def _same(value: Any) -> Any:
@@ -179,7 +182,7 @@ class Options(Displayed):
 
     def __repr__(self) -> str:
         shown = [
-            f"{f.name}={value!r}"
+            f"{f.name}={self._kinds[f.name].show(value)}"
             for f in self.__dataclass_fields__.values()
             if (value := getattr(self, f.name)) != f.default
         ]

@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 
 from icechunk.base.display import Displayed, NumberedEnum
 from icechunk.config.conditions import (
@@ -78,12 +78,14 @@ __all__ = [
     "ManifestPreloadConfig",
     "ManifestSplitCondition",
     "ManifestSplitDimCondition",
+    "ManifestSplitValues",
     "ManifestSplittingConfig",
     "ManifestVirtualChunkLocationCompressionConfig",
     "ObjectStoreConfig",
     "RepoUpdateRetryConfig",
     "RepositoryConfig",
     "S3Options",
+    "SplitSizesDict",
     "StorageConcurrencySettings",
     "StorageRetriesSettings",
     "StorageSettings",
@@ -180,6 +182,11 @@ class ManifestPreloadConfig(Options):
     max_arrays_to_scan: Annotated[int | None, unsigned(32)] = None
 
 
+#: Sizes by dimension condition, and those by array condition: what `from_dict` takes.
+ManifestSplitValues: TypeAlias = dict[AnyDimCondition, int]
+SplitSizesDict: TypeAlias = dict[ManifestSplitCondition, ManifestSplitValues]
+
+
 @dataclass(repr=False)
 class ManifestSplittingConfig(Options):
     """How the references of an array are split into several manifests.
@@ -190,7 +197,8 @@ class ManifestSplittingConfig(Options):
         Pairs of a `ManifestSplitCondition` and of pairs ``(dimension condition, number
         of chunks)``. Each dimension takes the first dimension condition that matches,
         among those of all array conditions that match, in their order, and is not split
-        if there is none. Default: no splitting.
+        if there is none. Default: no splitting. (Without this configuration arrays are cut
+        where they have very many references, into manifests of about 130,000.)
     """
 
     split_sizes: Annotated[SplitSizes | None, splitting_rules()] = None
@@ -220,6 +228,9 @@ class ManifestSplittingConfig(Options):
 @dataclass(repr=False)
 class ManifestVirtualChunkLocationCompressionConfig(Options):
     """Compression of the locations of virtual chunks with a dictionary.
+
+    Without this configuration locations are compressed only where that makes a manifest
+    smaller, which is rare: manifests are compressed as a whole.
 
     Parameters
     ----------
@@ -317,7 +328,8 @@ class EffectiveConfig:
     preload_max_total_refs: int
     preload_if: ManifestPreloadCondition
     preload_max_arrays_to_scan: int
-    split_sizes: SplitSizes
+    split_sizes: SplitSizes | None
+    location_compression_is_wanted: bool
     location_compression_min_num_chunks: int
     location_compression_max_training_samples: int
     location_compression_max_dictionary_size: int
@@ -474,7 +486,10 @@ class RepositoryConfig(Options):
             preload_max_total_refs=value_or(preload.max_total_refs, 10_000),
             preload_if=value_or(preload.preload_if, _PRELOAD),
             preload_max_arrays_to_scan=value_or(preload.max_arrays_to_scan, 50),
-            split_sizes=(manifest.splitting.split_sizes if manifest.splitting else None) or (),
+            split_sizes=None
+            if manifest.splitting is None
+            else manifest.splitting.split_sizes or (),
+            location_compression_is_wanted=manifest.virtual_chunk_location_compression is not None,
             location_compression_min_num_chunks=value_or(locations.min_num_chunks, 1000),
             location_compression_max_training_samples=value_or(
                 locations.dictionary_max_training_samples, 100

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from icechunk.config.options import Options, flag, nested, text, unsigned
 
@@ -178,3 +178,39 @@ class StorageSettings(Options):
             value_or(self.chunks_storage_class, self.storage_class),
             value_or(self.minimum_size_for_multipart_upload, 100 * 1024**2),
         )
+
+    def limited(self, limits: StorageSettings | None) -> StorageSettings:
+        """Return the same with no more retries and no longer waits than `limits` have.
+
+        Parameters
+        ----------
+        limits : StorageSettings or None
+            Where they are unset, the defaults are the limit.
+        """
+        mine, most = self.effective(), (limits or StorageSettings()).effective()
+        times = most.timeouts
+        copied = StorageSettings._merge(self, StorageSettings())
+        copied.retries = StorageRetriesSettings(
+            max_tries=min(mine.retries.max_tries, most.retries.max_tries),
+            initial_backoff_ms=min(
+                mine.retries.initial_backoff_ms, most.retries.initial_backoff_ms
+            ),
+            max_backoff_ms=min(mine.retries.max_backoff_ms, most.retries.max_backoff_ms),
+        )
+        copied.timeouts = StorageTimeoutSettings(
+            **{
+                name: None if value is None else min(value, value_or(getattr(times, name), limit))
+                for name, limit in _LONGEST_MS.items()
+                for value in [getattr(mine.timeouts, name)]
+            }
+        )
+        return copied
+
+
+#: In milliseconds, for what only somebody else wants to wait for.
+_LONGEST_MS: Final = {
+    "connect_timeout_ms": 60_000,
+    "read_timeout_ms": 60_000,
+    "operation_timeout_ms": 180_000,
+    "operation_attempt_timeout_ms": 180_000,
+}

@@ -2,39 +2,48 @@
 
 Icechunk spec, "Location dictionaries": a manifest with many virtual references may hold,
 instead of URLs, one zstd frame for each, which share a dictionary that was trained on
-some of them. Plain locations are always valid, so every doubt is settled that way.
+some of them. Plain locations are always valid, so every doubt is settled that way: the
+frame around the whole manifest compresses plain ones about as well, and they are read many
+times faster.
+
+The library here is ``zstandard``, as that of Python's standard library needs a new
+decompressor, with a context of its own, for every frame.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
+import zstandard
 
 from icechunk.errors import FormatError, InvalidInputError
-from icechunk.format.encoding.string_heap import Indices, StringHeap
+from icechunk.format.encoding import spans
+from icechunk.format.encoding.string_heap import StringHeap
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+__all__ = ["CompressedHeap", "CompressedLocations", "LocationCompression", "compress"]
 
-__all__ = ["CompressedLocations", "LocationCompression", "compress", "decompress"]
+Bytes = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.int64]
 
 # The official reader gives every location a buffer of this size.
 _LONGEST_WRITTEN: Final = 1024
 _LONGEST_READ: Final = 1 << 16
 _MOST_READ: Final = 1 << 30
 # What a frame may ask for as history; frames of single locations need next to none.
-_OPTIONS: Final[dict[int, int]] = {zstd.DecompressionParameter.window_log_max: 23}
+_MAX_WINDOW: Final = 1 << 23
+# Neighbours that are compressed both ways to see which is smaller, and what has to be gained.
+_TRIED: Final = 4096
+_GAIN: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class LocationCompression:
-    """When and how locations are compressed; the defaults are the official client's.
+    """When and how locations are compressed; the numbers are the official client's.
 
     Parameters
     ----------
@@ -46,12 +55,15 @@ class LocationCompression:
         Bytes.
     level : int
         Of zstd.
+    only_where_smaller : bool
+        Leave locations plain unless a sample of them makes a smaller manifest.
     """
 
     min_num_chunks: int = 1000
     max_samples: int = 100
     max_dictionary_size: int = 2048
     level: int = 3
+    only_where_smaller: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,65 +86,145 @@ def compress(
         accepts, no dictionary can be trained, or nothing is gained.
         (Equal locations are stored once, so few distinct ones gain nothing.)
     """
-    locations = [[s.encode() for s in heap] for heap in heaps]
-    flat = [location for heap in locations for location in heap]
-    if not flat or max(map(len, flat)) > _LONGEST_WRITTEN:
+    lengths = np.concatenate([np.diff(heap.offsets) for heap in heaps])
+    if not len(lengths) or lengths.max() > _LONGEST_WRITTEN:
         return None
-    step = -(-len(flat) // max(options.max_samples, 1))
-    samples = flat[::step]
+    step = -(-len(lengths) // max(options.max_samples, 1))
+    samples: list[Any] = [s for h in heaps for s in _strings(h, slice(None, None, step))]
     # training wants much more data than a dictionary holds
     repeat = 1 + options.max_dictionary_size // max(sum(map(len, samples)), 1)
     try:
-        dictionary = zstd.train_dict(samples * repeat, options.max_dictionary_size)
-        compressor = zstd.ZstdCompressor(options.level, zstd_dict=dictionary)
-        frames = tuple(
-            tuple(compressor.compress(s, compressor.FLUSH_FRAME) for s in heap)
-            for heap in locations
-        )
-    except (zstd.ZstdError, ValueError):
+        dictionary = zstandard.train_dictionary(options.max_dictionary_size, samples * repeat)
+        compressor = zstandard.ZstdCompressor(options.level, dict_data=dictionary)
+        if options.only_where_smaller and not _pays(heaps, compressor, len(dictionary.as_bytes())):
+            return None
+        frames = tuple(tuple(map(compressor.compress, _strings(heap))) for heap in heaps)
+    except (zstandard.ZstdError, ValueError):
         return None
-    size = len(dictionary.dict_content) + sum(len(frame) for heap in frames for frame in heap)
-    if size >= sum(map(len, flat)):
+    size = len(dictionary.as_bytes()) + sum(len(frame) for heap in frames for frame in heap)
+    if size >= int(lengths.sum()):
         return None
-    return CompressedLocations(dictionary.dict_content, frames)
+    return CompressedLocations(dictionary.as_bytes(), frames)
 
 
-def decompress(
-    dictionary: bytes | None, frames: Sequence[bytes], name: str
-) -> tuple[StringHeap, Indices]:
-    """Return the distinct locations, and int32[n] which one each frame holds.
+def _strings(heap: StringHeap, which: slice = slice(None)) -> Iterator[bytes]:
+    data = heap.data.data
+    starts, ends = heap.offsets[:-1][which], heap.offsets[1:][which]
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        yield bytes(data[start:end])
+
+
+def _pays(heaps: Sequence[StringHeap], compressor: Any, dictionary_size: int) -> bool:
+    """Whether frames of neighbours, compressed once more, are smaller than their plain text."""
+    heap = max(heaps, key=len)
+    start = max((len(heap) - _TRIED) // 2, 0)
+    strings = list(_strings(heap, slice(start, start + _TRIED)))
+    outer = zstandard.ZstdCompressor(3)
+    plain = len(outer.compress(b"".join(strings)))
+    framed = len(outer.compress(b"".join(map(compressor.compress, strings))))
+    framed += dictionary_size * len(strings) // sum(map(len, heaps))
+    return framed < _GAIN * plain
+
+
+class CompressedHeap(StringHeap):
+    """Locations that stay compressed until somebody asks for them.
+
+    One location is decompressed alone; whoever asks for the data of all of them has all of
+    them decompressed, once. Equal locations may occur twice, where a writer compressed them
+    in two ways.
 
     Parameters
     ----------
+    data : uint8[size]
+        The frames, one after the other.
+    offsets : int64[n + 1]
+        Frame ``i`` is ``data[offsets[i]:offsets[i + 1]]``.
     dictionary : bytes or None
-    frames : sequence of bytes
     name : str
         File and field, for errors.
 
     Raises
     ------
     FormatError
-        If the dictionary is missing, a frame is damaged or too long, or not UTF-8.
+        If the dictionary is missing or damaged; when locations are asked for, if a frame is
+        damaged or too long, or its text is not UTF-8.
     """
-    if dictionary is None:
-        raise FormatError(f"{name}: the dictionary is missing; the file is damaged")
-    locations: list[bytes] = []
-    room = _MOST_READ
-    try:
-        trained = zstd.ZstdDict(dictionary)
-        for frame in frames:
-            # one object for each: the module cannot reset a decompressor
-            decompressor = zstd.ZstdDecompressor(trained, _OPTIONS)
-            location = decompressor.decompress(frame, _LONGEST_READ)
-            room -= len(location)
-            if not decompressor.eof or decompressor.unused_data or room < 0:
-                raise FormatError(f"{name}: a location is cut, or too long to be one")
-            locations.append(location)
-    except (zstd.ZstdError, ValueError) as e:
-        raise FormatError(f"{name}: cannot be decompressed ({e}); the file is damaged") from e
-    lengths = np.fromiter(map(len, locations), np.int64, len(locations))
-    data = np.frombuffer(b"".join(locations), np.uint8)
-    try:
-        return StringHeap.from_spans(data, np.cumsum(lengths) - lengths, lengths)
-    except InvalidInputError as e:
-        raise FormatError(f"{name}: {e}; the file is damaged") from e
+
+    # `data` and `offsets` of the base are empty until all locations are asked for
+    __slots__ = ("_ends", "_frames", "_lock", "_name", "_unpacker")
+
+    def __init__(self, data: Bytes, offsets: Ints, dictionary: bytes | None, name: str) -> None:
+        if dictionary is None:
+            raise FormatError(f"{name}: the dictionary is missing; the file is damaged")
+        try:
+            trained = zstandard.ZstdCompressionDict(
+                dictionary, dict_type=zstandard.DICT_TYPE_FULLDICT
+            )
+            unpacker = zstandard.ZstdDecompressor(trained, max_window_size=_MAX_WINDOW)
+        except (zstandard.ZstdError, ValueError) as e:
+            raise _damaged(name, e) from e
+        self._set(data, offsets, unpacker, threading.Lock(), name)
+
+    def _set(self, frames: Bytes, ends: Ints, unpacker: Any, lock: Any, name: str) -> None:
+        self._frames, self._ends = frames, ends
+        # a decompressor serves one thread at a time
+        self._unpacker, self._lock, self._name = unpacker, lock, name
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("data", "offsets"):
+            raise AttributeError(name)
+        # one by one: all frames at once would double what they take
+        texts = [self._bytes(i) for i in range(len(self))]
+        offsets = np.zeros(len(texts) + 1, np.int64)
+        np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)), out=offsets[1:])
+        if offsets[-1] > _MOST_READ:
+            raise FormatError(f"{self._name}: the locations are too long to be any")
+        try:
+            plain = StringHeap(np.frombuffer(b"".join(texts), np.uint8), offsets)
+        except InvalidInputError as e:
+            raise FormatError(f"{self._name}: {e}; the file is damaged") from e
+        self._assign(plain.data, plain.offsets)
+        return getattr(self, name)
+
+    def _bytes(self, index: int) -> bytes:
+        frame = bytes(self._frames.data[self._ends[index] : self._ends[index + 1]])
+        try:
+            # a declared size is believed by the library, whatever the limit
+            if zstandard.frame_content_size(frame) > _LONGEST_READ:
+                raise FormatError(f"{self._name}: a location is too long to be one")
+            with self._lock:
+                return bytes(
+                    self._unpacker.decompress(
+                        frame, max_output_size=_LONGEST_READ, allow_extra_data=False
+                    )
+                )
+        except (zstandard.ZstdError, ValueError) as e:
+            raise _damaged(self._name, e) from e
+
+    def take(self, indices: npt.NDArray[np.integer]) -> StringHeap:
+        """Return the strings at `indices`, in that order, still compressed."""
+        starts = self._ends[:-1][indices]
+        taken = CompressedHeap.__new__(CompressedHeap)
+        frames, ends = spans.gather(self._frames, starts, self._ends[1:][indices] - starts)
+        taken._set(frames, ends, self._unpacker, self._lock, self._name)
+        return taken
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes, as if all locations were decompressed, at a guess."""
+        return self._frames.nbytes + self._ends.nbytes + 100 * len(self)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]
+        if not 0 <= index < len(self):
+            raise IndexError(f"string {index} of {len(self)}")
+        try:
+            return self._bytes(index).decode()
+        except UnicodeDecodeError as e:
+            raise FormatError(f"{self._name}: a location is not UTF-8: {e.reason}") from e
+
+
+def _damaged(name: str, error: Exception) -> FormatError:
+    return FormatError(f"{name}: cannot be decompressed ({error}); the file is damaged")

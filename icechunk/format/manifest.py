@@ -24,8 +24,13 @@ from icechunk.format import location_compression as locations
 from icechunk.format.chunk_refs import ChunkRefs, RefKind
 from icechunk.format.encoding import spans
 from icechunk.format.encoding.envelope import BytesLike, FileType, unwrap, wrap
-from icechunk.format.encoding.flatbuf import Batch, Tables, encode, read_root
-from icechunk.format.encoding.flatbuf import distinct as distinct_values
+from icechunk.format.encoding.flatbuf import (
+    Batch,
+    Tables,
+    distinct as distinct_values,
+    encode,
+    read_root,
+)
 from icechunk.format.encoding.string_heap import StringHeap
 from icechunk.format.ids import NODE_ID_SIZE, OBJECT_ID_SIZE, encode_id
 from icechunk.format.location_compression import LocationCompression
@@ -307,13 +312,10 @@ def _read_locations(
         start, length, which = _distinct_spans(refs.take(compressed), 8, where)
         # official writers store a frame for every reference, also where they are equal
         first, group = spans.unique(refs.buffer, start, length)
-        data = refs.buffer.data
-        frames = [
-            bytes(data[s : s + n])
-            for s, n in zip(start[first].tolist(), length[first].tolist(), strict=True)
-        ]
-        heap, index = locations.decompress(root.blobs(2, "location_dictionary")[0], frames, where)
-        location[compressed] = index[group][which]
+        frames, ends = spans.gather(refs.buffer, start[first], length[first])
+        dictionary = root.blobs(2, "location_dictionary")[0]
+        heap = locations.CompressedHeap(frames, ends, dictionary, where)
+        location[compressed] = group[which]
         heaps.append(heap)
     if len(heaps) == 1:
         return heaps[0], location

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from icechunk.errors import ErrorKind, InvalidInputError, NodeNotFoundError
-from icechunk.kerchunk.meaning import decoding, difference_of_grids, same
-from icechunk.kerchunk.metadata import MEANING, ArrayMetadata, normal_form
+from icechunk.kerchunk.decoding import decoding_form, difference_of_grids, equal
+from icechunk.kerchunk.metadata import MEANING, ArrayMetadata
 from icechunk.session.session import Session
 
 __all__ = ["Place", "appended", "in_region"]
@@ -75,24 +75,24 @@ def _compared(session: Session, path: str, array: ArrayMetadata) -> tuple[dict[s
             "region first"
         )
     document: dict[str, Any] = json.loads(node.user_data)
-    old, new = normal_form(document), normal_form(array.document)
+    old, new = decoding_form(document), decoding_form(array.document)
     if len(old["shape"]) != len(new["shape"]):
         _differ(path, f"it has {len(old['shape'])} dimensions, the references {len(new['shape'])}")
     for field in ("data_type", "dimension_names", "fill_value"):
-        if not same(old.get(field), new.get(field)):
+        if not equal(old.get(field), new.get(field)):
             _differ(path, f"its {field} is {old.get(field)!r}, the references {new.get(field)!r}")
     ours, theirs = old.get("attributes") or {}, new.get("attributes") or {}
     for name in MEANING:
-        if not same(ours.get(name), theirs.get(name)):
+        if not equal(ours.get(name), theirs.get(name)):
             _differ(
                 path,
                 f"its attribute {name!r} is {ours.get(name)!r}, in the references "
                 f"{theirs.get(name)!r}: the values would not mean the same",
             )
-    if not same(old["chunk_grid"], new["chunk_grid"]):
+    if not equal(old["chunk_grid"], new["chunk_grid"]):
         wrong = difference_of_grids(old["chunk_grid"], new["chunk_grid"])
         return document, f"the references of {path!r} have {wrong}"
-    if not same(decoding(old["codecs"]), decoding(new["codecs"])):
+    if not equal(old["codecs"], new["codecs"]):
         return document, (
             f"the chunks of {path!r} are decoded by {json.dumps(old['codecs'])}, those of the "
             f"references by {json.dumps(new['codecs'])}"

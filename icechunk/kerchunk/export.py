@@ -206,7 +206,7 @@ class _Export:
         kinds = [RefKind.INLINE] if self._storage is not None else [RefKind.INLINE, RefKind.NATIVE]
         found = {}
         for row in np.flatnonzero(np.isin(refs.kind, kinds)).tolist():
-            data = self._session.get_chunk(node, tuple(refs.coords[row].tolist()))
+            data = self._session.chunks.get(node, tuple(refs.coords[row].tolist()))
             found[row] = bytes(data or b"")
         return found
 

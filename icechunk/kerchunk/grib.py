@@ -1,14 +1,17 @@
 """A Zarr v3 codec for chunks that are GRIB messages, as kerchunk's scanner refers to them.
 
 kerchunk's own class of that kind cannot be made from metadata; the bytes and options are
-those of its codec ``grib`` for Zarr v2.
+those of its codec ``grib`` for Zarr v2. What is decoded differs where kerchunk's is wrong: a
+value is missing where the message says so, not where it equals ``missingValue``, and points
+that are stored along meridians are put where they belong.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -18,20 +21,26 @@ from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer
 from zarr.registry import register_codec
 
+from icechunk.errors import InvalidInputError
+from icechunk.kerchunk.grib_sections import field_message
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["NUMCODEC", "GribCodec"]
+__all__ = ["NUMCODEC", "GribCodec", "grib_handle", "grid_points"]
 
 #: Name of the codec among those of numcodecs.
 NUMCODEC: Final = "grib"
-#: eccodes is not safe to use from several threads.
-_LOCK: Final = threading.RLock()
+#: ecCodes is not safe to use from several threads.
+_ECCODES: Final = threading.RLock()
 
 
 @dataclass(frozen=True)
 class GribCodec(ArrayBytesCodec):
-    """Decodes the values, or the coordinates, of one GRIB message. It does not encode.
+    """Decodes the values, or the coordinates, of one GRIB field. It does not encode.
+
+    A chunk is a message of edition 1 or 2, of which the first field is decoded, or the
+    beginning of a message up to the end of a field, of which the last one is.
 
     Parameters
     ----------
@@ -66,28 +75,53 @@ class GribCodec(ArrayBytesCodec):
             "configuration": {k: v for k, v in options.items() if v is not None},
         }
 
-    def _values(self, message: bytes) -> npt.NDArray[Any]:
+    def decode_field(self, data: bytes, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        """Return what a chunk holds.
+
+        Parameters
+        ----------
+        data : bytes
+        shape : tuple of int
+            Of the chunk. Of two dimensions the last one runs along parallels (index i).
+
+        Raises
+        ------
+        InvalidInputError
+            If it is no GRIB message, or has another number of values.
+        """
         import eccodes
 
+        message = field_message(data)
         coordinate = self.var in ("latitude", "longitude")
-        with _LOCK:
-            handle = eccodes.codes_new_from_message(message)
-            try:
-                field = self.var + "s" if coordinate else "values"
-                values: Any = eccodes.codes_get_array(handle, field)
-                missing = eccodes.codes_get_string(handle, "missingValue")
-            finally:
-                eccodes.codes_release(handle)
-        if not coordinate and missing:
-            values[values == float(missing)] = np.nan
-        made: npt.NDArray[Any] = values.astype(
-            self.dtype or ("float64" if coordinate else "float32"), copy=False
-        )
-        return made
+        try:
+            with grib_handle(message) as handle:
+                if coordinate:
+                    values: Any = grid_points(handle)[self.var == "longitude"]
+                else:
+                    # no value can be taken for it
+                    eccodes.codes_set(handle, "missingValue", float("nan"))
+                    values = eccodes.codes_get_array(handle, "values")
+                columns = _columns(handle) if len(shape) > 1 else None
+        except eccodes.CodesInternalError as exc:
+            raise InvalidInputError(f"ecCodes cannot decode a GRIB message: {exc}") from exc
+        if values.size != np.prod(shape, dtype=np.int64):
+            raise InvalidInputError(
+                f"the GRIB message has {values.size} values, and its chunk the shape {shape}"
+            )
+        if columns is not None:
+            if shape[-2:] != columns[::-1]:
+                raise InvalidInputError(
+                    f"the GRIB message has {columns[::-1]} points, and its chunk the shape {shape}"
+                )
+            values = np.ascontiguousarray(values.reshape(columns).T)
+        dtype = self.dtype or ("float64" if coordinate else "float32")
+        return np.asarray(values.reshape(shape), dtype=dtype)
 
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        values: Any = await asyncio.to_thread(self._values, chunk_data.to_bytes())
-        return chunk_spec.prototype.nd_buffer.from_ndarray_like(values.reshape(chunk_spec.shape))
+        values: Any = await asyncio.to_thread(
+            self.decode_field, chunk_data.to_bytes(), chunk_spec.shape
+        )
+        return chunk_spec.prototype.nd_buffer.from_ndarray_like(values)
 
     async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer | None:
         raise NotImplementedError("GRIB messages are read, not written")
@@ -95,6 +129,72 @@ class GribCodec(ArrayBytesCodec):
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
         """Not known before decoding."""
         raise NotImplementedError("the size of a GRIB message follows from its values")
+
+
+@contextmanager
+def grib_handle(message: bytes) -> Iterator[Any]:
+    """Give a message to ecCodes, which nobody else may use meanwhile.
+
+    Yields
+    ------
+    int
+        What functions of ecCodes call a message.
+    """
+    import eccodes
+
+    with _ECCODES:
+        handle = eccodes.codes_new_from_message(message)
+        try:
+            yield handle
+        finally:
+            eccodes.codes_release(handle)
+
+
+def grid_points(handle: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the latitudes and longitudes of the values of a message, in degrees.
+
+    Raises
+    ------
+    InvalidInputError
+        If ecCodes has the coordinates in another order than the values: so it does with some
+        projected grids, and not as their standard has it.
+    eccodes.KeyValueNotFoundError
+        If it has no coordinates, such as for spherical harmonics.
+    """
+    import eccodes
+
+    count = eccodes.codes_get_size(handle, "values")
+    copy = eccodes.codes_clone(handle)
+    try:
+        # values that rise show the order
+        for key, value in {
+            "packingType": "grid_simple",
+            "bitmapPresent": 0,
+            "bitsPerValue": 24,
+        }.items():
+            eccodes.codes_set(copy, key, value)
+        eccodes.codes_set_values(copy, np.arange(float(count)))
+        table = eccodes.codes_get_array(copy, "latLonValues", float).reshape(-1, 3)
+    finally:
+        eccodes.codes_release(copy)
+    if len(table) != count or (np.diff(table[:, 2]) < 0).any():
+        kind = eccodes.codes_get(handle, "gridType", str)
+        raise InvalidInputError(
+            f"ecCodes does not say where the points of a grid {kind!r} are that is scanned in "
+            "this way"
+        )
+    return table[:, 0].copy(), table[:, 1].copy()
+
+
+def _columns(handle: Any) -> tuple[int, int] | None:
+    """Return the lengths of i and j if values that follow each other lie along meridians."""
+    import eccodes
+
+    if not eccodes.codes_is_defined(handle, "jPointsAreConsecutive"):
+        return None
+    if not eccodes.codes_get_long(handle, "jPointsAreConsecutive"):
+        return None
+    return eccodes.codes_get_long(handle, "Ni"), eccodes.codes_get_long(handle, "Nj")
 
 
 register_codec(GribCodec.name, GribCodec)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 import fsspec
@@ -26,6 +27,9 @@ from icechunk.format.chunk_refs import ChunkRefs, RefKind
 from icechunk.format.encoding.string_heap import StringHeap
 from icechunk.format.ids import normalize_path, parent_paths
 from icechunk.kerchunk.append import Place, appended, in_region
+from icechunk.kerchunk.dimensions import name_dimensions
+from icechunk.kerchunk.guard import VERIFY
+from icechunk.kerchunk.import_checks import ImportChecks
 from icechunk.kerchunk.locations import fsspec_url, normalizer
 from icechunk.kerchunk.metadata import (
     ArrayMetadata,
@@ -111,9 +115,10 @@ def import_references(
     remote_protocol: str | None = None,
     remote_options: Mapping[str, Any] | None = None,
     base_url: str | None = None,
-    mask_fill_value: bool = True,
+    mask_fill_value: bool | None = None,
     validate_containers: bool = True,
     last_modified: datetime | None = None,
+    verify: str = "sample",
     progress: Callable[[int, int], None] | None = None,
 ) -> ImportReport:
     """Import kerchunk references into a session, without copying what they refer to.
@@ -151,15 +156,23 @@ def import_references(
     base_url : str, optional
         URL or folder that relative paths in the references begin at. Default: the current
         directory.
-    mask_fill_value : bool
+    mask_fill_value : bool, optional
         Whether fill values also become ``_FillValue`` attributes, so that xarray masks as
         it does with Zarr v2. False keeps only the attributes that the references have.
+        Default: all that are not zero. kerchunk makes the fill value of a file's
+        ``_FillValue``, and takes that attribute away; where a file has none, it writes zero.
+        True is right for files whose missing values are zero.
     validate_containers : bool
         Whether to refuse locations that no virtual chunk container of the configuration
         holds.
     last_modified : datetime, optional
         With a time zone. Reading fails if a file was modified after this, such as the time
         at which the references were made. Default: files are not checked.
+    verify : {"sample", "all", "none"}
+        Of how many chunks to see whether their codecs decode them, as far as the session may
+        read the files: the first and the last of each distinct chain of codecs, all, or
+        none. The sizes of chunks without compression, and those of files of this machine,
+        are compared with the references, but for ``"none"``.
     progress : callable, optional
         Called with the number of references that were looked at, and of all.
 
@@ -186,6 +199,10 @@ def import_references(
         raise InvalidInputError(
             "append_dim and region exclude each other", ErrorKind.INVALID_VIRTUAL_REF
         )
+    if verify not in VERIFY:
+        raise InvalidInputError(
+            f"verify is one of {VERIFY}, not {verify!r}", ErrorKind.INVALID_VIRTUAL_REF
+        )
     root = normalize_path(group)
     source = open_references(
         references if isinstance(references, Mapping) else os.fspath(references),
@@ -205,6 +222,7 @@ def import_references(
         remote_options,
         validate_containers,
         whole_seconds(checksum_parts(last_modified)[1]),
+        ImportChecks(session, verify),
     )
     work.read({path: (arrays[path], place) for path, place in places.items()}, progress)
     groups = {}
@@ -237,7 +255,9 @@ def _absolute(root: str, path: str) -> str:
         refuse(path, str(exc), ErrorKind.INVALID_PATH)
 
 
-def _arrays(source: References, root: str, mask_fill_value: bool) -> dict[str, ArrayMetadata]:
+def _arrays(
+    source: References, root: str, mask_fill_value: bool | None
+) -> dict[str, ArrayMetadata]:
     """Return the arrays of the references by their paths in the repository."""
     documents = source.documents
     found: dict[str, ArrayMetadata] = {}
@@ -253,6 +273,7 @@ def _arrays(source: References, root: str, mask_fill_value: bool) -> dict[str, A
             found[path] = array_from_v2(head, document, attributes, mask_fill_value=mask_fill_value)
         else:
             found[path] = array_from_v3(head, document)
+    name_dimensions(found)
     for path, array in found.items():
         inside = next((parent for parent in parent_paths(path) if parent in found), None)
         if inside is not None:
@@ -341,12 +362,14 @@ class _Import:
         remote_options: Mapping[str, Any] | None,
         validate_containers: bool,
         last_modified: int,
+        checks: ImportChecks,
     ) -> None:
         self._session = session
         self._source = source
         self._remote_options = dict(remote_options or {})
         self._validate = validate_containers
         self._last_modified = last_modified
+        self._checks = checks
         self._arrays: list[_Array] = []
         self._threshold = session.effective_config.inline_chunk_threshold_bytes
 
@@ -376,6 +399,9 @@ class _Import:
                 self._check_containers(item)
             self._arrays.append(item)
         self._measure_whole_files()
+        for item in self._arrays:
+            if item.metadata.recode is None:
+                self._checks.check(item.metadata, item.table, partial(self._key, item))
 
     def _key(self, item: _Array, row: int) -> str:
         """Return the key of a reference, for errors."""
@@ -506,7 +532,7 @@ class _Import:
                 else:
                     kept.append(data)
             with ThreadPoolExecutor(_CONCURRENCY) as pool:
-                list(pool.map(lambda pair: fork.set_chunk(item.path, *pair), work))
+                list(pool.map(lambda pair: fork.chunks.set(item.path, *pair), work))
         else:
             kept = table.payloads
         rest = ~large if large.any() else slice(None)

@@ -31,7 +31,7 @@ from zarr.registry import get_codec_class
 
 from icechunk.errors import ErrorKind
 from icechunk.kerchunk import grib
-from icechunk.kerchunk.tables import ChunkKeys, refuse
+from icechunk.kerchunk.tables import ChunkKeys, check_item_size, refuse
 
 __all__ = [
     "MEANING",
@@ -41,6 +41,8 @@ __all__ = [
     "array_from_v3",
     "array_to_v2",
     "group_from_v2",
+    "normal_form",
+    "quiet",
 ]
 
 #: Attributes that say what the stored numbers mean.
@@ -70,7 +72,7 @@ def _bad(key: str, reason: str) -> NoReturn:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Drop zarr's warnings about data types and codecs outside of the v3 core spec."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -134,7 +136,7 @@ def array_from_v2(
     zarray: Mapping[str, Any],
     zattrs: Mapping[str, Any],
     *,
-    mask_fill_value: bool = True,
+    mask_fill_value: bool | None = None,
 ) -> ArrayMetadata:
     """Convert the metadata of an array.
 
@@ -144,9 +146,10 @@ def array_from_v2(
         Of the array within the references.
     zarray, zattrs : mapping
         Its documents ``.zarray`` and ``.zattrs``.
-    mask_fill_value : bool
+    mask_fill_value : bool, optional
         Whether a fill value also becomes the attribute ``_FillValue``, which is what xarray
-        takes it for in Zarr v2.
+        takes it for in Zarr v2. Default: unless it is zero, which writers of references and
+        of Zarr v2 put where there is none.
 
     Raises
     ------
@@ -173,6 +176,7 @@ def array_from_v2(
     if zarray.get("dtype") == "|O" and filters and filters[0]["id"] in _TEXT_CODECS:
         recode = _numcodec(key, filters[0])
         filters[0] = {"id": "vlen-utf8"}
+    check_item_size(key, zarray.get("dtype"))
     dtype, fill = _data_type(key, zarray, filters)
     compressor = zarray.get("compressor")
     if compressor is not None:
@@ -184,7 +188,9 @@ def array_from_v2(
     native = dtype.to_native_dtype()
     stored = native if native.kind not in "OT" else None
     codecs = _codecs(key, filters, stored, order, len(shape))
-    with _quiet():
+    if mask_fill_value is None:
+        mask_fill_value = native.kind not in "fciub" or bool(fill)
+    with quiet():
         stands_for = dtype.default_scalar() if fill is None else fill
         document: dict[str, Any] = {
             "zarr_format": 3,
@@ -249,7 +255,7 @@ def _data_type(
         "order": "C",
     }
     try:
-        with _quiet():
+        with quiet():
             metadata = ArrayV2Metadata.from_dict(document)
     except Exception as exc:  # zarr raises many kinds
         _bad(key, f"data type {name!r} with fill value {zarray.get('fill_value')!r}: {exc}")
@@ -332,7 +338,7 @@ def _codec(
         case "gzip":
             return {"name": "gzip", "configuration": options}, BytesBytesCodec
     try:
-        with _quiet():
+        with quiet():
             kind = get_codec_class(f"numcodecs.{name}")
     except Exception:  # KeyError, or an error of newer versions
         _bad(key, f"the codec {name!r} has no equivalent in Zarr v3")
@@ -402,7 +408,7 @@ def _encode_fill(value: Any, dtype: np.dtype[Any]) -> Any:
 def _check(key: str, document: Mapping[str, Any]) -> None:
     """Refuse what zarr would not open."""
     try:
-        with _quiet():
+        with quiet():
             ArrayV3Metadata.from_dict(json.loads(json.dumps(document)))
     except Exception as exc:  # zarr raises many kinds
         _bad(key, f"cannot be expressed in Zarr v3: {exc}")
@@ -438,7 +444,7 @@ def array_from_v3(path: str, document: Mapping[str, Any]) -> ArrayMetadata:
 
 def normal_form(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return the ``zarr.json`` of an array with all that zarr would write."""
-    with _quiet():
+    with quiet():
         metadata = ArrayV3Metadata.from_dict(json.loads(json.dumps(document)))
         written = metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"]
     found: dict[str, Any] = json.loads(written.to_bytes())
@@ -466,7 +472,7 @@ def array_to_v2(
         array.
     """
     key = f"{path}/zarr.json" if path else "zarr.json"
-    with _quiet():
+    with quiet():
         metadata = ArrayV3Metadata.from_dict(json.loads(json.dumps(document)))
     grid = document["chunk_grid"]
     if grid["name"] != _GRID:
@@ -475,7 +481,7 @@ def array_to_v2(
     order, filters, compressor, dtype = _v2_codecs(key, document, dtype)
     fill, attributes = _v2_fill(key, document, metadata, complete)
     try:
-        with _quiet():
+        with quiet():
             name = dtype.to_json(zarr_format=2)["name"]
             stored = None if fill is None else dtype.to_json_scalar(fill, zarr_format=2)
     except Exception as exc:

@@ -1,17 +1,18 @@
-"""Chunks of many files into one array, as columns."""
+"""Chunks of many files in one array, as columns: put there, moved, and taken out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from icechunk.format.chunk_refs import ChunkRefs, RefKind
 from icechunk.format.encoding.string_heap import StringHeap
-from icechunk.kerchunk.tables import ChunkTable
+from icechunk.kerchunk.tables import IN_PLACE, ChunkTable
 from icechunk.session.session import Session
 
-__all__ = ["place_tables"]
+__all__ = ["clear_chunks", "move_chunks", "place_tables"]
 
 
 def place_tables(
@@ -20,7 +21,7 @@ def place_tables(
     tables: Sequence[ChunkTable],
     starts: Sequence[tuple[int, ...]],
     last_modified: Sequence[int],
-) -> int:
+) -> tuple[int, int]:
     """Make chunks of an array refer to the chunks of several files.
 
     Parameters
@@ -30,7 +31,7 @@ def place_tables(
     path : str
         Of an array whose grid holds all of the chunks.
     tables : sequence of ChunkTable
-        Where the chunks of each file are; none may be in place.
+        Where the chunks of each file are.
     starts : sequence of tuple of int
         Coordinates of the chunk that the first chunk of each becomes.
     last_modified : sequence of int
@@ -38,8 +39,8 @@ def place_tables(
 
     Returns
     -------
-    int
-        How many chunks these were.
+    virtual, inline : int
+        How many chunks refer to files, and how many lie in the references.
 
     Raises
     ------
@@ -48,21 +49,84 @@ def place_tables(
     """
     sizes = [len(table.coords) for table in tables]
     if not sum(sizes):
-        return 0
+        return 0, 0
     heap, maps = StringHeap.merge([table.locations for table in tables])
-    coords = [
-        table.coords + np.asarray(start, np.uint32)
-        for table, start in zip(tables, starts, strict=True)
-    ]
-    location = [index[table.location] for table, index in zip(tables, maps, strict=True)]
+    coords = np.concatenate(
+        [
+            table.coords + np.asarray(start, np.uint32)
+            for table, start in zip(tables, starts, strict=True)
+        ]
+    )
+    location = np.concatenate(
+        [
+            # of rows in place there may be no location at all
+            np.append(index, np.int32(IN_PLACE))[table.location]
+            for table, index in zip(tables, maps, strict=True)
+        ]
+    )
+    offset = np.concatenate([table.offset for table in tables]).view(np.uint64)
+    length = np.concatenate([table.length for table in tables]).view(np.uint64)
+    modified = np.repeat(np.asarray(last_modified, np.uint32), sizes)
+    inline = location == IN_PLACE
+    kind: npt.ArrayLike = RefKind.VIRTUAL
+    data = None
+    if inline.any():
+        payloads = [payload for table in tables for payload in table.payloads]
+        kind = np.where(inline, np.uint8(RefKind.INLINE), np.uint8(RefKind.VIRTUAL))
+        lengths = np.fromiter(map(len, payloads), np.uint64, len(payloads))
+        offset[inline], length[inline] = np.cumsum(lengths) - lengths, lengths
+        data = np.frombuffer(b"".join(payloads), np.uint8)
     refs = ChunkRefs.from_columns(
-        np.concatenate(coords),
-        RefKind.VIRTUAL,
-        np.concatenate([table.offset for table in tables]).view(np.uint64),
-        np.concatenate([table.length for table in tables]).view(np.uint64),
-        location=np.concatenate(location),
+        coords,
+        kind,
+        offset,
+        length,
+        location=location,
         locations=heap,
-        last_modified=np.repeat(np.asarray(last_modified, np.uint32), sizes),
+        last_modified=modified,
+        inline_data=data,
     )
     session.set_refs(path, refs)
-    return len(refs)
+    return int(len(refs) - inline.sum()), int(inline.sum())
+
+
+def move_chunks(session: Session, path: str, targets: Mapping[int, npt.NDArray[np.int64]]) -> None:
+    """Move the chunks of an array along some axes. No data is copied.
+
+    Parameters
+    ----------
+    session : Session
+        Writable.
+    path : str
+        Of an array whose grid holds all places of chunks, old and new.
+    targets : mapping of int to int64[n]
+        By axis: where chunks of each index go; -1 for nowhere. Chunks beyond it go nowhere.
+    """
+    refs = session.chunk_refs(path)
+    coords = refs.coords.astype(np.int64)
+    stays = np.ones(len(coords), np.bool_)
+    for axis, target in targets.items():
+        known = coords[:, axis] < len(target)
+        where = np.where(known, np.append(target, -1)[np.where(known, coords[:, axis], -1)], -1)
+        stays &= where >= 0
+        coords[:, axis] = where
+    moved = refs.take(stays).at(coords[stays])
+    session.set_refs(path, ChunkRefs.deleted(refs.coords).overlay(moved))
+
+
+def clear_chunks(session: Session, path: str, boxes: Sequence[Sequence[tuple[int, int]]]) -> None:
+    """Delete the chunks of some boxes of an array's grid.
+
+    Parameters
+    ----------
+    session : Session
+        Writable.
+    path : str
+    boxes : sequence
+        Of each box the first and the last index but one along each axis.
+    """
+    for box in boxes:
+        axes = [np.arange(low, high, dtype=np.uint32) for low, high in box]
+        grid = [axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")]
+        if grid and len(grid[0]):
+            session.set_refs(path, ChunkRefs.deleted(np.stack(grid, axis=1)))

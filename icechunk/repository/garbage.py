@@ -1,8 +1,8 @@
 """Garbage collection: what no version refers to is deleted, once it is old enough.
 
 Icechunk spec, "Garbage collection". Age is what protects the work of sessions that have
-not committed yet: nothing refers to their chunks. Everything else is decided by looking
-at all versions, and nothing is deleted before that has succeeded.
+not committed yet: nothing refers to their chunks. Jobs say what they need. Everything else
+is decided by looking at all versions, and nothing is deleted before that has succeeded.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from icechunk.format.ids import OBJECT_ID_SIZE, decode_ids
 from icechunk.format.manifest import Manifest
 from icechunk.format.repo_info import RepoInfo
 from icechunk.repository.expiration import without_snapshots
+from icechunk.repository.jobs_needs import needed_by_jobs
 from icechunk.repository.ops import GCSummary
 from icechunk.repository.reachable import (
     MAX_THREADS,
@@ -82,11 +83,16 @@ class Collector:
     def __init__(self, assets: Assets, cutoff: datetime, limits: Limits) -> None:
         self._assets = assets
         self._storage = assets.storage
-        self._cutoff = cutoff
         self._limits = limits
+        # First: a part that is gone when we look was committed before the state that `keep` gets.
+        needed = needed_by_jobs(self._storage)
+        self._bases = needed.snapshots
+        self._cutoff = cutoff = min(cutoff, needed.since) if needed.since is not None else cutoff
         self._snapshots: set[bytes] = set()
         self._manifests: set[bytes] = set()
         self._chunks = DistinctRows(1)
+        for ids in needed.chunks:
+            self._chunks.add(id_prefixes(ids))
         self._logs: set[bytes] = set()
         # Listed before anything is decided: a snapshot that is not here is newer.
         self._old: set[bytes] = set()
@@ -110,11 +116,11 @@ class Collector:
         kept = reachable = reachable_snapshots(info)
         changed = info
         if info.spec_version > 1:
-            kept = reachable | (info.snapshots.keys() - self._old)
+            kept = reachable | (info.snapshots.keys() - (self._old - self._bases))
             changed = without_snapshots(info, info.snapshots.keys() - kept, kept)
             self._logs.update(log for entry in changed.snapshots.values() for log in entry.pruned)
         # of sessions that have not committed, or are about to
-        others = (kept | self._young) - reachable
+        others = (kept | self._young | self._bases) - reachable
         self._logs |= reachable | others
         self._keep_references(reachable | others, others)
         return changed
@@ -160,6 +166,8 @@ class Collector:
             _log.info("%s: %d deleted, %d failed", name, done.count, done.failed)
             counts[name] = done.count
             total.add(done)
+        if not total.failed:
+            total.bytes += self._storage.delete_leftovers(self._cutoff, dry_run=dry_run)
         return GCSummary(
             bytes_deleted=total.bytes,
             chunks_deleted=counts.get("chunks", 0),

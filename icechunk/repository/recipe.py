@@ -11,10 +11,14 @@ from typing import Any
 from icechunk.commit.assets import Assets
 from icechunk.commit.publish import RepoState
 from icechunk.config.credentials import AnyCredential
-from icechunk.config.repository_config import Attribution, EffectiveConfig, RepositoryConfig
+from icechunk.config.repository_config import (
+    Attribution,
+    EffectiveConfig,
+    RepositoryConfig,
+    StorageSettings,
+)
 from icechunk.format.manifest import LocationCompression
-from icechunk.session.chunks import RequestLimit
-from icechunk.session.workspace import SessionContext
+from icechunk.session.context import RequestLimit, SessionContext
 from icechunk.storage import Storage
 from icechunk.virtual.container_trust import Trust
 from icechunk.virtual.resolver import VirtualResolver
@@ -26,7 +30,7 @@ def new_key() -> bytes:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class RepositoryRecipe:
     """All that another process needs to make the same context; no request is made.
 
     Copies have the same `key`, and share a context in each process: a Dask graph brings one
@@ -38,6 +42,8 @@ class Recipe:
     authorization: dict[str, AnyCredential | None]
     #: Whether the virtual chunk containers are those that the caller passed.
     own_containers: bool = True
+    #: What the caller passed of the settings of storages.
+    own_settings: StorageSettings | None = None
     commit_metadata: dict[str, Any] = field(default_factory=dict)
     attribution: Attribution | None = None
     key: bytes = field(default_factory=new_key, repr=False)
@@ -59,7 +65,7 @@ class Recipe:
         virtual = VirtualResolver(
             effective.virtual_chunk_containers,
             self.authorization,
-            Trust(self.own_containers, self.storage.endpoint),
+            Trust(self.own_containers, self.storage.endpoint, self.own_settings),
             self.config.storage,
         )
         limit = RequestLimit(effective.max_concurrent_requests)
@@ -95,5 +101,6 @@ def _assets(storage: Storage, effective: EffectiveConfig) -> Assets:
             max_samples=effective.location_compression_max_training_samples,
             max_dictionary_size=effective.location_compression_max_dictionary_size,
             level=effective.location_compression_level,
+            only_where_smaller=not effective.location_compression_is_wanted,
         ),
     )

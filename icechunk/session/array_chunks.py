@@ -14,14 +14,15 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from icechunk.base.async_twin import async_twin
+from icechunk.base.display import NumberedEnum
 from icechunk.changes.zarr_metadata import parse_node_metadata
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format.chunk_refs import ChunkRefs, RefKind
 from icechunk.format.ids import encode_ids, normalize_path
 from icechunk.format.snapshot import ArrayInfo, Node
-from icechunk.session.chunks import Coordinate, check_coordinate
-from icechunk.session.workspace import ChunkType, Workspace
+from icechunk.session.chunks import ChunkStore, Coordinate, check_coordinate, in_grid
+from icechunk.session.edits import Edits
+from icechunk.virtual.resolver import VirtualResolver
 
 #: Maps the position of a chunk to another one, or to None.
 Reindexing: TypeAlias = Callable[[list[int]], Iterable[int] | None]
@@ -36,98 +37,61 @@ ChunkBatch: TypeAlias = tuple[
 ]
 
 
-class ArrayChunks(Workspace):
-    """The part of `icechunk.Session` that is about all chunks of an array."""
+class ChunkType(NumberedEnum):
+    """Where the bytes of a chunk are."""
+
+    uninitialized = 0
+    native = 1
+    virtual = 2
+    inline = 3
+
+
+class ArrayChunks:
+    """The chunks of a session, an array at a time; `icechunk.Session` says what each does.
+
+    Parameters
+    ----------
+    edits : Edits
+    chunks : ChunkStore
+    virtual : VirtualResolver
+    """
+
+    def __init__(self, edits: Edits, chunks: ChunkStore, virtual: VirtualResolver) -> None:
+        self._edits = edits
+        self._chunks = chunks
+        self._virtual = virtual
 
     # -- looking -----------------------------------------------------------------------
-    def chunk_type(self, array_path: str, chunk_coordinates: Sequence[int]) -> ChunkType:
-        """Say where the bytes of a chunk are.
-
-        Parameters
-        ----------
-        array_path : str
-        chunk_coordinates : sequence of int
-            One that the chunk grid does not have was never written.
-
-        Raises
-        ------
-        NodeNotFoundError, InvalidInputError
-            If there is no such array, or a coordinate is negative.
-        """
-        node, array = self._tree.require_array(normalize_path(array_path))
+    def type_of(self, array_path: str, chunk_coordinates: Sequence[int]) -> ChunkType:
+        """Say where the bytes of a chunk are."""
+        node, array = self._edits.tree.require_array(normalize_path(array_path))
         coordinate = tuple(map(operator.index, chunk_coordinates))
         if min(coordinate, default=0) < 0:
             raise InvalidInputError(
                 f"chunk {coordinate} of {node.path!r}: coordinates cannot be negative",
                 ErrorKind.INVALID_CHUNK_INDEX,
             )
-        ref = self.chunk_ref(node, coordinate) if _in_grid(array, coordinate) else None
+        ref = self._chunks.find(node, coordinate) if in_grid(array, coordinate) else None
         return ChunkType(int(ref.kind)) if ref is not None else ChunkType.uninitialized
 
-    def all_virtual_chunk_locations(self) -> list[str]:
-        """Return the URL of the file that a virtual chunk is in, for all of all arrays.
-
-        Raises
-        ------
-        InvalidInputError
-            If a location names a container that the configuration does not have.
-        """
+    def all_virtual_locations(self) -> list[str]:
+        """Return the URL of the file that a virtual chunk is in, for all of all arrays."""
         return [
             location
-            for node in self._tree.nodes()
+            for node in self._edits.tree.nodes()
             if node.array is not None
-            for location in self._virtual_locations(self.chunk_refs(node.path))
+            for location in self._virtual_locations(self._chunks.refs(node.path))
         ]
 
-    async def chunk_coordinates(
-        self, array_path: str, batch_size: int = 1000
-    ) -> AsyncIterator[tuple[int, ...]]:
-        """Yield the coordinates of all chunks that were written, in order.
-
-        Parameters
-        ----------
-        array_path : str
-        batch_size : int
-            How many are made at once.
-
-        Raises
-        ------
-        NodeNotFoundError, InvalidInputError
-            If there is no such array.
-        """
+    async def coordinates(self, array_path: str, batch_size: int) -> AsyncIterator[Coordinate]:
+        """Yield the coordinates of all chunks that were written, in order."""
         refs = await asyncio.to_thread(self._written, array_path)
         for rows in _batches(len(refs), batch_size):
             for row in refs.coords[rows].tolist():
                 yield tuple(row)
 
-    async def chunk_batches(
-        self, array_path: str, batch_size: int = 100_000
-    ) -> AsyncIterator[ChunkBatch]:
-        """Yield the references to all chunks that were written, as columns, in order.
-
-        Parameters
-        ----------
-        array_path : str
-        batch_size : int
-            Rows of a batch, at most.
-
-        Yields
-        ------
-        coords : uint32[n, ndim]
-        kinds : uint8[n]
-            Values of `ChunkType`.
-        places : list of str
-            URL of a virtual chunk, id of a native one, empty for an inline one.
-        offsets, lengths : uint64[n]
-            In bytes, in the file or object; the offset of an inline chunk is 0.
-        inlined : dict of int to bytes
-            Of inline chunks the bytes, by row.
-
-        Raises
-        ------
-        NodeNotFoundError, InvalidInputError
-            If there is no such array, or a location names an unknown container.
-        """
+    async def batches(self, array_path: str, batch_size: int) -> AsyncIterator[ChunkBatch]:
+        """Yield the references to all chunks that were written, as columns, in order."""
         refs = await asyncio.to_thread(self._written, array_path)
         for rows in _batches(len(refs), batch_size):
             part = refs.take(np.arange(len(refs))[rows])
@@ -158,39 +122,21 @@ class ArrayChunks(Workspace):
             return []
         which = refs.location[refs.kind == RefKind.VIRTUAL]
         distinct, index = np.unique(which, return_inverse=True)
-        expand = self._context.virtual.expand
+        expand = self._virtual.expand
         expanded = [expand(refs.locations[int(i)]) for i in distinct]
         return [expanded[i] for i in index.tolist()]
 
     def _written(self, array_path: str) -> ChunkRefs:
         """Return the references within the grid of an array."""
         path = normalize_path(array_path)
-        _, array = self._tree.require_array(path)
-        refs = self.chunk_refs(path)
+        _, array = self._edits.tree.require_array(path)
+        refs = self._chunks.refs(path)
         grid = np.maximum(np.asarray(array.num_chunks, np.int64), 1)
         return refs.take((refs.coords < grid).all(axis=1))
 
     # -- moving ------------------------------------------------------------------------
-    def shift_array(self, array_path: str, chunk_offset: Iterable[int]) -> None:
-        """Move all chunks of an array by so many chunks along each dimension.
-
-        What leaves the grid is dropped, and what is left behind reads as the fill value; to
-        keep all, resize the array before. No data is copied.
-
-        Parameters
-        ----------
-        array_path : str
-        chunk_offset : iterable of int
-            Per dimension, in chunks; may be negative.
-
-        Raises
-        ------
-        ReadOnlyError, SessionStateError
-            If the session does not take edits.
-        NodeNotFoundError, InvalidInputError
-            If there is no such array, its chunk grid is not regular, or the offset has not
-            one number per dimension.
-        """
+    def shift(self, array_path: str, chunk_offset: Iterable[int]) -> None:
+        """Move all chunks of an array by so many chunks along each dimension."""
         node, array = self._movable(array_path)
         offset = tuple(map(operator.index, chunk_offset))
         if len(offset) != len(array.shape):
@@ -207,35 +153,12 @@ class ArrayChunks(Workspace):
         grid = np.maximum(np.asarray(array.num_chunks, np.int64), 1)
         inside = ((targets >= 0) & (targets < grid)).all(axis=1)
         moved = refs.take(inside).at(targets[inside])
-        self.set_refs(node.path, ChunkRefs.deleted(refs.coords).overlay(moved))
+        self._chunks.set_refs(node.path, ChunkRefs.deleted(refs.coords).overlay(moved))
 
-    def reindex_array(
+    def reindex(
         self, array_path: str, forward: Reindexing, backward: Reindexing | None = None
     ) -> None:
-        """Move each chunk of an array to where a function says.
-
-        Only chunks that were written are visited, in order; where two move to one place the
-        later one stays. A chunk that moves is still where it was, too, unless another one
-        takes its place or `backward` says that it has to go.
-
-        Parameters
-        ----------
-        array_path : str
-        forward : callable
-            Gets the position of a chunk as a list, returns the new one, or None to leave it.
-        backward : callable, optional
-            The inverse: gets the position of a chunk, returns where it would come from. If
-            that is None, or there is no chunk, the chunk reads as the fill value afterwards.
-
-        Raises
-        ------
-        ReadOnlyError, SessionStateError
-            If the session does not take edits.
-        NodeNotFoundError, InvalidInputError
-            If there is no such array, its chunk grid is not regular, or `forward` returns
-            what is no position in it. In this case, and if a function raises, nothing has
-            changed.
-        """
+        """Move each chunk of an array to where a function says."""
         node, array = self._movable(array_path)
         refs = self._written(node.path)
         positions = refs.coords.tolist()
@@ -253,11 +176,11 @@ class ArrayChunks(Workspace):
         coords = np.array(targets, np.int64).reshape(len(targets), len(array.shape))
         moved = refs.take(np.array(rows, np.int64)).at(coords)
         gone = refs.coords[np.array(cleared, np.int64)]
-        self.set_refs(node.path, ChunkRefs.deleted(gone).overlay(moved))
+        self._chunks.set_refs(node.path, ChunkRefs.deleted(gone).overlay(moved))
 
     def _movable(self, array_path: str) -> tuple[Node, ArrayInfo]:
-        self._check_editable()
-        node, array = self._tree.require_array(normalize_path(array_path))
+        self._edits.check_editable()
+        node, array = self._edits.tree.require_array(normalize_path(array_path))
         if not parse_node_metadata(node.user_data, node.path).is_regular:
             raise InvalidInputError(
                 f"the chunks of {node.path!r} cannot move: its chunk grid is not regular, and "
@@ -265,15 +188,6 @@ class ArrayChunks(Workspace):
                 ErrorKind.INVALID_ARRAY_METADATA,
             )
         return node, array
-
-    chunk_type_async = async_twin(chunk_type)
-    all_virtual_chunk_locations_async = async_twin(all_virtual_chunk_locations)
-
-
-def _in_grid(array: ArrayInfo, coordinate: Coordinate) -> bool:
-    return len(coordinate) == len(array.num_chunks) and all(
-        i < max(n, 1) for i, n in zip(coordinate, array.num_chunks, strict=True)
-    )
 
 
 def _has(refs: ChunkRefs, position: Iterable[int] | None) -> bool:

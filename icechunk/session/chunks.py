@@ -1,134 +1,251 @@
-"""Where a chunk read or write goes: locate the reference, then move the bytes.
+"""The chunks of a session: where they are, and the way of their bytes.
 
-Locating takes the uncommitted edits first, newest layer on top, and then the manifest
-whose extents hold the coordinate. Moving bytes has a synchronous and an asynchronous
-end; both do the same with what locating found.
+A chunk is looked up in the uncommitted edits first, newest layer on top, and then in the
+manifest whose extents hold its coordinate. The bytes of one chunk move in a synchronous
+and an asynchronous form; both do the same with what the lookup found.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from weakref import WeakKeyDictionary
+from collections.abc import Iterator
 
-from icechunk.changes.change_set import ChangeSet
-from icechunk.commit.assets import Assets
-from icechunk.errors import ErrorKind, InvalidInputError, StorageError
+import numpy as np
+import numpy.typing as npt
+
+from icechunk.errors import ErrorKind, InvalidInputError, NodeNotFoundError, StorageError
 from icechunk.format import layout
 from icechunk.format.chunk_refs import ChunkRef, ChunkRefs, RefKind
 from icechunk.format.ids import new_object_id
 from icechunk.format.manifest import Manifest
 from icechunk.format.snapshot import ArrayInfo, ManifestRef, Node
+from icechunk.session.context import SessionContext
+from icechunk.session.edits import Edits
+from icechunk.session.manifest_index import ManifestIndex
 from icechunk.storage.base import ByteRange, BytesLike, resolve_range
-from icechunk.virtual.resolver import VirtualResolver
 
 Coordinate = tuple[int, ...]
+
+
+def in_grid(array: ArrayInfo, coordinate: Coordinate) -> bool:
+    """Whether the chunk grid of an array has a coordinate.
+
+    An empty dimension has one valid coordinate (Icechunk spec, "Shapes and chunk grids").
+    """
+    return len(coordinate) == len(array.num_chunks) and all(
+        i < max(n, 1) for i, n in zip(coordinate, array.num_chunks, strict=True)
+    )
 
 
 def check_coordinate(node: Node, array: ArrayInfo, coordinate: Coordinate) -> None:
     """Refuse a coordinate that lies outside an array's chunk grid.
 
-    An empty dimension has one valid coordinate (Icechunk spec, "Shapes and chunk grids").
-
     Raises
     ------
     InvalidInputError
     """
-    if len(coordinate) != len(array.num_chunks) or any(
-        i >= max(n, 1) for i, n in zip(coordinate, array.num_chunks, strict=True)
-    ):
+    if not in_grid(array, coordinate):
         raise InvalidInputError(
             f"chunk {coordinate} lies outside the chunk grid {array.num_chunks} of {node.path!r}",
             ErrorKind.INVALID_CHUNK_INDEX,
         )
 
 
-def covers(manifest: ManifestRef, coordinate: Coordinate) -> bool:
-    """Whether a manifest's extents hold a coordinate; empty extents hold everything."""
-    return not manifest.extents or (
-        len(manifest.extents) == len(coordinate)
-        and all(lo <= i < hi for (lo, hi), i in zip(manifest.extents, coordinate, strict=True))
-    )
-
-
-class RequestLimit:
-    """Lets no more than so many requests run at the same time in each event loop.
-
-    Parameters
-    ----------
-    count : int
-        At least 1; less counts as 1, which is as little as gets anything done.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._count = max(count, 1)
-        self._semaphores: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
-            WeakKeyDictionary()
-        )
-
-    def slot(self) -> asyncio.Semaphore:
-        """Return what to hold during a request, with ``async with``."""
-        loop = asyncio.get_running_loop()
-        found = self._semaphores.get(loop)
-        if found is None:
-            found = self._semaphores[loop] = asyncio.Semaphore(self._count)
-        return found
-
-
 class ChunkStore:
-    """Reads and writes the chunks of one session.
+    """Reads and writes the chunks that one session sees.
 
     Parameters
     ----------
-    assets : Assets
-    virtual : VirtualResolver
-    inline_threshold : int
-        Chunks of up to this many bytes are stored in the manifest.
-    limit : RequestLimit
-        For the asynchronous requests of all sessions of a repository.
+    context : SessionContext
+    edits : Edits
+        Come first when a chunk is looked up, and note where a new one is.
     """
 
-    def __init__(
-        self,
-        assets: Assets,
-        virtual: VirtualResolver,
-        inline_threshold: int,
-        limit: RequestLimit,
-    ) -> None:
-        self._assets = assets
-        self._virtual = virtual
-        self._inline_threshold = inline_threshold
-        self._limit = limit
+    def __init__(self, context: SessionContext, edits: Edits) -> None:
+        self._assets = context.assets
+        self._virtual = context.virtual
+        self._inline_threshold = context.effective.inline_chunk_threshold_bytes
+        self._limit = context.limit
+        self._edits = edits
+        self._indexes: dict[bytes, ManifestIndex] = {}
 
-    # -- locating --------------------------------------------------------------
-    def locate(
-        self, layers: Sequence[ChangeSet], node: Node, coordinate: Coordinate
-    ) -> ChunkRef | None:
-        """Return the reference of a chunk, or None if it was never written."""
-        edited = _locate_edit(layers, node, coordinate)
+    # -- one chunk -------------------------------------------------------------
+    def find(self, node: Node, coordinate: Coordinate) -> ChunkRef | None:
+        """Return where a chunk is, None if it was never written."""
+        edited = self._find_edit(node, coordinate)
         if edited is not None:
             return edited if edited.kind != RefKind.DELETED else None
-        for ref in node.array.manifests if node.array is not None else ():
-            if covers(ref, coordinate):
-                return _find(self._assets.manifest(ref.id), node, coordinate)
-        return None
+        ref = self._manifest_of(node, coordinate)
+        return _find(self._assets.manifest(ref.id), node, coordinate) if ref else None
 
-    async def locate_async(
-        self, layers: Sequence[ChangeSet], node: Node, coordinate: Coordinate
-    ) -> ChunkRef | None:
-        """Locate as `locate` does; only a manifest that is not cached leaves the loop."""
-        edited = _locate_edit(layers, node, coordinate)
+    async def find_async(self, node: Node, coordinate: Coordinate) -> ChunkRef | None:
+        """Find as `find` does; only a manifest that is not cached leaves the event loop."""
+        edited = self._find_edit(node, coordinate)
         if edited is not None:
             return edited if edited.kind != RefKind.DELETED else None
-        for ref in node.array.manifests if node.array is not None else ():
-            if covers(ref, coordinate):
-                manifest = self._assets.cached_manifest(ref.id)
-                if manifest is None:
-                    manifest = await asyncio.to_thread(self._assets.manifest, ref.id)
-                return _find(manifest, node, coordinate)
+        ref = self._manifest_of(node, coordinate)
+        if ref is None:
+            return None
+        manifest = self._assets.cached_manifest(ref.id)
+        if manifest is None:
+            manifest = await asyncio.to_thread(self._assets.manifest, ref.id)
+        return _find(manifest, node, coordinate)
+
+    def _manifest_of(self, node: Node, coordinate: Coordinate) -> ManifestRef | None:
+        array = node.array
+        if array is None or not array.manifests:
+            return None
+        index = self._indexes.get(node.id)
+        # the tree gives the same object until the session goes on from another snapshot
+        if index is None or index.manifests is not array.manifests:
+            index = self._indexes[node.id] = ManifestIndex(array.manifests, len(array.shape))
+        return index.find(coordinate)
+
+    def _find_edit(self, node: Node, coordinate: Coordinate) -> ChunkRef | None:
+        for layer in reversed(self._edits.layers):
+            edits = layer.chunks.get(node.id)
+            if edits is not None:
+                found = edits.get(coordinate)
+                if found is not None:
+                    return found
         return None
 
-    def base_refs(self, node: Node) -> list[ChunkRefs]:
+    def get(
+        self, node: Node, coordinate: Coordinate, byte_range: ByteRange | None = None
+    ) -> BytesLike | None:
+        """Return the bytes of a chunk, or of a range of it; None if it was never written.
+
+        Raises
+        ------
+        StorageError
+            If the bytes are missing, shorter than the reference says, or were changed.
+        """
+        ref = self.find(node, coordinate)
+        try:
+            return None if ref is None else self._fetch(ref, byte_range)
+        except (StorageError, InvalidInputError) as error:
+            raise _of_chunk(error, node, coordinate) from error
+
+    async def get_async(
+        self, node: Node, coordinate: Coordinate, byte_range: ByteRange | None = None
+    ) -> BytesLike | None:
+        """Return what `get` does, without blocking the event loop."""
+        ref = await self.find_async(node, coordinate)
+        try:
+            return None if ref is None else await self._fetch_async(ref, byte_range)
+        except (StorageError, InvalidInputError) as error:
+            raise _of_chunk(error, node, coordinate) from error
+
+    def set(self, path: str, coordinate: Coordinate, data: BytesLike) -> None:
+        """Write a chunk.
+
+        Raises
+        ------
+        ReadOnlyError, SessionStateError
+            If the session does not take edits.
+        NodeNotFoundError, InvalidInputError
+            If there is no such array, or its grid has no such chunk.
+        """
+        node, array = self._array_for_write(path, coordinate)
+        self._set_ref(node, array, coordinate, self._write(data))
+
+    async def set_async(self, path: str, coordinate: Coordinate, data: BytesLike) -> None:
+        """Write a chunk, without blocking the event loop."""
+        if not self._edits.is_loaded:
+            await asyncio.to_thread(self._edits.load)
+        node, array = self._array_for_write(path, coordinate)
+        self._set_ref(node, array, coordinate, await self._write_async(data))
+
+    def delete(self, path: str, coordinate: Coordinate) -> None:
+        """Delete a chunk. One that lies outside the grid, or is of no array, is ignored.
+
+        A chunk that was never written counts as deleted, too: somebody else may write it
+        before this session commits, and then the two disagree.
+        """
+        self._edits.check_editable()
+        node = self._edits.tree.get(path)
+        if node is None or node.array is None or len(coordinate) != len(node.array.shape):
+            return
+        if in_grid(node.array, coordinate) or self.find(node, coordinate) is not None:
+            self._set_ref(node, node.array, coordinate, ChunkRef.deleted())
+
+    def _array_for_write(self, path: str, coordinate: Coordinate) -> tuple[Node, ArrayInfo]:
+        self._edits.check_editable()
+        node, array = self._edits.tree.require_array(path)
+        check_coordinate(node, array, coordinate)
+        return node, array
+
+    def _set_ref(self, node: Node, array: ArrayInfo, coordinate: Coordinate, ref: ChunkRef) -> None:
+        with self._edits.lock:
+            # much may have happened while the chunk was uploaded
+            self._edits.check_editable()
+            current = self._edits.tree.get(node.path)
+            if current is None or current.id != node.id:
+                raise NodeNotFoundError(f"the array {node.path!r} was deleted during a write")
+            top = self._edits.layers[-1]
+            top.edits(node.id, node.path, len(array.shape)).set(coordinate, ref)
+
+    # -- all chunks of an array ------------------------------------------------
+    def refs(self, path: str) -> ChunkRefs:
+        """Return all references of an array.
+
+        Raises
+        ------
+        NodeNotFoundError, InvalidInputError
+            If there is no such array.
+        """
+        node, array = self._edits.tree.require_array(path)
+        refs = ChunkRefs.concatenate(len(array.num_chunks), self._base_refs(node))
+        for edits in self._edits_of(node):
+            refs = refs.overlay(edits)
+        return refs.without_deleted()
+
+    def set_refs(self, path: str, refs: ChunkRefs) -> None:
+        """Set many references of an array at once.
+
+        Raises
+        ------
+        ReadOnlyError, SessionStateError
+            If the session does not take edits.
+        NodeNotFoundError, InvalidInputError
+            If there is no such array, or its grid does not hold all of them.
+        """
+        self._edits.check_editable()
+        node, array = self._edits.tree.require_array(path)
+        bounds = np.maximum(np.asarray(array.num_chunks, np.int64), 1)
+        if refs.ndim != len(bounds):
+            raise InvalidInputError(
+                f"chunk coordinates of {refs.ndim} dimensions for {path!r}, which has "
+                f"{len(bounds)}",
+                ErrorKind.INVALID_CHUNK_INDEX,
+            )
+        outside = (refs.coords >= bounds).any(axis=1)
+        if outside.any():
+            first = tuple(refs.coords[int(outside.argmax())].tolist())
+            check_coordinate(node, array, first)
+        with self._edits.lock:
+            self._edits.check_editable()
+            self._edits.layers[-1].edits(node.id, node.path, refs.ndim).set_many(refs)
+
+    def written(self, path: str, *, base: bool) -> npt.NDArray[np.bool_]:
+        """Say which chunks of the grid of an array have a value; `base` leaves out edits."""
+        node, array = self._edits.tree.require_array(path)
+        mask = np.zeros(array.num_chunks, np.bool_)
+        for refs in self._base_refs(node):
+            _mark(mask, refs, True)
+        for refs in () if base else self._edits_of(node):
+            _mark(mask, refs, refs.kind != RefKind.DELETED)
+        return mask
+
+    def changed(self, path: str) -> npt.NDArray[np.bool_]:
+        """Say which chunks of the grid of an array were set or deleted by the edits."""
+        node, array = self._edits.tree.require_array(path)
+        mask = np.zeros(array.num_chunks, np.bool_)
+        for refs in self._edits_of(node):
+            _mark(mask, refs, True)
+        return mask
+
+    def _base_refs(self, node: Node) -> list[ChunkRefs]:
         """Return the references of an array in the snapshot, one part per manifest."""
         parts = []
         for ref in node.array.manifests if node.array is not None else ():
@@ -137,15 +254,14 @@ class ChunkStore:
                 parts.append(refs)
         return parts
 
-    # -- reading ---------------------------------------------------------------
-    def fetch(self, ref: ChunkRef, byte_range: ByteRange | None = None) -> BytesLike:
-        """Return the bytes of a chunk, or of a range of it.
+    def _edits_of(self, node: Node) -> Iterator[ChunkRefs]:
+        for layer in self._edits.layers:
+            edits = layer.chunks.get(node.id)
+            if edits:
+                yield edits.refs()
 
-        Raises
-        ------
-        StorageError
-            If the bytes are missing, shorter than the reference says, or were changed.
-        """
+    # -- bytes -----------------------------------------------------------------
+    def _fetch(self, ref: ChunkRef, byte_range: ByteRange | None = None) -> BytesLike:
         start, end = resolve_range(byte_range, ref.length)
         if ref.kind == RefKind.INLINE:
             return _inline(ref)[start:end]
@@ -166,8 +282,7 @@ class ChunkStore:
             return known
         return self._kept(self._assets.storage.get(key, byte_range=wanted).data, key, wanted)
 
-    async def fetch_async(self, ref: ChunkRef, byte_range: ByteRange | None = None) -> BytesLike:
-        """Fetch as `fetch` does, without blocking the event loop."""
+    async def _fetch_async(self, ref: ChunkRef, byte_range: ByteRange | None = None) -> BytesLike:
         start, end = resolve_range(byte_range, ref.length)
         if ref.kind == RefKind.INLINE:
             return _inline(ref)[start:end]
@@ -196,8 +311,7 @@ class ChunkStore:
         self._assets.keep_chunk_bytes(key, wanted, checked)
         return checked
 
-    # -- writing ---------------------------------------------------------------
-    def write(self, data: BytesLike) -> ChunkRef:
+    def _write(self, data: BytesLike) -> ChunkRef:
         """Store the bytes of a chunk and return the reference to them."""
         if len(data) <= self._inline_threshold:
             return ChunkRef.inline(bytes(data))
@@ -205,26 +319,13 @@ class ChunkStore:
         self._assets.storage.put(layout.chunk_key(chunk_id), data)
         return ChunkRef.native(chunk_id, len(data))
 
-    async def write_async(self, data: BytesLike) -> ChunkRef:
-        """Write as `write` does, without blocking the event loop."""
+    async def _write_async(self, data: BytesLike) -> ChunkRef:
         if len(data) <= self._inline_threshold:
             return ChunkRef.inline(bytes(data))
         chunk_id = new_object_id()
         async with self._limit.slot():
             await self._assets.storage.put_async(layout.chunk_key(chunk_id), data)
         return ChunkRef.native(chunk_id, len(data))
-
-
-def _locate_edit(
-    layers: Sequence[ChangeSet], node: Node, coordinate: Coordinate
-) -> ChunkRef | None:
-    for layer in reversed(layers):
-        edits = layer.chunks.get(node.id)
-        if edits is not None:
-            found = edits.get(coordinate)
-            if found is not None:
-                return found
-    return None
 
 
 def _find(manifest: Manifest, node: Node, coordinate: Coordinate) -> ChunkRef | None:
@@ -253,3 +354,23 @@ def _checked(data: BytesLike, key: str, wanted: tuple[int, int]) -> BytesLike:
             ErrorKind.INVALID_OBJECT_SIZE,
         )
     return data
+
+
+def _of_chunk(
+    error: StorageError | InvalidInputError, node: Node, coordinate: Coordinate
+) -> StorageError | InvalidInputError:
+    """Return an error of the same class that names the chunk that it is about."""
+    return type(error)(f"chunk {coordinate} of {node.path!r}: {error.message}", error.kind)
+
+
+def _mark(
+    mask: npt.NDArray[np.bool_], refs: ChunkRefs, value: npt.NDArray[np.bool_] | bool
+) -> None:
+    """Set the places of some references, to one value or one for each."""
+    # references may lie outside: their chunks are gone, because the array has shrunk
+    inside = (refs.coords < np.asarray(mask.shape, np.int64)).all(axis=1)
+    place = np.zeros(len(refs), np.int64)
+    for axis, size in enumerate(mask.shape):
+        place *= size
+        place += refs.coords[:, axis]
+    mask.reshape(-1)[place[inside]] = value if isinstance(value, bool) else value[inside]

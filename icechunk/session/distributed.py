@@ -9,6 +9,7 @@ from icechunk.changes import change_set
 from icechunk.changes.change_set import ChangeSet
 from icechunk.changes.codec import decode_change_set, encode_change_set
 from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.format.ids import decode_id
 from icechunk.session.session import ForkSession, Session
 from icechunk.storage.base import Storage
 
@@ -53,7 +54,7 @@ class Changes:
     @classmethod
     def of(cls, session: Session) -> Changes:
         """Return what `Session.change_set_bytes` stands for; do not write to it any more."""
-        return cls(session._changes(), None, [session.storage])
+        return cls(session.changes(), None, [session.storage])
 
     @classmethod
     def merged(cls, parts: Iterable[Changes]) -> Changes:
@@ -78,6 +79,16 @@ class Changes:
         parts = list(parts)
         storages = [storage for part in parts for storage in part._storages.values()]
         return cls(change_set.merge(part._open() for part in parts), None, storages)
+
+    def on(self, snapshot_id: str) -> Changes:
+        """Return them as made on another snapshot, which has all that they were made on.
+
+        For changes of a fork of an uncommitted session, once that is committed, and nothing else
+        with it.
+        """
+        changes = self._open().copy()
+        changes.base = decode_id(snapshot_id)
+        return Changes(changes, None, self._storages.values())
 
     def to_bytes(self) -> bytes:
         """Return them for `Session.merge_change_sets`."""
@@ -117,7 +128,7 @@ def merge_sessions(*sessions: Any) -> ForkSession:
         If two disagree about a chunk or a node.
     """
     first, *rest = list(_flat(sessions))
-    first.merge(*rest)
+    first.merge_parts(*rest)
     return first
 
 

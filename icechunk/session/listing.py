@@ -6,14 +6,13 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from icechunk.errors import InvalidInputError
 from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.snapshot import Node
-from icechunk.session.keys import METADATA_NAME, ChunkKey, chunk_key, metadata_key, parse_key
-from icechunk.session.workspace import Workspace
+from icechunk.session.keys import METADATA_NAME, ChunkKey, chunk_key, find_key, metadata_key
+from icechunk.session.session import Session
 
 
-def keys_below(session: Workspace, prefix: str) -> Iterator[str]:
+def keys_below(session: Session, prefix: str) -> Iterator[str]:
     """Yield the keys that begin with a string, whole segments or not."""
     wanted = prefix.lstrip("/")
     folder = wanted.rpartition("/")[0]
@@ -27,7 +26,7 @@ def keys_below(session: Workspace, prefix: str) -> Iterator[str]:
                 yield key
 
 
-def below(session: Workspace, prefix: str) -> Iterator[tuple[Node, ChunkRefs | None]]:
+def below(session: Session, prefix: str) -> Iterator[tuple[Node, ChunkRefs | None]]:
     """Yield what lies below a folder: each node, and then the chunks of arrays.
 
     A pair without references means the node's metadata document.
@@ -52,11 +51,8 @@ def below(session: Workspace, prefix: str) -> Iterator[tuple[Node, ChunkRefs | N
             yield array, refs
 
 
-def _chunk_folder(session: Workspace, path: str) -> tuple[Node | None, tuple[int, ...]]:
-    try:
-        parsed = parse_key(path)
-    except InvalidInputError:
-        return None, ()
+def _chunk_folder(session: Session, path: str) -> tuple[Node | None, tuple[int, ...]]:
+    parsed = find_key(path)
     if isinstance(parsed, ChunkKey):
         node = session.tree.get(parsed.path)
         array = node.array if node is not None else None
@@ -65,7 +61,7 @@ def _chunk_folder(session: Workspace, path: str) -> tuple[Node | None, tuple[int
     return None, ()
 
 
-def names_in(session: Workspace, prefix: str) -> list[str]:
+def names_in(session: Session, prefix: str) -> list[str]:
     """Return the names directly below a folder, of keys and of folders."""
     path = "/" + prefix.strip("/")
     tree = session.tree

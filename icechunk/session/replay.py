@@ -9,17 +9,17 @@ from icechunk.errors import ErrorKind, SessionStateError
 from icechunk.format.chunk_edits import ChunkEdits
 from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.snapshot import Node
-from icechunk.session.workspace import Workspace
+from icechunk.session.session import Session
 
 __all__ = ["changes_between"]
 
 
-def changes_between(before: Workspace, after: Workspace) -> ChangeSet:
+def changes_between(before: Session, after: Session) -> ChangeSet:
     """Return what makes one version of the other, whatever happened in between.
 
     Parameters
     ----------
-    before, after : Workspace
+    before, after : Session
         Of read-only sessions.
 
     Raises
@@ -52,7 +52,7 @@ def changes_between(before: Workspace, after: Workspace) -> ChangeSet:
     return changes
 
 
-def _chunks_between(before: Workspace, after: Workspace, was: Node | None, node: Node) -> ChunkRefs:
+def _chunks_between(before: Session, after: Session, was: Node | None, node: Node) -> ChunkRefs:
     if node.array is None:
         return ChunkRefs.empty(0)
     ndim = len(node.array.shape)

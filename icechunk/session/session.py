@@ -2,50 +2,56 @@
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from icechunk.base.async_twin import async_twin
+from icechunk.base.display import Displayed
 from icechunk.changes.change_set import ArrayChanges, ChangeSet, OnConflict
 from icechunk.changes.codec import decode_change_set, encode_change_set
-from icechunk.commit import publish
-from icechunk.commit.building import Built, build, transaction_log
+from icechunk.changes.tree import Tree
+from icechunk.changes.zarr_metadata import parse_node_metadata
+from icechunk.commit.building import transaction_log
 from icechunk.commit.conflicts import ConflictSolver
-from icechunk.commit.rebase import rebase as rebase_changes
-from icechunk.commit.snapshots import Diff, diff_from_logs
-from icechunk.commit.versions import branch_tip
+from icechunk.commit.diff import Diff, diff_from_logs
 from icechunk.config.repository_config import EffectiveConfig, RepositoryConfig
 from icechunk.errors import (
-    ConflictError,
     ErrorKind,
     InvalidInputError,
     SessionStateError,
 )
-from icechunk.format.ids import INITIAL_SNAPSHOT_ID, encode_id, normalize_path
-from icechunk.format.metadata import with_reserved
-from icechunk.format.repo_info import SnapshotEntry
-from icechunk.session.array_chunks import ArrayChunks
-from icechunk.session.merging import Merging
-from icechunk.session.workspace import ChunkType, SessionContext, SessionMode
+from icechunk.format import v1
+from icechunk.format.chunk_refs import ChunkRefs
+from icechunk.format.ids import encode_id, normalize_path
+from icechunk.session.array_chunks import ArrayChunks, ChunkBatch, ChunkType, Reindexing
+from icechunk.session.chunks import ChunkStore
+from icechunk.session.committer import Committed, Committer
+from icechunk.session.context import SessionContext, SessionMode
+from icechunk.session.copies import Copies
+from icechunk.session.edits import Edits
 from icechunk.storage.base import Storage
 from icechunk.virtual.resolver import VirtualResolver
 
 if TYPE_CHECKING:
     from icechunk.store import IcechunkStore
 
-_log = logging.getLogger(__name__)
-
 __all__ = ["ChunkType", "ForkSession", "Session", "SessionMode"]
 
 
-class Session(ArrayChunks, Merging):
+class Session(Displayed):
     """One transaction on a repository. Made by `Repository`, not directly.
 
     Read-only sessions look at one snapshot for ever. Writable ones collect edits and
     become read-only, at the new snapshot, once they are committed. A session may be used
     from several threads.
+
+    Attributes
+    ----------
+    chunks : ChunkStore
+        The way to single chunks.
     """
 
     def __init__(
@@ -56,14 +62,30 @@ class Session(ArrayChunks, Merging):
         branch: str | None = None,
         layers: Sequence[ChangeSet] = (),
     ) -> None:
-        super().__init__(context, snapshot_id, mode, layers)
-        self._branch = branch
+        edits = Edits(context.assets.snapshot, snapshot_id, mode, layers)
+        self._take_parts(context, edits, branch)
+        self.load()
+
+    def _take_parts(
+        self,
+        context: SessionContext,
+        edits: Edits,
+        branch: str | None = None,
+        copies: Copies | None = None,
+    ) -> None:
+        self._context = context
+        self._copies = copies or Copies()
+        self._edits = edits
+        self._lock = edits.lock
+        self._committer = Committer(context, edits, branch)
+        self.chunks = ChunkStore(context, edits)
+        self._arrays = ArrayChunks(edits, self.chunks, context.virtual)
 
     # -- what it is --------------------------------------------------------------
     @property
     def read_only(self) -> bool:
         """Whether the session refuses edits."""
-        return self._mode is SessionMode.readonly
+        return self._edits.mode is SessionMode.readonly
 
     @property
     def is_fork(self) -> bool:
@@ -73,17 +95,17 @@ class Session(ArrayChunks, Merging):
     @property
     def mode(self) -> SessionMode:
         """Whether the session reads, writes, or rearranges."""
-        return self._mode
+        return self._edits.mode
 
     @property
     def snapshot_id(self) -> str:
         """Id of the snapshot that the session began at; after a commit the new one."""
-        return encode_id(self._snapshot_id)
+        return encode_id(self._edits.snapshot_id)
 
     @property
     def branch(self) -> str | None:
         """The branch that a commit moves; None for read-only sessions and forks."""
-        return self._branch
+        return self._committer.branch
 
     @property
     def storage(self) -> Storage:
@@ -96,16 +118,36 @@ class Session(ArrayChunks, Merging):
         return self._context.config
 
     @property
+    def virtual(self) -> VirtualResolver:
+        """Access to the files that virtual chunks lie in."""
+        return self._context.virtual
+
+    @property
+    def storage_url(self) -> str:
+        """Where the repository is, without credentials."""
+        return self._context.assets.storage.url
+
+    @property
+    def effective_config(self) -> EffectiveConfig:
+        """The configuration with defaults filled in."""
+        return self._context.effective
+
+    @property
     def has_uncommitted_changes(self) -> bool:
         """Whether a commit would have anything to say."""
-        return any(not layer.is_void for layer in self._own_layers)
+        return self._edits.has_changes
+
+    @property
+    def has_inherited_changes(self) -> bool:
+        """Whether the parent of a fork had changes when it was forked."""
+        return self._edits.has_inherited_changes
 
     def __repr__(self) -> str:
         lines = [f"<icechunk.{type(self).__name__}>", f"snapshot: {self.snapshot_id}"]
-        if self._branch is not None:
-            lines.append(f"branch: {self._branch}")
-        lines.append(f"mode: {self._mode.name}")
-        if not self.read_only:
+        if self.branch is not None:
+            lines.append(f"branch: {self.branch}")
+        lines.append(f"mode: {self.mode.name}")
+        if not self.read_only and self.is_loaded:
             lines.append(f"uncommitted changes: {'yes' if self.has_uncommitted_changes else 'no'}")
         lines.append(f"storage: {self._context.assets.storage.url}")
         return "\n".join(lines)
@@ -117,9 +159,9 @@ class Session(ArrayChunks, Merging):
             return True
         return (
             self._context.assets.storage.url == other._context.assets.storage.url
-            and self._snapshot_id == other._snapshot_id
-            and self._mode == other._mode
-            and self._everything() == other._everything()
+            and self.snapshot_id == other.snapshot_id
+            and self.mode == other.mode
+            and self._edits.everything() == other._edits.everything()
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -137,28 +179,63 @@ class Session(ArrayChunks, Merging):
         if not self.read_only:
             raise SessionStateError(
                 "a writable session cannot be pickled: changes made on the copy would be lost. "
-                "Send session.fork() to other processes, and merge() what comes back",
+                "Send session.fork() to other processes, and merge() what comes back. With Dask, "
+                "icechunk.xarray.to_icechunk and icechunk.dask.store_dask do that",
                 ErrorKind.PICKLE,
             )
-        return {"recipe": self._context.recipe, "snapshot": self._snapshot_id}
+        return {
+            "recipe": self._context.recipe,
+            "edits": {"snapshot_id": self._edits.snapshot_id, "mode": SessionMode.readonly},
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        Session.__init__(self, state["recipe"].context(), state["snapshot"], SessionMode.readonly)
+        # no request is made, and nothing is decoded, before the session is used: an error
+        # here would end the process that receives it
+        context = state["recipe"].context()
+        edits = Edits(context.assets.snapshot, **state["edits"])
+        self._take_parts(context, edits, copies=Copies(state.get("originals", ())))
 
     @property
-    def virtual(self) -> VirtualResolver:
-        """Access to the files that virtual chunks lie in."""
-        return self._context.virtual
+    def is_loaded(self) -> bool:
+        """Whether the snapshot was fetched. A copy in another process does it when it is used."""
+        return self._edits.is_loaded
 
-    @property
-    def storage_url(self) -> str:
-        """Where the repository is, without credentials."""
-        return self._context.assets.storage.url
+    def load(self) -> None:
+        """Fetch the snapshot, if that was not done yet."""
+        self._edits.load()
 
+    # -- nodes -------------------------------------------------------------------------
     @property
-    def effective_config(self) -> EffectiveConfig:
-        """The configuration with defaults filled in."""
-        return self._context.effective
+    def tree(self) -> Tree:
+        """The node hierarchy, with the edits of this session."""
+        return self._edits.tree
+
+    def set_metadata_document(self, path: str, user_data: bytes) -> None:
+        """Create a node, or replace its ``zarr.json``.
+
+        Raises
+        ------
+        ReadOnlyError, SessionStateError
+            If the session does not take edits.
+        InvalidInputError
+            If it is no Zarr v3 document, or one that the format cannot hold.
+        """
+        with self._lock:
+            self._edits.check_editable()
+            # looked at closer where it can matter only: the version may take a request
+            if (
+                b"rectilinear" in user_data
+                and not parse_node_metadata(user_data, path).is_regular
+                and self._context.state.spec_version == 1
+            ):
+                raise v1.irregular_grid(path)
+            self._edits.tree.put(path, user_data)
+
+    def delete_nodes(self, path: str) -> None:
+        """Delete a node and all below it; a missing one is ignored."""
+        with self._lock:
+            self._edits.check_editable()
+            self._edits.tree.delete(path)
 
     def move(self, from_path: str, to_path: str) -> None:
         """Move a group or array, with all below it, to another path.
@@ -178,20 +255,196 @@ class Session(ArrayChunks, Merging):
         AlreadyExistsError
             If there is a node at `to_path`.
         """
-        if self._mode is not SessionMode.rearrange:
+        if self.mode is not SessionMode.rearrange:
             if self.read_only:
-                self._check_editable()
+                self._edits.check_editable()
             raise SessionStateError(
                 "nodes move in sessions of their own; get one from "
                 "Repository.rearrange_session(branch)",
                 ErrorKind.NON_REARRANGE_SESSION,
             )
         with self._lock:
-            self._tree.move(normalize_path(from_path), normalize_path(to_path))
+            self._edits.tree.move(normalize_path(from_path), normalize_path(to_path))
 
     def get_node_id(self, path: str) -> str:
         """Return the id of a node, which stays the same when the node moves."""
-        return encode_id(self._tree.require(normalize_path(path)).id)
+        return encode_id(self._edits.tree.require(normalize_path(path)).id)
+
+    # -- chunks of an array ------------------------------------------------------------
+    def chunk_refs(self, path: str) -> ChunkRefs:
+        """Return all references of an array, with the edits of this session."""
+        return self.chunks.refs(path)
+
+    def set_refs(self, path: str, refs: ChunkRefs) -> None:
+        """Set many chunk references of one array at once.
+
+        Raises
+        ------
+        NodeNotFoundError, InvalidInputError
+            If there is no such array, or its grid does not hold all of them.
+        """
+        self.chunks.set_refs(path, refs)
+
+    def written_chunks(self, path: str, *, base: bool = False) -> npt.NDArray[np.bool_]:
+        """Say which chunks of an array have a value, here or in the base snapshot.
+
+        Only manifests are read. Where the array is sharded, its shards are meant. A chunk
+        that holds nothing but the fill value is usually not stored, and not told from one
+        that was never written.
+
+        Parameters
+        ----------
+        path : str
+            Of the array.
+        base : bool
+            Whether to leave out the edits of this session.
+
+        Returns
+        -------
+        bool[...]
+            In the shape of the chunk grid.
+
+        Raises
+        ------
+        NodeNotFoundError, InvalidInputError
+            If there is no such array.
+        """
+        return self.chunks.written(normalize_path(path), base=base)
+
+    def changed_chunks(self, path: str) -> npt.NDArray[np.bool_]:
+        """Say which chunks of an array this session has written or deleted.
+
+        Of a fork they include those that its parent had changed before. Parameters, result
+        and errors are those of `written_chunks`.
+        """
+        return self.chunks.changed(normalize_path(path))
+
+    def chunk_type(self, array_path: str, chunk_coordinates: Sequence[int]) -> ChunkType:
+        """Say where the bytes of a chunk are.
+
+        Parameters
+        ----------
+        array_path : str
+        chunk_coordinates : sequence of int
+            One that the chunk grid does not have was never written.
+
+        Raises
+        ------
+        NodeNotFoundError, InvalidInputError
+            If there is no such array, or a coordinate is negative.
+        """
+        return self._arrays.type_of(array_path, chunk_coordinates)
+
+    def all_virtual_chunk_locations(self) -> list[str]:
+        """Return the URL of the file that a virtual chunk is in, for all of all arrays.
+
+        Raises
+        ------
+        InvalidInputError
+            If a location names a container that the configuration does not have.
+        """
+        return self._arrays.all_virtual_locations()
+
+    async def chunk_coordinates(
+        self, array_path: str, batch_size: int = 1000
+    ) -> AsyncIterator[tuple[int, ...]]:
+        """Yield the coordinates of all chunks that were written, in order.
+
+        Parameters
+        ----------
+        array_path : str
+        batch_size : int
+            How many are made at once.
+
+        Raises
+        ------
+        NodeNotFoundError, InvalidInputError
+            If there is no such array.
+        """
+        async for coordinate in self._arrays.coordinates(array_path, batch_size):
+            yield coordinate
+
+    async def chunk_batches(
+        self, array_path: str, batch_size: int = 100_000
+    ) -> AsyncIterator[ChunkBatch]:
+        """Yield the references to all chunks that were written, as columns, in order.
+
+        Parameters
+        ----------
+        array_path : str
+        batch_size : int
+            Rows of a batch, at most.
+
+        Yields
+        ------
+        coords : uint32[n, ndim]
+        kinds : uint8[n]
+            Values of `ChunkType`.
+        places : list of str
+            URL of a virtual chunk, id of a native one, empty for an inline one.
+        offsets, lengths : uint64[n]
+            In bytes, in the file or object; the offset of an inline chunk is 0.
+        inlined : dict of int to bytes
+            Of inline chunks the bytes, by row.
+
+        Raises
+        ------
+        NodeNotFoundError, InvalidInputError
+            If there is no such array, or a location names an unknown container.
+        """
+        async for batch in self._arrays.batches(array_path, batch_size):
+            yield batch
+
+    def shift_array(self, array_path: str, chunk_offset: Iterable[int]) -> None:
+        """Move all chunks of an array by so many chunks along each dimension.
+
+        What leaves the grid is dropped, and what is left behind reads as the fill value; to
+        keep all, resize the array before. No data is copied.
+
+        Parameters
+        ----------
+        array_path : str
+        chunk_offset : iterable of int
+            Per dimension, in chunks; may be negative.
+
+        Raises
+        ------
+        ReadOnlyError, SessionStateError
+            If the session does not take edits.
+        NodeNotFoundError, InvalidInputError
+            If there is no such array, its chunk grid is not regular, or the offset has not
+            one number per dimension.
+        """
+        self._arrays.shift(array_path, chunk_offset)
+
+    def reindex_array(
+        self, array_path: str, forward: Reindexing, backward: Reindexing | None = None
+    ) -> None:
+        """Move each chunk of an array to where a function says.
+
+        Only chunks that were written are visited, in order; where two move to one place the
+        later one stays. A chunk that moves is still where it was, too, unless another one
+        takes its place or `backward` says that it has to go.
+
+        Parameters
+        ----------
+        array_path : str
+        forward : callable
+            Gets the position of a chunk as a list, returns the new one, or None to leave it.
+        backward : callable, optional
+            The inverse: gets the position of a chunk, returns where it would come from. If
+            that is None, or there is no chunk, the chunk reads as the fill value afterwards.
+
+        Raises
+        ------
+        ReadOnlyError, SessionStateError
+            If the session does not take edits.
+        NodeNotFoundError, InvalidInputError
+            If there is no such array, its chunk grid is not regular, or `forward` returns
+            what is no position in it. In this case, and if a function raises, nothing has
+            changed.
+        """
+        self._arrays.reindex(array_path, forward, backward)
 
     # -- changes -----------------------------------------------------------------------
     def array_changes(self) -> list[ArrayChanges]:
@@ -199,22 +452,39 @@ class Session(ArrayChunks, Merging):
 
         Of a fork they are those since it was forked.
         """
-        return self._changes().array_changes()
+        return self._edits.own().array_changes()
 
     def status(self) -> Diff:
         """Return the uncommitted changes."""
-        changes = self._changes()
-        snapshot = self._tree.snapshot
-        log = transaction_log(self._snapshot_id, snapshot, self._tree, changes)
-        paths = {node.id: (node.path, node.is_array) for node in self._tree.nodes()}
-        return diff_from_logs([log], snapshot, paths)
+        changes, tree = self._edits.own(), self._edits.tree
+        log = transaction_log(tree.snapshot.id, tree.snapshot, tree, changes)
+        paths = {node.id: (node.path, node.is_array) for node in tree.nodes()}
+        return diff_from_logs([log], tree.snapshot, paths)
+
+    def changes(self) -> ChangeSet:
+        """Return the uncommitted changes, of a fork those since it was forked."""
+        return self._edits.own()
+
+    def change_set_bytes(self) -> bytes:
+        """Return the uncommitted changes, to be sent to the coordinator of a job.
+
+        Of a fork they are what was done since it was forked. Chunks are already stored;
+        what travels is where they are.
+        """
+        self._context.assets.storage.sync()
+        return encode_change_set(self._edits.own())
 
     def discard_changes(self) -> None:
         """Drop all uncommitted changes."""
         if self.read_only:
-            self._check_editable()
-        with self._lock:
-            self._reset(self._tree.snapshot)
+            self._edits.check_editable()
+        self._edits.discard()
+
+    def discard_inherited_changes(self) -> None:
+        """Drop all uncommitted changes, of a fork also those that its parent had done before."""
+        if self.read_only:
+            self._edits.check_editable()
+        self._edits.discard(inherited=True)
 
     def fork(self) -> ForkSession:
         """Return a session for other processes, which sees what this one has done.
@@ -222,39 +492,70 @@ class Session(ArrayChunks, Merging):
         It pickles. What is written through it, or through copies of it, comes back by
         `merge`, or as `change_set_bytes` for `merge_change_sets`.
         """
-        if self._mode is not SessionMode.writable:
+        if self.mode is not SessionMode.writable:
             raise SessionStateError(
                 "only a writable session can be forked; for reading, a read-only session pickles",
                 ErrorKind.CANNOT_FORK_READ_ONLY_SESSION,
             )
-        with self._lock:
-            top = self._layers[-1]
-            if not top.is_empty:
-                # what this session does from now on, it does beside the fork
-                self._layers.append(ChangeSet(top.base, top.lineage))
-            seen = len(self._layers) - 1
-            known = [lineage for lineage, layers in self._forks.items() if layers == seen]
-            lineage = known[0] if known else os.urandom(16)
-            self._forks[lineage] = seen
-            inherited = [self._frozen_layers(seen)] if seen else []
-        return ForkSession(self._context, self._snapshot_id, lineage, inherited)
+        lineage, inherited = self._edits.fork()
+        return ForkSession(self._context, self._edits.snapshot_id, lineage, inherited)
 
     def merge(self, *others: ForkSession) -> None:
         """Take over what forks of this session did.
+
+        Parameters
+        ----------
+        *others : ForkSession
+            In any order. One that was sent to other processes has none of what was done
+            there; merge what comes back. The session itself is ignored.
 
         Raises
         ------
         ConflictError
             If two forks, or a fork and what this session did after the fork was made,
             disagree about a chunk or a node; then nothing is taken over.
+        SessionStateError
+            If copies of a fork were sent to other processes, and none came back.
         """
-        for other in others:
-            if not isinstance(other, ForkSession):
-                raise InvalidInputError(
-                    f"merge takes forks of this session, not a {type(other).__name__}",
-                    ErrorKind.MERGE_NOT_ALLOWED,
-                )
-        self._merge([other._changes() for other in others])
+        forks = _forks(self, others)
+        self._copies.check(fork._copies for fork in forks)
+        self.merge_parts(*forks)
+
+    def merge_parts(self, *others: ForkSession) -> None:
+        """Take over what forks did, on the way to the session that merges all of them.
+
+        That is `merge` without a look at copies: where Dask reduces results on its workers,
+        copies of them are sent around. The session that merges the outcome looks at them.
+        """
+        forks = _forks(self, others)
+        self._edits.merge([fork.changes() for fork in forks])
+        self._copies.take_over(fork._copies for fork in forks)
+
+    def merge_change_sets(
+        self, change_sets: Iterable[bytes], *, on_conflict: OnConflict = "error"
+    ) -> None:
+        """Take over what other processes did, from their `change_set_bytes`.
+
+        Parameters
+        ----------
+        change_sets : iterable of bytes
+            In any order; one that comes twice counts once.
+        on_conflict : {"error", "last"}
+            What to do where two disagree.
+
+        Raises
+        ------
+        FormatError
+            If some bytes are damaged or no change set.
+        SessionStateError
+            If a change set was made on another snapshot, or on nodes that this session
+            does not have.
+        ConflictError
+            If two disagree about a chunk or a node, or one with this session. In all three
+            cases nothing is taken over.
+        """
+        parts = [decode_change_set(data, f"change set {i}") for i, data in enumerate(change_sets)]
+        self._edits.merge(parts, on_conflict)
 
     # -- committing ----------------------------------------------------------------------
     def commit(
@@ -267,6 +568,7 @@ class Session(ArrayChunks, Merging):
         allow_empty: bool = False,
         before_rebase: Callable[[int], None] | None = None,
         after_rebase: Callable[[int], None] | None = None,
+        on_built: Callable[[str], None] | None = None,
     ) -> str:
         """Make the changes a new snapshot of the branch.
 
@@ -285,6 +587,10 @@ class Session(ArrayChunks, Merging):
             Called around every rebase with its number, from 1 on.
         allow_empty : bool
             Whether to commit when nothing changed.
+        on_built : callable, optional
+            Called with the id of the new snapshot before the branch moves there, in each
+            attempt. For records that must tell later whether the commit took place: the
+            operations log names each snapshot that did. If it raises, nothing is committed.
 
         Returns
         -------
@@ -297,35 +603,27 @@ class Session(ArrayChunks, Merging):
             If the branch has moved since the session began.
         RebaseFailedError
             If `rebase_with` cannot settle a conflict.
+        OutcomeUnknownError
+            If the storage gave no answer, and nobody knows whether the commit was made. Commit
+            again: the session finds out, and does not commit twice.
         SessionStateError
             If nothing changed, or the session cannot commit.
         """
-        if rebase_with is None:
-            return self._commit(message, metadata, allow_empty, amends=False)
-        if not isinstance(rebase_with, ConflictSolver):
-            raise InvalidInputError(
-                f"rebase_with must be a ConflictSolver, not {rebase_with!r}",
-                ErrorKind.INVALID_COMMIT_CONFIGURATION,
-            )
-        for attempt in range(rebase_tries + 1):
-            # official clients record this in every commit that was allowed to rebase
-            noted = with_reserved(metadata, rebase_attempts=attempt)
-            try:
-                # what is left of the changes after a rebase may be nothing
-                empty = allow_empty or attempt > 0
-                return self._commit(message, noted, empty, amends=False)
-            except ConflictError as error:
-                if error.kind is not ErrorKind.COMMIT_CONFLICT or attempt == rebase_tries:
-                    raise
-            if before_rebase is not None:
-                before_rebase(attempt + 1)
-            self.rebase(rebase_with)
-            if after_rebase is not None:
-                after_rebase(attempt + 1)
-        raise InvalidInputError(
-            f"rebase_tries is {rebase_tries}, it must not be negative",
-            ErrorKind.INVALID_COMMIT_CONFIGURATION,
+        return self._committer.commit(
+            message,
+            metadata,
+            rebase_with=rebase_with,
+            rebase_tries=rebase_tries,
+            allow_empty=allow_empty,
+            before_rebase=before_rebase,
+            after_rebase=after_rebase,
+            on_built=on_built,
         )
+
+    @property
+    def committed(self) -> Committed | None:
+        """What the commit of this session took; None before there is one."""
+        return self._committer.committed
 
     def rebase(self, solver: ConflictSolver) -> None:
         """Carry the changes over to the newest snapshot of the branch.
@@ -342,13 +640,7 @@ class Session(ArrayChunks, Merging):
         SessionStateError
             If the session cannot commit, or a transaction log is missing.
         """
-        self._check_committable(allow_empty=True)
-        with self._lock:
-            info = self._context.state.load()
-            tip = branch_tip(info, self._branch or "")
-            if tip != self._snapshot_id:
-                changes = rebase_changes(self._context.assets, info, self._changes(), tip, solver)
-                self._reset(self._context.assets.snapshot(tip), [changes])
+        self._committer.rebase(solver)
 
     def amend(
         self,
@@ -363,7 +655,7 @@ class Session(ArrayChunks, Merging):
         cannot be amended, and neither can one that moved nodes by a session that edits.
         """
         self._context.state.require_version_2("amend")
-        return self._commit(message, metadata, allow_empty, amends=True)
+        return self._committer.put(message, metadata, allow_empty, amends=True)
 
     def flush(self, message: str, *, metadata: Mapping[str, Any] | None = None) -> str:
         """Store the changes, if any, as a snapshot that belongs to no branch.
@@ -371,13 +663,13 @@ class Session(ArrayChunks, Merging):
         The session is read-only afterwards. Garbage collection removes the snapshot in
         time, unless a branch or tag is made of it.
         """
-        self._check_committable(allow_empty=True)
-        with self._lock:
-            built = self._build(message, metadata)
-            entry = self._entry(built)
-            self._context.state.update(publish.add_detached(entry))
-            self._finish(built)
-            return self.snapshot_id
+        return self._committer.flush(message, metadata=metadata)
+
+    def rewrite_manifests(
+        self, message: str, metadata: Mapping[str, Any] | None, *, amends: bool
+    ) -> str:
+        """Commit with new manifests for all arrays; see `Repository.rewrite_manifests`."""
+        return self._committer.put(message, metadata, True, amends=amends, rewrites=True)
 
     def distributed_commit(
         self,
@@ -394,113 +686,16 @@ class Session(ArrayChunks, Merging):
         when it raises, the session is as it was before.
         """
         with self._lock:
-            top = self._layers[-1]
+            top = self._edits.layers[-1]
             self.merge_change_sets(change_sets, on_conflict=on_conflict)
             try:
                 return self.commit(message, metadata, allow_empty=allow_empty)
             except BaseException:
-                self._layers[-1] = top
-                self._tree.rebuild()
+                self._edits.restore(top)
                 raise
 
-    def _check_committable(self, *, allow_empty: bool) -> None:
-        if self.read_only or self._branch is None:
-            raise SessionStateError(
-                "this session cannot commit: it is read-only, was committed before, or is a "
-                "fork whose changes are to be merged into the session it came from",
-                ErrorKind.COMMIT_NOT_ALLOWED,
-            )
-        if not allow_empty and not self.has_uncommitted_changes:
-            raise SessionStateError(
-                "nothing to commit: no changes were made (allow_empty=True commits all the same)",
-                ErrorKind.NO_CHANGES_TO_COMMIT,
-            )
-
-    def _commit(
-        self,
-        message: str,
-        metadata: Mapping[str, Any] | None,
-        allow_empty: bool,
-        *,
-        amends: bool,
-        rewrites: bool = False,
-    ) -> str:
-        self._check_committable(allow_empty=allow_empty)
-        branch = self._branch or ""
-        with self._lock:
-            amended = self._amended_log() if amends else None
-            built = self._build(message, metadata, amended, rewrites=rewrites)
-            change = publish.add_commit(
-                branch,
-                self._snapshot_id,
-                self._entry(built),
-                amends=amends,
-                moves=self._mode is SessionMode.rearrange,
-            )
-            self._context.state.update(change)
-            self._finish(built)
-            _log.debug("committed snapshot %s to branch %s", self.snapshot_id, branch)
-            return self.snapshot_id
-
-    def _amended_log(self) -> Any:
-        if self._snapshot_id == INITIAL_SNAPSHOT_ID:
-            raise SessionStateError(
-                "the first snapshot of a repository cannot be amended; commit instead",
-                ErrorKind.NO_AMEND_FOR_INITIAL_COMMIT,
-            )
-        log = self._context.assets.transaction_log(self._snapshot_id)
-        if log.moved_nodes and self._mode is not SessionMode.rearrange:
-            raise SessionStateError(
-                "the newest snapshot moved nodes; edits cannot amend it, commit instead",
-                ErrorKind.REARRANGE_SESSION_ONLY,
-            )
-        return log
-
-    def _build(
-        self,
-        message: str,
-        metadata: Mapping[str, Any] | None,
-        amended: Any = None,
-        *,
-        rewrites: bool = False,
-    ) -> Built:
-        if not isinstance(message, str):
-            raise InvalidInputError(
-                f"the message of a commit must be a string, not {message!r}",
-                ErrorKind.INVALID_COMMIT_CONFIGURATION,
-            )
-        if metadata is not None and not isinstance(metadata, Mapping):
-            raise InvalidInputError(
-                f"the metadata of a commit must be a dict, not {metadata!r}",
-                ErrorKind.BAD_METADATA,
-            )
-        return build(
-            self._context.assets,
-            self._tree.snapshot,
-            self._changes(),
-            message=message,
-            metadata={**self._context.default_commit_metadata, **(metadata or {})},
-            splitting=self._context.effective.split_sizes,
-            amended=amended,
-            rewrites=rewrites,
-            spec_version=self._context.state.spec_version,
-        )
-
-    def _entry(self, built: Built) -> SnapshotEntry:
-        snapshot = built.snapshot
-        return SnapshotEntry(
-            snapshot.id,
-            self._snapshot_id,
-            snapshot.flushed_at,
-            snapshot.message,
-            snapshot.metadata,
-        )
-
-    def _finish(self, built: Built) -> None:
-        self._mode = SessionMode.readonly
-        self._branch = None
-        self._reset(built.snapshot)
-
+    chunk_type_async = async_twin(chunk_type)
+    all_virtual_chunk_locations_async = async_twin(all_virtual_chunk_locations)
     move_async = async_twin(move)
     get_node_id_async = async_twin(get_node_id)
     merge_async = async_twin(merge)
@@ -524,51 +719,44 @@ class ForkSession(Session):
         snapshot_id: bytes,
         lineage: bytes,
         inherited: Sequence[ChangeSet],
-        own: Sequence[ChangeSet] = (),
     ) -> None:
-        layers = [*inherited, *(own or [ChangeSet(snapshot_id, lineage)])]
-        super().__init__(context, snapshot_id, SessionMode.writable, None, layers)
-        self._lineage = lineage
-        self._inherited = len(inherited)
-        self._forks[lineage] = self._inherited
+        layers = [*inherited, ChangeSet(snapshot_id, lineage)]
+        edits = Edits(
+            context.assets.snapshot,
+            snapshot_id,
+            SessionMode.writable,
+            layers,
+            len(inherited),
+            lineage,
+        )
+        self._take_parts(context, edits)
+        self.load()
 
     @property
     def is_fork(self) -> bool:
         """Always true."""
         return True
 
-    @property
-    def _own_layers(self) -> list[ChangeSet]:
-        return self._layers[self._inherited :]
-
     def __getstate__(self) -> dict[str, Any]:
         # whoever commits what travels knows nothing of this process's files
         self._context.assets.storage.sync()
         return {
             "recipe": self._context.recipe,
-            "snapshot": self._snapshot_id,
-            "lineage": self._lineage,
-            "inherited": [encode_change_set(c) for c in self._layers[: self._inherited]],
-            # one by one: forks of this fork began with some of them
-            "own": [encode_change_set(c) for c in self._own_layers],
-            "forks": self._forks,
+            "edits": self._edits.to_send(),
+            "originals": self._copies.send(),
         }
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        ForkSession.__init__(
-            self,
-            state["recipe"].context(),
-            state["snapshot"],
-            state["lineage"],
-            [decode_change_set(data, "inherited change set") for data in state["inherited"]],
-            [decode_change_set(data) for data in state["own"]],
-        )
-        self._forks = dict(state["forks"])
 
-    def discard_changes(self) -> None:
-        """Drop what was done since the fork."""
-        with self._lock:
-            self._layers[self._inherited :] = [ChangeSet(self._snapshot_id, self._lineage)]
-            self._forks = {self._lineage: self._inherited}
-            self._frozen = 0, ChangeSet(self._snapshot_id)
-            self._tree.rebuild()
+def _forks(session: Session, others: Iterable[object]) -> list[ForkSession]:
+    """Return what is to be merged into a session, without that session itself."""
+    forks = []
+    for other in others:
+        if other is session:
+            continue
+        if not isinstance(other, ForkSession):
+            raise InvalidInputError(
+                f"merge takes forks of this session, not a {type(other).__name__}",
+                ErrorKind.MERGE_NOT_ALLOWED,
+            )
+        forks.append(other)
+    return forks

@@ -16,13 +16,20 @@ import re
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
 
 from icechunk.base.display import Displayed
 from icechunk.config.repository_config import StorageSettings
-from icechunk.errors import ErrorKind, InvalidInputError, PreconditionFailedError, ReadOnlyError
+from icechunk.errors import (
+    ErrorKind,
+    InvalidInputError,
+    PreconditionFailedError,
+    ReadOnlyError,
+    StorageError,
+)
 
 #: ``(start, end)`` is bytes `start` to `end` (exclusive), ``(start, None)`` all from
 #: `start` on, ``(None, n)`` the last `n`. A range may reach past the end of the
@@ -110,6 +117,11 @@ class Storage(Displayed, ABC):
 
     #: False for a storage that cannot write, such as plain HTTP.
     supports_writes: bool = True
+    #: True for a storage that is known to check the conditions of puts. Others are tested
+    #: when a repository is created or first written.
+    checks_conditions: bool = False
+    #: Whether `turn` makes others wait.
+    queues_writers: bool = False
 
     # -- constructors of the official client ---------------------------------------
     new_in_memory = _Constructor("constructors", "in_memory_storage")
@@ -219,6 +231,23 @@ class Storage(Displayed, ABC):
         condition. Default: nothing.
         """
 
+    def delete_leftovers(self, before: datetime, *, dry_run: bool = False) -> int:
+        """Delete what writers left that were killed, where a storage has such things.
+
+        Parameters
+        ----------
+        before : datetime
+            Only what was last written before then: later ones may be at work.
+        dry_run : bool, default False
+            Only count.
+
+        Returns
+        -------
+        int
+            How many bytes were freed. Default: 0, there is nothing like that.
+        """
+        return 0
+
     def copy(self, source: str, target: str, *, if_match: str | None = None) -> None:
         """Copy one object, on the server where that is possible.
 
@@ -230,6 +259,14 @@ class Storage(Displayed, ABC):
             If its version is not `if_match`.
         """
         self.put(target, self.get(source, if_match=if_match).data)
+
+    def turn(self, key: str) -> AbstractContextManager[None]:
+        """Return what to hold while an object is read and replaced, where many do so.
+
+        It keeps others from doing work in vain, and is no protection: whoever does not get
+        his turn soon goes on without. Default: nobody waits.
+        """
+        return nullcontext()
 
     # -- the storage itself ----------------------------------------------------
     @abstractmethod
@@ -323,6 +360,33 @@ def check_folder(prefix: str) -> str:
             f"{prefix!r} is no folder to list: end it with '/'", ErrorKind.BAD_PREFIX
         )
     return prefix
+
+
+#: Buffers of FlatBuffers end there, and so does every object that is read whole.
+MAX_WHOLE: Final = 1 << 31
+
+
+def whole_limit() -> int:
+    """Return how many bytes an object may have that is read whole.
+
+    Metadata are. Chunks are read by ranges, which say themselves how much is wanted.
+    """
+    return MAX_WHOLE
+
+
+def check_whole(key: str, size: int, where: str) -> None:
+    """Check that an object is not too large to be read whole, before anything is read.
+
+    Raises
+    ------
+    StorageError
+        If it is.
+    """
+    if size > whole_limit():
+        raise StorageError(
+            f"cannot read {key} in {where}: it has {size} bytes, and no object that is read "
+            f"whole has more than {whole_limit()}"
+        )
 
 
 def check_range(byte_range: ByteRange) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
 
 from obstore.exceptions import (
     AlreadyExistsError,
@@ -20,6 +19,7 @@ from obstore.exceptions import (
     UnknownConfigurationKeyError,
 )
 
+from icechunk.base.public_url import public_text
 from icechunk.errors import (
     ErrorKind,
     IcechunkError,
@@ -29,18 +29,13 @@ from icechunk.errors import (
     StorageError,
 )
 
-_URL: Final = re.compile(r"[a-z+]+://[^\s<>\"']+")
 _STATUS: Final = re.compile(r"(Server returned non-2xx status code: \d+[^:\n]*):(.*)", re.DOTALL)
 _CODE: Final = re.compile(r"<Code>([^<]*)</Code>")
 _MESSAGE: Final = re.compile(r"<Message>([^<]*)</Message>")
 _REFUSED: Final = re.compile(r"status code: 40[13]\b")
+#: Not 408 (timeout), 409 (somebody writes now), 425 (too early) and 429 (too many).
+_FOR_GOOD: Final = re.compile(r"status code: (?:4(?!08|09|25|29)\d\d|501)\b")
 _MAX_REASON: Final = 500
-
-
-def public_url(url: str) -> str:
-    """Return a URL without user, password, query and fragment."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def reason(error: BaseException) -> str:
@@ -51,7 +46,7 @@ def reason(error: BaseException) -> str:
         parts = [status[1]]
         parts += [m[1] for m in (_CODE.search(status[2]), _MESSAGE.search(status[2])) if m]
         text = text[: status.start()] + ": ".join(parts)
-    text = _URL.sub(lambda match: public_url(match[0]), text)
+    text = public_text(text)
     text = " ".join(text.split())
     return text if len(text) <= _MAX_REASON else text[:_MAX_REASON] + "..."
 
@@ -85,10 +80,18 @@ def translate(error: BaseException, operation: str, key: str, url: str) -> Icech
         return InvalidInputError(f"cannot {operation} {where}: {text}")
     # listings are refused with an error of no class of its own
     if isinstance(error, PermissionDeniedError | UnauthenticatedError) or _REFUSED.search(text):
-        return StorageError(f"cannot {operation} {where}: check the credentials: {text}")
+        return refused(f"cannot {operation} {where}: check the credentials: {text}")
     if is_throttled(text):
         return StorageError(f"cannot {operation} {where}: {text}", ErrorKind.THROTTLED)
-    return StorageError(f"cannot {operation} {where}: {text}")
+    message = f"cannot {operation} {where}: {text}"
+    return refused(message) if _FOR_GOOD.search(text) else StorageError(message)
+
+
+def refused(message: str, kind: ErrorKind | None = None) -> StorageError:
+    """Return the error for a request that would fail again."""
+    error = StorageError(message, kind)
+    error.transient = False
+    return error
 
 
 def is_throttled(text: str) -> bool:

@@ -13,18 +13,18 @@ import http.client
 import os
 import random
 import re
-import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, NamedTuple, cast
-from urllib.parse import quote, unquote, urljoin, urlsplit
+from typing import Any, Final, NamedTuple
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from icechunk._version import user_agent
+from icechunk.base.public_url import public_url, url_credentials
 from icechunk.config.repository_config import StorageSettings
 from icechunk.errors import (
     ErrorKind,
@@ -45,13 +45,11 @@ from icechunk.storage.base import (
     refuse_write,
     same_version,
 )
-from icechunk.storage.failures import public_url
+from icechunk.storage.bounded_body import Allowance, TimedResponse, UnfitAnswerError, read_body
+from icechunk.storage.headers import check_headers
 
 _MAX_REDIRECTS: Final = 10
 _MAX_IDLE: Final = 32
-_PIECE: Final = 1 << 20
-#: More of an answer that is not a file is not read.
-_MAX_ERROR: Final = 1 << 16
 #: Answers after which the same request may succeed.
 _PASSING: Final = frozenset((408, 429, 500, 502, 503, 504))
 _THROTTLED: Final = frozenset((429, 503))
@@ -59,6 +57,9 @@ _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
 _DURATION: Final = re.compile(r"([0-9]+)\s*(ms|s|m)?(?:[a-z]*)")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
 _FAILURES: Final = (OSError, http.client.HTTPException)
+#: Printable ASCII, which stays as it is in a path or a query.
+_PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F)))
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 #: In seconds, for a silent server, and for all tries of a request.
 _PATIENCE: Final = 60.0
 _OPERATION: Final = 180.0
@@ -123,10 +124,10 @@ class GuardedHttp(Storage):
         settings: StorageSettings | None = None,
     ) -> None:
         self._made_of = base_url, dict(options or {}), dict(headers or {}), may_follow
-        parts = urlsplit(base_url)
+        parts = web_parts(base_url)
         self._origin = _origin(base_url)
-        self._base = f"{public_url(base_url).rstrip('/')}/"
-        self._query = f"?{parts.query}" if parts.query else ""
+        self._base = f"{self._origin}{quote(parts.path, safe=_PRINTABLE).rstrip('/')}/"
+        self._query = f"?{quote(parts.query, safe=_PRINTABLE)}" if parts.query else ""
         self._options = {name.lower(): value for name, value in (options or {}).items()}
         self._check_options()
         self._common = {
@@ -138,6 +139,7 @@ class GuardedHttp(Storage):
         if at:
             token = base64.b64encode(unquote(user).encode()).decode()
             self._headers = {"Authorization": f"Basic {token}", **self._headers}
+        check_headers({**self._common, **self._headers}, self.url)
         self._may_follow = may_follow or self._is_here
         self._settings = settings or StorageSettings()
         self._effective = self._settings.effective()
@@ -255,7 +257,7 @@ class GuardedHttp(Storage):
     def _followed(self, key: str, url: str, answer: _Answer) -> str:
         target = urljoin(url, answer.headers.get("Location", ""))
         downgraded = url.startswith("https:") and not target.startswith("https:")
-        if downgraded or not self._may_follow(target):
+        if downgraded or not _is_web(target) or not self._may_follow(target):
             raise StorageError(
                 f"{key}: {self.url} redirects to {public_url(target)}, where nobody allowed to "
                 "read: authorise a virtual chunk container there, or pass follow_redirects=True "
@@ -282,16 +284,24 @@ class GuardedHttp(Storage):
             headers["Range"] = f"bytes={first}-{last}"
         retries, timeouts = self._effective.retries, self._effective.timeouts
         operation = timeouts.operation_timeout_ms
-        deadline = time.monotonic() + (_OPERATION if operation is None else operation / 1000)
+        seconds = _OPERATION if operation is None else operation / 1000
+        deadline = time.monotonic() + seconds
         failure = self._failure(key, "not tried")
         for attempt in range(retries.max_tries):
             if attempt:
                 pause = min(retries.initial_backoff_ms * 2**attempt, retries.max_backoff_ms) / 1000
                 time.sleep(pause * random.uniform(0.5, 1.0))
+            # what takes long for its size may go on, unless the caller set the limit
+            allowance = Allowance(self._reading, seconds, strict=operation is not None)
             try:
-                answer = self._exchange(method, url, headers, byte_range)
+                answer = self._exchange(method, url, headers, byte_range, allowance)
+            except UnfitAnswerError as exc:
+                raise self._failure(key, str(exc)) from None
+            except ValueError as exc:
+                # of a URL or a header, which the text may show
+                raise self._failure(key, f"no request can be made: {type(exc).__name__}") from None
             except _FAILURES as exc:
-                failure = self._failure(key, str(exc) or type(exc).__name__)
+                failure = self._failure(key, _reason(exc))
             else:
                 if answer.status not in _PASSING:
                     return answer
@@ -301,7 +311,12 @@ class GuardedHttp(Storage):
         raise failure
 
     def _exchange(
-        self, method: str, url: str, headers: Mapping[str, str], byte_range: ByteRange | None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        byte_range: ByteRange | None,
+        allowance: Allowance,
     ) -> _Answer:
         origin = _origin(url)
         while True:
@@ -315,16 +330,18 @@ class GuardedHttp(Storage):
             if line is None:
                 line = self._connect(url)
             connection = line.connection
+            connection.response_class = functools.partial(TimedResponse, allowance=allowance)  # type: ignore[assignment]
             try:
                 if not reused:
                     connection.connect()
-                    cast(socket.socket, connection.sock).settimeout(self._reading)
+                if connection.sock is not None:
+                    connection.sock.settimeout(self._reading)
                 connection.request(method, line.target(url), headers=dict(headers))
                 response = connection.getresponse()
-                data = _body(response, byte_range)
-            except _FAILURES:
+                data = read_body(response, byte_range)
+            except (*_FAILURES, ValueError, MemoryError) as exc:
                 connection.close()
-                if reused:
+                if reused and isinstance(exc, _FAILURES) and not allowance.is_spent:
                     continue  # the server closed it while it was idle
                 raise
             with self._lock:
@@ -395,7 +412,7 @@ class GuardedHttp(Storage):
 
 def anywhere(url: str) -> bool:
     """Let redirects lead to every web server."""
-    return urlsplit(url).scheme in ("http", "https")
+    return _is_web(url)
 
 
 @functools.cache
@@ -408,29 +425,48 @@ def _tls(trusting: bool) -> ssl.SSLContext:
     return context
 
 
-def _body(response: http.client.HTTPResponse, byte_range: ByteRange | None) -> bytes:
-    """Read what is wanted of an answer, and no more of a file sent whole than needed."""
-    if response.status not in (200, 206):
-        return response.read(_MAX_ERROR)
-    start, end = byte_range or (0, None)
-    if start is None:
-        data = response.read()
-        return data[max(len(data) - (end or 0), 0) :]
-    if response.status == 206:
-        got = re.match(r"bytes ([0-9]+)-", response.headers.get("Content-Range", ""))
-        if got is None or int(got[1]) != start:
-            raise http.client.HTTPException("the server sent another range than asked for")
-    else:
-        skip = start
-        while skip and (skipped := len(response.read(min(skip, _PIECE)))):
-            skip -= skipped
-    return response.read() if end is None else response.read(end - start)
+def _reason(exc: Exception) -> str:
+    """Return why a request failed; texts that may hold parts of it are left out."""
+    if isinstance(exc, OSError):
+        return exc.strerror or str(exc) or type(exc).__name__
+    return type(exc).__name__
+
+
+def web_parts(url: str) -> SplitResult:
+    """Return the parts of the URL of a web server.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is none. The message shows no secret.
+    """
+    problem = "is no URL of a web server"
+    try:
+        parts = urlsplit(url)
+        # the port is looked at to know that it is one
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            problem = ""
+    except ValueError:
+        parts = urlsplit("")
+    if "@" not in parts.netloc and url_credentials(url) == "a user or password":
+        problem = "is no URL of a web server: in a user or password, percent-encode / ? # and @"
+    elif _CONTROL.search(url):
+        problem = "has a line break or another control character"
+    if problem:
+        raise InvalidInputError(f"{public_url(url)!r} {problem}", ErrorKind.CANNOT_PARSE_URL)
+    return parts
+
+
+def _is_web(url: str) -> bool:
+    try:
+        web_parts(url)
+    except InvalidInputError:
+        return False
+    return True
 
 
 def _origin(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InvalidInputError(f"{url!r} is no URL of a web server", ErrorKind.CANNOT_PARSE_URL)
+    parts = web_parts(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 

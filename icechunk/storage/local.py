@@ -17,11 +17,10 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -43,19 +42,27 @@ from icechunk.storage.base import (
     check_folder,
     check_key,
     check_version,
+    check_whole,
     resolve_range,
     same_version,
 )
-from icechunk.storage.locks import exclusive
+from icechunk.storage.folder import Folder
+from icechunk.storage.locks import exclusive, open_lock
 from icechunk.storage.pace import Pace
+from icechunk.storage.queueing import queue_at
+from icechunk.storage.staging import Staged, file_etag
 
 _STAGING: Final = re.compile(r"#[0-9]+\Z")
 #: Staging names have many more digits, so no staging file is ever taken for a lock.
 _LOCK_SUFFIX: Final = "#0"
+_QUEUE_SUFFIX: Final = "#1"
 
 #: As many files are forced to disk at a time, so that a commit never waits for long.
 _MAX_WAITING: Final = 4096
 _SYNC_THREADS: Final = 8
+
+#: Deeper folders hold no object of ours.
+_MAX_DEPTH: Final = 200
 
 #: What may be read and written without a thread has at most so many bytes.
 _SMALL: Final = 1 << 17
@@ -72,6 +79,10 @@ _NO_LINKS: Final = {
     errno.ENOSYS,
     errno.EXDEV,
 }
+#: A link that takes the place of a file is not followed, where the system can do that.
+_LINK_ITSELF: Final[dict[str, Any]] = (
+    {"follow_symlinks": False} if os.link in os.supports_follow_symlinks else {}
+)
 #: What opening a file says when there is none of that name, or when it is a folder.
 _MISSING: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
@@ -80,7 +91,8 @@ class LocalStorage(Storage):
     """Objects as files below a folder.
 
     Nothing is created before the first write. Symbolic links are followed as long as
-    they stay inside of the folder, and are left out of listings.
+    they stay inside of the folder, and are left out of listings, and so are pipes, sockets
+    and devices.
 
     Parameters
     ----------
@@ -88,14 +100,17 @@ class LocalStorage(Storage):
         The folder. A relative one is taken from the current directory, now.
     """
 
+    checks_conditions = True
+    queues_writers = True
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         text = os.fspath(path)
         if not text or "\0" in text:
             raise InvalidInputError(f"{text!r} is no path of a folder", ErrorKind.BAD_PREFIX)
-        self._root = os.path.abspath(text)
+        self._folder = Folder(os.path.abspath(text))
         self._lock = threading.Lock()
         self._reads, self._writes = Pace(_QUICK_READ), Pace(_QUICK_WRITE)
-        # files that are not forced to disk yet
+        # objects that are not forced to disk yet
         self._waiting: list[str] = []
         # said again and again: after a failure the system forgets what it could not write,
         # and claims success when asked once more
@@ -104,12 +119,12 @@ class LocalStorage(Storage):
     @property
     def path(self) -> str:
         """The folder, as an absolute path."""
-        return self._root
+        return self._folder.root
 
     @property
     def url(self) -> str:
         """The folder as a ``file://`` URL."""
-        return Path(self._root).as_uri()
+        return Path(self._folder.root).as_uri()
 
     # -- reading -----------------------------------------------------------------
     def get(
@@ -121,27 +136,47 @@ class LocalStorage(Storage):
         if_unmodified_since: datetime | None = None,
     ) -> GetResult:
         """Fetch an object or a range of it; see `Storage.get`."""
-        path = self._path(key)
+        fd = self._open(key)
         try:
-            with open(path, "rb") as file:
-                # one open file is one version, whatever happens to its name meanwhile
-                status = os.fstat(file.fileno())
-                etag, modified = _etag(status), _modified(status)
-                check_version(
-                    key,
-                    etag,
-                    modified,
-                    if_match=if_match,
-                    if_unmodified_since=if_unmodified_since,
-                )
-                start, stop = resolve_range(byte_range, status.st_size)
-                file.seek(start)
-                return GetResult(file.read(stop - start), etag, modified)
+            # one open file is one version, whatever happens to its name meanwhile
+            status = os.fstat(fd)
+            etag, modified = file_etag(status), _modified(status)
+            check_version(
+                key, etag, modified, if_match=if_match, if_unmodified_since=if_unmodified_since
+            )
+            return GetResult(self._read(key, fd, byte_range, status.st_size), etag, modified)
+        finally:
+            os.close(fd)
+
+    def _open(self, key: str) -> int:
+        try:
+            return self._folder.open_file(self._checked(key))
         except _MISSING:
             missing = ObjectNotFoundError(f"{key}: there is no such object in {self.url}")
         except OSError as error:
             raise self._failure("read", key, error) from error
         raise missing
+
+    def _read(self, key: str, fd: int, byte_range: ByteRange | None, size: int) -> BytesLike:
+        """Return what is wanted of an open file; a sparse one may have any size."""
+        start, stop = resolve_range(byte_range, size)
+        if byte_range is None:
+            check_whole(key, size, self.url)
+        try:
+            data = _read_at(fd, start, stop)
+            if len(data) == stop - start:
+                return data
+            # the system gives two gigabytes at a time
+            pieces = [data]
+            while data and (start := start + len(data)) < stop:
+                data = _read_at(fd, start, stop)
+                pieces.append(data)
+            return b"".join(pieces)
+        except MemoryError:
+            reason = f"{stop - start} bytes are more than the memory holds"
+        except OSError as error:
+            raise self._failure("read", key, error) from error
+        raise StorageError(f"cannot read {key} in {self.url}: {reason}")
 
     async def get_async(
         self,
@@ -164,44 +199,60 @@ class LocalStorage(Storage):
 
     def get_if_changed(self, key: str, etag: str | None) -> GetResult | None:
         """Fetch an object unless its version is still `etag`, without reading it then."""
-        if etag is not None:
-            with suppress(OSError):
-                if same_version(_etag(os.stat(self._path(key))), etag):
-                    return None
-        return self.get(key)
+        fd = self._open(key)
+        try:
+            status = os.fstat(fd)
+            found = file_etag(status)
+            if etag is not None and same_version(found, etag):
+                return None
+            return GetResult(self._read(key, fd, None, status.st_size), found, _modified(status))
+        finally:
+            os.close(fd)
 
     def list(self, prefix: str = "") -> Iterator[ObjectMeta]:
         """Yield the objects of a folder; see `Storage.list`."""
         check_folder(prefix)
         if prefix:
-            self._path(prefix[:-1])
-        return self._walk(prefix)
+            self._checked(prefix[:-1])
+        return self._objects(prefix, _is_object)
 
-    def _walk(self, prefix: str) -> Iterator[ObjectMeta]:
+    def _objects(self, prefix: str, wanted: Callable[[str], bool]) -> Iterator[ObjectMeta]:
+        """Yield the files below a folder whose names are wanted."""
         try:
-            with os.scandir(os.path.join(self._root, prefix)) as entries:
-                # a folder counts as its name with the slash: then walking in this order
-                # yields whole keys in order
-                found = sorted(
-                    (entry.name + "/" * entry.is_dir(follow_symlinks=False), entry)
-                    for entry in entries
-                    if not entry.is_symlink()
-                    # a folder may have such a name, for instance of a branch
-                    and (entry.is_dir() or not _STAGING.search(entry.name))
-                )
+            with self._folder.listed(prefix) as folder:
+                yield from self._walk(prefix, folder, wanted)
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
-            raise self._failure("list", prefix or self._root, error) from error
+            raise self._failure("list", prefix or self._folder.root, error) from error
+
+    def _walk(
+        self, prefix: str, folder: int | str, wanted: Callable[[str], bool]
+    ) -> Iterator[ObjectMeta]:
+        if prefix.count("/") > _MAX_DEPTH:
+            raise OSError(errno.ENAMETOOLONG, f"folders within folders, {_MAX_DEPTH} deep")
+        with os.scandir(folder) as entries:
+            # a folder counts as its name with the slash: then walking in this order
+            # yields whole keys in order
+            found = sorted(
+                (entry.name + "/" * entry.is_dir(follow_symlinks=False), entry)
+                for entry in entries
+                if entry.is_dir(follow_symlinks=False)
+                or (entry.is_file(follow_symlinks=False) and wanted(entry.name))
+            )
         for name, entry in found:
-            if name.endswith("/"):
-                yield from self._walk(prefix + name)
-                continue
             try:
-                status = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:
+                if name.endswith("/"):
+                    with self._folder.inner(folder, entry.name) as inner:
+                        yield from self._walk(prefix + name, inner, wanted)
+                    continue
+                # not of the entry: that one may have gone by a path
+                at = None if isinstance(folder, str) else folder
+                named = entry.path if at is None else entry.name
+                status = os.stat(named, dir_fd=at, follow_symlinks=False)
+            except (FileNotFoundError, NotADirectoryError):
                 continue  # deleted since
-            yield ObjectMeta(prefix + name, status.st_size, _etag(status), _modified(status))
+            yield ObjectMeta(prefix + name, status.st_size, file_etag(status), _modified(status))
 
     # -- writing -----------------------------------------------------------------
     def put(
@@ -213,17 +264,23 @@ class LocalStorage(Storage):
         if_match: str | None = None,
     ) -> str:
         """Write an object whole; see `Storage.put`."""
-        path = self._path(key)
+        self._checked(key)
         try:
-            if if_match is not None:
-                return self._update(key, path, data, if_match)
-            if if_absent:
-                return self._create(key, path, data)
-            with _Staged(path, data, durable=False) as staged:
-                os.replace(staged.path, path)
+            # what does not exist cannot match, so nothing is made for it
+            with self._folder.place(key, create=if_match is None) as (folder, name):
+                if if_match is not None:
+                    return self._update(key, folder, name, data, if_match)
+                if if_absent:
+                    return self._create(key, folder, name, data)
+                with Staged(folder, name, data, durable=False) as staged:
+                    staged.replace()
+        except _MISSING as error:
+            if if_match is None:
+                raise self._failure("write", key, error) from error
+            raise _changed(key, if_match) from None
         except OSError as error:
             raise self._failure("write", key, error) from error
-        self._wait_for_sync(path)
+        self._wait_for_sync(key)
         return staged.etag
 
     async def put_async(
@@ -247,9 +304,9 @@ class LocalStorage(Storage):
                 return self.put(key, data)
         return await super().put_async(key, data, if_absent=if_absent, if_match=if_match)
 
-    def _wait_for_sync(self, path: str) -> None:
+    def _wait_for_sync(self, key: str) -> None:
         with self._lock:
-            self._waiting.append(path)
+            self._waiting.append(key)
             full = len(self._waiting) >= _MAX_WAITING
         if full:
             self.sync()
@@ -271,11 +328,14 @@ class LocalStorage(Storage):
             if self._lost is not None:
                 raise self._lost
 
-    def _sync_all(self, paths: Sequence[str]) -> StorageError | None:
-        folders = {self._root} | {os.path.dirname(path) for path in paths}
+    def _sync_all(self, keys: Sequence[str]) -> StorageError | None:
+        folders = {""} | {_folder_of(key) for key in keys}
         # in parallel, because file systems then write several in one go
-        with ThreadPoolExecutor(min(len(paths), _SYNC_THREADS)) as pool:
-            failures = [*pool.map(_try_sync, paths), *map(_try_sync, folders)]
+        with ThreadPoolExecutor(min(len(keys), _SYNC_THREADS)) as pool:
+            failures = [
+                *pool.map(_tried(self._sync_file), keys),
+                *map(_tried(self._sync_folder), folders),
+            ]
         for error in failures:
             if error is not None:
                 return StorageError(
@@ -291,73 +351,132 @@ class LocalStorage(Storage):
 
         Files are never changed in place, so both names keep what they stand for.
         """
-        path, copied = self._path(source), self._path(target)
+        self._checked(target)
+        fd = self._open(source)
         try:
-            os.makedirs(os.path.dirname(copied), exist_ok=True)
-            os.link(path, copied)
+            linked = self._link(source, target, os.fstat(fd), if_match)
         except OSError as error:
-            # no such object, no links here, or the target exists: the plain way has the
-            # right error for each
-            if error.errno not in {*_NO_LINKS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST}:
-                raise self._failure("copy", source, error) from error
+            raise self._failure("copy", source, error) from error
+        finally:
+            os.close(fd)
+        if linked:
+            self._wait_for_sync(target)
+        else:
             super().copy(source, target, if_match=if_match)
-            return
-        if if_match is not None and not same_version(_etag(os.stat(copied)), if_match):
-            os.unlink(copied)
-            raise PreconditionFailedError(f"{source}: its version is no longer {if_match}")
-        self._wait_for_sync(copied)
 
-    def _create(self, key: str, path: str, data: BytesLike) -> str:
+    def _link(self, source: str, target: str, opened: os.stat_result, if_match: str | None) -> bool:
+        """Give a file, which was opened, another name; False if that cannot be done."""
+        with (
+            self._folder.place(source) as (folder, name),
+            self._folder.place(target, create=True) as (to_folder, to_name),
+        ):
+            try:
+                os.link(name, to_name, src_dir_fd=folder, dst_dir_fd=to_folder, **_LINK_ITSELF)
+            except OSError as error:
+                if error.errno in {*_NO_LINKS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST}:
+                    return False
+                raise
+            status = os.stat(to_name, dir_fd=to_folder, follow_symlinks=False)
+            same = os.path.samestat(status, opened)
+            if same and (if_match is None or same_version(file_etag(status), if_match)):
+                return True
+            # replaced meanwhile, or not the version that was asked for
+            os.unlink(to_name, dir_fd=to_folder)
+            return False
+
+    def _create(self, key: str, folder: int | None, name: str, data: BytesLike) -> str:
         exists = PreconditionFailedError(f"{key}: the object exists already in {self.url}")
-        with _Staged(path, data) as staged:
+        with Staged(folder, name, data) as staged:
             self.sync()
             try:
-                os.link(staged.path, path)
+                os.link(staged.name, name, src_dir_fd=folder, dst_dir_fd=folder)
             except FileExistsError:
                 raise exists from None
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
-                with exclusive(path + _LOCK_SUFFIX):
-                    if os.path.lexists(path):
+                with exclusive(open_lock(name + _LOCK_SUFFIX, dir_fd=folder)):
+                    if _exists(folder, name):
                         raise exists from None
-                    os.replace(staged.path, path)
+                    staged.replace()
             # a name is lost as well if the folder that holds it is
-            while len(path) > len(self._root):
-                path = os.path.dirname(path)
-                _sync(path)
+            above = key
+            while above:
+                above = _folder_of(above)
+                self._sync_folder(above)
             return staged.etag
 
-    def _update(self, key: str, path: str, data: BytesLike, if_match: str) -> str:
-        changed = PreconditionFailedError(
-            f"{key}: not replaced, its version is no longer {if_match}"
-        )
-        # before anything is written: what does not exist cannot match
-        if not os.path.exists(path):
-            raise changed
+    def _update(
+        self, key: str, folder: int | None, name: str, data: BytesLike, if_match: str
+    ) -> str:
+        # before anything is written
+        if not _exists(folder, name):
+            raise _changed(key, if_match)
         self.sync()
-        with exclusive(path + _LOCK_SUFFIX):
+        with exclusive(open_lock(name + _LOCK_SUFFIX, dir_fd=folder)):
             try:
-                current = os.stat(path)
+                current = os.stat(name, dir_fd=folder, follow_symlinks=False)
             except FileNotFoundError:
-                raise changed from None
-            if not same_version(_etag(current), if_match):
-                raise changed
-            with _Staged(path, data, after=current) as staged:
-                os.replace(staged.path, path)
+                raise _changed(key, if_match) from None
+            if not same_version(file_etag(current), if_match):
+                raise _changed(key, if_match)
+            with Staged(folder, name, data, after=current) as staged:
+                staged.replace()
             # the new version must not be lost in a crash once somebody was told of it
-            _sync(os.path.dirname(path))
+            self._sync_folder(_folder_of(key))
             return staged.etag
+
+    def _sync_folder(self, prefix: str) -> None:
+        if os.name == "nt":
+            return  # folders cannot be opened there
+        with self._folder.listed(prefix + "/" if prefix else "") as folder:
+            if isinstance(folder, int):
+                os.fsync(folder)
+
+    def _sync_file(self, key: str) -> None:
+        if os.name == "nt":
+            # what is only read cannot be forced to disk there
+            with self._folder.place(key) as (_, path):
+                fd = os.open(path, os.O_RDWR)
+        else:
+            fd = self._folder.open_file(key)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def delete_leftovers(self, before: datetime, *, dry_run: bool = False) -> int:
+        """Delete what killed writers left; see `Storage.delete_leftovers`."""
+        freed = 0
+        for meta in self._objects("", _is_leftover):
+            if meta.last_modified < before:
+                freed += meta.size
+                if not dry_run:
+                    self._delete(meta.key)
+        return freed
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; see `Storage.delete`."""
         for key in keys:
-            try:
-                os.unlink(self._path(key))
-            except _MISSING:
-                continue
-            except OSError as error:
-                raise self._failure("delete", key, error) from error
+            self._delete(self._checked(key))
+
+    def _delete(self, key: str) -> None:
+        try:
+            with self._folder.place(key) as (folder, name):
+                os.unlink(name, dir_fd=folder)
+        except _MISSING:
+            pass
+        except OSError as error:
+            raise self._failure("delete", key, error) from error
+
+    @contextmanager
+    def turn(self, key: str) -> Iterator[None]:
+        """Wait in the queue of those who replace an object; see `Storage.turn`."""
+        with (
+            self._folder.place(key) as (folder, name),
+            queue_at(name + _QUEUE_SUFFIX, dir_fd=folder),
+        ):
+            yield
 
     # -- the storage itself --------------------------------------------------------
     def with_settings(self, settings: StorageSettings) -> LocalStorage:
@@ -365,96 +484,69 @@ class LocalStorage(Storage):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return LocalStorage, (self._root,)
+        return LocalStorage, (self._folder.root,)
 
-    def _path(self, key: str) -> str:
-        """Return the file of an object, after checking that it is inside of the folder."""
+    def _checked(self, key: str) -> str:
         if _STAGING.search(check_key(key)):
             raise InvalidInputError(
                 f"{key!r} is no key of a folder: names that end with '#' and digits are "
                 "those of files that are being written"
             )
-        path = self._root
-        linked = False
-        for segment in key.split("/"):
-            path = os.path.join(path, segment)
-            linked = linked or os.path.islink(path)
-        # only links can lead out, and resolving whole paths takes its time
-        if linked:
-            root = os.path.realpath(self._root)
-            if os.path.commonpath([root, os.path.realpath(path)]) != root:
-                raise InvalidInputError(
-                    f"{key!r} leads out of {self.url} through a symbolic link",
-                    ErrorKind.BAD_KEY_PREFIX,
-                )
-        return path
+        return key
 
     def _failure(self, operation: str, key: str, error: OSError) -> StorageError:
         reason = error.strerror or str(error)
+        if error.errno == errno.ELOOP:
+            reason = "a symbolic link is in the way"
         return StorageError(f"cannot {operation} {key} in {self.url}: {reason}", ErrorKind.IO)
 
 
-class _Staged:
-    """A complete copy of new data beside its future place, removed when not needed.
+def _is_object(name: str) -> bool:
+    return not _STAGING.search(name)
 
-    Parameters
-    ----------
-    path : str
-        The future place. Its directory is created if need be.
-    data : bytes-like
-    durable : bool, default True
-        Whether to force it to disk.
-    after : os.stat_result, optional
-        Be newer than this file, by the clock that etags use: a clock that stands still
-        and an inode used again would make the etags of two versions equal.
-    """
 
-    def __init__(
-        self,
-        path: str,
-        data: BytesLike,
-        *,
-        durable: bool = True,
-        after: os.stat_result | None = None,
-    ) -> None:
-        # random bits, because pids repeat in containers and on machines that share a folder
-        self.path = f"{path}#{1 << 64 | secrets.randbits(64)}"
-        self._data = data
-        self._durable = durable
-        self._after = after
-        self.etag = ""
+def _is_leftover(name: str) -> bool:
+    found = _STAGING.search(name)
+    return found is not None and found[0] != _LOCK_SUFFIX
 
-    def __enter__(self) -> _Staged:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+
+def _folder_of(key: str) -> str:
+    return key.rpartition("/")[0]
+
+
+def _exists(folder: int | None, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _changed(key: str, if_match: str | None) -> PreconditionFailedError:
+    return PreconditionFailedError(f"{key}: not replaced, its version is no longer {if_match}")
+
+
+def _read_at(fd: int, start: int, stop: int) -> bytes:
+    """Read bytes of an open file, fewer if it ends before, or at its will."""
+    if hasattr(os, "pread"):
+        return os.pread(fd, stop - start, start)
+    os.lseek(fd, start, os.SEEK_SET)
+    return os.read(fd, stop - start)
+
+
+def _tried(call: Callable[[str], None]) -> Callable[[str], OSError | None]:
+    """Return a function that returns what the other raises; what is missing was deleted."""
+
+    def attempt(key: str) -> OSError | None:
         try:
-            fd = os.open(self.path, flags, 0o666)
+            call(key)
         except FileNotFoundError:
-            os.makedirs(os.path.dirname(self.path), exist_ok=True)
-            fd = os.open(self.path, flags, 0o666)
-        try:
-            with open(fd, "wb") as file:
-                file.write(self._data)
-                file.flush()
-                if self._after is not None:
-                    self._make_newer(self._after)
-                if self._durable:
-                    os.fsync(fd)
-                self.etag = _etag(os.fstat(fd))
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
+            pass
+        except OSError as error:
+            return error
+        return None
 
-    def _make_newer(self, other: os.stat_result) -> None:
-        status = os.stat(self.path)
-        newer = other.st_mtime_ns + 1000
-        if status.st_mtime_ns < newer:
-            os.utime(self.path, ns=(status.st_atime_ns, newer))
-
-    def __exit__(self, *_: object) -> None:
-        # gone if it was renamed to its place
-        with suppress(FileNotFoundError):
-            os.unlink(self.path)
+    return attempt
 
 
 def _is_small(byte_range: ByteRange | None) -> bool:
@@ -462,36 +554,5 @@ def _is_small(byte_range: ByteRange | None) -> bool:
     return start is not None and end is not None and end - start <= _SMALL
 
 
-def _etag(status: os.stat_result) -> str:
-    # Checksums of virtual chunks that other clients recorded use this form, with
-    # microseconds; replaced files have another inode, or a later time.
-    return f'"{status.st_ino:x}-{status.st_mtime_ns // 1000:x}-{status.st_size:x}"'
-
-
 def _modified(status: os.stat_result) -> datetime:
     return datetime.fromtimestamp(status.st_mtime, UTC)
-
-
-def _sync(path: str) -> None:
-    """Force a file or folder to disk, whoever wrote it."""
-    if os.name == "nt":
-        if os.path.isdir(path):
-            return  # folders cannot be opened there
-        flags = os.O_RDWR  # and files that are only read not be synced
-    else:
-        flags = os.O_RDONLY
-    fd = os.open(path, flags)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _try_sync(path: str) -> OSError | None:
-    try:
-        _sync(path)
-    except FileNotFoundError:
-        pass  # deleted since
-    except OSError as error:
-        return error
-    return None

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 if sys.platform == "win32":
     import msvcrt
@@ -26,15 +27,46 @@ else:
         fcntl.flock(fd, fcntl.LOCK_EX)
 
 
+#: A link in its place is not followed: it could lead anywhere.
+_FLAGS: Final = (
+    os.O_RDWR
+    | os.O_CREAT
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+)
+
+
+def open_lock(path: str, *, dir_fd: int | None = None) -> int:
+    """Open a file to lock, which is created if need be.
+
+    Parameters
+    ----------
+    path : str
+    dir_fd : int, optional
+        An open directory that a relative path begins at.
+
+    Returns
+    -------
+    int
+        A file descriptor for `exclusive`.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened, or is a symbolic link.
+    """
+    return os.open(path, _FLAGS, 0o666, dir_fd=dir_fd)
+
+
 @contextmanager
-def exclusive(path: str) -> Iterator[None]:
-    """Hold the lock on a file while the block runs; the file is created if need be.
+def exclusive(fd: int) -> Iterator[None]:
+    """Hold the lock on a file while the block runs, and close the file.
 
     The lock belongs to the open file, so two threads of a process exclude each other too,
     and the operating system releases it when a process dies. The file stays: deleting it
     would let two holders lock two files of one name.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         _acquire(fd)
         yield

@@ -68,21 +68,34 @@ class MemoryStorage(Storage):
         name, this one and its copies do.
     """
 
+    checks_conditions = True
+
     def __init__(self, name: str | None = None) -> None:
         if name == "":
             raise InvalidInputError("the name of a memory storage cannot be empty")
         with _registry_lock:
             if name is None:
-                self._space = _Space(f"anonymous-{uuid.uuid4().hex}")
-                _spaces[self._space.name] = self._space
+                space = _Space(f"anonymous-{uuid.uuid4().hex}")
             else:
-                self._space = _named.setdefault(name, _Space(name))
-                _spaces[name] = self._space
+                space = _named.setdefault(name, _Space(name))
+            _spaces[space.name] = space
+        self._name = space.name
+        self._home = _this_process()
+        self._found: _Space | None = space
+
+    @property
+    def _space(self) -> _Space:
+        if self._found is None:
+            raise StorageError(
+                f"{self.url} lives in the process that made it: memory storage cannot be "
+                "shared between processes; use a folder or an object store"
+            )
+        return self._found
 
     @property
     def url(self) -> str:
         """``memory://`` and the name."""
-        return f"memory://{self._space.name}"
+        return f"memory://{self._name}"
 
     def get(
         self,
@@ -178,18 +191,20 @@ class MemoryStorage(Storage):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle, (self._space.name, _PROCESS, os.getpid())
+        return _unpickle, (self._name, self._home)
 
 
-def _unpickle(name: str, process: str, pid: int) -> MemoryStorage:
+def _this_process() -> tuple[str, int]:
     # the pid too: a forked child has a copy of _PROCESS and of the objects, and what one
     # of the two writes the other does not see
-    space = _spaces.get(name) if (process, pid) == (_PROCESS, os.getpid()) else None
-    if space is None:
-        raise StorageError(
-            f"memory://{name} lives in the process that made it: memory storage cannot be "
-            "shared between processes; use a folder or an object store"
-        )
+    return _PROCESS, os.getpid()
+
+
+def _unpickle(name: str, home: tuple[str, int]) -> MemoryStorage:
     storage = MemoryStorage.__new__(MemoryStorage)
-    storage._space = space
+    storage._name = name
+    # kept, so that what is sent back finds its objects again
+    storage._home = home
+    # elsewhere it fails when it is used: an error here would end the process
+    storage._found = _spaces.get(name) if home == _this_process() else None
     return storage

@@ -20,6 +20,7 @@ from icechunk.storage.base import (
     check_key,
     check_range,
     check_version,
+    check_whole,
     resolve_range,
 )
 from icechunk.storage.failures import starts_past_end, translate
@@ -88,6 +89,16 @@ class Read:
         """Whether the body of the next answer is to be read."""
         return "head" not in self.options
 
+    def check_size(self, meta: Any) -> None:
+        """Check, before the body is read, that it is not too large to be read whole.
+
+        Raises
+        ------
+        StorageError
+        """
+        if self.wants_data and "range" not in self.options:
+            check_whole(self.key, meta["size"], self._place.url)
+
     def parts(self, settings: EffectiveStorageSettings) -> list[Read]:
         """Return the reads that together give this one, to run at the same time."""
         start, end = self._byte_range or (None, None)
@@ -137,7 +148,7 @@ class Read:
         if "range" in self.options and starts_past_end(error):
             # there are no such bytes; the version has to be known all the same
             return self._again(head=True)
-        if isinstance(error, NotModifiedError):
+        if isinstance(error, NotModifiedError | StorageError):
             return error
         return translate(error, "read", self.key, self._place.url)
 

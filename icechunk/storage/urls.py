@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import http.client
 import inspect
+import ipaddress
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl, unquote, urljoin, urlsplit
 
 from icechunk._version import user_agent
+from icechunk.base.public_url import public_url, url_credentials
 from icechunk.config.credentials import azure_credentials, gcs_credentials, s3_credentials
 from icechunk.config.repository_config import S3Options
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage.base import Storage
+from icechunk.storage.bounded_body import Allowance, TimedResponse
 from icechunk.storage.constructors import http_storage, r2_storage, s3_storage, tigris_storage
-from icechunk.storage.failures import public_url
 from icechunk.storage.from_config import merged
+from icechunk.storage.guarded_http import web_parts
 from icechunk.storage.local import LocalStorage
 from icechunk.storage.memory import MemoryStorage
 from icechunk.storage.object_store import ObjectStorage
@@ -111,7 +116,7 @@ def _file(rest: str, options: Options) -> Storage:
     host, slash, path = rest.partition("/")
     if host not in ("", "localhost") or not path:
         raise InvalidInputError(
-            f"file://{rest}: expected file:///folder, with three slashes",
+            f"{public_url(f'file://{rest}')}: expected file:///folder, with three slashes",
             ErrorKind.CANNOT_PARSE_URL,
         )
     text = unquote(slash + path)
@@ -231,9 +236,30 @@ def _make(scheme: str, rest: str, options: Options) -> Storage:
             f"{', '.join(f'{s}://' for s in _SCHEMES)}",
             ErrorKind.CANNOT_PARSE_URL,
         )
+    _check_credentials(scheme, rest)
     make, known = _SCHEMES[scheme]
     _refuse_unknown(f"{scheme}://", options, known)
     return make(rest, dict(options))
+
+
+def _check_credentials(scheme: str, rest: str) -> None:
+    """Refuse keys in a URL, where they would be shown; web servers have passwords there."""
+    if scheme in _LITERAL or (scheme in _AZURE_HOSTS and _AZURE_HOST.match(rest)):
+        return
+    url = f"{scheme}://{rest}"
+    found = url_credentials(url)
+    if found is not None:
+        raise InvalidInputError(
+            f"{public_url(url)!r} was passed with {found}, which has no place in the URL of a "
+            "storage: pass credentials as arguments",
+            ErrorKind.CANNOT_PARSE_URL,
+        )
+
+
+_LITERAL: Final = ("file", "memory", "http", "https", "http+icechunk", "https+icechunk")
+_AZURE_HOSTS: Final = ("abfs", "abfss", "az", "azure")
+#: ``container@account.host/...``
+_AZURE_HOST: Final = re.compile(r"[a-z0-9$-]+@[A-Za-z0-9.-]+(?:/[^?#]*)?\Z")
 
 
 def _refuse_unknown(what: str, options: Iterable[str], known: Iterable[str]) -> None:
@@ -251,7 +277,8 @@ def redirect_storage(base_url: str) -> Storage:
 
     The redirects are followed now, until one leads to the URL of a storage, such as
     ``s3://bucket/prefix?region=...`` or ``https+icechunk://host/folder``. Requests there are
-    not signed: credentials are not for whoever answers at a URL.
+    not signed: credentials are not for whoever answers at a URL. Redirects do not lead from
+    https to http, and not from the world to this machine or an address of a private network.
 
     Parameters
     ----------
@@ -269,12 +296,42 @@ def redirect_storage(base_url: str) -> Storage:
     for _ in range(_MAX_REDIRECTS):
         location = _location(current)
         scheme, _, rest = location.partition("://")
+        options = dict(parse_qsl(rest.partition("?")[2])) if scheme in _REDIRECT_SCHEMES else {}
+        for target in (location, options.get("endpoint_url", "")):
+            _check_hop(base_url, target)
         if scheme in _REDIRECT_SCHEMES:
             return _redirected(scheme, rest)
         if scheme not in ("http", "https"):
             raise _bad_redirect(base_url, f"it leads to {scheme}://, which is no storage")
         current = location
     raise _bad_redirect(base_url, f"more than {_MAX_REDIRECTS} redirects")
+
+
+def _check_hop(start: str, target: str) -> None:
+    if start.startswith("https:") and target.startswith(("http:", "http+icechunk:")):
+        raise _bad_redirect(start, "it leads from https to http")
+    if _is_inside(target) and not _is_inside(start):
+        raise _bad_redirect(start, "it leads into this machine or a private network")
+
+
+def _is_inside(url: str) -> bool:
+    """Whether a URL has an address of this machine or of a private network for its host."""
+    if not _WEB.match(url):
+        return False
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return True
+    if host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
+        return True
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        # also forms that the system reads as addresses: 127.1, 0x7f000001, 2130706433
+        return bool(re.fullmatch(r"[0-9.]+|0x[0-9a-f.x]+", host))
+
+
+_WEB: Final = re.compile(r"https?(?:\+icechunk)?://")
 
 
 def _redirected(scheme: str, rest: str) -> Storage:
@@ -290,15 +347,19 @@ def _redirected(scheme: str, rest: str) -> Storage:
 
 def _location(url: str) -> str:
     """Return where a URL redirects to, as an absolute URL."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = web_parts(url)
+    except InvalidInputError:
         raise InvalidInputError(
             f"{public_url(url)!r} is no http:// or https:// URL", ErrorKind.CANNOT_PARSE_URL
-        )
+        ) from None
     secure = parts.scheme == "https"
     connect = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+    allowance = Allowance(_REDIRECT_TIMEOUT, _REDIRECT_TIMEOUT, strict=True)
+    failure = None
     try:
-        connection = connect(parts.hostname, parts.port, timeout=_REDIRECT_TIMEOUT)
+        connection = connect(parts.hostname or "", parts.port, timeout=_REDIRECT_TIMEOUT)
+        connection.response_class = functools.partial(TimedResponse, allowance=allowance)  # type: ignore[assignment]
         try:
             path = parts.path or "/"
             target = f"{path}?{parts.query}" if parts.query else path
@@ -306,8 +367,13 @@ def _location(url: str) -> str:
             response = connection.getresponse()
         finally:
             connection.close()
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _bad_redirect(url, f"{type(error).__name__}: {error}") from error
+    except OSError as error:
+        failure = error.strerror or type(error).__name__
+    except (http.client.HTTPException, ValueError) as error:
+        # its text may show the query
+        failure = type(error).__name__
+    if failure is not None:
+        raise _bad_redirect(url, failure)
     location = response.getheader("location")
     if not 300 <= response.status < 400 or not location:
         raise _bad_redirect(url, f"the server answered {response.status} and no redirect")

@@ -12,6 +12,7 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal, TypeVar
@@ -38,6 +39,8 @@ class WrapperStorage(Storage):
     def __init__(self, inner: Storage) -> None:
         self.inner = inner
         self.supports_writes = inner.supports_writes
+        self.checks_conditions = inner.checks_conditions
+        self.queues_writers = inner.queues_writers
 
     def before(self, operation: str, keys: tuple[str, ...], written: int) -> None:
         """Do something before a call reaches the inner storage; may raise.
@@ -152,6 +155,14 @@ class WrapperStorage(Storage):
     def sync(self) -> None:
         """Pass on `Storage.sync`, which is no request."""
         self.inner.sync()
+
+    def turn(self, key: str) -> AbstractContextManager[None]:
+        """Pass on `Storage.turn`, which is no request."""
+        return self.inner.turn(key)
+
+    def delete_leftovers(self, before: datetime, *, dry_run: bool = False) -> int:
+        """Pass on `Storage.delete_leftovers`, which is no request."""
+        return self.inner.delete_leftovers(before, dry_run=dry_run)
 
     def copy(self, source: str, target: str, *, if_match: str | None = None) -> None:
         """Pass on `Storage.copy`."""

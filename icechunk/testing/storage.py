@@ -23,8 +23,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from icechunk.config.repository_config import StorageConcurrencySettings, StorageSettings
 from icechunk.errors import (

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 from typing import Final
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 from icechunk.config.credentials import AnyCredential, Credentials
@@ -17,13 +17,8 @@ from icechunk.storage.base import Storage
 from icechunk.storage.guarded_http import GuardedHttp
 from icechunk.storage.local import LocalStorage
 from icechunk.storage.object_store import ObjectStorage
-from icechunk.virtual.container_trust import (
-    Trust,
-    check_stored_options,
-    is_anonymous,
-    s3_options,
-    same_endpoint,
-)
+from icechunk.virtual.container_trust import Trust, check_stored_options, patient, s3_options
+from icechunk.virtual.locations import shown
 
 #: What may be part of a host name of a bucket, in any of the services.
 _BUCKET: Final = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._$-]*")
@@ -85,22 +80,23 @@ def open_container(
     """
     if isinstance(store, ObjectStoreConfig.InMemory):
         raise InvalidInputError(
-            f"{root}: virtual chunks cannot be in memory", ErrorKind.STORAGE_CONFIG
+            f"{shown(root)}: virtual chunks cannot be in memory", ErrorKind.STORAGE_CONFIG
         )
     family = _CREDENTIALS[type(store)]
     if credential is not None and not isinstance(credential, family[0]):
         raise InvalidInputError(
-            f"{root}: the container is an ObjectStoreConfig.{type(store).__name__} and cannot "
-            f"be opened with {type(credential).__qualname__}; pass {family[1]}",
+            f"{shown(root)}: the container is an ObjectStoreConfig.{type(store).__name__} and "
+            f"cannot be opened with {type(credential).__qualname__}; pass {family[1]}",
             ErrorKind.INVALID_CREDENTIALS,
         )
     parts = urlsplit(root)
     if not serves(store, parts.scheme):
         raise InvalidInputError(
-            f"{root}: an ObjectStoreConfig.{type(store).__name__} has no such locations",
+            f"{shown(root)}: an ObjectStoreConfig.{type(store).__name__} has no such locations",
             ErrorKind.STORAGE_CONFIG,
         )
-    check_stored_options(store, root, credential, trust)
+    check_stored_options(store, root, trust)
+    store = patient(store, trust)
     if isinstance(store, ObjectStoreConfig.LocalFileSystem):
         return LocalStorage(url2pathname(parts.path))
     if isinstance(store, ObjectStoreConfig.Http):
@@ -108,7 +104,8 @@ def open_container(
     bucket, prefix = parts.netloc, unquote(parts.path)[1:-1]
     if not _BUCKET.fullmatch(bucket) or prefix != prefix.strip("/"):
         raise InvalidInputError(
-            f"{root} is no prefix of a bucket that can be read", ErrorKind.INVALID_VIRTUAL_REF
+            f"{shown(root)} is no prefix of a bucket that can be read",
+            ErrorKind.INVALID_VIRTUAL_REF,
         )
     if isinstance(store, ObjectStoreConfig.Gcs):
         return ObjectStorage.gcs(
@@ -127,13 +124,10 @@ def open_container(
                 credential.credentials if isinstance(credential, Credentials.Azure) else None
             ),
         )
-    options = _s3_options(store)
-    if _is_strange(store, credential, trust):
-        return _strange_server(root, options, bucket, prefix, may_follow)
     return ObjectStorage.s3(
         bucket,
         prefix,
-        options=options,
+        options=_s3_options(store),
         credentials=credential.credentials if isinstance(credential, Credentials.S3) else None,
     )
 
@@ -148,39 +142,3 @@ def _s3_options(store: AnyObjectStoreConfig) -> S3Options:
         )
     # of use for writing only, and not all kinds are supported
     return dataclasses.replace(options, checksum_algorithm=None)
-
-
-def _is_strange(
-    store: AnyObjectStoreConfig, credential: AnyCredential | None, trust: Trust
-) -> bool:
-    """Whether a server is one that only the repository names, and gets no credentials."""
-    options = s3_options(store)
-    return (
-        not trust.containers
-        and is_anonymous(store, credential)
-        and options is not None
-        and options.endpoint_url is not None
-        and not same_endpoint(options, trust)
-    )
-
-
-def _strange_server(
-    root: str,
-    options: S3Options,
-    bucket: str,
-    prefix: str,
-    may_follow: Callable[[str], bool],
-) -> Storage:
-    """Return a storage that reads without signatures, and does not follow redirects out.
-
-    The client for S3 goes wherever a server sends it, into the caller's own network too.
-    """
-    endpoint = (options.endpoint_url or "").rstrip("/")
-    if endpoint.startswith("http://") and not options.allow_http:
-        raise InvalidInputError(
-            f"{root}: the endpoint of the virtual chunk container has no TLS, and its "
-            "configuration does not allow that",
-            ErrorKind.STORAGE_CONFIG,
-        )
-    path = quote("/".join(part for part in (bucket, prefix) if part))
-    return GuardedHttp(f"{endpoint}/{path}/", {}, {}, may_follow)

@@ -2,19 +2,23 @@
 
 Who opens a repository allows a prefix, ``s3://bucket/``, and gives credentials for it. Who
 wrote the repository chose the options of the store behind it, and nobody looks at those. So
-they may not send the credentials elsewhere, weaken the connection, name files of this
-machine or spend the caller's money. What the caller passes as ``config`` is the caller's
-own, and may set everything.
+they may not send the credentials elsewhere, nor requests without any: not to a server in
+the caller's own network either. They may not weaken the connection, name files of this
+machine, spend the caller's money or time. What the caller passes as ``config`` is the
+caller's own, and may set everything.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from icechunk.config.credentials import AnyCredential, Credentials, S3Credentials
+from icechunk.base.public_url import public_url
+from icechunk.config.object_stores import is_storable_header
 from icechunk.config.repository_config import AnyObjectStoreConfig, ObjectStoreConfig, S3Options
+from icechunk.config.storage_settings import StorageSettings
 from icechunk.errors import ErrorKind, InvalidInputError
 
 #: What goes into a host name: anything else could make it another host.
@@ -29,12 +33,21 @@ _S3: Final = frozenset(
         "checksum_algorithm",
     }
 )
-#: What an unsigned request takes besides: an address.
-_S3_UNSIGNED: Final = _S3 | {"endpoint_url", "allow_http"}
-#: Options of the clients for Google and Azure that say how to wait, not whom to ask.
-_PATIENCE: Final = frozenset(
-    {"connect_timeout", "read_timeout", "timeout", "pool_idle_timeout", "pool_max_idle_per_host"}
-)
+#: What a store at the service of the repository itself takes besides.
+_S3_SAME: Final = _S3 | {"endpoint_url", "allow_http"}
+#: Options of clients that say how long to wait.
+_DURATIONS: Final = frozenset({"connect_timeout", "read_timeout", "timeout", "pool_idle_timeout"})
+#: Those that say how to wait, not whom to ask.
+_PATIENCE: Final = _DURATIONS | {"pool_max_idle_per_host"}
+#: A repository does not make its readers wait longer than this for a silent server.
+_MAX_SECONDS: Final = 60
+_HTTP: Final = _DURATIONS | {"user_agent", "allow_http"}
+_SECONDS: Final = re.compile(r"\s*([0-9]+)\s*([a-z]*).*")
+#: Others count as hours, which are too long in any number.
+_UNITS: Final[dict[str, float]] = {
+    **dict.fromkeys(("", "s", "sec", "secs", "second", "seconds"), 1),
+    **dict.fromkeys(("ms", "msec", "millis", "millisecond", "milliseconds"), 0.001),
+}
 #: Azure has one service for all; the account is a part of its host name.
 _ACCOUNT: Final = frozenset({"account", "account_name", "azure_storage_account_name"})
 
@@ -49,18 +62,20 @@ class Trust:
         The containers are the caller's own, not those stored with the repository.
     endpoint : str or None
         The S3 service that the repository itself is in, if the caller named one.
+    settings : StorageSettings or None
+        Those that the caller passed. Containers of the repository get no more retries and
+        no more time, or no more than the defaults.
     """
 
     containers: bool = True
     endpoint: str | None = None
+    settings: StorageSettings | None = None
 
-
-def is_anonymous(store: AnyObjectStoreConfig, credential: AnyCredential | None) -> bool:
-    """Whether requests to a store of the S3 family are not signed."""
-    if isinstance(credential, Credentials.S3):
-        return isinstance(credential.credentials, S3Credentials.Anonymous)
-    options = s3_options(store)
-    return credential is None and options is not None and options.anonymous
+    def limited(self, settings: StorageSettings | None) -> StorageSettings | None:
+        """Return the settings for requests to containers."""
+        if self.containers or settings is None:
+            return settings
+        return settings.limited(self.settings)
 
 
 def s3_options(store: AnyObjectStoreConfig) -> S3Options | None:
@@ -72,9 +87,7 @@ def s3_options(store: AnyObjectStoreConfig) -> S3Options | None:
     return None
 
 
-def check_stored_options(
-    store: AnyObjectStoreConfig, root: str, credential: AnyCredential | None, trust: Trust
-) -> None:
+def check_stored_options(store: AnyObjectStoreConfig, root: str, trust: Trust) -> None:
     """Refuse options that only the caller may set.
 
     Parameters
@@ -82,8 +95,6 @@ def check_stored_options(
     store : one of the classes of ObjectStoreConfig
     root : str
         The prefix, for the message.
-    credential : one of Credentials, or None
-        None for the defaults of the store: the environment, or none if it is anonymous.
     trust : Trust
 
     Raises
@@ -93,30 +104,28 @@ def check_stored_options(
     """
     if trust.containers:
         return
-    refused = _refused(store, credential, trust)
+    refused = _refused(store, trust)
     if refused:
         raise InvalidInputError(
-            f"{root}: the configuration stored in the repository sets {', '.join(refused)} for "
-            "this virtual chunk container; only you may, because that could send your "
-            "credentials elsewhere. If you trust it, open the repository with it as yours, "
-            "config=Repository.fetch_config(storage); public data on S3 is read with "
-            "s3_credentials(anonymous=True)",
+            f"{public_url(root)}: the configuration stored in the repository sets "
+            f"{', '.join(refused)} for this virtual chunk container; only you may, because "
+            "that could send your credentials, or requests from within your network, to whom you "
+            "did not choose. If you trust it, open the repository with it as yours, "
+            "config=Repository.fetch_config(storage)",
             ErrorKind.UNAUTHORIZED_VIRTUAL_CHUNK_CONTAINER,
         )
 
 
-def _refused(
-    store: AnyObjectStoreConfig, credential: AnyCredential | None, trust: Trust
-) -> list[str]:
+def _refused(store: AnyObjectStoreConfig, trust: Trust) -> list[str]:
     options = s3_options(store)
     if options is not None:
-        allowed = _S3
-        if is_anonymous(store, credential) or same_endpoint(options, trust):
-            allowed = _S3_UNSIGNED
+        allowed = _S3_SAME if same_endpoint(options, trust) else _S3
         chosen = {name: getattr(options, name) for name in vars(options)}
         unset = vars(S3Options())
         names = [name for name, value in chosen.items() if value != unset[name]]
-        refused = [f"{name}={chosen[name]!r}" for name in names if name not in allowed]
+        refused = [
+            f"{name}={public_url(str(chosen[name]))}" for name in names if name not in allowed
+        ]
         return refused + _not_labels({"region": options.region or ""})
     if isinstance(store, ObjectStoreConfig.Gcs | ObjectStoreConfig.Azure):
         given: dict[str, Any] = {name.lower(): v for name, v in (store.opts or {}).items()}
@@ -124,7 +133,43 @@ def _refused(
         # values may be secrets
         refused = sorted(given.keys() - _PATIENCE - accounts)
         return refused + _not_labels({k: v for k, v in given.items() if k in accounts})
-    return []  # folders and web servers get no credentials
+    if isinstance(store, ObjectStoreConfig.Http):
+        named = {name.lower() for name in store.opts or {}}
+        headers = [name for name in store.headers or {} if not is_storable_header(name)]
+        return sorted(named - _HTTP) + [f"the header {name!r}" for name in headers]
+    return []  # folders have no options that count
+
+
+def patient(store: AnyObjectStoreConfig, trust: Trust) -> AnyObjectStoreConfig:
+    """Return a store that waits no longer than the caller would."""
+    if trust.containers:
+        return store
+    options = s3_options(store)
+    if options is not None:
+        seconds = options.network_stream_timeout_seconds
+        if seconds is not None and not 0 < seconds <= _MAX_SECONDS:
+            options = dataclasses.replace(options, network_stream_timeout_seconds=_MAX_SECONDS)
+            store = type(store)(options)  # type: ignore[call-arg, arg-type]
+        return store
+    opts = getattr(store, "opts", None)
+    if opts and isinstance(store, ObjectStoreConfig.Gcs | ObjectStoreConfig.Azure):
+        return dataclasses.replace(store, opts=_shorter(opts))
+    if opts and isinstance(store, ObjectStoreConfig.Http):
+        return dataclasses.replace(store, opts=_shorter(opts))
+    return store
+
+
+def _shorter(opts: Any) -> dict[str, str]:
+    return {
+        name: f"{_MAX_SECONDS}s" if name.lower() in _DURATIONS and _is_long(value) else value
+        for name, value in opts.items()
+    }
+
+
+def _is_long(duration: str) -> bool:
+    found = _SECONDS.fullmatch(duration.lower())
+    # what is no duration is for the client to refuse
+    return found is not None and int(found[1]) * _UNITS.get(found[2], 3600) > _MAX_SECONDS
 
 
 def _not_labels(values: dict[str, str]) -> list[str]:

@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Final
 
+from icechunk.base.public_url import public_url
+
 _S3: Final = "icechunk.s3_from_env_credentials() or icechunk.s3_anonymous_credentials()"
 _GCS: Final = "icechunk.credentials.gcs_anonymous_credentials()"
 _AZURE: Final = "icechunk.azure_from_env_credentials()"
@@ -38,8 +40,9 @@ def warn_of_none(authorization: Mapping[str, object] | None) -> None:
         if credentials is None:
             better = _EXPLICIT.get(str(prefix).partition("://")[0], "a credential")
             warnings.warn(
-                f"authorize_virtual_chunk_access: None for {prefix!r} will not be accepted in "
-                f"future, as it does not say which credentials are used; pass {better}",
+                f"authorize_virtual_chunk_access: None for {public_url(str(prefix))!r} will not "
+                "be accepted in future, as it does not say which credentials are used; pass "
+                f"{better}",
                 DeprecationWarning,
                 stacklevel=_depth_of_caller(),
             )

@@ -10,6 +10,7 @@ import re
 from typing import Final
 from urllib.parse import quote, unquote
 
+from icechunk.base.public_url import public_url, url_credentials
 from icechunk.errors import ErrorKind, InvalidInputError
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
@@ -22,6 +23,13 @@ _PLAIN_FILE: Final = re.compile(r"file:///[A-Za-z0-9/._~!$&'()*+,;=:@|\[\]-]*")
 _SUFFIX: Final = re.compile(r"[?#]")
 #: Begins a location that names its container.
 BY_NAME: Final = "vcc://"
+#: A segment that is ``.`` or ``..`` to somebody. Wide full stops are folded by some.
+_DOTS: Final = re.compile(
+    r"(?:^|[/\\])[\x00-\x20\x7f]*(?:[.\uff0e][\x00-\x20\x7f]*){1,2}(?:[;/\\]|$)"
+)
+#: Forms of a full stop and a slash in UTF-8 that are not allowed, and known from attacks.
+_OVERLONG: Final = ("\udcc0\udcae", "."), ("\udcc0\udcaf", "/"), ("\udcc1\udc9c", "\\")
+_MAX_DECODINGS: Final = 8
 _DOT: Final = re.compile(r"(?:\.|%2e)", re.IGNORECASE)
 
 
@@ -91,24 +99,83 @@ def cut_suffix(text: str) -> tuple[str, str]:
     return (text, "") if end is None else (text[: end.start()], text[end.start() :])
 
 
+def stored_location(location: str) -> str:
+    """Return the form in which a new location is stored.
+
+    What is stored is for all who can read the repository, and for ever: a location carries
+    no credentials. Locations that other clients stored with some are read as they are.
+
+    Raises
+    ------
+    InvalidInputError
+        As `normalize_location`, and if the location has a user, a password, a signature or
+        a key. The message does not repeat it.
+    """
+    normal = normalize_location(location)
+    if "@" in normal or "?" in normal or "#" in normal:
+        found = url_credentials(normal)
+        if found is not None:
+            raise invalid_location(
+                location,
+                f"carries {found}, which everybody who can read the repository would see: leave "
+                "it out, and pass credentials in authorize_virtual_chunk_access",
+            )
+    return normal
+
+
 def container_prefix(url_prefix: str) -> str:
-    """Return the normal form of a container's prefix, which ends with a slash."""
+    """Return the normal form of a container's prefix, which ends with a slash.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is no absolute URL, has ``.`` or ``..`` among its segments in any encoding, or
+        anything that follows its path.
+    """
     prefix = normalize_location(url_prefix)
+    path, suffix = cut_suffix(prefix)
+    if suffix:
+        raise invalid_location(url_prefix, "has more than a path, and cannot be a prefix")
+    check_segments(url_prefix, path.partition("://")[2])
     return prefix if prefix.endswith("/") else prefix + "/"
 
 
 def shown(location: str) -> str:
-    """Return a location without what follows its path: signed URLs carry secrets there."""
-    return cut_suffix(location)[0]
+    """Return a location without user and password, and without what follows its path."""
+    return public_url(location)
+
+
+def check_segments(location: str, encoded: str) -> None:
+    """Refuse a path that a server, however it reads it, could take for a way up.
+
+    Decoded as often as there is something to decode, because some servers do it twice; with
+    a backslash as a separator; without parameters behind ``;``, without control characters
+    and blanks, which some drop.
+
+    Raises
+    ------
+    InvalidInputError
+        If a segment is ``.`` or ``..``.
+    """
+    path = encoded
+    for _ in range(_MAX_DECODINGS):
+        if _DOTS.search(path):
+            raise invalid_location(location, "has '.' or '..' among its segments")
+        if "%" not in path:
+            return
+        decoded = unquote(path, errors="surrogateescape")
+        for form, meaning in _OVERLONG:
+            decoded = decoded.replace(form, meaning)
+        if decoded == path:
+            return
+        path = decoded
+    raise invalid_location(location, "is percent-encoded again and again")
 
 
 def key_below(location: str, encoded: str) -> str:
     """Return the key for the rest of a path, after checking that it goes down only."""
+    check_segments(location, encoded)
     key = unquote(encoded, errors="surrogateescape") if "%" in encoded else encoded
     if not key or key.endswith("/"):
         raise invalid_location(location, "names no file")
-    # a backslash separates segments for some servers, and on some systems
-    unix = key.replace("\\", "/")
-    if (unix[0] == "." or "/." in unix) and not {".", ".."}.isdisjoint(unix.split("/")):
-        raise invalid_location(location, "has '.' or '..' among its segments")
     return key

@@ -103,7 +103,7 @@ class VirtualResolver:
             try:
                 prefix = container_prefix(container.url_prefix)
             except InvalidInputError:
-                # old repositories may hold such a one; no location is ever in it
+                # other clients may store such a one; no location is ever in it
                 continue
             covering = max((p for p in allowed if prefix.startswith(p)), key=len, default="")
             self._places.append(_Place(prefix, container, covering, allowed.get(covering)))
@@ -125,7 +125,7 @@ class VirtualResolver:
 
     def __repr__(self) -> str:
         places = {
-            place.prefix: "authorized" if place.allowed else "not authorized"
+            shown(place.prefix): "authorized" if place.allowed else "not authorized"
             for place in self._places
         }
         return f"VirtualResolver({places})"
@@ -183,12 +183,13 @@ class VirtualResolver:
         """
         place, root, key = self._locate(location)
         if not place.allowed:
+            prefix = shown(place.container.url_prefix)
             raise InvalidInputError(
-                f"the virtual chunk container {place.prefix} holds {shown(location)}, and reading "
-                "from it was not allowed; to allow it, open the repository with "
-                f"authorize_virtual_chunk_access={{{place.container.url_prefix!r}: None}}, where "
-                "None takes what the environment offers, or with a credential instead of None, "
-                f"such as {credential_call(place.container.store)}",
+                f"the virtual chunk container {shown(place.prefix)} holds {shown(location)}, and "
+                "reading from it was not allowed; to allow it, open the repository with "
+                f"authorize_virtual_chunk_access={{{prefix!r}: None}}, where None takes "
+                "what the environment offers, or with a credential instead of None, such as "
+                f"{credential_call(place.container.store)}",
                 ErrorKind.UNAUTHORIZED_VIRTUAL_CHUNK_CONTAINER,
             )
         with self._lock:
@@ -197,8 +198,9 @@ class VirtualResolver:
                 storage = open_container(
                     place.container.store, root, place.credential, self._allows, self._trust
                 )
-                if self._settings is not None:
-                    storage = storage.with_settings(self._settings)
+                chosen = self._trust.limited(self._settings)
+                if chosen is not None:
+                    storage = storage.with_settings(chosen)
                 self._storages[place.prefix, root] = storage
         return storage, key
 

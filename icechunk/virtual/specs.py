@@ -12,7 +12,7 @@ import numpy.typing as npt
 from icechunk.config.repository_config import VirtualChunkSpec
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format.chunk_refs import ChunkRefs
-from icechunk.virtual.resolver import normalize_location
+from icechunk.virtual.locations import stored_location
 
 
 def checksum_parts(checksum: str | datetime | None) -> tuple[str | None, datetime | None]:
@@ -55,7 +55,7 @@ def _normal(locations: Iterable[str]) -> list[str]:
     """Return the form in which locations are stored; the same one is looked at once."""
     known: dict[str, str] = {}
     return [
-        known.get(location) or known.setdefault(location, normalize_location(location))
+        known.get(location) or known.setdefault(location, stored_location(location))
         for location in locations
     ]
 
@@ -84,7 +84,8 @@ def refs_from_specs(specs: Sequence[VirtualChunkSpec], ndim: int) -> ChunkRefs:
     Raises
     ------
     InvalidInputError
-        If a coordinate has the wrong rank, a length is zero, or a location is no URL.
+        If a coordinate has the wrong rank, a length is zero, or a location is no URL or carries
+        credentials.
     """
     by_chunk = {scalar_place(spec.index, ndim): spec for spec in specs}
     for index in by_chunk:
@@ -125,7 +126,8 @@ def refs_from_arrays(
     Raises
     ------
     InvalidInputError
-        If the sizes do not agree, a chunk has no bytes, or a location is no URL.
+        If the sizes do not agree, a chunk has no bytes, or a location is no URL or carries
+        credentials.
     """
     shape = tuple(max(int(n), 0) for n in grid)
     count = math.prod(shape)

@@ -1,262 +1,240 @@
-"""Fitting files to an archive, and writing what fits."""
+"""Fitting files to an archive: which of them go where, and what contradicts."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
-from icechunk import InvalidInputError, Session
-from icechunk.kerchunk.placing import place_tables
-from icechunk_dask.archives.combine import (
-    Mismatch,
-    Placed,
-    Template,
-    compare,
-    misaligned,
-    other_kinds,
-    place,
-    recode,
-)
+from icechunk import InvalidInputError
+from icechunk_dask.archives.combine import Comparison, Mismatch, Template
+from icechunk_dask.archives.cutting import common_rows, rows_of, with_rows
 from icechunk_dask.archives.group import ArchiveGroup
-from icechunk_dask.archives.scan import Part, Scan, Scanner, Variable
+from icechunk_dask.archives.parts import Axis, Part, Scan, Variable, digests_of, group_of
+from icechunk_dask.archives.placement import Placement, other_kinds, place
+from icechunk_dask.archives.record import Record
+from icechunk_dask.archives.sources import location_of
 
-__all__ = ["Fitting"]
+__all__ = ["ON_MISMATCH", "Fitted", "Fitting"]
+
+ON_MISMATCH = ("error", "skip", "materialize")
+
+
+@dataclass
+class Fitted:
+    """What becomes of an archive.
+
+    Attributes
+    ----------
+    templates : dict of str to Template
+    parts : list of Part
+        New ones, which have a place.
+    placement : Placement
+    kept : Record
+        What was in the archive before, without what is taken out.
+    taken_out : list of dict of Axis to int
+        Blocks, before, of the parts that are taken out.
+    cured : dict of (int, str) to Mismatch
+        By part and variable, what is written by value because it does not fit.
+    left_out : dict of str to list of Mismatch
+        By URL, why files were left out.
+    """
+
+    templates: dict[str, Template]
+    parts: list[Part] = field(default_factory=list)
+    placement: Placement = field(default_factory=Placement)
+    kept: Record = field(default_factory=Record)
+    taken_out: list[dict[Axis, int]] = field(default_factory=list)
+    cured: dict[tuple[int, str], Mismatch] = field(default_factory=dict)
+    left_out: dict[str, list[Mismatch]] = field(default_factory=dict)
+
+    def urls(self) -> tuple[str, ...]:
+        """Return the files that have a place now."""
+        return tuple(dict.fromkeys(part.url for part in self.parts))
 
 
 class Fitting:
-    """Fits files to an archive, and writes them."""
+    """Fits files to an archive.
+
+    Parameters
+    ----------
+    archive : ArchiveGroup
+    dims : tuple of str
+        Along which files are combined.
+    on_mismatch : {"error", "skip", "materialize"}
+    order : {"auto", "coordinate", "url"}
+        What a new archive is sorted by.
+    """
 
     def __init__(
-        self,
-        archive: ArchiveGroup,
-        dims: tuple[str, ...],
-        on_mismatch: str,
-        scanner: Scanner,
-        scans: Mapping[str, Scan],
+        self, archive: ArchiveGroup, dims: tuple[str, ...], on_mismatch: str, order: str
     ) -> None:
         self._archive = archive
         self._dims = dims
         self._on_mismatch = on_mismatch
-        self._scanner = scanner
-        self._scans = scans
-        self._left_out: dict[str, list[Mismatch]] = {}
-        # what is written by value, because it does not fit
-        self._by_value: dict[tuple[int, str], Mismatch] = {}
-        self.templates = dict(archive.templates)
-        self.placed: list[Placed] = []
-        self.order: dict[str, str] = {}
-        self.referred: set[str] = set()
+        self._order = order
 
-    def fit(self, parts: list[Part]) -> None:
-        """Find a place for each part.
+    def fit(self, scans: Sequence[Scan], taken_out: Iterable[str] = ()) -> Fitted:
+        """Find a place for the parts of new files.
+
+        Parameters
+        ----------
+        scans : sequence of Scan
+            Sorted by URL, without failures.
+        taken_out : iterable of str
+            Locations of files that leave the archive. One that is scanned again leaves
+            only if it has a place.
 
         Raises
         ------
         InvalidInputError
             If parts contradict each other, and that is an error.
         """
-        several = len(parts) > 1 or (parts and self.templates)
-        if several and not any(part.length(dim) for part in parts for dim in self._dims):
-            raise InvalidInputError(
-                f"no variable of {parts[0].url} has one of the dimensions {self._dims}; say "
-                "along which of its dimensions to combine files with concat_dims"
+        archive = self._archive
+        parts = [part for scan in scans for part in scan.parts]
+        scanned = {location_of(scan.url) for scan in scans}
+        out = set(taken_out)
+        left_out: dict[str, list[Mismatch]] = {}
+        self._check_dims(parts)
+        while True:
+            again = {location_of(part.url) for part in parts}
+            leaving = {location for location in out if location not in scanned - again}
+            kept = archive.record.without(leaving)
+            found = Fitted(
+                dict(archive.templates),
+                parts,
+                kept=kept,
+                taken_out=archive.record.parts_of(leaving),
+                left_out=left_out,
             )
-        while parts:
-            archive = self._archive
-            other = list(other_kinds(parts, self._dims, archive.coordinates))
-            if other:
-                if self._on_mismatch != "skip":
-                    raise _contradiction(other, self._on_mismatch)
-                parts = self._leave_out(parts, other)
-                continue
-            placed, self.order = place(parts, self._dims, archive.lengths, archive.coordinates)
-            if not archive.templates:
-                first = min(placed, key=lambda p: [p.start.get(dim, 0) for dim in self._dims])
-                self.templates = {
-                    name: Template.of(variable) for name, variable in first.part.variables.items()
+            wrong = other_kinds(parts, self._dims, kept.blocks)
+            bad = {mismatch.url for mismatch in wrong}
+            if not wrong:
+                found.placement = place(parts, self._dims, kept, self._order)
+                if archive.is_empty and parts:
+                    found.templates = self._new_templates(found)
+                wrong = list(self._mismatches(found))
+                bad = {
+                    mismatch.url
+                    for mismatch in wrong
+                    if self._on_mismatch != "materialize" or not mismatch.curable
                 }
-            wrong = [
-                mismatch
-                for each in placed
-                for mismatch in (
-                    *compare(self.templates, each.part, self._dims),
-                    *misaligned(self.templates, each, self._dims),
-                )
-            ]
-            bad = {
-                mismatch.url
-                for mismatch in wrong
-                if self._on_mismatch != "materialize" or not mismatch.curable
-            }
             if not bad:
-                self.placed = placed
-                self._cure(wrong)
-                return
+                self._cure(found, wrong)
+                return found
             if self._on_mismatch != "skip":
                 raise _contradiction([m for m in wrong if m.url in bad], self._on_mismatch)
             # others may fit where these are not: those that differ go before those that
             # only lie behind them
-            different = {m.url for m in wrong if "begins at" not in m.problem}
+            different = {m.url for m in wrong if not m.placed}
             drop = different or {next(m.url for m in wrong)}
-            parts = self._leave_out(parts, [m for m in wrong if m.url in drop])
+            for mismatch in wrong:
+                if mismatch.url in drop:
+                    left_out.setdefault(mismatch.url, []).append(mismatch)
+            parts = [part for part in parts if part.url not in drop]
 
-    def _leave_out(self, parts: Sequence[Part], wrong: Sequence[Mismatch]) -> list[Part]:
-        for mismatch in wrong:
-            self._left_out.setdefault(mismatch.url, []).append(mismatch)
-        return [part for part in parts if part.url not in self._left_out]
+    def _check_dims(self, parts: Sequence[Part]) -> None:
+        several = len(parts) > 1 or (parts and self._archive.templates)
+        if several and not any(part.lengths for part in parts):
+            raise InvalidInputError(
+                f"no variable of {parts[0].url} has one of the dimensions {self._dims}; say "
+                "along which of its dimensions to combine files with concat_dims"
+            )
 
-    def _cure(self, wrong: Sequence[Mismatch]) -> None:
-        by_url: dict[tuple[str, str], Mismatch] = {(m.url, m.variable): m for m in wrong}
-        for i, each in enumerate(self.placed):
-            for name in each.part.variables:
-                mismatch = by_url.get((each.part.url, name))
-                if mismatch is not None:
-                    self._by_value[i, name] = mismatch
+    def _new_templates(self, found: Fitted) -> dict[str, Template]:
+        starts = found.placement.starts()
 
-    # -- the report --------------------------------------------------------------------
-    def skipped(self) -> dict[str, tuple[str, ...]]:
-        """Return why files were left out."""
+        def rank(i: int) -> tuple[bool, list[int]]:
+            part, places = found.parts[i], found.placement.places[i]
+            # what has no steps does not tell how chunks are
+            return not any(part.lengths.values()), [
+                int(starts[axis][index]) for axis, index in sorted(places.items())
+            ]
+
+        first = found.parts[min(range(len(found.parts)), key=rank)]
+        digests = digests_of(first)
         return {
-            url: tuple(f"{m.variable}: {m.problem}" for m in found)
-            for url, found in sorted(self._left_out.items())
+            name: Template.of(
+                self._cut(found, name, variable),
+                b"" if set(self._dims) & set(variable.dimensions) else digests.get(name, b""),
+            )
+            for name, variable in first.schema.variables.items()
         }
 
-    def cured(self) -> dict[str, tuple[str, ...]]:
-        """Return what of files was written by value, and why."""
-        found: dict[str, list[str]] = {}
-        for mismatch in self._by_value.values():
-            problem = f"{mismatch.variable}: {mismatch.problem}"
-            found.setdefault(mismatch.url, []).append(problem)
-        return {url: tuple(problems) for url, problems in sorted(found.items())}
+    def _cut(self, found: Fitted, name: str, variable: Variable) -> Variable:
+        """Return a variable whose chunks fit those of all files, if they can be cut."""
+        schemas = {id(part.schema): part.schema for part in found.parts if part.lengths}
+        rows = [
+            rows_of(schema.variables[name], self._dims)
+            for schema in schemas.values()
+            if name in schema.variables
+        ]
+        if variable.by_value or not rows:
+            return variable
+        axis = group_of(name), variable.dimensions[0] if variable.dimensions else ""
+        blocks = found.placement.blocks.get(axis)
+        # nothing comes after the last one
+        lengths = blocks.lengths[:-1] if blocks is not None else []
+        to = common_rows(rows, lengths)
+        if to in (0, variable.chunks[0]):
+            return variable
+        return replace(variable, document=with_rows(variable.document, to))
 
-    def files(self) -> tuple[str, ...]:
-        """Return the files that have a place."""
-        return tuple(dict.fromkeys(each.part.url for each in self.placed))
-
-    def sizes(self) -> dict[str, int]:
-        """Return the lengths of the dimensions."""
-        found: dict[str, int] = {}
-        for template in self.templates.values():
-            found.update(zip(template.dimensions, self._shape(template), strict=True))
-        return found
-
-    def _shape(self, template: Template) -> tuple[int, ...]:
-        return tuple(
-            self._length(dim, n) for dim, n in zip(template.dimensions, template.shape, strict=True)
-        )
-
-    def _length(self, dim: str, one: int) -> int:
-        if dim not in self._dims:
-            return one
-        ends = [p.start[dim] + p.part.length(dim) for p in self.placed if dim in p.start]
-        return max([self._archive.lengths.get(dim, 0), *ends])
-
-    # -- writing -----------------------------------------------------------------------
-    def write(self, session: Session, root: str) -> dict[str, int]:
-        """Write all of it into a session; return how many chunks are virtual."""
-        first = self.placed[0].part
-        if not self._archive.templates:
-            self._make_groups(session, root, first)
-        virtual = 0
-        for name, template in self.templates.items():
-            path = f"{root.rstrip('/')}/{name}"
-            combined = bool(set(self._dims) & set(template.dimensions))
-            if not combined and self._archive.templates:
+    def _mismatches(self, found: Fitted) -> Iterator[Mismatch]:
+        comparison = Comparison(found.templates, self._dims)
+        starts = found.placement.starts()
+        for part, places in zip(found.parts, found.placement.places, strict=True):
+            if part.lengths and not places:
+                # no steps, no chunks: only what all files share has to fit
+                yield from (m for m in comparison.mismatches(part) if not m.curable)
                 continue
-            shape = self._shape(template)
-            if not self._archive.templates or shape != template.shape:
-                document = {**template.document, "shape": list(shape)}
-                session.set_metadata_document(path, json.dumps(document).encode())
-            virtual += self._write_array(session, path, name, template, combined)
-        return {"virtual": virtual}
+            yield from comparison.mismatches(part)
+            yield from self._misaligned(found, part, places, starts)
 
-    def _make_groups(self, session: Session, root: str, part: Part) -> None:
-        node = session.tree.get(root)
-        if node is not None and node.is_array:
-            raise InvalidInputError(f"{root!r} is an array; name another group")
-        parents = [root[:i] for i, c in enumerate(root) if c == "/" and i]
-        for path in ["/", *parents]:
-            if session.tree.get(path) is None:
-                session.set_metadata_document(path, _group_document({}))
-        for within, attributes in sorted(part.groups.items()):
-            path = f"{root.rstrip('/')}/{within}".rstrip("/") or "/"
-            session.set_metadata_document(path, _group_document(attributes))
-
-    def _write_array(
-        self, session: Session, path: str, name: str, template: Template, combined: bool
-    ) -> int:
-        tables, starts, modified = [], [], []
-        seen: set[tuple[int, ...]] = set()
-        values: list[tuple[tuple[int, ...], npt.NDArray[Any]]] = []
-        later: list[tuple[tuple[int, ...], npt.NDArray[Any]]] = []
-        for i, each in enumerate(self.placed if combined else self.placed[:1]):
-            variable = each.part.variables[name]
-            start = each.start_of(template.dimensions)
-            if start in seen or self._is_there(variable, each):
+    def _misaligned(
+        self,
+        found: Fitted,
+        part: Part,
+        places: Mapping[Axis, int],
+        starts: Mapping[Axis, npt.NDArray[np.int64]],
+    ) -> Iterator[Mismatch]:
+        """Yield the variables of a part whose chunks are none of the archive's grid."""
+        for name, variable in part.schema.variables.items():
+            template = found.templates.get(name)
+            if template is None or template.by_value:
                 continue
-            if combined:
-                seen.add(start)
-            if (i, name) in self._by_value:
-                try:
-                    raw = variable.values
-                    raw = self._scanner.read(each.part, name) if raw is None else raw
-                    later.append((start, recode(raw, variable, template)))
-                except ValueError as exc:
-                    raise InvalidInputError(f"{each.part.url}: {name}: {exc}") from None
-            elif variable.values is not None:
-                values.append((start, recode(variable.values, variable, template)))
-            elif variable.table is not None:
-                tables.append(variable.table)
-                starts.append(tuple(a // c for a, c in zip(start, template.chunks, strict=True)))
-                modified.append(self._scans[each.part.url].last_modified)
-                if len(variable.table.coords):
-                    self.referred.add(each.part.url)
-        count = place_tables(session, path, tables, starts, modified)
-        if values or later:
-            array = zarr.open_array(session.store, path=path.strip("/"), mode="r+")
-            if values:
-                _write_together(array, values)
-            for start, block in later:
-                array[_selection(start, block.shape)] = block
-        return count
+            for dim, size in zip(template.dimensions, template.chunks, strict=True):
+                axis = group_of(name), dim
+                if axis not in places:
+                    continue
+                index = places[axis]
+                start, end = int(starts[axis][index]), int(starts[axis][index + 1])
+                if start % size and not variable.by_value:
+                    problem = (
+                        f"begins at {start} along {dim!r}, within a chunk of {size}: the files "
+                        "before it do not end with whole chunks"
+                    )
+                    yield Mismatch(part.url, name, problem, True, placed=True)
+                elif end % size and self._is_followed(found, axis, index):
+                    problem = (
+                        f"ends at {end} along {dim!r}, within a chunk of {size}, and files of "
+                        "the archive come after it"
+                    )
+                    yield Mismatch(part.url, name, problem, True, placed=True)
 
-    def _is_there(self, variable: Variable, placed: Placed) -> bool:
-        """Whether an earlier call has written what several files have in common."""
-        own = [dim for dim in self._dims if dim in variable.dimensions]
-        return 0 < len(own) < len(placed.start) and all(
-            placed.start[dim] < self._archive.lengths.get(dim, 0) for dim in own
-        )
+    def _is_followed(self, found: Fitted, axis: Axis, index: int) -> bool:
+        """Whether a block that was there before comes after another one."""
+        return bool((found.placement.moved[axis] > index).any())
 
-
-def _selection(start: tuple[int, ...], shape: tuple[int, ...]) -> Any:
-    return tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True)) or ...
-
-
-def _write_together(array: Any, values: Sequence[tuple[tuple[int, ...], npt.NDArray[Any]]]) -> None:
-    """Write small blocks at once: many of them share chunks."""
-    starts = np.asarray([start for start, _ in values], np.int64)
-    ends = starts + np.asarray([block.shape for _, block in values], np.int64)
-    low = tuple(starts.min(axis=0).tolist())
-    box = tuple((ends.max(axis=0) - starts.min(axis=0)).tolist())
-    if len(values) == 1:
-        whole = values[0][1]
-    else:
-        # what no file has stays as it is
-        whole = np.array(array[_selection(low, box)])
-        for start, block in values:
-            at = tuple(a - b for a, b in zip(start, low, strict=True))
-            whole[_selection(at, block.shape)] = block
-    array[_selection(low, box)] = whole
-
-
-def _group_document(attributes: Mapping[str, Any]) -> bytes:
-    document = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
-    return json.dumps(document).encode()
+    def _cure(self, found: Fitted, wrong: Sequence[Mismatch]) -> None:
+        by_url = {(m.url, m.variable): m for m in wrong if m.curable}
+        for i, part in enumerate(found.parts):
+            for name in part.schema.variables:
+                mismatch = by_url.get((part.url, name))
+                if mismatch is not None:
+                    found.cured[i, name] = mismatch
 
 
 def _contradiction(wrong: Sequence[Mismatch], on_mismatch: str) -> InvalidInputError:

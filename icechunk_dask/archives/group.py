@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any, Final, cast
+from urllib.parse import unquote
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
+import zarr
 
 from icechunk import ErrorKind, InvalidInputError, Repository, Session
 from icechunk_dask.archives.combine import Template
-from icechunk_dask.archives.scan import decoded, digest, meanings
+from icechunk_dask.archives.extents import Extent, extent_of
+from icechunk_dask.archives.parts import Axis, group_of
+from icechunk_dask.archives.record import FIELD, Blocks, Files, Record
+from icechunk_dask.archives.scan import digest, meanings
+from icechunk_dask.archives.sources import UNKNOWN, location_of
 
-__all__ = ["BY_VALUE", "ArchiveGroup"]
+__all__ = ["ArchiveGroup"]
 
-#: Key of the metadata of snapshots that names files without virtual chunks.
-BY_VALUE: Final = "virtualize.by_value"
+#: Key of the metadata of snapshots that named files without virtual chunks, once.
+_BY_VALUE: Final = "virtualize.by_value"
 
 
 @dataclass
@@ -27,18 +34,17 @@ class ArchiveGroup:
 
     Attributes
     ----------
+    root : str
+        Path of the group.
     templates : dict of str to Template
         By path within the group; empty if there is nothing yet.
-    lengths, coordinates : dict
-        Of the dimensions along which files are combined.
-    locations : set of str
-        Of the files that are in it.
+    record : Record
+        Which files are in it, and where.
     """
 
+    root: str
     templates: dict[str, Template] = field(default_factory=dict)
-    lengths: dict[str, int] = field(default_factory=dict)
-    coordinates: dict[str, npt.NDArray[Any] | None] = field(default_factory=dict)
-    locations: set[str] = field(default_factory=set)
+    record: Record = field(default_factory=Record)
 
     @classmethod
     def of(
@@ -49,23 +55,180 @@ class ArchiveGroup:
         root: str,
         dims: Sequence[str],
     ) -> ArchiveGroup:
-        """Look at a group, which need not exist; nor need the repository."""
-        found = cls()
+        """Look at a group, which need not exist; nor need the repository.
+
+        Raises
+        ------
+        InvalidInputError
+            If something else than files of an archive was written to it.
+        """
+        found = cls(root)
         if repository is None or session is None or session.tree.get(root) is None:
             return found
-        nodes = session.tree.within(root)
-        for node in nodes:
-            if node.array is not None:
-                found.locations |= _locations(session, node.path)
-            else:
-                found._add_group(session, root, node.path, dims)
-        if found.templates:
-            for snapshot in repository.ancestry(branch=branch):
-                found.locations |= set(snapshot.metadata.get(BY_VALUE, ()))
+        record = Record.find(session, root)
+        if record is None:
+            found._look(session, repository, branch, dims)
+            return found
+        found.record = record
+        lengths: dict[Axis, int] = {}
+        for node in session.tree.within(root):
+            if node.array is None:
+                continue
+            name = found.name_of(node.path)
+            document = json.loads(node.user_data)
+            known = record.templates.get(name)
+            if known is None:
+                # somebody else's: files need not have it
+                continue
+            document.pop(FIELD, None)
+            own = tuple(document.get("dimension_names") or ())
+            for dim, length in zip(own, document["shape"], strict=True):
+                if dim in dims:
+                    lengths[group_of(name), dim] = length
+            found.templates[name] = Template(
+                own,
+                _without_lengths(document, own, dims),
+                known["meaning"],
+                known["by_value"],
+                bytes.fromhex(known["digest"]),
+            )
+        record.check(lengths)
+        missing = [name for name in record.templates if name not in found.templates]
+        if missing:
+            raise InvalidInputError(
+                f"the archive in {root} has lost its variable {missing[0]!r}: something else has "
+                "deleted it, and files cannot be added any more"
+            )
+        other = {dim for _, dim in record.blocks} - set(dims)
+        if other:
+            raise InvalidInputError(
+                f"the archive in {root} was combined along {sorted(other)[0]!r}; name it in "
+                "concat_dims"
+            )
         return found
 
-    def _add_group(self, session: Session, root: str, path: str, dims: Sequence[str]) -> None:
-        within = path.removeprefix(root).strip("/")
+    @property
+    def is_empty(self) -> bool:
+        """Whether files may still say what the arrays are like."""
+        return not self.templates or (
+            bool(self.record.blocks)
+            and not any(sum(b.lengths) for b in self.record.blocks.values())
+        )
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether it is known which file is where."""
+        versions = self.record.files.versions
+        return any(version != UNKNOWN for version in versions)
+
+    @staticmethod
+    def dimensions(session: Session | None, root: str) -> list[str]:
+        """Return the dimensions along which the files of a group were combined."""
+        if session is None or session.tree.get(root) is None:
+            return []
+        record = Record.find(session, root)
+        return [] if record is None else list(dict.fromkeys(dim for _, dim in record.blocks))
+
+    def matching(
+        self, urls: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+    ) -> dict[str, str]:
+        """Return locations of files of the archive by URLs, of which some may be patterns.
+
+        Raises
+        ------
+        InvalidInputError
+            If a URL is not that of a file of the archive.
+        """
+        known = dict.fromkeys(self.record.files.locations)
+        given = [urls] if isinstance(urls, str | os.PathLike) else urls
+        found: dict[str, str] = {}
+        for each in given:
+            url = os.fspath(each)
+            location = location_of(url)
+            if location in known:
+                found[url] = location
+                continue
+            pattern = unquote(location)
+            those = [name for name in known if fnmatchcase(unquote(name), pattern)]
+            if not those:
+                raise InvalidInputError(f"{url} is not in the archive in {self.root}")
+            found.update(zip(those, those, strict=True))
+        if not self.record.are_apart(set(found.values())):
+            raise InvalidInputError(
+                f"nobody has recorded where in the archive in {self.root} these files are: they "
+                "were there before there was a table of its files; virtualize those that are to "
+                "stay into another group"
+            )
+        return found
+
+    def name_of(self, path: str) -> str:
+        """Return the path of a node within the group."""
+        return path.removeprefix(self.root).strip("/")
+
+    def read_digests(self, session: Session, dims: Sequence[str]) -> None:
+        """Read what files have in common, where nobody knows what it is yet."""
+        for name, template in self.templates.items():
+            if template.digest or set(dims) & set(template.dimensions):
+                continue
+            path = f"{self.root.strip('/')}/{name}".strip("/")
+            try:
+                values = np.asarray(zarr.open_array(session.store, path=path, mode="r")[...])
+            except InvalidInputError as exc:
+                if exc.kind is not ErrorKind.UNAUTHORIZED_VIRTUAL_CHUNK_CONTAINER:
+                    raise
+                # whoever may not read the archive may add to it
+                continue
+            self.templates[name] = replace(template, digest=digest(values))
+
+    # -- archives without a table ------------------------------------------------------
+    def _look(
+        self, session: Session, repository: Repository, branch: str, dims: Sequence[str]
+    ) -> None:
+        """Find out what can be found out of references and arrays: one block that is full."""
+        locations: set[str] = set()
+        lengths: dict[Axis, int] = {}
+        extents: dict[Axis, Extent] = {}
+        copied: set[str] = set()
+        for node in session.tree.within(self.root):
+            if node.array is None:
+                self._look_at_group(session, node.path, dims, lengths, extents)
+                continue
+            found = _locations(session, node.path)
+            locations |= found
+            if not found:
+                copied.add(self.name_of(node.path))
+        if not self.templates:
+            return
+        for name in copied & self.templates.keys():
+            self.templates[name] = replace(self.templates[name], by_value="it was before")
+        by_value: set[str] = set()
+        for snapshot in repository.ancestry(branch=branch):
+            by_value |= set(snapshot.metadata.get(_BY_VALUE, ()))
+        # what something else has written is a file without a name
+        names = sorted(locations | by_value) or [""]
+        if len({dim for _, dim in lengths}) > 1:
+            raise InvalidInputError(
+                f"there is no table of the files of the archive in {self.root}, and it has "
+                "several dimensions; virtualize all of its files again, into another group"
+            )
+        files = Files(names, [UNKNOWN] * len(names), [name not in locations for name in names])
+        self.record = Record(files, list(range(len(names))), [0] * len(names))
+        for axis, length in lengths.items():
+            extent = extents.get(axis)
+            self.record.blocks[axis] = Blocks(
+                "url" if extent is None else "coordinate", [length], [extent], [names[0]]
+            )
+            self.record.places[axis] = [0] * len(self.record.part_file)
+
+    def _look_at_group(
+        self,
+        session: Session,
+        path: str,
+        dims: Sequence[str],
+        lengths: dict[Axis, int],
+        extents: dict[Axis, Extent],
+    ) -> None:
+        within = self.name_of(path)
         dataset = xr.open_dataset(
             cast(Any, session.store),
             engine="zarr",
@@ -74,7 +237,7 @@ class ArchiveGroup:
             consolidated=False,
             zarr_format=3,
         )
-        means = meanings(dataset)
+        means = meanings({str(name): v.attrs for name, v in dataset.variables.items()})
         for key, variable in dataset.variables.items():
             name = str(key)
             node = session.tree.require(f"{path.rstrip('/')}/{name}")
@@ -82,24 +245,28 @@ class ArchiveGroup:
             combined = set(dims) & set(own)
             self.templates[f"{within}/{name}" if within else name] = Template(
                 own,
-                json.loads(node.user_data),
+                _without_lengths(json.loads(node.user_data), own, dims),
                 means[name],
-                "" if combined else _digest(variable),
             )
             for dim in combined:
-                self.lengths[dim] = variable.sizes[dim]
+                lengths[within, dim] = variable.sizes[dim]
                 if name == dim:
-                    self.coordinates[dim] = decoded(name, variable)
+                    extent = extent_of(name, variable.load())
+                    if extent is not None and _is_sorted(variable.values):
+                        extents[within, dim] = extent
 
 
-def _digest(variable: xr.Variable) -> str:
-    try:
-        return digest(np.asarray(variable.values))
-    except InvalidInputError as exc:
-        if exc.kind is not ErrorKind.UNAUTHORIZED_VIRTUAL_CHUNK_CONTAINER:
-            raise
-        # whoever may not read the archive may add to it
-        return ""
+def _without_lengths(
+    document: Mapping[str, Any], own: Sequence[str], dims: Sequence[str]
+) -> dict[str, Any]:
+    """Return a document as all files have it, whatever their lengths."""
+    shape = [0 if dim in dims else n for dim, n in zip(own, document["shape"], strict=True)]
+    return {**document, "shape": shape or document["shape"]}
+
+
+def _is_sorted(values: Any) -> bool:
+    steps = np.asarray(values)
+    return bool((steps[1:] > steps[:-1]).all() or (steps[1:] < steps[:-1]).all())
 
 
 def _locations(session: Session, path: str) -> set[str]:

@@ -1,89 +1,260 @@
-"""What became of the files of an archive."""
+"""What became of the files and variables of an archive."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import ast
+import html
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-__all__ = ["VirtualizeReport"]
+import numpy as np
+import numpy.typing as npt
+
+from icechunk import InvalidInputError
+
+__all__ = ["VariableReport", "VirtualizeReport"]
 
 #: Files that a report shows of each kind.
 _SHOWN = 10
 
 
+@dataclass
+class VariableReport:
+    """What became of a variable.
+
+    Attributes
+    ----------
+    by_value : str
+        Why its values are stored rather than referred to; empty if they are not.
+    virtual, inline : int
+        Chunks that were added: that refer to files, and that lie in the references.
+    bytes_by_value : int
+        Bytes of the values that were added, before compression.
+    reasons : dict of str to int
+        These bytes by the reason for which values were stored.
+    """
+
+    by_value: str = ""
+    virtual: int = 0
+    inline: int = 0
+    bytes_by_value: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    def count_values(self, block: npt.NDArray[Any], reason: str) -> None:
+        """Count values that were stored."""
+        size = block.nbytes
+        if isinstance(block.dtype, np.dtypes.StringDType):
+            size = sum(len(text.encode()) for text in block.ravel().tolist())
+        self.bytes_by_value += size
+        self.reasons[reason] = self.reasons.get(reason, 0) + size
+
+
 @dataclass(frozen=True, repr=False)
 class VirtualizeReport:
-    """What became of each file.
+    """What became of each file, and of each variable.
 
     Attributes
     ----------
     group : str
     snapshot_id : str or None
         Of the commit; None if there was nothing to commit.
-    added, already : tuple of str
-        URLs that were added, and that were in the group before.
+    added, replaced, removed, already : tuple of str
+        URLs that were added, whose new version was taken, that were taken out, and that
+        were in the group before.
+    changed : tuple of str
+        Of those that were there before, the URLs whose files are of another version now.
     failed : dict of str to str
         URLs that could not be read, and why. The next call tries them again.
+    withheld : tuple of str
+        URLs that were not added, because a file before them could not be read.
     skipped, materialized : dict of str to tuple of str
         URLs of files that do not fit, and in what; left out, or with the variables that
         do not fit written by value.
-    arrays : tuple of str
-        Paths within the group.
+    variables : dict of str to VariableReport
+        By path within the group.
     sizes : dict of str to int
         Lengths of the dimensions.
     chunks : dict of str to int
-        Virtual chunks that were added, under ``"virtual"``.
+        Chunks that were added: ``"virtual"`` ones, and ``"inline"`` ones.
     order : dict of str to str
-        By dimension, whether files were sorted by ``"coordinate"`` or ``"url"``.
+        By dimension, whether files are sorted by ``"coordinate"`` or ``"url"``.
     access : dict of str to str
         Prefixes of the containers to authorise for reading, and the source of a
         credential for each, with names of `icechunk.credentials`.
     trusted : bool
         Whether reading also takes trust in the servers that the repository's configuration
         names: the argument ``config=Repository.fetch_config(storage)``.
+    target : str
+        Where the repository is.
+    options : dict
+        That it takes to open it there, without what is secret.
+    branch : str
     """
 
     group: str
     snapshot_id: str | None = None
     added: tuple[str, ...] = ()
     already: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
+    withheld: tuple[str, ...] = ()
     skipped: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     materialized: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    arrays: tuple[str, ...] = ()
+    variables: Mapping[str, VariableReport] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     chunks: Mapping[str, int] = field(default_factory=dict)
     order: Mapping[str, str] = field(default_factory=dict)
     access: Mapping[str, str] = field(default_factory=dict)
     trusted: bool = False
+    target: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    branch: str = "main"
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Paths of the variables within the group."""
+        return tuple(sorted(self.variables))
+
+    @property
+    def opening(self) -> str:
+        """The lines of Python that open the result; they can be pasted as they are.
+
+        They take credentials from the environment, and contain none.
+        """
+        imports = ["import xarray as xr"]
+        arguments = [repr(self.target), 'engine="icechunk"']
+        if self.group != "/":
+            arguments.append(f"group={self.group!r}")
+        if self.branch != "main":
+            arguments.append(f"branch={self.branch!r}")
+        options = dict(self.options)
+        if options:
+            arguments.append(f"storage_options={options!r}")
+        if self.trusted:
+            imports.insert(0, "import icechunk")
+            more = f", **{options!r}" if options else ""
+            storage = f"icechunk.storage_from_url({self.target!r}{more})"
+            arguments.append(f"config=icechunk.Repository.fetch_config({storage})")
+        if self.access:
+            names = sorted(_names(self.access.values()))
+            imports.append(f"from icechunk.credentials import {', '.join(names)}")
+            access = ", ".join(f"{prefix!r}: {call}" for prefix, call in self.access.items())
+            arguments.append(f"authorize_virtual_chunk_access={{{access}}}")
+        lines = ",\n    ".join(arguments)
+        return "\n".join([*imports, "", f"ds = xr.open_dataset(\n    {lines},\n)"])
+
+    def raise_for_failures(self) -> None:
+        """Raise if a file could not be read, was withheld, or is of another version now.
+
+        Raises
+        ------
+        InvalidInputError
+            It lists the files, and why.
+        """
+        lines = [f"  {url}: {reason}" for url, reason in self.failed.items()]
+        lines += [f"  {url}: a file before it could not be read" for url in self.withheld]
+        lines += [f"  {url}: it has changed, and was not taken again" for url in self.changed]
+        if lines:
+            listed = "\n".join(lines)
+            raise InvalidInputError(f"{len(lines)} files are not in {self.group}:\n{listed}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as JSON has it."""
+        found = {name: _plain(value) for name, value in vars(self).items()}
+        found["arrays"] = list(self.arrays)
+        found["opening"] = self.opening
+        return found
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """Return all of it as JSON."""
+        return json.dumps(self.to_dict(), indent=indent)
 
     def __repr__(self) -> str:
         return "\n".join(["<icechunk_dask.VirtualizeReport>", *self._lines()])
 
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+            for row in self._table()
+        )
+        head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
+        lines = "\n".join(html.escape(line) for line in self._files())
+        return (
+            f"<div><b>VirtualizeReport</b><pre>{lines}</pre>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+            f"<pre>{html.escape(self.opening)}</pre></div>"
+        )
+
     def _lines(self) -> Iterator[str]:
+        yield from self._files()
+        if self.variables:
+            yield "variables:"
+            table = [_COLUMNS, *self._table()]
+            widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+            for row in table:
+                cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+                yield ("  " + "  ".join(cells)).rstrip()
+        yield "to open it:"
+        yield from (f"  {line}".rstrip() for line in self.opening.splitlines())
+
+    def _files(self) -> Iterator[str]:
         sizes = ", ".join(f"{name}: {size}" for name, size in self.sizes.items())
         yield f"group: {self.group}" + (f" ({sizes})" if sizes else "")
         state = f"snapshot {self.snapshot_id}" if self.snapshot_id else "nothing was committed"
+        counts = [f"{len(self.added)} added"]
+        counts += [f"{len(self.replaced)} replaced"] if self.replaced else []
+        counts += [f"{len(self.removed)} taken out"] if self.removed else []
+        yield f"files: {', '.join(counts)}, {len(self.already)} were there before; {state}"
         sorted_by = ", ".join(f"{dim} by {what}" for dim, what in self.order.items())
-        yield f"files: {len(self.added)} added, {len(self.already)} were there before; {state}"
-        if self.added:
+        if self.added or self.replaced:
             count = self.chunks.get("virtual", 0)
             yield f"virtual chunks: {count}" + (f"; sorted along {sorted_by}" if sorted_by else "")
         yield from _listed("failed", {url: (why,) for url, why in self.failed.items()})
+        yield from _listed(
+            "withheld, because a file before could not be read", dict.fromkeys(self.withheld, ())
+        )
+        yield from _listed("changed, and not taken again", dict.fromkeys(self.changed, ()))
         yield from _listed("skipped", self.skipped)
-        yield from _listed("written by value", self.materialized)
-        if self.access:
-            access = ", ".join(f"{prefix!r}: {call}" for prefix, call in self.access.items())
-            yield "to read it, open the repository with (names of icechunk.credentials)"
-            yield f"  authorize_virtual_chunk_access={{{access}}}"
-            if self.trusted:
-                yield "  config=icechunk.Repository.fetch_config(storage), if you trust its servers"
+        yield from _listed("written by value, because they do not fit", self.materialized)
+
+    def _table(self) -> list[tuple[str, ...]]:
+        return [
+            (
+                name,
+                str(each.virtual),
+                str(each.inline),
+                str(each.bytes_by_value),
+                "; ".join(each.reasons) or each.by_value,
+            )
+            for name, each in sorted(self.variables.items())
+        ]
+
+
+_COLUMNS = ("name", "virtual", "inline", "bytes by value", "why by value")
+
+
+def _names(calls: Iterable[str]) -> set[str]:
+    """Return the names that some expressions use."""
+    nodes = (node for call in calls for node in ast.walk(ast.parse(call)))
+    return {node.id for node in nodes if isinstance(node, ast.Name)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, VariableReport):
+        return asdict(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _listed(title: str, files: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
     if files:
         yield f"{title}: {len(files)}"
     for url, reasons in list(files.items())[:_SHOWN]:
-        yield f"  {url}: {'; '.join(reasons)}"
+        yield f"  {url}" + (f": {'; '.join(reasons)}" if reasons else "")
     if len(files) > _SHOWN:
         yield f"  and {len(files) - _SHOWN} more"

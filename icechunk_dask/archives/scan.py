@@ -1,7 +1,7 @@
-"""What one file of an archive holds: where its chunks are, and the values of coordinates.
+"""From a file to the parts of an archive: what is referred to, and what is copied.
 
-References come from kerchunk's scanners. What they lose (which fill values a file declares,
-the types of attributes) is read from the file by xarray, without decoding.
+The scanners say what a file holds. Here it is decided which variables are stored by value,
+and chunks are compared with what the file's own library reads, while the file is open.
 """
 
 from __future__ import annotations
@@ -10,120 +10,42 @@ import hashlib
 import json
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, TypeVar
 
-import fsspec
-import h5py
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from kerchunk.grib2 import scan_grib
-from kerchunk.hdf import SingleHdf5ToZarr
-from kerchunk.netCDF3 import NetCDF3ToZarr
 
-from icechunk.kerchunk.locations import normalizer
-from icechunk.kerchunk.metadata import MEANING, Documented, array_from_v2
-from icechunk.kerchunk.references import open_references
+from icechunk.kerchunk.guard import check_sizes, check_values, pipeline_of
+from icechunk.kerchunk.metadata import MEANING
 from icechunk.kerchunk.tables import ChunkTable
-from icechunk_dask.archives.collection import collection_paused
+from icechunk_dask.archives.classic import open_classic
+from icechunk_dask.archives.described import Dataset, FileVariable
+from icechunk_dask.archives.extents import Extent, extent_of
+from icechunk_dask.archives.grib import open_grib
+from icechunk_dask.archives.hdf5 import open_hdf5
+from icechunk_dask.archives.native import native_document
+from icechunk_dask.archives.parts import Axis, Part, Payload, Scan, Schema, Variable, group_of
+from icechunk_dask.archives.selection import Selection
+from icechunk_dask.archives.sources import Source, Sources, kind_of, location_of
 
-__all__ = ["Part", "Scan", "Scanner", "Variable", "decoded", "digest", "location_of", "meanings"]
+__all__ = ["Scanner", "digest"]
 
-#: Where an HDF5 file may begin (HDF5 file format specification, "Superblock").
-_HDF5_STARTS: Final = (0, 512, 1024, 2048, 4096)
-_HDF5: Final = b"\x89HDF\r\n\x1a\n"
-#: Bytes of a chunk of coordinates, about.
-_NATIVE_CHUNK: Final = 1 << 16
+_T = TypeVar("_T")
+
 #: What a variable without the combined dimensions may have to be stored by value.
 _SMALL: Final = 512
-
-
-@dataclass(frozen=True)
-class Variable(Documented):
-    """One variable of a file.
-
-    Attributes
-    ----------
-    dimensions : tuple of str
-    document : dict
-        Its ``zarr.json``.
-    meaning : dict
-        Those of its attributes that say what the stored numbers mean; bounds have the
-        units of what they bound.
-    table : ChunkTable or None
-        Where its chunks are; None if it is stored by value.
-    values : array or None
-        As they are stored, of variables that are stored by value.
-    digest : str
-        Of the values of a variable without all of the combined dimensions, which several
-        files have to agree about; else empty.
-    """
-
-    dimensions: tuple[str, ...]
-    document: dict[str, Any]
-    meaning: dict[str, Any]
-    table: ChunkTable | None = None
-    values: npt.NDArray[Any] | None = None
-    digest: str = ""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A block of the combined dataset: a file, or the messages of a GRIB file of one place.
-
-    Attributes
-    ----------
-    url : str
-        As it was given.
-    variables : dict of str to Variable
-        By path within the file.
-    groups : dict of str to dict
-        Attributes, by path; the root is ``""``.
-    coordinates : dict of str to array or None
-        Decoded, of the dimensions along which files are combined; None where there is no
-        such variable.
-    message : int or None
-        Of a GRIB file, to find it again.
-    """
-
-    url: str
-    variables: dict[str, Variable]
-    groups: dict[str, dict[str, Any]]
-    coordinates: dict[str, npt.NDArray[Any] | None]
-    message: int | None = None
-
-    def length(self, dimension: str) -> int:
-        """Return the length of a dimension, 0 if no variable has it."""
-        for variable in self.variables.values():
-            if dimension in variable.dimensions:
-                return variable.shape[variable.dimensions.index(dimension)]
-        return 0
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What became of one URL.
-
-    Attributes
-    ----------
-    url, location : str
-        As it was given, and as references have it.
-    parts : list of Part
-    last_modified : int
-        Seconds since the epoch, 0 if unknown.
-    failure : str
-        Why there is nothing else; empty if there is.
-    """
-
-    url: str
-    location: str = ""
-    parts: list[Part] = field(default_factory=list)
-    last_modified: int = 0
-    failure: str = ""
+#: What a coordinate may have in each file, and where all files have the same, to be.
+_COORDINATE: Final = 1 << 20
+_COMMON: Final = 1 << 24
+#: Files of one pipeline whose chunks are looked at first, and one of so many later on.
+_FIRST, _EACH = 2, 16
+#: By call and pipeline, how many files were looked at in this process.
+_looked_at: dict[str, Counter[str]] = {}
 
 
 @dataclass(frozen=True)
@@ -135,25 +57,38 @@ class Scanner:
     concat_dims, expand_dims : tuple of str
         All dimensions along which files are combined, and those that scalars become.
     coordinates : tuple of str or None
-        Names of variables to store by value; None for those that xarray takes for
-        coordinates, their bounds, and small ones.
-    remote_options : dict
-        For fsspec.
+        Names of variables to store by value; None for those that the conventions of CF
+        take for coordinates, their bounds, and small ones.
+    loadable : tuple of str
+        More of them.
+    selection : Selection
+        Which variables, and what they are called.
+    sources : Sources
     compare : bool
         Whether to take digests of variables that several files have to agree about.
+    verify : {"sample", "all", "none"}
+    max_bytes : int
+        What a variable may have to be copied though nobody asked for it.
+    call : str
+        Tells calls apart.
     """
 
     concat_dims: tuple[str, ...]
     expand_dims: tuple[str, ...]
     coordinates: tuple[str, ...] | None
-    remote_options: dict[str, Any]
+    loadable: tuple[str, ...]
+    selection: Selection
+    sources: Sources
     compare: bool
+    verify: str
+    max_bytes: int
+    call: str
 
     def __call__(self, url: str) -> Scan:
         """Scan one file. What goes wrong is part of the result."""
         try:
             with warnings.catch_warnings():
-                # of kerchunk and zarr, about data types and attributes
+                # of zarr and xarray, about data types and attributes
                 warnings.simplefilter("ignore")
                 return self._scan(url)
         except Exception as exc:  # any file may be damaged in any way
@@ -163,366 +98,400 @@ class Scanner:
     def __repr__(self) -> str:
         return f"Scanner({self.concat_dims})"
 
-    def _scan(self, url: str) -> Scan:
-        fs, path, options = self._filesystem(url)
-        parts = [
-            self._part(url, refs, group, number)
-            for number, (refs, group) in enumerate(self._contents(url, fs, path, options))
-        ]
-        if not any(part.variables for part in parts):
-            raise ValueError("there are no variables in it")
-        return Scan(url, location_of(url), _joined(parts), _modified(fs.info(path)))
-
-    def _filesystem(self, url: str) -> tuple[Any, str, dict[str, Any]]:
-        remote = "://" in url and not url.startswith(("file://", "local://"))
-        options = self.remote_options if remote else {}
-        fs, path = fsspec.core.url_to_fs(url, **options)
-        return fs, path, options
-
-    def _contents(
-        self, url: str, fs: Any, path: str, options: Mapping[str, Any]
-    ) -> Iterator[tuple[dict[str, Any], dict[str, xr.Dataset]]]:
-        """Yield references and datasets by group, of a file or of each message of one."""
-        kind = _kind(fs, path)
-        full = url if "://" in url else path
-        if kind == "grib":
-            for found in scan_grib(full, storage_options=dict(options), inline_threshold=0):
-                yield found, {"": _through_references(found, full, options)}
-            return
-        with fs.open(path, "rb") as file:
-            if kind == "classic":
-                scanner = NetCDF3ToZarr(full, storage_options=dict(options), inline_threshold=0)
-                with xr.open_dataset(file, engine="scipy", decode_cf=False) as dataset:
-                    yield scanner.translate(), {"": dataset}
-                return
-            with collection_paused():
-                refs = SingleHdf5ToZarr(
-                    file,
-                    url=full,
-                    inline_threshold=0,
-                    storage_options=dict(options),
-                    error="ignore",
-                ).translate()
-        with fs.open(path, "rb") as file, _groups(file) as groups:
-            yield refs, groups
-
     def read(self, part: Part, name: str) -> npt.NDArray[Any]:
+        """Return the values of a variable of a part as they are stored."""
+        with _opened(self.sources.open(part.url)) as (datasets, _):
+            blocks = list(self._blocks(part.url, datasets))
+            if part.number >= len(blocks):
+                raise ValueError(f"{part.url} has changed")
+            return blocks[part.number].values(name)
+
+    def _scan(self, url: str) -> Scan:
+        source = self.sources.open(url)
+        before = source.version()
+        copied: Counter[tuple[str, str]] = Counter()
+        with _opened(source) as (datasets, file):
+            blocks = list(self._blocks(url, datasets))
+            if not any(block.schema.variables for block in blocks):
+                raise ValueError("there are no variables in it")
+            for block in blocks:
+                for name, (size, reason) in block.copied.items():
+                    copied[name, reason] += size
+                if self.verify != "none":
+                    self._verify(block, file, before.size)
+            parts = tuple(block.part(url, n) for n, block in enumerate(blocks))
+        if before.differs(source.version()):
+            raise ValueError("it was replaced or written to while it was read; call again")
+        listed = tuple((name, size, reason) for (name, reason), size in sorted(copied.items()))
+        return Scan(url, parts, before, listed)
+
+    def _blocks(self, url: str, datasets: Sequence[Dataset]) -> Iterator[_Block]:
+        joined: dict[str, _Block] = {}
+        for dataset in datasets:
+            block = _Block(self, self.selection.of(dataset))
+            place = repr(sorted(block.extents.items()))
+            if place in joined:
+                joined[place].join(block)
+            else:
+                joined[place] = block
+        yield from joined.values()
+
+    def _verify(self, block: _Block, file: BinaryIO, size: int) -> None:
+        counter = _looked_at.setdefault(self.call, Counter())
+        for token in [token for token in _looked_at if token != self.call][:-4]:
+            _looked_at.pop(token, None)
+        for name, (variable, table) in block.referred.items():
+            document = variable.document or {}
+            sizes = {} if size < 0 else dict.fromkeys(table.locations, size)
+            for row, problem in check_sizes(document, table, sizes):
+                raise ValueError(
+                    f"its variable {name!r}: chunk {tuple(table.coords[row].tolist())} {problem}"
+                )
+            key = f"{name}: {pipeline_of(document)}"
+            counter[key] += 1
+            if self.verify == "sample" and counter[key] > _FIRST and counter[key] % _EACH:
+                continue
+
+            def fetch(row: int, table: ChunkTable = table) -> bytes:
+                return _row(file, table, row)
+
+            for coordinate, problem in check_values(
+                document, table, fetch, variable.read, every=self.verify == "all"
+            ):
+                raise ValueError(
+                    f"its variable {name!r}: chunk {coordinate} {problem}; leave it out with "
+                    f"drop_variables=[{name!r}], or copy it with loadable=[{name!r}]"
+                )
+
+
+@dataclass
+class _Block:
+    """One dataset of a file, of which it is decided what becomes of each variable."""
+
+    scanner: Scanner
+    dataset: Dataset
+    schema: Schema = field(init=False)
+    lengths: dict[Axis, int] = field(default_factory=dict)
+    extents: dict[Axis, Extent] = field(default_factory=dict)
+    digests: dict[str, bytes] = field(default_factory=dict)
+    copied: dict[str, tuple[int, str]] = field(default_factory=dict)
+    referred: dict[str, tuple[FileVariable, ChunkTable]] = field(default_factory=dict)
+    payload: Payload = field(default_factory=lambda: Payload({}, {}))
+    common: Payload = field(default_factory=lambda: Payload({}, {}))
+    _read: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        groups = {path: dict(attributes) for path, attributes in self.dataset.groups.items()}
+        self.schema = Schema({}, groups)
+        by_group: dict[str, dict[str, FileVariable]] = {group: {} for group in groups}
+        for name, variable in self.dataset.variables.items():
+            if variable.refused:
+                raise _unstorable(name, variable.refused)
+            by_group.setdefault(group_of(name), {})[name] = variable
+        for group, variables in by_group.items():
+            self._add_group(group, variables)
+
+    def values(self, name: str) -> npt.NDArray[Any]:
         """Return the values of a variable as they are stored."""
-        fs, path, options = self._filesystem(part.url)
-        head, _, last = name.rpartition("/")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for number, (_, groups) in enumerate(self._contents(part.url, fs, path, options)):
-                if part.message in (None, number):
-                    return _plain_values(groups[head].variables[last])
-        raise ValueError(f"{part.url} has changed")
+        values = self._copy(name)
+        if values is not None:
+            return values
+        found = self._all(name)
+        count = len(self.schema.variables[name].dimensions) - found.ndim
+        return found.reshape((1,) * count + found.shape)
 
-    # -- one dataset -------------------------------------------------------------------
-    def _part(
-        self, url: str, refs: Mapping[str, Any], groups: Mapping[str, xr.Dataset], number: int
-    ) -> Part:
-        source = open_references(refs, normalizer())
-        variables: dict[str, Variable] = {}
-        coordinates: dict[str, npt.NDArray[Any] | None] = {}
-        for group, dataset in groups.items():
-            by_value = self._by_value(dataset)
-            means = meanings(dataset)
-            new = [
-                dim
-                for dim in self.expand_dims
-                if dim in dataset.variables and not dataset.variables[dim].shape
-            ]
-            for dim in self.concat_dims:
-                if dim in dataset.variables and dim not in coordinates:
-                    coordinates[dim] = np.atleast_1d(decoded(dim, dataset.variables[dim]))
-            for name, variable in dataset.variables.items():
-                path = f"{group}/{name}" if group else str(name)
-                attributes = _plain_attributes(variable.attrs)
-                named = {**attributes, "_ARRAY_DIMENSIONS": list(variable.dims)}
-                meaning = means[str(name)]
-                table = None
-                zarray = source.documents.get(f"{path}/.zarray")
-                if name not in by_value and zarray is not None:
-                    array = array_from_v2(path, zarray, named, mask_fill_value=False)
-                    table = source.table(array.keys, lambda _: None)
-                    fits = array.shape == variable.shape and not table.payloads
-                    table = table if fits and array.recode is None else None
-                values = None
-                if table is None:
-                    values = _plain_values(variable)
-                    document = _native_document(path, values, named)
-                else:
-                    document = array.document
-                dims = tuple(map(str, variable.dims))
-                made = Variable(dims, document, meaning, table, values)
-                if name in new:
-                    made = _expanded(made, [str(name)])
-                elif new and (table is not None or _is_moment(variable)):
-                    made = _expanded(made, new)
-                if self.compare and not set(self.concat_dims) <= set(made.dimensions):
-                    whole = values if values is not None else _plain_values(variable)
-                    made = replace(made, digest=digest(whole))
-                variables[path] = made
-        for dim in self.concat_dims:
-            coordinates.setdefault(dim, None)
-        attributes_of = {group: _plain_attributes(ds.attrs) for group, ds in groups.items()}
-        grib = number if "" in groups and groups[""].encoding.get("grib") else None
-        return Part(url, variables, attributes_of, coordinates, grib)
+    def part(self, url: str, number: int) -> Part:
+        """Return what is kept of it."""
+        digests = tuple(sorted(self.digests.items()))
+        packed, common = Part.pack(self.payload), Part.pack(self.common)
+        return Part(url, self.schema, self.lengths, self.extents, digests, packed, common, number)
 
-    def _by_value(self, dataset: xr.Dataset) -> set[Any]:
-        """Return the names of the variables that are read and stored by value."""
-        chosen = {
-            name
-            for name, variable in dataset.variables.items()
-            # only numbers have the same form everywhere
-            if variable.dtype.kind not in "fciub"
+    def _copy(self, name: str) -> npt.NDArray[Any] | None:
+        found = self.payload.values.get(name)
+        return self.common.values.get(name) if found is None else found
+
+    def join(self, other: _Block) -> None:
+        """Take over the variables of a block of the same place.
+
+        Raises
+        ------
+        ValueError
+            If they have a variable in common that is not the same.
+        """
+        mine, theirs = self.schema.variables, other.schema.variables
+        for name in [name for name in theirs if name in mine]:
+            own, its = self._copy(name), other._copy(name)
+            if own is None or its is None or digest(own) != digest(its):
+                raise ValueError(
+                    f"several of its messages have the variable {name!r}; name the scalar "
+                    "coordinates that tell them apart in expand_dims"
+                )
+        new = [name for name in theirs if name not in mine]
+        mine.update({name: theirs[name] for name in new})
+        _take(new, self.digests, other.digests)
+        _take(new, self.copied, other.copied)
+        _take(new, self.referred, other.referred)
+        for mine_too, theirs_too in ((self.payload, other.payload), (self.common, other.common)):
+            _take(new, mine_too.tables, theirs_too.tables)
+            _take(new, mine_too.values, theirs_too.values)
+        self.lengths.update(other.lengths)
+
+    # -- one group ---------------------------------------------------------------------
+    def _add_group(self, group: str, variables: Mapping[str, FileVariable]) -> None:
+        scanner = self.scanner
+        start = f"{group}/" if group else ""
+        last = {name: name.removeprefix(start) for name in variables}
+        new = [
+            dim
+            for dim in scanner.expand_dims
+            if start + dim in variables and not variables[start + dim].shape
+        ]
+        reasons = self._by_value(group, variables, bool(new))
+        means = meanings({last[name]: variable.attributes for name, variable in variables.items()})
+        for name, variable in variables.items():
+            expanded: list[str] = []
+            if last[name] in new:
+                expanded = [last[name]]
+            elif new and (name not in reasons or _is_moment(variable)):
+                expanded = new
+            self._add(name, variable, means[last[name]], reasons.get(name), expanded)
+        for dim in scanner.concat_dims:
+            if (group, dim) in self.lengths:
+                self._add_extent(group, dim)
+
+    def _add(
+        self,
+        name: str,
+        variable: FileVariable,
+        meaning: dict[str, Any],
+        reason: tuple[str, bool] | None,
+        expanded: Sequence[str],
+    ) -> None:
+        scanner = self.scanner
+        dims = (*expanded, *variable.dimensions)
+        combined = set(scanner.concat_dims) & set(dims)
+        nbytes = math.prod(variable.shape) * max(1, variable.dtype.itemsize)
+        if reason is not None:
+            why, counted = reason
+            if counted and combined:
+                self.copied[name] = nbytes, why
+            if counted and nbytes > scanner.max_bytes:
+                raise ValueError(
+                    f"its variable {name!r} has to be copied: {why}; it has {nbytes} bytes, more "
+                    f"than max_bytes_by_value, {scanner.max_bytes}; leave it out with "
+                    f"drop_variables=[{name!r}], or copy it with loadable=[{name!r}]"
+                )
+            try:
+                values = self._all(name).reshape((1,) * len(expanded) + variable.shape)
+                document = native_document(name, values.shape, values.dtype, variable, dims)
+            except (TypeError, ValueError) as exc:
+                raise _unstorable(name, exc) from exc
+            (self.payload if combined else self.common).values[name] = values
+        else:
+            assert variable.document is not None and variable.table is not None
+            self.referred[name] = variable, variable.table
+            document, table = _expanded(variable.document, variable.table, expanded)
+            (self.payload if combined else self.common).tables[name] = table
+        for dim, length in zip(dims, document["shape"], strict=True):
+            if dim in combined:
+                axis = group_of(name), dim
+                if self.lengths.setdefault(axis, length) != length:
+                    raise ValueError(
+                        f"its variable {name!r} has {length} along {dim!r}, others of its group "
+                        f"{self.lengths[axis]}"
+                    )
+        document = {
+            **document,
+            "shape": [
+                0 if dim in combined else n for dim, n in zip(dims, document["shape"], strict=True)
+            ],
         }
-        if self.coordinates is not None:
-            return chosen | (set(self.coordinates) & set(dataset.variables))
-        named = set(dataset.dims) | set(self.concat_dims)
-        for attributes in (dataset.attrs, *(v.attrs for v in dataset.variables.values())):
-            named.update(str(attributes.get("coordinates", "")).split())
+        # what is referred to is read for that only if there is something to compare it with
+        known = scanner.compare or reason is not None
+        if known and not set(scanner.concat_dims) <= set(dims):
+            self.digests[name] = digest(self._all(name))
+        why, counted = reason or ("", False)
+        self.schema.variables[name] = Variable(dims, document, meaning, why, counted)
+
+    def _add_extent(self, group: str, dim: str) -> None:
+        """Find the coordinate of a dimension, in its group or in one around it."""
+        length = self.lengths[group, dim]
+        around = group
+        while True:
+            name = f"{around}/{dim}" if around else dim
+            variable = self.dataset.variables.get(name)
+            if variable is not None and variable.dimensions in ((dim,), ()):
+                if math.prod(variable.shape) == length:
+                    xarray = xr.Variable(
+                        variable.dimensions, self._all(name), dict(variable.attributes)
+                    )
+                    extent = extent_of(dim, xarray)
+                    if extent is not None:
+                        self.extents[group, dim] = extent
+                return
+            if not around:
+                return
+            around = group_of(around)
+
+    def _by_value(
+        self, group: str, variables: Mapping[str, FileVariable], scalars: bool
+    ) -> dict[str, tuple[str, bool]]:
+        """Return which variables are read and stored by value, why, and whether that counts."""
+        scanner = self.scanner
+        start = f"{group}/" if group else ""
+        found: dict[str, tuple[str, bool]] = {}
+        wanted = self._coordinates(group, variables)
+        for name, variable in variables.items():
+            last = name.removeprefix(start)
+            nbytes = math.prod(variable.shape) * max(1, variable.dtype.itemsize)
+            combined = bool(set(scanner.concat_dims) & set(variable.dimensions))
+            asked = {name, last} & {*scanner.loadable, *(scanner.coordinates or ())}
+            limit = _COORDINATE if combined else _COMMON
+            if asked:
+                found[name] = "asked for", False
+            elif last in wanted and (nbytes <= limit or variable.dimensions == (last,)):
+                found[name] = "coordinate", False
+            elif variable.dtype.kind not in "fciub":
+                found[name] = f"references have no form for {variable.dtype}", nbytes > _SMALL
+            elif variable.document is None:
+                found[name] = variable.by_value, True
+            elif (
+                scanner.coordinates is None
+                and nbytes <= _SMALL
+                and not combined
+                # the others get a dimension
+                and not (variable.shape and scalars)
+            ):
+                found[name] = "small", False
+        return found
+
+    def _coordinates(self, group: str, variables: Mapping[str, FileVariable]) -> set[str]:
+        """Return what the conventions of CF call coordinates, and their bounds."""
+        if self.scanner.coordinates is not None:
+            return set()
+        named = set(self.scanner.concat_dims)
+        attributes = [self.dataset.groups.get(group, {})]
+        for variable in variables.values():
+            named.update(variable.dimensions)
+            attributes.append(variable.attributes)
+        for each in attributes:
+            named.update(str(each.get("coordinates", "")).split())
+        start = f"{group}/" if group else ""
         for name in list(named):
-            if name in dataset.variables:
+            if start + name in variables:
                 for of in ("bounds", "climatology"):
-                    named.add(str(dataset.variables[name].attrs.get(of, "")))
-        scalars_only = any(dim in dataset.variables for dim in self.expand_dims)
-        small = {
-            name
-            for name, variable in dataset.variables.items()
-            if variable.nbytes <= _SMALL
-            and not set(self.concat_dims) & set(variable.dims)
-            # the others get a dimension
-            and not (variable.shape and scalars_only)
-        }
-        return chosen | small | (named & set(dataset.variables))
+                    named.add(str(variables[start + name].attributes.get(of, "")))
+        return named
+
+    def _all(self, name: str) -> npt.NDArray[Any]:
+        """Return all values of a variable, which is read once."""
+        found = self._read.get(name)
+        if found is None:
+            variable = self.dataset.variables[name]
+            found = _texts(variable.read(tuple(slice(0, n) for n in variable.shape)))
+            self._read[name] = found
+        return found
+
+
+def _take(names: Sequence[str], kept: dict[str, _T], added: Mapping[str, _T]) -> None:
+    kept.update({name: added[name] for name in names if name in added})
 
 
 # -- files -----------------------------------------------------------------------------
-def location_of(url: str) -> str:
-    """Return a URL or path in the form in which references have it."""
-    return normalizer()(url)
-
-
-def _kind(fs: Any, path: str) -> str:
-    with fs.open(path, "rb") as file:
-        head = file.read(8)
-        if head[:4] in (b"CDF\x01", b"CDF\x02"):
-            return "classic"
-        if head[:4] == b"GRIB":
-            return "grib"
-        for start in _HDF5_STARTS:
-            file.seek(start)
-            if file.read(8) == _HDF5:
-                return "hdf5"
-    raise ValueError(f"it is no NetCDF, HDF5 or GRIB file; it begins with {head!r}")
-
-
-def _modified(info: Mapping[str, Any]) -> int:
-    """Return the whole second after which a file was not modified, 0 if nobody says.
-
-    Servers tell whole seconds only, and file systems more: rounded up, an unchanged file
-    is never taken for a changed one.
-    """
-    for name in ("mtime", "LastModified", "last_modified", "updated"):
-        value = info.get(name)
-        if isinstance(value, str):
-            value = datetime.fromisoformat(value)
-        if isinstance(value, datetime):
-            value = value.replace(tzinfo=value.tzinfo or UTC).timestamp()
-        if isinstance(value, int | float):
-            return math.ceil(value)
-    return 0
-
-
 @contextmanager
-def _groups(file: Any) -> Iterator[dict[str, xr.Dataset]]:
-    """Open all groups of an HDF5 file."""
-    names = [""]
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Group):
-            names.append(name)
-
-    with h5py.File(file, "r") as opened:
-        opened.visititems(visit)
-    found: dict[str, xr.Dataset] = {}
-    try:
-        for name in names:
-            found[name] = xr.open_dataset(
-                file, engine="h5netcdf", group=name or None, decode_cf=False, phony_dims="access"
-            )
-        yield found
-    finally:
-        for dataset in found.values():
-            dataset.close()
+def _opened(source: Source) -> Iterator[tuple[list[Dataset], BinaryIO]]:
+    """Open a file once; its datasets can be read while it is open."""
+    location = location_of(source.url)
+    with source.opened() as file:
+        kind = kind_of(file)
+        file.seek(0)
+        # the libraries read local files better than Python hands them over
+        given = source.path if source.is_local else file
+        match kind:
+            case "hdf5":
+                with open_hdf5(given, location) as dataset:
+                    yield [dataset], file
+            case "classic":
+                with open_classic(given, location) as dataset:
+                    yield [dataset], file
+            case _:
+                with open_grib(given, location) as datasets:
+                    yield datasets, file
 
 
-def _through_references(found: Any, url: str, options: Mapping[str, Any]) -> xr.Dataset:
-    protocol = url.partition("://")[0] if "://" in url else "file"
-    dataset = xr.open_dataset(
-        "reference://",
-        engine="zarr",
-        decode_cf=False,
-        consolidated=False,
-        zarr_format=2,
-        storage_options={
-            "fo": found,
-            "remote_protocol": protocol,
-            "remote_options": dict(options),
-        },
-    )
-    dataset.encoding["grib"] = True
-    return dataset
-
-
-def _joined(parts: list[Part]) -> list[Part]:
-    """Join the messages of a GRIB file that lie in one place."""
-    if len(parts) < 2:
-        return parts
-    found: dict[str, Part] = {}
-    for part in parts:
-        place = repr([np.asarray(v).tolist() for v in part.coordinates.values()])
-        known = found.get(place)
-        clash = known and [
-            name
-            for name, variable in part.variables.items()
-            if name in known.variables
-            and not (variable.table is None and variable.digest)
-            and not _same(variable, known.variables[name])
-        ]
-        if clash:
-            raise ValueError(
-                f"several of its messages have the variable {clash[0]!r}; name the dimensions "
-                "that tell them apart in concat_dims"
-            )
-        found[place] = (
-            part
-            if known is None
-            else replace(known, variables={**part.variables, **known.variables})
-        )
-    return list(found.values())
-
-
-def _same(a: Variable, b: Variable) -> bool:
-    return a.values is not None and b.values is not None and digest(a.values) == digest(b.values)
+def _row(file: BinaryIO, table: ChunkTable, row: int) -> bytes:
+    where = int(table.location[row])
+    if where < 0:
+        return table.payloads[int((table.location[:row] < 0).sum())]
+    file.seek(int(table.offset[row]))
+    return file.read(int(table.length[row]))
 
 
 # -- variables -------------------------------------------------------------------------
-def _plain_values(variable: xr.Variable) -> npt.NDArray[Any]:
-    values = np.asarray(variable.values)
+def _unstorable(name: str, reason: object) -> ValueError:
+    return ValueError(
+        f"its variable {name!r} cannot be stored: {reason}; leave it out with "
+        f"drop_variables=[{name!r}]"
+    )
+
+
+def _texts(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return values with texts in the form in which they are stored."""
     if values.dtype.kind == "O":
         texts = [v.decode() if isinstance(v, bytes) else v for v in values.ravel().tolist()]
-        values = np.asarray(texts, dtype=np.dtypes.StringDType()).reshape(values.shape)
-    elif values.dtype.kind == "U":
-        values = values.astype(np.dtypes.StringDType())
-    return values
+        other = {type(text).__name__ for text in texts if not isinstance(text, str)}
+        if other:
+            raise TypeError(f"its values are objects of {', '.join(sorted(other))}, not texts")
+        return np.asarray(texts, dtype=np.dtypes.StringDType()).reshape(values.shape)
+    return values.astype(np.dtypes.StringDType()) if values.dtype.kind == "U" else values
 
 
-def _plain_attributes(attributes: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return attributes as JSON has them."""
-    return {str(name): _plain(value) for name, value in attributes.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, complex):
-        return [value.real, value.imag]
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
-
-
-def _native_document(
-    path: str, values: npt.NDArray[Any], attributes: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the ``zarr.json`` of a variable that is stored by value.
-
-    Parameters
-    ----------
-    path : str
-    values : array
-    attributes : mapping
-        With ``_ARRAY_DIMENSIONS``.
-    """
-    dtype = values.dtype
-    chunks = list(values.shape)
-    if chunks:
-        row = max(1, math.prod(chunks[1:])) * max(1, dtype.itemsize)
-        chunks[0] = max(1, _NATIVE_CHUNK // row)
-    text = dtype.kind in "OTU"
-    zarray = {
-        "zarr_format": 2,
-        "shape": list(values.shape),
-        "chunks": chunks,
-        "dtype": "|O" if text else dtype.newbyteorder("<").str,
-        "fill_value": None,
-        "order": "C",
-        "filters": [{"id": "vlen-utf8"}] if text else None,
-        "compressor": {"id": "zstd", "level": 3},
-    }
-    document = array_from_v2(path, zarray, attributes, mask_fill_value=False).document
-    fill = attributes.get("_FillValue")
-    if text and isinstance(fill, str):
-        document["attributes"]["_FillValue"] = fill
-    return document
-
-
-def meanings(dataset: xr.Dataset) -> dict[str, dict[str, Any]]:
+def meanings(attributes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return what the numbers of each variable mean (CF conventions, 7.1, for bounds)."""
     found = {
-        str(name): {k: _plain(variable.attrs[k]) for k in MEANING if k in variable.attrs}
-        for name, variable in dataset.variables.items()
+        name: {key: own[key] for key in MEANING if key in own} for name, own in attributes.items()
     }
-    for variable in dataset.variables.values():
+    for own in attributes.values():
         for of in ("bounds", "climatology"):
-            bounds = variable.attrs.get(of)
-            if bounds in found and " since " in str(variable.attrs.get("units", "")):
+            bounds = own.get(of)
+            if bounds in found and " since " in str(own.get("units", "")):
                 for key in ("units", "calendar"):
-                    if key in variable.attrs:
-                        found[bounds].setdefault(key, variable.attrs[key])
+                    if key in own:
+                        found[bounds].setdefault(key, own[key])
     return found
 
 
-def _is_moment(variable: xr.Variable) -> bool:
+def _is_moment(variable: FileVariable) -> bool:
     """Whether a variable is a point in time, which differs where others do."""
-    return not variable.shape and " since " in str(variable.attrs.get("units", ""))
+    return not variable.shape and " since " in str(variable.attributes.get("units", ""))
 
 
-def _expanded(variable: Variable, dims: Sequence[str]) -> Variable:
+def _expanded(
+    document: dict[str, Any], table: ChunkTable, dims: Sequence[str]
+) -> tuple[dict[str, Any], ChunkTable]:
     """Put dimensions of length 1 before those that a variable has."""
     count = len(dims)
-    document = json.loads(json.dumps(variable.document))
-    document["shape"] = [1] * count + document["shape"]
-    grid = document["chunk_grid"]["configuration"]
-    native = variable.values is not None
-    grid["chunk_shape"] = [_NATIVE_CHUNK // 8 if native else 1] * count + grid["chunk_shape"]
-    document["dimension_names"] = [*dims, *(document.get("dimension_names") or [])]
-    for codec in document["codecs"]:
+    if not count:
+        return document, table
+    found = json.loads(json.dumps(document))
+    found["shape"] = [1] * count + found["shape"]
+    grid = found["chunk_grid"]["configuration"]
+    grid["chunk_shape"] = [1] * count + grid["chunk_shape"]
+    found["dimension_names"] = [*dims, *(found.get("dimension_names") or [])]
+    for codec in found["codecs"]:
         if codec["name"] == "transpose":
             order = codec["configuration"]["order"]
             codec["configuration"]["order"] = [*range(count), *(n + count for n in order)]
-    table, values = variable.table, variable.values
-    if table is not None:
-        before = np.zeros((len(table.coords), count), np.uint32)
-        table = replace(table, coords=np.hstack([before, table.coords]))
-    if values is not None:
-        values = values.reshape((1,) * count + values.shape)
-    return Variable((*dims, *variable.dimensions), document, variable.meaning, table, values)
+    before = np.zeros((len(table.coords), count), np.uint32)
+    return found, replace(table, coords=np.hstack([before, table.coords]))
 
 
-def decoded(name: str, variable: xr.Variable) -> npt.NDArray[Any]:
-    """Return the values that xarray decodes."""
-    return np.asarray(xr.conventions.decode_cf_variable(name, variable.load()).values)
-
-
-def digest(values: npt.NDArray[Any]) -> str:
+def digest(values: npt.NDArray[Any]) -> bytes:
     """Return what tells values apart, whatever their byte order."""
-    hashed = hashlib.sha256(repr((values.dtype.kind, values.shape)).encode())
+    hashed = hashlib.blake2b(repr((values.dtype.kind, values.shape)).encode(), digest_size=16)
     if values.dtype.kind in "OTU":
         hashed.update(json.dumps(values.tolist()).encode())
     else:
         little = values.astype(values.dtype.newbyteorder("<"), copy=False)
         hashed.update(np.ascontiguousarray(little).tobytes())
-    return hashed.hexdigest()
+    return hashed.digest()

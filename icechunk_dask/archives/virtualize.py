@@ -3,45 +3,57 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final
 
-from icechunk import (
-    InvalidInputError,
-    Repository,
-    RepositoryConfig,
-    Storage,
-    VirtualChunkContainer,
-)
-from icechunk.virtual.container_storage import credential_call
-from icechunk_dask.archives.containers import authorization, derive_containers
-from icechunk_dask.archives.fitting import Fitting
-from icechunk_dask.archives.group import BY_VALUE, ArchiveGroup
+import numpy as np
+
+from icechunk import InvalidInputError, VirtualChunkContainer
+from icechunk.kerchunk.guard import VERIFY, check_name
+from icechunk_dask.archives.fitting import ON_MISMATCH, Fitting
+from icechunk_dask.archives.group import ArchiveGroup
+from icechunk_dask.archives.placement import ORDERS
 from icechunk_dask.archives.report import VirtualizeReport
-from icechunk_dask.archives.scan import Scanner, location_of
+from icechunk_dask.archives.scan import Scanner
 from icechunk_dask.archives.scan_many import scan_many
+from icechunk_dask.archives.selection import Selection
+from icechunk_dask.archives.sources import Sources, Version, location_of
+from icechunk_dask.archives.target import Opened, Target
+from icechunk_dask.archives.writing import Writing
 from icechunk_dask.progress import ProgressOption, progress_of
 
-__all__ = ["VirtualizeReport", "virtualize"]
+__all__ = ["VirtualizeReport", "remove_files", "virtualize"]
 
-_ON_MISMATCH: Final = ("error", "skip", "materialize")
-
-Target: TypeAlias = Repository | Storage | str | os.PathLike[str]
+_ON_CHANGED: Final = ("error", "replace", "keep")
+_MAX_BYTES: Final = 100_000_000
+#: Reasons that an error lists.
+_SHOWN: Final = 10
 
 
 def virtualize(
-    urls: Sequence[str | os.PathLike[str]],
+    urls: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     target: Target,
     *,
     concat_dims: Sequence[str] = ("time",),
     expand_dims: Sequence[str] = (),
+    order: str = "auto",
     group: str = "/",
     branch: str = "main",
     message: str | None = None,
     metadata: Mapping[str, Any] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
     remote_options: Mapping[str, Any] | None = None,
+    variables: Sequence[str] | None = None,
+    drop_variables: Sequence[str] = (),
+    rename: Mapping[str, str] | None = None,
     coordinates: Sequence[str] | str = "auto",
+    loadable: Sequence[str] = (),
     on_mismatch: str = "error",
+    on_changed: str = "error",
+    allow_gaps: bool = False,
+    max_bytes_by_value: int = _MAX_BYTES,
+    verify: str = "sample",
     containers: Sequence[VirtualChunkContainer] | None = None,
     authorize_virtual_chunk_access: Mapping[str, Any] | None = None,
     scheduler: Any = None,
@@ -52,14 +64,18 @@ def virtualize(
     Chunks become virtual references to the files. Coordinates, their bounds, texts and
     small variables are read and written as native chunks. All of it is one commit.
 
-    Called again, files that are in the group already are left out, and new ones are
-    appended: next month's files are the same call with a longer list, and so is another
-    try with files that could not be read.
+    The dataset equals what the files' own libraries read, or nothing is committed: what
+    cannot be represented is refused by the name of the file and the variable.
+
+    Called again, files that are in the group already are left out, and new ones go where
+    their coordinate says, between others too: next month's files are the same call with a
+    longer list, and so is another try with files that were late or could not be read.
 
     Parameters
     ----------
-    urls : sequence of str or path
-        NetCDF 3 and 4, HDF5 or GRIB files, whatever their names end with.
+    urls : sequence of str or path, or a pattern
+        NetCDF 3 and 4, HDF5 or GRIB files, whatever their names end with. A pattern such as
+        ``"s3://bucket/2024/*.nc"`` stands for all files that match; a list may have some.
     target : Repository, Storage, URL or path
         A repository is created where there is none.
     concat_dims : sequence of str
@@ -67,10 +83,12 @@ def virtualize(
         their coordinate, or by URL if it is missing or the same in each of them; more
         than one dimension needs coordinates. Variables without any of them must be equal
         in all files; large ones are compared with what is in a repository already only if
-        it may read its virtual chunks.
+        it may read its virtual chunks. A dimension of a group has a length of its own.
     expand_dims : sequence of str
         Scalar variables that become dimensions of the data, to combine files along them
         too: for files of one moment each, and for GRIB messages.
+    order : {"auto", "coordinate", "url"}
+        What the files of a new archive are sorted by.
     group : str
         Where the dataset goes. Default: the root of the repository.
     branch : str
@@ -78,17 +96,48 @@ def virtualize(
         Of the commit. Default: one that counts the files.
     metadata : mapping, optional
         Of the commit.
+    storage_options : mapping, optional
+        The options of `icechunk.storage_from_url`, for a target that is a URL, and to read
+        remote files. The names that fsspec has for S3 (``key``, ``secret``, ``anon``,
+        ``client_kwargs``) are understood, too.
     remote_options : mapping, optional
-        For fsspec, to read remote files.
+        The same to read remote files only, where they take others than the target. What
+        is not listed above goes to fsspec as it is.
+    variables : sequence of str, optional
+        Names, or paths within the file, of the variables to take. What they need as
+        coordinates is taken, too. Default: all.
+    drop_variables : sequence of str
+        Names, or paths within the file, of variables to leave out.
+    rename : mapping of str to str, optional
+        New names of variables and dimensions. All other arguments take the new names, but
+        for `variables` and `drop_variables`.
     coordinates : sequence of str, or "auto"
         Variables to write by value. Default: what the conventions of CF call coordinates,
-        their bounds, and those of up to 512 bytes without the combined dimensions.
+        their bounds, and those of up to 512 bytes without the combined dimensions. Large
+        coordinates are referred to where that is possible.
+    loadable : sequence of str
+        Variables to write by value in addition.
     on_mismatch : {"error", "skip", "materialize"}
         What to do with files that differ from the first in data type, chunks, codecs, or
         the meaning of their numbers (scale, offset, fill value, units), or whose chunks do
         not begin where chunks of the archive do: write nothing and list them, leave them
         out, or write their values as native chunks. What has no place in the archive,
         such as other shapes or variables, cannot be materialized, and is an error then.
+    on_changed : {"error", "replace", "keep"}
+        What to do with files of the archive that are of another version now: write nothing
+        and list them, scan them again and put them in the place of the old ones, or leave
+        the archive as it is, in which reading them fails.
+    allow_gaps : bool
+        Whether to add files that come after one that cannot be read, in the order of URLs.
+        Default: they are withheld, until that one is repaired or left out of the list.
+    max_bytes_by_value : int
+        How many bytes of one variable may be written by value in one call because they
+        cannot be referred to, such as those of a filter without a codec. More are an error
+        that names the reason. What `coordinates` or `loadable` ask for does not count.
+    verify : {"sample", "all", "none"}
+        Of how many chunks to compare what they decode to with what the file's own library
+        reads: one or two of each variable of some files, all, or none. The sizes of chunks
+        without compression are checked in all files, but for ``"none"``.
     containers : sequence of VirtualChunkContainer, optional
         For a repository that is created. Default: derived from the URLs.
     authorize_virtual_chunk_access : mapping, optional
@@ -104,124 +153,251 @@ def virtualize(
     Returns
     -------
     VirtualizeReport
-        What became of each file, and how to open the result.
+        What became of each file and variable, and how to open the result. A file that
+        cannot be read is no error, unless none can; `VirtualizeReport.raise_for_failures`
+        makes it one.
 
     Raises
     ------
     InvalidInputError
-        If files contradict each other, or lie in no container of the repository. Nothing
-        is committed then. A file that cannot be read is no error: the report lists it.
+        If files contradict each other, overlap, or lie in no container of the repository,
+        if a file of the archive has changed, or if no file could be read. Nothing is
+        committed then.
     ConflictError
         If others moved the branch meanwhile. Nothing is committed then.
+
+    Examples
+    --------
+    >>> report = virtualize("/data/2024/*.nc", "/data/archive", concat_dims=["time"])
+    >>> report.raise_for_failures()
+    >>> print(report.opening)
     """
-    names = _names(urls)
     new = _dims(expand_dims)
     dims = tuple(dict.fromkeys((*new, *_dims(concat_dims))))
     if not dims:
         raise InvalidInputError("concat_dims names no dimension")
-    if on_mismatch not in _ON_MISMATCH:
-        raise InvalidInputError(f"on_mismatch is one of {_ON_MISMATCH}, not {on_mismatch!r}")
+    _one_of("on_mismatch", on_mismatch, ON_MISMATCH)
+    _one_of("on_changed", on_changed, _ON_CHANGED)
+    _one_of("verify", verify, VERIFY)
+    _one_of("order", order, ORDERS)
     if isinstance(coordinates, str) and coordinates != "auto":
         raise InvalidInputError(f"coordinates is 'auto' or a list of names, not {coordinates!r}")
-    repository = _existing(target, authorize_virtual_chunk_access)
-    session = None if repository is None else repository.writable_session(branch)
+    opened = Opened.of(target, storage_options, remote_options, authorize_virtual_chunk_access)
+    sources = Sources(opened.remote_options)
+    # one file may be spelled in several ways
+    spelled = {location_of(name): name for name in reversed(sources.expand(urls))}
+    locations = {name: location for location, name in reversed(spelled.items())}
+    names = list(locations)
+    session = opened.session(branch)
     root = "/" + group.strip("/")
-    archive = ArchiveGroup.of(repository, session, branch, root, dims)
-    todo = [name for name in names if location_of(name) not in archive.locations]
-    if session is not None:
-        for name in todo:
-            session.virtual.validate(location_of(name))
+    archive = ArchiveGroup.of(opened.repository, session, branch, root, dims)
+    known = dict(zip(archive.record.files.locations, archive.record.files.versions, strict=True))
+    changed = _changed(sources, locations, known)
+    if changed and on_changed == "error":
+        listed = "\n".join(f"  {url}" for url in changed[:_SHOWN])
+        raise InvalidInputError(
+            f"{len(changed)} files of the archive have changed since they were added:\n{listed}\n"
+            "Pass on_changed='replace' to take the new versions, or 'keep' to leave the archive "
+            "as it is; reading them fails then."
+        )
+    again = set(changed if on_changed == "replace" else ())
+    todo = [name for name in names if locations[name] not in known or name in again]
+    for name in todo:
+        check_name(locations[name])
+        if session is not None:
+            session.virtual.validate(locations[name])
+    if todo and session is not None:
+        archive.read_digests(session, dims)
     scanner = Scanner(
         dims,
         new,
         None if isinstance(coordinates, str) else tuple(coordinates),
-        dict(remote_options or {}),
+        _dims(loadable),
+        Selection(
+            None if variables is None else _dims(variables),
+            _dims(drop_variables),
+            dict(rename or {}),
+        ),
+        sources,
         len(todo) > 1 or bool(archive.templates),
+        verify,
+        max_bytes_by_value,
+        uuid.uuid4().hex,
     )
     with progress_of(progress) as shown:
         shown.set(phase="scanning", total=len(todo))
         scans = {scan.url: scan for scan in scan_many(scanner, todo, scheduler, shown)}
         shown.set(phase="done", tasks=len(todo))
+    failed = {name: scans[name].failure for name in todo if scans[name].failure}
+    if todo and len(failed) == len(names):
+        listed = "\n".join(f"  {url}: {why}" for url, why in [*failed.items()][:_SHOWN])
+        raise InvalidInputError(f"none of {len(failed)} files could be read:\n{listed}")
     read = [scans[name] for name in sorted(todo) if not scans[name].failure]
-    work = Fitting(archive, dims, on_mismatch, scanner, {scan.url: scan for scan in read})
-    work.fit([part for scan in read for part in scan.parts])
+    withheld: list[str] = []
+    gaps = [name for name in failed if name not in again]
+    if gaps and not allow_gaps:
+        withheld = [scan.url for scan in read if scan.url > min(gaps) and scan.url not in again]
+        read = [scan for scan in read if scan.url not in set(withheld)]
+    fitting = Fitting(archive, dims, on_mismatch, order)
+    fitted = fitting.fit(read, {locations[url] for url in again if not scans[url].failure})
+    in_place = set(fitted.urls())
     report: dict[str, Any] = {
         "group": root,
+        "branch": branch,
         "already": tuple(name for name in names if name not in scans),
-        "failed": {name: scans[name].failure for name in todo if scans[name].failure},
-        "skipped": work.skipped(),
+        "changed": tuple(url for url in changed if url not in in_place),
+        "failed": failed,
+        "withheld": tuple(withheld),
+        "skipped": {
+            url: tuple(f"{m.variable}: {m.problem}" for m in found)
+            for url, found in sorted(fitted.left_out.items())
+        },
     }
-    if not work.placed:
-        return VirtualizeReport(**report)
-    if session is None or repository is None:
-        locations = [location_of(name) for name in names]
-        chosen = derive_containers(locations, scanner.remote_options)
-        chosen = chosen if containers is None else list(containers)
-        access = authorize_virtual_chunk_access
-        if access is None:
-            access = authorization(chosen, scanner.remote_options)
-        config = RepositoryConfig()
-        for container in chosen:
-            config.set_virtual_chunk_container(container)
-        repository = Repository.create(cast(Any, target), config, access)
-        session = repository.writable_session(branch)
-    counts = work.write(session, root)
-    added = work.files()
-    by_value = [location_of(url) for url in added if url not in work.referred]
-    told = {**(metadata or {}), **({BY_VALUE: by_value} if by_value else {})}
-    snapshot = session.commit(message or _message(added, root), told or None)
+    if not fitted.parts:
+        return VirtualizeReport(**report, **opened.reading(archive.record.files.locations))
+    if session is None:
+        opened.create(list(locations.values()), containers)
+        session = opened.session(branch)
+        assert session is not None
+    begun = session.snapshot_id
+    writing = Writing(
+        session,
+        archive,
+        fitted,
+        scans,
+        scanner.read,
+        lambda: opened.made.readonly_session(snapshot_id=begun),
+    )
+    found = writing.write()
+    added = tuple(url for url in fitted.urls() if url not in again)
+    replaced = tuple(url for url in fitted.urls() if url in again)
+    materialized: dict[str, list[str]] = {}
+    for (i, _), mismatch in fitted.cured.items():
+        problems = materialized.setdefault(fitted.parts[i].url, [])
+        problems.append(f"{mismatch.variable}: {mismatch.problem}")
+    snapshot = session.commit(message or _message(added, replaced, root), metadata)
     return VirtualizeReport(
         snapshot_id=snapshot,
         added=added,
-        materialized=work.cured(),
-        arrays=tuple(sorted(work.templates)),
-        sizes=work.sizes(),
-        chunks=counts,
-        order=work.order,
-        **_reading(repository, [location_of(url) for url in work.referred]),
+        replaced=replaced,
+        materialized={url: tuple(problems) for url, problems in sorted(materialized.items())},
+        variables=found,
+        sizes=writing.sizes(),
+        chunks=writing.counts(found),
+        order=writing.order(),
         **report,
+        **opened.reading(writing.locations()),
+    )
+
+
+def remove_files(
+    urls: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    target: Target,
+    *,
+    group: str = "/",
+    branch: str = "main",
+    message: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    authorize_virtual_chunk_access: Mapping[str, Any] | None = None,
+) -> VirtualizeReport:
+    """Take files out of an archive that `virtualize` has made.
+
+    The steps of the files go; what comes after them moves up. No file needs to be readable,
+    or to exist. All of it is one commit, and older versions keep the files.
+
+    Parameters
+    ----------
+    urls : sequence of str or path, or a pattern
+        Files of the archive, as `virtualize` takes them. A pattern is compared with the
+        files of the archive, not with those that exist.
+    target : Repository, Storage, URL or path
+    group, branch : str
+    message : str, optional
+        Of the commit. Default: one that counts the files.
+    metadata : mapping, optional
+        Of the commit.
+    storage_options : mapping, optional
+        The options of `icechunk.storage_from_url`, for a target that is a URL.
+    authorize_virtual_chunk_access : mapping, optional
+        To open the repository.
+
+    Returns
+    -------
+    VirtualizeReport
+
+    Raises
+    ------
+    InvalidInputError
+        If a file is not in the archive, or what comes after it would have to move by other
+        than whole chunks. Nothing is committed then.
+    ConflictError
+        If others moved the branch meanwhile. Nothing is committed then.
+
+    Examples
+    --------
+    >>> remove_files(["/data/2024/bad.nc"], "/data/archive")
+    """
+    opened = Opened.of(target, storage_options, None, authorize_virtual_chunk_access)
+    session = opened.session(branch)
+    root = "/" + group.strip("/")
+    dims = tuple(ArchiveGroup.dimensions(session, root))
+    archive = ArchiveGroup.of(opened.repository, session, branch, root, dims)
+    if session is None or not archive.templates:
+        raise InvalidInputError(f"there is no archive in {root}")
+    if not archive.is_recorded:
+        raise InvalidInputError(
+            f"there is no table of the files of the archive in {root}; virtualize the files that "
+            "are to stay into another group"
+        )
+    gone = archive.matching(urls)
+    fitted = Fitting(archive, dims, "error", "auto").fit([], gone.values())
+    begun = session.snapshot_id
+    writing = Writing(
+        session,
+        archive,
+        fitted,
+        {},
+        lambda part, _: np.empty(0),
+        lambda: opened.made.readonly_session(snapshot_id=begun),
+    )
+    found = writing.write()
+    files = "1 file" if len(gone) == 1 else f"{len(gone)} files"
+    snapshot = session.commit(message or f"{files} taken out of {root}", metadata)
+    return VirtualizeReport(
+        group=root,
+        branch=branch,
+        snapshot_id=snapshot,
+        removed=tuple(gone),
+        variables=found,
+        sizes=writing.sizes(),
+        order=writing.order(),
+        **opened.reading(writing.locations()),
     )
 
 
 # -- arguments -------------------------------------------------------------------------
-def _names(urls: Any) -> list[str]:
-    if isinstance(urls, str | os.PathLike):
-        raise InvalidInputError(f"urls is a list; pass [{os.fspath(urls)!r}]")
-    names = [os.fspath(url) for url in urls]
-    if not names:
-        raise InvalidInputError("there are no urls")
-    return list(dict.fromkeys(names))
-
-
 def _dims(names: Any) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _existing(target: Any, access: Mapping[str, Any] | None) -> Repository | None:
-    if isinstance(target, Repository):
-        if access is not None:
-            raise InvalidInputError(
-                "authorize_virtual_chunk_access is for repositories that are opened here; pass it "
-                "to Repository.open"
-            )
-        return target
-    if not Repository.exists(target):
-        return None
-    return Repository.open(target, None, cast(Any, access))
+def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise InvalidInputError(f"{name} is one of {tuple(allowed)}, not {value!r}")
 
 
-def _message(added: Sequence[str], root: str) -> str:
-    files = "1 file" if len(added) == 1 else f"{len(added)} files"
-    return f"{files} as virtual chunks in {root}"
+def _changed(
+    sources: Sources, locations: Mapping[str, str], known: Mapping[str, Version]
+) -> list[str]:
+    """Return those files of an archive, by URL, that are of another version now."""
+    there = [name for name, location in locations.items() if location in known]
+    versions = sources.versions(there)
+    return [name for name in there if known[locations[name]].differs(versions[name])]
 
 
-def _reading(repository: Repository, locations: Sequence[str]) -> dict[str, Any]:
-    """Return what it takes to read some files, as a report has it."""
-    access: dict[str, str] = {}
-    trusted = False
-    for container in (repository.config.virtual_chunk_containers or {}).values():
-        if any(location.startswith(container.url_prefix) for location in locations):
-            access[container.url_prefix] = credential_call(container.store)
-            options = getattr(container.store, "options", None)
-            trusted |= getattr(options, "endpoint_url", None) is not None
-    return {"access": access, "trusted": trusted}
+def _message(added: Sequence[str], replaced: Sequence[str], root: str) -> str:
+    count = len(added) or len(replaced)
+    files = "1 file" if count == 1 else f"{count} files"
+    more = f", {len(replaced)} replaced" if added and replaced else ""
+    what = "as virtual chunks" if added else "replaced"
+    return f"{files} {what}{more} in {root}"

@@ -199,15 +199,18 @@ def test_files_are_sorted_by_their_coordinate_and_units_are_translated(tmp_path:
     assert report.order == {"time": "coordinate"}
     parts = [original(path) for path in (b, a, c)]
     xr.testing.assert_identical(ours, xr.concat(parts, "time", data_vars="minimal"))
-    # and an earlier one has no place any more
+    # and an earlier one goes before them
     earlier = month(tmp_path / "d.nc", -4)
-    with pytest.raises(InvalidInputError, match=r"d\.nc.*'time'.*not beyond"):
-        virtualize([a, b, c, earlier], tmp_path / "repo", scheduler="sync")
+    report = virtualize([a, b, c, earlier], tmp_path / "repo", scheduler="sync")
+    assert report.added == (str(earlier),)
+    ours = read(opened(tmp_path / "repo", report))
+    parts.insert(0, original(earlier))
+    xr.testing.assert_identical(ours, xr.concat(parts, "time", data_vars="minimal"))
 
 
 def test_overlaps_are_refused(tmp_path: Path) -> None:
     files = [month(tmp_path / "a.nc", 0), month(tmp_path / "b.nc", 2)]
-    with pytest.raises(InvalidInputError, match=r"b\.nc.*is not beyond .*a\.nc"):
+    with pytest.raises(InvalidInputError, match=r"b\.nc: its 'time'.*overlaps .*a\.nc"):
         virtualize(files, tmp_path / "repo", scheduler="sync")
     assert not (tmp_path / "repo").exists()
 
@@ -371,21 +374,28 @@ def test_contradictions(kind: str, appending: bool, tmp_path: Path) -> None:
 
 
 def test_large_variables_that_do_not_grow(tmp_path: Path) -> None:
-    """They stay in the first file; those who may read it are told of others."""
+    """They stay in the first file, and others are refused, whoever may read it."""
     files = [month(tmp_path / f"{i}.nc", 4 * i) for i in range(3)]
     for i, path in enumerate(files):
         depth = xr.DataArray(np.full(1000, i // 2), dims="cell", name="depth")
         depth.to_dataset().to_netcdf(path, engine="h5netcdf", mode="a")
     report = virtualize(files[:2], tmp_path / "repo", scheduler="sync")
-    (location,) = report.access
-    access = {location: credentials.LocalFileSystemAccess}
+    assert report.variables["depth"].virtual
+    with pytest.raises(InvalidInputError, match=r"2\.nc: depth: has other values"):
+        virtualize(files, tmp_path / "repo", scheduler="sync")
+    # of a single file it is not read, and told later to those who may read it
+    virtualize(files[:1], tmp_path / "one", scheduler="sync")
+    access = {location: credentials.LocalFileSystemAccess for location in report.access}
     with pytest.raises(InvalidInputError, match=r"2\.nc: depth: has other values"):
         virtualize(
-            files, tmp_path / "repo", scheduler="sync", authorize_virtual_chunk_access=access
+            [files[0], files[2]],
+            tmp_path / "one",
+            scheduler="sync",
+            authorize_virtual_chunk_access=access,
         )
-    report = virtualize(files, tmp_path / "repo", scheduler="sync")
-    ours = read(opened(tmp_path / "repo", report))
-    assert ours.sizes["time"] == 12 and not ours["depth"].any()
+    report = virtualize([files[0], files[2]], tmp_path / "one", scheduler="sync")
+    ours = read(opened(tmp_path / "one", report))
+    assert ours.sizes["time"] == 8 and not ours["depth"].any()
 
 
 def test_files_that_do_not_end_with_whole_chunks(tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from icechunk.changes.change_set import (
     ChangeSet,
@@ -578,7 +577,7 @@ def test_deeply_nested_header() -> None:
 
 def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("icechunk.changes.codec.MAX_PAYLOAD", 1 << 20)
-    assert "larger than" in refused(repacked(bytes(64 << 20)))
+    assert "when decompressed" in refused(repacked(bytes(64 << 20)))
 
 
 def test_empty_or_not() -> None:

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import zarr
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from icechunk import InvalidInputError, MemoryStorage, Repository, Session
 from icechunk.changes.zarr_metadata import check_document, parse_node_metadata

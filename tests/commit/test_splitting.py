@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
+import math
 
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, strategies as st
+
+from icechunk import ManifestConfig, Repository, RepositoryConfig, Session, in_memory_storage
+from icechunk.commit import splitting
 from icechunk.commit.building import _blocks
-from icechunk.commit.splitting import split
+from icechunk.commit.splitting import DEFAULT_REFS, default_sizes, split
+from icechunk.config import ManifestSplittingConfig
 from icechunk.format.chunk_refs import ChunkRefs
+from icechunk.storage.wrappers import WrapperStorage
 
 
 @given(st.data())
@@ -32,3 +39,118 @@ def test_split(data: st.DataObject) -> None:
     pieces = [[tuple(c) for c in piece.coords.tolist()] for piece in split(refs, sizes)]
     assert pieces == [expected[key] for key in sorted(expected)]
     assert _blocks(refs, sizes) == set(expected)
+
+
+@given(
+    st.lists(st.integers(1, 3000), min_size=0, max_size=4).map(tuple),
+    st.integers(0, 3 * DEFAULT_REFS),
+)
+def test_default_sizes(grid: tuple[int, ...], count: int) -> None:
+    count = min(count, math.prod(grid))
+    sizes = default_sizes(grid, count)
+    if count <= DEFAULT_REFS:
+        assert sizes == (None,) * len(grid)
+        return
+    block = math.prod(size or n for size, n in zip(sizes, grid, strict=True))
+    density = math.prod(grid) // count
+    # about as many references as are wanted, and not many more
+    assert block <= DEFAULT_REFS * density
+    assert block * max(grid) >= DEFAULT_REFS * density / 4 or block >= max(grid)
+    assert all(size is None or size & (size - 1) == 0 for size in sizes)
+    # consecutive in C order: whole dimensions behind the one that is cut, single steps before
+    cut = [axis for axis, size in enumerate(sizes) if size is not None]
+    assert cut == list(range(len(cut)))
+    assert all(sizes[axis] == 1 for axis in cut[:-1])
+
+
+class ManifestReads(WrapperStorage):
+    """Notes which manifests are fetched."""
+
+    keys: list[str]
+
+    def before(self, operation: str, keys: tuple[str, ...], written: int) -> None:
+        if operation == "get":
+            self.keys += [key for key in keys if key.startswith("manifests/")]
+
+
+def fill(session: Session, start: int, stop: int) -> None:
+    """Set references of chunks of an array of one dimension."""
+    n = stop - start
+    lengths = np.full(n, 4, np.uint64)
+    session.store.set_virtual_refs_arr(
+        "a",
+        (n,),
+        ["s3://b/x"] * n,
+        np.arange(n, dtype=np.uint64),
+        lengths,
+        validate_containers=False,
+        arr_offset=(start,),
+    )
+
+
+def manifests(repo: Repository) -> list[tuple[int, int]]:
+    """Return the extents of the manifests of an array of one dimension."""
+    node = repo.readonly_session("main").tree.require("/a")
+    assert node.array is not None
+    return sorted(ref.extents[0] for ref in node.array.manifests)
+
+
+def large(n: int) -> Repository:
+    repo = Repository.create(in_memory_storage())
+    session = repo.writable_session("main")
+    zarr.create_array(session.store, name="a", shape=(n,), chunks=(1,), dtype="i4")
+    fill(session, 0, n)
+    session.commit("large")
+    return repo
+
+
+def edit(repo: Repository, start: int, stop: int) -> int:
+    """Change some chunks, and return how many manifests that reads."""
+    storage = ManifestReads(repo.storage)
+    storage.keys = []
+    session = Repository.open(storage).writable_session("main")
+    array = zarr.open_array(session.store, path="a")
+    array.resize((max(stop, array.shape[0]),))
+    fill(session, start, stop)
+    session.commit("more")
+    return len(storage.keys)
+
+
+def test_a_large_array_is_cut_and_stays_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splitting, "DEFAULT_REFS", 64)
+    repo = large(197)
+    assert manifests(repo) == [(0, 64), (64, 128), (128, 192), (192, 197)]
+    # an append reads and writes the last piece, and no other
+    assert edit(repo, 197, 210) == 1
+    assert manifests(repo) == [(0, 64), (64, 128), (128, 192), (192, 210)]
+    assert edit(repo, 70, 71) == 1
+    assert edit(repo, 256, 260) == 0
+    assert manifests(repo) == [(0, 64), (64, 128), (128, 192), (192, 210), (256, 260)]
+
+
+def test_pieces_of_another_size_stay_until_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splitting, "DEFAULT_REFS", 64)
+    repo = large(256)
+    monkeypatch.setattr(splitting, "DEFAULT_REFS", 32)
+    assert edit(repo, 0, 1) == 1
+    assert manifests(repo) == [(0, 32), (32, 64), (64, 128), (128, 192), (192, 256)]
+
+
+def test_an_array_in_one_piece_is_cut_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = large(100)
+    assert manifests(repo) == [(0, 100)]
+    monkeypatch.setattr(splitting, "DEFAULT_REFS", 32)
+    assert edit(repo, 128, 130) == 0
+    assert manifests(repo) == [(0, 100), (128, 130)]
+    assert edit(repo, 99, 100) == 1
+    assert manifests(repo) == [(0, 32), (32, 64), (64, 96), (96, 100), (128, 130)]
+
+
+def test_a_config_without_splits_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splitting, "DEFAULT_REFS", 16)
+    repo = large(40)
+    assert len(manifests(repo)) == 3
+    whole = ManifestConfig(splitting=ManifestSplittingConfig(split_sizes=()))
+    repo = Repository.open(repo.storage, RepositoryConfig(manifest=whole))
+    repo.rewrite_manifests("whole", branch="main")
+    assert manifests(repo) == [(0, 40)]

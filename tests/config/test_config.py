@@ -8,8 +8,7 @@ import pickle
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from icechunk import config as ic
 from icechunk.config.options import Options
@@ -599,7 +598,8 @@ def test_effective_defaults_are_those_of_the_spec() -> None:
         "preload_max_total_refs": 10_000,
         "preload_if": 0,
         "preload_max_arrays_to_scan": 50,
-        "split_sizes": (),
+        "split_sizes": None,
+        "location_compression_is_wanted": False,
         "location_compression_min_num_chunks": 1000,
         "location_compression_max_training_samples": 100,
         "location_compression_max_dictionary_size": 2048,

@@ -36,10 +36,10 @@ from icechunk import (
     gcs_storage,
     s3_store,
 )
-from icechunk.commit.publish import _delay
+from icechunk.commit.retrying import Backoff
 from icechunk.config.options import Options
-from icechunk.errors import ConflictError, PreconditionFailedError, StorageError
-from icechunk.storage import CountingStorage, FaultyStorage, MemoryStorage, Storage
+from icechunk.errors import ConflictError, StorageError
+from icechunk.storage import CountingStorage, MemoryStorage, Storage
 from icechunk.storage.places import client_options, retry_options
 from icechunk.storage.wrappers import WrapperStorage
 from tests.servers import ObjectServer, S3Server
@@ -248,13 +248,26 @@ def test_splitting(split: int, manifests: int) -> None:
 
 
 # -- updates of the repository ------------------------------------------------------------
+class Faster(WrapperStorage):
+    """A storage where somebody else updates the repository before each of the next puts of it."""
+
+    left = 0
+
+    def before(self, operation: str, keys: tuple[str, ...], written: int) -> None:
+        if operation == "put" and keys == ("repo",) and self.left:
+            self.left -= 1
+            repository = Repository.open(self.inner)
+            repository.update_metadata({"left": self.left})
+
+
 @shows("repo_update_retries.default.max_tries")
 @pytest.mark.parametrize(("tries", "lost", "passes"), [(2, 2, False), (3, 2, True)])
 def test_tries_of_updates(tries: int, lost: int, passes: bool) -> None:
-    storage = FaultyStorage(written(OUTSIDE))
-    retries = RepoUpdateRetryConfig(default=StorageRetriesSettings(max_tries=tries))
-    repository = Repository.open(storage, RepositoryConfig(repo_update_retries=retries))
-    storage.fail("put", key="repo", times=lost, error=PreconditionFailedError("a race"))
+    storage = Faster(written(OUTSIDE))
+    quick = StorageRetriesSettings(max_tries=tries, initial_backoff_ms=0)
+    config = RepositoryConfig(repo_update_retries=RepoUpdateRetryConfig(default=quick))
+    repository = Repository.open(storage, config)
+    storage.left = lost
     snapshot = repository.lookup_branch("main")
     if passes:
         repository.create_tag("v1", snapshot)
@@ -268,19 +281,30 @@ def test_tries_of_updates(tries: int, lost: int, passes: bool) -> None:
     "repo_update_retries.default.initial_backoff_ms", "repo_update_retries.default.max_backoff_ms"
 )
 def test_pauses_between_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
     monkeypatch.setattr("random.uniform", lambda low, high: high)
+    monkeypatch.setattr("icechunk.commit.retrying.sleep", pauses.append)
     settings = StorageRetriesSettings(initial_backoff_ms=10, max_backoff_ms=100)
     config = RepositoryConfig(repo_update_retries=RepoUpdateRetryConfig(default=settings))
-    retries = config.effective().repo_update_retries
-    assert [_delay(retries, attempt) for attempt in range(4, 11)] == [
-        0,
-        0,
-        0.02,
-        0.04,
-        0.08,
-        0.1,
-        0.1,
-    ]
+    backoff = Backoff(config.effective().repo_update_retries)
+    for _ in range(6):
+        backoff.pause(0)
+    assert pauses == [0.01, 0.02, 0.04, 0.08, 0.1, 0.1]
+
+
+def test_pauses_grow_with_the_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To as long as all take for one attempt each, and never beyond the longest pause."""
+    times = iter([0, 1, 1, 3, 3, 4, 4])
+    pauses: list[float] = []
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    monkeypatch.setattr("icechunk.commit.retrying.sleep", pauses.append)
+    monkeypatch.setattr("icechunk.commit.retrying.clock", lambda: next(times))
+    settings = StorageRetriesSettings(initial_backoff_ms=7_000, max_backoff_ms=10_000)
+    config = RepositoryConfig(repo_update_retries=RepoUpdateRetryConfig(default=settings))
+    backoff = Backoff(config.effective().repo_update_retries)
+    for crowd in (1, 3, 20):
+        backoff.pause(crowd)
+    assert pauses == [1, 6, 10]
 
 
 @shows("num_updates_per_repo_info_file")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from icechunk.config.conditions import ManifestSplitCondition, ManifestSplitDimCondition
 from icechunk.config.linear_regex import MAX_PATTERN, compile_regex

@@ -8,8 +8,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from icechunk import InvalidInputError
 from icechunk_dask.alignment import Target, block_is_covered, check_disjoint

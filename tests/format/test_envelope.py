@@ -4,8 +4,7 @@ import sys
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from icechunk.errors import ErrorKind, FormatError, InternalError
 from icechunk.format.encoding import envelope

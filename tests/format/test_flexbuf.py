@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from icechunk.errors import ErrorKind, FormatError, InvalidInputError
 from icechunk.format.encoding.flexbuf import MAX_DEPTH, dumps, loads

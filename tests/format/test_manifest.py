@@ -2,18 +2,19 @@ from __future__ import annotations
 
 import struct
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from icechunk.errors import FormatError, InternalError, InvalidInputError
 from icechunk.format.chunk_refs import ChunkRef, ChunkRefs, RefKind
 from icechunk.format.encoding import flatbuf_write
 from icechunk.format.encoding.envelope import FileType, unwrap, wrap
 from icechunk.format.encoding.flatbuf import Batch, encode
+from icechunk.format.location_compression import CompressedHeap
 from icechunk.format.manifest import (
     LocationCompression,
     Manifest,
@@ -170,6 +171,9 @@ def as_fields(refs: ChunkRefs, row: int) -> dict[str, Any]:
 # ------------------------------------------------------------------- locations
 
 
+ALWAYS = LocationCompression(only_where_smaller=False)
+
+
 def urls(n: int) -> list[str]:
     return [f"s3://a-bucket/a/long/prefix/of/all/files/year=2024/{i:05d}/data.nc" for i in range(n)]
 
@@ -215,7 +219,7 @@ def test_many_locations_are_compressed(arrays: int) -> None:
     refs = virtual(urls(1000), etags=['"e"'] * 1000)
     inline = ChunkRefs.inline([[5000]], [b"abc"])
     parts = {bytes([i]) * 8: refs.overlay(inline) for i in range(arrays)} | {b"z" * 8: inline}
-    stored = encode_manifest(ID, parts)
+    stored = encode_manifest(ID, parts, compress_locations=ALWAYS)
     found = walk(payload_of(stored), SCHEMA)
     assert found["location_dictionary"][:4].hex() == "37a430ec"
     assert len(found["location_dictionary"]) <= 2048
@@ -230,15 +234,16 @@ def test_many_locations_are_compressed(arrays: int) -> None:
 @pytest.mark.parametrize(
     "refs,options",
     [
-        (virtual(urls(999)), LocationCompression()),
-        (virtual([*urls(1000), "s3://" + "x" * 1020]), LocationCompression()),
-        (virtual([str(i) for i in range(1000)]), LocationCompression()),
-        (virtual(urls(1000)), LocationCompression(max_dictionary_size=1)),
-        (virtual(urls(2) * 1000), LocationCompression()),
-        (virtual([""] * 1000), LocationCompression()),
+        (virtual(urls(999)), ALWAYS),
+        (virtual([*urls(1000), "s3://" + "x" * 1020]), ALWAYS),
+        (virtual([str(i) for i in range(1000)]), ALWAYS),
+        (virtual(urls(1000)), replace(ALWAYS, max_dictionary_size=1)),
+        (virtual(urls(2) * 1000), ALWAYS),
+        (virtual([""] * 1000), ALWAYS),
         (virtual(urls(1000)), None),
+        (virtual(urls(1000)), LocationCompression()),
     ],
-    ids=["few", "long", "short", "no dictionary", "few distinct", "empty", "off"],
+    ids=["few", "long", "short", "no dictionary", "few distinct", "empty", "off", "no gain"],
 )
 def test_when_locations_stay_plain(refs: ChunkRefs, options: LocationCompression | None) -> None:
     stored = encode_manifest(ID, {NODE: refs}, compress_locations=options)
@@ -256,7 +261,7 @@ def test_the_threshold_counts_virtual_references_only() -> None:
 
 def test_a_long_location_comes_back() -> None:
     # the official reader has a limit of 1024 bytes for compressed ones, this one has not
-    options = LocationCompression(min_num_chunks=1)
+    options = replace(ALWAYS, min_num_chunks=1)
     refs = virtual([u + "?" + "x" * 900 for u in urls(50)])
     stored = encode_manifest(ID, {NODE: refs}, compress_locations=options)
     assert "location_dictionary" in walk(payload_of(stored), SCHEMA)
@@ -283,7 +288,8 @@ def test_damaged_compressed_locations(
     batch.vector(0, np.zeros(1, np.uint32), [0, 1])
     batch.blob(8, [frame])
     with pytest.raises(FormatError, match="manifests/X: compressed_location"):
-        decode_payload(as_manifest(batch, dictionary=dictionary, algorithm=algorithm))
+        payload = as_manifest(batch, dictionary=dictionary, algorithm=algorithm)
+        decode_payload(payload).arrays[NODE].row(0)
 
 
 def test_a_location_bomb_is_refused() -> None:
@@ -291,8 +297,29 @@ def test_a_location_bomb_is_refused() -> None:
     batch = Batch(1)
     batch.vector(0, np.zeros(1, np.uint32), [0, 1])
     batch.blob(8, [frame])
-    with pytest.raises(FormatError, match="compressed_location"):
-        decode_payload(as_manifest(batch, dictionary=DICTIONARY))
+    refs = decode_payload(as_manifest(batch, dictionary=DICTIONARY)).arrays[NODE]
+    for ask in (lambda: refs.row(0), lambda: refs.to_columns()):
+        with pytest.raises(FormatError, match="compressed_location"):
+            ask()
+
+
+def test_locations_are_decompressed_when_they_are_asked_for(monkeypatch: Any) -> None:
+    asked: list[int] = []
+    whole = CompressedHeap._bytes
+
+    def counted(heap: CompressedHeap, index: int) -> bytes:
+        asked.append(index)
+        return whole(heap, index)
+
+    monkeypatch.setattr(CompressedHeap, "_bytes", counted)
+    refs = virtual(urls(2000))
+    stored = encode_manifest(ID, {NODE: refs}, compress_locations=ALWAYS)
+    found = decode_manifest(stored, "x").arrays[NODE]
+    assert found.row(7).location == urls(2000)[7]
+    assert found.take(np.array([5, 9])).row(1).location == urls(2000)[9]
+    assert len(asked) == 2
+    assert found == refs
+    assert len(asked) == 2002
 
 
 # ---------------------------------------------------------- what others may write
@@ -413,7 +440,7 @@ EXAMPLE = payload_of(
 )
 PACKED = payload_of(
     encode_manifest(
-        ID, {NODE: virtual(urls(60))}, compress_locations=LocationCompression(min_num_chunks=1)
+        ID, {NODE: virtual(urls(60))}, compress_locations=replace(ALWAYS, min_num_chunks=1)
     )
 )
 

@@ -4,8 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from icechunk.errors import InvalidInputError
 from icechunk.format.encoding.string_heap import StringHeap

@@ -6,8 +6,7 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from icechunk.errors import ErrorKind, FormatError
 from icechunk.format.encoding.flatbuf import Batch, encode, read_root

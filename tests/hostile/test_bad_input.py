@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 from zarr.core.buffer import cpu, default_buffer_prototype
 
 from icechunk import (

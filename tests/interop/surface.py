@@ -127,12 +127,18 @@ def _own(cls: type, above: frozenset[type]) -> dict[str, Any]:
     """Return the members that neither Python, zarr nor a public base class brings."""
     public = {
         *above,
-        *filter(inspect.isclass, [*vars(builtins).values(), *vars(icechunk).values()]),
+        *filter(
+            inspect.isclass,
+            [*vars(builtins).values(), *(getattr(icechunk, n) for n in dir(icechunk))],
+        ),
     }
     foreign = {each for base in cls.__mro__[1:] if base in public for each in base.__mro__}
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
-        if base not in foreign and base.__module__.split(".")[0] in ("icechunk", "builtins"):
+        if base not in foreign and base.__module__.split(".")[0].partition("_")[0] in (
+            "icechunk",
+            "builtins",
+        ):
             found.update(dict.fromkeys(vars(base).get("__annotations__", ())))
             found.update(vars(base))
             if is_dataclass(base):

@@ -153,7 +153,7 @@ def test_headers_are_ours(inspected: dict[str, Any]) -> None:
     for kind in ("snapshots", "manifests", "transactions"):
         found += inspected[kind].values()
     for each in found:
-        assert each["header"]["written_by"].startswith("icechunk-py-")
+        assert each["header"]["written_by"].startswith("ic-py-")
         assert each["header"]["spec_version"] == "2.0"
 
 

@@ -7,8 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tests.interop.rearranging import MANY_TO_ONE, MAPS
 from tests.interop.sides import Official, Ours

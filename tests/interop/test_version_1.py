@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from icechunk.format.encoding import flexbuf
 from icechunk.format.repo_info import RepoInfo, decode_repo_info

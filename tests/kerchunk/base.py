@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import warnings
 from collections.abc import Mapping
@@ -23,7 +24,6 @@ from icechunk import (
     VirtualChunkContainer,
     local_filesystem_store,
 )
-from icechunk_dask.archives.collection import collection_paused
 
 ARCHIVE = Path(iris_sample_data.path)
 NETCDF = sorted(str(path.relative_to(ARCHIVE)) for path in ARCHIVE.rglob("*.nc"))
@@ -50,9 +50,17 @@ def scan(path: str | Path, inline: int = 100, **options: Any) -> dict[str, Any]:
     with open(path, "rb") as file:
         classic = file.read(3) == b"CDF"
     scanner = NetCDF3ToZarr if classic else SingleHdf5ToZarr
-    with warnings.catch_warnings(), collection_paused():
-        warnings.simplefilter("ignore")
-        found: dict[str, Any] = scanner(str(path), inline_threshold=inline, **options).translate()
+    # kerchunk holds the lock of h5py while it waits for zarr's thread, which would wait for
+    # that lock if handles of HDF5 were among the garbage that it collects
+    gc.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found: dict[str, Any] = scanner(
+                str(path), inline_threshold=inline, **options
+            ).translate()
+    finally:
+        gc.enable()
     return found
 
 

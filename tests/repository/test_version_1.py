@@ -476,12 +476,13 @@ def test_the_answer_is_lost(change: str, busy: Repository, storage: Storage) -> 
     assert done(busy)
 
 
+@pytest.mark.usefixtures("no_pauses")
 @pytest.mark.parametrize("change", CHANGES)
-def test_the_request_fails(change: str, busy: Repository, storage: Storage) -> None:
+def test_requests_fail(change: str, busy: Repository, storage: Storage) -> None:
     operation, act, done = CHANGES[change]
     before = {key: bytes(storage.get(key).data) for key in keys(storage, "refs/")}
     faulty = FaultyStorage(storage)
-    faulty.fail(operation, key="refs/")
+    faulty.fail(operation, key="refs/", times=8)
     with pytest.raises(StorageError, match="injected"):
         act(Repository.open(faulty))
     assert {key: bytes(storage.get(key).data) for key in keys(storage, "refs/")} == before
@@ -548,11 +549,12 @@ def test_killed_at_every_step_of_a_commit(
     assert newest(repository)[0] == 200
 
 
+@pytest.mark.usefixtures("no_pauses")
 def test_a_configuration_that_cannot_be_stored(repository: Repository, storage: Storage) -> None:
     changed = Repository.open(storage, RepositoryConfig(inline_chunk_threshold_bytes=3))
     faulty = FaultyStorage(storage)
     theirs = Repository.open(faulty, RepositoryConfig(inline_chunk_threshold_bytes=4))
-    faulty.fail("put", key=layout.CONFIG_KEY)
+    faulty.fail("put", key=layout.CONFIG_KEY, times=8)
     with pytest.raises(StorageError, match="injected"):
         theirs.save_config()
     assert Repository.fetch_config(storage) == NATIVE
@@ -761,10 +763,11 @@ def test_an_upgrade_that_is_killed_anywhere(
     assert state(Repository.open(storage)) == before
 
 
+@pytest.mark.usefixtures("no_pauses")
 def test_an_upgrade_that_cannot_be_stored(old: Repository, storage: Storage) -> None:
     objects = contents(storage)
     faulty = FaultyStorage(storage)
-    faulty.fail("put", key="repo")
+    faulty.fail("put", key="repo", times=8)
     with pytest.raises(StorageError, match="injected"):
         upgrade_icechunk_repository(Repository.open(faulty), dry_run=False)
     assert contents(storage) == objects

@@ -283,7 +283,7 @@ def test_forks_after_many_merges(repository: Repository) -> None:
         write(session, 3, value)
     late = session.fork()
     assert rows(late) == rows(session) == [9, 7, 8, 9, 0, 0, 0, 0, 0]
-    assert len(late.__getstate__()["inherited"]) == 1
+    assert late.__getstate__()["edits"]["inherited"] == 1
     write(early, 0, 77)
     with pytest.raises(ConflictError):
         session.merge(early)
@@ -379,7 +379,10 @@ def test_merge_sessions(repository: Repository) -> None:
     with pytest.raises(TypeError, match="takes forks, not a Session"):
         merge_sessions(forks[0], wrong)
     with pytest.raises(InvalidInputError, match="takes forks of this session, not a Session"):
-        session.merge(wrong)
+        repository.writable_session("main").merge(wrong)
+    session.merge(wrong)  # itself: there is nothing to do
+    merged.merge(merged)
+    assert rows(session)[:5] == rows(merged)[:5] == [1, 2, 3, 4, 0]
 
 
 def test_merging_forks_that_disagree(repository: Repository) -> None:

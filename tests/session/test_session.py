@@ -127,7 +127,7 @@ def test_a_committed_session_reads_on(repository: Repository) -> None:
         lambda: store.set_sync("a/c/0", chunk),
         lambda: store.delete_sync("a/c/0"),
         lambda: store.sync_clear(),
-        lambda: session.set_chunk("/a", (0,), b"1234"),
+        lambda: session.chunks.set("/a", (0,), b"1234"),
         lambda: session.discard_changes(),
         lambda: session.move("/a", "/b"),
         lambda: session.merge_change_sets([]),
@@ -349,9 +349,9 @@ def test_the_one_chunk_of_an_empty_array(repository: Repository) -> None:
     """Writers may set it, as in official clients; there is nothing that it could hold."""
     session = repository.writable_session("main")
     zarr.create_array(session.store, name="empty", shape=(0, 3), chunks=(1, 1), dtype="i4")
-    session.set_chunk("/empty", (0, 2), b"1234")
+    session.chunks.set("/empty", (0, 2), b"1234")
     with pytest.raises(InvalidInputError, match="outside the chunk grid"):
-        session.set_chunk("/empty", (1, 0), b"1234")
+        session.chunks.set("/empty", (1, 0), b"1234")
     session.commit("empty")
     assert len(session.chunk_refs("/empty")) == 0
     with repository.transaction("main", message="grown") as store:
@@ -636,7 +636,7 @@ def test_many_threads_in_one_session(repository: Repository) -> None:
     def work(row: int) -> None:
         for column in range(8):
             data = np.array([row * 8 + column], "i4").tobytes()
-            session.set_chunk("/wide", (row, column), data)
+            session.chunks.set("/wide", (row, column), data)
         session.set_metadata_document(f"/g{row}", GROUP)
 
     with ThreadPoolExecutor(8) as pool:
@@ -802,12 +802,13 @@ def test_the_answer_to_a_commit_is_lost(
     assert newest(repository)[:2] == [7, 8]
 
 
-def test_a_put_of_the_repo_info_fails(repository: Repository, storage: Storage) -> None:
+@pytest.mark.usefixtures("no_pauses")
+def test_puts_of_the_repo_info_fail(repository: Repository, storage: Storage) -> None:
     faulty = FaultyStorage(storage)
     session = Repository.open(faulty).writable_session("main")
     write(session, 0, 7)
-    faulty.fail("put", key="repo")
-    with pytest.raises(StorageError, match="injected"):
+    faulty.fail("put", key="repo", times=8)
+    with pytest.raises(StorageError, match=r"injected.*gave up after 8 attempts"):
         session.commit("first try")
     assert newest(repository)[0] == 1
     assert session.has_uncommitted_changes
@@ -933,10 +934,10 @@ def test_what_happens_while_a_chunk_is_written(repository: Repository, storage: 
         session = opened.writable_session("main")
         slow.meanwhile = lambda m=meanwhile, s=session: m(s)  # type: ignore[misc]
         with pytest.raises(error):
-            session.set_chunk("/a", (0,), b"\7\0\0\0")
+            session.chunks.set("/a", (0,), b"\7\0\0\0")
         slow.meanwhile = None
         assert newest(repository)[:2] == [1, 2]
-        assert not any(len(edits) for edits in session._layers[-1].chunks.values())
+        assert not any(len(edits) for edits in session._edits.layers[-1].chunks.values())
 
 
 # -- how many requests ----------------------------------------------------------------
@@ -947,7 +948,7 @@ def test_requests_to_open_and_find_a_chunk(repository: Repository, storage: Stor
     assert counting.requests == 1
     session = opened.readonly_session("main")
     node = session.tree.require("/a")
-    assert session.chunk_ref(node, (0,)) is not None
+    assert session.chunks.find(node, (0,)) is not None
     counts = counting.counts
     # the repo info is asked for again, and is unchanged
     assert (counts["get_if_changed"].requests, counts["get"].requests) == (2, 2)
@@ -958,15 +959,15 @@ def test_requests_to_open_and_find_a_chunk(repository: Repository, storage: Stor
         sizes["repo"] + sizes[f"snapshots/{session.snapshot_id}"] + sizes[manifest]
     )
     counting.reset()
-    assert session.chunk_ref(node, (1,)) is not None
-    assert session.chunk_ref(node, (7,)) is None
+    assert session.chunks.find(node, (1,)) is not None
+    assert session.chunks.find(node, (7,)) is None
     assert counting.requests == 0
     # a session on an open repository
     again = opened.readonly_session("main")
-    assert again.chunk_ref(again.tree.require("/a"), (0,)) is not None
+    assert again.chunks.find(again.tree.require("/a"), (0,)) is not None
     assert counting.requests == 1
     counting.reset()
-    assert again.get_chunk(node, (0,)) is not None
+    assert again.chunks.get(node, (0,)) is not None
     assert counting.requests == 1
 
 
@@ -977,7 +978,7 @@ def test_requests_of_a_session_on_a_fresh_repository(
     opened = Repository.open(counting)
     counting.reset()
     session = opened.readonly_session("main")
-    session.chunk_ref(session.tree.require("/a"), (0,))
+    session.chunks.find(session.tree.require("/a"), (0,))
     assert counting.requests == 3
 
 
@@ -1017,12 +1018,12 @@ def test_requests_to_write_a_chunk(repository: Repository, storage: Storage) -> 
     counting = CountingStorage(storage)
     session = Repository.open(counting).writable_session("main")
     counting.reset()
-    session.set_chunk("/a", (0,), b"1234")
+    session.chunks.set("/a", (0,), b"1234")
     assert counting.requests == counting.counts["put"].requests == 1
     counting.reset()
     # an uncommitted edit is found without a request
     node = session.tree.require("/a")
-    assert session.chunk_ref(node, (0,)) is not None
+    assert session.chunks.find(node, (0,)) is not None
     assert counting.requests == 0
 
 

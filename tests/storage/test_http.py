@@ -511,7 +511,7 @@ def test_a_redirect_to_a_bucket(redirecting: ObjectServer) -> None:
         ("ftp://host/x", "ftp://"),
         ("/missing", "404"),
         ("/start", "10 redirects"),
-        ("http://127.0.0.1:9/", "Refused"),
+        ("http://127.0.0.1:9/", "refused"),
     ],
 )
 def test_redirects_to_no_storage(redirecting: ObjectServer, location: str, message: str) -> None:

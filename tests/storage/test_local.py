@@ -32,7 +32,7 @@ from icechunk.storage import (
     local_filesystem_storage,
     storage_from_url,
 )
-from icechunk.storage.locks import exclusive
+from icechunk.storage.locks import exclusive, open_lock
 from icechunk.testing.storage import StorageTests, contents
 
 #: Long enough for a loaded machine; nothing waits for it unless something hangs.
@@ -266,7 +266,7 @@ STOP_INSIDE_A_WRITE = """
 import os, sys
 from icechunk.storage import LocalStorage
 
-def stop(*_):
+def stop(*_, **__):
     print("inside", flush=True)
     sys.stdin.readline()
 
@@ -328,10 +328,10 @@ def test_a_lock_excludes_threads(tmp_path: Path) -> None:
     entered = threading.Event()
 
     def enter() -> None:
-        with exclusive(path):
+        with exclusive(open_lock(path)):
             entered.set()
 
-    with exclusive(path):
+    with exclusive(open_lock(path)):
         thread = threading.Thread(target=enter)
         thread.start()
         assert not entered.wait(0.1)
@@ -374,7 +374,7 @@ def test_a_full_disk_leaves_no_part(storage: LocalStorage) -> None:
 def test_an_interrupted_write_leaves_no_part(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     storage.put("a", b"old")

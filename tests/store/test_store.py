@@ -104,7 +104,7 @@ class TestIcechunkStore(StoreTests[IcechunkStore, cpu.Buffer]):
         assert not isinstance(parsed, V2Key)
         prepared = ArraysFirst(session)._ready(key, value).to_bytes()
         if isinstance(parsed, ChunkKey):
-            session.set_chunk(parsed.path, parsed.coordinate, prepared)
+            session.chunks.set(parsed.path, parsed.coordinate, prepared)
         else:
             document = prepared if prepared.startswith(b"{") else GROUP
             session.set_metadata_document(parsed.path, document)
@@ -115,7 +115,7 @@ class TestIcechunkStore(StoreTests[IcechunkStore, cpu.Buffer]):
         node = store.session.tree.require(parsed.path)
         if isinstance(parsed, MetadataKey):
             return B(node.user_data)
-        data = store.session.get_chunk(node, parsed.coordinate)
+        data = store.session.chunks.get(node, parsed.coordinate)
         assert data is not None
         return B(bytes(data))
 

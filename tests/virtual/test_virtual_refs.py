@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 
@@ -274,7 +273,7 @@ def test_names_of_containers(store: IcechunkStore, session: Session, source: str
     store.set_virtual_ref("a/c/0/0", "vcc://files/values.bin", offset=0, length=40)
     assert rows(store)[0] == 0
     assert session.all_virtual_chunk_locations() == [source]
-    ref = session.chunk_ref(session.tree.require("/a"), (0, 0))
+    ref = session.chunks.find(session.tree.require("/a"), (0, 0))
     assert ref is not None
     assert ref.location == "vcc://files/values.bin"
 

@@ -19,8 +19,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 import zarr
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import icechunk
 from icechunk import InvalidInputError, LocalStorage, NodeNotFoundError, RepositoryNotFoundError

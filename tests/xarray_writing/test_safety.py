@@ -93,7 +93,7 @@ UNFIT: dict[str, tuple[Any, dict[str, Any] | None, Any, str]] = {
     "wide integers in narrow ones": (np.arange(8, dtype="i4"), None, np.full(8, 2**40), "int32"),
     "wide integers in floats": (PHYSICAL, None, np.full(8, 2**60 + 1), "float64"),
     "float64 in float32": (PHYSICAL.astype("f4"), None, PHYSICAL / 3, "float32"),
-    "numbers in booleans": (PHYSICAL > 3, None, np.arange(8), "bool"),
+    "numbers in booleans": (PHYSICAL > 3, None, np.arange(8), "True"),
     "longer strings": (np.array(["ab"] * 8), None, np.array(["abcd"] * 8), "'abcd'"),
     "longer bytes": (np.array([b"ab"] * 8), None, np.array([b"abcd"] * 8), "b'abcd'"),
     "a float that is the fill value": (

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, TypeAlias
 
-from icechunk._version import __version__
+from icechunk._version import RELEASE
 from icechunk.errors import ErrorKind, FormatError, InternalError
 
 if sys.version_info >= (3, 14):
@@ -51,7 +51,8 @@ _FREE_SIZE: Final = 1 << 26
 _STEP: Final = 1 << 20
 
 _NAME: Final = slice(12, 36)
-_WRITER: Final = f"icechunk-py-{__version__}".encode()[:24].ljust(24)
+# other readers expect names that begin with "ic-"
+_WRITER: Final = f"ic-py-{RELEASE}".encode()[:24].ljust(24)
 _SPEC_VERSIONS: Final = (1, 2)
 _ZSTD: Final = 1
 

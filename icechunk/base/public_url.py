@@ -1,0 +1,84 @@
+"""URLs without what opens doors: the one place where they are made fit to be shown.
+
+By text alone, and never by a parser that could fail: what is to be shown is often what
+somebody mistyped.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+__all__ = ["is_secret", "public_text", "public_url", "url_credentials"]
+
+_SCHEME: Final = re.compile(r"\A\s*[A-Za-z][A-Za-z0-9+.-]*://")
+_SUFFIX: Final = re.compile(r"[?#]")
+_END: Final = re.compile(r"[/?#\\]")
+#: A host with or without a port, or the name of a bucket.
+_HOST: Final = re.compile(r"(?:[^:@\[\]]*|\[[0-9A-Fa-f:.%a-z]*\])(?::[0-9]*)?")
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s<>\"']+")
+#: Parts of the names of options, headers and parameters whose values open doors.
+_SECRET: Final = re.compile(
+    r"key(?!word)|token|secret|passw|pwd|auth(?!or\b|ors\b)|credential|cookie|signature|session"
+    r"|jwt|bearer|api_?id|access_?id|policy|subscription|(?:\b|_)(?:sig|sas|pass|pw|access|code|ticket)(?:\b|_)"
+)
+_UNKNOWN: Final = "***"
+
+
+def _split(url: str) -> tuple[str, str]:
+    """Return what stands before the host, and the rest."""
+    scheme = _SCHEME.match(url)
+    return ("", url) if scheme is None else (scheme[0], url[scheme.end() :])
+
+
+def _is_plain(authority: str) -> bool:
+    return _HOST.fullmatch(authority) is not None
+
+
+def public_url(url: str) -> str:
+    """Return a URL without user, password, query and fragment.
+
+    A password may hold what ends the host elsewhere, so nothing is shown of which it is
+    not certain that it is no part of one.
+    """
+    scheme, rest = _split(url)
+    if not scheme and url.startswith(("/", ".", "~")):
+        return url  # a path
+    end = _END.search(rest)
+    authority = rest if end is None else rest[: end.start()]
+    if not _is_plain(authority):
+        _, at, rest = rest.rpartition("@")
+        if not at:
+            return f"{scheme}{_UNKNOWN}"
+        before = url[len(scheme) : -len(rest) or None]
+        if before.count("@") > 1 and _END.search(before):
+            return f"{scheme}{_UNKNOWN}"
+    elif not scheme and "@" in rest:
+        rest = rest.rpartition("@")[2]
+    cut = _SUFFIX.search(rest)
+    return scheme + (rest if cut is None else rest[: cut.start()])
+
+
+def public_text(text: object) -> str:
+    """Return a text, such as that of an exception, with each URL in it as `public_url`."""
+    return _URL.sub(lambda match: public_url(match[0]), str(text))
+
+
+def is_secret(name: str) -> bool:
+    """Whether an option, header or parameter of this name holds something secret."""
+    return _SECRET.search(name.lower().replace("-", "_")) is not None
+
+
+def url_credentials(url: str) -> str | None:
+    """Return what kind of credentials a URL carries, None for none."""
+    _, rest = _split(url)
+    end = _END.search(rest)
+    authority = rest if end is None else rest[: end.start()]
+    if "@" in authority or (not _is_plain(authority) and "@" in rest):
+        return "a user or password"
+    cut = _SUFFIX.search(rest)
+    if cut is not None:
+        for parameter in re.split(r"[?#&;]", rest[cut.start() :]):
+            if is_secret(parameter.partition("=")[0]):
+                return "a signature or key"
+    return None

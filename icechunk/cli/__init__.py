@@ -1,0 +1,1 @@
+"""The command `icechunk`: what the library does, from a terminal."""

@@ -1,0 +1,193 @@
+"""Commands that look into a version: ls, tree, cat, chunks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import numpy as np
+import zarr
+from rich.tree import Tree
+
+from icechunk import InvalidInputError, Repository, Session
+from icechunk.cli.options import as_json, ref, repository
+from icechunk.cli.output import console, fields, print_json, printable, size, table, text
+from icechunk.format.chunk_ref import RefKind
+
+__all__ = ["COMMANDS"]
+
+path_argument = click.argument("path", default="/")
+
+
+def _node(session: Session, path: str) -> zarr.Array[Any] | zarr.Group:
+    return zarr.open(session.store, path=path.strip("/"), mode="r", zarr_format=3)
+
+
+def _array(session: Session, path: str) -> zarr.Array[Any]:
+    node = _node(session, path)
+    if isinstance(node, zarr.Group):
+        raise InvalidInputError(f"{path!r} is a group; name an array")
+    return node
+
+
+def _members(group: zarr.Group) -> Iterator[tuple[str, zarr.Array[Any] | zarr.Group]]:
+    yield from sorted(group.members())
+
+
+def _described(node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
+    if isinstance(node, zarr.Group):
+        return {"kind": "group"}
+    return {
+        "kind": "array",
+        "dimensions": list(node.metadata.dimension_names or ())
+        if node.metadata.zarr_format == 3
+        else [],
+        "shape": list(node.shape),
+        "chunks": list(node.chunks),
+        "dtype": str(node.dtype),
+    }
+
+
+def _line(name: str, node: zarr.Array[Any] | zarr.Group) -> str:
+    if isinstance(node, zarr.Group):
+        return f"{name}/"
+    described = _described(node)
+    names = described["dimensions"] or [""] * len(described["shape"])
+    sizes = ", ".join(
+        f"{name}: {n}" if name else str(n)
+        for name, n in zip(names, described["shape"], strict=True)
+    )
+    return f"{name} ({sizes}) {described['dtype']}"
+
+
+@click.command()
+@repository
+@path_argument
+@ref
+@as_json
+def ls(repo: Repository, ref: str, path: str, as_json: bool) -> None:
+    """List the groups and arrays of a group."""
+    node = _node(repo.readonly_session(ref=ref), path)
+    name = path.strip("/").rpartition("/")[2]
+    members = _members(node) if isinstance(node, zarr.Group) else iter([(name, node)])
+    if as_json:
+        print_json({name: _described(member) for name, member in members})
+        return
+    rows = []
+    for name, member in members:
+        told = _described(member)
+        shape = ", ".join(map(str, told["shape"])) if "shape" in told else None
+        rows.append(
+            (
+                told["kind"],
+                name,
+                ", ".join(map(str, told.get("dimensions", ()))) or None,
+                shape,
+                ", ".join(map(str, told["chunks"])) if "chunks" in told else None,
+                told.get("dtype"),
+            )
+        )
+    table(rows, "kind", "name", "dimensions", "shape", "chunks", "dtype")
+
+
+@click.command()
+@repository
+@path_argument
+@ref
+@as_json
+def tree(repo: Repository, ref: str, path: str, as_json: bool) -> None:
+    """Draw all groups and arrays below a group."""
+    node = _node(repo.readonly_session(ref=ref), path)
+
+    def nested(node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
+        told = _described(node)
+        if isinstance(node, zarr.Group):
+            told["members"] = {name: nested(member) for name, member in _members(node)}
+        return told
+
+    def grow(branch: Tree, node: zarr.Array[Any] | zarr.Group) -> None:
+        if isinstance(node, zarr.Group):
+            for name, member in _members(node):
+                grow(branch.add(printable(_line(name, member))), member)
+
+    if as_json:
+        print_json(nested(node))
+        return
+    name = path.strip("/").rpartition("/")[2]
+    drawn = Tree(printable(_line(name, node)))
+    grow(drawn, node)
+    console().print(drawn)
+
+
+@click.command()
+@repository
+@path_argument
+@click.option("-c", "--chunk", "index", metavar="I,J,...", help="Print the values of a chunk.")
+@ref
+def cat(repo: Repository, ref: str, path: str, index: str | None) -> None:
+    """Print the zarr.json of a group or array, or the values of a chunk."""
+    session = repo.readonly_session(ref=ref)
+    if index is None:
+        node = _node(session, path)
+        print_json(json.loads(json.dumps(node.metadata.to_dict(), default=_jsonable)))
+        return
+    array = _array(session, path)
+    places = _index(array, index)
+    selection = tuple(
+        slice(i * n, min((i + 1) * n, length))
+        for i, n, length in zip(places, array.chunks, array.shape, strict=True)
+    )
+    with np.printoptions(threshold=10_000, linewidth=100):
+        text(str(np.asarray(array[selection])))
+
+
+def _jsonable(value: Any) -> Any:
+    return value.to_dict() if hasattr(value, "to_dict") else str(value)
+
+
+def _index(array: zarr.Array[Any], text: str) -> list[int]:
+    try:
+        found = [int(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a chunk index such as 0,1") from None
+    counts = [-(-n // c) for n, c in zip(array.shape, array.chunks, strict=True)]
+    outside = len(found) != len(counts) or any(
+        not 0 <= i < n for i, n in zip(found, counts, strict=True)
+    )
+    if outside:
+        raise click.BadParameter(f"{text!r} is no chunk of an array of {counts} chunks")
+    return found
+
+
+@click.command()
+@repository
+@path_argument
+@ref
+@as_json
+def chunks(repo: Repository, ref: str, path: str, as_json: bool) -> None:
+    """Say where the chunks of an array are, and which are missing."""
+    session = repo.readonly_session(ref=ref)
+    _array(session, path)
+    written = session.written_chunks(path)
+    refs = session.chunk_refs("/" + path.strip("/"))
+    kinds = {
+        kind.name.lower(): int((refs.kind == kind).sum())
+        for kind in (RefKind.INLINE, RefKind.NATIVE, RefKind.VIRTUAL)
+    }
+    told: dict[str, Any] = {
+        "grid": list(written.shape),
+        "written": int(written.sum()),
+        "missing": int(written.size - written.sum()),
+        **kinds,
+        "bytes": int(refs.length.sum()),
+        "files": len(refs.locations or ()),
+    }
+    if as_json:
+        print_json(told)
+        return
+    fields({**told, "grid": " x ".join(map(str, told["grid"])), "bytes": size(told["bytes"])})
+
+
+COMMANDS = {"cat": cat, "chunks": chunks, "ls": ls, "tree": tree}

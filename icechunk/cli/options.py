@@ -1,0 +1,124 @@
+"""Arguments that commands share: the repository, its storage options, the version."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+
+from icechunk import InvalidInputError, Repository, Storage, storage_from_url
+from icechunk.config.times import instant
+
+__all__ = ["as_json", "confirm", "ref", "repository", "storage", "when"]
+
+Command = Callable[..., Any]
+
+
+def _value(text: str) -> Any:
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _options(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for item in given:
+        name, equals, text = item.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{item.partition('=')[0]!r} is not NAME=VALUE")
+        found[name] = _value(text)
+    return found
+
+
+_storage_option = click.option(
+    "-o",
+    "--option",
+    "options",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_options,
+    help="Option of the storage. Repeatable.",
+)
+
+
+def storage(command: Command) -> Command:
+    """Give a command a storage, made of its argument REPO and of storage options."""
+
+    @click.argument("repo", metavar="REPO")
+    @_storage_option
+    @functools.wraps(command)
+    def with_storage(repo: str, options: dict[str, Any], **others: Any) -> Any:
+        return command(_storage(repo, options), **others)
+
+    return with_storage
+
+
+def repository(command: Command) -> Command:
+    """Give a command an open repository."""
+
+    @storage
+    @functools.wraps(command)
+    def with_repository(place: Storage, **others: Any) -> Any:
+        return command(Repository.open(place), **others)
+
+    return with_repository
+
+
+def _storage(repo: str, options: dict[str, Any]) -> Storage:
+    place: Storage = storage_from_url(repo, **options)
+    return place
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+ref = click.option(
+    "-r",
+    "--ref",
+    default="main",
+    show_default=True,
+    help="Branch, tag, id, main~2 or main@2024-05-01.",
+)
+_yes = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+
+
+def confirm(command: Command) -> Command:
+    """Give a command the option ``--yes``, without which it asks before it acts."""
+
+    @_yes
+    @functools.wraps(command)
+    def asking(*args: Any, yes: bool, **others: Any) -> Any:
+        def ask(question: str) -> None:
+            if not yes:
+                click.confirm(question, abort=True, err=True)
+
+        return command(*args, ask=ask, **others)
+
+    return asking
+
+
+class When(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """A time: a date, a date with a time, or so long ago: ``30d``, ``12h``, ``15m``."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        """Return the time in UTC."""
+        if isinstance(value, datetime):
+            return value
+        text = str(value)
+        units = {"d": "days", "h": "hours", "m": "minutes", "w": "weeks"}
+        if text[:-1].isdigit() and text[-1:] in units:
+            return datetime.now(UTC) - timedelta(**{units[text[-1]]: int(text[:-1])})
+        try:
+            return instant(text, "the time")
+        except InvalidInputError:
+            self.fail(
+                f"{text!r} is no time; write 2024-05-01, 2024-05-01T12:00 or 30d (30 days ago)",
+                param,
+                ctx,
+            )
+
+
+when = When()

@@ -1,0 +1,103 @@
+"""How results are printed: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["error_console", "fields", "print_json", "size", "table", "text"]
+
+
+def console() -> Console:
+    """Return the console of standard output: colours in a terminal only, and not with NO_COLOR."""
+    return Console(soft_wrap=True, highlight=False, emoji=False, markup=False)
+
+
+def error_console() -> Console:
+    """Return the console of standard error, for progress."""
+    return Console(stderr=True, highlight=False, emoji=False, markup=False)
+
+
+def text(line: str = "") -> None:
+    """Print a line as it is, apart from characters that would steer the terminal."""
+    console().print(Text(printable(line)))
+
+
+def printable(value: str) -> str:
+    """Return text without control characters, which names in a stranger's file may hold."""
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in value)
+
+
+def table(rows: Iterable[Sequence[Any]], *names: str) -> None:
+    """Print rows under their names; numbers stand right."""
+    listed = [list(row) for row in rows]
+    shown = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for i, name in enumerate(names):
+        numbers = bool(listed) and all(isinstance(row[i], int | float) for row in listed)
+        shown.add_column(name, justify="right" if numbers else "left", overflow="fold")
+    for row in listed:
+        shown.add_row(*(Text(printable(_short(value))) for value in row))
+    console().print(shown)
+
+
+def fields(pairs: Mapping[str, Any]) -> None:
+    """Print names and values, a line each."""
+    shown = Table(box=None, show_header=False, pad_edge=False, show_edge=False)
+    shown.add_column(style="bold")
+    shown.add_column(overflow="fold")
+    for name, value in pairs.items():
+        shown.add_row(name, Text(printable(_short(value))))
+    console().print(shown)
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, list | tuple | set | frozenset):
+        return ", ".join(map(str, sorted(value) if isinstance(value, set | frozenset) else value))
+    return str(value)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON: one document, sorted sets, times in ISO 8601."""
+    json.dump(value, sys.stdout, default=_plain, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, Enum):
+        return value.name
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)
+
+
+def size(count: int) -> str:
+    """Return a number of bytes for people."""
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024 or unit == "TiB":
+            return f"{count} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    raise AssertionError

@@ -1,0 +1,157 @@
+"""Commands that create and look after repositories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import click
+
+from icechunk import Repository, Storage, upgrade_icechunk_repository
+from icechunk.cli.options import as_json, confirm, repository, storage, when
+from icechunk.cli.output import fields, print_json, size, text
+
+__all__ = ["COMMANDS"]
+
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would happen, and stop.")
+
+
+@click.command()
+@storage
+@click.option(
+    "--spec-version",
+    type=click.Choice(["1", "2"]),
+    default="2",
+    show_default=True,
+    help="Of the format; 1 is for official clients 1.x.",
+)
+def create(place: Storage, spec_version: str) -> None:
+    """Make a new, empty repository."""
+    repo = Repository.create(place, spec_version=int(spec_version))
+    text(f"created {repo.storage.url}, spec {spec_version}")
+
+
+@click.command()
+@repository
+@as_json
+def config(repo: Repository, as_json: bool) -> None:
+    """Show the configuration that is stored with a repository."""
+    if as_json:
+        print_json(repo.config.to_dict())
+    else:
+        text(repr(repo.config))
+
+
+@click.command()
+@repository
+@dry_run_option
+@confirm
+def upgrade(repo: Repository, dry_run: bool, ask: Callable[[str], None]) -> None:
+    """Turn a repository of spec 1 into spec 2. Official clients 1.x cannot read it then."""
+    if not dry_run:
+        ask(f"Upgrade {repo.storage.url} to spec 2? Clients 1.x will not be able to read it.")
+    upgrade_icechunk_repository(repo, dry_run=dry_run)
+    text("nothing was changed: the upgrade would work" if dry_run else "upgraded to spec 2")
+
+
+@click.command()
+@repository
+@click.option("-b", "--branch", default="main", show_default=True)
+@click.option("-m", "--message", default="Rewrite manifests", show_default=True)
+def rewrite(repo: Repository, branch: str, message: str) -> None:
+    """Write the manifests of a branch anew, cut as the configuration says now."""
+    text(f"committed {repo.rewrite_manifests(message, branch=branch)}")
+
+
+@click.command()
+@repository
+@click.option("--older-than", type=when, required=True, help="A date, or 30d.")
+@click.option("--branches", is_flag=True, help="Delete branches whose newest commit expires.")
+@click.option("--tags", is_flag=True, help="Delete tags whose commit expires.")
+@as_json
+@confirm
+def expire(
+    repo: Repository,
+    older_than: datetime,
+    branches: bool,
+    tags: bool,
+    as_json: bool,
+    ask: Callable[[str], None],
+) -> None:
+    """Take commits older than a time out of the history. Nothing is deleted yet."""
+    ask(f"Take commits before {older_than:%Y-%m-%d %H:%M} UTC out of the history?")
+    expired = repo.expire_snapshots(
+        older_than, delete_expired_branches=branches, delete_expired_tags=tags
+    )
+    if as_json:
+        print_json({"expired": expired})
+    else:
+        text(f"{len(expired)} commits expired; `icechunk gc` deletes what they alone refer to")
+
+
+@click.command()
+@repository
+@click.option("--older-than", type=when, required=True, help="A date, or 2d.")
+@dry_run_option
+@as_json
+@confirm
+def gc(
+    repo: Repository,
+    older_than: datetime,
+    dry_run: bool,
+    as_json: bool,
+    ask: Callable[[str], None],
+) -> None:
+    """Delete what no branch or tag leads to, and is older than a time.
+
+    Sessions that began before that time must not commit any more.
+    """
+    if not dry_run:
+        ask(f"Delete unused objects written before {older_than:%Y-%m-%d %H:%M} UTC?")
+    found = repo.garbage_collect(older_than, dry_run=dry_run)
+    if as_json:
+        print_json(found)
+        return
+    text("would be deleted:" if dry_run else "deleted:")
+    fields(
+        {
+            "bytes": size(found.bytes_deleted),
+            "chunks": found.chunks_deleted,
+            "manifests": found.manifests_deleted,
+            "snapshots": found.snapshots_deleted,
+            "transaction logs": found.transaction_logs_deleted,
+        }
+    )
+    if found.objects_failed_to_delete:
+        raise click.ClickException(f"{found.objects_failed_to_delete} objects were not deleted")
+
+
+@click.command()
+@repository
+@as_json
+def stats(repo: Repository, as_json: bool) -> None:
+    """Show how much the chunks of all versions take."""
+    found = repo.chunk_storage_stats()
+    if as_json:
+        print_json(found)
+        return
+    fields(
+        {
+            "native": size(found.native_bytes),
+            "inline": size(found.inlined_bytes),
+            "virtual": f"{size(found.virtual_bytes)} in other files",
+            "stored here": size(found.non_virtual_bytes()),
+        }
+    )
+
+
+COMMANDS: dict[str, Any] = {
+    "config": config,
+    "create": create,
+    "expire": expire,
+    "gc": gc,
+    "rewrite": rewrite,
+    "stats": stats,
+    "upgrade": upgrade,
+}

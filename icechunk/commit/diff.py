@@ -1,0 +1,131 @@
+"""What changed between two states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from icechunk.base.display import Displayed
+from icechunk.format.snapshot import Snapshot
+from icechunk.format.transaction_log import TransactionLog
+
+__all__ = ["Diff", "diff_from_logs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Diff(Displayed):
+    """What changed between two states: paths, and chunk coordinates by path.
+
+    Attributes
+    ----------
+    new_groups, new_arrays, deleted_groups, deleted_arrays : set of str
+    updated_groups, updated_arrays : set of str
+        Nodes whose metadata changed.
+    updated_chunks : dict of str to list of list of int
+        Chunks written or deleted, by array.
+    moved_nodes : list of (str, str)
+        Old and new path, for every move of a node, in the order of the commits.
+    """
+
+    new_groups: set[str] = field(default_factory=set)
+    new_arrays: set[str] = field(default_factory=set)
+    deleted_groups: set[str] = field(default_factory=set)
+    deleted_arrays: set[str] = field(default_factory=set)
+    updated_groups: set[str] = field(default_factory=set)
+    updated_arrays: set[str] = field(default_factory=set)
+    updated_chunks: dict[str, list[list[int]]] = field(default_factory=dict)
+    moved_nodes: list[tuple[str, str]] = field(default_factory=list)
+
+    def is_empty(self) -> bool:
+        """Whether nothing changed."""
+        return not any(
+            (
+                self.new_groups,
+                self.new_arrays,
+                self.deleted_groups,
+                self.deleted_arrays,
+                self.updated_groups,
+                self.updated_arrays,
+                self.updated_chunks,
+                self.moved_nodes,
+            )
+        )
+
+    def __repr__(self) -> str:
+        lines = []
+        for title, paths in (
+            ("Groups created", self.new_groups),
+            ("Groups updated", self.updated_groups),
+            ("Groups deleted", self.deleted_groups),
+            ("Arrays created", self.new_arrays),
+            ("Arrays updated", self.updated_arrays),
+            ("Arrays deleted", self.deleted_arrays),
+        ):
+            if paths:
+                lines.append(f"{title}:")
+                lines += [f"    {path}" for path in sorted(paths)]
+        if self.moved_nodes:
+            lines.append("Nodes moved:")
+            lines += [f"    {old} -> {new}" for old, new in self.moved_nodes]
+        if self.updated_chunks:
+            lines.append("Chunks updated:")
+            for path, chunks in sorted(self.updated_chunks.items()):
+                shown = " ".join(str(tuple(chunk)) for chunk in chunks[:10])
+                more = f" and {len(chunks) - 10} more" if len(chunks) > 10 else ""
+                lines.append(f"    {path}: {shown}{more}")
+        return "\n".join(lines) if lines else "No changes"
+
+
+def diff_from_logs(
+    logs: Iterable[TransactionLog],
+    before: Snapshot,
+    after_paths: dict[bytes, tuple[str, bool]],
+) -> Diff:
+    """Put together what some transaction logs say: operations, not only their outcome.
+
+    A node that was made and edited later is new and updated, one that was edited and deleted
+    later is updated and deleted. Of one that came and went only its moves are told. Nodes
+    have the path of the end, or if they are gone, that of the beginning.
+
+    Parameters
+    ----------
+    logs : iterable of TransactionLog
+        Oldest first.
+    before : Snapshot
+        The state that the first log was made on.
+    after_paths : dict
+        Path of each node after the last log, and whether it is an array.
+    """
+    diff = Diff()
+    chunks: dict[bytes, set[tuple[int, ...]]] = {}
+    updated: set[bytes] = set()
+    mentioned: set[bytes] = set()
+    for log in logs:
+        mentioned.update(log.new_groups, log.new_arrays, log.deleted_groups, log.deleted_arrays)
+        updated.update(log.updated_groups, log.updated_arrays)
+        for node_id, parts in log.updated_chunks.items():
+            known = chunks.setdefault(node_id, set())
+            known.update(tuple(row) for part in parts for row in part.tolist())
+        diff.moved_nodes.extend((move.from_path, move.to_path) for move in log.moved_nodes)
+    for node_id in mentioned:
+        old, new = before.get_by_id(node_id), after_paths.get(node_id)
+        if old is None and new is not None:
+            (diff.new_arrays if new[1] else diff.new_groups).add(new[0])
+        elif old is not None and new is None:
+            (diff.deleted_arrays if old.is_array else diff.deleted_groups).add(old.path)
+
+    def last_seen(node_id: bytes) -> tuple[str, bool] | None:
+        old = before.get_by_id(node_id)
+        return after_paths.get(node_id) or ((old.path, old.is_array) if old is not None else None)
+
+    for node_id in updated:
+        found = last_seen(node_id)
+        if found is not None:
+            (diff.updated_arrays if found[1] else diff.updated_groups).add(found[0])
+    for node_id, coords in chunks.items():
+        found = last_seen(node_id)
+        if found is not None:
+            # an array that was deleted and one that was made in its place share the path
+            known = {tuple(row) for row in diff.updated_chunks.get(found[0], ())}
+            diff.updated_chunks[found[0]] = [list(row) for row in sorted(known | coords)]
+    return diff

@@ -1,0 +1,57 @@
+"""Whether a storage checks the conditions of puts: without that, commits are lost in silence."""
+
+from __future__ import annotations
+
+from icechunk.errors import PreconditionFailedError, StorageError
+from icechunk.storage.base import BytesLike, Storage
+
+#: Makes another version of one: etags have digits in them, whoever makes them.
+_OTHER_DIGITS = str.maketrans("0123456789", "5678901234")
+
+
+def check_conditions(storage: Storage, key: str, data: BytesLike, version: str | None) -> None:
+    """Refuse a storage that replaces an object though its version is another.
+
+    Parameters
+    ----------
+    storage : Storage
+    key : str
+        An object that exists.
+    data : bytes-like
+        What is put there if the storage ignores the condition.
+    version : str or None
+        What the object has, or some other object.
+
+    Raises
+    ------
+    StorageError
+        If it does so, does not know such puts, or gives no versions.
+    """
+    if storage.checks_conditions:
+        return
+    if version is None or version.translate(_OTHER_DIGITS) == version:
+        raise StorageError(
+            f"{storage.url} gives no versions (etags) of its objects, so concurrent commits "
+            f"cannot be told apart; {_ADVICE}"
+        )
+    try:
+        storage.put(key, data, if_match=version.translate(_OTHER_DIGITS))
+    except PreconditionFailedError:
+        return
+    except StorageError as error:
+        if error.transient:
+            raise
+        raise StorageError(
+            f"{storage.url} refuses a put under a condition (If-Match): {error.message}; {_ADVICE}",
+            error.kind,
+        ) from error
+    raise StorageError(
+        f"{storage.url} ignores the condition of a put (If-Match): of concurrent commits some "
+        f"would be lost in silence; {_ADVICE}"
+    )
+
+
+_ADVICE = (
+    "use a server that checks conditions, or if no more than one process ever writes, pass "
+    "RepositoryConfig(storage=StorageSettings(unsafe_use_conditional_update=False))"
+)

@@ -1,0 +1,80 @@
+"""Chunks decoded as Zarr does it, to see whether they can be."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+import zarr
+
+from icechunk.errors import ErrorKind, IcechunkError
+from icechunk.session import Session
+
+__all__ = ["NOT_ALLOWED", "decode_chunks"]
+
+#: Chunks of an array that are decoded if not all are.
+_SAMPLE: Final = 8
+#: Kinds of errors of virtual chunks that the caller was not allowed to read.
+NOT_ALLOWED: Final = frozenset(
+    {
+        ErrorKind.NO_CONTAINER_FOR_VIRTUAL_CHUNK,
+        ErrorKind.UNAUTHORIZED_VIRTUAL_CHUNK_CONTAINER,
+    }
+)
+_WHICH: Final = re.compile(r"^chunk \([\d, ]*\) of '.*?': ")
+
+
+def decode_chunks(
+    session: Session, path: str, *, sample: bool
+) -> Iterator[tuple[tuple[int, ...], str | None]]:
+    """Decode chunks of an array, or shards where it has any.
+
+    Parameters
+    ----------
+    session : Session
+        Read-only.
+    path : str
+    sample : bool
+        Whether a few chunks are enough, the first and the last among them.
+
+    Yields
+    ------
+    tuple of int
+        Coordinates of a chunk that was written, and that may be read.
+    str or None
+        What is wrong with it.
+    """
+    try:
+        array: Any = zarr.open_array(session.store, path=path.strip("/"), mode="r")
+        sizes = array.shards or array.chunks
+        written = np.argwhere(session.written_chunks(path))
+    except Exception as error:  # any document may be wrong in any way
+        yield (), f"the array cannot be opened: {_told(error)}"
+        return
+    if sample and len(written) > _SAMPLE:
+        written = written[np.linspace(0, len(written) - 1, _SAMPLE).astype(int)]
+    for coord in written.tolist():
+        region = tuple(
+            slice(i * size, min((i + 1) * size, length))
+            for i, size, length in zip(coord, sizes, array.shape, strict=True)
+        )
+        try:
+            values = np.asarray(array[region])
+        except Exception as error:  # so may any chunk
+            if isinstance(error, IcechunkError) and error.kind in NOT_ALLOWED:
+                # whether it can be read, only those know who may
+                continue
+            yield tuple(coord), _told(error)
+            continue
+        expected = math.prod(part.stop - part.start for part in region)
+        yield tuple(coord), None if values.size == expected else "it has another size"
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, IcechunkError):
+        # many chunks can have the same problem
+        return _WHICH.sub("", str(error))
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,369 @@
+"""Commits of the parts of a job: each part once, whoever dies where.
+
+An entry of the job's log says which parts a commit has, before it takes place. Then, as often
+as needed: carry the changes over to the newest snapshot, look whether a snapshot that an
+earlier try has named is in the operations log, name ours in the entry, and move the branch.
+If another try lands after the look, the branch has moved, and ours fails.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from icechunk.commit.conflicts import ConflictDetector, ConflictSolver
+from icechunk.commit.snapshot_info import SnapshotInfo
+from icechunk.errors import (
+    ConflictError,
+    ErrorKind,
+    IcechunkError,
+    PreconditionFailedError,
+    SessionStateError,
+)
+from icechunk.repository.jobs_records import (
+    Definition,
+    Entry,
+    JobFiles,
+    Part,
+    Try,
+    canonical,
+)
+from icechunk.repository.ops import Update, UpdateType
+from icechunk.session.session import Session
+from icechunk.storage import Storage
+
+__all__ = ["Host", "Publisher", "some"]
+
+_log = logging.getLogger(__name__)
+
+
+class Host(Protocol):
+    """What jobs need of a repository."""
+
+    @property
+    def storage(self) -> Storage:
+        """Where the repository is."""
+
+    @property
+    def spec_version(self) -> int:
+        """The version of the format."""
+
+    def lookup_branch(self, branch: str) -> str:
+        """Return the newest snapshot of a branch."""
+
+    def ancestry(self, *, branch: str) -> Iterator[SnapshotInfo]:
+        """Return the history of a branch, newest first."""
+
+    def ops_log(self) -> Iterator[Update]:
+        """Return all updates, newest first."""
+
+    def session_after_commit(self, branch: str, snapshot_id: str) -> Session:
+        """Return a writable session on a snapshot."""
+
+
+class Publisher:
+    """Commits the parts of one job.
+
+    Parameters
+    ----------
+    repository : Host
+    files : JobFiles
+    definition : Definition
+    """
+
+    def __init__(self, repository: Host, files: JobFiles, definition: Definition) -> None:
+        self._repository = repository
+        self._files = files
+        self._definition = definition
+
+    def publish(
+        self,
+        solver: ConflictSolver | None,
+        message: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> list[str]:
+        """Commit all parts that are there, and finish what others have begun.
+
+        Parameters
+        ----------
+        solver : ConflictSolver or None
+            What to do if the branch has moved; None refuses.
+        message, metadata : optional
+            Of the commits, in place of those of the job.
+
+        Returns
+        -------
+        list of str
+            Ids of the commits.
+        """
+        commits: list[str] = []
+        while True:
+            entry = self._pending()
+            if entry is None:
+                return commits
+            snapshot = self._complete(entry, solver, message, metadata)
+            if snapshot is not None:
+                commits.append(snapshot)
+
+    def _pending(self) -> Entry | None:
+        """Return the entry that is to be done next, maybe a new one."""
+        while True:
+            log = self._files.log()
+            last = log[-1] if log else None
+            if last is not None and last.state == "pending":
+                return last
+            if last is not None and last.kind != "commit":
+                return None
+            parts = self._next_parts()
+            if not parts:
+                return None
+            # before there is an entry: parts that contradict each other stay parts
+            self._session(parts[0].base, parts)
+            entry = Entry(
+                number=len(log) + 1,
+                kind="commit",
+                state="pending",
+                token=uuid.uuid4().hex,
+                parts=[self._files.part_name(part.keys) for part in parts],
+                keys=[key for part in parts for key in part.keys],
+                base=parts[0].base,
+                mark=self._newest_update(),
+            )
+            if self._files.append(entry):
+                return entry
+
+    def _next_parts(self) -> list[Part]:
+        """Return the parts of the next commit: all on one base; `JobFiles.log` was called."""
+        files = self._files
+        names = files.part_names() - files.committed_digests
+        chosen: list[Part] = []
+        taken: set[str] = set()
+        useless = []
+        for part in files.parts(sorted(names)):
+            texts = set(map(canonical, part.keys))
+            if texts <= files.committed:
+                useless.append(files.part_name(part.keys))
+                continue
+            twice = texts & (files.committed | taken)
+            if twice:
+                raise ConflictError(
+                    message=f"the job {self._definition.name!r}: two runs have done {some(twice)}, "
+                    "one of them together with other keys; cancel the job and begin again",
+                    kind=ErrorKind.MERGE_FAILED,
+                )
+            if not chosen or part.base == chosen[0].base:
+                taken |= texts
+                chosen.append(part)
+        # what an attempt has left that was late, or a process that died after a commit
+        files.delete_parts(useless)
+        return chosen
+
+    def _session(self, base: str, parts: Sequence[Part]) -> Session:
+        session = self._repository.session_after_commit(self._definition.branch, base)
+        try:
+            session.merge_change_sets([part.change_set for part in parts])
+        except ConflictError as error:
+            raise self._naming(error, base, parts) from error
+        return session
+
+    def _naming(self, error: ConflictError, base: str, parts: Sequence[Part]) -> ConflictError:
+        """Return the error with the keys of two parts that contradict each other."""
+        branch = self._definition.branch
+        for number, part in enumerate(parts):
+            for earlier in parts[:number]:
+                session = self._repository.session_after_commit(branch, base)
+                try:
+                    session.merge_change_sets([earlier.change_set, part.change_set])
+                except ConflictError as found:
+                    return ConflictError(
+                        message=f"the parts {some(map(canonical, earlier.keys))} and "
+                        f"{some(map(canonical, part.keys))} of the job "
+                        f"{self._definition.name!r} wrote the same: {found.message}. Cancel the "
+                        "job, let each part write chunks of its own, and begin again",
+                        kind=error.kind,
+                    )
+        return error
+
+    def _complete(
+        self,
+        entry: Entry,
+        solver: ConflictSolver | None,
+        message: str | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> str | None:
+        """Do what an entry says, unless it is done; return the snapshot."""
+        files, number = self._files, entry.number
+        parts = files.parts(entry.parts)
+        if len(parts) < len(entry.parts):
+            entry, _ = files.read_entry(number)
+            if entry.state != "pending":
+                return entry.snapshot
+            if self.give_up():
+                return None
+            raise SessionStateError(
+                f"the job {self._definition.name!r}: objects of its parts are gone, and the commit "
+                f"of {some(map(canonical, entry.keys))} cannot be finished; cancel the job and "
+                "begin again"
+            )
+        while True:
+            session = self._session(entry.base, parts)
+            if not session.has_uncommitted_changes:
+                return self._settle(number, None)
+            problem = None
+            try:
+                if solver is not None:
+                    session.rebase(solver)
+            except IcechunkError as error:
+                # the commit that ours contradicts may be ours
+                problem = error
+            tip = session.snapshot_id
+            # after the session got its tip: what lands later makes the branch move
+            entry, version = files.read_entry(number)
+            if entry.state != "pending":
+                return entry.snapshot
+            landed = self._landed(entry)
+            if landed is not None:
+                return self._settle(number, landed)
+            if problem is not None:
+                raise problem
+            naming = _Naming(files, entry, version, tip)
+            try:
+                snapshot = session.commit(
+                    self._definition.message if message is None else message,
+                    self._definition.metadata if metadata is None else metadata,
+                    allow_empty=True,
+                    on_built=naming,
+                )
+            except _MovedError:
+                continue
+            except ConflictError as error:
+                if solver is None or error.kind is not ErrorKind.COMMIT_CONFLICT:
+                    raise
+                _log.debug("job %s: the branch has moved", self._definition.name)
+                continue
+            return self._settle(number, snapshot)
+
+    def _landed(self, entry: Entry) -> str | None:
+        """Return the snapshot of an entry that became a commit, whatever became of that."""
+        wanted = {each.snapshot for each in entry.tries}
+        if not wanted:
+            return None
+        if not entry.mark:
+            # there was no operations log, and nobody amended
+            history = self._repository.ancestry(branch=self._definition.branch)
+            return next((info.id for info in history if info.id in wanted), None)
+        for update in self._repository.ops_log():
+            if _time_of(update) <= entry.mark:
+                return None
+            if isinstance(update.kind, UpdateType.NewCommit) and update.kind.new_snap_id in wanted:
+                return update.kind.new_snap_id
+        raise SessionStateError(
+            f"the job {self._definition.name!r}: the operations log was cut, and does not say "
+            f"whether {some(map(canonical, entry.keys))} were committed; look at the branch "
+            f"{self._definition.branch!r}, cancel the job, and begin a new one with what is missing"
+        )
+
+    def _newest_update(self) -> str:
+        if self._repository.spec_version < 2:
+            return ""
+        return _time_of(next(self._repository.ops_log()))
+
+    def _settle(self, number: int, snapshot: str | None, state: str = "done") -> str | None:
+        """Note that an entry is done, and delete its parts."""
+        while True:
+            entry, version = self._files.read_entry(number)
+            if entry.state != "pending":
+                break
+            entry = replace(entry, state=state, snapshot=snapshot)
+            try:
+                self._files.change(entry, version)
+            except PreconditionFailedError:
+                continue
+            break
+        self._files.delete_parts(entry.parts)
+        return entry.snapshot
+
+    def give_up(self) -> bool:
+        """Void the entry that is pending, if its commit can never land.
+
+        Returns
+        -------
+        bool
+            Whether nothing is pending any more.
+        """
+        log = self._files.log()
+        if not log or log[-1].state != "pending":
+            return True
+        tip = self._repository.lookup_branch(self._definition.branch)
+        entry, version = self._files.read_entry(log[-1].number)
+        landed = self._landed(entry)
+        if landed is not None or entry.state != "pending":
+            self._settle(entry.number, landed)
+            return True
+        if any(each.tip == tip for each in entry.tries):
+            return False
+        try:
+            self._files.change(replace(entry, state="void"), version)
+        except PreconditionFailedError:
+            return False
+        self._files.delete_parts(entry.parts)
+        return True
+
+    def close(self, kind: str) -> str:
+        """Put the last entry of the log, once nothing is pending; return the kind that is there.
+
+        Raises
+        ------
+        IcechunkError
+            If a commit is pending, and can neither be done nor given up.
+        """
+        while True:
+            log = self._files.log()
+            last = log[-1] if log else None
+            if last is not None and last.kind != "commit":
+                return last.kind
+            if last is not None and last.state == "pending":
+                try:
+                    self._complete(last, ConflictDetector(), None, None)
+                except IcechunkError:
+                    if not self.give_up():
+                        raise
+                continue
+            entry = Entry(len(log) + 1, kind, "done", uuid.uuid4().hex)
+            if self._files.append(entry):
+                return kind
+
+
+class _MovedError(Exception):
+    """Somebody else has changed the entry."""
+
+
+class _Naming:
+    """Names a snapshot in an entry, before it may become a commit."""
+
+    def __init__(self, files: JobFiles, entry: Entry, version: str | None, tip: str) -> None:
+        self._files = files
+        self._entry = entry
+        self._version = version
+        self._tip = tip
+
+    def __call__(self, snapshot: str) -> None:
+        tries = [*self._entry.tries, Try(snapshot, self._tip)]
+        try:
+            self._files.change(replace(self._entry, tries=tries), self._version)
+        except PreconditionFailedError:
+            raise _MovedError from None
+
+
+def _time_of(update: Update) -> str:
+    return update.updated_at.isoformat(timespec="microseconds")
+
+
+def some(texts: Any) -> str:
+    """Return a few of many keys for a message."""
+    found = sorted(texts)
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    return ("the key " if len(found) == 1 else "the keys ") + ", ".join(found[:5]) + more

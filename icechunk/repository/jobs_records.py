@@ -1,0 +1,469 @@
+"""What is stored of jobs, as objects beside those of the repository.
+
+Nothing of it belongs to the format, and other clients leave the folder alone::
+
+    jobs/<name>/job                      what the job is; never changed
+    jobs/<name>/attempts/<digest>/<n>    who began the part with a key, or how it failed
+    jobs/<name>/parts/<digest>           what a part did: keys, and the change set
+    jobs/<name>/log/<n>                  commits of parts, one after another
+
+Entries of the log have numbers without a gap, and one is only put after all before it were
+read: nobody commits a key that another entry has. An entry is put *before* its commit takes
+place, and names each snapshot that is about to become that commit. The operations log of the
+repository, which nobody edits, says which of them did. So whoever finds an entry that is
+pending knows whether to do it, wherever the process died that put it, and whatever became
+of the history since.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
+
+from icechunk.errors import (
+    ErrorKind,
+    FormatError,
+    InvalidInputError,
+    ObjectNotFoundError,
+    PreconditionFailedError,
+)
+from icechunk.storage.base import Storage
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+__all__ = [
+    "JOBS",
+    "Attempt",
+    "Definition",
+    "Entry",
+    "JobFiles",
+    "Part",
+    "Try",
+    "canonical",
+    "check_name",
+    "digest_of",
+    "now",
+]
+
+JOBS: Final = "jobs/"
+#: Names are folders, everywhere and in URLs.
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_MAX_SIZE: Final = 1 << 30
+_THREADS: Final = 16
+R = TypeVar("R")
+
+
+def check_name(name: str) -> str:
+    """Return the name of a job.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is none.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidInputError(
+            f"{name!r} is no name of a job: use up to 100 letters, digits, '_', '.' and '-', and "
+            "begin with a letter or digit",
+            ErrorKind.INVALID_REF_NAME,
+        )
+    return name
+
+
+def canonical(key: Any) -> str:
+    """Return a key as the JSON text by which it is known.
+
+    Raises
+    ------
+    InvalidInputError
+        If it has none, or another value has the same.
+    """
+    try:
+        text = json.dumps(
+            key, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
+        )
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInputError(
+            f"{key!r} cannot be the key of a part: {error}; keys are values that JSON can express, "
+            "such as numbers, strings, and lists of them"
+        ) from None
+    if not _has_text_keys(key):
+        raise InvalidInputError(
+            f"{key!r} cannot be the key of a part: JSON makes strings of the keys of a dict"
+        )
+    return text
+
+
+def _has_text_keys(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _has_text_keys(v) for k, v in value.items())
+    return not isinstance(value, list | tuple) or all(map(_has_text_keys, value))
+
+
+def digest_of(text: str) -> str:
+    """Return what files call the part with a key."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+# -- the objects ---------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What a job is. `keys` and `base` are None if there may be more keys at any time."""
+
+    id: str
+    name: str
+    branch: str
+    message: str
+    metadata: dict[str, Any]
+    created: str
+    keys: list[Any] | None = None
+    base: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Somebody's attempt at a part, on a base; with an error one that failed."""
+
+    key: Any
+    number: int
+    base: str
+    started: str
+    host: str
+    pid: int
+    ended: str | None = None
+    error: str | None = None
+    traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one attempt did, for one key or several."""
+
+    keys: list[Any]
+    base: str
+    attempt: int
+    started: str
+    ended: str
+    host: str
+    pid: int
+    chunks: int
+    nbytes: int
+    token: str
+    change_set: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """A snapshot that may become a commit, if the branch still stands at `tip`."""
+
+    snapshot: str
+    tip: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a job's log.
+
+    Attributes
+    ----------
+    number : int
+    kind : str
+        ``"commit"`` of parts, or the last one: ``"finished"`` or ``"cancelled"``.
+    state : str
+        ``"pending"``, ``"done"``, or ``"void"``: it was given up, its keys are free again.
+    parts : list of str
+        Their digests.
+    keys : list
+        Of these parts.
+    base : str
+        The snapshot that they were made on.
+    mark : str
+        When the newest update of the repository was made before the entry was put.
+    tries : list of Try
+    snapshot : str or None
+        The commit, once it is done.
+    token : str
+        Of whoever put it.
+    """
+
+    number: int
+    kind: str
+    state: str
+    token: str
+    parts: list[str] = field(default_factory=list)
+    keys: list[Any] = field(default_factory=list)
+    base: str = ""
+    mark: str = ""
+    tries: list[Try] = field(default_factory=list)
+    snapshot: str | None = None
+
+
+def now() -> str:
+    """Return the time as records have it."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _pack(value: Any) -> bytes:
+    options: dict[int, int] = {
+        zstd.CompressionParameter.compression_level: 3,
+        zstd.CompressionParameter.checksum_flag: 1,
+    }
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return zstd.compress(text.encode(), options=options)
+
+
+def _unpack(data: bytes, key: str) -> Any:
+    try:
+        decompressor = zstd.ZstdDecompressor()
+        text = decompressor.decompress(data, max_length=_MAX_SIZE)
+        if not decompressor.eof or decompressor.unused_data:
+            raise ValueError("cut short, or too long")
+        return json.loads(text)
+    except (zstd.ZstdError, ValueError, RecursionError) as error:
+        raise _damaged(key, error) from None
+
+
+def _damaged(key: str, error: object) -> FormatError:
+    return FormatError(
+        f"{key}: no record of a job: {error}; if nothing else helps, Repository.jobs.delete(name) "
+        "forgets the job"
+    )
+
+
+class JobFiles:
+    """The objects of one job.
+
+    Parameters
+    ----------
+    storage : Storage
+    name : str
+    """
+
+    def __init__(self, storage: Storage, name: str) -> None:
+        self._storage = storage
+        self._root = f"{JOBS}{check_name(name)}/"
+        # what is settled stays as it is
+        self._settled: dict[str, Entry] = {}
+        #: The keys that are committed as far as `log` has seen, as JSON, and their digests.
+        self.committed: set[str] = set()
+        self.committed_digests: set[str] = set()
+
+    @classmethod
+    def names(cls, storage: Storage) -> list[str]:
+        """Return the names of all jobs, sorted."""
+        keys = (meta.key.removeprefix(JOBS).partition("/") for meta in storage.list(JOBS))
+        return sorted({name for name, _, rest in keys if rest == "job" and _NAME.fullmatch(name)})
+
+    def delete_all(self) -> None:
+        """Delete everything, the definition first: then there is no job any more."""
+        self._storage.delete([self._root + "job"])
+        self._storage.delete([meta.key for meta in self._storage.list(self._root)])
+
+    def clean(self) -> None:
+        """Delete what a closed job does not need: parts and attempts."""
+        for folder in ("parts/", "attempts/"):
+            self._storage.delete([meta.key for meta in self._storage.list(self._root + folder)])
+
+    # -- what the job is -------------------------------------------------------------------
+    def definition(self) -> Definition | None:
+        """Return what the job is; None if there is none."""
+        key = self._root + "job"
+        try:
+            data = self._storage.get(key).data
+        except ObjectNotFoundError:
+            return None
+        return _made(Definition, _unpack(bytes(data), key), key)
+
+    def define(self, definition: Definition) -> bool:
+        """Store what the job is; return whether it was the first."""
+        try:
+            self._storage.put(self._root + "job", _pack(asdict(definition)), if_absent=True)
+        except PreconditionFailedError:
+            # the answer to a first attempt may have been lost
+            stored = self.definition()
+            return stored is not None and stored.id == definition.id
+        return True
+
+    # -- attempts ----------------------------------------------------------------------------
+    def attempt_names(self) -> dict[str, list[tuple[int, datetime]]]:
+        """Return number and time of all attempts, by digest, oldest first."""
+        found: dict[str, list[tuple[int, datetime]]] = {}
+        for meta in self._storage.list(self._root + "attempts/"):
+            digest, _, number = meta.key.rpartition("/")
+            if number.isdecimal():
+                attempt = int(number), meta.last_modified
+                found.setdefault(digest.rpartition("/")[2], []).append(attempt)
+        return found
+
+    def attempts(self, names: Iterable[tuple[str, int]]) -> list[Attempt]:
+        """Return attempts by digest and number; those that have ended well are left out."""
+        keys = [self._attempt_key(digest, number) for digest, number in names]
+        found = self._read_many(keys)
+        return [_made(Attempt, _unpack(data, key), key) for key, data in found]
+
+    def begin(self, attempt: Attempt) -> Attempt:
+        """Note that an attempt begins, with a number that no other has."""
+        digest = digest_of(canonical(attempt.key))
+        folder = f"{self._root}attempts/{digest}/"
+        numbers = [int(n) for m in self._storage.list(folder) if (n := m.key[-6:]).isdecimal()]
+        attempt = replace(attempt, number=max(numbers, default=0) + 1)
+        while True:
+            try:
+                self._put_attempt(attempt, if_absent=True)
+            except PreconditionFailedError:
+                attempt = replace(attempt, number=attempt.number + 1)
+            else:
+                return attempt
+
+    def note(self, attempt: Attempt) -> None:
+        """Note how an attempt went."""
+        self._put_attempt(attempt)
+
+    def forget(self, attempt: Attempt) -> None:
+        """Delete an attempt that ended well."""
+        digest = digest_of(canonical(attempt.key))
+        self._storage.delete([self._attempt_key(digest, attempt.number)])
+
+    def _put_attempt(self, attempt: Attempt, *, if_absent: bool = False) -> None:
+        key = self._attempt_key(digest_of(canonical(attempt.key)), attempt.number)
+        self._storage.put(key, _pack(asdict(attempt)), if_absent=if_absent)
+
+    def _attempt_key(self, digest: str, number: int) -> str:
+        return f"{self._root}attempts/{digest}/{number:06d}"
+
+    # -- parts -------------------------------------------------------------------------------
+    def part_names(self) -> set[str]:
+        """Return the digests of the parts that are there, and not committed for sure."""
+        folder = self._root + "parts/"
+        return {meta.key.removeprefix(folder) for meta in self._storage.list(folder)}
+
+    def put_part(self, part: Part) -> bool:
+        """Store a part; return False if there is another one with these keys."""
+        header = _pack({k: v for k, v in asdict(part).items() if k != "change_set"})
+        data = struct.pack("<I", len(header)) + header + part.change_set
+        name = self.part_name(part.keys)
+        try:
+            self._storage.put(f"{self._root}parts/{name}", data, if_absent=True)
+        except PreconditionFailedError:
+            stored = self.parts([name])
+            return bool(stored) and stored[0].token == part.token
+        return True
+
+    @staticmethod
+    def part_name(keys: list[Any]) -> str:
+        """Return what the part with some keys is called."""
+        if len(keys) == 1:
+            return digest_of(canonical(keys[0]))
+        return "some-" + digest_of(canonical(keys))
+
+    def parts(self, names: Iterable[str]) -> list[Part]:
+        """Return parts by name; those that are not there are left out."""
+        found = self._read_many([f"{self._root}parts/{name}" for name in names])
+        return [_part(data, key) for key, data in found]
+
+    def delete_parts(self, names: Iterable[str]) -> None:
+        """Delete parts."""
+        self._storage.delete([f"{self._root}parts/{name}" for name in names])
+
+    # -- the log -----------------------------------------------------------------------------
+    def log(self) -> list[Entry]:
+        """Return all entries, oldest first."""
+        folder = self._root + "log/"
+        keys = [meta.key for meta in self._storage.list(folder)]
+        new = self._read_many([key for key in keys if key not in self._settled])
+        entries = {key: _entry(data, key) for key, data in new}
+        for key, entry in entries.items():
+            if entry.state == "pending":
+                continue
+            self._settled[key] = entry
+            if entry.state == "done":
+                texts = list(map(canonical, entry.keys))
+                self.committed.update(texts)
+                self.committed_digests.update(map(digest_of, texts))
+        found = [self._settled.get(key) or entries[key] for key in keys]
+        if [entry.number for entry in found] != list(range(1, len(found) + 1)):
+            raise _damaged(folder, "an entry is missing")
+        return found
+
+    def is_closed(self) -> bool:
+        """Whether nothing can be committed any more; one request less than `log` for each entry."""
+        keys = [meta.key for meta in self._storage.list(self._root + "log/")]
+        return bool(keys) and self.read_entry(int(keys[-1][-8:]))[0].kind != "commit"
+
+    def read_entry(self, number: int) -> tuple[Entry, str | None]:
+        """Return an entry, and its version."""
+        key = self._entry_key(number)
+        result = self._storage.get(key)
+        return _entry(bytes(result.data), key), result.etag
+
+    def append(self, entry: Entry) -> bool:
+        """Put a new entry; return False if another one has its number."""
+        key = self._entry_key(entry.number)
+        try:
+            self._storage.put(key, _pack(asdict(entry)), if_absent=True)
+        except PreconditionFailedError:
+            return self.read_entry(entry.number)[0].token == entry.token
+        return True
+
+    def change(self, entry: Entry, version: str | None) -> str | None:
+        """Replace an entry that is still what it was, and return the new version.
+
+        Raises
+        ------
+        PreconditionFailedError
+            If somebody else has changed it.
+        """
+        return self._storage.put(
+            self._entry_key(entry.number), _pack(asdict(entry)), if_match=version
+        )
+
+    def _entry_key(self, number: int) -> str:
+        return f"{self._root}log/{number:08d}"
+
+    # -- many of them ------------------------------------------------------------------------
+    def _read_many(self, keys: list[str]) -> list[tuple[str, bytes]]:
+        def read(key: str) -> bytes | None:
+            try:
+                return bytes(self._storage.get(key).data)
+            except ObjectNotFoundError:
+                return None
+
+        if len(keys) < 2:
+            found = [read(key) for key in keys]
+        else:
+            with ThreadPoolExecutor(_THREADS) as pool:
+                found = list(pool.map(read, keys))
+        return [(key, data) for key, data in zip(keys, found, strict=True) if data is not None]
+
+
+def _made(kind: type[R], values: Any, key: str) -> R:
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise _damaged(key, error) from None
+
+
+def _entry(data: bytes, key: str) -> Entry:
+    entry = _made(Entry, _unpack(data, key), key)
+    return replace(entry, tries=[_made(Try, each, key) for each in entry.tries])
+
+
+def _part(data: bytes, key: str) -> Part:
+    try:
+        (size,) = struct.unpack_from("<I", data)
+    except struct.error as error:
+        raise _damaged(key, error) from None
+    header = _unpack(data[4 : 4 + size], key)
+    return _made(Part, {**header, "change_set": data[4 + size :]}, key)

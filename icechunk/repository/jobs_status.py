@@ -1,0 +1,137 @@
+"""How far a job is: for the eye, and for programs."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from icechunk.base.display import Displayed
+
+__all__ = ["FailedPart", "JobStatus", "RunningPart"]
+
+#: Keys that a table shows.
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class RunningPart(Displayed):
+    """A part that somebody has begun, and not ended.
+
+    Attributes
+    ----------
+    key : JSON value
+    attempt : int
+        From 1 on.
+    since : str
+        ISO 8601, in UTC, by the clock of that machine.
+    host : str
+    pid : int
+        The process. If it is no more, run the part again.
+    """
+
+    key: Any
+    attempt: int
+    since: str
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class FailedPart(Displayed):
+    """A part whose newest attempt failed.
+
+    Attributes
+    ----------
+    key : JSON value
+    attempts : int
+    error : str
+        Type and message of the exception.
+    traceback : str
+    ended : str
+        ISO 8601, in UTC.
+    host : str
+    """
+
+    key: Any
+    attempts: int
+    error: str
+    traceback: str
+    ended: str
+    host: str
+
+
+@dataclass(frozen=True)
+class JobStatus(Displayed):
+    """How far a job is.
+
+    Attributes
+    ----------
+    name, branch : str
+    state : {"open", "finished", "cancelled"}
+    total : int or None
+        Number of keys; None if there may be more at any time.
+    done : list
+        Keys whose parts are done, committed or not.
+    committed : int
+        How many of these are committed.
+    running : list of RunningPart
+    failed : list of FailedPart
+    missing : list
+        Keys that nobody has begun. They have no order if the job was given none.
+    commits : list of str
+        Ids of the snapshots, oldest first.
+    """
+
+    name: str
+    branch: str
+    state: str
+    total: int | None
+    done: list[Any]
+    committed: int
+    running: list[RunningPart]
+    failed: list[FailedPart]
+    missing: list[Any]
+    commits: list[str]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every part is done."""
+        return self.total is not None and len(self.done) == self.total
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as values that JSON can express."""
+        return asdict(self)
+
+    def _rows(self) -> list[tuple[str, int, str]]:
+        running = [f"{p.key!r} since {p.since[:19]}Z at {p.host}" for p in self.running]
+        failed = [f"{p.key!r} ({p.attempts} times): {p.error}" for p in self.failed]
+        return [
+            ("done", len(self.done), f"{self.committed} of them committed"),
+            ("running", len(running), _few(running)),
+            ("failed", len(failed), _few(failed)),
+            ("missing", len(self.missing), _few([repr(key) for key in self.missing])),
+        ]
+
+    def _title(self) -> str:
+        of = f", {self.total} parts" if self.total is not None else ""
+        return f"{self.name}, on branch {self.branch!r}: {self.state}{of}"
+
+    def __repr__(self) -> str:
+        lines = [f"<icechunk.JobStatus> {self._title()}"]
+        for what, count, details in self._rows():
+            lines.append(f"{what:8} {count:6}  {details}".rstrip())
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{what}</td><td>{count}</td><td style='text-align: left'>"
+            f"{html.escape(details)}</td></tr>"
+            for what, count, details in self._rows()
+        )
+        return f"<table><caption>{html.escape(self._title())}</caption>{rows}</table>"
+
+
+def _few(texts: list[str]) -> str:
+    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return "; ".join(texts[:_SHOWN]) + more

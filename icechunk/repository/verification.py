@@ -1,0 +1,179 @@
+"""What a verification found, as values: damages, what they touch, and what nobody needs."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from icechunk.base.display import Displayed
+from icechunk.errors import ErrorKind, FormatError
+
+__all__ = ["Damage", "Orphans", "Verification"]
+
+#: Damages that are listed; of the others the number is told.
+_SHOWN: Final = 50
+
+
+@dataclass(frozen=True)
+class Damage(Displayed):
+    """One thing that is wrong, and what it touches.
+
+    Attributes
+    ----------
+    problem : {"missing", "unreadable", "short", "changed", "inconsistent"}
+        An object is not there; is there and cannot be decoded, or read; has fewer bytes than
+        are referred to; is a file elsewhere that is not the version that was referred to; or
+        says something that contradicts another object or the format.
+    key : str
+        The object, or the location of a file elsewhere.
+    told : str
+        What is wrong with it.
+    snapshots : tuple of str
+        Ids of all versions that it touches.
+    refs : tuple of str
+        Branches and tags whose newest snapshot is one of these.
+    array : str or None
+        Path of the array that it touches, None if it is more than that.
+    chunks : int
+        Chunks of the array that cannot be read.
+    region : tuple of (int, int), or None
+        The box ``[from, to)`` of their coordinates, per dimension.
+    """
+
+    problem: str
+    key: str
+    told: str
+    snapshots: tuple[str, ...] = ()
+    refs: tuple[str, ...] = ()
+    array: str | None = None
+    chunks: int = 0
+    region: tuple[tuple[int, int], ...] | None = None
+
+    def __str__(self) -> str:
+        touched = ""
+        if self.array is not None:
+            touched = f"; {self.array}"
+            if self.region:
+                box = ", ".join(f"{low}:{high}" for low, high in self.region)
+                touched += f" chunks [{box}]"
+            if self.chunks:
+                touched += f" ({self.chunks} {'chunk' if self.chunks == 1 else 'chunks'})"
+        if self.refs:
+            touched += f"; in {', '.join(self.refs)}"
+        elif self.snapshots:
+            count = len(self.snapshots)
+            touched += f"; in {count} older {'version' if count == 1 else 'versions'}"
+        return f"{self.problem}: {self.key}: {self.told}{touched}"
+
+
+@dataclass(frozen=True)
+class Orphans(Displayed):
+    """Objects that no version refers to; what uncommitted sessions wrote is among them.
+
+    Attributes
+    ----------
+    objects, nbytes : int
+    """
+
+    objects: int = 0
+    nbytes: int = 0
+
+
+@dataclass(frozen=True, repr=False)
+class Verification(Displayed):
+    """What `Repository.verify` found.
+
+    Attributes
+    ----------
+    url : str
+        Of the repository.
+    damages : tuple of Damage
+    orphans : dict of str to Orphans
+        By folder, such as ``"chunks/"``. `Repository.garbage_collect` deletes old ones.
+    checked : dict of str to int
+        How many snapshots, manifests, chunks, sources and values were looked at.
+    """
+
+    url: str
+    damages: tuple[Damage, ...] = ()
+    orphans: Mapping[str, Orphans] = field(default_factory=dict)
+    checked: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no damage. Orphans are none."""
+        return not self.damages
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def raise_if_damaged(self) -> None:
+        """Raise what was found.
+
+        Raises
+        ------
+        FormatError
+            If there is damage.
+        """
+        if self.damages:
+            raise FormatError(f"{self.url} is damaged:\n{self}", ErrorKind.INVALID_FILE_FORMAT)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {
+            "url": self.url,
+            "ok": self.ok,
+            "damages": [asdict(damage) for damage in self.damages],
+            "orphans": {folder: asdict(orphans) for folder, orphans in self.orphans.items()},
+            "checked": dict(self.checked),
+        }
+
+    def __repr__(self) -> str:
+        return "\n".join([f"<icechunk.Verification of {self.url}>", *self._lines()])
+
+    __str__ = __repr__
+
+    def _lines(self) -> Iterator[str]:
+        count = len(self.damages)
+        yield "no damage" if not count else f"{count} {'damage' if count == 1 else 'damages'}:"
+        for damage in self.damages[:_SHOWN]:
+            yield f"  {damage}"
+        if count > _SHOWN:
+            yield f"  and {count - _SHOWN} more"
+        yield "looked at: " + ", ".join(f"{n:,} {what}" for what, n in self.checked.items())
+        litter = [
+            f"{each.objects:,} in {folder} ({each.nbytes:,} bytes)"
+            for folder, each in self.orphans.items()
+            if each.objects
+        ]
+        if litter:
+            yield "no version refers to: " + ", ".join(litter)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            "<tr>"
+            + "".join(
+                f"<td style='text-align:left'>{html.escape(str(cell))}</td>"
+                for cell in (
+                    damage.problem,
+                    damage.key,
+                    damage.told,
+                    damage.array or "",
+                    damage.chunks or "",
+                    ", ".join(damage.refs) or f"{len(damage.snapshots)} versions",
+                )
+            )
+            + "</tr>"
+            for damage in self.damages[:_SHOWN]
+        )
+        names = ("problem", "object", "", "array", "chunks", "versions")
+        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in names)
+        shown = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        first, *others = self._lines()
+        rest = "<br>".join(map(html.escape, others if self.ok else others[-2:]))
+        return (
+            f"<div><b>{html.escape(self.url)}</b>: {html.escape(first)}"
+            f"{shown if self.damages else ''}<div>{rest}</div></div>"
+        )

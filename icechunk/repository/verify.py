@@ -1,0 +1,566 @@
+"""Verification: whether all that versions refer to is there, and fits together.
+
+The invariants are those of the Icechunk spec. All metadata objects of all versions are read,
+each once. Chunk objects are listed, not asked for one by one, so that a hundred thousand of
+them cost a hundred requests; ids and sizes are columns.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from icechunk.changes.zarr_metadata import parse_node_metadata
+from icechunk.commit.assets import Assets
+from icechunk.errors import (
+    ErrorKind,
+    IcechunkError,
+    ObjectNotFoundError,
+    SnapshotNotFoundError,
+)
+from icechunk.format import layout
+from icechunk.format.chunk_refs import ChunkRefs, RefKind
+from icechunk.format.ids import INITIAL_SNAPSHOT_ID, decode_ids, encode_id, parent_paths
+from icechunk.format.manifest import Manifest
+from icechunk.format.metadata import Metadata
+from icechunk.format.nodes import ManifestFile, ManifestRef, Node
+from icechunk.format.repo_info import RepoInfo, SnapshotEntry
+from icechunk.format.snapshot import Snapshot
+from icechunk.repository.decoding import NOT_ALLOWED
+from icechunk.repository.reachable import MAX_THREADS, batches, id_prefixes
+from icechunk.repository.verification import Damage, Orphans, Verification
+from icechunk.storage.base import ObjectMeta
+from icechunk.virtual.resolver import VirtualResolver
+
+__all__ = ["Verifier"]
+
+T = TypeVar("T")
+Extents = tuple[tuple[int, int], ...]
+
+_FOLDERS: Final = (layout.SNAPSHOTS, layout.MANIFESTS, layout.TRANSACTIONS, layout.CHUNKS)
+_LISTED: Final = 10_000
+
+
+@dataclass
+class _Use:
+    """How versions use a manifest for one array: alike in all the snapshots."""
+
+    node_id: bytes
+    path: str
+    grid: tuple[int, ...]
+    extents: Extents
+    snapshots: list[bytes] = field(default_factory=list)
+
+
+@dataclass
+class _Finding:
+    """A damage, while more of what it touches is found."""
+
+    problem: str
+    key: str
+    told: str
+    array: str | None
+    snapshots: set[bytes] = field(default_factory=set)
+    coords: set[tuple[int, ...]] = field(default_factory=set)
+    chunks: int = 0
+    region: Extents | None = None
+
+
+class _Listing:
+    """The objects of a folder by id, as sorted columns, and which of them are referred to."""
+
+    def __init__(self, metas: Iterable[ObjectMeta], folder: str) -> None:
+        ids: list[npt.NDArray[np.uint8]] = []
+        sizes: list[npt.NDArray[np.int64]] = []
+        for batch in batches(metas, _LISTED):
+            known, found = decode_ids([meta.key.removeprefix(folder) for meta in batch])
+            ids.append(found)
+            sizes.append(np.asarray([meta.size for meta in batch], np.int64)[known])
+        table = np.concatenate(ids) if ids else np.empty((0, 12), np.uint8)
+        size = np.concatenate(sizes) if sizes else np.empty(0, np.int64)
+        prefix = id_prefixes(table)
+        order = np.argsort(prefix, kind="stable")
+        self._prefix, self._rest = prefix[order], _rest(table)[order]
+        self.size = size[order]
+        self.used = np.zeros(len(size), np.bool_)
+
+    def find(self, ids: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+        """Return where ids are, uint8[n, 12], and mark them as used; -1 where they are not."""
+        if not len(self._prefix):
+            return np.full(len(ids), -1, np.int64)
+        wanted = id_prefixes(ids)
+        place = np.minimum(np.searchsorted(self._prefix, wanted), len(self._prefix) - 1)
+        hit = (self._prefix[place] == wanted) & (self._rest[place] == _rest(ids))
+        self.used[place[hit]] = True
+        return np.where(hit, place, -1)
+
+    def size_of(self, id: bytes) -> int | None:
+        """Return the size of one object, None if it is not there."""
+        place = int(self.find(np.frombuffer(id, np.uint8)[None])[0])
+        return None if place < 0 else int(self.size[place])
+
+    def orphans(self) -> Orphans:
+        """Return what nobody asked for."""
+        return Orphans(int((~self.used).sum()), int(self.size[~self.used].sum()))
+
+
+def _rest(ids: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(ids[:, 8:]).view(">u4").ravel()
+
+
+class Verifier:
+    """One verification.
+
+    Parameters
+    ----------
+    assets : Assets
+        Without a cache.
+    load : callable
+        Returns the current repo info.
+    virtual : VirtualResolver or None
+        To look at the files that virtual chunks are in; None to leave them alone.
+    read_values : callable or None
+        Called with the id of a snapshot and the path of an array; yields coordinates of chunks
+        and what is wrong with them, or None if nothing is. None to decode nothing.
+    progress : callable or None
+        Called with what is looked at, how many were, and how many there are.
+    """
+
+    def __init__(
+        self,
+        assets: Assets,
+        load: Callable[[], RepoInfo],
+        *,
+        virtual: VirtualResolver | None = None,
+        read_values: Callable[[str, str], Iterator[tuple[tuple[int, ...], str | None]]]
+        | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        self._assets = assets
+        self._storage = assets.storage
+        self._virtual = virtual
+        self._read_values = read_values
+        self._progress = progress or (lambda what, done, total: None)
+        self._damages: dict[tuple[str, str, str, str | None], _Finding] = {}
+        self._checked = dict.fromkeys(("snapshots", "manifests", "chunks"), 0)
+        # The state first: what is committed meanwhile is listed, and not looked for.
+        self._info = load()
+        self._entries = _history(self._info)
+        self._listings = {
+            folder: _Listing(self._storage.list(folder), folder) for folder in _FOLDERS
+        }
+        self._uses: dict[bytes, dict[tuple[Any, ...], _Use]] = defaultdict(dict)
+        self._files: dict[bytes, ManifestFile] = {}
+        self._sources: dict[tuple[str, str | None, int], int] = {}
+        self._users: dict[tuple[str, str | None, int], tuple[str, list[bytes]]] = {}
+
+    def run(self) -> Verification:
+        """Look at everything."""
+        self._check_refs()
+        entries = list(self._entries.values())
+        for entry, snapshot in self._each("snapshots", entries, self._snapshot):
+            if snapshot is not None:
+                self._check_snapshot(entry, snapshot)
+        files = list(self._files.values())
+        for file, manifest in self._each("manifests", files, self._manifest):
+            if manifest is not None:
+                self._check_manifest(file, manifest)
+        if self._virtual is not None:
+            self._check_sources(self._virtual)
+        if self._read_values is not None:
+            self._check_values(self._read_values)
+        return Verification(
+            self._storage.url,
+            tuple(map(self._damage, self._damages.values())),
+            {folder: listing.orphans() for folder, listing in self._listings.items()},
+            self._checked,
+        )
+
+    def _each(
+        self, what: str, items: Sequence[T], read: Callable[[T], Any]
+    ) -> Iterator[tuple[T, Any]]:
+        """Read many at a time, and yield them one by one."""
+        with ThreadPoolExecutor(MAX_THREADS) as pool:
+            for batch in batches(items, MAX_THREADS):
+                for item, found in zip(batch, pool.map(read, batch), strict=True):
+                    self._checked[what] += 1
+                    yield item, found
+                self._progress(what, self._checked[what], len(items))
+
+    # -- damages -----------------------------------------------------------------------
+    def _found(
+        self,
+        problem: str,
+        key: str,
+        told: str,
+        snapshots: Iterable[bytes],
+        array: str | None = None,
+        coords: npt.NDArray[np.uint32] | None = None,
+        *,
+        chunks: int = 0,
+        region: Extents | None = None,
+    ) -> None:
+        # what two manifests refer to is one damage
+        finding = self._damages.setdefault(
+            (problem, key, told, array), _Finding(problem, key, told, array)
+        )
+        finding.snapshots.update(snapshots)
+        finding.chunks = max(finding.chunks, chunks)
+        finding.region = finding.region or region
+        if coords is not None:
+            finding.coords.update(map(tuple, coords.tolist()))
+
+    def _damage(self, found: _Finding) -> Damage:
+        chunks, region = found.chunks, found.region
+        if found.coords:
+            chunks = len(found.coords)
+            region = tuple((min(axis), max(axis) + 1) for axis in zip(*found.coords, strict=True))
+        info = self._info
+        refs = [*dict(info.branches.items()).items(), *dict(info.tags.items()).items()]
+        return Damage(
+            found.problem,
+            found.key,
+            found.told,
+            tuple(sorted(map(encode_id, found.snapshots))),
+            tuple(sorted({name for name, target in refs if target in found.snapshots})),
+            found.array,
+            chunks,
+            region,
+        )
+
+    def _read(
+        self, key: str, snapshots: Iterable[bytes], read: Callable[[], T], **lost: Any
+    ) -> T | None:
+        """Return what is read, or note why it cannot be, and what is lost with it."""
+        try:
+            return read()
+        except IcechunkError as error:
+            gone = isinstance(error, SnapshotNotFoundError | ObjectNotFoundError) or (
+                isinstance(error.__context__, ObjectNotFoundError)
+            )
+            told = "there is no such object" if gone else str(error).removeprefix(f"{key}: ")
+            self._found("missing" if gone else "unreadable", key, told, snapshots, **lost)
+            return None
+
+    # -- refs and snapshots --------------------------------------------------------------
+    def _check_refs(self) -> None:
+        info, known = self._info, self._entries
+        for kind, refs in (("branch", info.branches), ("tag", info.tags)):
+            for name, target in dict(refs.items()).items():
+                if target not in known:
+                    told = f"the {kind} {name!r} is at snapshot {encode_id(target)}, not known"
+                    self._found("inconsistent", layout.REPO_KEY, told, [target])
+        if "main" not in info.branches:
+            self._found("inconsistent", layout.REPO_KEY, "there is no branch 'main'", [])
+        for entry in known.values():
+            parent = entry.parent_id
+            if parent is None:
+                continue
+            if parent not in known:
+                told = f"the parent of snapshot {encode_id(entry.id)}, {encode_id(parent)}, is gone"
+                self._found("inconsistent", layout.REPO_KEY, told, [entry.id])
+            elif known[parent].flushed_at >= entry.flushed_at:
+                told = f"snapshot {encode_id(entry.id)} is not younger than its parent"
+                self._found("inconsistent", layout.REPO_KEY, told, [entry.id])
+
+    def _snapshot(self, entry: SnapshotEntry) -> Snapshot | None:
+        key = layout.snapshot_key(entry.id)
+        self._listings[layout.SNAPSHOTS].size_of(entry.id)
+        snapshot = self._read(key, [entry.id], lambda: self._assets.snapshot(entry.id))
+        # the first snapshot of spec 1 has none, also when it was upgraded
+        has_log = self._listings[layout.TRANSACTIONS].size_of(entry.id) is not None
+        if has_log or (entry.id != INITIAL_SNAPSHOT_ID and entry.parent_id is not None):
+            log_key = layout.transaction_key(entry.id)
+            self._read(log_key, [entry.id], lambda: self._assets.transaction_log(entry.id))
+        return snapshot
+
+    def _check_snapshot(self, entry: SnapshotEntry, snapshot: Snapshot) -> None:
+        key = layout.snapshot_key(entry.id)
+
+        def wrong(told: str, path: str | None = None) -> None:
+            self._found("inconsistent", key, told, [entry.id], path)
+
+        if snapshot.flushed_at != entry.flushed_at:
+            wrong("it was written at another time than the repo info says")
+        nodes = list(snapshot.nodes())
+        groups = {node.path for node in nodes if node.array is None}
+        ids: set[bytes] = set()
+        paths: set[str] = set()
+        for node in nodes:
+            if node.id in ids:
+                wrong(f"{node.path} has the id of another node", node.path)
+            if node.path in paths:
+                wrong(f"there are two nodes {node.path}", node.path)
+            ids.add(node.id)
+            paths.add(node.path)
+            for parent in parent_paths(node.path):
+                if parent != "/" and parent not in groups:
+                    wrong(f"{node.path} lies below {parent}, which is no group", node.path)
+                    break
+            for told in _contradictions(node):
+                wrong(told, node.path)
+            if node.array is None:
+                continue
+            for ref in node.array.manifests:
+                file = snapshot.manifest_files.get(ref.id)
+                if file is None:
+                    wrong(
+                        f"it does not list manifest {encode_id(ref.id)} of {node.path}", node.path
+                    )
+                    continue
+                self._files.setdefault(ref.id, file)
+                self._use(entry.id, node, ref)
+
+    def _use(self, snapshot_id: bytes, node: Node, ref: ManifestRef) -> None:
+        assert node.array is not None
+        grid = node.array.num_chunks
+        uses = self._uses[ref.id]
+        use = uses.setdefault(
+            (node.id, grid, ref.extents), _Use(node.id, node.path, grid, ref.extents)
+        )
+        use.snapshots.append(snapshot_id)
+
+    # -- manifests and chunks ------------------------------------------------------------
+    def _manifest(self, file: ManifestFile) -> Manifest | None:
+        key = layout.manifest_key(file.id)
+        users = [id for use in self._uses[file.id].values() for id in use.snapshots]
+        uses = self._uses[file.id].values()
+        paths = {use.path for use in uses}
+        lost: dict[str, Any] = {"chunks": file.num_chunk_refs}
+        if len(paths) == 1:
+            lost |= {"array": paths.pop(), "region": _box(use.extents for use in uses)}
+        size = self._listings[layout.MANIFESTS].size_of(file.id)
+        manifest = self._read(key, users, lambda: self._assets.manifest(file.id), **lost)
+        if manifest is not None and size is not None and size != file.size_bytes:
+            told = f"it has {size} bytes, and snapshots say {file.size_bytes}"
+            self._found("inconsistent", key, told, users)
+        return manifest
+
+    def _check_manifest(self, file: ManifestFile, manifest: Manifest) -> None:
+        key = layout.manifest_key(file.id)
+        uses = list(self._uses[file.id].values())
+        count = sum(map(len, manifest.arrays.values()))
+        if count != file.num_chunk_refs:
+            told = f"it holds {count} references, and snapshots say {file.num_chunk_refs}"
+            self._found("inconsistent", key, told, (id for use in uses for id in use.snapshots))
+        for use in uses:
+            refs = manifest.arrays.get(use.node_id)
+            if refs is None:
+                told = f"it holds no references of {use.path}"
+                self._found("inconsistent", key, told, use.snapshots, use.path)
+                continue
+            self._check_places(key, use, refs)
+        by_node: dict[bytes, list[_Use]] = defaultdict(list)
+        for use in uses:
+            by_node[use.node_id].append(use)
+        for node_id, of_node in by_node.items():
+            refs = manifest.arrays.get(node_id)
+            if refs is not None:
+                self._check_chunks(of_node, refs)
+                self._note_sources(of_node, refs)
+
+    def _check_places(self, key: str, use: _Use, refs: ChunkRefs) -> None:
+        coords = refs.coords
+        if coords.shape[1] != len(use.grid):
+            told = f"its references of {use.path} have {coords.shape[1]} dimensions"
+            self._found("inconsistent", key, told, use.snapshots, use.path)
+            return
+        extents = use.extents if len(use.extents) == len(use.grid) else ()
+        hidden = np.zeros(len(coords), np.bool_)
+        for axis, (low, high) in enumerate(extents):
+            hidden |= (coords[:, axis] < low) | (coords[:, axis] >= high)
+        # what a shrunk shape left behind is no damage: nobody can ask for it
+        inside = (coords < np.maximum(np.asarray(use.grid, np.int64), 1)).all(axis=1)
+        hidden &= inside
+        if hidden.any():
+            told = "references lie outside the extents by which they are found"
+            self._found("inconsistent", key, told, use.snapshots, use.path, coords[hidden])
+
+    def _check_chunks(self, uses: Sequence[_Use], refs: ChunkRefs) -> None:
+        self._checked["chunks"] += len(refs)
+        if refs.chunk_id is None:
+            return
+        rows = np.flatnonzero(refs.kind == RefKind.NATIVE)
+        ids = np.ascontiguousarray(refs.chunk_id[rows])
+        listing = self._listings[layout.CHUNKS]
+        place = listing.find(ids)
+        needed = refs.offset[rows] + refs.length[rows]
+        gone = place < 0
+        short = (
+            ~gone & (listing.size[place] < needed.astype(np.int64)) if len(listing.size) else gone
+        )
+        for bad, problem in ((gone, "missing"), (short & ~gone, "short")):
+            self._bad_chunks(uses, refs, rows[bad], problem)
+
+    def _bad_chunks(
+        self, uses: Sequence[_Use], refs: ChunkRefs, rows: npt.NDArray[np.int64], problem: str
+    ) -> None:
+        if not len(rows) or refs.chunk_id is None:
+            return
+        grouped: dict[bytes, list[int]] = defaultdict(list)
+        for row in rows.tolist():
+            grouped[refs.chunk_id[row].tobytes()].append(row)
+        users = [id for use in uses for id in use.snapshots]
+        for id, mine in grouped.items():
+            needed = int(refs.offset[mine[0]] + refs.length[mine[0]])
+            told = (
+                "there is no such object"
+                if problem == "missing"
+                else f"it has {self._listings[layout.CHUNKS].size_of(id)} bytes of {needed}"
+            )
+            self._found(problem, layout.chunk_key(id), told, users, uses[0].path, refs.coords[mine])
+
+    # -- files elsewhere -------------------------------------------------------------------
+    def _note_sources(self, uses: Sequence[_Use], refs: ChunkRefs) -> None:
+        if self._virtual is None or refs.location is None or refs.locations is None:
+            return
+        ends = (refs.offset + refs.length).astype(np.int64)
+        rows = np.flatnonzero(refs.kind == RefKind.VIRTUAL)
+        users = [id for use in uses for id in use.snapshots]
+        etag = refs.etag if refs.etag is not None else np.full(len(refs), -1, np.int32)
+        time = refs.last_modified if refs.last_modified is not None else np.zeros(len(refs), "u4")
+        table = np.stack([refs.location[rows], etag[rows], time[rows].astype(np.int64)], axis=1)
+        distinct, which = np.unique(table, axis=0, return_inverse=True)
+        longest = np.zeros(len(distinct), np.int64)
+        np.maximum.at(longest, which.reshape(-1), ends[rows])
+        for (place, tag, seconds), end in zip(distinct.tolist(), longest.tolist(), strict=True):
+            text = refs.etags[tag] if refs.etags is not None and tag >= 0 else None
+            source = (refs.locations[place], text, seconds)
+            self._sources[source] = max(end, self._sources.get(source, 0))
+            self._users.setdefault(source, (uses[0].path, []))[1].extend(users)
+
+    def _check_sources(self, virtual: VirtualResolver) -> None:
+        self._checked["sources"] = 0
+
+        def look(source: tuple[str, str | None, int]) -> tuple[str, str] | None:
+            location, etag, seconds = source
+            end = self._sources[source]
+            try:
+                # its last byte: one request tells whether it is there, its version and length
+                virtual.fetch(location, max(end - 1, 0), min(end, 1), etag, seconds)
+            except IcechunkError as error:
+                if error.kind in NOT_ALLOWED:
+                    return "", ""
+                return _problem_of_source(error), str(error)
+            return None
+
+        for source, bad in self._each("sources", list(self._sources), look):
+            if bad == ("", ""):
+                what = "sources that may not be read"
+                self._checked[what] = self._checked.get(what, 0) + 1
+            elif bad is not None:
+                path, users = self._users[source]
+                self._found(bad[0], source[0], bad[1], users, path)
+
+    # -- values ------------------------------------------------------------------------------
+    def _check_values(self, read: Callable[[str, str], Iterator[Any]]) -> None:
+        """Decode chunks of the newest version of each branch and tag."""
+        self._checked["values"] = 0
+        tips = {
+            *dict(self._info.branches.items()).values(),
+            *dict(self._info.tags.items()).values(),
+        }
+        seen: set[tuple[bytes, tuple[ManifestRef, ...]]] = set()
+        for tip in tips:
+            try:
+                nodes = list(self._assets.snapshot(tip).nodes())
+            except IcechunkError:
+                continue  # noted before
+            for node in nodes:
+                if node.array is None or (node.id, node.array.manifests) in seen:
+                    continue
+                seen.add((node.id, node.array.manifests))
+                bad: dict[str, list[tuple[int, ...]]] = defaultdict(list)
+                for coord, told in read(encode_id(tip), node.path):
+                    self._checked["values"] += 1
+                    if told is not None:
+                        bad[told].append(coord)
+                for told, coords in bad.items():
+                    table = np.asarray(coords, np.uint32).reshape(len(coords), -1)
+                    self._found("unreadable", node.path, told, [tip], node.path, table)
+
+
+def _history(info: RepoInfo) -> dict[bytes, SnapshotEntry]:
+    """Return all snapshots that a repository knows of."""
+    if info.spec_version > 1:
+        return dict(info.snapshots)
+    # spec 1 knows of those only that are found one by one, from the refs on
+    found: dict[bytes, SnapshotEntry] = {}
+    for refs in (info.branches, info.tags):
+        for target in dict(refs.items()).values():
+            id: bytes | None = target
+            while id is not None and id not in found:
+                try:
+                    found[id] = info.snapshots[id]
+                except (KeyError, IcechunkError):
+                    # that it cannot be read is noted where it is read
+                    found[id] = SnapshotEntry(id, None, 0, "", Metadata({}))
+                id = found[id].parent_id
+    return found
+
+
+def _problem_of_source(error: IcechunkError) -> str:
+    if error.kind is ErrorKind.VIRTUAL_CHUNK_MODIFIED:
+        return "changed"
+    if isinstance(error.__cause__, ObjectNotFoundError):
+        return "missing"
+    # without a cause the read went well, and there were too few bytes
+    is_short = error.kind is ErrorKind.VIRTUAL_CHUNK_FETCH and error.__cause__ is None
+    return "short" if is_short else "unreadable"
+
+
+def _contradictions(node: Node) -> Iterator[str]:
+    """Yield how a node contradicts its ``zarr.json``, or itself."""
+    try:
+        document = parse_node_metadata(node.user_data, node.path)
+    except IcechunkError as error:
+        yield str(error)
+        return
+    if document.is_array != node.is_array:
+        yield f"the zarr.json of {node.path} describes another kind of node"
+        return
+    array = node.array
+    if array is None:
+        return
+    if document.shape != array.shape:
+        yield f"{node.path} has the shape {array.shape}, and {document.shape} in its zarr.json"
+    elif document.num_chunks != array.num_chunks:
+        by_document = document.num_chunks
+        yield f"{node.path} has {array.num_chunks} chunks, and {by_document} by its zarr.json"
+    boxes = sorted(ref.extents for ref in array.manifests)
+    if any(len(box) not in (0, len(array.num_chunks)) for box in boxes):
+        yield f"a manifest of {node.path} has extents of another number of dimensions"
+    elif _overlapping(boxes):
+        yield f"manifests of {node.path} overlap, so that chunks are hidden"
+
+
+def _overlapping(boxes: list[Extents]) -> bool:
+    """Whether two sorted boxes share a place."""
+    if len(boxes) > 1 and not all(boxes):
+        return True  # one without extents covers everything
+    active: list[Extents] = []
+    for box in boxes:
+        if not box:
+            continue
+        active = [other for other in active if other[0][1] > box[0][0]]
+        for other in active:
+            if all(a < d and c < b for (a, b), (c, d) in zip(box, other, strict=True)):
+                return True
+        active.append(box)
+    return False
+
+
+def _box(extents: Iterable[Extents]) -> Extents | None:
+    boxes = [box for box in extents if box]
+    if not boxes:
+        return None
+    return tuple(
+        (min(low for low, _ in axis), max(high for _, high in axis))
+        for axis in zip(*boxes, strict=True)
+    )

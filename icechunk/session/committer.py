@@ -1,0 +1,406 @@
+"""How a session's changes become a snapshot, and a branch points to it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from icechunk.changes.codec import encode_change_set
+from icechunk.commit import publish
+from icechunk.commit.building import Builder, Built
+from icechunk.commit.conflicts import ConflictSolver
+from icechunk.commit.publish import Seen
+from icechunk.commit.rebase import rebase as rebase_changes
+from icechunk.commit.retrying import Backoff
+from icechunk.commit.version_names import branch_tip
+from icechunk.errors import (
+    ConflictError,
+    ErrorKind,
+    IcechunkError,
+    InvalidInputError,
+    SessionStateError,
+    StorageError,
+)
+from icechunk.format.ids import INITIAL_SNAPSHOT_ID, encode_id
+from icechunk.format.metadata import with_reserved
+from icechunk.format.repo_info import RepoInfo, SnapshotEntry
+from icechunk.format.transaction_log import TransactionLog
+from icechunk.session.context import SessionContext, SessionMode
+from icechunk.session.edits import Edits
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What a commit took.
+
+    Attributes
+    ----------
+    snapshot_id : str
+        The new snapshot.
+    attempts : int
+        Times that it was tried to publish it; all but the last were lost to others.
+    rebases : int
+        Times that the changes were carried over to a newer snapshot of the branch.
+    """
+
+    snapshot_id: str
+    attempts: int
+    rebases: int
+
+
+@dataclass(frozen=True)
+class Rebasing:
+    """What to do when the branch has moved.
+
+    Attributes
+    ----------
+    solver : ConflictSolver
+    tries : int
+        How often at most.
+    before, after : callable, optional
+        Called around every rebase with its number, from 1 on.
+    """
+
+    solver: ConflictSolver
+    tries: int
+    before: Callable[[int], None] | None = None
+    after: Callable[[int], None] | None = None
+
+
+@dataclass
+class _Sent:
+    """A snapshot that was sent to be published, and may have been.
+
+    Attributes
+    ----------
+    built : Built
+    base : bytes
+        The snapshot below it.
+    changes : bytes
+        What was committed by it; empty while it is on its way.
+    """
+
+    built: Built
+    base: bytes
+    changes: bytes = b""
+
+
+class Committer:
+    """Commits the edits of one session; `icechunk.Session` says what each method does.
+
+    Parameters
+    ----------
+    context : SessionContext
+    edits : Edits
+    branch : str, optional
+        The one that a commit moves; None for sessions that do not commit.
+
+    Attributes
+    ----------
+    committed : Committed or None
+        What the commit took, once there is one.
+    """
+
+    def __init__(self, context: SessionContext, edits: Edits, branch: str | None) -> None:
+        self._context = context
+        self._edits = edits
+        self._lock = edits.lock
+        self._sent: list[_Sent] = []
+        self.branch = branch
+        self.committed: Committed | None = None
+
+    def commit(
+        self,
+        message: str,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        rebase_with: ConflictSolver | None = None,
+        rebase_tries: int = 1000,
+        allow_empty: bool = False,
+        before_rebase: Callable[[int], None] | None = None,
+        after_rebase: Callable[[int], None] | None = None,
+        on_built: Callable[[str], None] | None = None,
+    ) -> str:
+        """Make the changes a new snapshot of the branch."""
+        if rebase_with is None:
+            return self.put(message, metadata, allow_empty, amends=False, on_built=on_built)
+        if not isinstance(rebase_with, ConflictSolver):
+            raise InvalidInputError(
+                f"rebase_with must be a ConflictSolver, not {rebase_with!r}",
+                ErrorKind.INVALID_COMMIT_CONFIGURATION,
+            )
+        if rebase_tries < 0:
+            raise InvalidInputError(
+                f"rebase_tries is {rebase_tries}, it must not be negative",
+                ErrorKind.INVALID_COMMIT_CONFIGURATION,
+            )
+        rebasing = Rebasing(rebase_with, rebase_tries, before_rebase, after_rebase)
+        return self.put(
+            message, metadata, allow_empty, amends=False, rebasing=rebasing, on_built=on_built
+        )
+
+    def rebase(self, solver: ConflictSolver) -> None:
+        """Carry the changes over to the newest snapshot of the branch."""
+        self.check_committable(allow_empty=True)
+        with self._lock:
+            info = self._context.state.load()
+            # what has landed is there, and the next commit finds out
+            if self._landed(info) is None:
+                self._rebase(info, solver)
+
+    def _rebase(self, info: RepoInfo, solver: ConflictSolver) -> None:
+        tip = branch_tip(info, self.branch or "")
+        if tip != self._edits.snapshot_id:
+            changes = rebase_changes(self._context.assets, info, self._edits.own(), tip, solver)
+            self._edits.reset(self._context.assets.snapshot(tip), [changes])
+
+    def flush(self, message: str, *, metadata: Mapping[str, Any] | None = None) -> str:
+        """Store the changes as a snapshot that belongs to no branch."""
+        self.check_committable(allow_empty=True)
+        _check_words(message, metadata)
+        with self._lock:
+            seen = self._context.state.look()
+            if self._finish_landed(seen.info):
+                return encode_id(self._edits.snapshot_id)
+            built = self._build(self._builder(), message, metadata)
+            attempts = self._publish(built, publish.add_detached(self._entry(built)), seen)
+            return self._finish(built, attempts, 0)
+
+    def check_committable(self, *, allow_empty: bool) -> None:
+        """Refuse if there is no branch to commit to, or nothing to commit."""
+        if self._edits.mode is SessionMode.readonly or self.branch is None:
+            raise SessionStateError(
+                "this session cannot commit: it is read-only, was committed before, or is a "
+                "fork whose changes are to be merged into the session it came from",
+                ErrorKind.COMMIT_NOT_ALLOWED,
+            )
+        if not allow_empty and not self._edits.has_changes:
+            raise SessionStateError(
+                "nothing to commit: no changes were made (allow_empty=True commits all the same)",
+                ErrorKind.NO_CHANGES_TO_COMMIT,
+            )
+
+    def put(
+        self,
+        message: str,
+        metadata: Mapping[str, Any] | None,
+        allow_empty: bool,
+        *,
+        amends: bool,
+        rewrites: bool = False,
+        rebasing: Rebasing | None = None,
+        on_built: Callable[[str], None] | None = None,
+    ) -> str:
+        """Add a snapshot to the branch, or replace the newest one."""
+        self.check_committable(allow_empty=allow_empty or bool(self._sent))
+        _check_words(message, metadata)
+        with self._lock, ExitStack() as turn:
+            seen = self._context.state.look()
+            if self._finish_landed(seen.info):
+                return encode_id(self._edits.snapshot_id)
+            self.check_committable(allow_empty=allow_empty)
+            amended = self._amended_log() if amends else None
+            builder = self._builder(rewrites=rewrites)
+            return self._put(message, metadata, seen, builder, amended, rebasing, on_built, turn)
+
+    def _put(
+        self,
+        message: str,
+        metadata: Mapping[str, Any] | None,
+        seen: Seen,
+        builder: Builder,
+        amended: TransactionLog | None,
+        rebasing: Rebasing | None,
+        on_built: Callable[[str], None] | None,
+        turn: ExitStack,
+    ) -> str:
+        """Build and publish, in rounds: each begins with what has changed in the last one."""
+        state, branch = self._context.state, self.branch or ""
+        backoff = Backoff(state.retries)
+        attempts = rebases = 0
+        is_queued = lost = False
+        while True:
+            if publish.commit_tip(seen.info, branch) != self._edits.snapshot_id:
+                self._carry_over(seen.info, rebasing, rebases)
+                rebases += 1
+            # official clients record this in every commit that was allowed to rebase
+            noted = (
+                metadata if rebasing is None else with_reserved(metadata, rebase_attempts=rebases)
+            )
+            built = self._build(builder, message, noted, amended)
+            if state.is_contended and not is_queued:
+                # what takes long is done: wait for those who are before, then catch up
+                turn.enter_context(state.turn())
+                is_queued = True
+                before, seen = seen, state.look()
+                lost = before.etag != seen.etag
+                if lost:
+                    continue
+            if on_built is not None:
+                on_built(encode_id(built.snapshot.id))
+            change = publish.add_commit(
+                branch,
+                self._edits.snapshot_id,
+                self._entry(built),
+                amends=amended is not None,
+                moves=self._edits.mode is SessionMode.rearrange,
+            )
+            try:
+                attempts += self._publish(built, change, seen)
+                state.is_contended = lost or attempts > 1
+                return self._finish(built, attempts, rebases)
+            except ConflictError as error:
+                if error.kind is not ErrorKind.COMMIT_CONFLICT or not (rebasing or self._sent):
+                    raise
+            attempts += 1
+            lost = True
+            if not is_queued:
+                turn.enter_context(state.turn())
+                is_queued = True
+            state.pause(backoff, seen)
+            seen = state.look()
+            if self._finish_landed(seen.info):
+                return encode_id(self._edits.snapshot_id)
+
+    def _carry_over(self, info: RepoInfo, rebasing: Rebasing | None, done: int) -> None:
+        """Rebase, if the caller wants that and it was not done too often."""
+        if rebasing is None or done >= rebasing.tries:
+            expected = self._edits.snapshot_id
+            tip = publish.commit_tip(info, self.branch or "")
+            raise ConflictError(encode_id(expected), encode_id(tip))
+        if rebasing.before is not None:
+            rebasing.before(done + 1)
+        self._rebase(info, rebasing.solver)
+        if rebasing.after is not None:
+            rebasing.after(done + 1)
+
+    def _publish(self, built: Built, change: publish.Compute, seen: Seen) -> int:
+        """Make a snapshot visible; whatever happens, remember it if it may have become so."""
+        sent = _Sent(built, self._edits.snapshot_id)
+        self._sent.append(sent)
+        try:
+            return self._context.state.update(change, seen=seen)
+        except IcechunkError as error:
+            if isinstance(error, StorageError):
+                sent.changes = encode_change_set(self._edits.own())
+            else:
+                self._sent.remove(sent)
+            raise
+        except BaseException:
+            sent.changes = encode_change_set(self._edits.own())
+            raise
+
+    def _landed(self, info: RepoInfo) -> _Sent | None:
+        """Return the snapshot that was published though nobody could say so.
+
+        Raises
+        ------
+        SessionStateError
+            If the session was changed since.
+        """
+        for sent in self._sent:
+            id = sent.built.snapshot.id
+            if publish.has_landed(info, self.branch or "", id, sent.base):
+                if self._edits.has_changes and encode_change_set(self._edits.own()) != sent.changes:
+                    raise SessionStateError(
+                        f"snapshot {encode_id(id)} of this session was committed, though its "
+                        "answer was lost; what was changed since is not in it, and cannot be "
+                        "committed here: write it again in a new session",
+                        ErrorKind.COMMIT_NOT_ALLOWED,
+                    )
+                return sent
+        return None
+
+    def _finish_landed(self, info: RepoInfo) -> bool:
+        sent = self._landed(info)
+        if sent is not None:
+            _log.info("snapshot %s had been committed", encode_id(sent.built.snapshot.id))
+            self._finish(sent.built, 0, 0)
+        return sent is not None
+
+    def _amended_log(self) -> TransactionLog:
+        if self._edits.snapshot_id == INITIAL_SNAPSHOT_ID:
+            raise SessionStateError(
+                "the first snapshot of a repository cannot be amended; commit instead",
+                ErrorKind.NO_AMEND_FOR_INITIAL_COMMIT,
+            )
+        log = self._context.assets.transaction_log(self._edits.snapshot_id)
+        if log.moved_nodes and self._edits.mode is not SessionMode.rearrange:
+            raise SessionStateError(
+                "the newest snapshot moved nodes; edits cannot amend it, commit instead",
+                ErrorKind.REARRANGE_SESSION_ONLY,
+            )
+        return log
+
+    def _builder(self, *, rewrites: bool = False) -> Builder:
+        return Builder(
+            self._context.assets,
+            self._context.effective.split_sizes,
+            rewrites=rewrites,
+            spec_version=self._context.state.spec_version,
+        )
+
+    def _build(
+        self,
+        builder: Builder,
+        message: str,
+        metadata: Mapping[str, Any] | None,
+        amended: TransactionLog | None = None,
+    ) -> Built:
+        return builder.build(
+            self._edits.tree.snapshot,
+            self._edits.own(),
+            message=message,
+            metadata={**self._context.default_commit_metadata, **(metadata or {})},
+            amended=amended,
+        )
+
+    def _entry(self, built: Built) -> SnapshotEntry:
+        snapshot = built.snapshot
+        return SnapshotEntry(
+            snapshot.id,
+            self._edits.snapshot_id,
+            snapshot.flushed_at,
+            snapshot.message,
+            snapshot.metadata,
+        )
+
+    def _finish(self, built: Built, attempts: int, rebases: int) -> str:
+        id = encode_id(built.snapshot.id)
+        level = logging.DEBUG if attempts == 1 and not rebases else logging.INFO
+        _log.log(
+            level,
+            "committed snapshot %s to branch %s, in %d attempts and with %d rebases",
+            id,
+            self.branch,
+            attempts,
+            rebases,
+        )
+        self.committed = Committed(id, attempts, rebases)
+        # they would stay in the cache until it is full
+        replaced = self._edits.tree.snapshot.manifest_files.keys()
+        self._context.assets.forget_manifests(replaced - built.snapshot.manifest_files.keys())
+        self._sent.clear()
+        self._edits.mode = SessionMode.readonly
+        self.branch = None
+        self._edits.reset(built.snapshot)
+        return id
+
+
+def _check_words(message: object, metadata: object) -> None:
+    """Refuse what cannot be the message or the metadata of a commit."""
+    if not isinstance(message, str):
+        raise InvalidInputError(
+            f"the message of a commit must be a string, not {message!r}",
+            ErrorKind.INVALID_COMMIT_CONFIGURATION,
+        )
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise InvalidInputError(
+            f"the metadata of a commit must be a dict, not {metadata!r}",
+            ErrorKind.BAD_METADATA,
+        )

@@ -1,0 +1,77 @@
+"""What all sessions of one open repository share, and what a session may do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from icechunk.base.display import NumberedEnum
+from icechunk.commit.assets import Assets
+from icechunk.commit.publish import RepoState
+from icechunk.config.repository_config import EffectiveConfig, RepositoryConfig
+from icechunk.virtual.resolver import VirtualResolver
+
+
+class SessionMode(NumberedEnum):
+    """What a session may do."""
+
+    readonly = 0
+    writable = 1
+    rearrange = 2
+
+
+class RequestLimit:
+    """Lets no more than so many requests run at the same time in each event loop.
+
+    Parameters
+    ----------
+    count : int
+        At least 1; less counts as 1, which is as little as gets anything done.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = max(count, 1)
+        self._semaphores: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
+            WeakKeyDictionary()
+        )
+
+    def slot(self) -> asyncio.Semaphore:
+        """Return what to hold during a request, with ``async with``."""
+        loop = asyncio.get_running_loop()
+        found = self._semaphores.get(loop)
+        if found is None:
+            found = self._semaphores[loop] = asyncio.Semaphore(self._count)
+        return found
+
+
+@dataclass(frozen=True)
+class SessionContext:
+    """What all sessions of one open repository share.
+
+    Attributes
+    ----------
+    assets : Assets
+    state : RepoState
+    virtual : VirtualResolver
+    config : RepositoryConfig
+    effective : EffectiveConfig
+        The same with defaults filled in.
+    recipe : object
+        Pickles; `recipe.context()` makes the same context in another process.
+    limit : RequestLimit
+        For the asynchronous requests of all sessions.
+    default_commit_metadata : mapping
+        What every commit gets.
+    """
+
+    assets: Assets
+    state: RepoState
+    virtual: VirtualResolver
+    config: RepositoryConfig
+    effective: EffectiveConfig
+    recipe: Any
+    limit: RequestLimit
+    default_commit_metadata: Mapping[str, Any]

@@ -1,0 +1,58 @@
+"""Finding the manifest that a chunk is in, among all manifests of an array."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from icechunk.format.snapshot import ManifestRef
+
+#: No chunk coordinate is as large (Icechunk spec, "ManifestRef").
+_BEYOND: Final = 2**32
+
+
+class ManifestIndex:
+    """Finds a manifest by its extents, without a look at each of them.
+
+    The manifests are sorted along the dimension that tells most of them apart. Two binary
+    searches leave those that can have a coordinate there, usually one, or one row of a grid.
+
+    Parameters
+    ----------
+    manifests : sequence of ManifestRef
+        Those of one array. Empty extents hold every chunk.
+    ndim : int
+        Of the array.
+    """
+
+    def __init__(self, manifests: Sequence[ManifestRef], ndim: int) -> None:
+        self.manifests = manifests
+        self._ndim = ndim
+        everywhere = ((0, _BEYOND),) * ndim
+        boxes = np.array([ref.extents or everywhere for ref in manifests], np.int64)
+        boxes = boxes.reshape(len(manifests), ndim, 2)
+        distinct = [len(np.unique(boxes[:, axis, 0])) for axis in range(ndim)]
+        self._axis = int(np.argmax(distinct)) if ndim else 0
+        if ndim:
+            self._rows = np.argsort(boxes[:, self._axis, 0], kind="stable")
+            self._boxes = boxes[self._rows]
+            self._starts: list[int] = self._boxes[:, self._axis, 0].tolist()
+            # none of the rows before reaches further than this
+            self._reach: list[int] = np.maximum.accumulate(self._boxes[:, self._axis, 1]).tolist()
+
+    def find(self, coordinate: tuple[int, ...]) -> ManifestRef | None:
+        """Return the manifest whose extents hold a chunk; of several the first."""
+        if len(coordinate) != self._ndim or not self.manifests:
+            return None
+        if not coordinate:
+            return self.manifests[0]
+        at = coordinate[self._axis]
+        begin, end = bisect_right(self._reach, at), bisect_right(self._starts, at)
+        boxes = self._boxes[begin:end]
+        wanted = np.array(coordinate, np.int64)
+        inside = ((boxes[:, :, 0] <= wanted) & (wanted < boxes[:, :, 1])).all(axis=1)
+        rows = self._rows[begin:end][inside]
+        return self.manifests[int(rows.min())] if len(rows) else None

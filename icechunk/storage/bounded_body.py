@@ -1,0 +1,148 @@
+"""Answers of web servers, read no further and no longer than was asked for.
+
+A server may send a body without an end, or a byte now and then: neither a limit for a
+silent line nor the size that it announces helps against that.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import re
+import time
+from typing import Any, Final
+
+from icechunk.storage.base import ByteRange, whole_limit
+
+_PIECE: Final = 1 << 20
+#: More of an answer that is not a file is not read.
+_MAX_ERROR: Final = 1 << 16
+#: In bytes a second: a line that is slower for long carries nothing.
+_MIN_SPEED: Final = 1024
+
+
+class UnfitAnswerError(Exception):
+    """An answer that is not what was asked for, and would not be the next time either."""
+
+
+class Allowance:
+    """How long an answer may take.
+
+    Parameters
+    ----------
+    silence : float
+        In seconds, between two parts of it.
+    whole : float
+        In seconds, for all of it.
+    strict : bool
+        Whether `whole` holds whatever comes; else more time is given to a line that carries
+        at least a kilobyte a second.
+    """
+
+    def __init__(self, silence: float, whole: float, *, strict: bool) -> None:
+        self._silence, self._whole, self._strict = silence, whole, strict
+        self._start = time.monotonic()
+        self._received = 0
+
+    def count(self, received: int) -> None:
+        """Take note of bytes that came."""
+        self._received += received
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether no more time is left."""
+        passed = time.monotonic() - self._start
+        if passed < self._whole:
+            return False
+        return self._strict or self._received < passed * _MIN_SPEED
+
+    def wait(self) -> float:
+        """Return how long to wait for the next part, in seconds.
+
+        Raises
+        ------
+        TimeoutError
+            If no more time is left.
+        """
+        if self.is_spent:
+            raise TimeoutError(
+                f"the answer took more than {self._whole:g} seconds, {self._received} bytes came"
+            )
+        left = self._whole - (time.monotonic() - self._start)
+        return min(self._silence, left) if left > 0 else self._silence
+
+
+class _TimedLine(io.RawIOBase):
+    """The reading end of a socket, which waits as long as an allowance says."""
+
+    def __init__(self, raw: Any, sock: Any, allowance: Allowance) -> None:
+        self._raw, self._sock, self._allowance = raw, sock, allowance
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(self._allowance.wait())
+        count: int | None = self._raw.readinto(buffer)
+        self._allowance.count(count or 0)
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class TimedResponse(http.client.HTTPResponse):
+    """An answer that may take as long as an allowance says, its headers included."""
+
+    def __init__(self, sock: Any, *args: Any, allowance: Allowance, **more: Any) -> None:
+        super().__init__(sock, *args, **more)
+        self.fp = io.BufferedReader(_TimedLine(self.fp.detach(), sock, allowance))
+
+
+def read_body(response: http.client.HTTPResponse, byte_range: ByteRange | None) -> bytes:
+    """Read what is wanted of an answer, and no more of a file sent whole than needed.
+
+    Raises
+    ------
+    UnfitAnswerError
+        If the server sends another range, or a file too large to be read whole.
+    """
+    if response.status not in (200, 206):
+        return response.read(_MAX_ERROR)
+    start, end = byte_range or (0, None)
+    if start is None:
+        return _tail(response, end or 0)
+    if response.status == 206:
+        got = re.match(r"bytes ([0-9]+)-", response.headers.get("Content-Range", ""))
+        if got is None or int(got[1]) != start:
+            raise UnfitAnswerError("the server sent another range than asked for")
+    else:
+        skip = start
+        while skip and (skipped := len(response.read(min(skip, _PIECE)))):
+            skip -= skipped
+    return _head(response, None if end is None else end - start)
+
+
+def _head(response: http.client.HTTPResponse, wanted: int | None) -> bytes:
+    """Read so many bytes, or all up to what is read whole at most."""
+    limit = whole_limit() if wanted is None else wanted
+    # by what it announces, nothing is allocated: it may announce anything
+    if wanted is None and response.length is not None and response.length > limit:
+        raise UnfitAnswerError(f"the file has {response.length} bytes, more than {limit}")
+    pieces, left = [], limit
+    while left and (piece := response.read(min(left, _PIECE))):
+        pieces.append(piece)
+        left -= len(piece)
+    if wanted is None and not left and response.read(1):
+        raise UnfitAnswerError(f"the file has more than {limit} bytes")
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _tail(response: http.client.HTTPResponse, wanted: int) -> bytes:
+    """Read to the end, and keep so many bytes."""
+    kept = bytearray()
+    while piece := response.read(_PIECE):
+        kept += piece
+        del kept[: max(len(kept) - wanted, 0)]
+    return bytes(kept)

@@ -1,0 +1,272 @@
+"""Files below a folder, found so that nobody can lead the way out of it.
+
+A path that was checked and is then used by its name can be another one by then: whoever may
+write in a folder can put a symbolic link in the place of a directory in between. So each
+directory is opened in the one before it, without following links, and what is done is done
+relative to the directory that was opened last. Links are read and followed here, as long as
+they stay inside.
+
+Windows has no way to open a file in an open directory; links are looked for by name there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+from icechunk.errors import ErrorKind, InvalidInputError
+
+__all__ = ["HAS_OPEN_FOLDERS", "Folder"]
+
+#: Whether files can be opened relative to an open directory.
+HAS_OPEN_FOLDERS: Final = {os.open, os.stat, os.unlink, os.mkdir} <= os.supports_dir_fd
+
+_NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
+_CLOSED: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0)
+#: To go through a directory; where the system knows that, without the right to list it.
+_THROUGH: Final = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0) | _CLOSED
+_LIST: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _CLOSED
+#: Not to wait for the other end of a pipe.
+_READ: Final = (
+    os.O_RDONLY
+    | _NO_FOLLOW
+    | _CLOSED
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_NOCTTY", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+#: As many as the system itself follows.
+_MAX_LINKS: Final = 40
+#: What opening a link with `O_NOFOLLOW` says, as a file and as a directory.
+_MAYBE_LINK: Final = (errno.ELOOP, errno.ENOTDIR, errno.EMLINK)
+
+
+class Folder:
+    """A folder, and the way to the files below it.
+
+    Names of files are keys: relative, with ``/`` between segments, without ``.`` and ``..``.
+    Where a method gives a directory and a name, these are for ``dir_fd`` of the functions of
+    `os`; the directory is None on Windows, and the name a whole path.
+
+    Parameters
+    ----------
+    root : str
+        An absolute path. Links on the way to it are followed.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    # -- files ---------------------------------------------------------------------
+    def open_file(self, key: str) -> int:
+        """Open a regular file for reading.
+
+        Returns
+        -------
+        int
+            A file descriptor, for the caller to close.
+
+        Raises
+        ------
+        OSError
+            If there is none; with `errno.EISDIR` and `errno.EINVAL` for what is a directory
+            or a device, pipe or socket.
+        InvalidInputError
+            If a link leads out of the folder.
+        """
+        fd = self._open_directly(key) if HAS_OPEN_FOLDERS else None
+        if fd is None:
+            with self.place(key) as (folder, name):
+                fd = os.open(name, _READ, dir_fd=folder)
+        try:
+            mode = os.fstat(fd).st_mode
+            if not stat.S_ISREG(mode):
+                code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+                why = os.strerror(code) if stat.S_ISDIR(mode) else "it is no regular file"
+                raise OSError(code, why)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _open_directly(self, key: str) -> int | None:
+        """Open a file without looking for links; None if something may be one."""
+        *folders, name = key.split("/")
+        folder = self._enter(folders, False)
+        if folder is None:
+            return None
+        try:
+            return os.open(name, _READ, dir_fd=folder)
+        except OSError as error:
+            if error.errno in _MAYBE_LINK:
+                return None
+            raise
+        finally:
+            os.close(folder)
+
+    @contextmanager
+    def place(self, key: str, *, create: bool = False) -> Iterator[tuple[int | None, str]]:
+        """Open the directory of a file; the file itself is no link.
+
+        Parameters
+        ----------
+        key : str
+        create : bool, default False
+            Make directories that are missing.
+
+        Raises
+        ------
+        OSError
+            If a directory is missing or none.
+        InvalidInputError
+            If a link leads out of the folder.
+        """
+        if not HAS_OPEN_FOLDERS:
+            yield None, self._checked(key, create)
+            return
+        *folders, name = key.split("/")
+        folder = self._enter(folders, create)
+        if folder is not None and self._is_link(folder, name):
+            os.close(folder)
+            folder = None
+        if folder is None:
+            folder, name = self._follow(key, create)
+        try:
+            yield folder, name
+        finally:
+            os.close(folder)
+
+    @contextmanager
+    def listed(self, prefix: str) -> Iterator[int | str]:
+        """Open a directory for `os.scandir`; `prefix` is empty or ends with ``/``."""
+        if not HAS_OPEN_FOLDERS:
+            yield self._checked(prefix[:-1], False) if prefix else self.root
+            return
+        if not prefix:
+            fd = os.open(self.root, _LIST)
+        else:
+            with self.place(prefix[:-1]) as (folder, name):
+                fd = os.open(name, _LIST | _NO_FOLLOW, dir_fd=folder)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def inner(self, folder: int | str, name: str) -> Iterator[int | str]:
+        """Open a directory in one that `listed` or this gave."""
+        if isinstance(folder, str):
+            yield os.path.join(folder, name)
+            return
+        fd = os.open(name, _LIST | _NO_FOLLOW, dir_fd=folder)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    # -- the way there ----------------------------------------------------------------
+    def _enter(self, names: list[str], create: bool) -> int | None:
+        """Open directories, one in the other; None if one may be a link."""
+        try:
+            folder = os.open(self.root, _THROUGH)
+        except FileNotFoundError:
+            if not create:
+                raise
+            os.makedirs(self.root, exist_ok=True)
+            folder = os.open(self.root, _THROUGH)
+        for name in names:
+            try:
+                inner = self._step(folder, name, create)
+            except OSError as error:
+                if error.errno in _MAYBE_LINK:
+                    return None
+                raise
+            finally:
+                os.close(folder)
+            folder = inner
+        return folder
+
+    def _step(self, folder: int, name: str, create: bool) -> int:
+        try:
+            return os.open(name, _THROUGH | _NO_FOLLOW, dir_fd=folder)
+        except FileNotFoundError:
+            if not create:
+                raise
+        with suppress(FileExistsError):
+            os.mkdir(name, dir_fd=folder)
+        return os.open(name, _THROUGH | _NO_FOLLOW, dir_fd=folder)
+
+    def _is_link(self, folder: int, name: str) -> bool:
+        try:
+            return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+        except OSError:
+            return False  # whoever uses it will say what is wrong
+
+    def _follow(self, key: str, create: bool) -> tuple[int, str]:
+        """Return directory and name of a file, through links that stay inside."""
+        way = [os.open(self.root, _THROUGH)]
+        ahead = deque(key.split("/"))
+        links = 0
+        try:
+            while True:
+                name = ahead.popleft()
+                if name == "..":
+                    os.close(way.pop())
+                    if not way:
+                        raise self._leads_out(key)
+                elif name not in ("", "."):
+                    target = self._target(way[-1], name)
+                    if target is not None:
+                        links += 1
+                        if links > _MAX_LINKS:
+                            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                        if os.path.isabs(target):
+                            target = self._below_root(key, target)
+                            while len(way) > 1:
+                                os.close(way.pop())
+                        ahead.extendleft(reversed(target.split("/")))
+                    elif not ahead:
+                        return way.pop(), name
+                    else:
+                        way.append(self._step(way[-1], name, create))
+                if not ahead:
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        finally:
+            for fd in way:
+                os.close(fd)
+
+    def _target(self, folder: int, name: str) -> str | None:
+        try:
+            return os.readlink(name, dir_fd=folder)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOENT):
+                return None
+            raise
+
+    def _below_root(self, key: str, target: str) -> str:
+        """Return where an absolute link leads, from the root; that is then walked as well."""
+        root = os.path.realpath(self.root)
+        real = os.path.realpath(target)
+        if os.path.commonpath([root, real]) != root:
+            raise self._leads_out(key)
+        return os.path.relpath(real, root).replace(os.sep, "/")
+
+    def _leads_out(self, key: str) -> InvalidInputError:
+        return InvalidInputError(
+            f"{key!r} leads out of {self.root} through a symbolic link", ErrorKind.BAD_KEY_PREFIX
+        )
+
+    # -- by names, on Windows --------------------------------------------------------
+    def _checked(self, key: str, create: bool) -> str:
+        path = os.path.join(self.root, *key.split("/"))
+        if create:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        root = os.path.realpath(self.root)
+        if os.path.commonpath([root, os.path.realpath(path)]) != root:
+            raise self._leads_out(key)
+        return path

@@ -1,0 +1,222 @@
+"""A scanner of classic NetCDF files: what `classic_header` reads, as references.
+
+Values lie in the file as they are, big-endian and uncompressed, so every variable can be
+referred to. The library writes fill values where nobody wrote a value: no chunk is missing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from math import prod
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from icechunk.kerchunk.metadata import array_from_v2
+from icechunk.kerchunk.tables import ChunkTable, StringHeap
+from icechunk_dask.archives.classic_header import ClassicVariable, read_classic_header
+from icechunk_dask.archives.described import Dataset, FileVariable
+
+__all__ = ["open_classic"]
+
+#: More references than this take more memory than the values would.
+_MOST_RECORDS: Final = 1 << 24
+#: Records that lie closer than this are read with what is between them.
+_NEAR: Final = 1 << 16
+#: How much is read at once where records are near, about.
+_AT_ONCE: Final = 1 << 22
+
+_FILL: Final = "_FillValue"
+_MISSING: Final = "missing_value"
+
+
+@contextmanager
+def open_classic(file: str | os.PathLike[str] | BinaryIO, location: str) -> Iterator[Dataset]:
+    """Scan a classic NetCDF file (CDF-1, CDF-2 or CDF-5) by its header alone.
+
+    A variable with the record dimension has a chunk a record, any other has one chunk.
+    Attributes are those that xarray has, with one exception: a ``_FillValue`` that is no
+    value of the variable's type (several numbers, a fraction for integers, a text) stands
+    with the values of ``missing_value``, where it means the same and readers of Zarr
+    understand it.
+
+    Parameters
+    ----------
+    file : str, path or binary file
+        A binary file needs ``seek`` and ``read`` only, and stays open.
+    location : str
+        Of the file, as references have it.
+
+    Yields
+    ------
+    Dataset
+        Its variables read values while the file is open.
+
+    Raises
+    ------
+    InvalidInputError
+        If the file is damaged or truncated; the message names `location`.
+
+    Examples
+    --------
+    >>> with open_classic("sst.nc", "file:///data/sst.nc") as dataset:
+    ...     sst = dataset.variables["sst"]
+    ...     len(sst.table.offset), sst.shape
+    (12, (12, 180, 360))
+    """
+    with open(file, "rb") if isinstance(file, str | os.PathLike) else nullcontext(file) as opened:
+        header = read_classic_header(opened, location)
+        heap, _ = StringHeap.from_strings([location])
+        yield Dataset(
+            {"": _plain_attributes(header.attributes)},
+            {v.name: _described(v, heap, opened) for v in header.variables},
+        )
+
+
+def _described(variable: ClassicVariable, heap: StringHeap, file: BinaryIO) -> FileVariable:
+    attributes = _plain_attributes(_with_fitting_fill(variable))
+    document, table, by_value = None, None, ""
+    if variable.stride and variable.shape[0] > _MOST_RECORDS:
+        by_value = f"its {variable.shape[0]} records would need a reference each"
+    else:
+        document = _document(variable, attributes)
+        table = _table(variable, heap)
+    return FileVariable(
+        variable.dimensions,
+        variable.shape,
+        variable.dtype,
+        attributes,
+        document,
+        table,
+        by_value,
+        "",
+        partial(_read, file, variable),
+    )
+
+
+def _document(variable: ClassicVariable, attributes: dict[str, Any]) -> dict[str, Any]:
+    chunks = [1, *variable.shape[1:]] if variable.stride else list(variable.shape)
+    zarray = {
+        "shape": list(variable.shape),
+        "chunks": chunks,
+        "dtype": variable.dtype.str,
+        "fill_value": None,
+    }
+    named = {**attributes, "_ARRAY_DIMENSIONS": list(variable.dimensions)}
+    return array_from_v2(variable.name, zarray, named, mask_fill_value=False).document
+
+
+def _table(variable: ClassicVariable, heap: StringHeap) -> ChunkTable:
+    rows = variable.shape[0] if variable.stride else 1
+    coords = np.zeros((rows, len(variable.shape)), np.uint32)
+    number = np.arange(rows, dtype=np.int64)
+    if variable.stride:
+        coords[:, 0] = number
+    return ChunkTable(
+        coords,
+        np.zeros(rows, np.int32),
+        heap,
+        variable.begin + number * variable.stride,
+        np.full(rows, variable.row, np.int64),
+        [],
+    )
+
+
+# -- attributes ------------------------------------------------------------------------
+def _with_fitting_fill(variable: ClassicVariable) -> dict[str, Any]:
+    """Return attributes whose ``_FillValue`` is a value of the variable's type, if any.
+
+    xarray masks ``_FillValue`` and ``missing_value`` alike, whatever their types and numbers.
+    """
+    attributes = dict(variable.attributes)
+    if _FILL not in attributes or _fits(attributes[_FILL], variable.dtype):
+        return attributes
+    found = _values(attributes.get(_MISSING, []))
+    found += [value for value in _values(attributes.pop(_FILL)) if value not in found]
+    # nothing has to be masked for it
+    found = [value for value in found if value == value]
+    # a text is no number, and would make texts of the others
+    found = [value for value in found if not isinstance(value, str)] or found
+    # xarray chooses the type of unpacked floats by whether there is such an attribute
+    if found or variable.dtype.kind == "f":
+        attributes[_MISSING] = found[0] if len(found) == 1 else found
+    return attributes
+
+
+def _fits(value: Any, dtype: np.dtype[Any]) -> bool:
+    if dtype.kind == "S":
+        return isinstance(value, str) and len(value.encode()) <= 1
+    if isinstance(value, str | np.ndarray):
+        return False
+    if dtype.kind == "f":
+        return True
+    limits = np.iinfo(dtype)
+    return bool(value == value) and limits.min <= value <= limits.max and int(value) == value
+
+
+def _values(value: Any) -> list[Any]:
+    plain = _plain(value)
+    return plain if isinstance(plain, list) else [plain]
+
+
+def _plain_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in attributes.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+# -- values ----------------------------------------------------------------------------
+def _read(
+    file: BinaryIO, variable: ClassicVariable, selection: tuple[slice, ...]
+) -> npt.NDArray[Any]:
+    """Return the values of a selection."""
+    shape, dtype = variable.shape, variable.dtype
+    if not shape:
+        data = _bytes(file, variable, variable.begin, variable.row)
+        return np.frombuffer(data, dtype).reshape(())
+    whole = selection + (slice(None),) * (len(shape) - len(selection))
+    numbers = range(shape[0])[whole[0]]
+    row = variable.row if variable.stride else prod(shape[1:]) * dtype.itemsize
+    stride = variable.stride or row
+    first = min(numbers, default=0)
+    count = max(numbers, default=-1) + 1 - first
+    values = _rows(file, variable, first, count, row, stride)
+    values = values.view(dtype).reshape(count, *shape[1:])
+    # a selection may go backwards
+    picked = np.asarray(numbers, np.intp) - first
+    return values[picked][(slice(None), *whole[1:])]
+
+
+def _rows(
+    file: BinaryIO, variable: ClassicVariable, first: int, count: int, row: int, stride: int
+) -> npt.NDArray[np.uint8]:
+    """Return the bytes of successive rows: uint8[count * row]."""
+    made = np.empty((count, row), np.uint8)
+    together = max(1, _AT_ONCE // stride) if row < stride <= _NEAR else 1
+    if row == stride:
+        together = max(count, 1)
+    for start in range(0, count, together):
+        taken = min(together, count - start)
+        begin = variable.begin + (first + start) * stride
+        # the last row of the file need not have padding
+        data = _bytes(file, variable, begin, (taken - 1) * stride + row)
+        flat = np.frombuffer(data, np.uint8)
+        made[start : start + taken] = np.lib.stride_tricks.as_strided(
+            flat, (taken, row), (stride, 1)
+        )
+    return made.reshape(-1)
+
+
+def _bytes(file: BinaryIO, variable: ClassicVariable, offset: int, count: int) -> bytes:
+    file.seek(offset)
+    data = file.read(count)
+    if len(data) != count:
+        raise OSError(f"the values of {variable.name!r} end early: the file has changed")
+    return data

@@ -1,0 +1,335 @@
+"""What ecCodes says of a GRIB field without its values: name, time, place, attributes, grid.
+
+Names and attributes are those of cfgrib, from its own tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import eccodes
+import numpy as np
+import numpy.typing as npt
+from cfgrib import dataset as cf
+
+from icechunk import InvalidInputError
+from icechunk.kerchunk.grib import grib_handle, grid_points
+from icechunk.kerchunk.grib_sections import GribField
+
+__all__ = ["GribHeader", "Grid", "read_grib_header"]
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+#: Seconds of units of time, as ecCodes numbers them. It counts 30 days for a month.
+_UNITS: Final = {
+    0: 60,
+    1: 3600,
+    2: 86400,
+    10: 10800,
+    11: 21600,
+    12: 43200,
+    13: 1,
+    14: 900,
+    15: 1800,
+}
+#: More points than any model has, whose coordinates alone would fill the memory.
+_MOST_POINTS: Final = 1 << 27
+#: What ecCodes and cfgrib call what they have no name for.
+_NAMELESS: Final = (None, "undef", "unknown", "~")
+#: Grids whose coordinates are kept, in their order of use.
+_KEPT: Final = 4
+
+
+class _UnrepresentableError(Exception):
+    """A field has something that datasets have no form for."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the values of a field are.
+
+    Attributes
+    ----------
+    dimensions : tuple of str
+    shape : tuple of int
+    coordinates : dict of str to tuple
+        Dimensions and values (float64, degrees) of ``latitude`` and ``longitude``; empty if
+        ecCodes knows none.
+    attributes : dict
+        Of the variables on it.
+    """
+
+    dimensions: tuple[str, ...]
+    shape: tuple[int, ...]
+    coordinates: dict[str, tuple[tuple[str, ...], npt.NDArray[np.float64]]]
+    attributes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class GribHeader:
+    """What is said of a field.
+
+    Attributes
+    ----------
+    name : str
+    attributes : dict
+        Of the variable.
+    file_attributes : dict
+        Of a dataset with this field.
+    scalars : dict of str to tuple
+        Value and attributes of ``number``, ``time``, ``step``, ``valid_time`` and the level.
+    grid : Grid or None
+    refused : str
+        Why the field has no form as a variable; empty if it has.
+    """
+
+    name: str
+    attributes: dict[str, Any]
+    file_attributes: dict[str, Any]
+    scalars: dict[str, tuple[np.generic, dict[str, Any]]]
+    grid: Grid | None
+    refused: str = ""
+
+
+def read_grib_header(field: GribField) -> GribHeader:
+    """Read what the header of a field says.
+
+    What goes wrong is part of the result.
+    """
+    name = "unreadable"
+    try:
+        with grib_handle(field.header) as handle:
+            keys = _Keys(handle)
+            parameter = _parameter(keys)
+            name = _name(keys, parameter)
+            scalars = _scalars(keys)
+            grid = _grid(keys, field)
+            attributes = _attributes(keys, parameter, grid)
+            # in the order of cfgrib
+            found = [n for n in scalars if n != "valid_time"]
+            attributes["coordinates"] = " ".join([*found, *grid.coordinates, "valid_time"])
+            return GribHeader(name, attributes, _file_attributes(keys), scalars, grid)
+    except (_UnrepresentableError, InvalidInputError) as exc:
+        reason = str(exc)
+    except eccodes.CodesInternalError as exc:
+        reason = f"ecCodes cannot read its header: {exc}"
+    return GribHeader(name, {}, {}, {}, None, reason)
+
+
+class _Keys:
+    """The keys of a message."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def get(self, name: str, kind: type | None = None) -> Any:
+        """Return the value of a key as Python has it, None if there is none."""
+        try:
+            if eccodes.codes_get_size(self._handle, name) > 1:
+                return eccodes.codes_get_array(self._handle, name, kind).tolist()
+            return eccodes.codes_get(self._handle, name, kind)
+        except eccodes.CodesInternalError:
+            return None
+
+    def number(self, name: str) -> int:
+        """Return a number that has to be there."""
+        return int(eccodes.codes_get(self._handle, name, int))
+
+    def size(self, name: str) -> int:
+        return int(eccodes.codes_get_size(self._handle, name))
+
+    def points(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        return grid_points(self._handle)
+
+
+# -- names and attributes --------------------------------------------------------------
+#: What follows from the parameter, and takes ecCodes long to look up.
+_PARAMETER: Final = ("shortName", "units", "name", "cfName", "cfVarName")
+#: What follows from the grid.
+_GRID: Final = ("gridDefinitionDescription", "gridType", "numberOfPoints", "uvRelativeToGrid")
+
+#: By edition, centre and parameter.
+_parameters: dict[tuple[Any, ...], dict[str, Any]] = {}
+#: By edition, centre and subcentre.
+_centres: dict[tuple[Any, ...], dict[str, Any]] = {}
+
+
+def _parameter(keys: _Keys) -> dict[str, Any]:
+    number = keys.get("paramId", int)
+    key = keys.get("edition", int), keys.get("centre", int), number
+    found = _parameters.get(key)
+    if found is None:
+        given = {name: keys.get(name, str) for name in _PARAMETER}
+        found = {name: value for name, value in given.items() if value is not None}
+        if number:
+            _parameters[key] = found
+    return {"paramId": number, **found}
+
+
+def _name(keys: _Keys, parameter: dict[str, Any]) -> str:
+    for key in ("cfVarName", "shortName"):
+        if parameter.get(key) not in _NAMELESS:
+            return str(parameter[key])
+    # tables do not know it, and two such fields are not the same
+    if keys.number("edition") == 1:
+        numbers = [keys.get(key, int) for key in ("table2Version", "indicatorOfParameter")]
+    else:
+        known = ("discipline", "parameterCategory", "parameterNumber")
+        numbers = [keys.get(key, int) for key in known]
+    return "_".join(["unknown", *map(str, numbers)])
+
+
+def _attributes(keys: _Keys, parameter: dict[str, Any], grid: Grid) -> dict[str, Any]:
+    # steps are in hours, whatever the unit of the message, and what is missing is NaN
+    given: dict[str, Any] = {**parameter, "stepUnits": 1, "missingValue": None}
+    found: dict[str, Any] = {}
+    for name in cf.DATA_ATTRIBUTES_KEYS:
+        if name in _GRID:
+            continue
+        value = given[name] if name in given else keys.get(name)
+        if value not in _NAMELESS:
+            found[f"GRIB_{name}"] = value
+    for name in cf.EXTRA_DATA_ATTRIBUTES_KEYS:
+        if name in _GRID:
+            continue
+        value = given.get(name) if name in (*_PARAMETER, "missingValue") else keys.get(name)
+        if value is not None:
+            found[f"GRIB_{name}"] = value
+    found |= grid.attributes
+    found["long_name"] = found.get("GRIB_name", f"original GRIB paramId: {given['paramId']}")
+    found["units"] = found.get("GRIB_units", "1")
+    if "GRIB_cfName" in found:
+        found["standard_name"] = found["GRIB_cfName"]
+    return found
+
+
+def _grid_attributes(keys: _Keys) -> dict[str, Any]:
+    names = [*_GRID, *cf.GRID_TYPE_MAP.get(keys.get("gridType"), [])]
+    given = {name: keys.get(name) for name in names}
+    return {f"GRIB_{name}": value for name, value in given.items() if value not in _NAMELESS}
+
+
+def _file_attributes(keys: _Keys) -> dict[str, Any]:
+    key = tuple(keys.get(name, int) for name in ("edition", "centre", "subCentre"))
+    found = _centres.get(key)
+    if found is None:
+        given = {name: keys.get(name) for name in cf.GLOBAL_ATTRIBUTES_KEYS}
+        found = {f"GRIB_{k}": v for k, v in given.items() if v not in _NAMELESS}
+        found["Conventions"] = "CF-1.7"
+        if "GRIB_centreDescription" in found:
+            found["institution"] = found["GRIB_centreDescription"]
+        _centres[key] = found
+    return dict(found)
+
+
+# -- time and place --------------------------------------------------------------------
+def _scalars(keys: _Keys) -> dict[str, tuple[np.generic, dict[str, Any]]]:
+    found: dict[str, np.generic] = {}
+    number = keys.get("number", int)
+    if number is not None:
+        found["number"] = np.int64(number)
+    time, step = _time(keys), _step(keys)
+    found["time"] = np.int64(time)
+    found["step"] = np.float64(step / 3600)
+    level = keys.get("level", float)
+    called = "level"
+    if level is not None:
+        kind = keys.get("typeOfLevel", str)
+        called = "level" if kind in _NAMELESS else str(kind)
+        found[called] = np.float64(level)
+    for name in cf.SPECTRA_KEYS:
+        value = keys.get(name, int)
+        if value is not None:
+            found[name] = np.int64(value)
+    found["valid_time"] = np.int64(time + step)
+    return {
+        name: (value, _coordinate_attributes("level" if name == called else name, name))
+        for name, value in found.items()
+    }
+
+
+def _coordinate_attributes(key: str, name: str) -> dict[str, Any]:
+    plain = {"long_name": f"original GRIB coordinate for key: {key}({name})", "units": "1"}
+    return {**plain, **cf.COORD_ATTRS.get(name, {})}
+
+
+def _time(keys: _Keys) -> int:
+    date, time = keys.number("dataDate"), keys.number("dataTime")
+    # cfgrib drops the seconds
+    second = keys.get("second", int) or 0
+    try:
+        moment = datetime(
+            date // 10000,
+            date // 100 % 100,
+            date % 100,
+            time // 100,
+            time % 100,
+            second if second < 60 else 0,
+            tzinfo=UTC,
+        )
+    except ValueError:
+        raise _UnrepresentableError(f"its time {date} {time:04} is in no calendar") from None
+    return (moment - _EPOCH) // timedelta(seconds=1)
+
+
+def _step(keys: _Keys) -> int:
+    """Return the seconds from the time of the forecast to the end of what it is for."""
+    step, unit = keys.number("endStep"), keys.number("stepUnits")
+    if step and unit not in _UNITS:
+        name = keys.get("stepUnits", str)
+        raise _UnrepresentableError(
+            f"its step is {step} in units of {name!r}, which differ in length"
+        )
+    return step * _UNITS.get(unit, 0)
+
+
+# -- grids -----------------------------------------------------------------------------
+#: By edition and section.
+_known: dict[tuple[int, bytes], Grid] = {}
+
+
+def _grid(keys: _Keys, field: GribField) -> Grid:
+    key = keys.number("edition"), field.grid
+    grid = _known.pop(key, None) if field.grid else None
+    if grid is None:
+        grid = _computed(keys)
+        while len(_known) >= _KEPT:
+            del _known[next(iter(_known))]
+    if field.grid:
+        _known[key] = grid
+    return grid
+
+
+def _computed(keys: _Keys) -> Grid:
+    kind = str(keys.get("gridType", str))
+    attributes = _grid_attributes(keys)
+    count = keys.size("values")
+    if count > _MOST_POINTS:
+        raise _UnrepresentableError(f"its grid has {count} points, more than {_MOST_POINTS}")
+    shape: tuple[int, ...] = (count,)
+    dimensions: tuple[str, ...] = ("values",)
+    regular = kind in cf.GRID_TYPES_DIMENSION_COORDS
+    if regular or kind in cf.GRID_TYPES_2D_NON_DIMENSION_COORDS:
+        shape = keys.number("Ny"), keys.number("Nx")
+        if shape[0] * shape[1] != count:
+            raise _UnrepresentableError(f"its grid of {shape} points has {count} values")
+        dimensions = ("latitude", "longitude") if regular else ("y", "x")
+    try:
+        latitudes, longitudes = keys.points()
+    except eccodes.KeyValueNotFoundError:
+        # such as spherical harmonics
+        return Grid(dimensions, shape, {}, attributes)
+    found = [latitudes, longitudes]
+    if len(shape) == 2:
+        columns = bool(keys.get("jPointsAreConsecutive", int))
+        found = [v.reshape(shape[::-1]).T if columns else v.reshape(shape) for v in found]
+    names = ("latitude", "longitude")
+    if not regular:
+        coordinates = {name: (dimensions, v) for name, v in zip(names, found, strict=True)}
+        return Grid(dimensions, shape, coordinates, attributes)
+    latitude, longitude = found[0][:, 0].copy(), found[1][0].copy()
+    if (found[0] != latitude[:, None]).any() or (found[1] != longitude).any():
+        raise _UnrepresentableError("its points do not lie on parallels and meridians")
+    lines = zip(names, (latitude, longitude), strict=True)
+    return Grid(dimensions, shape, {name: ((name,), v) for name, v in lines}, attributes)

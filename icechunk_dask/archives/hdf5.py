@@ -1,0 +1,189 @@
+"""What an HDF5 or NetCDF4 file holds, asked of the HDF5 library."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import h5py
+from h5py import h5d, h5g, h5l, h5o, h5s
+
+from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk_dask.archives.described import Dataset, FileVariable
+from icechunk_dask.archives.hdf5_attributes import ObjectAttributes
+from icechunk_dask.archives.hdf5_dimensions import GroupDimensions, Item, Objects, is_virtual
+from icechunk_dask.archives.hdf5_links import follow, shown_name
+from icechunk_dask.archives.hdf5_located import Source
+from icechunk_dask.archives.hdf5_reach import Reach
+from icechunk_dask.archives.hdf5_variables import refused_variable, variable
+from icechunk_dask.archives.hdf5_virtual import check_mappings
+
+__all__ = ["open_hdf5"]
+
+
+@contextmanager
+def open_hdf5(
+    file: str | os.PathLike[str] | BinaryIO,
+    location: str,
+    *,
+    drop_variables: Collection[str] = (),
+    may_open: Callable[[str], bool] | None = None,
+) -> Iterator[Dataset]:
+    """Open an HDF5 file and say what it holds, without reading values.
+
+    Variables whose values are in other files are refused by name, before anything is opened.
+    `may_open` may allow files of virtual datasets and of external storage; external links are
+    never followed.
+
+    Parameters
+    ----------
+    file : path or binary file
+        A local file should be given by its path.
+    location : str
+        Of the file, as references are to have it.
+    drop_variables : collection of str
+        Paths within the file of what is not to be looked at, such as ``"group/name"``.
+    may_open : callable, optional
+        Says whether another file at a location, such as ``"file:///data/raw.bin"``, may be
+        opened and referred to, if a local file that is given by its path names it. Default:
+        none may.
+
+    Yields
+    ------
+    Dataset
+        Its variables can be read until the context ends.
+
+    Raises
+    ------
+    InvalidInputError
+        If it cannot be opened as an HDF5 file.
+
+    Examples
+    --------
+    >>> with open_hdf5("/data/day_1.nc", "file:///data/day_1.nc") as dataset:
+    ...     print(sorted(dataset.variables))
+    """
+    if isinstance(file, str | os.PathLike):
+        size = os.stat(file).st_size
+    else:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+    try:
+        opened = h5py.File(file, "r")
+    except (FileNotFoundError, PermissionError):
+        raise
+    except OSError as exc:
+        raise InvalidInputError(
+            f"{location} cannot be opened as an HDF5 file: {exc}", ErrorKind.INVALID_VIRTUAL_REF
+        ) from exc
+    with opened:
+        reach = None
+        if may_open is not None and isinstance(file, str | os.PathLike):
+            reach = Reach(os.fspath(file), may_open)
+        source = Source(location, size, opened.userblock_size, reach)
+        yield _Scan(source, opened, frozenset(drop_variables)).dataset()
+
+
+#: A group that was not looked at, its path, and the dimensions of the group that it is in.
+_Left = tuple[h5g.GroupID, str, GroupDimensions | None]
+
+
+class _Scan:
+    """Looks through a file.
+
+    Parameters
+    ----------
+    source : Source
+    file : h5py.File
+    dropped : frozenset of str
+    """
+
+    def __init__(self, source: Source, file: h5py.File, dropped: frozenset[str]) -> None:
+        self._source = source
+        self._root = h5g.open(file.id, b"/")
+        self._dropped = dropped
+        self._objects = Objects(file.id)
+        self._groups: dict[str, dict[str, Any]] = {}
+        self._variables: dict[str, FileVariable] = {}
+        self._seen: set[int] = set()
+
+    def dataset(self) -> Dataset:
+        """Return what there is."""
+        left: list[_Left] = [(self._root, "", None)]
+        while left:  # as deep as they are nested
+            left += reversed(self._group(*left.pop()))
+        return Dataset(self._groups, self._variables)
+
+    def _group(self, gid: h5g.GroupID, path: str, above: GroupDimensions | None) -> list[_Left]:
+        """Look at a group, and return those in it."""
+        address = h5o.get_info(gid).addr
+        if address in self._seen:  # several links to one group, in a circle even
+            return []
+        self._seen.add(address)
+        self._groups[path] = ObjectAttributes(gid).shown
+        items: list[Item] = []
+        groups: list[tuple[str, h5g.GroupID]] = []
+        for raw in gid:
+            key = shown_name(raw)
+            whole = _joined(path, key)
+            try:
+                raw.decode()
+                found = follow(self._root, gid, raw)
+                if isinstance(found, h5g.GroupID):
+                    # others are found by their own names
+                    if gid.links.get_info(raw).type == h5l.TYPE_HARD:
+                        groups.append((whole, found))
+                elif isinstance(found, h5d.DatasetID):
+                    items.append(self._item(key, found))
+            except Exception as exc:  # whatever is wrong with it, there are others
+                self._refuse(whole, _reason(exc))
+        dimensions = GroupDimensions(self._objects, items, above)
+        taken = {item.key for item in items if item.attributes.is_variable}
+        for item in items:
+            whole = _joined(path, item.name)
+            if item.name != item.key and item.name in taken:
+                self._refuse(
+                    _joined(path, item.key), f"its name is that of the variable {item.name!r}"
+                )
+            elif item.attributes.is_variable and whole not in self._dropped:
+                self._variable(whole, item, dimensions)
+        return [(group, whole, dimensions) for whole, group in groups]
+
+    def _refuse(self, path: str, reason: str, **known: Any) -> None:
+        if path not in self._dropped:
+            self._variables[path] = refused_variable(path, reason, **known)
+
+    def _item(self, key: str, did: h5d.DatasetID) -> Item:
+        """Return a dataset of which no value was read yet.
+
+        Raises
+        ------
+        ValueError
+            If it is not within the file, or has no values.
+        """
+        if is_virtual(did):
+            check_mappings(self._source.reach, did.get_create_plist())
+        if did.get_space().get_simple_extent_type() == h5s.NULL:
+            raise ValueError("it has no values (an empty dataspace)")
+        self._objects.add(key, did)
+        return Item(key, did, did.shape, ObjectAttributes(did))
+
+    def _variable(self, path: str, item: Item, dimensions: GroupDimensions) -> None:
+        try:
+            names = dimensions.names(item)
+            shape = dimensions.shape(item, names)
+            self._variables[path] = variable(self._source, path, item, names, shape)
+        except Exception as exc:  # whatever is wrong with it, there are others
+            self._refuse(path, _reason(exc))
+
+
+def _joined(group: str, name: str) -> str:
+    return f"{group}/{name}" if group else name
+
+
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, UnicodeDecodeError):
+        return "its name is not UTF-8"
+    return str(exc.args[0]) if exc.args else type(exc).__name__

@@ -1,0 +1,244 @@
+"""Attributes of an HDF5 object, as xarray has them without decoding, in the forms of JSON."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from h5py import h5a, h5s, h5t
+
+__all__ = ["ObjectAttributes", "masks_bytes", "text_of", "zarr_attributes"]
+
+#: Those that say how NetCDF4 is built on HDF5; h5netcdf shows none of them.
+_HIDDEN: Final = frozenset(
+    {
+        "CLASS",
+        "DIMENSION_LIST",
+        "NAME",
+        "REFERENCE_LIST",
+        "_NCProperties",
+        "_Netcdf4Coordinates",
+        "_Netcdf4Dimid",
+        "_nc3_strict",
+    }
+)
+_FILL: Final = "_FillValue"
+_MISSING: Final = "missing_value"
+#: In the name of a scale of which there is only the length (NetCDF4 format, "dimensions").
+_NOT_A_VARIABLE: Final = b"This is a netCDF dimension but not a netCDF variable."
+
+
+class _NoJsonError(Exception):
+    """A value has no form in JSON, such as a reference to an object."""
+
+
+class ObjectAttributes:
+    """What the attributes of one object say.
+
+    Attributes
+    ----------
+    shown : dict
+        By name, in the forms of JSON. Those that JSON has no form for (references) are not
+        among them.
+    unreadable : str
+        Which of them HDF5 cannot read, and why; empty if it reads all.
+    """
+
+    def __init__(self, oid: Any) -> None:
+        self.shown: dict[str, Any] = {}
+        self.unreadable = ""
+        self._hidden: dict[str, h5a.AttrID] = {}
+        self._found: dict[str, npt.NDArray[Any] | None] = {}
+        names: list[bytes] = []
+        h5a.iterate(oid, lambda name, *_: names.append(name))
+        for raw in names:
+            name = text_of(raw)
+            try:
+                attribute = h5a.open(oid, raw)
+                if name in _HIDDEN:
+                    self._hidden[name] = attribute
+                else:
+                    self.shown[name] = _shown(attribute)
+            except _NoJsonError:
+                continue
+            except Exception as exc:  # what HDF5 or h5py raise for a damaged attribute
+                self.unreadable = f"its attribute {name!r} cannot be read: {exc}"
+
+    def hidden(self, name: str) -> npt.NDArray[Any] | None:
+        """Return one of the attributes that h5netcdf does not show; None if it is absent."""
+        if name not in self._found:
+            self._found[name] = None
+            if name in self._hidden:
+                try:
+                    self._found[name] = _values(self._hidden[name])[1]
+                except Exception as exc:  # what HDF5 or h5py raise for a damaged attribute
+                    self.unreadable = f"its attribute {name!r} cannot be read: {exc}"
+        return self._found[name]
+
+    def hidden_text(self, name: str) -> bytes:
+        """Return the text of one of them, empty if it is absent or no text."""
+        values = self.hidden(name)
+        item = values[()] if values is not None and values.ndim == 0 else b""
+        return item if isinstance(item, bytes) else b""
+
+    @cached_property
+    def is_scale(self) -> bool:
+        """Whether a dataset is a dimension scale, as h5netcdf decides it."""
+        # a text of any length is none for h5netcdf
+        found = self.hidden("CLASS")
+        fixed = found is not None and found.dtype.kind == "S"
+        return fixed and self.hidden_text("CLASS") == b"DIMENSION_SCALE"
+
+    @cached_property
+    def is_variable(self) -> bool:
+        """Whether a dataset is more than the length of a dimension."""
+        return _NOT_A_VARIABLE not in self.hidden_text("NAME")
+
+
+def text_of(raw: bytes) -> str:
+    """Return a text, which is Latin-1 if it is not UTF-8."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+def _values(attribute: h5a.AttrID) -> tuple[h5t.TypeID, npt.NDArray[Any] | None]:
+    """Return the type and the values of an attribute; None for those of an empty dataspace.
+
+    Texts are bytes.
+    """
+    tid, space = attribute.get_type(), attribute.get_space()
+    if space.get_simple_extent_type() == h5s.NULL:
+        return tid, None
+    shape = space.get_simple_extent_dims()
+    dtype = tid.dtype
+    if dtype.subdtype is None:
+        values = np.zeros(shape, dtype)
+        attribute.read(values)
+    else:
+        inner, more = dtype.subdtype
+        values = np.zeros(shape + more, inner)
+        attribute.read(values, mtype=h5t.py_create(dtype))
+    return tid, values
+
+
+def _shown(attribute: h5a.AttrID) -> Any:
+    """Return an attribute as h5netcdf and xarray show it, in a form of JSON."""
+    tid, values = _values(attribute)
+    fixed = tid.get_class() == h5t.STRING and not tid.is_variable_str()
+    if values is None:
+        return "" if fixed and tid.get_size() == 1 else []
+    if not values.ndim:
+        return _plain(values[()])
+    if fixed and tid.get_size() > 1:
+        values = values.reshape(-1)
+    plain = _plain(values)
+    # of one element, h5netcdf shows the element
+    return plain[0] if len(plain) == 1 else plain
+
+
+def _plain(value: Any) -> Any:
+    """Return a value in a form that JSON has."""
+    match value:
+        case np.ndarray() if value.dtype.kind in "biuf":
+            return value.tolist() if value.dtype.itemsize <= 8 else value.astype("f8").tolist()
+        case np.ndarray():
+            return [_plain(item) for item in value]
+        case bytes():  # and numpy.bytes_
+            return text_of(value)
+        case str():
+            return str(value)
+        case np.bool_():
+            return bool(value)
+        case np.integer():
+            return int(value)
+        case np.floating():
+            return float(value)
+        case np.complexfloating():
+            return [float(value.real), float(value.imag)]
+        case np.datetime64() | np.timedelta64():
+            return str(value)
+        case np.void() if value.dtype.names:
+            return [_plain(value[name]) for name in value.dtype.names]
+        case bool() | int() | float():
+            return value
+    raise _NoJsonError
+
+
+def zarr_attributes(shown: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, Any]:
+    """Return attributes for a ``zarr.json``, with ``_FillValue`` as xarray keeps it there.
+
+    Bytes lose it, see `masks_bytes`; of texts it becomes ``missing_value``.
+
+    Parameters
+    ----------
+    shown : mapping
+        As xarray has them without decoding.
+    dtype : numpy.dtype
+        Of the variable.
+
+    Raises
+    ------
+    ValueError
+        If ``_FillValue`` has no form there; the message says what it is.
+    """
+    attributes = dict(shown)
+    if _FILL not in attributes:
+        return attributes
+    fill = attributes[_FILL]
+    if dtype.kind in "ST":
+        # xarray opens no such array with the attribute; of texts, the other one does the same
+        del attributes[_FILL]
+        if dtype.kind == "T" and attributes.setdefault(_MISSING, fill) != fill:
+            raise ValueError(f"its attributes {_FILL} and {_MISSING} differ, which is one in Zarr")
+        return attributes
+    try:
+        attributes[_FILL] = _fill(fill, dtype)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(
+            f"its attribute _FillValue is {fill!r}, which xarray cannot read from Zarr for {dtype}"
+        ) from None
+    return attributes
+
+
+def masks_bytes(shown: Mapping[str, Any], values: npt.NDArray[Any]) -> bool:
+    """Whether ``_FillValue`` makes xarray take some of these bytes for missing.
+
+    Parameters
+    ----------
+    shown : mapping
+        Attributes as xarray has them without decoding.
+    values : array of bytes
+        All of a variable. xarray joins characters along the last dimension before it looks.
+    """
+    fill = shown.get(_FILL)
+    if values.dtype.kind != "S" or not isinstance(fill, str) or len(fill) > 1:
+        return False
+    if values.dtype.itemsize == 1 and values.ndim and values.shape[-1]:
+        values = np.ascontiguousarray(values).view(f"S{values.shape[-1]}")
+    return bool((values == fill.encode("latin-1")).any())
+
+
+def _fill(fill: Any, dtype: np.dtype[Any]) -> Any:
+    if isinstance(fill, list) and dtype.kind != "c":
+        raise TypeError
+    match dtype.kind:
+        case "f":
+            return base64.b64encode(struct.pack("<d", float(fill))).decode()
+        case "c":
+            parts = fill if isinstance(fill, list) else [fill, 0.0]
+            real, imaginary = (_fill(part, np.dtype("f8")) for part in parts)
+            return [real, imaginary]
+        case "b":
+            return bool(fill)
+        case "i" | "u":
+            if isinstance(fill, str) or int(fill) != fill:
+                raise ValueError
+            return int(fill)
+    raise TypeError

@@ -1,0 +1,293 @@
+"""What is in an archive, file by file: a compact table beside the repository's objects.
+
+The ``zarr.json`` of one of the archive's arrays names the object, in a field that readers need
+not understand. So the table is of the same commit as the chunks, whatever branch or tag one
+looks at, and expiring snapshots does not touch what the newest ones name. A table is never
+changed; each commit that changes the archive writes another one.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from icechunk import InvalidInputError, ObjectNotFoundError, Session
+from icechunk.errors import FormatError
+from icechunk_dask.archives.extents import Extent
+from icechunk_dask.archives.parts import Axis
+from icechunk_dask.archives.sources import Version
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+__all__ = ["FIELD", "Blocks", "Files", "Record"]
+
+#: Field of ``zarr.json`` that names the table.
+FIELD: Final = "icechunk_archive"
+_FOLDER: Final = "archives"
+_VERSION: Final = 1
+_LEVEL: Final = 3
+
+
+@dataclass
+class Files:
+    """The files of an archive, as columns.
+
+    Attributes
+    ----------
+    locations : list of str
+        As references have them.
+    versions : list of Version
+        What nobody knows is never taken for changed.
+    by_value : list of bool
+        Whether no chunk refers to them.
+    """
+
+    locations: list[str] = field(default_factory=list)
+    versions: list[Version] = field(default_factory=list)
+    by_value: list[bool] = field(default_factory=list)
+
+
+@dataclass
+class Blocks:
+    """What lies one after the other along one dimension of a group.
+
+    Attributes
+    ----------
+    order : {"coordinate", "url"}
+        What blocks are sorted by.
+    lengths : list of int
+    extents : list of Extent or None
+    names : list of str
+        Location of a file of each block.
+    """
+
+    order: str = "url"
+    lengths: list[int] = field(default_factory=list)
+    extents: list[Extent | None] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+
+    def starts(self) -> npt.NDArray[np.int64]:
+        """Return where each block begins, and at last where they end."""
+        found = np.zeros(len(self.lengths) + 1, np.int64)
+        np.cumsum(self.lengths, out=found[1:])
+        return found
+
+
+@dataclass
+class Record:
+    """What is in an archive.
+
+    Attributes
+    ----------
+    files : Files
+    part_file, part_number : list of int
+        Of each part, which of the files it is of, and which of its parts.
+    places : dict of Axis to list of int
+        Of each part its block, -1 if it has none.
+    blocks : dict of Axis to Blocks
+    templates : dict of str to dict
+        Of each variable, by path within the group, what its document does not tell: its
+        ``meaning``, the ``digest`` of its values, and why it is stored ``by_value``.
+    """
+
+    files: Files = field(default_factory=Files)
+    part_file: list[int] = field(default_factory=list)
+    part_number: list[int] = field(default_factory=list)
+    places: dict[Axis, list[int]] = field(default_factory=dict)
+    blocks: dict[Axis, Blocks] = field(default_factory=dict)
+    templates: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    # -- stored ------------------------------------------------------------------------
+    @classmethod
+    def find(cls, session: Session, root: str) -> Record | None:
+        """Return the table of a group, None if it has none."""
+        for node in session.tree.within(root):
+            if node.array is None or FIELD.encode() not in node.user_data:
+                continue
+            named = json.loads(node.user_data).get(FIELD)
+            if isinstance(named, Mapping) and isinstance(named.get("table"), str):
+                return cls.load(session, named["table"])
+        return None
+
+    @classmethod
+    def load(cls, session: Session, name: str) -> Record:
+        """Read a table.
+
+        Raises
+        ------
+        ObjectNotFoundError, FormatError
+            If it is missing or damaged.
+        """
+        key = f"{_FOLDER}/{name}"
+        try:
+            data = bytes(session.storage.get(key).data)
+        except ObjectNotFoundError as exc:
+            raise ObjectNotFoundError(
+                f"the table of the files of the archive is missing: {key} in {session.storage_url}"
+            ) from exc
+        return cls.decode(data, key)
+
+    def save(self, session: Session) -> dict[str, Any]:
+        """Write a table; return the value of `FIELD` that names it."""
+        name = secrets.token_hex(12)
+        session.storage.put(f"{_FOLDER}/{name}", self.encode())
+        return {"must_understand": False, "table": name}
+
+    def encode(self) -> bytes:
+        """Return the table as bytes."""
+        versions = self.files.versions
+        document = {
+            "version": _VERSION,
+            "locations": self.files.locations,
+            "sizes": [version.size for version in versions],
+            "modified": [version.modified for version in versions],
+            "etags": [version.etag for version in versions],
+            "by_value": [int(each) for each in self.files.by_value],
+            "part_file": self.part_file,
+            "part_number": self.part_number,
+            "axes": [
+                {
+                    "group": axis[0],
+                    "dimension": axis[1],
+                    "places": self.places[axis],
+                    "order": blocks.order,
+                    "lengths": blocks.lengths,
+                    "names": blocks.names,
+                    "extents": _columns(blocks.extents),
+                }
+                for axis, blocks in self.blocks.items()
+            ],
+            "templates": self.templates,
+        }
+        return zstd.compress(json.dumps(document, separators=(",", ":")).encode(), level=_LEVEL)
+
+    @classmethod
+    def decode(cls, data: bytes, name: str) -> Record:
+        """Read a table from bytes.
+
+        Raises
+        ------
+        FormatError
+            If they are none, or of a version of the future.
+        """
+        try:
+            found = json.loads(zstd.decompress(data))
+            if found["version"] != _VERSION:
+                raise FormatError(
+                    f"{name}: a newer version of this library wrote the table of the archive; "
+                    f"it is of version {found['version']}, and {_VERSION} is known"
+                )
+            versions = [
+                Version(size, modified, etag)
+                for size, modified, etag in zip(
+                    found["sizes"], found["modified"], found["etags"], strict=True
+                )
+            ]
+            files = Files(found["locations"], versions, list(map(bool, found["by_value"])))
+            record = cls(files, found["part_file"], found["part_number"])
+            for each in found["axes"]:
+                axis = each["group"], each["dimension"]
+                record.places[axis] = each["places"]
+                record.blocks[axis] = Blocks(
+                    each["order"], each["lengths"], _extents(each["extents"]), each["names"]
+                )
+            record.templates = found["templates"]
+        except (ValueError, KeyError, TypeError, zstd.ZstdError) as exc:
+            if isinstance(exc, FormatError):
+                raise
+            raise FormatError(f"{name}: the table of the archive is damaged: {exc}") from exc
+        return record
+
+    # -- looked at ---------------------------------------------------------------------
+    def check(self, lengths: Mapping[Axis, int]) -> None:
+        """Check that the arrays are as long as the files of the table.
+
+        Raises
+        ------
+        InvalidInputError
+            If somebody else has written them.
+        """
+        for axis, blocks in self.blocks.items():
+            known = int(blocks.starts()[-1])
+            if lengths.get(axis, known) != known:
+                raise InvalidInputError(
+                    f"the dimension {axis[1]!r} of the group {'/' + axis[0]} has {lengths[axis]} "
+                    f"steps, and the files of the archive have {known}: something else has "
+                    "written to it, and files cannot be added any more"
+                )
+
+    def without(self, locations: set[str]) -> Record:
+        """Return the table without some files; blocks stay as they are."""
+        gone = [location in locations for location in self.files.locations]
+        number = np.cumsum(np.logical_not(gone)) - 1
+        kept = [i for i, file in enumerate(self.part_file) if not gone[file]]
+        stay = [i for i, drop in enumerate(gone) if not drop]
+        files = Files(
+            [self.files.locations[i] for i in stay],
+            [self.files.versions[i] for i in stay],
+            [self.files.by_value[i] for i in stay],
+        )
+        return Record(
+            files,
+            [int(number[self.part_file[i]]) for i in kept],
+            [self.part_number[i] for i in kept],
+            {axis: [column[i] for i in kept] for axis, column in self.places.items()},
+            self.blocks,
+            self.templates,
+        )
+
+    def are_apart(self, locations: set[str]) -> bool:
+        """Whether some files can be told from the others by their places."""
+        placed: dict[bool, set[tuple[int, ...]]] = {True: set(), False: set()}
+        columns = list(self.places.values())
+        for row, file in enumerate(self.part_file):
+            chosen = self.files.locations[file] in locations
+            placed[chosen].add(tuple(column[row] for column in columns))
+        # what has no steps has no place
+        shared = placed[True] & placed[False]
+        return not any(max(place, default=-1) >= 0 for place in shared)
+
+    def parts_of(self, locations: set[str]) -> list[dict[Axis, int]]:
+        """Return the blocks of the parts of some files."""
+        rows = [i for i, f in enumerate(self.part_file) if self.files.locations[f] in locations]
+        return [
+            {axis: column[i] for axis, column in self.places.items() if column[i] >= 0}
+            for i in rows
+        ]
+
+
+def _columns(extents: Sequence[Extent | None]) -> dict[str, Any] | int:
+    """Return extents as columns; only how many if none is known."""
+    known = [extent for extent in extents if extent is not None]
+    if not known:
+        return len(extents)
+    kinds = sorted({extent.kind for extent in known})
+    return {
+        "kinds": kinds,
+        "kind": [-1 if e is None else kinds.index(e.kind) for e in extents],
+        "low": [None if e is None else e.low for e in extents],
+        "high": [None if e is None else e.high for e in extents],
+        "falling": [int(e is not None and e.falling) for e in extents],
+        "digest": ["" if e is None else e.digest for e in extents],
+    }
+
+
+def _extents(columns: Any) -> list[Extent | None]:
+    if isinstance(columns, int):
+        return [None] * columns
+    kinds = columns["kinds"]
+    names = ("kind", "low", "high", "falling", "digest")
+    return [
+        None if kind < 0 else Extent(kinds[kind], low, high, bool(falling), digest)
+        for kind, low, high, falling, digest in zip(*(columns[n] for n in names), strict=True)
+    ]

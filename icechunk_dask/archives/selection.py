@@ -1,0 +1,127 @@
+"""Which variables of files are taken, and what they are called in the archive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from icechunk_dask.archives.described import Dataset, FileVariable
+from icechunk_dask.archives.parts import group_of
+
+__all__ = ["Selection"]
+
+#: Attributes that name other variables.
+_NAMING: Final = (
+    "ancillary_variables",
+    "bounds",
+    "cell_measures",
+    "climatology",
+    "coordinates",
+    "formula_terms",
+    "grid_mapping",
+)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Chooses and renames variables. Travels to workers.
+
+    Attributes
+    ----------
+    variables : tuple of str or None
+        Names, or paths within the file, of what is taken; what these need as coordinates is
+        taken too. None takes all.
+    drop_variables : tuple of str
+        Names, or paths within the file, of what is left out.
+    rename : dict of str to str
+        New names of variables and dimensions, by old names or paths.
+    """
+
+    variables: tuple[str, ...] | None
+    drop_variables: tuple[str, ...]
+    rename: dict[str, str]
+
+    def of(self, dataset: Dataset) -> Dataset:
+        """Return what is taken of a dataset.
+
+        Raises
+        ------
+        ValueError
+            If it lacks a variable, or two would have the same name.
+        """
+        found = {
+            name: variable
+            for name, variable in dataset.variables.items()
+            if not _named(name, self.drop_variables)
+        }
+        if self.variables is not None:
+            found = self._chosen(found)
+        if self.rename:
+            found = self._renamed(found)
+        return Dataset(dataset.groups, found)
+
+    def _chosen(self, variables: Mapping[str, FileVariable]) -> dict[str, FileVariable]:
+        assert self.variables is not None
+        for wanted in self.variables:
+            if not any(_named(name, (wanted,)) for name in variables):
+                raise ValueError(
+                    f"it has no variable {wanted!r}; it has {', '.join(sorted(variables))}"
+                )
+        kept = [name for name in variables if _named(name, self.variables)]
+        for name in kept:  # grows meanwhile
+            group = group_of(name)
+            needed = [*variables[name].dimensions, *_words(variables[name].attributes)]
+            for word in needed:
+                path = f"{group}/{word}" if group else word
+                if path in variables and path not in kept:
+                    kept.append(path)
+        return {name: variable for name, variable in variables.items() if name in kept}
+
+    def _renamed(self, variables: Mapping[str, FileVariable]) -> dict[str, FileVariable]:
+        found: dict[str, FileVariable] = {}
+        for name, variable in variables.items():
+            group = group_of(name)
+            last = self._new(name.rpartition("/")[2], name)
+            path = f"{group}/{last}" if group else last
+            if path in found:
+                raise ValueError(f"rename makes two variables {path!r}")
+            dims = tuple(self._new(dim, f"{group}/{dim}") for dim in variable.dimensions)
+            document = variable.document
+            if document is not None:
+                attributes = self._words_renamed(document["attributes"])
+                document = {**document, "attributes": attributes, "dimension_names": list(dims)}
+            found[path] = replace(
+                variable,
+                dimensions=dims,
+                attributes=self._words_renamed(variable.attributes),
+                document=document,
+            )
+        return found
+
+    def _new(self, name: str, path: str) -> str:
+        return self.rename.get(path, self.rename.get(name, name))
+
+    def _words_renamed(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        found = dict(attributes)
+        for key in _NAMING:
+            if isinstance(found.get(key), str):
+                words = found[key].split()
+                # as in "area: cell_area", what ends with a colon is no variable
+                words = [w if w.endswith(":") else self.rename.get(w, w) for w in words]
+                if words != found[key].split():
+                    found[key] = " ".join(words)
+        return found
+
+
+def _named(path: str, names: tuple[str, ...]) -> bool:
+    return path in names or path.rpartition("/")[2] in names
+
+
+def _words(attributes: Mapping[str, Any]) -> list[str]:
+    return [
+        word
+        for key in _NAMING
+        if isinstance(attributes.get(key), str)
+        for word in attributes[key].split()
+    ]

@@ -1,0 +1,252 @@
+"""The files of an archive: what they are called, which version they are of, what they hold."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, BinaryIO, Final
+
+import fsspec
+
+from icechunk import InvalidInputError
+from icechunk.kerchunk.locations import normalizer
+
+__all__ = ["UNKNOWN", "Source", "Sources", "Version", "kind_of", "location_of"]
+
+#: Where an HDF5 file may begin (HDF5 file format specification, "Superblock").
+_HDF5_STARTS: Final = (0, 512, 1024, 2048, 4096)
+_HDF5: Final = b"\x89HDF\r\n\x1a\n"
+_CLASSIC: Final = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
+#: GRIB messages may follow some bytes of a bulletin's header.
+_GRIB_HEADER: Final = 512
+_MAGIC: Final = frozenset("*?[")
+_NANO: Final = 1_000_000_000
+#: From so many files of one folder on, the folder is listed rather than each file asked for.
+_LISTED: Final = 4
+
+
+@dataclass(frozen=True)
+class Version:
+    """What tells versions of a file apart.
+
+    Attributes
+    ----------
+    size : int
+        In bytes, -1 if unknown.
+    modified : int
+        Nanoseconds since the epoch, 0 if unknown. Servers tell whole seconds.
+    etag : str
+        Empty if there is none.
+    """
+
+    size: int = -1
+    modified: int = 0
+    etag: str = ""
+
+    @property
+    def last_modified(self) -> int:
+        """The whole second after which a file was not modified, 0 if nobody says.
+
+        Rounded up: an unchanged file is never taken for a changed one.
+        """
+        return -(-self.modified // _NANO)
+
+    def differs(self, other: Version) -> bool:
+        """Whether two versions cannot be of the same bytes; what nobody knows does not."""
+        if self.etag and other.etag:
+            return self.etag != other.etag
+        sizes = self.size != other.size and min(self.size, other.size) >= 0
+        return sizes or (self.modified != other.modified and min(self.modified, other.modified) > 0)
+
+
+UNKNOWN: Final = Version()
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file.
+
+    Attributes
+    ----------
+    url : str
+        As it was given.
+    fs : object
+        A filesystem of fsspec.
+    path : str
+        Within the filesystem.
+    """
+
+    url: str
+    fs: Any
+    path: str
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the file is one of this machine."""
+        return _is_local(self.url)
+
+    def opened(self) -> BinaryIO:
+        """Open the file for reading."""
+        if self.is_local:
+            return open(self.path, "rb")
+        file: BinaryIO = self.fs.open(self.path, "rb")
+        return file
+
+    def version(self) -> Version:
+        """Ask for the version that the file has now."""
+        if self.is_local:
+            found = os.stat(self.path)
+            return Version(found.st_size, found.st_mtime_ns)
+        return _version(self.fs.info(self.path))
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Finds and opens files. Travels to workers.
+
+    Attributes
+    ----------
+    options : dict
+        For fsspec, to read remote files.
+    """
+
+    options: dict[str, Any]
+
+    def __repr__(self) -> str:
+        # the options may hold secrets
+        return "Sources()"
+
+    def open(self, url: str) -> Source:
+        """Return a file; that does not ask whether it exists."""
+        options = {} if _is_local(url) else {**self.options, "use_listings_cache": False}
+        fs, path = fsspec.core.url_to_fs(url, **options)
+        return Source(url, fs, path)
+
+    def expand(self, urls: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
+        """Return URLs with globs replaced by the files that match, each once.
+
+        Raises
+        ------
+        InvalidInputError
+            If a pattern matches nothing, or one string is neither a list nor a pattern.
+        """
+        if isinstance(urls, str | os.PathLike):
+            text = os.fspath(urls)
+            if not self._is_pattern(text):
+                if self._is_folder(text):
+                    raise InvalidInputError(
+                        f"{text} is a folder; pass a pattern such as {text.rstrip('/') + '/*.nc'!r}"
+                    )
+                raise InvalidInputError(f"urls is a list or a pattern; pass [{text!r}]")
+            urls = [text]
+        found: list[str] = []
+        for url in urls:
+            text = os.fspath(url)
+            found.extend(self._matching(text) if self._is_pattern(text) else [text])
+        if not found:
+            raise InvalidInputError("there are no urls")
+        return list(dict.fromkeys(found))
+
+    def _is_pattern(self, url: str) -> bool:
+        if not _MAGIC & set(url) or url.startswith(("http://", "https://")):
+            return False
+        # such characters may also be those of a name
+        return not (_is_local(url) and os.path.exists(self.open(url).path))
+
+    def _is_folder(self, url: str) -> bool:
+        return url.endswith("/") or (_is_local(url) and os.path.isdir(self.open(url).path))
+
+    def _matching(self, pattern: str) -> list[str]:
+        source = self.open(pattern)
+        try:
+            found = source.fs.glob(source.path)
+        except Exception as exc:  # each filesystem has its own
+            raise InvalidInputError(
+                f"{pattern}: its files cannot be listed: {type(exc).__name__}: {exc}"
+            ) from exc
+        found = [path for path in found if not source.fs.isdir(path)] if source.is_local else found
+        if not found:
+            raise InvalidInputError(f"no file matches {pattern}")
+        scheme = pattern.partition("://")[0] + "://" if "://" in pattern else ""
+        return sorted(scheme + path for path in found)
+
+    def versions(self, urls: Sequence[str]) -> dict[str, Version]:
+        """Return the versions of files, as far as they are known.
+
+        Many files of one folder of a server are looked up in its listing.
+        """
+        found: dict[str, Version] = {}
+        folders: dict[str, list[Source]] = {}
+        for url in urls:
+            if _is_local(url):
+                # a path needs no filesystem of fsspec
+                source = self.open(url) if "://" in url else Source(url, None, url)
+                found[url] = _quietly(source)
+            else:
+                folders.setdefault(url.rpartition("/")[0], []).append(self.open(url))
+        for sources in folders.values():
+            listed: dict[str, Any] = {}
+            if len(sources) >= _LISTED:
+                try:
+                    entries = sources[0].fs.ls(sources[0].path.rpartition("/")[0], detail=True)
+                    listed = {entry["name"]: entry for entry in entries}
+                except Exception:  # HTTP servers, say, need not list anything
+                    listed = {}
+            for source in sources:
+                entry = listed.get(source.path)
+                found[source.url] = _quietly(source) if entry is None else _version(entry)
+        return found
+
+
+def _is_local(url: str) -> bool:
+    return "://" not in url or url.startswith(("file://", "local://"))
+
+
+def _quietly(source: Source) -> Version:
+    try:
+        return source.version()
+    except Exception:  # whatever it is, reading the file will tell
+        return UNKNOWN
+
+
+def _version(info: Mapping[str, Any]) -> Version:
+    modified = 0
+    for name in ("mtime", "LastModified", "last_modified", "updated"):
+        value = info.get(name)
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value)
+        if isinstance(value, datetime):
+            value = value.replace(tzinfo=value.tzinfo or UTC).timestamp()
+        if isinstance(value, int | float):
+            modified = round(value * _NANO)
+            break
+    size = info.get("size")
+    etag = info.get("ETag") or info.get("etag") or ""
+    return Version(-1 if size is None else int(size), modified, str(etag).strip('"'))
+
+
+def location_of(url: str) -> str:
+    """Return a URL or path in the form in which references have it."""
+    return normalizer()(url)
+
+
+def kind_of(file: Any) -> str:
+    """Return ``"classic"``, ``"hdf5"`` or ``"grib"``, whatever the name of a file says.
+
+    Raises
+    ------
+    ValueError
+        If it is of none of these kinds.
+    """
+    head = file.read(_GRIB_HEADER)
+    if head[:4] in _CLASSIC:
+        return "classic"
+    for start in _HDF5_STARTS:
+        file.seek(start)
+        if file.read(8) == _HDF5:
+            return "hdf5"
+    if b"GRIB" in head:
+        return "grib"
+    raise ValueError(f"it is no NetCDF, HDF5 or GRIB file; it begins with {head[:8]!r}")

@@ -1,0 +1,127 @@
+"""The repository of an archive: opened, or created where there is none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from icechunk import (
+    InvalidInputError,
+    Repository,
+    RepositoryConfig,
+    Session,
+    Storage,
+    VirtualChunkContainer,
+    storage_from_url,
+)
+from icechunk.virtual.container_storage import credential_call
+from icechunk_dask.archives.containers import authorization, derive_containers
+from icechunk_dask.archives.remote_options import for_fsspec, for_storage
+
+__all__ = ["Opened", "Target"]
+
+Target: TypeAlias = Repository | Storage | str | os.PathLike[str]
+#: Options that a report may show.
+_PUBLIC: Final = ("allow_http", "anonymous", "endpoint_url", "force_path_style", "region")
+
+
+@dataclass
+class Opened:
+    """A repository, or the place where one is to be.
+
+    Attributes
+    ----------
+    place : Repository or Storage
+    repository : Repository or None
+        None until it exists.
+    access : mapping or None
+        What the caller authorised.
+    remote_options : dict
+        For fsspec, to read remote files.
+    options : dict
+        What it takes to open the place, without what is secret.
+    """
+
+    place: Repository | Storage
+    repository: Repository | None
+    access: Mapping[str, Any] | None
+    remote_options: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        target: Target,
+        storage_options: Mapping[str, Any] | None,
+        remote_options: Mapping[str, Any] | None,
+        access: Mapping[str, Any] | None,
+    ) -> Opened:
+        """Open a target, as far as it exists."""
+        remote = for_fsspec(storage_options if remote_options is None else remote_options)
+        if isinstance(target, Repository):
+            if access is not None:
+                raise InvalidInputError(
+                    "authorize_virtual_chunk_access is for repositories that are opened here; "
+                    "pass it to Repository.open"
+                )
+            return cls(target, target, None, remote)
+        options: dict[str, Any] = {}
+        if isinstance(target, Storage):
+            storage = target
+        else:
+            url = os.path.expanduser(target)
+            is_remote = "://" in str(url) and not str(url).startswith(("file:", "memory:"))
+            # a folder takes none: they are for the files then
+            given = for_storage(storage_options) if is_remote else {}
+            storage = storage_from_url(url, **given)
+            options = {name: given[name] for name in _PUBLIC if name in given}
+        repository = None
+        if Repository.exists(storage):
+            repository = Repository.open(storage, None, access)
+        return cls(storage, repository, access, remote, options)
+
+    @property
+    def made(self) -> Repository:
+        """The repository, which exists."""
+        assert self.repository is not None
+        return self.repository
+
+    def session(self, branch: str) -> Session | None:
+        """Return a session that writes, None if there is no repository yet."""
+        return None if self.repository is None else self.repository.writable_session(branch)
+
+    def create(
+        self, locations: Sequence[str], containers: Sequence[VirtualChunkContainer] | None
+    ) -> None:
+        """Create the repository, with containers that hold some files."""
+        chosen = containers
+        if chosen is None:
+            chosen = derive_containers(locations, self.remote_options)
+        access = self.access
+        if access is None:
+            access = authorization(chosen, self.remote_options)
+        config = RepositoryConfig()
+        for container in chosen:
+            config.set_virtual_chunk_container(container)
+        assert isinstance(self.place, Storage)
+        self.repository = Repository.create(self.place, config, access)
+
+    def reading(self, locations: Sequence[str]) -> dict[str, Any]:
+        """Return what it takes to read some files, as a report has it."""
+        if self.repository is None:
+            return {}
+        access: dict[str, str] = {}
+        trusted = False
+        for container in (self.repository.config.virtual_chunk_containers or {}).values():
+            if any(location.startswith(container.url_prefix) for location in locations):
+                access[container.url_prefix] = credential_call(container.store)
+                options = getattr(container.store, "options", None)
+                trusted |= getattr(options, "endpoint_url", None) is not None
+        return {
+            "access": access,
+            "trusted": trusted,
+            "target": self.repository.storage.url,
+            "options": self.options,
+        }

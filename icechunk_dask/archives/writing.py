@@ -1,0 +1,451 @@
+"""Writing an archive into a session: what is there moves, and what is new is put beside it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from icechunk import InvalidInputError, Session
+from icechunk.kerchunk.placing import clear_chunks, move_chunks, place_tables
+from icechunk_dask.archives.combine import Template, recode
+from icechunk_dask.archives.cutting import cut
+from icechunk_dask.archives.fitting import Fitted
+from icechunk_dask.archives.group import ArchiveGroup
+from icechunk_dask.archives.native import selection, write_together
+from icechunk_dask.archives.parts import Axis, Part, Payload, Scan, group_of
+from icechunk_dask.archives.record import FIELD, Files, Record
+from icechunk_dask.archives.report import VariableReport
+from icechunk_dask.archives.sources import location_of
+
+__all__ = ["Writing"]
+
+#: Arrays of values of up to so many bytes are written again as a whole.
+_WHOLE: Final = 1 << 28
+#: Blocks of values are written together, up to so many bytes, and so many.
+_FLUSHED: Final = 1 << 26
+_MANY: Final = 4096
+#: Files whose tables and values are unpacked at the same time.
+_BATCH: Final = 256
+
+
+@dataclass
+class _Array:
+    """One array of the archive while it is written."""
+
+    name: str
+    path: str
+    template: Template
+    axes: dict[int, Axis]
+    old_shape: tuple[int, ...]
+    new_shape: tuple[int, ...]
+    report: VariableReport
+    seen: set[tuple[int, ...]] = field(default_factory=set)
+    small: list[tuple[tuple[int, ...], npt.NDArray[Any]]] = field(default_factory=list)
+    later: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
+
+
+class Writing:
+    """Writes what was fitted.
+
+    Parameters
+    ----------
+    session : Session
+        Writable.
+    archive : ArchiveGroup
+        As it was.
+    fitted : Fitted
+    scans : mapping of str to Scan
+        By URL.
+    read : callable
+        Returns the values of a variable of a part, as the file stores them.
+    base : callable
+        Returns a session that reads the archive as it was.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        archive: ArchiveGroup,
+        fitted: Fitted,
+        scans: Mapping[str, Scan],
+        read: Callable[[Part, str], npt.NDArray[Any]],
+        base: Callable[[], Session],
+    ) -> None:
+        self._session = session
+        self._archive = archive
+        self._fitted = fitted
+        self._scans = scans
+        self._read = read
+        self._base = base
+        self._old = {axis: blocks.starts() for axis, blocks in archive.record.blocks.items()}
+        self._new = fitted.placement.starts()
+        self._is_new = archive.is_empty
+        self.referred: set[str] = set()
+
+    def write(self) -> dict[str, VariableReport]:
+        """Write all of it; return what became of each variable."""
+        fitted = self._fitted
+        if self._is_new and fitted.parts:
+            self._make_groups(fitted.parts[0])
+        arrays = [self._array(name, template) for name, template in fitted.templates.items()]
+        for array in arrays:
+            self._prepare(array)
+        # a payload is unpacked once, for all arrays
+        for first in range(0, len(fitted.parts), _BATCH):
+            batch = range(first, min(first + _BATCH, len(fitted.parts)))
+            payloads = [fitted.parts[i].payload() for i in batch]
+            for array in arrays:
+                self._place(array, batch, payloads)
+        for array in arrays:
+            self._write_values(array)
+        self._finish(arrays)
+        return {array.name: array.report for array in arrays}
+
+    # -- nodes -------------------------------------------------------------------------
+    def _make_groups(self, part: Part) -> None:
+        session, root = self._session, self._archive.root
+        node = session.tree.get(root)
+        if node is not None and node.is_array:
+            raise InvalidInputError(f"{root!r} is an array; name another group")
+        parents = [root[:i] for i, c in enumerate(root) if c == "/" and i]
+        for path in ["/", *parents]:
+            if session.tree.get(path) is None:
+                session.set_metadata_document(path, _group_document({}))
+        for within, attributes in sorted(part.schema.groups.items()):
+            path = f"{root.rstrip('/')}/{within}".rstrip("/") or "/"
+            session.set_metadata_document(path, _group_document(attributes))
+
+    def _array(self, name: str, template: Template) -> _Array:
+        group = group_of(name)
+        axes = {
+            i: (group, dim)
+            for i, dim in enumerate(template.dimensions)
+            if (group, dim) in self._new
+        }
+        old, new = list(template.shape), list(template.shape)
+        for i, axis in axes.items():
+            old[i] = int(self._old[axis][-1]) if axis in self._old else 0
+            new[i] = int(self._new[axis][-1])
+        path = f"{self._archive.root.rstrip('/')}/{name}"
+        report = VariableReport(template.by_value)
+        return _Array(name, path, template, axes, tuple(old), tuple(new), report)
+
+    def _resize(self, array: _Array, shape: tuple[int, ...], field: Any = None) -> None:
+        document = {**array.template.document, "shape": list(shape)}
+        if field is not None:
+            document[FIELD] = field
+        self._session.set_metadata_document(array.path, json.dumps(document).encode())
+
+    def _opened(self, session: Session, array: _Array) -> Any:
+        return zarr.open_array(session.store, path=array.path.strip("/"), mode="r+")
+
+    # -- what is there -----------------------------------------------------------------
+    def _prepare(self, array: _Array) -> None:
+        """Make room: resize an array, and move what it has."""
+        if self._is_new:
+            self._resize(array, array.new_shape)
+            return
+        if not array.axes:
+            return
+        moves = [axis for axis in array.axes.values() if self._moves(axis)]
+        if array.new_shape != array.old_shape or moves:
+            # while chunks move there has to be room for the old places, too
+            self._resize(array, tuple(map(max, array.old_shape, array.new_shape)))
+        if moves:
+            self._move(array)
+            self._resize(array, array.new_shape)
+        if self._fitted.taken_out:
+            self._clear(array)
+
+    def _moves(self, axis: Axis) -> bool:
+        """Whether blocks that were there have other places now, or are gone."""
+        moved = self._fitted.placement.moved[axis]
+        return not np.array_equal(moved, np.arange(len(moved)))
+
+    def _clear(self, array: _Array) -> None:
+        """Take out what files had alone of blocks that they shared with others."""
+        kept = self._fitted.kept
+        axes = list(array.axes.values())
+        columns = [kept.places.get(axis, [-1] * len(kept.part_file)) for axis in axes]
+        shared = set(zip(*columns, strict=True))
+        boxes, filled = [], []
+        for places in self._fitted.taken_out:
+            own = tuple(places.get(axis, -1) for axis in axes)
+            to = [
+                int(self._fitted.placement.moved[axis][index]) if index >= 0 else -1
+                for axis, index in zip(axes, own, strict=True)
+            ]
+            if own in shared or min(to) < 0:
+                continue
+            ends = [(0, length) for length in array.new_shape]
+            for (i, axis), index in zip(array.axes.items(), to, strict=True):
+                ends[i] = int(self._new[axis][index]), int(self._new[axis][index + 1])
+            pairs = list(zip(ends, array.template.chunks, array.new_shape, strict=True))
+            if any(low % size or (high % size and high != n) for (low, high), size, n in pairs):
+                filled.append(tuple(slice(low, high) for low, high in ends))
+            else:
+                boxes.append([(low // size, -(-high // size)) for (low, high), size, _ in pairs])
+        clear_chunks(self._session, array.path, boxes)
+        for region in filled:
+            opened = self._opened(self._session, array)
+            opened[region] = opened.fill_value
+
+    def _move(self, array: _Array) -> None:
+        chunks = array.template.chunks
+        targets = {i: self._targets(axis, chunks[i]) for i, axis in array.axes.items()}
+        aligned = {i: target for i, target in targets.items() if target is not None}
+        if len(aligned) == len(targets):
+            move_chunks(self._session, array.path, aligned)
+            return
+        if not array.template.by_value:
+            raise InvalidInputError(
+                f"{array.name}: files of the archive would have to move by other than whole "
+                f"chunks of {chunks}; virtualize all of the files into another group"
+            )
+        base = zarr.open_array(self._base().store, path=array.path.strip("/"), mode="r")
+        opened = self._opened(self._session, array)
+        blocks = self._kept_blocks(array)
+        nowhere = {
+            i: np.full(-(-n // c), -1, np.int64)
+            for i, (n, c) in enumerate(zip(array.old_shape, chunks, strict=True))
+        }
+        move_chunks(self._session, array.path, nowhere)
+        if math.prod(array.old_shape) * opened.dtype.itemsize <= _WHOLE:
+            before = np.asarray(base[...])
+            after = np.full(array.new_shape, opened.fill_value, before.dtype)
+            for old, new, shape in blocks:
+                after[selection(new, shape)] = before[selection(old, shape)]
+            opened[tuple(slice(0, n) for n in array.new_shape)] = after
+            return
+        for old, new, shape in blocks:
+            opened[selection(new, shape)] = base[selection(old, shape)]
+
+    def _targets(self, axis: Axis, size: int) -> npt.NDArray[np.int64] | None:
+        """Return where chunks go along an axis, None if they are not those of blocks."""
+        old, new = self._old[axis], self._new[axis]
+        moved = self._fitted.placement.moved[axis]
+        length, grown = int(old[-1]), int(new[-1])
+        target = np.full(-(-length // size), -1, np.int64)
+        # what stays where it is at the beginning needs no boundaries in between
+        stays = moved == np.arange(len(moved))
+        count = len(stays) if stays.all() else int(stays.argmin())
+        rest = int(old[count])
+        target[: rest // size] = np.arange(rest // size)
+        if rest % size:
+            if rest != length or rest != grown:
+                return None
+            target[rest // size] = rest // size
+        for index in range(count, len(moved)):
+            to = int(moved[index])
+            if to < 0:
+                continue
+            start, end, there = int(old[index]), int(old[index + 1]), int(new[to])
+            last = end == length and there + end - start == grown
+            if start % size or there % size or (end % size and not last):
+                return None
+            number = -(-(end - start) // size)
+            target[start // size : start // size + number] = np.arange(number) + there // size
+        return target
+
+    def _kept_blocks(
+        self, array: _Array
+    ) -> list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
+        """Return of each block that stays where it was, where it is now, and its shape."""
+        choices: list[list[tuple[int, int, int]]] = []
+        for i, length in enumerate(array.old_shape):
+            axis = array.axes.get(i)
+            if axis is None:
+                choices.append([(0, 0, length)])
+                continue
+            old, new = self._old[axis], self._new[axis]
+            choices.append(
+                [
+                    (int(old[index]), int(new[to]), int(old[index + 1] - old[index]))
+                    for index, to in enumerate(self._fitted.placement.moved[axis].tolist())
+                    if to >= 0
+                ]
+            )
+        return [
+            tuple(zip(*choice, strict=True))  # type: ignore[misc]
+            for choice in product(*choices)
+        ]
+
+    # -- what is new -------------------------------------------------------------------
+    def _place(self, array: _Array, batch: range, payloads: list[Payload]) -> None:
+        fitted = self._fitted
+        tables, starts, modified = [], [], []
+        for i, payload in zip(batch, payloads, strict=True):
+            part, places = fitted.parts[i], fitted.placement.places[i]
+            start = self._start(array, places)
+            if start is None or array.name not in part.schema.variables:
+                continue
+            array.seen.add(start)
+            variable = part.schema.variables[array.name]
+            if not array.axes:
+                payload = part.payload(common=True)
+            values = payload.values.get(array.name)
+            if (i, array.name) in fitted.cured:
+                array.later.append((i, start))
+            elif values is not None:
+                block = self._recoded(array, part, values)
+                array.small.append((start, block))
+                array.report.count_values(block, variable.by_value)
+            else:
+                table = payload.tables[array.name]
+                chunks = array.template.chunks
+                if chunks and variable.chunks[0] != chunks[0]:
+                    length = part.shape(array.name)[0]
+                    table = cut(table, variable.chunks[0], chunks[0], length)
+                tables.append(table)
+                starts.append(tuple(a // c for a, c in zip(start, chunks, strict=True)))
+                modified.append(self._scans[part.url].version.last_modified)
+                if len(table.locations) and len(table.coords):
+                    self.referred.add(part.url)
+        size = sum(block.nbytes for _, block in array.small)
+        if size > _FLUSHED or len(array.small) > _MANY:
+            write_together(self._opened(self._session, array), array.small)
+            array.small.clear()
+        virtual, inline = place_tables(self._session, array.path, tables, starts, modified)
+        array.report.virtual += virtual
+        array.report.inline += inline
+
+    def _write_values(self, array: _Array) -> None:
+        """Write values, where chunks that refer to files are in place already."""
+        if not array.small and not array.later:
+            return
+        opened = self._opened(self._session, array)
+        if array.small:
+            write_together(opened, array.small)
+        for i, start in array.later:
+            part, mismatch = self._fitted.parts[i], self._fitted.cured[i, array.name]
+            block = self._recoded(array, part, self._read(part, array.name))
+            opened[selection(start, block.shape)] = block
+            array.report.count_values(block, mismatch.problem)
+
+    def _start(self, array: _Array, places: Mapping[Axis, int]) -> tuple[int, ...] | None:
+        """Return where a part begins in an array, None if it has nothing to write there."""
+        if not array.axes:
+            # stored once, from the first file
+            return None if array.seen or not self._is_new else (0,) * len(array.new_shape)
+        start = [0] * len(array.new_shape)
+        for i, axis in array.axes.items():
+            if axis not in places:
+                return None
+            start[i] = int(self._new[axis][places[axis]])
+        found = tuple(start)
+        if found in array.seen or self._is_there(array, places):
+            return None
+        return found
+
+    def _is_there(self, array: _Array, places: Mapping[Axis, int]) -> bool:
+        """Whether an earlier call has written what several files have in common."""
+        own = set(array.axes.values())
+        if not own < set(places):
+            return False
+        group = group_of(array.name)
+        return len(own) < len([axis for axis in places if axis[0] == group]) and all(
+            bool((self._fitted.placement.moved[axis] == places[axis]).any()) for axis in own
+        )
+
+    def _recoded(self, array: _Array, part: Part, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        try:
+            return recode(values, part.schema.variables[array.name], array.template)
+        except ValueError as exc:
+            raise InvalidInputError(f"{part.url}: {array.name}: {exc}") from None
+
+    # -- the record --------------------------------------------------------------------
+    def _finish(self, arrays: list[_Array]) -> None:
+        """Write the table of the files, and name it in an array."""
+        record = self._record()
+        field = record.save(self._session)
+        named = False
+        for array in sorted(arrays, key=lambda array: (not array.axes, array.name)):
+            node = self._session.tree.require(array.path)
+            if not named:
+                self._resize(array, array.new_shape, field)
+                named = True
+            elif FIELD.encode() in node.user_data:
+                self._resize(array, array.new_shape)
+
+    def _record(self) -> Record:
+        fitted = self._fitted
+        kept = fitted.kept
+        files = Files(
+            list(kept.files.locations), list(kept.files.versions), list(kept.files.by_value)
+        )
+        found = Record(files, list(kept.part_file), list(kept.part_number))
+        found.blocks = fitted.placement.blocks
+        number = {location: i for i, location in enumerate(files.locations)}
+        for axis in found.blocks:
+            moved = np.append(fitted.placement.moved.get(axis, np.empty(0, np.int64)), -1)
+            old = kept.places.get(axis) or [-1] * len(kept.part_file)
+            found.places[axis] = moved[np.asarray(old, np.int64)].tolist()
+        for part, places in zip(fitted.parts, fitted.placement.places, strict=True):
+            location = location_of(part.url)
+            if location not in number:
+                number[location] = len(files.locations)
+                files.locations.append(location)
+                files.versions.append(self._scans[part.url].version)
+                files.by_value.append(part.url not in self.referred)
+            found.part_file.append(number[location])
+            found.part_number.append(part.number)
+            for axis in found.blocks:
+                found.places[axis].append(places.get(axis, -1))
+        found.templates = {
+            name: {
+                "meaning": template.meaning,
+                "by_value": template.by_value,
+                "digest": template.digest.hex(),
+            }
+            for name, template in fitted.templates.items()
+        }
+        return found
+
+    def locations(self) -> list[str]:
+        """Return the files that chunks of the archive refer to."""
+        kept = self._fitted.kept.files
+        before = [
+            location
+            for location, values in zip(kept.locations, kept.by_value, strict=True)
+            if not values
+        ]
+        return [*before, *map(location_of, self.referred)]
+
+    def sizes(self) -> dict[str, int]:
+        """Return the lengths of the dimensions; of the outermost group that has them."""
+        found: dict[str, int] = {}
+        for name, template in sorted(
+            self._fitted.templates.items(), key=lambda item: item[0].count("/")
+        ):
+            array = self._array(name, template)
+            for dim, length in zip(template.dimensions, array.new_shape, strict=True):
+                found.setdefault(dim, length)
+        return found
+
+    def order(self) -> dict[str, str]:
+        """Return by dimension what files are sorted by."""
+        found: dict[str, str] = {}
+        for (_, dim), blocks in self._fitted.placement.blocks.items():
+            found.setdefault(dim, blocks.order)
+        return found
+
+    def counts(self, reports: Mapping[str, VariableReport]) -> dict[str, int]:
+        """Return how many chunks of each kind were added."""
+        found: Counter[str] = Counter()
+        for report in reports.values():
+            found.update({"virtual": report.virtual, "inline": report.inline})
+        return dict(found)
+
+
+def _group_document(attributes: Mapping[str, Any]) -> bytes:
+    document = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+    return json.dumps(document).encode()

@@ -1,0 +1,59 @@
+"""Steps of `to_icechunk` under the names that the official client has for them.
+
+`to_icechunk` needs none of them. They are here for programs that drive xarray's Zarr backend
+themselves, and write what is in memory and what is lazy at different times.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xarray.backends.common import ArrayWriter
+from xarray.namedarray.pycompat import is_chunked_array
+
+__all__ = ["LazyArrayWriter", "is_dask_collection"]
+
+
+def is_dask_collection(x: Any) -> bool:
+    """Whether something is computed by Dask."""
+    graph = getattr(x, "__dask_graph__", None)
+    return callable(graph) and graph() is not None
+
+
+class LazyArrayWriter(ArrayWriter):
+    """A writer for xarray's backends that writes nothing until it is told to.
+
+    Attributes
+    ----------
+    sources, targets, regions : list
+        Dask arrays, where they go, and which part of it they fill: for `ArrayWriter.sync`.
+    eager_sources, eager_targets, eager_regions : list
+        The same of arrays in memory: for `write_eager`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._forget()
+
+    def _forget(self) -> None:
+        self.eager_sources: list[Any] = []
+        self.eager_targets: list[Any] = []
+        self.eager_regions: list[Any] = []
+
+    def add(self, source: Any, target: Any, region: Any = None) -> None:
+        """Note an array to write."""
+        if is_chunked_array(source):
+            self.sources.append(source)
+            self.targets.append(target)
+            self.regions.append(region)
+        else:
+            self.eager_sources.append(source)
+            self.eager_targets.append(target)
+            self.eager_regions.append(region)
+
+    def write_eager(self) -> None:
+        """Write the arrays in memory."""
+        noted = zip(self.eager_sources, self.eager_targets, self.eager_regions, strict=True)
+        for source, target, region in noted:
+            target[... if region is None else region] = source
+        self._forget()

@@ -1,0 +1,149 @@
+"""The life of an archive: files appear, fail, are repaired, replaced, come late, and go."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xarray as xr
+from hypothesis import HealthCheck, settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from icechunk import InvalidInputError, LocalStorage, Repository
+from icechunk_dask import VirtualizeReport, remove_files, virtualize
+from tests.archives.day_files import archived, content, together, write_days
+
+SLOTS = st.integers(0, 6)
+
+
+class ArchiveLife(RuleBasedStateMachine):
+    """The dataset is always what `xarray.concat` makes of the files that are in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder = tempfile.TemporaryDirectory()
+        self.folder = Path(self._folder.name).resolve()
+        self.repo = self.folder / "repo"
+        (self.folder / "data").mkdir()
+        # what the files that are in were when they were added
+        self.inside: dict[int, tuple[xr.Dataset, xr.Dataset]] = {}
+        self.versions: dict[int, int] = {}
+        self.broken: set[int] = set()
+        self.stale: set[int] = set()
+        self.report: VirtualizeReport | None = None
+        self.clock = 1_000_000_000
+
+    def teardown(self) -> None:
+        self._folder.cleanup()
+
+    def path(self, slot: int) -> Path:
+        return self.folder / "data" / f"{slot}.nc"
+
+    def _write(self, slot: int) -> None:
+        path = self.path(slot)
+        version = self.versions[slot] = self.versions.get(slot, -1) + 1
+        # slots have other lengths than their neighbours
+        days = 4 if slot % 2 else 8
+        write_days(path, 8 * slot, days, shift=1000 * version, group="own", own=2, copied=True)
+        self._touch(path)
+        self.broken.discard(slot)
+        if slot in self.inside:
+            self.stale.add(slot)
+
+    def _touch(self, path: Path) -> None:
+        # two writes may have the same time otherwise
+        self.clock += 10
+        os.utime(path, (self.clock, self.clock))
+
+    @rule(slot=SLOTS)
+    def appears(self, slot: int) -> None:
+        if not self.path(slot).exists() or slot in self.broken:
+            self._write(slot)
+
+    @precondition(lambda self: self.versions)
+    @rule(data=st.data())
+    def is_replaced(self, data: Any) -> None:
+        self._write(data.draw(st.sampled_from(sorted(self.versions))))
+
+    @rule(slot=SLOTS)
+    def is_damaged(self, slot: int) -> None:
+        if slot not in self.inside:
+            self.path(slot).write_bytes(b"\x89HDF\r\n\x1a\n damaged")
+            self._touch(self.path(slot))
+            self.versions.setdefault(slot, -1)
+            self.broken.add(slot)
+
+    @precondition(lambda self: set(self.versions) - self.broken)
+    @rule(allow_gaps=st.booleans(), lose=st.booleans())
+    def is_virtualized(self, allow_gaps: bool, lose: bool) -> None:
+        slots = sorted(self.versions)
+        files = [self.path(slot) for slot in slots]
+        if self.stale:
+            with pytest.raises(InvalidInputError, match="have changed since"):
+                virtualize(files, self.repo, scheduler="sync")
+        options: dict[str, Any] = {"allow_gaps": allow_gaps, "on_changed": "replace"}
+        fresh = [slot for slot in slots if slot not in self.inside]
+        gaps = [slot for slot in fresh if slot in self.broken]
+        expected = {
+            slot
+            for slot in fresh
+            if slot not in self.broken and (allow_gaps or not gaps or slot < min(gaps))
+        }
+        if not expected and not self.repo.exists() and gaps == slots:
+            return
+        report = virtualize(files, self.repo, scheduler="sync", **options)
+        assert set(report.failed) == {str(self.path(slot)) for slot in gaps}
+        assert set(report.added) == {str(self.path(slot)) for slot in expected}
+        assert set(report.replaced) == {str(self.path(slot)) for slot in self.stale}
+        withheld = set(fresh) - expected - self.broken
+        assert set(report.withheld) == {str(self.path(slot)) for slot in withheld}
+        for slot in expected | self.stale:
+            path = self.path(slot)
+            self.inside[slot] = content(path), content(path, "own")
+        self.stale.clear()
+        self.report = report
+        self._check()
+
+    @precondition(lambda self: self.inside)
+    @rule(data=st.data())
+    def is_taken_out(self, data: Any) -> None:
+        slot = data.draw(st.sampled_from(sorted(self.inside)))
+        report = remove_files([self.path(slot)], self.repo)
+        assert report.removed == (str(self.path(slot)),)
+        del self.inside[slot]
+        self.stale.discard(slot)
+        # it would come back with the next call
+        self.path(slot).unlink()
+        del self.versions[slot]
+        self._check()
+
+    @precondition(lambda self: self.inside)
+    @rule()
+    def old_snapshots_go(self) -> None:
+        repository = Repository.open(LocalStorage(self.repo))
+        now = datetime.now(UTC) + timedelta(days=1)
+        repository.expire_snapshots(now)
+        repository.garbage_collect(now)
+        self._check()
+
+    def _check(self) -> None:
+        assert self.report is not None
+        if self.stale or not self.inside:
+            return
+        for group, index in ((None, 0), ("own", 1)):
+            expected = together([parts[index] for _, parts in sorted(self.inside.items())])
+            # a replaced file does not change what the archive is like
+            xr.testing.assert_equal(archived(self.repo, self.report, group), expected)
+
+
+TestArchiveLife = ArchiveLife.TestCase
+TestArchiveLife.settings = settings(
+    max_examples=15,
+    stateful_step_count=12,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)

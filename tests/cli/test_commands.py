@@ -1,0 +1,316 @@
+"""Every command, on real repositories in a folder, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner, Result
+
+from icechunk import Repository, local_filesystem_storage
+from icechunk.cli.app import COMMANDS, main
+from icechunk.storage.wrappers import WrapperStorage
+
+
+def run(*args: str | Path, code: int = 0, answer: str | None = None) -> Result:
+    result = CliRunner().invoke(main, [str(arg) for arg in args], input=answer)
+    assert result.exit_code == code, result.output
+    # a mistake is a message, never a traceback
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result
+
+
+def data(*args: str | Path) -> Any:
+    return json.loads(run(*args, "--json").stdout)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A repository with three commits, a branch and a tag."""
+    folder = tmp_path / "repo"
+    repo = Repository.create(local_filesystem_storage(str(folder)))
+    session = repo.writable_session("main")
+    group = zarr.create_group(session.store, path="g")
+    array = group.create_array(
+        "a", shape=(4, 6), chunks=(2, 3), dtype="f4", dimension_names=("y", "x")
+    )
+    array[:2] = 1
+    first = session.commit("first\nwith details", {"who": "me"})
+    repo.create_tag("v1", first)
+    repo.create_branch("side", first)
+    session = repo.writable_session("main")
+    zarr.open_array(session.store, path="g/a")[2:] = np.arange(12).reshape(2, 6)
+    session.commit("second")
+    return folder
+
+
+@pytest.fixture
+def repo(folder: Path) -> Repository:
+    return Repository.open(local_filesystem_storage(str(folder)))
+
+
+def test_info(folder: Path, repo: Repository) -> None:
+    told = data("info", folder)
+    assert told["branches"] == {name: repo.lookup_branch(name) for name in ("main", "side")}
+    assert told["tags"] == {"v1": repo.lookup_tag("v1")}
+    assert told["spec_version"] == 2
+    shown = run("info", folder).stdout
+    assert all(part in shown for part in ("main", "side", "v1", "second", repo.lookup_tag("v1")))
+    assert "with details" not in shown
+
+
+def test_log(folder: Path, repo: Repository) -> None:
+    ids = [each.id for each in repo.ancestry(branch="main")]
+    assert [each["id"] for each in data("log", folder)] == ids
+    assert [each["id"] for each in data("log", folder, "-n", "1", "-r", "v1")] == ids[1:2]
+    lines = run("log", folder).stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ids
+    assert "second" in run("log", folder, "--graph").stdout
+
+
+def test_show(folder: Path, repo: Repository) -> None:
+    told = data("show", folder, "-r", "v1")
+    assert told["commit"]["metadata"] == {"who": "me"}
+    assert told["changes"]["new_arrays"] == ["/g/a"]
+    shown = run("show", folder).stdout
+    assert "second" in shown
+    assert "/g/a" in shown
+    # the first snapshot of all has no parent
+    oldest = [each.id for each in repo.ancestry(branch="main")][-1]
+    assert "no changes" in run("show", folder, "-r", oldest).stdout
+
+
+def test_diff(folder: Path) -> None:
+    told = data("diff", folder, "--from", "v1")
+    assert told["updated_chunks"] == {"/g/a": [[1, 0], [1, 1]]}
+    run("diff", folder, "--from", "v1", "--exit-code", code=1)
+    run("diff", folder, "--from", "v1", "--to", "side", "--exit-code")
+    assert "chunks" in run("diff", folder, "--from", "v1").stdout
+
+
+def test_contents(folder: Path) -> None:
+    assert data("ls", folder) == {"g": {"kind": "group"}}
+    described = {
+        "kind": "array",
+        "dimensions": ["y", "x"],
+        "shape": [4, 6],
+        "chunks": [2, 3],
+        "dtype": "float32",
+    }
+    assert data("ls", folder, "/g") == {"a": described}
+    assert data("tree", folder)["members"]["g"]["members"]["a"] == described
+    assert "a (y: 4, x: 6) float32" in run("tree", folder).stdout
+    assert json.loads(run("cat", folder, "g/a").stdout)["dimension_names"] == ["y", "x"]
+    assert run("cat", folder, "g/a", "-c", "1,1").stdout.split() == (
+        ["[[", "3.", "4.", "5.]", "[", "9.", "10.", "11.]]"]
+    )
+    assert data("chunks", folder, "g/a", "-r", "v1") == {
+        "grid": [2, 2],
+        "written": 2,
+        "missing": 2,
+        "inline": 2,
+        "native": 0,
+        "virtual": 0,
+        "bytes": data("chunks", folder, "g/a", "-r", "v1")["bytes"],
+        "files": 0,
+    }
+
+
+def test_branches_and_tags(folder: Path, repo: Repository) -> None:
+    run("branch", folder, "new", "--at", "v1")
+    assert data("branch", folder)["new"] == repo.lookup_tag("v1")
+    run("branch", folder, "new", "--delete", code=1, answer="n\n")
+    assert "new" in data("branch", folder)
+    run("branch", folder, "new", "--delete", "--yes")
+    assert "new" not in data("branch", folder)
+    run("tag", folder, "v2")
+    assert data("tag", folder)["v2"] == repo.lookup_branch("main")
+    run("tag", folder, "v2", "--delete", answer="y\n")
+    assert set(data("tag", folder)) == {"v1"}
+    assert "second" in run("branch", folder).stdout
+
+
+def test_reset(folder: Path, repo: Repository) -> None:
+    before = repo.lookup_branch("main")
+    assert before in run("reset", folder, "main", "v1", "--dry-run").stdout
+    assert repo.lookup_branch("main") == before
+    run("reset", folder, "main", "v1", "--yes")
+    assert repo.lookup_branch("main") == repo.lookup_tag("v1")
+
+
+def test_upkeep(folder: Path, repo: Repository, tmp_path: Path) -> None:
+    assert data("stats", folder)["inlined_bytes"] > 0
+    assert "native" in run("stats", folder).stdout
+    assert data("expire", folder, "--older-than", "2000-01-01", "--yes") == {"expired": []}
+    count = data("gc", folder, "--older-than", "1h", "--dry-run")["snapshots_deleted"]
+    assert count == 0
+    run("gc", folder, "--older-than", "1h", "--yes")
+    run("rewrite", folder, "-m", "anew")
+    assert data("log", folder)[0]["message"] == "anew"
+    run("create", tmp_path / "old", "--spec-version", "1")
+    assert data("info", tmp_path / "old")["spec_version"] == 1
+    run("upgrade", tmp_path / "old", "--dry-run")
+    run("upgrade", tmp_path / "old", "--yes")
+    assert data("info", tmp_path / "old")["spec_version"] == 2
+    assert isinstance(data("config", folder), dict)
+    assert "RepositoryConfig" in run("config", folder).stdout
+
+
+def test_ops_and_inspect(folder: Path, repo: Repository) -> None:
+    assert [each["operation"] for each in data("ops", folder, "-n", "1")] == ["NewCommit"]
+    assert "commit" in run("ops", folder).stdout.lower()
+    tip = repo.lookup_branch("main")
+    assert json.loads(run("inspect", folder, "snapshot", tip).stdout)["id"] == tip
+    assert json.loads(run("inspect", folder, "repo").stdout)
+    assert "its id is missing" in run("inspect", folder, "manifest", code=2).output
+
+
+def test_verify(folder: Path) -> None:
+    assert data("verify", folder, "--deep", "all", "--sources")["ok"] is True
+    assert "no damage" in run("verify", folder).stdout
+    (manifest, *_) = sorted((folder / "manifests").iterdir())
+    manifest.unlink()
+    told = run("verify", folder, code=1).stdout
+    assert f"missing: manifests/{manifest.name}" in told
+
+
+def test_jobs(folder: Path, repo: Repository) -> None:
+    assert data("jobs", folder) == []
+    repo.jobs.create("days", keys=[1, 2], message="x")
+    assert data("jobs", folder) == ["days"]
+    assert "days" in run("jobs", folder, "days").stdout
+    assert data("jobs", folder, "days")
+    assert "there is no job" in run("jobs", folder, "weeks", code=1).output
+
+
+def test_versions_by_other_names(folder: Path, repo: Repository) -> None:
+    ids = [each.id for each in repo.ancestry(branch="main")]
+    assert data("show", folder, "-r", "main~1")["commit"]["id"] == ids[1]
+    assert data("show", folder, "-r", ids[1][:8])["commit"]["id"] == ids[1]
+    assert "main" in run("log", folder, "-r", "mian", code=1).output
+
+
+def test_kerchunk_references_go_out_and_come_back(folder: Path, tmp_path: Path) -> None:
+    run("export", folder, tmp_path / "refs.json")
+    run("create", tmp_path / "other")
+    # chunks in the references come back by value
+    run("import-kerchunk", tmp_path / "other", tmp_path / "refs.json")
+    assert data("tree", tmp_path / "other")["members"]["g"]["members"]["a"]["shape"] == [4, 6]
+
+
+# -- doctor ------------------------------------------------------------------------------------
+def test_doctor(folder: Path, tmp_path: Path) -> None:
+    def objects() -> list[Path]:
+        # locks of a folder stay, and are empty
+        return sorted(p for p in folder.rglob("*") if p.is_file() and "#" not in p.name)
+
+    before = objects()
+    assert all(each["ok"] for each in data("doctor", folder))
+    assert objects() == before
+    assert "no repository yet" in run("doctor", tmp_path / "none", "--read-only").stdout
+
+
+class IgnoresConditions(WrapperStorage):
+    """A server that has not heard of conditional puts."""
+
+    def put(self, key: str, data: Any, **conditions: Any) -> str | None:
+        return super().put(key, data)
+
+
+def test_doctor_finds_a_server_that_loses_commits(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(url: str, **options: Any) -> Any:
+        return IgnoresConditions(local_filesystem_storage(url))
+
+    monkeypatch.setattr("icechunk.cli.options.storage_from_url", made)
+    told = run("doctor", folder, code=1).stdout
+    assert "ignores If-None-Match" in told
+    assert "ignores If-Match" in told
+
+
+# -- mistakes, and terminals -------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["info", "nowhere"], "nowhere"),
+        (["log", "{}", "-r", "mian"], "mian"),
+        (["ls", "{}", "/nope"], "nope"),
+        (["chunks", "{}", "/g"], "is a group"),
+        (["cat", "{}", "/g/a", "-c", "9,9"], "is no chunk"),
+        (["gc", "{}", "--older-than", "yesterday"], "is no time"),
+        (["info", "{}", "-o", "nonsense"], "NAME=VALUE"),
+        (["info", "s3:/bucket"], "s3"),
+        (["lgo", "{}"], "Did you mean log"),
+        (["create", "{}"], "exists"),
+    ],
+)
+def test_mistakes(folder: Path, args: list[str], message: str) -> None:
+    result = CliRunner().invoke(main, [arg.format(folder) for arg in args])
+    assert result.exit_code in (1, 2)
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_every_command_has_help() -> None:
+    listed = run("--help").stdout
+    for name in COMMANDS:
+        assert name in listed
+        assert "Options:" in run(name, "--help").stdout
+
+
+def command(*args: str | Path, **environment: str) -> list[str]:
+    return [sys.executable, "-c", "from icechunk.cli.app import main; main()", *map(str, args)]
+
+
+def test_help_does_not_wait_for_zarr() -> None:
+    code = "import sys, icechunk.cli.app; print('zarr' in sys.modules, 'rich' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def in_a_terminal(args: list[str], **environment: str) -> str:
+    """Run a command through a pseudo-terminal and return what it shows."""
+    parent, child = pty.openpty()
+    env = {**os.environ, "TERM": "xterm-256color", **environment}
+    with subprocess.Popen(args, stdout=child, stderr=child, env=env) as process:
+        os.close(child)
+        shown = b""
+        while True:
+            try:
+                piece = os.read(parent, 65536)
+            except OSError:  # the other end is closed
+                break
+            if not piece:
+                break
+            shown += piece
+        assert process.wait() == 0, shown
+    os.close(parent)
+    return shown.decode()
+
+
+def test_colours_are_for_terminals(folder: Path) -> None:
+    args = command("info", folder)
+    environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
+    piped = subprocess.run(args, capture_output=True, text=True, check=True, env=environment)
+    assert "\x1b" not in piped.stdout
+    assert "\x1b[1m" in in_a_terminal(args)
+    assert "\x1b[3" not in in_a_terminal(args, NO_COLOR="1")
+
+
+def test_text_of_strangers_does_not_steer_the_terminal(folder: Path, repo: Repository) -> None:
+    session = repo.writable_session("main")
+    zarr.open_array(session.store, path="g/a")[0] = 5
+    session.commit("\x1b[2J\x07gone")
+    for args in (["log"], ["info"], ["show"], ["branch"], ["log", "--graph"], ["ops"]):
+        shown = run(args[0], folder, *args[1:]).stdout
+        assert "\x1b" not in shown
+        assert "\x07" not in shown

@@ -1,0 +1,89 @@
+"""Progress on a scheduler and workers in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import zarr
+
+from icechunk import LocalStorage, Repository, RepositoryConfig
+from tests.dask_writes.cluster_processes import TIMEOUT, Cluster, start
+from tests.dask_writes.watched import ROWS
+
+SCRIPT = "from tests.dask_writes.watched import main; main()"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with ExitStack() as stack:
+        cluster = Cluster(tmp_path_factory.mktemp("cluster") / "scheduler.json", stack)
+        cluster.have(2)
+        yield cluster
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    config = RepositoryConfig(inline_chunk_threshold_bytes=0)
+    repository = Repository.create(LocalStorage(tmp_path / "repository"), config)
+    with repository.transaction("main", message="an array") as store:
+        zarr.create_array(store, name="a", shape=(ROWS,), chunks=(1,), dtype="i4")
+    return str(tmp_path / "repository")
+
+
+def filled(url: str) -> bool:
+    store = Repository.open(url).readonly_session("main").store
+    return zarr.open_array(store, path="a", mode="r")[:].tolist() == list(range(1, ROWS + 1))
+
+
+def test_a_callback_sees_the_whole_course(cluster: Cluster, url: str) -> None:
+    """Two tasks end when it has seen that all others did."""
+    command = ("-c", SCRIPT, cluster.address, url, "callback")
+    with start(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        out, err = process.communicate(timeout=TIMEOUT)
+    assert err == b""
+    seen = [tuple(status) for status in json.loads(out)]
+    course = [
+        ("writing", 0, ROWS, 0),
+        ("writing", 2, ROWS, 2),
+        ("merging", 3, ROWS, 3),
+        ("committing", 3, ROWS, 3),
+        ("writing", 3, ROWS, 3),
+        ("writing", 5, ROWS, 5),
+        ("merging", 6, ROWS, 6),
+        ("committing", 6, ROWS, 6),
+        ("done", 6, ROWS, 6),
+    ]
+    rest = iter([status[:4] for status in seen])
+    assert all(step in rest for step in course), seen
+    assert seen[-1][4] == 2
+    assert [tasks for _, tasks, *_ in seen] == sorted(tasks for _, tasks, *_ in seen)
+    assert filled(url)
+
+
+def test_nothing_but_the_bar_is_on_the_terminal(cluster: Cluster, url: str) -> None:
+    terminal, ours = pty.openpty()
+    with start("-c", SCRIPT, cluster.address, url, "bar", stderr=ours) as process:
+        os.close(ours)
+        shown = b""
+        try:
+            while data := os.read(terminal, 1 << 16):
+                shown += data
+        except OSError:  # how Linux says that nobody is there any more
+            pass
+        assert process.wait(TIMEOUT) == 0
+    os.close(terminal)
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    lines = [line for line in re.split(r"[\r\n]+", text) if line.strip()]
+    bar = re.compile(r"(writing|merging|committing|done)\b.*\b\d/(6|\?)")
+    assert [line for line in lines if not bar.match(line)] == []
+    assert lines[-1].startswith("done")
+    assert f" {ROWS}/{ROWS} " in lines[-1]
+    assert filled(url)
