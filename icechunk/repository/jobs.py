@@ -105,7 +105,7 @@ class Jobs(Displayed):
         Parameters
         ----------
         name : str
-            Letters, digits, ``_``, ``.`` and ``-``.
+            Up to 100 printable characters.
         message : str
             Of the commits.
         branch : str
@@ -189,7 +189,8 @@ class Jobs(Displayed):
 
         What it has committed stays. `Job.cancel` keeps the record.
         """
-        self.open(name)
+        if name not in self.list():
+            self.open(name)
         JobFiles(self._repository.storage, name).delete_all()
 
     def __contains__(self, name: object) -> bool:
@@ -514,8 +515,8 @@ class Job(Displayed):
         # in this order: a part is deleted once it is in the log
         names = self._files.part_names()
         committed = self.committed()
-        parts = self._files.parts(sorted(names - self._files.committed_digests))
-        return committed | {canonical(key) for part in parts for key in part.keys}
+        waiting = self._files.part_keys(names - self._files.committed_digests)
+        return committed | set(map(canonical, waiting))
 
     def waiting_base(self) -> str | None:
         """Return the snapshot that parts were made on which are not committed; None without any."""

@@ -21,6 +21,7 @@ from icechunk import (
     AlreadyExistsError,
     BasicConflictSolver,
     ConflictError,
+    FormatError,
     IcechunkStore,
     InvalidInputError,
     LocalStorage,
@@ -373,11 +374,25 @@ def test_jobs_by_name(repository: Repository) -> None:
     assert jobs.list() == objects(repository.storage, "jobs/") == []
 
 
+@pytest.mark.parametrize("kind", ["memory", "local"])
+def test_names_of_any_kind(kind: str, request: pytest.FixtureRequest) -> None:
+    repository = prepared(new_storage(kind, request))
+    names = sorted(["monthly means", "a/b", "..", ".hidden", "=41", "A", "ü%20", "x" * 100, "*?"])
+    for name in names:
+        job = repository.jobs.create(name, keys=[name], message=name)
+        job.run(lambda store, key: None, 0)
+    assert repository.jobs.list() == names
+    assert [repository.jobs.open(name).status().done for name in names] == [[n] for n in names]
+    repository.garbage_collect(datetime.now(UTC))
+    repository.jobs.delete("..")
+    assert repository.jobs.list() == [name for name in names if name != ".."]
+
+
 @pytest.mark.parametrize(
     ("words", "call"),
     [
-        ("is no name of a job", lambda jobs, job: jobs.create("a/b", message="m")),
-        ("is no name of a job", lambda jobs, job: jobs.create("..", message="m")),
+        ("is no name of a job", lambda jobs, job: jobs.create("a\n", message="m")),
+        ("is no name of a job", lambda jobs, job: jobs.create("", message="m")),
         ("the message of a job", lambda jobs, job: jobs.create("a", message=None)),
         ("key 1 is there twice", lambda jobs, job: jobs.create("a", keys=[1, 1], message="m")),
         ("of the keys of a dict", lambda jobs, job: jobs.create("a", keys=[{1: 2}], message="m")),
@@ -395,6 +410,34 @@ def test_wrong_arguments(repository: Repository, words: str, call: Callable[...,
     job = repository.jobs.create("add", keys=KEYS, message="ours")
     with pytest.raises(InvalidInputError, match=words):
         call(repository.jobs, job)
+
+
+@pytest.mark.parametrize("kind", ["job", "attempts/", "parts/", "log/"])
+@pytest.mark.parametrize("damage", [b"", b"\x28\xb5\x2f\xfd", b"x" * 100, None], ids=str)
+def test_damaged_records(repository: Repository, kind: str, damage: bytes | None) -> None:
+    """Nobody guesses, and garbage is not collected."""
+    job = repository.jobs.create("add", keys=KEYS, message="ours")
+    job.run(add_one, 0)
+    job.publish()
+    job.run(add_one, 1)
+    dead = Repository.open(Dying(repository.storage, 2)).jobs.open("add")
+    with pytest.raises(Killed):
+        dead.run(add_one, 2)
+    storage = repository.storage
+    key = next(key for key in objects(storage, "jobs/add/") if key.startswith(f"jobs/add/{kind}"))
+    data = bytes(storage.get(key).data)
+    storage.put(key, data[:-3] + b"abc" if damage is None else damage)
+    for call in (
+        lambda: repository.jobs.open("add").finish(),
+        lambda: repository.garbage_collect(datetime.now(UTC)),
+    ):
+        with pytest.raises((FormatError, SessionStateError), match=r"jobs/add/|parts are left|job"):
+            call()
+    assert values(storage)[:2] == [1, 0]
+    repository.jobs.delete("add")
+    assert repository.jobs.list() == []
+    repository.garbage_collect(datetime.now(UTC))
+    assert len(objects(storage, "chunks/")) == 1
 
 
 # -- real processes --------------------------------------------------------------------------
