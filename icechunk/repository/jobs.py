@@ -289,10 +289,12 @@ class Job(Displayed):
         log = self._files.log()
         if log and log[-1].kind == "cancelled":
             raise SessionStateError(f"the job {self.name!r} was cancelled; create another one")
-        done = self._files.part_names()
         results, errors = [], []
-        for key, text in chosen:
-            if text in self._files.committed or digest_of(text) in done:
+        for number, (key, text) in enumerate(chosen):
+            if number:
+                # others do parts, too
+                self._files.log()
+            if text in self._files.committed or self._files.has_part(digest_of(text)):
                 results.append(PartResult(key))
                 continue
             try:

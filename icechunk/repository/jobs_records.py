@@ -363,6 +363,14 @@ class JobFiles:
         folder = self._root + "parts/"
         return {meta.key.removeprefix(folder) for meta in self._storage.list(folder)}
 
+    def has_part(self, name: str) -> bool:
+        """Whether a part is there; if not, it may be committed."""
+        try:
+            self._storage.get(f"{self._root}parts/{name}", byte_range=(0, 1))
+        except ObjectNotFoundError:
+            return False
+        return True
+
     def put_part(self, part: Part) -> bool:
         """Store a part; return False if there is another one with these keys."""
         header = _pack({k: v for k, v in asdict(part).items() if k != "change_set"})
