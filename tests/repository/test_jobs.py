@@ -230,6 +230,27 @@ def test_a_part_runs_twice_and_one_is_late(repository: Repository) -> None:
     assert job.finish() == repository.lookup_branch("main")
 
 
+def test_parts_that_were_done_elsewhere(repository: Repository) -> None:
+    """Several keys in one part; what is left of a commit, or comes late, counts no more."""
+    job = repository.jobs.create("add", message="ours")
+    base = repository.lookup_branch("main")
+    session = repository.session_after_commit("main", base)
+    add_one(session.store, KEYS[0])
+    add_one(session.store, KEYS[1])
+    changes = session.change_set_bytes()
+    assert job.add_part(KEYS[:2], changes, base)
+    assert not job.add_part(KEYS[1:], changes, base)
+    kept = {key: repository.storage.get(key).data for key in objects(repository.storage, "jobs/")}
+    assert len(job.publish()) == 1
+    for key, data in kept.items():
+        repository.storage.put(key, data)
+    again = Repository.open(repository.storage).jobs.open("add")
+    assert again.publish() == []
+    assert objects(repository.storage, "jobs/add/parts/") == []
+    assert len(again.status().done) == again.status().committed == 2
+    assert values(repository.storage) == [1, 1, 0, 0]
+
+
 def test_garbage_is_collected_while_a_part_runs(repository: Repository) -> None:
     """And the snapshot that the job was made on has expired."""
     job = repository.jobs.create("add", keys=KEYS, message="ours")
