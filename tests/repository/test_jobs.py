@@ -24,6 +24,7 @@ from icechunk import (
     FormatError,
     IcechunkStore,
     InvalidInputError,
+    Job,
     LocalStorage,
     MemoryStorage,
     NotFoundError,
@@ -33,7 +34,6 @@ from icechunk import (
     TaskError,
     VersionSelection,
 )
-from icechunk.repository.jobs import Job
 from icechunk.repository.ops import UpdateType
 from icechunk.storage import WrapperStorage
 from icechunk.storage.base import Storage
