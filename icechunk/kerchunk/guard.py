@@ -66,7 +66,7 @@ def _exact_length(document: Mapping[str, Any]) -> int | None:
         return None
     with quiet():
         dtype = _empty(document).dtype
-    if dtype.kind not in "fciubmM":
+    if dtype.kind not in "fciubmMSUV":
         return None
     chunks = document["chunk_grid"]["configuration"]["chunk_shape"]
     return int(math.prod(chunks) * dtype.itemsize)
@@ -132,8 +132,9 @@ def check_values(
     shape = tuple(document["shape"])
     for row in rows:
         coordinate = tuple(table.coords[row].tolist())
+        data = fetch(row)
         try:
-            found = decode_chunk(document, fetch(row))
+            found = decode_chunk(document, data)
         except Exception as exc:  # whatever a codec makes of bytes that it does not expect
             yield coordinate, f"cannot be decoded: {type(exc).__name__}: {exc}"
             continue

@@ -28,7 +28,8 @@ from icechunk.format.encoding.string_heap import StringHeap
 from icechunk.format.ids import normalize_path, parent_paths
 from icechunk.kerchunk.append import Place, appended, in_region
 from icechunk.kerchunk.dimensions import name_dimensions
-from icechunk.kerchunk.lengths import check_lengths
+from icechunk.kerchunk.guard import VERIFY
+from icechunk.kerchunk.import_checks import ImportChecks
 from icechunk.kerchunk.locations import fsspec_url, normalizer
 from icechunk.kerchunk.metadata import (
     ArrayMetadata,
@@ -117,6 +118,7 @@ def import_references(
     mask_fill_value: bool | None = None,
     validate_containers: bool = True,
     last_modified: datetime | None = None,
+    verify: str = "sample",
     progress: Callable[[int, int], None] | None = None,
 ) -> ImportReport:
     """Import kerchunk references into a session, without copying what they refer to.
@@ -166,6 +168,11 @@ def import_references(
     last_modified : datetime, optional
         With a time zone. Reading fails if a file was modified after this, such as the time
         at which the references were made. Default: files are not checked.
+    verify : {"sample", "all", "none"}
+        Of how many chunks to see whether their codecs decode them, as far as the session may
+        read the files: the first and the last of each distinct chain of codecs, all, or
+        none. The sizes of chunks without compression, and those of files of this machine,
+        are compared with the references, but for ``"none"``.
     progress : callable, optional
         Called with the number of references that were looked at, and of all.
 
@@ -192,6 +199,10 @@ def import_references(
         raise InvalidInputError(
             "append_dim and region exclude each other", ErrorKind.INVALID_VIRTUAL_REF
         )
+    if verify not in VERIFY:
+        raise InvalidInputError(
+            f"verify is one of {VERIFY}, not {verify!r}", ErrorKind.INVALID_VIRTUAL_REF
+        )
     root = normalize_path(group)
     source = open_references(
         references if isinstance(references, Mapping) else os.fspath(references),
@@ -211,6 +222,7 @@ def import_references(
         remote_options,
         validate_containers,
         whole_seconds(checksum_parts(last_modified)[1]),
+        ImportChecks(session, verify),
     )
     work.read({path: (arrays[path], place) for path, place in places.items()}, progress)
     groups = {}
@@ -350,12 +362,14 @@ class _Import:
         remote_options: Mapping[str, Any] | None,
         validate_containers: bool,
         last_modified: int,
+        checks: ImportChecks,
     ) -> None:
         self._session = session
         self._source = source
         self._remote_options = dict(remote_options or {})
         self._validate = validate_containers
         self._last_modified = last_modified
+        self._checks = checks
         self._arrays: list[_Array] = []
         self._threshold = session.effective_config.inline_chunk_threshold_bytes
 
@@ -386,7 +400,8 @@ class _Import:
             self._arrays.append(item)
         self._measure_whole_files()
         for item in self._arrays:
-            check_lengths(item.metadata, item.table.length, partial(self._key, item))
+            if item.metadata.recode is None:
+                self._checks.check(item.metadata, item.table, partial(self._key, item))
 
     def _key(self, item: _Array, row: int) -> str:
         """Return the key of a reference, for errors."""

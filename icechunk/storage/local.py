@@ -507,7 +507,7 @@ def _is_object(name: str) -> bool:
 
 def _is_leftover(name: str) -> bool:
     found = _STAGING.search(name)
-    return found is not None and found[0] != _LOCK_SUFFIX
+    return found is not None and found[0] not in (_LOCK_SUFFIX, _QUEUE_SUFFIX)
 
 
 def _folder_of(key: str) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from icechunk import InvalidInputError
 from icechunk_dask.archives.combine import Comparison, Mismatch, Template
+from icechunk_dask.archives.cutting import common_rows, rows_of, with_rows
 from icechunk_dask.archives.group import ArchiveGroup
-from icechunk_dask.archives.parts import Axis, Part, Scan, digests_of, group_of
+from icechunk_dask.archives.parts import Axis, Part, Scan, Variable, digests_of, group_of
 from icechunk_dask.archives.placement import Placement, other_kinds, place
 from icechunk_dask.archives.record import Record
 from icechunk_dask.archives.sources import location_of
@@ -156,11 +157,30 @@ class Fitting:
         digests = digests_of(first)
         return {
             name: Template.of(
-                variable,
+                self._cut(found, name, variable),
                 b"" if set(self._dims) & set(variable.dimensions) else digests.get(name, b""),
             )
             for name, variable in first.schema.variables.items()
         }
+
+    def _cut(self, found: Fitted, name: str, variable: Variable) -> Variable:
+        """Return a variable whose chunks fit those of all files, if they can be cut."""
+        schemas = {id(part.schema): part.schema for part in found.parts if part.lengths}
+        rows = [
+            rows_of(schema.variables[name], self._dims)
+            for schema in schemas.values()
+            if name in schema.variables
+        ]
+        if variable.by_value or not rows:
+            return variable
+        axis = group_of(name), variable.dimensions[0] if variable.dimensions else ""
+        blocks = found.placement.blocks.get(axis)
+        # nothing comes after the last one
+        lengths = blocks.lengths[:-1] if blocks is not None else []
+        to = common_rows(rows, lengths)
+        if to in (0, variable.chunks[0]):
+            return variable
+        return replace(variable, document=with_rows(variable.document, to))
 
     def _mismatches(self, found: Fitted) -> Iterator[Mismatch]:
         comparison = Comparison(found.templates, self._dims)

@@ -153,6 +153,12 @@ class ArchiveGroup:
             if not those:
                 raise InvalidInputError(f"{url} is not in the archive in {self.root}")
             found.update(zip(those, those, strict=True))
+        if not self.record.are_apart(set(found.values())):
+            raise InvalidInputError(
+                f"nobody has recorded where in the archive in {self.root} these files are: they "
+                "were there before there was a table of its files; virtualize those that are to "
+                "stay into another group"
+            )
         return found
 
     def name_of(self, path: str) -> str:
@@ -182,13 +188,19 @@ class ArchiveGroup:
         locations: set[str] = set()
         lengths: dict[Axis, int] = {}
         extents: dict[Axis, Extent] = {}
+        copied: set[str] = set()
         for node in session.tree.within(self.root):
-            if node.array is not None:
-                locations |= _locations(session, node.path)
-            else:
+            if node.array is None:
                 self._look_at_group(session, node.path, dims, lengths, extents)
+                continue
+            found = _locations(session, node.path)
+            locations |= found
+            if not found:
+                copied.add(self.name_of(node.path))
         if not self.templates:
             return
+        for name in copied & self.templates.keys():
+            self.templates[name] = replace(self.templates[name], by_value="it was before")
         by_value: set[str] = set()
         for snapshot in repository.ancestry(branch=branch):
             by_value |= set(snapshot.metadata.get(_BY_VALUE, ()))

@@ -36,7 +36,14 @@ def native_document(
         Of the values.
     variable : FileVariable
     dimensions : sequence of str
+
+    Raises
+    ------
+    ValueError
+        If Zarr has no such type.
     """
+    if dtype.fields is not None:
+        raise ValueError(f"references have no form for its type {dtype}")
     text = dtype.kind in "OTU"
     zarray = {
         "zarr_format": 2,

@@ -105,7 +105,9 @@ class Part:
         Of the values of variables without all of the combined dimensions, which several
         files have to agree about.
     packed : bytes
-        The `Payload`.
+        The `Payload` of variables with one of the combined dimensions.
+    common : bytes
+        That of the others, which is the same in many files.
     number : int
         Which of the parts of its file it is.
     """
@@ -116,6 +118,7 @@ class Part:
     extents: dict[Axis, Extent]
     digests: tuple[tuple[str, bytes], ...]
     packed: bytes
+    common: bytes
     number: int = 0
 
     @staticmethod
@@ -123,9 +126,9 @@ class Part:
         """Return a payload as bytes."""
         return zlib.compress(pickle.dumps(payload, pickle.HIGHEST_PROTOCOL), 1)
 
-    def payload(self) -> Payload:
+    def payload(self, *, common: bool = False) -> Payload:
         """Return tables and values, which workers of this very call have packed."""
-        found = pickle.loads(zlib.decompress(self.packed))
+        found = pickle.loads(zlib.decompress(self.common if common else self.packed))
         assert isinstance(found, Payload)
         return found
 
@@ -179,6 +182,7 @@ class SchemaTable:
                 part.extents,
                 self._same(part.digests, part.digests),
                 part.packed,
+                self._same(part.common, part.common),
                 part.number,
             )
             for part in scan.parts

@@ -246,6 +246,17 @@ class Record:
             self.templates,
         )
 
+    def are_apart(self, locations: set[str]) -> bool:
+        """Whether some files can be told from the others by their places."""
+        placed: dict[bool, set[tuple[int, ...]]] = {True: set(), False: set()}
+        columns = list(self.places.values())
+        for row, file in enumerate(self.part_file):
+            chosen = self.files.locations[file] in locations
+            placed[chosen].add(tuple(column[row] for column in columns))
+        # what has no steps has no place
+        shared = placed[True] & placed[False]
+        return not any(max(place, default=-1) >= 0 for place in shared)
+
     def parts_of(self, locations: set[str]) -> list[dict[Axis, int]]:
         """Return the blocks of the parts of some files."""
         rows = [i for i, f in enumerate(self.part_file) if self.files.locations[f] in locations]

@@ -26,6 +26,7 @@ from icechunk.kerchunk.tables import ChunkTable
 from icechunk_dask.archives.classic import open_classic
 from icechunk_dask.archives.described import Dataset, FileVariable
 from icechunk_dask.archives.extents import Extent, extent_of
+from icechunk_dask.archives.grib import open_grib
 from icechunk_dask.archives.hdf5 import open_hdf5
 from icechunk_dask.archives.native import native_document
 from icechunk_dask.archives.parts import Axis, Part, Payload, Scan, Schema, Variable, group_of
@@ -176,6 +177,7 @@ class _Block:
     copied: dict[str, tuple[int, str]] = field(default_factory=dict)
     referred: dict[str, tuple[FileVariable, ChunkTable]] = field(default_factory=dict)
     payload: Payload = field(default_factory=lambda: Payload({}, {}))
+    common: Payload = field(default_factory=lambda: Payload({}, {}))
     _read: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -184,18 +186,16 @@ class _Block:
         by_group: dict[str, dict[str, FileVariable]] = {group: {} for group in groups}
         for name, variable in self.dataset.variables.items():
             if variable.refused:
-                raise ValueError(
-                    f"its variable {name!r} cannot be stored: {variable.refused}; leave it out "
-                    f"with drop_variables=[{name!r}]"
-                )
+                raise _unstorable(name, variable.refused)
             by_group.setdefault(group_of(name), {})[name] = variable
         for group, variables in by_group.items():
             self._add_group(group, variables)
 
     def values(self, name: str) -> npt.NDArray[Any]:
         """Return the values of a variable as they are stored."""
-        if name in self.payload.values:
-            return self.payload.values[name]
+        values = self._copy(name)
+        if values is not None:
+            return values
         found = self._all(name)
         count = len(self.schema.variables[name].dimensions) - found.ndim
         return found.reshape((1,) * count + found.shape)
@@ -203,8 +203,12 @@ class _Block:
     def part(self, url: str, number: int) -> Part:
         """Return what is kept of it."""
         digests = tuple(sorted(self.digests.items()))
-        packed = Part.pack(self.payload)
-        return Part(url, self.schema, self.lengths, self.extents, digests, packed, number)
+        packed, common = Part.pack(self.payload), Part.pack(self.common)
+        return Part(url, self.schema, self.lengths, self.extents, digests, packed, common, number)
+
+    def _copy(self, name: str) -> npt.NDArray[Any] | None:
+        found = self.payload.values.get(name)
+        return self.common.values.get(name) if found is None else found
 
     def join(self, other: _Block) -> None:
         """Take over the variables of a block of the same place.
@@ -216,8 +220,8 @@ class _Block:
         """
         mine, theirs = self.schema.variables, other.schema.variables
         for name in [name for name in theirs if name in mine]:
-            values = self.payload.values.get(name), other.payload.values.get(name)
-            if values[0] is None or values[1] is None or digest(values[0]) != digest(values[1]):
+            own, its = self._copy(name), other._copy(name)
+            if own is None or its is None or digest(own) != digest(its):
                 raise ValueError(
                     f"several of its messages have the variable {name!r}; name the scalar "
                     "coordinates that tell them apart in expand_dims"
@@ -227,8 +231,9 @@ class _Block:
         _take(new, self.digests, other.digests)
         _take(new, self.copied, other.copied)
         _take(new, self.referred, other.referred)
-        _take(new, self.payload.tables, other.payload.tables)
-        _take(new, self.payload.values, other.payload.values)
+        for mine_too, theirs_too in ((self.payload, other.payload), (self.common, other.common)):
+            _take(new, mine_too.tables, theirs_too.tables)
+            _take(new, mine_too.values, theirs_too.values)
         self.lengths.update(other.lengths)
 
     # -- one group ---------------------------------------------------------------------
@@ -268,7 +273,7 @@ class _Block:
         nbytes = math.prod(variable.shape) * max(1, variable.dtype.itemsize)
         if reason is not None:
             why, counted = reason
-            if counted:
+            if counted and combined:
                 self.copied[name] = nbytes, why
             if counted and nbytes > scanner.max_bytes:
                 raise ValueError(
@@ -276,14 +281,17 @@ class _Block:
                     f"than max_bytes_by_value, {scanner.max_bytes}; leave it out with "
                     f"drop_variables=[{name!r}], or copy it with loadable=[{name!r}]"
                 )
-            values = self._all(name).reshape((1,) * len(expanded) + variable.shape)
-            document = native_document(name, values.shape, values.dtype, variable, dims)
-            self.payload.values[name] = values
+            try:
+                values = self._all(name).reshape((1,) * len(expanded) + variable.shape)
+                document = native_document(name, values.shape, values.dtype, variable, dims)
+            except (TypeError, ValueError) as exc:
+                raise _unstorable(name, exc) from exc
+            (self.payload if combined else self.common).values[name] = values
         else:
             assert variable.document is not None and variable.table is not None
             self.referred[name] = variable, variable.table
             document, table = _expanded(variable.document, variable.table, expanded)
-            self.payload.tables[name] = table
+            (self.payload if combined else self.common).tables[name] = table
         for dim, length in zip(dims, document["shape"], strict=True):
             if dim in combined:
                 axis = group_of(name), dim
@@ -407,7 +415,8 @@ def _opened(source: Source) -> Iterator[tuple[list[Dataset], BinaryIO]]:
                 with open_classic(given, location) as dataset:
                     yield [dataset], file
             case _:
-                raise ValueError("GRIB")
+                with open_grib(given, location) as datasets:
+                    yield datasets, file
 
 
 def _row(file: BinaryIO, table: ChunkTable, row: int) -> bytes:
@@ -419,10 +428,20 @@ def _row(file: BinaryIO, table: ChunkTable, row: int) -> bytes:
 
 
 # -- variables -------------------------------------------------------------------------
+def _unstorable(name: str, reason: object) -> ValueError:
+    return ValueError(
+        f"its variable {name!r} cannot be stored: {reason}; leave it out with "
+        f"drop_variables=[{name!r}]"
+    )
+
+
 def _texts(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return values with texts in the form in which they are stored."""
     if values.dtype.kind == "O":
         texts = [v.decode() if isinstance(v, bytes) else v for v in values.ravel().tolist()]
+        other = {type(text).__name__ for text in texts if not isinstance(text, str)}
+        if other:
+            raise TypeError(f"its values are objects of {', '.join(sorted(other))}, not texts")
         return np.asarray(texts, dtype=np.dtypes.StringDType()).reshape(values.shape)
     return values.astype(np.dtypes.StringDType()) if values.dtype.kind == "U" else values
 

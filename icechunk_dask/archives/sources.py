@@ -180,11 +180,12 @@ class Sources:
         found: dict[str, Version] = {}
         folders: dict[str, list[Source]] = {}
         for url in urls:
-            source = self.open(url)
-            if source.is_local:
+            if _is_local(url):
+                # a path needs no filesystem of fsspec
+                source = self.open(url) if "://" in url else Source(url, None, url)
                 found[url] = _quietly(source)
             else:
-                folders.setdefault(url.rpartition("/")[0], []).append(source)
+                folders.setdefault(url.rpartition("/")[0], []).append(self.open(url))
         for sources in folders.values():
             listed: dict[str, Any] = {}
             if len(sources) >= _LISTED:

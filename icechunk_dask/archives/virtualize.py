@@ -7,6 +7,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
+
 from icechunk import InvalidInputError, VirtualChunkContainer
 from icechunk.kerchunk.guard import VERIFY, check_name
 from icechunk_dask.archives.fitting import ON_MISMATCH, Fitting
@@ -182,12 +184,15 @@ def virtualize(
         raise InvalidInputError(f"coordinates is 'auto' or a list of names, not {coordinates!r}")
     opened = Opened.of(target, storage_options, remote_options, authorize_virtual_chunk_access)
     sources = Sources(opened.remote_options)
-    names = sources.expand(urls)
+    # one file may be spelled in several ways
+    spelled = {location_of(name): name for name in reversed(sources.expand(urls))}
+    locations = {name: location for location, name in reversed(spelled.items())}
+    names = list(locations)
     session = opened.session(branch)
     root = "/" + group.strip("/")
     archive = ArchiveGroup.of(opened.repository, session, branch, root, dims)
     known = dict(zip(archive.record.files.locations, archive.record.files.versions, strict=True))
-    changed = _changed(sources, names, known)
+    changed = _changed(sources, locations, known)
     if changed and on_changed == "error":
         listed = "\n".join(f"  {url}" for url in changed[:_SHOWN])
         raise InvalidInputError(
@@ -195,12 +200,12 @@ def virtualize(
             "Pass on_changed='replace' to take the new versions, or 'keep' to leave the archive "
             "as it is; reading them fails then."
         )
-    again = changed if on_changed == "replace" else []
-    todo = [name for name in names if location_of(name) not in known or name in set(again)]
+    again = set(changed if on_changed == "replace" else ())
+    todo = [name for name in names if locations[name] not in known or name in again]
     for name in todo:
-        check_name(location_of(name))
+        check_name(locations[name])
         if session is not None:
-            session.virtual.validate(location_of(name))
+            session.virtual.validate(locations[name])
     if todo and session is not None:
         archive.read_digests(session, dims)
     scanner = Scanner(
@@ -229,12 +234,12 @@ def virtualize(
         raise InvalidInputError(f"none of {len(failed)} files could be read:\n{listed}")
     read = [scans[name] for name in sorted(todo) if not scans[name].failure]
     withheld: list[str] = []
-    gaps = [name for name in failed if name not in set(again)]
+    gaps = [name for name in failed if name not in again]
     if gaps and not allow_gaps:
         withheld = [scan.url for scan in read if scan.url > min(gaps) and scan.url not in again]
         read = [scan for scan in read if scan.url not in set(withheld)]
     fitting = Fitting(archive, dims, on_mismatch, order)
-    fitted = fitting.fit(read, {location_of(url) for url in again if not scans[url].failure})
+    fitted = fitting.fit(read, {locations[url] for url in again if not scans[url].failure})
     in_place = set(fitted.urls())
     report: dict[str, Any] = {
         "group": root,
@@ -251,7 +256,7 @@ def virtualize(
     if not fitted.parts:
         return VirtualizeReport(**report, **opened.reading(archive.record.files.locations))
     if session is None:
-        opened.create([location_of(name) for name in names], containers)
+        opened.create(list(locations.values()), containers)
         session = opened.session(branch)
         assert session is not None
     begun = session.snapshot_id
@@ -353,7 +358,7 @@ def remove_files(
         archive,
         fitted,
         {},
-        lambda part, name: part.payload().values[name],
+        lambda part, _: np.empty(0),
         lambda: opened.made.readonly_session(snapshot_id=begun),
     )
     found = writing.write()
@@ -381,11 +386,13 @@ def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
         raise InvalidInputError(f"{name} is one of {tuple(allowed)}, not {value!r}")
 
 
-def _changed(sources: Sources, names: Sequence[str], known: Mapping[str, Version]) -> list[str]:
-    """Return those files of an archive that are of another version now."""
-    there = [name for name in names if location_of(name) in known]
+def _changed(
+    sources: Sources, locations: Mapping[str, str], known: Mapping[str, Version]
+) -> list[str]:
+    """Return those files of an archive, by URL, that are of another version now."""
+    there = [name for name, location in locations.items() if location in known]
     versions = sources.versions(there)
-    return [name for name in there if known[location_of(name)].differs(versions[name])]
+    return [name for name in there if known[locations[name]].differs(versions[name])]
 
 
 def _message(added: Sequence[str], replaced: Sequence[str], root: str) -> str:

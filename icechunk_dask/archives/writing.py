@@ -17,6 +17,7 @@ import zarr
 from icechunk import InvalidInputError, Session
 from icechunk.kerchunk.placing import clear_chunks, move_chunks, place_tables
 from icechunk_dask.archives.combine import Template, recode
+from icechunk_dask.archives.cutting import cut
 from icechunk_dask.archives.fitting import Fitted
 from icechunk_dask.archives.group import ArchiveGroup
 from icechunk_dask.archives.native import selection, write_together
@@ -29,10 +30,11 @@ __all__ = ["Writing"]
 
 #: Arrays of values of up to so many bytes are written again as a whole.
 _WHOLE: Final = 1 << 28
-#: Blocks of values are written together, up to so many bytes.
+#: Blocks of values are written together, up to so many bytes, and so many.
 _FLUSHED: Final = 1 << 26
+_MANY: Final = 4096
 #: Files whose tables and values are unpacked at the same time.
-_BATCH: Final = 512
+_BATCH: Final = 256
 
 
 @dataclass
@@ -288,6 +290,8 @@ class Writing:
                 continue
             array.seen.add(start)
             variable = part.schema.variables[array.name]
+            if not array.axes:
+                payload = part.payload(common=True)
             values = payload.values.get(array.name)
             if (i, array.name) in fitted.cured:
                 array.later.append((i, start))
@@ -297,13 +301,17 @@ class Writing:
                 array.report.count_values(block, variable.by_value)
             else:
                 table = payload.tables[array.name]
-                tables.append(table)
                 chunks = array.template.chunks
+                if chunks and variable.chunks[0] != chunks[0]:
+                    length = part.shape(array.name)[0]
+                    table = cut(table, variable.chunks[0], chunks[0], length)
+                tables.append(table)
                 starts.append(tuple(a // c for a, c in zip(start, chunks, strict=True)))
                 modified.append(self._scans[part.url].version.last_modified)
                 if len(table.locations) and len(table.coords):
                     self.referred.add(part.url)
-        if sum(block.nbytes for _, block in array.small) > _FLUSHED:
+        size = sum(block.nbytes for _, block in array.small)
+        if size > _FLUSHED or len(array.small) > _MANY:
             write_together(self._opened(self._session, array), array.small)
             array.small.clear()
         virtual, inline = place_tables(self._session, array.path, tables, starts, modified)

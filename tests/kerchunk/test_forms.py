@@ -38,7 +38,8 @@ def folder() -> Any:
 
 def imported(references: Any, folder: Path, **options: Any) -> tuple[Session, Any]:
     session = repository(folder).writable_session("main")
-    report = import_references(references, session, **options)
+    # what is drawn has other sizes than its chunks
+    report = import_references(references, session, verify="none", **options)
     return session, report
 
 

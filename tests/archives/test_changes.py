@@ -1,0 +1,279 @@
+"""Archives whose files change: gaps, repairs, replacements, and what is recorded of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+import xarray as xr
+
+from icechunk import InvalidInputError, LocalStorage, Repository, StorageError
+from icechunk_dask import remove_files, virtualize
+from icechunk_dask.archives import scan as scan_module
+from icechunk_dask.archives.record import FIELD
+from tests.archives.day_files import access, archived, content, together, write_days
+
+
+def run(files: Any, repo: Path, **options: Any) -> Any:
+    return virtualize(files, repo, scheduler="sync", **options)
+
+
+# -- gaps ------------------------------------------------------------------------------
+@pytest.mark.parametrize("allow_gaps", [False, True])
+def test_a_file_in_the_middle_that_fails_and_is_repaired(allow_gaps: bool, tmp_path: Path) -> None:
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i) for i in range(5)]
+    whole = files[2].read_bytes()
+    files[2].write_bytes(whole[:1000])
+    report = run(files, tmp_path / "repo", allow_gaps=allow_gaps)
+    assert list(report.failed) == [str(files[2])]
+    inside = [files[i] for i in ((0, 1, 3, 4) if allow_gaps else (0, 1))]
+    assert report.added == tuple(map(str, inside))
+    assert report.withheld == (() if allow_gaps else tuple(map(str, files[3:])))
+    with pytest.raises(InvalidInputError, match=r"2\.nc"):
+        report.raise_for_failures()
+    expected = together([content(path) for path in inside])
+    xr.testing.assert_identical(archived(tmp_path / "repo", report), expected)
+    files[2].write_bytes(whole)
+    report = run(files, tmp_path / "repo")
+    report.raise_for_failures()
+    assert str(files[2]) in report.added
+    expected = together([content(path) for path in files])
+    xr.testing.assert_identical(archived(tmp_path / "repo", report), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("missing.nc", "FileNotFoundError"), ("text.nc", "no NetCDF")]
+)
+def test_nothing_could_be_read(name: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "text.nc").write_text("words")
+    with pytest.raises(InvalidInputError, match=rf"none of 1 files.*\n.*{name}.*{reason}"):
+        run([tmp_path / name], tmp_path / "repo")
+    assert not (tmp_path / "repo").exists()
+
+
+def test_a_new_file_that_fails_is_no_error(tmp_path: Path) -> None:
+    file = write_days(tmp_path / "0.nc", 0)
+    run([file], tmp_path / "repo")
+    report = run([file, tmp_path / "1.nc"], tmp_path / "repo")
+    assert list(report.failed) == [str(tmp_path / "1.nc")] and report.snapshot_id is None
+
+
+# -- late and early --------------------------------------------------------------------
+@pytest.mark.parametrize("order", [(1, 0), (0, 2, 1), (2, 0, 1), (3, 1, 0, 2)])
+@pytest.mark.parametrize("copied", [False, True])
+def test_late_files_go_where_their_coordinate_says(
+    order: tuple[int, ...], copied: bool, tmp_path: Path
+) -> None:
+    files: list[Path] = []
+    for i in order:
+        files.append(write_days(tmp_path / f"{i}.nc", 4 * i, copied=copied))
+        report = run(files, tmp_path / "repo")
+    expected = together([content(path) for path in sorted(files)])
+    xr.testing.assert_identical(archived(tmp_path / "repo", report), expected)
+
+
+def test_late_files_of_a_falling_coordinate(tmp_path: Path) -> None:
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i) for i in range(3)]
+    for path in files:
+        with h5py.File(path, "a") as file:
+            file["time"][...] = file["time"][...][::-1]
+    run([files[0], files[2]], tmp_path / "repo")
+    report = run(files, tmp_path / "repo")
+    expected = together([content(path) for path in files[::-1]])
+    xr.testing.assert_identical(archived(tmp_path / "repo", report), expected)
+
+
+def test_a_late_file_that_does_not_end_with_whole_chunks(tmp_path: Path) -> None:
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i, 3 if i == 1 else 4) for i in range(3)]
+    run([files[0], files[2]], tmp_path / "repo")
+    with pytest.raises(InvalidInputError, match=r"1\.nc: t: ends at 7 .* come after it"):
+        run(files, tmp_path / "repo")
+
+
+def test_tiles_that_are_late(tmp_path: Path) -> None:
+    tiles = {}
+    for i in range(3):
+        for j in range(2):
+            path = tiles[i, j] = write_days(tmp_path / f"{i}-{j}.nc", 4 * i, shift=100 * j)
+            with h5py.File(path, "a") as file:
+                file["lat"][...] += 100 * j
+    options: dict[str, Any] = {"concat_dims": ["time", "lat"]}
+    some = [path for key, path in tiles.items() if key not in ((1, 0), (1, 1), (0, 1))]
+    run(some, tmp_path / "repo", **options)
+    report = run(list(tiles.values()), tmp_path / "repo", **options)
+    with xr.open_mfdataset(list(tiles.values()), combine="by_coords", chunks=None) as whole:
+        expected = whole.load()
+    xr.testing.assert_identical(archived(tmp_path / "repo", report), expected)
+    # one tile goes: its place is empty, the coordinates that it shares stay
+    report = remove_files([tiles[1, 1]], tmp_path / "repo")
+    ours = archived(tmp_path / "repo", report)
+    assert not ours["t"].values[4:8, 3:].any()
+    expected["t"][4:8, 3:] = 0
+    xr.testing.assert_identical(ours, expected)
+
+
+# -- replaced --------------------------------------------------------------------------
+def replaced(path: Path, first: int, **options: Any) -> None:
+    before = path.stat().st_mtime_ns
+    write_days(path, first, **options)
+    # within the same second
+    os.utime(path, ns=(before, before + 1000))
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_replaced_files(which: int, tmp_path: Path) -> None:
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i) for i in range(3)]
+    first = run(files, tmp_path / "repo")
+    replaced(files[which], 4 * which, shift=1000)
+    with pytest.raises(InvalidInputError, match=rf"{which}\.nc\n.*on_changed='replace'"):
+        run(files, tmp_path / "repo")
+    kept = run(files, tmp_path / "repo", on_changed="keep")
+    assert kept.changed == (str(files[which]),) and kept.snapshot_id is None
+    with pytest.raises(InvalidInputError, match="has changed"):
+        kept.raise_for_failures()
+    report = run(files, tmp_path / "repo", on_changed="replace")
+    assert report.replaced == (str(files[which]),) and not report.added and not report.changed
+    expected = together([content(path) for path in files])
+    xr.testing.assert_identical(archived(tmp_path / "repo", report), expected)
+    # the version before is still there
+    assert first.snapshot_id is not None
+    old = Repository.open(str(tmp_path / "repo"), None, access(report))
+    assert old.readonly_session(snapshot_id=first.snapshot_id)
+    assert len(run(files, tmp_path / "repo").already) == 3
+
+
+def test_a_replaced_file_may_have_other_steps(tmp_path: Path) -> None:
+    files = [write_days(tmp_path / f"{i}.nc", 8 * i, copied=True) for i in range(3)]
+    run(files, tmp_path / "repo")
+    replaced(files[1], 8, days=8, shift=5, copied=True)
+    report = run(files, tmp_path / "repo", on_changed="replace")
+    expected = together([content(path) for path in files])
+    xr.testing.assert_identical(archived(tmp_path / "repo", report), expected)
+
+
+def test_a_replaced_file_that_cannot_be_read_stays_what_it_was(tmp_path: Path) -> None:
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i) for i in range(2)]
+    run(files, tmp_path / "repo")
+    files[1].write_bytes(b"nothing")
+    report = run(files, tmp_path / "repo", on_changed="replace")
+    assert report.snapshot_id is None and list(report.failed) == [str(files[1])]
+    with pytest.raises(StorageError, match=r"1\.nc"):
+        archived(tmp_path / "repo", report)
+
+
+def test_a_file_that_is_replaced_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i) for i in range(2)]
+    packed = scan_module.Part.pack
+
+    def meanwhile(payload: Any) -> bytes:
+        replaced(files[1], 4, shift=7)
+        return packed(payload)
+
+    monkeypatch.setattr(scan_module.Part, "pack", staticmethod(meanwhile))
+    report = run(files, tmp_path / "repo")
+    assert "was replaced or written to while" in report.failed[str(files[1])]
+    assert report.added == (str(files[0]),)
+
+
+def test_a_reprocessed_file_with_the_times_of_the_only_one(tmp_path: Path) -> None:
+    a = write_days(tmp_path / "a.nc", 0)
+    run([a], tmp_path / "repo")
+    b = write_days(tmp_path / "b.nc", 0, shift=1)
+    with pytest.raises(InvalidInputError, match=r"b\.nc and .*a\.nc have the same 'time'"):
+        run([a, b], tmp_path / "repo")
+    remove_files([a], tmp_path / "repo")
+    report = run([b], tmp_path / "repo")
+    xr.testing.assert_identical(archived(tmp_path / "repo", report), content(b))
+
+
+# -- taken out -------------------------------------------------------------------------
+def test_files_are_taken_out(tmp_path: Path) -> None:
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i, copied=True) for i in range(4)]
+    report = run(files, tmp_path / "repo")
+    with pytest.raises(InvalidInputError, match=r"missing\.nc is not in the archive"):
+        remove_files([tmp_path / "missing.nc"], tmp_path / "repo")
+    remove_files(f"{tmp_path}/[12].nc", tmp_path / "repo")
+    expected = together([content(files[0]), content(files[3])])
+    xr.testing.assert_identical(archived(tmp_path / "repo", report), expected)
+    report = run(files, tmp_path / "repo")
+    assert len(report.added) == 2
+    expected = together([content(path) for path in files])
+    xr.testing.assert_identical(archived(tmp_path / "repo", report), expected)
+
+
+# -- the record ------------------------------------------------------------------------
+def test_files_that_are_copied_are_remembered_after_expiry(tmp_path: Path) -> None:
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i, copied=True) for i in range(3)]
+    for path in files:
+        with h5py.File(path, "a") as file:
+            # nothing tells where they go, and no chunk refers to them
+            del file["t"]
+    run(files[:2], tmp_path / "repo")
+    repository = Repository.open(LocalStorage(tmp_path / "repo"))
+    later = datetime.now(UTC) + timedelta(days=1)
+    repository.expire_snapshots(later)
+    repository.garbage_collect(later)
+    report = run(files, tmp_path / "repo")
+    assert report.added == (str(files[2]),)
+    expected = together([content(path) for path in files])
+    xr.testing.assert_identical(archived(tmp_path / "repo", report), expected)
+
+
+def _without_table(repo: Path) -> None:
+    """Drop the name of the table, as old versions have written archives."""
+    repository = Repository.open(LocalStorage(repo))
+    session = repository.writable_session("main")
+    for node in list(session.tree.within("/")):
+        document = json.loads(node.user_data)
+        if document.pop(FIELD, None) is not None:
+            session.set_metadata_document(node.path, json.dumps(document).encode())
+    session.commit("no table")
+
+
+def test_an_archive_without_a_table_grows_at_its_end(tmp_path: Path) -> None:
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i) for i in range(4)]
+    run([files[0], files[2]], tmp_path / "repo")
+    _without_table(tmp_path / "repo")
+    report = run([files[0], files[2], files[3]], tmp_path / "repo")
+    assert report.added == (str(files[3]),)
+    expected = together([content(files[i]) for i in (0, 2, 3)])
+    xr.testing.assert_identical(archived(tmp_path / "repo", report), expected)
+    with pytest.raises(InvalidInputError, match=r"1\.nc: its 'time'.*overlaps"):
+        run(files, tmp_path / "repo")
+    with pytest.raises(InvalidInputError, match="nobody has recorded where"):
+        remove_files([files[0]], tmp_path / "repo")
+    remove_files([files[3]], tmp_path / "repo")
+    expected = together([content(files[i]) for i in (0, 2)])
+    xr.testing.assert_identical(archived(tmp_path / "repo", report), expected)
+
+
+def test_an_archive_that_something_else_has_written_to(tmp_path: Path) -> None:
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i) for i in range(2)]
+    run(files[:1], tmp_path / "repo")
+    repository = Repository.open(LocalStorage(tmp_path / "repo"))
+    session = repository.writable_session("main")
+    more = content(files[1])
+    more.to_zarr(session.store, append_dim="time", consolidated=False)  # type: ignore[call-overload]
+    session.commit("more")
+    with pytest.raises(InvalidInputError, match=r"'time' of the group / has 8 steps.*have 4"):
+        run(files, tmp_path / "repo")
+
+
+def test_the_table_is_that_of_the_version(tmp_path: Path) -> None:
+    """A branch that was made before has its own."""
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i) for i in range(3)]
+    first = run(files[:1], tmp_path / "repo")
+    run(files[:2], tmp_path / "repo")
+    repository = Repository.open(LocalStorage(tmp_path / "repo"))
+    repository.create_branch("old", first.snapshot_id)
+    report = run([files[0], files[2]], tmp_path / "repo", branch="old")
+    assert report.added == (str(files[2]),)
+    ours = archived(tmp_path / "repo", report, branch="old")
+    xr.testing.assert_identical(ours, together([content(files[0]), content(files[2])]))
