@@ -15,7 +15,9 @@ import numpy.typing as npt
 import zarr
 
 from icechunk import InvalidInputError, Session
+from icechunk.kerchunk.guard import check_name
 from icechunk.kerchunk.placing import clear_chunks, move_chunks, place_tables
+from icechunk.kerchunk.tables import ChunkTable
 from icechunk_dask.archives.combine import Template, recode
 from icechunk_dask.archives.cutting import cut
 from icechunk_dask.archives.fitting import Fitted
@@ -307,7 +309,7 @@ class Writing:
                     table = cut(table, variable.chunks[0], chunks[0], length)
                 tables.append(table)
                 starts.append(tuple(a // c for a, c in zip(start, chunks, strict=True)))
-                modified.append(self._scans[part.url].version.last_modified)
+                modified.append(self._modified(part, table))
                 if len(table.locations) and len(table.coords):
                     self.referred.add(part.url)
         size = sum(block.nbytes for _, block in array.small)
@@ -317,6 +319,19 @@ class Writing:
         virtual, inline = place_tables(self._session, array.path, tables, starts, modified)
         array.report.virtual += virtual
         array.report.inline += inline
+
+    def _modified(self, part: Part, table: ChunkTable) -> npt.NDArray[np.uint32]:
+        """Return of each row when its file was modified; nobody has asked that of others."""
+        own = location_of(part.url)
+        known = self._scans[part.url].version.last_modified
+        found = np.zeros(len(table.locations) + 1, np.uint32)
+        for number, location in enumerate(table.locations):
+            if location == own:
+                found[number] = known
+            else:
+                check_name(location)
+                self._session.virtual.validate(location)
+        return found[table.location]
 
     def _write_values(self, array: _Array) -> None:
         """Write values, where chunks that refer to files are in place already."""
