@@ -86,6 +86,10 @@ def open_hdf5(
         yield _Scan(source, opened, frozenset(drop_variables)).dataset()
 
 
+#: A group that was not looked at, its path, and the dimensions of the group that it is in.
+_Left = tuple[h5g.GroupID, str, GroupDimensions | None]
+
+
 class _Scan:
     """Looks through a file.
 
@@ -107,13 +111,16 @@ class _Scan:
 
     def dataset(self) -> Dataset:
         """Return what there is."""
-        self._group(self._root, "", None)
+        left: list[_Left] = [(self._root, "", None)]
+        while left:  # as deep as they are nested
+            left += reversed(self._group(*left.pop()))
         return Dataset(self._groups, self._variables)
 
-    def _group(self, gid: h5g.GroupID, path: str, above: GroupDimensions | None) -> None:
+    def _group(self, gid: h5g.GroupID, path: str, above: GroupDimensions | None) -> list[_Left]:
+        """Look at a group, and return those in it."""
         address = h5o.get_info(gid).addr
         if address in self._seen:  # several links to one group, in a circle even
-            return
+            return []
         self._seen.add(address)
         self._groups[path] = ObjectAttributes(gid).shown
         items: list[Item] = []
@@ -142,8 +149,7 @@ class _Scan:
                 )
             elif item.attributes.is_variable and whole not in self._dropped:
                 self._variable(whole, item, dimensions)
-        for whole, group in groups:
-            self._group(group, whole, dimensions)
+        return [(group, whole, dimensions) for whole, group in groups]
 
     def _refuse(self, path: str, reason: str, **known: Any) -> None:
         if path not in self._dropped:

@@ -72,8 +72,12 @@ class ObjectAttributes:
     def hidden(self, name: str) -> npt.NDArray[Any] | None:
         """Return one of the attributes that h5netcdf does not show; None if it is absent."""
         if name not in self._found:
-            attribute = self._hidden.get(name)
-            self._found[name] = None if attribute is None else _values(attribute)[1]
+            self._found[name] = None
+            if name in self._hidden:
+                try:
+                    self._found[name] = _values(self._hidden[name])[1]
+                except Exception as exc:  # what HDF5 or h5py raise for a damaged attribute
+                    self.unreadable = f"its attribute {name!r} cannot be read: {exc}"
         return self._found[name]
 
     def hidden_text(self, name: str) -> bytes:
@@ -86,7 +90,7 @@ class ObjectAttributes:
     def is_scale(self) -> bool:
         """Whether a dataset is a dimension scale, as h5netcdf decides it."""
         # a text of any length is none for h5netcdf
-        found = self._hidden.get("CLASS")
+        found = self.hidden("CLASS")
         fixed = found is not None and found.dtype.kind == "S"
         return fixed and self.hidden_text("CLASS") == b"DIMENSION_SCALE"
 

@@ -78,7 +78,7 @@ def contiguous(did: h5d.DatasetID, shape: tuple[int, ...], user_block: int) -> R
     """Return where the values of a dataset are that is not chunked."""
     offset = did.get_offset()
     size = did.get_storage_size()
-    if offset is None or not math.prod(shape):
+    if offset is None:
         return nowhere(len(shape))
     return at(len(shape), offset + _base(user_block)[0], size)
 

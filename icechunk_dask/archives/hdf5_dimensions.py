@@ -7,6 +7,7 @@ What is looked up here, and in which order, is what h5netcdf does with
 from __future__ import annotations
 
 from collections import ChainMap, Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -75,7 +76,10 @@ class Item:
         listed = self.attributes.hidden("DIMENSION_LIST")
         if listed is None or not self.shape:
             return [None] * len(self.shape)
-        found = [one[-1] if one is not None and len(one) else None for one in listed.ravel()]
+        try:
+            found = [one[-1] if one is not None and len(one) else None for one in listed.ravel()]
+        except TypeError:
+            raise ValueError("its attribute DIMENSION_LIST does not list references") from None
         found += [None] * (len(self.shape) - len(found))
         if any(one is None for one in found) and any(one is not None for one in found):
             raise ValueError("some of its dimensions have scales, and others have none")
@@ -95,7 +99,7 @@ class Objects:
     ----------
     fid : h5py.h5f.FileID
     names : dict of int to str
-        Names of links, of those that have only one.
+        By the address of a header, what the library calls it.
     """
 
     fid: Any
@@ -108,19 +112,33 @@ class Objects:
             self.names[info.addr] = key
 
     def name(self, reference: h5py.Reference) -> str:
-        """Return the name of what is referred to, without its path."""
-        found = h5r.dereference(reference, self.fid)
-        known = self.names.get(h5o.get_info(found).addr)
-        # the library looks through the file for it
-        return known or text_of(h5i.get_name(found) or b"").rpartition("/")[2]
+        """Return the name of what is referred to, without its path.
+
+        Raises
+        ------
+        ValueError
+            If it was deleted, or cannot be opened.
+        """
+        try:
+            found = h5r.dereference(reference, self.fid)
+        except (ValueError, RuntimeError) as exc:
+            raise ValueError(f"a scale of its dimensions cannot be opened: {exc}") from None
+        address = h5o.get_info(found).addr
+        if address not in self.names:
+            # the library looks through the file for it
+            self.names[address] = text_of(h5i.get_name(found) or b"").rpartition("/")[2]
+        if not self.names[address]:
+            raise ValueError("a scale of its dimensions was deleted")
+        return self.names[address]
 
     def lengths(self, listed: npt.NDArray[Any]) -> list[int]:
         """Return how long dimensions of datasets are, from a ``REFERENCE_LIST``."""
         found: list[int] = []
         for reference, axis in listed.ravel().tolist():
-            did = h5r.dereference(reference, self.fid)
-            shape = () if is_virtual(did) else did.shape or ()
-            found += shape[axis : axis + 1]
+            with suppress(ValueError, RuntimeError):  # it refers to what was deleted
+                did = h5r.dereference(reference, self.fid)
+                shape = () if is_virtual(did) else did.shape or ()
+                found += shape[axis : axis + 1]
         return found
 
 
@@ -148,7 +166,8 @@ class GroupDimensions:
         for item in items:
             if item.attributes.is_scale and item.shape:
                 self._numbers += 1
-                self.own[item.key] = self._dimension(item)
+                with suppress(Exception):  # it is refused when its names are asked for
+                    self.own[item.key] = self._dimension(item)
             elif item.shape and not self._labeled(item):
                 wanted |= Counter(item.shape)
         known = Counter(one.length for one in self.own.values() if not one.unlimited)
@@ -161,7 +180,7 @@ class GroupDimensions:
     def _labeled(self, item: Item) -> bool:
         try:
             return item.scales()[0] is not None
-        except ValueError:
+        except Exception:  # what is wrong is said when its names are asked for
             return True
 
     def _dimension(self, item: Item) -> Dimension:

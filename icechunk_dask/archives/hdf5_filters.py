@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numcodecs.blosc
 from h5py import h5p, h5z
 
-__all__ = ["Filter", "Pipeline", "filters_of", "pipeline"]
+__all__ = ["Filter", "Pipeline", "check_plugins", "filters_of", "pipeline"]
 
 _DEFLATE, _SHUFFLE, _FLETCHER32 = h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32
 _BZIP2, _BLOSC, _ZSTD = 307, 32001, 32015
@@ -65,15 +66,13 @@ class Pipeline:
         After the one that makes bytes of an array, in the order of encoding.
     length : int or None
         Of an encoded chunk in bytes, None if it depends on the values.
-    by_value, refused : str
-        Why there are no such codecs, and why the values cannot be copied either; empty if
-        neither is so.
+    by_value : str
+        Why there are no such codecs; empty if there are.
     """
 
     codecs: list[dict[str, Any]]
     length: int | None
     by_value: str = ""
-    refused: str = ""
 
 
 def filters_of(plist: h5p.PropDCID) -> list[Filter]:
@@ -112,19 +111,32 @@ def pipeline(filters: list[Filter], mask: int, length: int) -> Pipeline:
         codec, size = made
         codecs.append(codec)
     if by_value:
-        missing = [
-            one.name
-            for position, one in enumerate(filters)
-            if not mask >> position & 1 and not h5z.filter_avail(one.code)
-        ]
-        refused = (
-            f"filter {missing[0]!r} has no codec, and HDF5 has no plugin for it, so that its "
-            "values cannot be copied either; install hdf5plugin"
-            if missing
-            else ""
-        )
-        return Pipeline([], None, by_value, refused)
+        return Pipeline([], None, by_value)
     return Pipeline(codecs, size)
+
+
+def check_plugins(filters: list[Filter], masks: Collection[int], reason: str) -> None:
+    """Refuse what HDF5 cannot read.
+
+    Parameters
+    ----------
+    filters : list of Filter
+    masks : collection of int
+        Which filters chunks skip; bit ``n`` is filter ``n``.
+    reason : str
+        Why values have to be copied.
+
+    Raises
+    ------
+    ValueError
+        If there is no plugin for a filter.
+    """
+    for position, one in enumerate(filters):
+        if not h5z.filter_avail(one.code) and any(not mask >> position & 1 for mask in masks):
+            raise ValueError(
+                f"{reason}, and HDF5 has no plugin for filter {one.name!r}, so that its values "
+                "cannot be copied either; install hdf5plugin"
+            )
 
 
 def _does_nothing(one: Filter) -> bool:

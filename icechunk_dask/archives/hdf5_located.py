@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,11 @@ from h5py import h5d, h5p
 
 from icechunk_dask.archives.hdf5_chunks import Rows, at, chunked, compact, contiguous
 from icechunk_dask.archives.hdf5_edges import edges_filtered
-from icechunk_dask.archives.hdf5_filters import filters_of, pipeline
+from icechunk_dask.archives.hdf5_filters import check_plugins, filters_of, pipeline
 from icechunk_dask.archives.hdf5_reach import Reach, external
 from icechunk_dask.archives.hdf5_types import StoredType
 
-__all__ = ["Located", "Source", "declared_fill", "located", "read_fill", "same_bytes"]
+__all__ = ["Located", "Source", "copied", "declared_fill", "located", "read_fill", "same_bytes"]
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,27 @@ def located(source: Source, did: h5d.DatasetID, stored: StoredType) -> Located:
     if wanted is not None and (rows.length != wanted).any():
         by_value = by_value or f"chunks have another length than the {wanted} bytes of their values"
     place = np.zeros(len(rows.offset), np.int32)
-    return Located(rows, chunks, codecs, by_value, [location], place)
+    return copied(Located(rows, chunks, codecs, "", [location], place), did, by_value)
+
+
+def copied(found: Located, did: h5d.DatasetID, reason: str) -> Located:
+    """Return what was found with the reason why values have to be copied, if there is one.
+
+    Raises
+    ------
+    ValueError
+        If HDF5 cannot read them.
+    """
+    if reason:
+        filters = filters_of(did.get_create_plist())
+        check_plugins(filters, _masks(found.rows, len(filters)), reason)
+    return replace(found, by_value=reason)
+
+
+def _masks(rows: Rows, filters: int) -> list[int]:
+    """Return the different masks that chunks have, without bits of no filter."""
+    found: list[int] = np.unique(rows.mask & np.uint32((1 << filters) - 1)).tolist()
+    return found or [0]
 
 
 def _filters(
@@ -125,11 +145,8 @@ def _filters(
     """Return codecs, the length of every chunk if it is known, and why there are no codecs."""
     filters = filters_of(plist)
     raw = math.prod(chunks) * did.get_type().get_size()
-    masks = np.unique(rows.mask & np.uint32((1 << len(filters)) - 1)).tolist() or [0]
+    masks = _masks(rows, len(filters))
     made = [pipeline(filters, mask, raw) for mask in masks]
-    for one in made:
-        if one.refused:
-            raise ValueError(one.refused)
     for one in made:
         if one.by_value:
             return [], None, one.by_value
@@ -155,12 +172,19 @@ def declared_fill(did: h5d.DatasetID, stored: StoredType) -> Any:
 
 
 def read_fill(did: h5d.DatasetID, stored: StoredType, declared: Any) -> Any:
-    """Return what h5py reads where nothing was written."""
+    """Return what h5py reads where nothing was written.
+
+    Parameters
+    ----------
+    did : h5py.h5d.DatasetID
+    stored : StoredType
+    declared : scalar
+        The fill value of the creation properties.
+    """
+    plist = did.get_create_plist()
+    never = plist.get_fill_time() == h5d.FILL_TIME_NEVER and plist.get_layout() != h5d.VIRTUAL
     # HDF5 then leaves the memory as it is, and h5py gives it zeros
-    never = did.get_create_plist().get_fill_time() == h5d.FILL_TIME_NEVER
-    if never and not stored.text:
-        return np.zeros((), stored.dtype)[()]
-    return declared
+    return np.zeros((), stored.dtype)[()] if never and not stored.text else declared
 
 
 def same_bytes(a: Any, b: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Final
 
 import h5py
@@ -18,6 +17,7 @@ from icechunk_dask.archives.hdf5_dimensions import Item, is_virtual
 from icechunk_dask.archives.hdf5_located import (
     Located,
     Source,
+    copied,
     declared_fill,
     located,
     read_fill,
@@ -142,7 +142,7 @@ def _filled_up(found: Located, item: Item, shape: tuple[int, ...], fills_agree: 
     )
     if not partly and fills_agree:
         return found
-    return replace(found, by_value=f"it has the shape {item.shape}, and its dimensions {shape}")
+    return copied(found, item.did, f"it has the shape {item.shape}, and its dimensions {shape}")
 
 
 # -- values ----------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import ctypes
+import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import numcodecs
 import numpy as np
 import pytest
 import zarr
-from h5py import h5z
+from h5py import h5t, h5z
 
 from icechunk_dask.archives.hdf5 import open_hdf5
 from tests.archives.hdf5_truth import check, store_of
@@ -105,6 +106,29 @@ def test_chunks_of_another_length(tmp_path: Path) -> None:
         assert "another length than the 32 bytes" in dataset.variables["a"].by_value
 
 
+def test_types_of_their_own_behind_a_plugin(tmp_path: Path) -> None:
+    """What has to be copied, and cannot be read, is refused."""
+    path = tmp_path / "type.h5"
+    tid = h5t.STD_U16LE.copy()
+    tid.set_precision(12)
+    with h5py.File(path, "w") as file:
+        made = create(
+            file,
+            "a",
+            "u2",
+            (4,),
+            tid=tid,
+            prepare=lambda plist: plist.set_filter(32015, h5z.FLAG_OPTIONAL, (3,)),
+        )
+        for start in (0, 2):
+            made.id.write_direct_chunk((start,), bytes(numcodecs.Zstd().encode(bytes(4))))
+    with open_hdf5(path, path.as_uri()) as dataset:
+        assert dataset.variables["a"].refused == (
+            "its integers have 12 bits at bit 0 of 16, and HDF5 has no plugin for filter 'zstd', "
+            "so that its values cannot be copied either; install hdf5plugin"
+        )
+
+
 # -- chunks at the edge ----------------------------------------------------------------
 def _hdf5_library() -> ctypes.CDLL:
     maps = Path("/proc/self/maps").read_text().splitlines()
@@ -137,6 +161,22 @@ def test_unfiltered_edges(
     edges = "by value: its chunks at the edge are not filtered, and others are"
     # of (9, 7), chunks are (4, 3), of (8, 6) too
     assert check(path) == {"a": edges if unfiltered else "virtual", "whole": "virtual"}
+
+
+def test_unfiltered_edges_that_look_filtered(tmp_path: Path) -> None:
+    """Equal bytes are the same, shuffled or not; the last chunk tells."""
+    path = tmp_path / "edges.h5"
+
+    def prepare(plist: Any) -> None:
+        plist.set_shuffle()
+        dont_filter = 2
+        assert _hdf5_library().H5Pset_chunk_opts(ctypes.c_int64(plist.id), dont_filter) == 0
+
+    with h5py.File(path, "w", libver="latest") as file:
+        made = create(file, "a", "<f4", (9, 7), prepare=prepare)
+        made[...] = 0
+        made[8] = np.arange(7)
+    assert check(path)["a"].startswith("by value: its chunks at the edge")
 
 
 # -- filters of other people -----------------------------------------------------------
@@ -183,6 +223,33 @@ def test_filters_of_plugins_that_zarr_decodes(tmp_path: Path, name: str, checksu
     assert np.array_equal(found, VALUES)
 
 
+def test_chunks_at_the_edge_of_the_length_of_their_values(tmp_path: Path) -> None:
+    """They are not unfiltered for that, though HDF5 itself cannot read them here."""
+    path = tmp_path / "plugin.h5"
+    size = 40
+    data = PLUGINS["zstd"][2](bytes(4 * size))
+    padding = 4 * size - len(data) - 8
+    # a frame that decoders skip
+    data = struct.pack("<II", 0x184D2A50, padding) + bytes(padding) + data
+    assert len(data) == 4 * size
+    with h5py.File(path, "w") as file:
+        made = create(
+            file,
+            "a",
+            "<f4",
+            (2 * size - 2,),
+            prepare=lambda plist: (
+                plist.set_chunk((size,)),
+                plist.set_filter(32015, h5z.FLAG_OPTIONAL, (3,)),
+            ),
+        )
+        for start in (0, size):
+            made.id.write_direct_chunk((start,), data)
+    with open_hdf5(path, path.as_uri()) as dataset:
+        found = dataset.variables["a"]
+        assert (found.by_value, found.refused) == ("", "")
+
+
 @pytest.mark.parametrize("code", [32004, 32008, 32013, 32026, 40000])
 def test_filters_that_nobody_decodes(tmp_path: Path, code: int) -> None:
     path = tmp_path / "plugin.h5"
@@ -202,6 +269,6 @@ def test_filters_that_nobody_decodes(tmp_path: Path, code: int) -> None:
     names = {32004: "lz4", 32008: "bitshuffle", 32013: "zfp", 32026: "blosc2", 40000: "40000"}
     with open_hdf5(path, path.as_uri()) as dataset:
         reasons = {name: one.refused for name, one in dataset.variables.items()}
-    assert reasons["written"].startswith(f"filter {names[code]!r} has no codec")
+    assert reasons["written"].startswith(f"filter {names[code]!r} has no codec, and HDF5 has no")
     assert "hdf5plugin" in reasons["written"]
     assert not reasons["plain"] and not reasons["skipped"]

@@ -78,10 +78,11 @@ def test_groups(tmp_path: Path) -> None:
         assert dataset.variables["inherits/u"].dimensions == ("lat", "lon")
 
 
-def test_dimensions_without_scales(tmp_path: Path) -> None:
+@pytest.mark.parametrize("track_order", [False, True])
+def test_dimensions_without_scales(tmp_path: Path, track_order: bool) -> None:
     """The names are those that h5netcdf makes up, of each group by itself."""
     path = tmp_path / "a.h5"
-    with h5py.File(path, "w") as file:
+    with h5py.File(path, "w", track_order=track_order) as file:
         file["square"] = np.zeros((4, 4))
         file["long"] = np.zeros((4, 7, 4, 7, 4))
         file["scalar"] = 3.0
@@ -164,6 +165,26 @@ def test_variables_shorter_than_their_unlimited_dimension(
     assert found["text"] == f"refused: {shapes}"
 
 
+def test_short_variables_that_are_not_filled(tmp_path: Path) -> None:
+    """HDF5 reads zeros within the dataset, and h5netcdf fills up with the fill value."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("time", data=np.arange(5), maxshape=(None,), chunks=(4,))
+        file["time"].make_scale("time")
+        for fill in (0, 7):
+            made = file.create_dataset(
+                f"fill {fill}", (3,), "f4", maxshape=(None,), chunks=(1,), fillvalue=fill,
+                fill_time="never",
+            )  # fmt: skip
+            made[0] = 5
+            made.dims[0].attach_scale(file["time"])
+    assert check(path) == {
+        "time": "virtual",
+        "fill 0": "virtual",
+        "fill 7": "by value: it has the shape (3,), and its dimensions (5,)",
+    }
+
+
 def test_texts_along_two_dimensions(tmp_path: Path) -> None:
     """A coordinate whose first dimension has its name."""
     path = tmp_path / "a.nc"
@@ -174,6 +195,42 @@ def test_texts_along_two_dimensions(tmp_path: Path) -> None:
     with h5py.File(path) as file:
         assert "_Netcdf4Coordinates" in file["station"].attrs or file["station"].ndim == 1
     assert set(check(path).values()) == {"virtual"}
+
+
+def test_damaged_scales(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["plain"] = np.arange(3)
+        for name in ("x", "deleted"):
+            file.create_dataset(name, data=np.arange(3), maxshape=(None,))
+            file[name].make_scale(name)
+        for name, scale in (("gone", "x"), ("lost", "deleted")):
+            file[name] = np.zeros(3)
+            file[name].dims[0].attach_scale(file[scale])
+        for name in ("numbers", "empty"):
+            file[name] = np.zeros(3)
+        file["numbers"].attrs["DIMENSION_LIST"] = np.arange(1)
+        file["empty"].attrs["DIMENSION_LIST"] = h5py.Empty("f4")
+        h5a.create(file["empty"].id, b"CLASS", h5t.UNIX_D32LE, h5s.create(h5s.SCALAR))
+        file["y"] = np.arange(4)
+        file["y"].make_scale("y")
+        file["y"].attrs["_Netcdf4Dimid"] = np.arange(2)
+        del file["gone"], file["deleted"]
+    found = check(path, xarray=False)
+    assert {name for name, one in found.items() if one == "virtual"} == {"plain", "x"}
+    assert all(one.startswith(("virtual", "refused: ")) for one in found.values())
+
+
+def test_groups_within_groups(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        here = file["/"]
+        for _ in range(1200):
+            here = here.create_group("g")
+        here["v"] = np.arange(3)
+    with open_hdf5(path, path.as_uri()) as dataset:
+        assert len(dataset.groups) == 1201
+        assert list(dataset.variables) == ["g/" * 1200 + "v"]
 
 
 # -- fill values -----------------------------------------------------------------------
@@ -466,6 +523,23 @@ def test_indexes_of_chunks(tmp_path: Path, libver: str) -> None:
         shrunk.resize((10,))
         shrunk.resize((14,))
     assert set(check(path).values()) == {"virtual"}
+
+
+def test_places_beyond_the_end(tmp_path: Path) -> None:
+    """What the file says is where its values are, and there is nothing."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["plain"] = np.arange(3)
+        file["v"] = np.arange(10.0)
+        place = file["v"].id.get_offset()
+    content = path.read_bytes()
+    for moved in (len(content) - 8, 1 << 40):
+        assert content.count(place.to_bytes(8, "little")) == 1
+        changed = content.replace(place.to_bytes(8, "little"), moved.to_bytes(8, "little"))
+        path.write_bytes(changed)
+        with open_hdf5(path, path.as_uri()) as dataset:
+            assert dataset.variables["v"].refused
+            assert not dataset.variables["plain"].refused
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

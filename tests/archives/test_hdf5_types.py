@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from h5py import h5d, h5s, h5t
 
+from icechunk.errors import InvalidInputError
+from icechunk_dask.archives.hdf5 import open_hdf5
 from tests.archives.hdf5_truth import check
 from tests.archives.test_hdf5_scanner import create
 
@@ -79,6 +81,8 @@ def _records(file: h5py.File) -> None:
     file["big"] = np.array([(n, -n) for n in range(4)], [("a", ">f4"), ("b", "<i4")])
     spaced = {"names": ["a", "b"], "formats": ["<f4", "<i2"], "offsets": [0, 8], "itemsize": 16}
     file["spaced"] = np.array([(n, -n) for n in range(4)], spaced)
+    padded = {"names": ["a"], "formats": ["<f4"], "offsets": [0], "itemsize": 8}
+    file["padded"] = np.array([(n,) for n in range(4)], padded)
     swapped = {"names": ["a", "b"], "formats": ["<f4", "<i4"], "offsets": [4, 0]}
     file["swapped"] = np.array([(n, -n) for n in range(4)], swapped)
     file["nested"] = np.array(
@@ -104,6 +108,7 @@ def test_records(tmp_path: Path) -> None:
         "big": spaced,
         "spaced": spaced,
         "swapped": spaced,
+        "padded": spaced,
         "arrays": "refused: of its field 'a': its elements are arrays",
         "texts": "refused: of its field 'a': texts of any length are stored apart from the chunks",
     }
@@ -151,6 +156,20 @@ def test_texts(tmp_path: Path) -> None:
         "spaces": "by value: its texts are padded with spaces",
         "zero": "by value: its texts end at their first zero",
     }
+
+
+def test_texts_that_are_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "texts.h5"
+    with h5py.File(path, "w") as file:
+        _beside(file)
+        file.create_dataset(
+            "latin", data=[b"a", "Zürich".encode("latin-1")], dtype=h5py.string_dtype()
+        )
+    with open_hdf5(path, path.as_uri()) as dataset:
+        assert dataset.variables["latin"].by_value
+        with pytest.raises(InvalidInputError, match="variable 'latin': a text in it is not UTF-8"):
+            dataset.variables["latin"].read((slice(None),))
+        assert dataset.variables["plain"].read((slice(None),)).tolist() == [0, 1, 2]
 
 
 def test_other_types(tmp_path: Path) -> None:
