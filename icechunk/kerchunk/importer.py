@@ -27,6 +27,7 @@ from icechunk.format.chunk_refs import ChunkRefs, RefKind
 from icechunk.format.encoding.string_heap import StringHeap
 from icechunk.format.ids import normalize_path, parent_paths
 from icechunk.kerchunk.append import Place, appended, in_region
+from icechunk.kerchunk.dimensions import name_dimensions
 from icechunk.kerchunk.guard import VERIFY
 from icechunk.kerchunk.import_checks import ImportChecks
 from icechunk.kerchunk.locations import fsspec_url, normalizer
@@ -114,7 +115,7 @@ def import_references(
     remote_protocol: str | None = None,
     remote_options: Mapping[str, Any] | None = None,
     base_url: str | None = None,
-    mask_fill_value: bool = True,
+    mask_fill_value: bool | None = None,
     validate_containers: bool = True,
     last_modified: datetime | None = None,
     verify: str = "sample",
@@ -155,9 +156,12 @@ def import_references(
     base_url : str, optional
         URL or folder that relative paths in the references begin at. Default: the current
         directory.
-    mask_fill_value : bool
+    mask_fill_value : bool, optional
         Whether fill values also become ``_FillValue`` attributes, so that xarray masks as
         it does with Zarr v2. False keeps only the attributes that the references have.
+        Default: all that are not zero. kerchunk makes the fill value of a file's
+        ``_FillValue``, and takes that attribute away; where a file has none, it writes zero.
+        True is right for files whose missing values are zero.
     validate_containers : bool
         Whether to refuse locations that no virtual chunk container of the configuration
         holds.
@@ -251,7 +255,9 @@ def _absolute(root: str, path: str) -> str:
         refuse(path, str(exc), ErrorKind.INVALID_PATH)
 
 
-def _arrays(source: References, root: str, mask_fill_value: bool) -> dict[str, ArrayMetadata]:
+def _arrays(
+    source: References, root: str, mask_fill_value: bool | None
+) -> dict[str, ArrayMetadata]:
     """Return the arrays of the references by their paths in the repository."""
     documents = source.documents
     found: dict[str, ArrayMetadata] = {}
@@ -267,6 +273,7 @@ def _arrays(source: References, root: str, mask_fill_value: bool) -> dict[str, A
             found[path] = array_from_v2(head, document, attributes, mask_fill_value=mask_fill_value)
         else:
             found[path] = array_from_v3(head, document)
+    name_dimensions(found)
     for path, array in found.items():
         inside = next((parent for parent in parent_paths(path) if parent in found), None)
         if inside is not None:

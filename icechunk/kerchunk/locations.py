@@ -12,9 +12,12 @@ from collections.abc import Callable
 from typing import Final
 from urllib.parse import quote, unquote
 
+from icechunk.errors import InvalidInputError
+from icechunk.storage.base import check_key
 from icechunk.virtual.locations import stored_location
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)::?//")
+_WINDOWS: Final = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 _LOCAL: Final = ("file", "local")
 _WEB: Final = ("http", "https")
 #: Names that fsspec and Icechunk have for the same store.
@@ -60,12 +63,32 @@ def _location(url: str, remote_protocol: str | None, start: str | None) -> str:
     match = _SCHEME.match(whole)
     scheme = match[1].lower() if match else "file"
     path = whole[match.end() :] if match else whole
+    _check_path(url, scheme, path)
     if scheme in _LOCAL:
         return stored_location("file://" + quote(os.path.abspath(path)))
     scheme = _ALIASES.get(scheme, scheme)
     if scheme == "vcc" or scheme in _WEB:
         return stored_location(f"{scheme}://{path}")
     return stored_location(f"{scheme}://{path.translate(_ESCAPED)}")
+
+
+def _check_path(url: str, scheme: str, path: str) -> None:
+    """Refuse what could be stored and never read.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    if scheme in _LOCAL:
+        if os.name != "nt" and _WINDOWS.match(path):
+            raise InvalidInputError(f"{url!r} is a path of Windows, and this is another system")
+        path = os.path.abspath(path).replace("\\", "/").lstrip("/")
+    elif scheme in _WEB:
+        path = unquote(re.split("[?#]", path)[0])
+    try:
+        check_key(path)
+    except InvalidInputError as exc:
+        raise InvalidInputError(f"{url!r} cannot be read: {exc}") from None
 
 
 def fsspec_url(location: str) -> str:

@@ -136,7 +136,7 @@ def array_from_v2(
     zarray: Mapping[str, Any],
     zattrs: Mapping[str, Any],
     *,
-    mask_fill_value: bool = True,
+    mask_fill_value: bool | None = None,
 ) -> ArrayMetadata:
     """Convert the metadata of an array.
 
@@ -146,9 +146,10 @@ def array_from_v2(
         Of the array within the references.
     zarray, zattrs : mapping
         Its documents ``.zarray`` and ``.zattrs``.
-    mask_fill_value : bool
+    mask_fill_value : bool, optional
         Whether a fill value also becomes the attribute ``_FillValue``, which is what xarray
-        takes it for in Zarr v2.
+        takes it for in Zarr v2. Default: unless it is zero, which writers of references and
+        of Zarr v2 put where there is none.
 
     Raises
     ------
@@ -186,6 +187,8 @@ def array_from_v2(
     native = dtype.to_native_dtype()
     stored = native if native.kind not in "OT" else None
     codecs = _codecs(key, filters, stored, order, len(shape))
+    if mask_fill_value is None:
+        mask_fill_value = native.kind not in "fciub" or bool(fill)
     with quiet():
         stands_for = dtype.default_scalar() if fill is None else fill
         document: dict[str, Any] = {

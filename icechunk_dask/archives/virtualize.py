@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from icechunk import InvalidInputError, VirtualChunkContainer
-from icechunk.kerchunk.guard import VERIFY, check_name
+from icechunk.kerchunk.guard import VERIFY
 from icechunk_dask.archives.fitting import ON_MISMATCH, Fitting
 from icechunk_dask.archives.group import ArchiveGroup
 from icechunk_dask.archives.parsed import Parser
@@ -211,7 +211,6 @@ def virtualize(
     again = set(changed if on_changed == "replace" else ())
     todo = [name for name in names if locations[name] not in known or name in again]
     for name in todo:
-        check_name(locations[name])
         if session is not None:
             session.virtual.validate(locations[name])
     if todo and session is not None:

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import zarr
 
 from icechunk import InvalidInputError, Session
-from icechunk.kerchunk.guard import check_name
 from icechunk.kerchunk.placing import clear_chunks, move_chunks, place_tables
 from icechunk.kerchunk.tables import ChunkTable
 from icechunk_dask.archives.combine import Template, recode
@@ -329,7 +328,6 @@ class Writing:
             if location == own:
                 found[number] = known
             else:
-                check_name(location)
                 self._session.virtual.validate(location)
         return found[table.location]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import itertools
 import struct
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +285,33 @@ def test_a_file_object_stays_open_and_only_the_header_is_read() -> None:
         assert dataset.variables["a"].read((slice(7, 9),)).tolist() == [7.0, 8.0]
         assert file.count <= 8192 + 16
     assert not file.closed
+
+
+class Interrupted(io.BytesIO):
+    """Lets other threads go on between ``seek`` and ``read``."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        found = super().seek(offset, whence)
+        # a wait gives the interpreter to another thread, if one wants it
+        threading.Event().wait(1e-4)
+        return found
+
+
+def test_threads_read_at_the_same_time() -> None:
+    values = np.arange(400.0).reshape(100, 4)
+    file = Interrupted(classic({"t": None, "x": 4}, {"a": Var(("t", "x"), values)}, records=100))
+    with open_classic(file, LOCATION) as dataset, ThreadPoolExecutor(8) as pool:
+        read = dataset.variables["a"].read
+        found = pool.map(lambda n: read((slice(n, n + 1),)), range(100))
+        assert np.array_equal(np.concatenate(list(found)), values)
+
+
+def test_a_file_that_was_cut_meanwhile_is_an_error() -> None:
+    file = io.BytesIO(classic({"x": 5}, {"a": Var(("x",), np.arange(5.0))}))
+    with open_classic(file, LOCATION) as dataset:
+        file.truncate(len(file.getvalue()) - 8)
+        with pytest.raises(OSError, match="has changed"):
+            read_values(dataset.variables["a"])
 
 
 def test_too_many_records_go_by_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

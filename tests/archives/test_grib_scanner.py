@@ -14,11 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import xarray as xr
+import zarr
 from hypothesis import given, strategies as st
+from kerchunk.grib2 import scan_grib
 
 from icechunk import InvalidInputError
+from icechunk.kerchunk import import_references
 from icechunk.kerchunk.grib import GribCodec
-from icechunk.kerchunk.grib_sections import field_message
+from icechunk.kerchunk.grib_sections import field_message, grib_fields
 from icechunk_dask.archives.described import Dataset, FileVariable
 from icechunk_dask.archives.grib import open_grib
 from tests.archives.grib_files import (
@@ -33,6 +36,7 @@ from tests.archives.grib_files import (
     whole_message,
 )
 from tests.archives.reading_classic import LOCATION, as_xarray, read_values, zarr_values
+from tests.kerchunk.base import repository
 
 GEOGRAPHY = ("latitude", "longitude")
 
@@ -459,6 +463,13 @@ def test_junk_between_messages(tmp_path: Path, junk: bytes) -> None:
             check_field(dataset, path, name, truth)
 
 
+@pytest.mark.parametrize("before", range(1, 5))
+def test_messages_that_begin_between_two_blocks(before: int) -> None:
+    data = bytes((1 << 16) - before) + message()
+    with open_grib(io.BytesIO(data), LOCATION) as (dataset,):
+        assert offset(dataset.variables["t"]) == (1 << 16) - before
+
+
 def offset(variable: FileVariable) -> int:
     assert variable.table is not None
     return int(variable.table.offset[0])
@@ -578,25 +589,31 @@ def test_other_files_are_refused(data: bytes) -> None:
         pass
 
 
+MESSAGES = [
+    *(message(edition=edition, bitmapPresent=1) for edition in (1, 2)),
+    several_fields([message(bitmapPresent=1), message(shortName="v"), message(shortName="u")]),
+]
+
+
 @given(st.data())
-def test_damaged_messages_are_refused_or_read(data: st.DataObject) -> None:
-    """No other error than ours, from headers and from values."""
-    edition = data.draw(st.sampled_from([1, 2]))
-    content = bytearray(MESSAGES[edition])
+def test_damaged_sections_are_refused_or_within_the_file(data: st.DataObject) -> None:
+    """No other error than ours. What is in the sections is left to ecCodes."""
+    content = bytearray(data.draw(st.sampled_from(MESSAGES)))
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(content) - 1))
         content[at] = data.draw(st.one_of(st.integers(0, 255), st.sampled_from([0, 255])))
     try:
-        with open_grib(io.BytesIO(bytes(content)), LOCATION) as datasets:
-            for dataset in datasets:
-                for variable in dataset.variables.values():
-                    if variable.by_value or not variable.refused:
-                        read_values(variable)
+        for found in grib_fields(io.BytesIO(bytes(content)), LOCATION):
+            part = bytes(content[found.offset : found.offset + found.length])
+            assert len(part) == found.length
+            one = field_message(part)
+            assert (
+                (one[:4], one[-4:]) == (b"GRIB", b"7777") == (found.header[:4], found.header[-4:])
+            )
+            assert len(list(grib_fields(io.BytesIO(one), LOCATION))) == 1
+            assert len(list(grib_fields(io.BytesIO(found.header), LOCATION))) == 1
     except InvalidInputError:
         pass
-
-
-MESSAGES = {edition: message(edition=edition, bitmapPresent=1) for edition in (1, 2)}
 
 
 def test_values_are_not_read(tmp_path: Path) -> None:
@@ -665,3 +682,26 @@ def test_the_codec_puts_coordinates_where_values_are(var: str) -> None:
         found = decoded(whole, SHAPE, var)
         rows = found if var == "latitude" else found.T
         assert (rows == rows[:, :1]).all()
+
+
+@pytest.mark.parametrize("edition", [1, 2])
+def test_references_of_kerchunk(tmp_path: Path, edition: int) -> None:
+    """A value is missing by the bitmap; what kerchunk says of the length may be too much."""
+    path = tmp_path / "file"
+    values = np.arange(9992.0, 10007)
+    values[3] = -5
+    keys = {"shortName": "t", "bitmapPresent": 1, "missingValue": -5}
+    masked = message(edition=edition, values=values, **keys)
+    path.write_bytes(masked + message(edition=edition, values=np.full(15, 9999.0)))
+    truth = truths(path)[0]
+    refs = scan_grib(str(path), inline_threshold=0)[0]["refs"]
+    (key,) = [k for k, v in refs.items() if k.startswith("t/") and isinstance(v, list)]
+    # of edition 1 it takes the length from where it stands in edition 2
+    assert (refs[key][2] == len(masked)) == (edition == 2)
+    refs[key] = [str(path), 0, path.stat().st_size]
+    refs = {k: v for k, v in refs.items() if k.startswith("t/") or k == ".zgroup"}
+    session = repository(tmp_path).writable_session("main")
+    import_references(refs, session)
+    found = zarr.open_array(session.store, path="t", mode="r")[...]
+    assert np.array_equal(found.ravel(), truth.values, equal_nan=True)
+    assert np.isnan(found).sum() == 1

@@ -71,7 +71,7 @@ def test_what_a_parser_gets_wrong(tmp_path: Path) -> None:
         attributes = group.metadata.attributes
         return ManifestStore(ManifestGroup(arrays, attributes=attributes), registry=registry)
 
-    with pytest.raises(InvalidInputError, match=r"'t': chunk \(0, 0\) has 44 bytes.* take 48"):
+    with pytest.raises(InvalidInputError, match=r"'t': chunk \(0, 0\) has 44 bytes.* 48"):
         virtualize([path], tmp_path / "repo", scheduler="sync", parser=shorter)
     with pytest.raises(InvalidInputError, match=r"returned a dict, not a ManifestStore"):
         virtualize([path], tmp_path / "repo", scheduler="sync", parser=lambda url, _: {})

@@ -101,7 +101,9 @@ def forms(logical: dict[str, Any], folder: Path, place: Path) -> dict[str, Any]:
 
     def complete(start: str, text: str = "base64") -> dict[str, Any]:
         named = {key: spelled(value, start, text) for key, value in chunks.items()}
-        return array_refs(named, tuple(3 * n for n in grid), (3,) * len(grid))
+        # compressed, so that a chunk may have any number of bytes
+        packed = {"compressor": {"id": "zlib", "level": 1}}
+        return array_refs(named, tuple(3 * n for n in grid), (3,) * len(grid), **packed)
 
     one = array_refs({}, (8, 2), (1, 2), "group/b", {"units": "K"})
     made = {f"group/b/{i}.0": [f"{path}a b.bin", 8 * i, 8] for i in range(generated)}
@@ -214,6 +216,26 @@ def test_urls(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert locations("local:///y.nc") == ["file:///y.nc"]
 
 
+UNREADABLE = {
+    "C:\\data\\x.nc": "Windows",
+    "c:/data/x.nc": "Windows",
+    "\\\\host\\share\\x.nc": "Windows",
+    "/data/a\nb.nc": "control",
+    "file:///data/a\tb.nc": "control",
+    "s3://bucket/a\nb.nc": "control",
+    "s3://bucket/a//b.nc": "empty segments",
+    "https://host/a%0Ab.nc": "control",
+    "https://host/a/": "empty segments",
+}
+
+
+@pytest.mark.parametrize("url", UNREADABLE, ids=repr)
+def test_urls_that_nobody_could_read(folder: Path, url: str) -> None:
+    refs = array_refs({"0": [url, 0, 4]}, (1,), (1,))
+    with pytest.raises(InvalidInputError, match=f"'a/0'.*{UNREADABLE[url]}"):
+        imported(refs, folder, validate_containers=False)
+
+
 GOOD = array_refs({}, (4, 4), (1, 1))
 BAD: dict[str, tuple[Any, str]] = {
     "version": ({"version": 2, "refs": {}}, "version 2"),
@@ -289,7 +311,8 @@ def test_files_that_are_no_references(folder: Path, tmp_path: Path) -> None:
 
 def test_damaged_parquet(folder: Path, tmp_path: Path) -> None:
     chunks = {f"{i}.0": [f"{folder}/a b.bin", i, 1] for i in range(4)}
-    refs_to_dataframe(array_refs(chunks, (4, 1), (1, 1)), str(tmp_path / "p"), record_size=2)
+    references = array_refs(chunks, (4, 1), (1, 1), dtype="|i1")
+    refs_to_dataframe(references, str(tmp_path / "p"), record_size=2)
     record = tmp_path / "p/a/refs.1.parq"
     whole = record.read_bytes()
 
@@ -325,7 +348,7 @@ class Seen:
 
 def test_progress(folder: Path, tmp_path: Path) -> None:
     chunks = {f"{i}.0": [f"{folder}/a b.bin", i, 1] for i in range(7)}
-    references = array_refs(chunks, (7, 1), (1, 1))
+    references = array_refs(chunks, (7, 1), (1, 1), dtype="|i1")
     refs_to_dataframe(dict(references), str(tmp_path / "p"), record_size=3)
     for source, expected in (
         (references, [(7, 7)]),
