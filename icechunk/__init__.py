@@ -134,6 +134,14 @@ if TYPE_CHECKING:
     from icechunk.repository import (
         Repository as Repository,
     )
+    from icechunk.repository.jobs import (
+        Job as Job,
+        Jobs as Jobs,
+        PartResult as PartResult,
+    )
+    from icechunk.repository.jobs_status import (
+        JobStatus as JobStatus,
+    )
     from icechunk.repository.upgrade import (
         upgrade_icechunk_repository as upgrade_icechunk_repository,
     )
@@ -301,6 +309,8 @@ _DEFINED = {
         "UpdateType",
     ),
     "icechunk.repository": ("Repository",),
+    "icechunk.repository.jobs": ("Job", "Jobs", "PartResult"),
+    "icechunk.repository.jobs_status": ("JobStatus",),
     "icechunk.repository.upgrade": ("upgrade_icechunk_repository",),
     "icechunk.session": (
         "ChunkType",

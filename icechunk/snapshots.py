@@ -1,11 +1,7 @@
 """Snapshots and their history, under the name that the official client has for them."""
 
-from icechunk.commit.snapshots import (
-    Diff,
-    ManifestFileInfo,
-    SnapshotInfo,
-    SnapshotMetadata,
-)
+from icechunk.commit.diff import Diff
+from icechunk.commit.snapshot_info import ManifestFileInfo, SnapshotInfo, SnapshotMetadata
 from icechunk.repository.ancestry_graph import (
     AncestryGraph,
 )

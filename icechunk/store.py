@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 import numpy as np
 from zarr.abc.store import (
@@ -20,21 +20,26 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from icechunk.base.async_twin import async_twin
 from icechunk.base.display import Displayed
-from icechunk.config.repository_config import VirtualChunkSpec
-from icechunk.early.store_versions import VersionControl
+from icechunk.base.parts import of_part
+from icechunk.config.repository_config import RepositoryConfig, VirtualChunkSpec
+from icechunk.early.checkout import AccessMode, Checkout
+from icechunk.early.config import StoreConfig
 from icechunk.errors import ErrorKind, InvalidInputError, ReadOnlyError, SessionStateError
 from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.ids import normalize_path
 from icechunk.format.snapshot import Node
+from icechunk.repository.repository import Authorization
 from icechunk.session import listing
 from icechunk.session.array_chunks import ChunkBatch
 from icechunk.session.keys import (
     ChunkKey,
     MetadataKey,
     V2Key,
+    find_key,
     parse_key,
 )
 from icechunk.session.session import Session
+from icechunk.storage import AnyStorage
 from icechunk.storage.base import ByteRange, BytesLike, resolve_range
 from icechunk.virtual.specs import checksum_parts, refs_from_arrays, refs_from_specs, scalar_place
 
@@ -48,7 +53,7 @@ _KEYS_AT_A_TIME: Final = 10_000
 _AnyRange: TypeAlias = ByteRequest | tuple[int | None, int | None] | None
 
 
-class IcechunkStore(Displayed, VersionControl, Store):
+class IcechunkStore(Displayed, Store):
     """A Zarr store on a session.
 
     Get one from `Session.store`, or open repository, session and store in one call with
@@ -69,7 +74,113 @@ class IcechunkStore(Displayed, VersionControl, Store):
                 ErrorKind.NOT_ALLOWED,
             )
         super().__init__(read_only=bool(read_only))
-        self._session = session
+        self._checkout = Checkout(session)
+
+    @property
+    def _session(self) -> Session:
+        return self._checkout.session
+
+    # -- opening a repository as well ------------------------------------------------
+    @classmethod
+    async def open(cls, *args: Any, **kwargs: Any) -> Self:
+        """Open or create a store; Zarr calls this, users call `open_or_create`."""
+        return await asyncio.to_thread(lambda: cls.open_or_create(*args, **kwargs))
+
+    @classmethod
+    def open_or_create(
+        cls,
+        storage: AnyStorage | None = None,
+        mode: AccessMode = "r",
+        config: StoreConfig | RepositoryConfig | None = None,
+        *,
+        authorize_virtual_chunk_access: Authorization | None = None,
+        read_only: bool | None = None,
+    ) -> Self:
+        """Open a store on the branch ``main``, or create a repository first.
+
+        Parameters
+        ----------
+        storage : StorageConfig, Storage, str or path
+        mode : {"r", "r+", "a", "w", "w-"}
+            Read an existing repository; write to an existing one; write, creating it if
+            need be; the same and begin with nothing in it; create it or fail.
+        config : StoreConfig or RepositoryConfig, optional
+        authorize_virtual_chunk_access : mapping, optional
+            See `Repository.open`.
+        read_only : bool, optional
+            Zarr's name for the choice between the modes ``"r"`` and ``"a"``.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no storage, or the mode is unknown.
+        RepositoryNotFoundError
+            If there is no repository, in the modes ``"r"`` and ``"r+"``.
+        RepositoryExistsError
+            If there is one, in the mode ``"w-"``.
+        """
+        if read_only is not None:
+            mode = "r" if read_only else "a"
+        access = authorize_virtual_chunk_access
+        return cls._of(Checkout.open_or_create(storage, mode, config, access))
+
+    @classmethod
+    def open_existing(
+        cls,
+        storage: AnyStorage,
+        mode: AccessMode = "r",
+        config: StoreConfig | RepositoryConfig | None = None,
+        *,
+        authorize_virtual_chunk_access: Authorization | None = None,
+    ) -> Self:
+        """Open a store on the branch ``main`` of an existing repository.
+
+        Parameters are those of `open_or_create`; in every mode but ``"r"`` the store can
+        be written.
+
+        Raises
+        ------
+        RepositoryNotFoundError
+            If there is none.
+        """
+        access = authorize_virtual_chunk_access
+        return cls._of(Checkout.open_existing(storage, mode, config, access))
+
+    @classmethod
+    def create(
+        cls,
+        storage: AnyStorage,
+        mode: AccessMode = "w",
+        config: StoreConfig | RepositoryConfig | None = None,
+        *,
+        authorize_virtual_chunk_access: Authorization | None = None,
+    ) -> Self:
+        """Create a repository and open a store on it.
+
+        Parameters are those of `open_or_create`.
+
+        Raises
+        ------
+        RepositoryExistsError
+            If there is a repository.
+        """
+        access = authorize_virtual_chunk_access
+        return cls._of(Checkout.create(storage, mode, config, access))
+
+    @classmethod
+    def _of(cls, checkout: Checkout, *, is_open: bool = True) -> Self:
+        store = cls(checkout.session, checkout.read_only)
+        store._checkout = checkout
+        store._is_open = is_open
+        return store
+
+    def with_mode(self, mode: AccessMode) -> Self:
+        """Return a store on the same version with another mode.
+
+        From a store that reads, any other mode but ``"r"`` gives one that writes to the
+        branch that is checked out.
+        """
+        return self._of(self._checkout.with_mode(mode), is_open=False)
 
     # -- what it is --------------------------------------------------------------
     @property
@@ -121,20 +232,12 @@ class IcechunkStore(Displayed, VersionControl, Store):
 
     __str__ = __repr__
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        state["_session"] = self._picklable_session()
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ = state
-
     def with_read_only(self, read_only: bool = False) -> IcechunkStore:
         """Return a store on the same version that refuses writes, or does not.
 
         A store that belongs to a read-only session stays read-only.
         """
-        if self._repository is not None:
+        if self._checkout.repository is not None:
             return self.with_mode("r" if read_only else "a")
         return type(self)(self._session, read_only=read_only)
 
@@ -198,11 +301,8 @@ class IcechunkStore(Displayed, VersionControl, Store):
 
     def _lookup(self, key: str) -> bytes | tuple[Node, tuple[int, ...]] | None:
         """Return the metadata that a key means, or the chunk."""
-        try:
-            parsed = parse_key(key)
-        except InvalidInputError:
-            return None
-        if isinstance(parsed, V2Key):
+        parsed = find_key(key)
+        if parsed is None or isinstance(parsed, V2Key):
             return None
         node = self._session.tree.get(parsed.path)
         if node is None:
@@ -227,7 +327,7 @@ class IcechunkStore(Displayed, VersionControl, Store):
         """Return many values, or ranges of them, in the order asked for.
 
         Ranges may also be tuples: ``(start, end)``, ``(start, None)`` for all from a
-        position on, ``(None, n)`` for the last `n` bytes.
+        position on, ``(None, n)`` for the first `n` bytes.
         """
         count = self._session.effective_config.get_partial_values_concurrency
         limit = asyncio.Semaphore(max(count, 1))
@@ -376,10 +476,7 @@ class IcechunkStore(Displayed, VersionControl, Store):
     def delete_sync(self, key: str) -> None:
         """Delete a key as `delete` does, without an event loop."""
         self._check_writable()
-        try:
-            parsed = parse_key(key)
-        except InvalidInputError:
-            return
+        parsed = find_key(key)
         if isinstance(parsed, ChunkKey):
             self._session.chunks.delete(parsed.path, parsed.coordinate)
         elif isinstance(parsed, MetadataKey):
@@ -571,6 +668,43 @@ class IcechunkStore(Displayed, VersionControl, Store):
             lambda: any(True for _ in listing.below(self._session, prefix))
         )
 
+    # -- versions: the early API ---------------------------------------------------------
+    @property
+    def snapshot_id(self) -> str:
+        """Id of the snapshot that the store is based on."""
+        return self._checkout.snapshot_id
+
+    @property
+    def branch(self) -> str | None:
+        """The branch that is checked out, None if it is a tag or snapshot."""
+        return self._checkout.branch
+
+    @property
+    def has_uncommitted_changes(self) -> bool:
+        """Whether there are changes that were not committed."""
+        return self._checkout.has_uncommitted_changes
+
+    async def empty(self) -> bool:
+        """Whether there is neither group nor array."""
+        await self._loaded()
+        return not self._session.tree.nodes()
+
+    checkout = of_part("_checkout", Checkout.checkout)
+    commit = of_part("_checkout", Checkout.commit)
+    distributed_commit = of_part("_checkout", Checkout.distributed_commit)
+    change_set_bytes = of_part("_checkout", Checkout.change_set_bytes)
+    reset = of_part("_checkout", Checkout.reset)
+    new_branch = of_part("_checkout", Checkout.new_branch)
+    tag = of_part("_checkout", Checkout.tag)
+    ancestry = of_part("_checkout", Checkout.ancestry)
+    async_ancestry = of_part("_checkout", Checkout.async_ancestry)
+
+    async_checkout = async_twin(checkout)
+    async_commit = async_twin(commit)
+    async_distributed_commit = async_twin(distributed_commit)
+    async_reset = async_twin(reset)
+    async_new_branch = async_twin(new_branch)
+    async_tag = async_twin(tag)
     set_virtual_ref_async = async_twin(set_virtual_ref)
     async_set_virtual_ref = set_virtual_ref_async
     set_virtual_refs_async = async_twin(set_virtual_refs)
@@ -593,9 +727,9 @@ def _byte_range(request: _AnyRange) -> ByteRange | None:
 
 def _from_tuple(wanted: tuple[int | None, int | None]) -> ByteRequest | None:
     start, end = wanted
-    if start is None:
-        return SuffixByteRequest(end) if end is not None else None
-    return RangeByteRequest(start, end) if end is not None else OffsetByteRequest(start)
+    if end is not None:
+        return RangeByteRequest(start or 0, end)
+    return OffsetByteRequest(start) if start is not None else None
 
 
 def _cut(data: bytes | None, wanted: ByteRange | None) -> bytes | None:

@@ -1,5 +1,5 @@
 """Types for annotations, under the names that the official client has for them."""
 
-from icechunk.commit.snapshots import CommitMethod
+from icechunk.commit.snapshot_info import CommitMethod
 
 __all__ = ["CommitMethod"]

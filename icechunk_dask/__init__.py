@@ -11,12 +11,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from icechunk_dask.archives.report import VirtualizeReport
-from icechunk_dask.batches import Written
-from icechunk_dask.grid import written_chunks
-from icechunk_dask.items import distributed_write
-from icechunk_dask.progress import Status
-from icechunk_dask.write import store_dask
+try:
+    from icechunk_dask.archives.report import VirtualizeReport
+    from icechunk_dask.batches import Written
+    from icechunk_dask.grid import written_chunks
+    from icechunk_dask.items import distributed_write
+    from icechunk_dask.progress import Status
+    from icechunk_dask.write import store_dask
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"icechunk_dask needs {error.name}: pip install 'icechunk[dask]'", name=error.name
+    ) from error
 
 if TYPE_CHECKING:
     from icechunk_dask.archives.virtualize import remove_files, virtualize

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,6 +30,8 @@ from icechunk import (
 )
 from icechunk_dask.graph import Runner, Write
 from icechunk_dask.part import Part
+from icechunk_dask.pipeline import Pipeline
+from icechunk_dask.progress import Progress
 from icechunk_dask.record import Record
 
 __all__ = [
@@ -157,6 +160,10 @@ class Work(Protocol):
         """Return how many there are."""
 
     @property
+    def title(self) -> str:
+        """What messages call all of them."""
+
+    @property
     def nbytes(self) -> Units | None:
         """Size of each unit, if it is known before: int64[len(self)]."""
 
@@ -224,8 +231,8 @@ class Committing:
             raise _wrong(f"publish is {publish!r}, it must be 'batch' or 'end'")
         if publish == "end" and not job:
             raise _wrong(
-                "with publish='end' the work waits on a temporary branch; name it with job=, so "
-                "that a later run finds it"
+                "with publish='end' the work waits in a job; name it with job=, so that a later "
+                "run finds it"
             )
         every = Every.parse(commit_every)
         if not isinstance(repository, Repository):
@@ -259,35 +266,41 @@ class Committing:
         progress.set(phase="writing", total=len(work), tasks=run.skipped)
         sizes = _Sizes(self.every, work.nbytes, runner.slots)
         with run.explained():
-            while len(pending):
-                units = pending[: sizes.next(pending)]
-                pending = pending[len(units) :]
-                started = time.monotonic()
-                session = self._session(record)
-                (part,) = runner.run(work.graph(session, units, split_every, runner.new_topic()))
-                changes = part.changes.to_bytes()
-                session.merge_change_sets([changes])
-                changed = work.check(session, part)
-                progress.set(phase="committing")
-                if record is not None:
-                    snapshots += record.add(units, changes, session.snapshot_id)
-                elif changed:
-                    snapshots.append(
-                        session.commit(self.message, self.metadata, rebase_with=self.rebase_with)
-                    )
-                run.parts.append(part)
-                progress.set(phase="writing", commits=len(snapshots))
-                sizes.learn(part, time.monotonic() - started)
+            with Pipeline(self, record, partial(self._commit, run, progress)) as pipeline:
+                while len(pending):
+                    units = pending[: sizes.next(pending)]
+                    pending = pending[len(units) :]
+                    started = time.monotonic()
+                    session = pipeline.session()
+                    graph = work.graph(session, units, split_every, runner.new_topic())
+                    (part,) = runner.run(graph, of=work.title)
+                    progress.set(phase="committing")
+                    pipeline.add(units, part, session)
+                    sizes.learn(part, time.monotonic() - started)
+                    if len(pending):
+                        progress.set(phase="writing")
             if record is not None and self.publish == "end":
                 progress.set(phase="publishing")
                 snapshots += record.publish()
         progress.set(phase="done", commits=len(snapshots))
         return Written.of(run.parts, run.skipped, snapshots, work.results(run.parts))
 
-    def _session(self, record: Record | None) -> Session:
-        if record is not None and record.base is not None:
-            return self.repository.session_after_commit(self.branch, record.base)
-        return self.repository.writable_session(self.branch)
+    def _commit(
+        self, run: _Run, progress: Progress, units: Units, part: Part, changes: bytes, base: str
+    ) -> str | None:
+        session = self.repository.session_after_commit(self.branch, base)
+        session.merge_change_sets([changes])
+        changed = run.work.check(session, part)
+        snapshots: list[str] = []
+        if run.record is not None:
+            snapshots = run.record.add(units, changes, base)
+        elif changed:
+            solver = self.rebase_with
+            snapshots = [session.commit(self.message, self.metadata, rebase_with=solver)]
+        run.parts.append(part)
+        run.snapshots += snapshots
+        progress.set(commits=len(run.snapshots))
+        return snapshots[-1] if snapshots else None
 
 
 @dataclass

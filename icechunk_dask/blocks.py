@@ -142,6 +142,13 @@ class Blocks:
         return int(self._bounds[-1])
 
     @property
+    def title(self) -> str:
+        """What messages call all of them."""
+        paths = sorted({job.target.path for job in self.jobs})
+        more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+        return f"the blocks for {', '.join(map(repr, paths[:5]))}{more}"
+
+    @property
     def nbytes(self) -> npt.NDArray[np.int64]:
         """Size of each block in memory: int64[len(self)]."""
         sizes = []

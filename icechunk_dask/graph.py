@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -24,9 +26,17 @@ from dask.multiprocessing import RemoteException
 from dask.system import CPU_COUNT
 from dask.utils import ensure_dict
 
-from icechunk import ErrorKind, IcechunkError, InvalidInputError, Storage, TaskError
+from icechunk import (
+    ErrorKind,
+    IcechunkError,
+    InternalError,
+    InvalidInputError,
+    Storage,
+    TaskError,
+)
 from icechunk_dask.part import Part, failing_as, merge_parts
 from icechunk_dask.progress import Progress, count, counts_of
+from icechunk_dask.recipe import Recipe
 
 __all__ = ["Named", "Runner", "Write", "reduced"]
 
@@ -62,29 +72,38 @@ class Named:
     what : str
     topic : str or None
         Where to count on a cluster.
+    retries : int
+        How often to try again, where the scheduler does not.
     """
 
-    __slots__ = ("function", "topic", "what")
+    __slots__ = ("function", "retries", "topic", "what")
 
-    def __init__(self, function: Callable[..., Any], what: str, topic: str | None) -> None:
+    def __init__(
+        self, function: Callable[..., Any], what: str, topic: str | None, retries: int = 0
+    ) -> None:
         self.function = function
         self.what = what
         self.topic = topic
+        self.retries = retries
 
     def __call__(self, *args: Any, **kwargs: Any) -> Part:
         """Call the function."""
-        try:
-            with failing_as(self.what):
-                part: Part = self.function(*args, **kwargs)
-        except TaskError:
-            # if it fails for good, nobody will read it
-            count(self.topic, {"retries": 1})
-            raise
-        count(self.topic, counts_of(part))
-        return part
+        for left in range(self.retries, -1, -1):
+            try:
+                with failing_as(self.what):
+                    part: Part = self.function(*args, **kwargs)
+            except TaskError:
+                # if it fails for good, nobody will read it
+                count(self.topic, {"retries": 1})
+                if not left:
+                    raise
+            else:
+                count(self.topic, counts_of(part))
+                return part
+        raise InternalError(f"retries is {self.retries}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Named, (self.function, self.what, self.topic)
+        return Named, (self.function, self.what, self.topic, self.retries)
 
 
 def _merge_group(parts: Sequence[Part]) -> Part:
@@ -109,17 +128,35 @@ class Write(Delayed):
     too.
     """
 
-    __slots__ = ("_names", "_steps", "topic")
+    __slots__ = ("_names", "_steps", "recipe", "retries", "topic")
 
     def __init__(self, key: Any, graph: Any, names: Names, topic: str | None) -> None:
         super().__init__(key, graph)  # type: ignore[no-untyped-call]
+        #: That of a function that is to travel.
+        self.recipe: Recipe | None = None
+        #: How often a task is tried again, where the scheduler does not.
+        self.retries = 0
         self._names = dict(names)
         self._steps: tuple[Write, Callable[[Any], Any]] | None = None
         self.topic = topic
 
     @property
     def __dask_optimize__(self) -> Callable[..., Any]:
-        return partial(_optimize, names=self._names, topic=self.topic)
+        return partial(_optimize, names=self._names, topic=self.topic, retries=self.retries)
+
+    def written_by(self, key: Any) -> list[str]:
+        """Return what the task with a key was to write, in words; nothing for other tasks."""
+        if not isinstance(key, tuple):
+            return []
+        if key[0] in self._names:
+            return [self._names[key[0]](key[1:])]
+        graph: HighLevelGraph = self.dask
+        node = graph.get(key)
+        if isinstance(node, Task) and isinstance(node.func, Named):
+            return [node.func.what]
+        if isinstance(node, tuple) and node[0] is _merge_group:
+            return [what for leaf in node[1] for what in self.written_by(leaf)]
+        return []
 
     def then(self, function: Callable[[Any], Any]) -> Write:
         """Return what a function makes of the value, once that is computed.
@@ -144,7 +181,9 @@ class Write(Delayed):
         return function(before.compute(**options))
 
 
-def _optimize(graph: Any, keys: Any, names: Names, topic: str | None, **options: Any) -> Any:
+def _optimize(
+    graph: Any, keys: Any, names: Names, topic: str | None, retries: int, **options: Any
+) -> Any:
     fused = optimize_blockwise(graph, keys=keys)
     annotated = any(layer.annotations for layer in graph.layers.values())
     # the recipe and the merges are not
@@ -152,15 +191,18 @@ def _optimize(graph: Any, keys: Any, names: Names, topic: str | None, **options:
     if not annotated and any(not name.startswith("icechunk-") for name in single):
         # single tasks are worth fusing, too
         tasks = convert_legacy_graph(ensure_dict(optimize_array(graph, keys, **options)))
-        return _together(_named(_with_sources(tasks, names), names, topic))
+        return _together(_named(_with_sources(tasks, names), names, topic, retries))
     # all that could be fused is; what else the optimisation of arrays does takes longer than
     # anything else here, and forgets annotations
     culled = fused.cull(set(flatten(keys)))
     layers = dict(culled.layers)
     for name, layer in layers.items():
         if isinstance(layer, Blockwise) and layer.output in names:
-            tasks = _named(layer, names, topic)
+            tasks = _named(layer, names, topic, retries)
             layers[name] = MaterializedLayer(tasks, annotations=layer.annotations)
+        elif retries and name.startswith("icechunk-item-"):
+            for task in layer.values():
+                task.func.retries = retries
     result = HighLevelGraph(layers, culled.dependencies)
     return result if annotated else _together(convert_legacy_graph(ensure_dict(result)))
 
@@ -208,11 +250,13 @@ def _together(tasks: dict[Any, Any]) -> dict[Any, Any]:
     return result
 
 
-def _named(tasks: Mapping[Any, Any], names: Names, topic: str | None) -> dict[Any, Any]:
+def _named(
+    tasks: Mapping[Any, Any], names: Names, topic: str | None, retries: int
+) -> dict[Any, Any]:
     result = dict(tasks)
     for key, node in result.items():
         if isinstance(key, tuple) and isinstance(node, Task) and key[0] in names:
-            function = Named(node.func, names[key[0]](key[1:]), topic)
+            function = Named(node.func, names[key[0]](key[1:]), topic, retries)
             result[key] = Task(
                 key, function, *node.args, _data_producer=node.data_producer, **node.kwargs
             )
@@ -353,14 +397,14 @@ class Runner:
             return str(self.client.scheduler.address).startswith("inproc://")
         return self._get in (dask.threaded.get, dask.local.get_sync)
 
-    def run(self, *writes: Write, of: str = "the sources") -> list[Part]:
+    def run(self, *writes: Write, of: str) -> list[Part]:
         """Run the tasks of values with one topic and return what they did, a part for each.
 
         Parameters
         ----------
         *writes : Write
         of : str
-            What to call the sources, if tasks fail that go to more than one region.
+            What to call it all, if something fails that is of no single region or item.
 
         Raises
         ------
@@ -368,8 +412,15 @@ class Runner:
             If one failed; the rest is cancelled.
         """
         before = self.progress.status
+        if self.client is None:
+            for write in writes:
+                write.retries = int(self.options.get("retries") or 0)
+        if not self._in_process():
+            for write in writes:
+                if write.recipe is not None:
+                    write.recipe.check_travels()
         try:
-            with self.progress.watching(self.client, writes[0].topic):
+            with self.progress.watching(self.client, writes[0].topic), _quiet():
                 parts = list(dask.base.compute(*writes, **self.options))
         except IcechunkError:
             raise
@@ -377,7 +428,7 @@ class Runner:
             # the scheduler of processes wraps what it cannot raise again
             raise error.exception from error.exception.__cause__
         except Exception as error:
-            raise TaskError(f"computing {of} failed: {type(error).__name__}: {error}") from error
+            raise _failure(error, writes, of) from error
         # the last messages of workers may be on their way, and tasks may have run twice
         exact = {
             name: getattr(before, name) + sum(getattr(part, name) for part in parts)
@@ -385,3 +436,46 @@ class Runner:
         }
         self.progress.set(phase="merging", **exact)
         return parts
+
+
+def _failure(error: Exception, writes: Sequence[Write], of: str) -> TaskError:
+    """Return the error for what no task of ours has raised."""
+    if type(error).__name__ == "KilledWorker":
+        key = getattr(error, "task", None)
+        written = [what for write in writes for what in write.written_by(key)]
+        which = " or ".join(written) or f"the task {key!r}"
+        return TaskError(
+            f"a worker died each time it was writing {which}: it had too little memory, or the "
+            "process was killed, by this task or by another one that ran there; its log may say "
+            f"more: {error}"
+        )
+    reason: BaseException = error
+    if str(error).startswith("Could not serialize"):
+        # the reason is far down
+        chain = list(_chain(error))
+        ours = [each for each in chain if isinstance(each, IcechunkError)]
+        reason = (ours or chain)[-1]
+        return TaskError(f"{of} cannot be sent to workers: {type(reason).__name__}: {reason}")
+    return TaskError(f"computing {of} failed: {type(reason).__name__}: {reason}")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what Dask logs of what does not pickle: pages that an error says in a line."""
+    logger = logging.getLogger("distributed.protocol.pickle")
+
+    def keeps(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Failed to serialize")
+
+    logger.addFilter(keeps)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keeps)

@@ -8,7 +8,7 @@ import os
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from icechunk import (
     Storage,
 )
 from icechunk_dask.batches import Committing, Units, Written, refuse_commit_options
+from icechunk_dask.executors import ExecutorOption, with_executor
 from icechunk_dask.graph import Named, Runner, Write, reduced
 from icechunk_dask.part import Boxes, Part, finished, overlap
 from icechunk_dask.progress import ProgressOption, progress_of
@@ -35,6 +36,10 @@ from icechunk_dask.recipe import Recipe
 __all__ = ["distributed_write"]
 
 Item = TypeVar("Item")
+
+#: Long enough for a path or a URL.
+_SHORT: Final = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
 
 
 def distributed_write(
@@ -53,6 +58,7 @@ def distributed_write(
     publish: str = "batch",
     job: str | None = None,
     key: Callable[[Item], str] | None = None,
+    executor: ExecutorOption = None,
     **dask_options: Any,
 ) -> Written:
     """Call a function for each of many items, on workers, and keep what it writes.
@@ -82,7 +88,8 @@ def distributed_write(
     commit_every : int, str or timedelta, optional
         Commit in batches of so many tasks, of a size such as ``"1GB"``, or of a time such
         as ``"60s"``. A batch is committed when all of its tasks are done, so sizes and times
-        are met roughly, by what earlier batches were like. A failure, or the end of this
+        are met roughly, by what earlier batches were like. The tasks of the next batch run
+        meanwhile; they see what this one did. A failure, or the end of this
         process, costs one batch. Default: one commit.
     publish : {"batch", "end"}
         When batches are committed: each when it is done, or all of them at the end, as one
@@ -96,6 +103,10 @@ def distributed_write(
         job that is not there is created.
     key : callable, optional
         Makes a string of an item, by which later calls know it. Default: the item as JSON.
+    executor : {"threads", "processes", "sync"}, Executor or Client, optional
+        What runs the tasks: also any `concurrent.futures.Executor`, such as a pool of processes
+        or of MPI ranks, that can pickle. Default: what Dask uses, which is a cluster if there
+        is a `distributed.Client`.
     **dask_options
         What `dask.compute` and `Client.compute` take: ``scheduler``, ``retries``,
         ``priority``, ``resources``, ``workers`` and the like.
@@ -126,7 +137,7 @@ def distributed_write(
             session, branch, message, metadata, rebase_with, commit_every, publish, job
         )
     with progress_of(progress) as shown:
-        runner = Runner(shown, dask_options)
+        runner = Runner(shown, with_executor(executor, dask_options))
         if committing is not None:
             return committing.do(work, runner, split_every)
         return _into_session(session, work, runner, split_every)
@@ -140,7 +151,8 @@ def _into_session(
     if not len(work):
         return Written.of([], results=work.results([]))
     units = np.arange(len(work))
-    (part,) = runner.run(work.graph(session, units, split_every, runner.new_topic()))
+    graph = work.graph(session, units, split_every, runner.new_topic())
+    (part,) = runner.run(graph, of=work.title)
     session.merge_change_sets([part.changes.to_bytes()])
     runner.progress.set(phase="done")
     return Written.of([part], results=work.results([part]))
@@ -160,6 +172,8 @@ class Items(Generic[Item]):
 
     #: Nobody knows before how much an item writes.
     nbytes: None = None
+    #: What messages call all of them.
+    title: str = "the items"
 
     def __init__(
         self,
@@ -257,12 +271,15 @@ class Items(Generic[Item]):
             tasks[name, number] = Task((name, number), named, TaskRef(shared.key))
         layers = {name: MaterializedLayer(tasks), **shared.dask.layers}
         graph = HighLevelGraph(layers, {name: {shared.key}, **shared.dask.dependencies})
-        return reduced(list(tasks), graph, {}, split_every, topic)
+        write = reduced(list(tasks), graph, {}, split_every, topic)
+        write.recipe = recipe
+        return write
 
 
 def name_of(number: int, item: Any) -> str:
-    """Return what messages call an item."""
-    return f"item {number}, {reprlib.repr(item)}"
+    """Return what messages call an item: what it is, and where it is if that is not the same."""
+    shown = _SHORT.repr(item)
+    return f"item {shown}" if shown == str(number) else f"item {shown} (number {number})"
 
 
 def _call(item: Any, number: int, return_results: bool, recipe: Recipe) -> Part:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -149,17 +151,32 @@ def failing_as(what: str) -> Iterator[None]:
     Raises
     ------
     TaskError
-        With the original error as its cause.
+        With the original error as its cause; if that cannot travel, with one that has its text
+        and its traceback.
     """
     try:
         yield
     except TaskError:
         raise
     except Exception as error:
-        cause = error
+        failure = TaskError(f"writing {what} failed: {type(error).__name__}: {error}")
         try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:
-            # it could not leave the worker, and its message is better than no error at all
-            cause = RuntimeError(f"{type(error).__name__}: {error}")
-        raise TaskError(f"writing {what} failed: {type(error).__name__}: {error}") from cause
+            raise failure from _travelling(error)
+        finally:
+            # Dask takes along what an error was raised from, and with it what does not travel
+            failure.__context__ = None
+
+
+def _travelling(error: Exception) -> Exception:
+    try:
+        if "distributed" in sys.modules:
+            # how it sends errors: some that pickle otherwise do not
+            from tblib import pickling_support  # type: ignore[import-untyped]
+
+            pickling_support.install(error)
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        text = "".join(traceback.format_exception(error))
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+        error.add_note(f"It was raised elsewhere:\n\n{text}")
+    return error

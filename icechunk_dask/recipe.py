@@ -18,7 +18,7 @@ import cloudpickle
 import zarr
 from zarr.storage import StorePath
 
-from icechunk import ForkSession, InternalError, Session
+from icechunk import ForkSession, InternalError, InvalidInputError, Session
 
 __all__ = ["Recipe"]
 
@@ -74,6 +74,22 @@ class Recipe:
         if function is None:
             raise InternalError("this recipe has no function")
         return function
+
+    def check_travels(self) -> None:
+        """Refuse a function that cannot be sent to other processes.
+
+        Raises
+        ------
+        InvalidInputError
+        """
+        try:
+            self.__getstate__()
+        except Exception as error:
+            name = getattr(self.function, "__qualname__", repr(self.function))
+            raise InvalidInputError(
+                f"the function {name} cannot be sent to workers: {error}. What it uses from "
+                "outside must pickle; let it open files, locks and sessions itself"
+            ) from error
 
     def array(self, fork: ForkSession, path: str) -> zarr.Array[Any]:
         """Return an array of a session for one task, without asking the store for it."""

@@ -15,6 +15,7 @@ from icechunk import ConflictSolver, InvalidInputError, Repository, Session, Sto
 from icechunk.session.distributed import merge_sessions
 from icechunk_dask.batches import Committing, refuse_commit_options
 from icechunk_dask.blocks import Blocks, Job, Region, change_set_of, make_jobs
+from icechunk_dask.executors import ExecutorOption, with_executor
 from icechunk_dask.graph import Runner
 from icechunk_dask.progress import Progress, ProgressOption, progress_of
 
@@ -39,6 +40,7 @@ def store_dask(
     publish: str = "batch",
     job: str | None = None,
     resume: bool = False,
+    executor: ExecutorOption = None,
     **store_kwargs: Any,
 ) -> Any:
     """Store Dask arrays in Zarr arrays.
@@ -77,6 +79,10 @@ def store_dask(
         Whether to leave out blocks whose chunks are all on the branch, whoever wrote them.
         Chunks that hold fill values only are usually not stored, and written again; those
         of an earlier run of a `job` are not.
+    executor : {"threads", "processes", "sync"}, Executor or Client, optional
+        What runs the tasks: also any `concurrent.futures.Executor`, such as a pool of processes
+        or of MPI ranks, that can pickle. Default: what Dask uses, which is a cluster if there
+        is a `distributed.Client`.
     **store_kwargs
         What `dask.compute` and `Client.compute` take: ``scheduler``, ``retries``,
         ``priority``, ``resources``, ``workers`` and the like.
@@ -110,12 +116,12 @@ def store_dask(
         arrays = [_array(committing, target) for target in arrays]
     jobs = make_jobs(sources, arrays, regions, align_chunks=align_chunks)
     if not compute:
-        Runner(Progress(), store_kwargs)
+        Runner(Progress(), with_executor(executor, store_kwargs))
         (session,) = _sessions(jobs, several=False)
         blocks = Blocks(jobs)
         return blocks.graph(session, np.arange(len(blocks)), split_every, None, change_set_of)
     with progress_of(progress) as shown:
-        runner = Runner(shown, store_kwargs)
+        runner = Runner(shown, with_executor(executor, store_kwargs))
         if committing is not None:
             return committing.do(Blocks(jobs), runner, split_every)
         return _into_sessions(jobs, runner, split_every)
@@ -132,18 +138,12 @@ def _into_sessions(jobs: Sequence[Job], runner: Runner, split_every: int | None)
             work.graph(session, np.arange(len(work)), split_every, topic)
             for work, session in zip(works, sessions, strict=True)
         ),
-        of=_described(jobs),
+        of=Blocks(jobs).title,
     )
     for session, part in zip(sessions, parts, strict=True):
         session.merge_change_sets([part.changes.to_bytes()])
     runner.progress.set(phase="done")
     return sessions[0] if len(sessions) == 1 else merge_sessions(sessions)
-
-
-def _described(jobs: Sequence[Job]) -> str:
-    paths = sorted({job.target.path for job in jobs})
-    more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
-    return f"the sources of {', '.join(map(repr, paths[:5]))}{more}"
 
 
 def _sessions(jobs: Sequence[Job], *, several: bool) -> list[Session]:

@@ -3,7 +3,20 @@
 Importing this package adds the accessor ``.icechunk`` to Datasets, DataArrays and DataTrees.
 """
 
-from icechunk_xarray.accessor import IcechunkAccessor
-from icechunk_xarray.writer import to_icechunk
+import warnings
+
+try:
+    from icechunk_xarray.accessor import IcechunkAccessor
+    from icechunk_xarray.writer import to_icechunk
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"icechunk_xarray needs {error.name}: pip install 'icechunk[xarray]'", name=error.name
+    ) from error
+
+# zarr says so of zlib and shuffle, which nearly all NetCDF files have, for each array anew; a
+# filter of the user comes first
+warnings.filterwarnings(
+    "ignore", message="Numcodecs codecs are not in the Zarr version 3 specification", append=True
+)
 
 __all__ = ["IcechunkAccessor", "to_icechunk"]

@@ -30,13 +30,13 @@ from icechunk import (
 )
 from icechunk.config.times import Time, instant
 from icechunk.errors import ErrorKind
-from icechunk_xarray.names import name_by_version
 from icechunk_xarray.targets import (
     DEFAULT_BRANCH,
     Authorization,
     Target,
     open_session,
 )
+from icechunk_xarray.xarray_internals import name_by_version
 
 __all__ = ["IcechunkBackendEntrypoint"]
 

@@ -1,8 +1,4 @@
-"""One group as xarray would write it: arrays are made and resized, no values are written.
-
-All that is used of xarray's Zarr backend is in this module: `ZarrStore` encodes variables and
-makes arrays as `Dataset.to_zarr` does, and hands over what it would write.
-"""
+"""One group as xarray would write it: arrays are made and resized, no values are written."""
 
 from __future__ import annotations
 
@@ -26,6 +22,7 @@ from icechunk import (
 from icechunk.errors import ErrorKind
 from icechunk_xarray import safety
 from icechunk_xarray.values import Check
+from icechunk_xarray.xarray_internals import encode
 
 Mode: TypeAlias = Literal["w", "w-", "a", "a-", "r+"]
 Region: TypeAlias = Mapping[str, slice | Literal["auto"]] | Literal["auto"] | None
@@ -65,22 +62,6 @@ class PendingWrite:
     def is_lazy(self) -> bool:
         """Whether Dask computes the values. xarray loads some variables to encode them."""
         return hasattr(self.source, "dask")
-
-
-class _Collector:
-    """Takes the place of xarray's `ArrayWriter`, and writes nothing."""
-
-    def __init__(self) -> None:
-        self.writes: list[PendingWrite] = []
-
-    def add(self, source: Any, target: zarr.Array[Any], region: Any = None) -> None:
-        """Note what xarray would write."""
-        if not source.size:
-            return
-        cuts = region or (slice(None),) * target.ndim
-        bounds = zip(cuts, target.shape, strict=True)
-        explicit = tuple(slice(*cut.indices(size)[:2]) for cut, size in bounds)
-        self.writes.append(PendingWrite(source, target, explicit))
 
 
 def stage(
@@ -131,15 +112,16 @@ def stage(
         variables[name] = _prepared(variable, existing.get(name))
     for name, wanted in encoding.items():
         variables[name].encoding = dict(wanted)
-    collector = _Collector()
     try:
-        backend.store(variables, attrs, set(encoding), collector)
+        encoded = encode(backend, variables, attrs, set(encoding))
     except IcechunkError:
         raise
     except (TypeError, ValueError, OverflowError, NotImplementedError) as error:
         raise _not_encodable(backend, variables, set(encoding), error) from error
     stored = ZarrStore.open_group(store, mode="r", group=group, consolidated=False, zarr_format=3)
-    writes = [_checked(write, dataset, stored, existing, options) for write in collector.writes]
+    writes = [
+        _checked(PendingWrite(*write), dataset, stored, existing, options) for write in encoded
+    ]
     return [write for write in writes if not _is_stored(write, existing, options)]
 
 
@@ -168,8 +150,7 @@ def _fails_alike(
 ) -> bool:
     """Whether one variable alone raises an error, too."""
     try:
-        alone = {name: variables[name]}
-        backend.store(alone, {}, checked & {name}, _Collector())  # type: ignore[no-untyped-call]
+        encode(backend, {name: variables[name]}, {}, checked & {name})
     except Exception as other:
         return type(other) is type(error) and str(other) == str(error)
     return False

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 #: What threads are waiting for, by their number; cancelled when nobody wants it any more.
-_waiting: dict[int, Future[object]] = {}
+_waiting: dict[int, Future[Any]] = {}
 
 
 class Interruptible:
@@ -23,7 +23,7 @@ class Interruptible:
         Is cancelled if the thread works for somebody who is interrupted.
     """
 
-    def __init__(self, future: Future[object]) -> None:
+    def __init__(self, future: Future[Any]) -> None:
         self._future = future
 
     def __enter__(self) -> None:

@@ -279,7 +279,7 @@ def merge(change_sets: Iterable[ChangeSet], *, on_conflict: OnConflict = "error"
         more = f" and {len(conflicts) - 10} more" if len(conflicts) > 10 else ""
         raise ConflictError(
             message=f"change sets contradict each other: {shown}{more}; let each task write "
-            "chunks of its own, or pass on_conflict='last' to keep the last value",
+            "chunks of its own. Session.merge_change_sets(..., on_conflict='last') keeps the last",
             kind=ErrorKind.MERGE_FAILED,
         )
     return result

@@ -33,6 +33,10 @@ VERSION: Final = 2
 #: A change set of a hundred million references is about this large.
 MAX_PAYLOAD: Final = 1 << 33
 _STEP: Final = 1 << 20
+#: Columns shrink by a factor of ten or so. A small change set that grows a thousandfold is a
+#: bomb, and is refused before it has eaten the memory.
+_MAX_RATIO: Final = 1024
+_FREE_SIZE: Final = 1 << 26
 _COLUMN_DTYPES: Final = {"|u1", "<u4", "<u8", "<i4", "<i8"}
 
 
@@ -133,6 +137,7 @@ def _unwrap(data: bytes, name: str) -> bytearray:
         raise _damaged(name, "these bytes are no change set")
     if len(data) < start or data[len(MAGIC)] != VERSION:
         raise _damaged(name, f"version {data[len(MAGIC) : start].hex() or 'missing'} is not known")
+    limit = min(MAX_PAYLOAD, max(_FREE_SIZE, _MAX_RATIO * len(data)))
     decompressor = zstd.ZstdDecompressor()
     rest, payload = memoryview(data)[start:], bytearray()
     try:
@@ -140,8 +145,8 @@ def _unwrap(data: bytes, name: str) -> bytearray:
         while not decompressor.eof and (rest or not decompressor.needs_input):
             step, rest = (rest[:_STEP], rest[_STEP:]) if decompressor.needs_input else (b"", rest)
             payload += decompressor.decompress(step, max_length=_STEP)
-            if len(payload) > MAX_PAYLOAD:
-                raise _damaged(name, f"larger than {MAX_PAYLOAD} bytes")
+            if len(payload) > limit:
+                raise _damaged(name, f"more than {limit} bytes when decompressed")
     except zstd.ZstdError as error:
         raise _damaged(name, f"damaged ({error})") from None
     if not decompressor.eof:

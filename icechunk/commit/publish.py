@@ -279,6 +279,8 @@ class RepoState:
                     return number
                 if number < self.retries.max_tries:
                     if number == 1:
+                        # it may be impossible by now, and then there is nothing to wait for
+                        compute(self.load())
                         turn.enter_context(self.turn())
                     self.pause(backoff, seen)
                     seen = self.look()

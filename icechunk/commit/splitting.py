@@ -15,12 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from icechunk.config.conditions import SplitSizes as SplitRules
+from icechunk.config.conditions import SplitSizes as SplitRules, splitting_rules
+from icechunk.config.repository_config import RepositoryConfig
 from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.snapshot import ArrayInfo
 
@@ -29,6 +30,11 @@ SplitSizes = tuple[int | None, ...]
 
 #: References that a manifest holds at most, about, where no config says how to cut.
 DEFAULT_REFS: Final = 1 << 17
+
+#: How the official client says that no array is split.
+_NO_SPLITTING: Final[Any] = [
+    [{"path_matches": {"regex": ".*"}}, [{"condition": "Any", "num_chunks": 2**32 - 1}]]
+]
 
 
 def split_sizes(path: str, array: ArrayInfo, rules: SplitRules) -> SplitSizes:
@@ -145,3 +151,11 @@ def is_one_block(extents: Extents, sizes: SplitSizes) -> bool:
         size is None or lo // size == (hi - 1) // size
         for (lo, hi), size in zip(extents, sizes, strict=True)
     )
+
+
+def splitting_note(config: RepositoryConfig) -> dict[str, Any]:
+    """Return the rules of a configuration as they are noted in the metadata of a commit."""
+    splitting = config.manifest.splitting if config.manifest is not None else None
+    if splitting is None:
+        return {"split_sizes": _NO_SPLITTING}
+    return {"split_sizes": splitting_rules().dump(splitting.split_sizes)}

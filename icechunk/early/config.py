@@ -21,10 +21,10 @@ from icechunk.config.object_stores import ObjectStoreConfig, S3Options, VirtualC
 from icechunk.config.repository_config import RepositoryConfig
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.storage import (
+    MemoryStorage,
     ObjectStorage,
     Storage,
     local_filesystem_storage,
-    storage_from_url,
 )
 
 __all__ = ["StorageConfig", "StoreConfig", "VirtualRefConfig"]
@@ -88,7 +88,7 @@ class StorageConfig:
 
     @dataclass(frozen=True)
     class Memory:
-        """In the memory of this process; equal prefixes are the same place."""
+        """In the memory of this process; the prefix is a name for people."""
 
         prefix: str
 
@@ -120,9 +120,15 @@ class StorageConfig:
                 ErrorKind.STORAGE_CONFIG,
             )
         self.config = storage
+        # one memory for each object: what is opened with it, and its copies, share it
+        self._memory = MemoryStorage()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, StorageConfig) and self.config == other.config
+        return (
+            isinstance(other, StorageConfig)
+            and self.config == other.config
+            and (not isinstance(self.config, self.Memory) or self._memory.url == other._memory.url)
+        )
 
     def __hash__(self) -> int:
         return hash(self.config)
@@ -136,7 +142,7 @@ class StorageConfig:
 
     @classmethod
     def memory(cls, prefix: str) -> StorageConfig:
-        """Return a place in the memory of this process."""
+        """Return a place of its own in the memory of this process."""
         return cls(cls.Memory(prefix))
 
     @classmethod
@@ -184,7 +190,7 @@ class StorageConfig:
         """Return the storage that this describes."""
         config = self.config
         if isinstance(config, self.Memory):
-            return storage_from_url(f"memory://{config.prefix}")
+            return self._memory
         if isinstance(config, self.Filesystem):
             return local_filesystem_storage(config.root)
         credentials = _as_credential(config.credentials)
@@ -287,7 +293,7 @@ class StoreConfig:
     inline_chunk_threshold_bytes : int, optional
         Chunks of up to this size are kept in the manifest. Default 512.
     unsafe_overwrite_refs : bool, optional
-        Accepted and without effect: refs are replaced by conditional writes always.
+        Whether `IcechunkStore.tag` moves a tag that exists. Default: it is refused.
     virtual_ref_config : VirtualRefConfig, optional
         Access to virtual chunks.
     """

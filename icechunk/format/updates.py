@@ -1,6 +1,6 @@
 """The operations log of a repository: what each update of the repo info did.
 
-Icechunk spec, "Repo info file", union ``UpdateType``. One table, `_KINDS`, says which
+Icechunk spec, "Repo info file", union ``UpdateType``. One table, `FIELDS`, says which
 fields each kind of entry has; reading and writing both follow it.
 """
 
@@ -18,6 +18,7 @@ from icechunk.format.encoding.flatbuf import Batch, Tables
 from icechunk.format.ids import OBJECT_ID_SIZE
 
 __all__ = [
+    "FIELDS",
     "Status",
     "UpdateEntry",
     "UpdateKind",
@@ -107,8 +108,8 @@ class UpdateEntry:
     status: Status | None = None
 
 
-# the fields of each kind, in the order of their slots
-_KINDS: Final[dict[UpdateKind, tuple[str, ...]]] = {
+#: The fields of each kind, in the order of their slots.
+FIELDS: Final[dict[UpdateKind, tuple[str, ...]]] = {
     UpdateKind.REPO_INITIALIZED: (),
     UpdateKind.REPO_MIGRATED: ("from_version", "to_version"),
     UpdateKind.CONFIG_CHANGED: (),
@@ -167,7 +168,7 @@ def read_updates(updates: Tables, name: str) -> tuple[UpdateEntry, ...]:
                 f"{name}: latest_updates[{rows[0]}]: unknown kind of update {tag}; "
                 "a newer client wrote it, a newer version of this library may read it"
             )
-        fields = _KINDS[_BY_TAG[tag]]
+        fields = FIELDS[_BY_TAG[tag]]
         tables = targets.take(rows)
         columns = [_read_field(tables, slot, field) for slot, field in enumerate(fields)]
         for row, values in zip(rows.tolist(), zip(*columns, strict=True), strict=False):
@@ -220,7 +221,7 @@ def updates_batch(updates: Sequence[UpdateEntry]) -> Batch:
 
 def _details_batch(kind: UpdateKind, updates: Sequence[UpdateEntry]) -> Batch:
     batch = Batch(len(updates))
-    for slot, field in enumerate(_KINDS[kind]):
+    for slot, field in enumerate(FIELDS[kind]):
         values = [getattr(update, field) for update in updates]
         if None in values:
             raise InternalError(f"an update of kind {kind.name} has no {field}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from icechunk.errors import ErrorKind, InvalidInputError, NodeNotFoundError
-from icechunk.kerchunk.decoding import decoding_form, equal
+from icechunk.kerchunk.decoding import decoding_form, difference_of_grids, equal
 from icechunk.kerchunk.metadata import MEANING, ArrayMetadata
 from icechunk.session.session import Session
 
@@ -89,17 +89,15 @@ def _compared(session: Session, path: str, array: ArrayMetadata) -> tuple[dict[s
                 f"its attribute {name!r} is {ours.get(name)!r}, in the references "
                 f"{theirs.get(name)!r}: the values would not mean the same",
             )
-    for field in ("chunk_grid", "codecs"):
-        if not equal(old[field], new[field]):
-            return document, (
-                f"the {field} of {path!r} is {_json(old[field])}, in the references "
-                f"{_json(new[field])}"
-            )
+    if not equal(old["chunk_grid"], new["chunk_grid"]):
+        wrong = difference_of_grids(old["chunk_grid"], new["chunk_grid"])
+        return document, f"the references of {path!r} have {wrong}"
+    if not equal(old["codecs"], new["codecs"]):
+        return document, (
+            f"the chunks of {path!r} are decoded by {json.dumps(old['codecs'])}, those of the "
+            f"references by {json.dumps(new['codecs'])}"
+        )
     return document, ""
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
 
 
 def appended(

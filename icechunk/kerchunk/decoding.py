@@ -6,12 +6,13 @@ one array. Numbers are equal whatever their type in JSON.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 
 from icechunk.kerchunk.metadata import normal_form
 
-__all__ = ["decoding_form", "equal"]
+__all__ = ["decoding_form", "difference_of_grids", "equal"]
 
 #: Options of codecs that their decoders do not need, because the bytes tell.
 _FOR_ENCODING: Final[Mapping[str, frozenset[str]]] = {
@@ -41,8 +42,21 @@ def _decoding(codec: Any) -> Any:
     left_out = _FOR_ENCODING.get(codec["name"], frozenset())
     return {
         "name": codec["name"],
-        "configuration": {k: v for k, v in options.items() if k not in left_out},
+        "configuration": {
+            # shards have codecs of their own
+            key: list(map(_decoding, value)) if key in ("codecs", "index_codecs") else value
+            for key, value in options.items()
+            if key not in left_out
+        },
     }
+
+
+def difference_of_grids(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Say how a chunk grid, the second one, differs from another."""
+    ours, theirs = ((g.get("configuration") or {}).get("chunk_shape") for g in (one, other))
+    if isinstance(ours, list) and isinstance(theirs, list):
+        return f"chunks {tuple(theirs)}, not {tuple(ours)}"
+    return f"the chunk grid {json.dumps(other)}, not {json.dumps(one)}"
 
 
 def equal(a: Any, b: Any) -> bool:

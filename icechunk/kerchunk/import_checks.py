@@ -55,7 +55,7 @@ class ImportChecks:
             return
         self._measure(table.locations)
         for row, problem in check_sizes(metadata.document, table, self._sizes):
-            refuse(key(row), problem)
+            refuse(key(row), f"the chunk {problem}")
         pipeline = pipeline_of(metadata.document)
         if self._verify == "sample" and pipeline in self._seen:
             return

@@ -31,7 +31,7 @@ from zarr.registry import get_codec_class
 
 from icechunk.errors import ErrorKind
 from icechunk.kerchunk import grib
-from icechunk.kerchunk.tables import ChunkKeys, refuse
+from icechunk.kerchunk.tables import ChunkKeys, check_item_size, refuse
 
 __all__ = [
     "MEANING",
@@ -176,6 +176,7 @@ def array_from_v2(
     if zarray.get("dtype") == "|O" and filters and filters[0]["id"] in _TEXT_CODECS:
         recode = _numcodec(key, filters[0])
         filters[0] = {"id": "vlen-utf8"}
+    check_item_size(key, zarray.get("dtype"))
     dtype, fill = _data_type(key, zarray, filters)
     compressor = zarray.get("compressor")
     if compressor is not None:

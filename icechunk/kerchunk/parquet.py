@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from icechunk.errors import InvalidInputError
 from icechunk.format.encoding.string_heap import StringHeap
 from icechunk.kerchunk.locations import Normalizer
+from icechunk.kerchunk.reading import read_file
 from icechunk.kerchunk.tables import (
     IN_PLACE,
     WHOLE_FILE,
@@ -30,6 +32,12 @@ __all__ = ["ParquetReferences"]
 
 #: Records of a Parquet store that are fetched at the same time.
 _CONCURRENCY: Final = 4
+#: As many records are asked for one by one; of more, a listing says which there are.
+_FEW: Final = 10_000
+_RECORD: Final = re.compile(r"refs\.(0|[1-9][0-9]{0,17})\.parq")
+#: A record says how many rows it has, and missing chunks take no space.
+_FREE_ROWS: Final = 1 << 21
+_ROWS_PER_BYTE: Final = 64
 
 
 class ParquetReferences:
@@ -70,11 +78,11 @@ class ParquetReferences:
     def table(self, keys: ChunkKeys, progress: Callable[[int], None]) -> ChunkTable:
         """Return where the chunks of an array are."""
         total = math.prod(keys.grid)
-        count = -(-total // self._record_size)
+        numbers = self._numbers(keys, -(-total // self._record_size))
         parts: list[_Record] = []
         payloads: list[bytes] = []
         with ThreadPoolExecutor(_CONCURRENCY) as pool:
-            done = pool.map(lambda number: self._record(keys, number, total), range(count))
+            done = pool.map(lambda number: self._record(keys, number, total), numbers)
             for record, data in done:
                 progress(record.size)
                 if len(record.rows):
@@ -82,13 +90,29 @@ class ParquetReferences:
                     payloads += data
         return _joined(parts, payloads, keys.grid)
 
+    def _numbers(self, keys: ChunkKeys, count: int) -> Sequence[int]:
+        """Return the numbers of the records to ask for: any number may be declared."""
+        if count <= _FEW:
+            return range(count)
+        if "http" in self._fs.protocol:
+            refuse(
+                keys.path,
+                f"has {count} records; of a web server, which has no listings, {_FEW} are read",
+            )
+        found = []
+        for name in self._fs.ls(f"{self._root}/{keys.path}".rstrip("/"), detail=False):
+            number = _RECORD.fullmatch(str(name).rpartition("/")[2])
+            if number is not None and int(number[1]) < count:
+                found.append(int(number[1]))
+        return sorted(found)
+
     def _record(self, keys: ChunkKeys, number: int, total: int) -> tuple[_Record, list[bytes]]:
         """Return the chunks of one record, and the bytes of those that are in place."""
         name = keys.key(f"refs.{number}.parq")
         first = number * self._record_size
         expected = min(self._record_size, total - first)
         try:
-            data = self._fs.cat_file(f"{self._root}/{name}")
+            data = read_file(self._fs, f"{self._root}/{name}")
         except FileNotFoundError:
             # nothing was written there: all its chunks are missing
             return _Record.empty(expected), []
@@ -148,9 +172,15 @@ def _read_parquet(name: str, data: bytes, expected: int) -> dict[str, npt.NDArra
             "reading references from Parquet needs fastparquet: pip install 'icechunk[virtual]'"
         ) from None
     try:
-        frame = ParquetFile(io.BytesIO(data)).to_pandas()
+        file = ParquetFile(io.BytesIO(data))
+        rows = file.count()
+        # a frame is made for as many as are declared
+        if rows <= max(_FREE_ROWS, _ROWS_PER_BYTE * len(data)):
+            frame = file.to_pandas()
     except Exception as exc:  # whatever damage makes of it
         refuse(name, f"is no Parquet file that can be read: {exc}")
+    if rows > max(_FREE_ROWS, _ROWS_PER_BYTE * len(data)):
+        refuse(name, f"declares {rows} rows in {len(data)} bytes")
     if len(frame) < expected:
         refuse(name, f"has {len(frame)} rows instead of {expected}")
     if "path" not in frame and "raw" not in frame:

@@ -8,7 +8,6 @@ are. A dictionary is read once; a Parquet store record by record.
 
 from __future__ import annotations
 
-import gzip
 import json
 import sys
 from collections.abc import Mapping
@@ -16,10 +15,12 @@ from typing import Any
 
 import fsspec
 
+from icechunk.base.public_url import public_text, public_url
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.kerchunk.dictionary import DictReferences
 from icechunk.kerchunk.locations import Normalizer
 from icechunk.kerchunk.parquet import ParquetReferences
+from icechunk.kerchunk.reading import inflated, read_file
 from icechunk.kerchunk.tables import References
 
 if sys.version_info >= (3, 14):
@@ -61,23 +62,25 @@ def open_references(
         fs, path = fsspec.core.url_to_fs(url, **(storage_options or {}))
         metadata = path.rstrip("/") + "/.zmetadata"
         if fs.exists(metadata):
-            return ParquetReferences(fs, path.rstrip("/"), fs.cat_file(metadata), normalize)
-        data = fs.cat_file(path)
-    except (OSError, ImportError, ValueError) as exc:
+            return ParquetReferences(fs, path.rstrip("/"), read_file(fs, metadata), normalize)
+        data = read_file(fs, path)
+    except (OSError, ImportError, ValueError, MemoryError) as exc:
         if isinstance(exc, InvalidInputError):
             raise
-        raise StorageError(f"the references at {url} cannot be read: {exc}") from exc
-    return DictReferences(_parse(data, url), normalize)
+        # clients put signed URLs into their texts
+        why = public_text(exc) or type(exc).__name__
+        failure = StorageError(f"the references at {public_url(url)} cannot be read: {why}")
+    else:
+        return DictReferences(_parse(data, public_url(url)), normalize)
+    raise failure
 
 
 def _parse(data: bytes, url: str) -> Mapping[str, Any]:
     try:
-        if data.startswith(b"\x28\xb5\x2f\xfd"):
-            data = zstd.decompress(data)
-        elif data.startswith(b"\x1f\x8b"):
-            data = gzip.decompress(data)
-        document = json.loads(data)
-    except (ValueError, EOFError, OSError, RecursionError, zstd.ZstdError) as exc:
+        document = json.loads(inflated(data, url))
+    except InvalidInputError:
+        raise
+    except (ValueError, EOFError, OSError, RecursionError, MemoryError, zstd.ZstdError) as exc:
         raise InvalidInputError(
             f"{url} holds no kerchunk references, neither JSON nor a Parquet store: {exc}",
             ErrorKind.INVALID_VIRTUAL_REF,

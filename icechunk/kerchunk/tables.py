@@ -178,3 +178,26 @@ def consolidated(key: str, value: Any) -> dict[str, Any]:
         if whole.rpartition("/")[2] in METADATA_NAMES:
             found[whole] = document_of(whole, part)
     return found
+
+
+#: In bytes. A fill value is as large as an item, and stands in the metadata.
+_MAX_ITEM: Final = 1 << 24
+
+
+def check_item_size(key: str, dtype: Any) -> None:
+    """Refuse a data type of NumPy, as ``.zarray`` names it, with items of any size.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    try:
+        size = np.dtype([tuple(f) for f in dtype] if isinstance(dtype, list) else dtype).itemsize
+    except (TypeError, ValueError, SyntaxError, OverflowError):
+        return  # not one of NumPy, or none: whoever makes something of it says so
+    if size > _MAX_ITEM:
+        refuse(
+            key,
+            f"the data type {str(dtype)[:50]!r} has items of {size} bytes",
+            ErrorKind.INVALID_ARRAY_METADATA,
+        )

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from icechunk.kerchunk.expressions import ExpressionError, Value, compile_template
 from icechunk.kerchunk.tables import refuse
 
 __all__ = ["Templates"]
 
-_EXPRESSION: Final = re.compile(r"\{\{\s*(.*?)\s*\}\}")
+_PLAIN: Final = re.compile(r"\{\{\s*(.*?)\s*\}\}")
+#: References that generators may stand for, together.
+MAX_GENERATED: Final = 10_000_000
+
+Render = Callable[[Mapping[str, Any]], str]
 
 
 class Templates:
-    """Templates of version 1. Plain ones are replaced here, others by jinja2."""
+    """Templates of version 1: texts, and those that are called with arguments."""
 
     def __init__(self, templates: Any) -> None:
         if not isinstance(templates, Mapping) or not all(
@@ -36,35 +42,30 @@ class Templates:
             return plain[match[1]]
 
         try:
-            return _EXPRESSION.sub(replaced, url)
+            expanded = _PLAIN.sub(replaced, url)
         except KeyError:
-            rendered: str = self._compile(key, url)({})
-            return rendered
+            expanded = "{{"
+        # what is left is more than a name, or no expression at all
+        return self._compile(key, url)({}) if "{{" in expanded else expanded
 
-    def _compile(self, key: str, text: str) -> Callable[[Mapping[str, Any]], str]:
-        try:
-            from jinja2 import StrictUndefined, TemplateError
-            from jinja2.sandbox import SandboxedEnvironment
-        except ImportError:
-            refuse(key, f"the template {text!r} needs jinja2: pip install 'icechunk[virtual]'")
-        environment = SandboxedEnvironment(undefined=StrictUndefined)
+    def _compile(self, key: str, text: str) -> Render:
         if self._names is None:
             self._names = dict(self._plain)
             for name, call in self._calls.items():
                 try:
-                    self._names[name] = environment.from_string(call).render
-                except TemplateError as exc:
+                    self._names[name] = compile_template(call)
+                except ExpressionError as exc:
                     refuse("templates", f"{name!r}: {exc}")
         names = self._names
         try:
-            template = environment.from_string(text)
-        except TemplateError as exc:
+            template = compile_template(text)
+        except ExpressionError as exc:
             refuse(key, f"the template {text!r} cannot be read: {exc}")
 
-        def render(values: Mapping[str, Any]) -> str:
+        def render(values: Mapping[str, Value]) -> str:
             try:
-                return str(template.render(**names, **values))
-            except Exception as exc:  # whatever an expression may do
+                return template({**names, **values} if values else names)
+            except ExpressionError as exc:
                 refuse(key, f"the template {text!r} fails: {exc}")
 
         return render
@@ -74,6 +75,7 @@ class Templates:
         if not isinstance(entries, list):
             refuse("gen", "is not a list")
         found: dict[str, list[Any]] = {}
+        self._left = MAX_GENERATED
         for number, entry in enumerate(entries):
             self._generate(f"gen[{number}]", entry, found)
         return found
@@ -88,16 +90,41 @@ class Templates:
         if not isinstance(dimensions, Mapping):
             refuse(name, "'dimensions' is not a dictionary")
         values = [_values(name, dim, given) for dim, given in dimensions.items()]
+        taken = dimensions.keys() & {*self._plain, *self._calls}
+        if taken:
+            refuse(name, f"{min(taken)!r} is a dimension and a template")
+        # before anything is done, or a range made: those may be of any size
+        count = math.prod(map(_size, values))
+        if count > self._left:
+            refuse(
+                name,
+                f"stands for {count} references; generators may for {MAX_GENERATED} at most",
+            )
+        self._left -= count
+        if not count:
+            return
         make = {f: self._compile(name, str(entry[f])) for f in fields if f in entry}
         for product in itertools.product(*values):
             chosen = dict(zip(dimensions, product, strict=True))
             key = make["key"](chosen)
             found[key] = [make["url"](chosen)]
             if "offset" in make:
-                try:
-                    found[key] += [int(make["offset"](chosen)), int(make["length"](chosen))]
-                except ValueError as exc:
-                    refuse(f"{name} {key}", str(exc))
+                found[key] += [
+                    _whole(f"{name} {key}", make[f](chosen)) for f in ("offset", "length")
+                ]
+
+
+def _whole(name: str, text: str) -> int:
+    if not re.fullmatch(r"\s*[-+]?[0-9]{1,25}\s*", text):
+        refuse(name, f"{text[:50]!r} is not a whole number of bytes")
+    return int(text)
+
+
+def _size(values: Sequence[Any]) -> int:
+    """Return the length, of a range of more than the system can count too."""
+    if isinstance(values, range):
+        return max(0, -((values.start - values.stop) // values.step))
+    return len(values)
 
 
 def _values(name: str, dimension: str, given: Any) -> Sequence[Any]:

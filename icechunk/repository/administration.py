@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from icechunk.base.async_twin import async_twin
+from icechunk.commit.assets import Assets
 from icechunk.commit.building import now_microseconds
 from icechunk.commit.features import feature_flags, set_feature
+from icechunk.commit.publish import RepoState
 from icechunk.commit.publish_v1 import needs_upgrade
-from icechunk.commit.snapshots import to_microseconds
+from icechunk.commit.snapshot_info import to_microseconds
 from icechunk.config.repository_config import FeatureFlag
 from icechunk.errors import ErrorKind, InvalidInputError, ObjectNotFoundError
 from icechunk.format import layout
@@ -19,16 +20,25 @@ from icechunk.format.metadata import Metadata
 from icechunk.format.repo_info import RepoInfo, decode_repo_info
 from icechunk.format.updates import Status, UpdateEntry, UpdateKind
 from icechunk.repository.ops import RepoStatus, Update
-from icechunk.repository.part import RepositoryPart
 
 
-class Administration(RepositoryPart):
-    """The part of `icechunk.Repository` that is about the repository as a whole."""
+class Administration:
+    """What is said about one repository as a whole.
+
+    Parameters
+    ----------
+    assets : Assets
+    state : RepoState
+    """
+
+    def __init__(self, assets: Assets, state: RepoState) -> None:
+        self._assets = assets
+        self._state = state
 
     @property
     def _repo_info(self) -> RepoInfo:
         """The current repo info, of a repository that is of a version which stores one."""
-        info = self._info
+        info = self._state.load()
         if info.spec_version < 2:
             raise needs_upgrade("operations log, metadata, status and features")
         return info
@@ -73,11 +83,6 @@ class Administration(RepositoryPart):
         """Return the metadata of the repository itself."""
         return dict(self._repo_info.metadata)
 
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """The metadata of the repository itself."""
-        return self.get_metadata()
-
     def set_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Replace the metadata of the repository.
 
@@ -87,7 +92,7 @@ class Administration(RepositoryPart):
             Names to anything that JSON can express.
         """
         stored = Metadata(_checked(metadata))
-        self._update(
+        self._state.update(
             lambda info: (
                 replace(info, metadata=stored),
                 UpdateEntry(kind=UpdateKind.METADATA_CHANGED),
@@ -111,18 +116,13 @@ class Administration(RepositoryPart):
             changed = replace(info, metadata=Metadata(merged))
             return changed, UpdateEntry(kind=UpdateKind.METADATA_CHANGED)
 
-        self._update(compute)
+        self._state.update(compute)
         return dict(sorted(merged.items()))
 
     # -- status --------------------------------------------------------------------------
     def get_status(self) -> RepoStatus:
         """Return whether the repository takes writes."""
         return RepoStatus.from_status(self._repo_info.status)
-
-    @property
-    def status(self) -> RepoStatus:
-        """Whether the repository takes writes."""
-        return self.get_status()
 
     def set_status(self, status: RepoStatus) -> None:
         """Say whether the repository takes writes.
@@ -152,7 +152,7 @@ class Administration(RepositoryPart):
             changed = replace(info, status=stored)
             return changed, UpdateEntry(kind=UpdateKind.REPO_STATUS_CHANGED, status=stored)
 
-        self._update(compute, needs_online=False)
+        self._state.update(compute, needs_online=False)
 
     # -- features ------------------------------------------------------------------------
     def feature_flags(self) -> list[FeatureFlag]:
@@ -182,17 +182,7 @@ class Administration(RepositoryPart):
         InvalidInputError
             If there is no such feature.
         """
-        self._update(lambda info: set_feature(info, name, setting))
-
-    get_metadata_async = async_twin(get_metadata)
-    set_metadata_async = async_twin(set_metadata)
-    update_metadata_async = async_twin(update_metadata)
-    get_status_async = async_twin(get_status)
-    set_status_async = async_twin(set_status)
-    feature_flags_async = async_twin(feature_flags)
-    enabled_feature_flags_async = async_twin(enabled_feature_flags)
-    disabled_feature_flags_async = async_twin(disabled_feature_flags)
-    set_feature_flag_async = async_twin(set_feature_flag)
+        self._state.update(lambda info: set_feature(info, name, setting))
 
 
 def _checked(metadata: Mapping[str, Any]) -> Mapping[str, Any]:

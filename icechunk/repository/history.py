@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import Any, Final, get_args
+from collections.abc import AsyncIterator, Iterator
 
 from icechunk.base.async_twin import async_twin
-from icechunk.commit.snapshots import (
-    CommitMethod,
-    Diff,
+from icechunk.commit.assets import Assets
+from icechunk.commit.diff import Diff, diff_from_logs
+from icechunk.commit.publish import RepoState
+from icechunk.commit.snapshot_info import (
     ManifestFileInfo,
     SnapshotInfo,
-    diff_from_logs,
 )
-from icechunk.commit.versions import require_snapshot, resolve
-from icechunk.config.conditions import splitting_rules
-from icechunk.config.repository_config import RepositoryConfig
+from icechunk.commit.version_names import require_snapshot, resolve
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format.ids import decode_id, encode_id
-from icechunk.format.metadata import with_reserved
 from icechunk.repository.ancestry_graph import AncestryGraph
-from icechunk.repository.part import RepositoryPart
-from icechunk.session.session import Session
-
-#: How the official client says that no array is split.
-_NO_SPLITTING: Final[Any] = [
-    [{"path_matches": {"regex": ".*"}}, [{"condition": "Any", "num_chunks": 2**32 - 1}]]
-]
 
 
-class History(RepositoryPart):
-    """The part of `icechunk.Repository` that is about history."""
+class History:
+    """The history of one repository.
 
-    @property
-    @abstractmethod
-    def config(self) -> RepositoryConfig:
-        """The configuration in force."""
+    Parameters
+    ----------
+    assets : Assets
+    state : RepoState
+    """
 
-    @abstractmethod
-    def writable_session(self, branch: str) -> Session:
-        """Return a session that edits the newest snapshot of a branch."""
+    def __init__(self, assets: Assets, state: RepoState) -> None:
+        self._assets = assets
+        self._state = state
 
     def lookup_snapshot(self, snapshot_id: str) -> SnapshotInfo:
         """Return what the history says of a snapshot.
@@ -49,7 +38,7 @@ class History(RepositoryPart):
         ------
         SnapshotNotFoundError
         """
-        info = self._info
+        info = self._state.load()
         return SnapshotInfo.from_entry(require_snapshot(info, decode_id(snapshot_id)))
 
     def list_manifest_files(self, snapshot_id: str) -> list[ManifestFileInfo]:
@@ -72,7 +61,7 @@ class History(RepositoryPart):
         branch, tag, snapshot_id, ref : str
             Exactly one of them: where to begin. For `ref` see `icechunk.Repository.resolve`.
         """
-        info = self._info
+        info = self._state.load()
         start = resolve(info, branch, tag, snapshot_id, ref)
         return (SnapshotInfo.from_entry(entry) for entry in info.ancestry(start))
 
@@ -115,7 +104,7 @@ class History(RepositoryPart):
         InvalidInputError
             If the earlier version is not an ancestor of the later one.
         """
-        info = self._info
+        info = self._state.load()
         start = resolve(info, from_branch, from_tag, from_snapshot_id)
         end = resolve(info, to_branch, to_tag, to_snapshot_id)
         assets = self._assets
@@ -164,66 +153,8 @@ class History(RepositoryPart):
         InvalidInputError
             If several are named.
         """
-        info = self._info
+        info = self._state.load()
         if branch is None and tag is None and snapshot_id is None:
             return AncestryGraph.from_branches(info, plain=plain)
         tip = resolve(info, branch, tag, snapshot_id)
         return AncestryGraph.from_version(info, tip, branch, plain=plain)
-
-    def rewrite_manifests(
-        self,
-        message: str,
-        *,
-        branch: str,
-        metadata: Mapping[str, Any] | None = None,
-        commit_method: CommitMethod = "new_commit",
-    ) -> str:
-        """Cut the references of all arrays into manifests anew, and commit.
-
-        The rules are those of the configuration in force, and are noted in the metadata of
-        the commit, as ``metadata["__icechunk"]["splitting_config"]``. Every array gets new
-        manifests, even if they hold the same as before.
-
-        Parameters
-        ----------
-        message : str
-        branch : str
-        metadata : mapping, optional
-            Anything that JSON can express, to be found in the history.
-        commit_method : {"new_commit", "amend"}
-            Whether to add a snapshot to the branch, or to replace the newest one.
-
-        Returns
-        -------
-        str
-            Id of the new snapshot.
-
-        Raises
-        ------
-        InvalidInputError
-            If `commit_method` is neither.
-        ConflictError
-            If the branch moves meanwhile.
-        SessionStateError
-            If the newest snapshot cannot be amended.
-        """
-        if commit_method not in get_args(CommitMethod):
-            raise InvalidInputError(
-                f"commit_method is {commit_method!r}, expected 'new_commit' or 'amend'",
-                ErrorKind.INVALID_COMMIT_CONFIGURATION,
-            )
-        manifest = self.config.manifest
-        splitting = manifest.splitting if manifest is not None else None
-        rules = _NO_SPLITTING
-        if splitting is not None:
-            rules = splitting_rules().dump(splitting.split_sizes)
-        noted = with_reserved(metadata, splitting_config={"split_sizes": rules})
-        return self.writable_session(branch).rewrite_manifests(
-            message, noted, amends=commit_method == "amend"
-        )
-
-    rewrite_manifests_async = async_twin(rewrite_manifests)
-    ancestry_graph_async = async_twin(ancestry_graph)
-    lookup_snapshot_async = async_twin(lookup_snapshot)
-    list_manifest_files_async = async_twin(list_manifest_files)
-    diff_async = async_twin(diff)

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from icechunk.base.async_twin import async_twin
-from icechunk.commit.snapshots import from_microseconds
+from icechunk.commit.assets import Assets
+from icechunk.commit.publish import RepoState
+from icechunk.commit.snapshot_info import from_microseconds
 from icechunk.errors import ErrorKind, FormatError, StorageError
 from icechunk.format import layout
 from icechunk.format.chunk_refs import RefKind
@@ -19,7 +20,7 @@ from icechunk.format.repo_info import SnapshotEntry, decode_repo_info
 from icechunk.format.snapshot import ArrayInfo, ManifestFile, Node, decode_snapshot
 from icechunk.format.transaction_log import decode_transaction_log
 from icechunk.format.updates import Status, UpdateEntry, UpdateKind
-from icechunk.repository.part import RepositoryPart
+from icechunk.repository.ops import update_fields, update_name
 
 _FILE_TYPES: Final = {
     FileType.SNAPSHOT: "snapshot",
@@ -28,8 +29,6 @@ _FILE_TYPES: Final = {
     FileType.REPO: "repo-info",
 }
 _AVAILABILITY: Final = ("Online", "ReadOnly", "Online")
-#: How the official client calls what an update says, where that is not the name of the table.
-_OF_A_COMMIT: Final = {UpdateKind.NEW_COMMIT, UpdateKind.COMMIT_AMENDED}
 _ID_LISTS: Final = (
     "new_groups",
     "new_arrays",
@@ -40,13 +39,22 @@ _ID_LISTS: Final = (
 )
 
 
-class Inspection(RepositoryPart):
-    """The part of `icechunk.Repository` that shows its stored objects.
+class Inspection:
+    """The stored objects of one repository, shown.
 
     The dictionaries hold what JSON can express. Each has a ``header`` with ``written_by``,
     ``app_name``, ``app_version`` (where there is one), ``spec_version``, ``file_type`` and
     ``compression`` of that object. They are for debugging: their keys may change.
+
+    Parameters
+    ----------
+    assets : Assets
+    state : RepoState
     """
+
+    def __init__(self, assets: Assets, state: RepoState) -> None:
+        self._assets = assets
+        self._state = state
 
     def inspect_repo_info(self) -> dict[str, Any]:
         """Return what the repo info says: refs, history, recent updates.
@@ -63,7 +71,7 @@ class Inspection(RepositoryPart):
         FormatError
             If the repository is of spec version 1, which has no repo info.
         """
-        info = self._info
+        info = self._state.load()
         if info.spec_version < 2:
             raise FormatError(
                 "a repository of spec version 1 has no repo info; migrate it to version 2 first",
@@ -200,7 +208,7 @@ class Inspection(RepositoryPart):
         key = layout.transaction_key(wanted)
         data = self._assets.storage.get(key).data
         log = decode_transaction_log(data, key)
-        entry = self._info.snapshots.get(wanted)
+        entry = self._state.load().snapshots.get(wanted)
         pruned = entry.pruned if entry is not None else ()
         merged, missing = [], []
         for older in reversed(pruned):
@@ -234,11 +242,6 @@ class Inspection(RepositoryPart):
             }
         return found
 
-    inspect_repo_info_async = async_twin(inspect_repo_info)
-    inspect_snapshot_async = async_twin(inspect_snapshot)
-    inspect_manifest_async = async_twin(inspect_manifest)
-    inspect_transaction_log_async = async_twin(inspect_transaction_log)
-
 
 def _header(header: Header) -> dict[str, Any]:
     app, dash, version = header.writer.partition("-")
@@ -271,24 +274,13 @@ def _entry(entry: SnapshotEntry) -> dict[str, Any]:
 
 
 def _update(update: UpdateEntry) -> dict[str, Any]:
-    kind = "".join(word.capitalize() for word in update.kind.name.split("_"))
-    if update.kind in (UpdateKind.GC_RAN, UpdateKind.FEATURE_FLAG_CHANGED):
-        kind = {"GcRan": "GCRanUpdate"}.get(kind, kind)
-    else:
-        kind += "Update"
-    said: dict[str, Any] = {"type": kind}
-    if update.name is not None:
-        said["branch" if update.kind in _OF_A_COMMIT else "name"] = update.name
-    if update.snapshot is not None:
-        said["new_snap_id"] = encode_id(update.snapshot)
-    if update.previous is not None:
-        said["previous_snap_id"] = encode_id(update.previous)
-    if update.from_version is not None and update.to_version is not None:
-        said["from_version"] = f"{update.from_version}.0"
-        said["to_version"] = f"{update.to_version}.0"
-    if update.flag_id is not None:
-        said["id"] = update.flag_id
-        said["new_value"] = update.flag_value if update.flag_is_set else None
+    name = update_name(update.kind)
+    # its name is that of the table, the others have an ending
+    suffix = "" if update.kind is UpdateKind.FEATURE_FLAG_CHANGED else "Update"
+    said: dict[str, Any] = {"type": f"{name}{suffix}", **update_fields(update)}
+    for field in ("from_version", "to_version"):
+        if field in said:
+            said[field] = f"{said[field]}.0"
     if update.status is not None:
         said["status"] = _status(update.status)
     backup = {"backup_path": update.backup} if update.backup is not None else {}

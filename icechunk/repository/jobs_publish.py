@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from icechunk.commit.conflicts import ConflictDetector, ConflictSolver
-from icechunk.commit.snapshots import SnapshotInfo
+from icechunk.commit.snapshot_info import SnapshotInfo
 from icechunk.errors import (
     ConflictError,
     ErrorKind,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -11,10 +10,10 @@ from datetime import UTC, datetime
 import numpy as np
 import numpy.typing as npt
 
-from icechunk.base.async_twin import async_twin
 from icechunk.commit import publish_v1
+from icechunk.commit.assets import Assets
 from icechunk.commit.publish import RepoState, require_online
-from icechunk.commit.snapshots import to_microseconds
+from icechunk.commit.snapshot_info import to_microseconds
 from icechunk.config.times import Time, has_zone, instant
 from icechunk.errors import ErrorKind, InvalidInputError, ReadOnlyError
 from icechunk.format.chunk_ref import RefKind
@@ -26,7 +25,6 @@ from icechunk.format.updates import UpdateEntry, UpdateKind
 from icechunk.repository.expiration import expire, expire_v1
 from icechunk.repository.garbage import Collector, DeleteLimits
 from icechunk.repository.ops import GCSummary
-from icechunk.repository.part import RepositoryPart
 from icechunk.repository.reachable import (
     Column,
     DistinctRows,
@@ -42,13 +40,18 @@ from icechunk.repository.stats import ChunkStorageStats
 _log = logging.getLogger(__name__)
 
 
-class Maintenance(RepositoryPart):
-    """The part of `icechunk.Repository` that is about what is not needed any more."""
+class Maintenance:
+    """What removes, and measures, what a repository does not need any more.
 
-    @property
-    @abstractmethod
-    def _state(self) -> RepoState:
-        """The repo info, and the way to change it."""
+    Parameters
+    ----------
+    assets : Assets
+    state : RepoState
+    """
+
+    def __init__(self, assets: Assets, state: RepoState) -> None:
+        self._assets = assets
+        self._state = state
 
     def expire_snapshots(
         self,
@@ -98,7 +101,7 @@ class Maintenance(RepositoryPart):
                 changed, released = expire(info, limit, branches=branches, tags=tags)
                 return changed, UpdateEntry(kind=UpdateKind.EXPIRATION_RAN)
 
-            self._update(compute)
+            self._state.update(compute)
         _log.info("%d snapshots expired in %s", len(released), self._assets.storage.url)
         return {encode_id(id) for id in released}
 
@@ -177,9 +180,11 @@ class Maintenance(RepositoryPart):
         if self._state.spec_version < 2:
             self._keep_v1(collector)
         elif dry_run:
-            collector.keep(self._info)
+            collector.keep(self._state.load())
         else:
-            self._update(lambda info: (collector.keep(info), UpdateEntry(kind=UpdateKind.GC_RAN)))
+            self._state.update(
+                lambda info: (collector.keep(info), UpdateEntry(kind=UpdateKind.GC_RAN))
+            )
         return collector.delete(
             DeleteLimits(max_concurrent_deletes, max_consecutive_delete_failures), dry_run=dry_run
         )
@@ -234,7 +239,7 @@ class Maintenance(RepositoryPart):
             max_concurrent_manifest_fetches,
         )
         assets = self._assets.uncached()
-        info = self._info
+        info = self._state.load()
         if info.spec_version < 2:
             info = publish_v1.load_whole(assets, publish_v1.read_all_refs(assets.storage))
         files = manifest_files(assets, reachable_snapshots(info), limits)
@@ -262,12 +267,7 @@ class Maintenance(RepositoryPart):
             raise ReadOnlyError(
                 f"cannot {what}: {storage.url} cannot be written", ErrorKind.READ_ONLY_STORAGE
             )
-        require_online(self._info)
-
-    expire_snapshots_async = async_twin(expire_snapshots)
-    garbage_collect_async = async_twin(garbage_collect)
-    chunk_storage_stats_async = async_twin(chunk_storage_stats)
-    total_chunks_storage_async = async_twin(total_chunks_storage)
+        require_online(self._state.load())
 
 
 def _cutoff(when: Time, name: str) -> datetime:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any, Final
 
 from icechunk.base.display import Displayed, NumberedEnum
-from icechunk.commit.snapshots import from_microseconds
+from icechunk.commit.snapshot_info import from_microseconds
 from icechunk.format.ids import encode_id
-from icechunk.format.updates import Status, UpdateEntry, UpdateKind
+from icechunk.format.updates import FIELDS, Status, UpdateEntry, UpdateKind
 
 __all__ = ["GCSummary", "RepoAvailability", "RepoStatus", "Update", "UpdateType"]
+
+#: These name a branch, others a branch or tag.
+_OF_A_COMMIT: Final = {UpdateKind.NEW_COMMIT, UpdateKind.COMMIT_AMENDED}
 
 
 class RepoAvailability(NumberedEnum):
@@ -199,46 +203,34 @@ class Update(Displayed):
     @classmethod
     def from_entry(cls, entry: UpdateEntry) -> Update:
         """Return the public form of an entry of the repo info."""
-        return cls(_kind(entry), from_microseconds(entry.updated_at), entry.backup)
+        kind = getattr(UpdateType, update_name(entry.kind))(**update_fields(entry))
+        return cls(kind, from_microseconds(entry.updated_at), entry.backup)
 
 
-def _kind(entry: UpdateEntry) -> object:
-    name = entry.name or ""
-    new = encode_id(entry.snapshot) if entry.snapshot is not None else ""
-    previous = encode_id(entry.previous) if entry.previous is not None else ""
-    match entry.kind:
-        case UpdateKind.REPO_INITIALIZED:
-            return UpdateType.RepoInitialized()
-        case UpdateKind.REPO_MIGRATED:
-            return UpdateType.RepoMigrated(entry.from_version or 0, entry.to_version or 0)
-        case UpdateKind.CONFIG_CHANGED:
-            return UpdateType.ConfigChanged()
-        case UpdateKind.METADATA_CHANGED:
-            return UpdateType.MetadataChanged()
-        case UpdateKind.TAG_CREATED:
-            return UpdateType.TagCreated(name)
-        case UpdateKind.TAG_DELETED:
-            return UpdateType.TagDeleted(name, previous)
-        case UpdateKind.BRANCH_CREATED:
-            return UpdateType.BranchCreated(name)
-        case UpdateKind.BRANCH_DELETED:
-            return UpdateType.BranchDeleted(name, previous)
-        case UpdateKind.BRANCH_RESET:
-            return UpdateType.BranchReset(name, previous)
-        case UpdateKind.NEW_COMMIT:
-            return UpdateType.NewCommit(name, new)
-        case UpdateKind.COMMIT_AMENDED:
-            return UpdateType.CommitAmended(name, previous, new)
-        case UpdateKind.NEW_DETACHED_SNAPSHOT:
-            return UpdateType.NewDetachedSnapshot(new)
-        case UpdateKind.GC_RAN:
-            return UpdateType.GCRan()
-        case UpdateKind.EXPIRATION_RAN:
-            return UpdateType.ExpirationRan()
-        case UpdateKind.FEATURE_FLAG_CHANGED:
-            value = entry.flag_value if entry.flag_is_set else None
-            return UpdateType.FeatureFlagChanged(entry.flag_id or 0, value)
-        case UpdateKind.REPO_STATUS_CHANGED:
-            return UpdateType.RepoStatusChanged(
-                RepoStatus.from_status(entry.status or Status(0, 0))
-            )
+def update_name(kind: UpdateKind) -> str:
+    """Return the name of the class in `UpdateType`."""
+    if kind is UpdateKind.GC_RAN:
+        return "GCRan"
+    return "".join(word.capitalize() for word in kind.name.split("_"))
+
+
+def update_fields(entry: UpdateEntry) -> dict[str, Any]:
+    """Return what an entry says, under the names that the official client has for it."""
+    found: dict[str, Any] = {}
+    for item in FIELDS[entry.kind]:
+        value = getattr(entry, item)
+        if item == "name":
+            found["branch" if entry.kind in _OF_A_COMMIT else "name"] = value
+        elif item == "snapshot":
+            found["new_snap_id"] = encode_id(value)
+        elif item == "previous":
+            found["previous_snap_id"] = encode_id(value)
+        elif item == "status":
+            found["status"] = RepoStatus.from_status(value)
+        elif item == "flag_id":
+            found["id"] = value
+        elif item == "flag_value":
+            found["new_value"] = value if entry.flag_is_set else None
+        elif item != "flag_is_set":
+            found[item] = value
+    return found

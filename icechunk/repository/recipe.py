@@ -30,7 +30,7 @@ def new_key() -> bytes:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class RepositoryRecipe:
     """All that another process needs to make the same context; no request is made.
 
     Copies have the same `key`, and share a context in each process: a Dask graph brings one

@@ -6,15 +6,17 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from icechunk._version import user_agent
 from icechunk.base.async_twin import async_twin
+from icechunk.base.display import Displayed
+from icechunk.base.parts import of_part
 from icechunk.commit import publish
-from icechunk.commit.assets import Assets
-from icechunk.commit.building import now_microseconds
 from icechunk.commit.conflicts import ConflictSolver
-from icechunk.commit.versions import (
+from icechunk.commit.snapshot_info import CommitMethod
+from icechunk.commit.splitting import splitting_note
+from icechunk.commit.version_names import (
     as_of as snapshot_as_of,
     branch_tip,
     invalid_version,
@@ -30,30 +32,33 @@ from icechunk.errors import (
     InvalidInputError,
     PreconditionFailedError,
     ReadOnlyError,
-    RepositoryExistsError,
     RepositoryNotFoundError,
 )
-from icechunk.format import layout
 from icechunk.format.encoding import flexbuf
-from icechunk.format.ids import INITIAL_SNAPSHOT_ID, decode_id, encode_id
-from icechunk.format.metadata import Metadata
-from icechunk.format.repo_info import RepoInfo, SnapshotEntry
-from icechunk.format.snapshot import Snapshot
+from icechunk.format.ids import decode_id, encode_id
+from icechunk.format.metadata import Metadata, with_reserved
+from icechunk.format.repo_info import RepoInfo
 from icechunk.format.spec import SpecVersion, supported_spec_versions
-from icechunk.format.transaction_log import TransactionLog
-from icechunk.format.updates import Status, UpdateEntry, UpdateKind
+from icechunk.format.updates import UpdateEntry, UpdateKind
 from icechunk.repository.administration import Administration
+from icechunk.repository.branches_and_tags import BranchesAndTags
+from icechunk.repository.creation import (
+    already_exists,
+    check_clean,
+    store_first_snapshot,
+    stored_config,
+)
 from icechunk.repository.decoding import decode_chunks
 from icechunk.repository.history import History
 from icechunk.repository.inspection import Inspection
 from icechunk.repository.jobs import Jobs
 from icechunk.repository.maintenance import Maintenance
+from icechunk.repository.ops import RepoStatus
 from icechunk.repository.preload import preloading
-from icechunk.repository.recipe import Recipe, new_key
-from icechunk.repository.refs import MAIN, Refs
+from icechunk.repository.recipe import RepositoryRecipe, new_key
 from icechunk.repository.verification import Verification
 from icechunk.repository.verify import Verifier
-from icechunk.session.context import SessionMode
+from icechunk.session.context import SessionContext, SessionMode
 from icechunk.session.replay import changes_between
 from icechunk.session.session import Session
 from icechunk.storage import AnyStorage, Storage, as_storage
@@ -67,15 +72,21 @@ __all__ = ["Repository"]
 Authorization: TypeAlias = Mapping[str, AnyCredential | None]
 
 
-class Repository(Refs, Administration, History, Inspection, Maintenance):
+class Repository(Displayed):
     """A repository: a history of snapshots with branches and tags.
 
     Use `create`, `open` or `open_or_create`.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: RepositoryRecipe) -> None:
         self._recipe = recipe
-        self._context = recipe.context()
+        self._context = context = recipe.context()
+        assets, state = context.assets, context.state
+        self._branches_and_tags = BranchesAndTags(state)
+        self._history = History(assets, state)
+        self._administration = Administration(assets, state)
+        self._inspection = Inspection(assets, state)
+        self._maintenance = Maintenance(assets, state)
 
     # -- making and opening --------------------------------------------------------
     @classmethod
@@ -126,38 +137,16 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
         config = config if config is not None else RepositoryConfig()
         config.validate()
         if check_clean_root:
-            _check_clean(place)
+            check_clean(place)
         elif publish.exists(place) is not None:  # of the other version, too
-            raise _already_exists(place)
+            raise already_exists(place)
         repository = cls._make(place, config, authorize_virtual_chunk_access, attribution)
         assets = repository._context.assets
-        now = now_microseconds()
-        root = Snapshot.build(
-            id=INITIAL_SNAPSHOT_ID,
-            nodes=(),
-            flushed_at=now,
-            message="Repository initialized",
-            metadata={"__icechunk": {"is_root": True}},
-            manifest_files={},
-        )
-        assets.write_snapshot(root, spec_version=version)
-        if version > 1:  # in version 1 the first snapshot has no log
-            assets.write_transaction_log(TransactionLog(INITIAL_SNAPSHOT_ID))
-        stored = config.to_dict() if config != RepositoryConfig() else None
-        info = RepoInfo(
-            snapshots={root.id: SnapshotEntry(root.id, None, now, root.message, root.metadata)},
-            branches={MAIN: root.id},
-            tags={},
-            deleted_tags=(),
-            status=Status(0, now),
-            updates=(UpdateEntry(kind=UpdateKind.REPO_INITIALIZED, updated_at=now_microseconds()),),
-            config=flexbuf.dumps(stored) if stored is not None else None,
-            spec_version=version,
-        )
+        info = store_first_snapshot(assets, SpecVersion(version), config)
         try:
             repository._context.state.create(info, level=assets.compression_level)
         except PreconditionFailedError:
-            raise _already_exists(place) from None
+            raise already_exists(place) from None
         return repository
 
     @classmethod
@@ -208,7 +197,7 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
         given = config if config is not None else RepositoryConfig()
         first = cls._make(place, given, authorization, attribution)
         info = first._info
-        stored = _stored_config(info)
+        stored = stored_config(info)
         if stored is None:
             return first, info
         repository = cls._make(
@@ -288,7 +277,7 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
             storage = storage.with_user_agent(attribution.user_agent(user_agent()))
         authorized = dict(authorization or {})
         trusted = (own_containers, own_settings)
-        return cls(Recipe(storage, config, authorized, *trusted, attribution=attribution))
+        return cls(RepositoryRecipe(storage, config, authorized, *trusted, attribution=attribution))
 
     @staticmethod
     def exists(storage: AnyStorage, storage_settings: StorageSettings | None = None) -> bool:
@@ -319,7 +308,7 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
     @staticmethod
     def fetch_config(storage: AnyStorage) -> RepositoryConfig | None:
         """Return the stored configuration of a repository, None if there is none."""
-        return _stored_config(Repository._make(as_storage(storage), RepositoryConfig(), None)._info)
+        return stored_config(Repository._make(as_storage(storage), RepositoryConfig(), None)._info)
 
     def reopen(
         self,
@@ -352,7 +341,7 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
         """Store the configuration of this repository for all who open it later."""
         self.config.validate()
         raw = flexbuf.dumps(self.config.to_dict())
-        self._update(
+        self._context.state.update(
             lambda info: (replace(info, config=raw), UpdateEntry(kind=UpdateKind.CONFIG_CHANGED))
         )
 
@@ -401,19 +390,13 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
         return uuid.uuid4().hex
 
     @property
+    def context(self) -> SessionContext:
+        """What the sessions of this repository share."""
+        return self._context
+
+    @property
     def _info(self) -> RepoInfo:
         return self._context.state.load()
-
-    @property
-    def _assets(self) -> Assets:
-        return self._context.assets
-
-    @property
-    def _state(self) -> publish.RepoState:
-        return self._context.state
-
-    def _update(self, compute: publish.Compute, *, needs_online: bool = True) -> None:
-        self._context.state.update(compute, needs_online=needs_online)
 
     # -- proof ---------------------------------------------------------------------------
     def verify(
@@ -457,8 +440,8 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
             return decode_chunks(session, path, sample=deep == "sample")
 
         return Verifier(
-            self._assets.uncached(),
-            self._state.load,
+            self._context.assets.uncached(),
+            self._context.state.load,
             virtual=self._context.virtual if sources else None,
             read_values=decode if deep else None,
             progress=progress,
@@ -548,7 +531,7 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
         if as_of is not None and branch is not None:
             resolved = snapshot_as_of(info, branch, as_of)
         session = Session(self._context, resolved, SessionMode.readonly)
-        return preloading(session, self._assets)
+        return preloading(session, self._context.assets)
 
     def writable_session(self, branch: str) -> Session:
         """Return a session that edits the newest snapshot of a branch.
@@ -575,7 +558,7 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
         if mode is SessionMode.rearrange:
             self._context.state.require_version_2("moving nodes")
         session = Session(self._context, branch_tip(info, branch), mode, branch)
-        return preloading(session, self._assets)
+        return preloading(session, self._context.assets)
 
     def _writable_info(self) -> RepoInfo:
         """Return the current repo info, if the repository and its storage take writes."""
@@ -642,6 +625,108 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
         yield session.store
         session.commit(message, metadata, rebase_with=rebase_with, rebase_tries=rebase_tries)
 
+    # -- branches and tags -----------------------------------------------------------------
+    create_branch = of_part("_branches_and_tags", BranchesAndTags.create_branch)
+    list_branches = of_part("_branches_and_tags", BranchesAndTags.list_branches)
+    lookup_branch = of_part("_branches_and_tags", BranchesAndTags.lookup_branch)
+    reset_branch = of_part("_branches_and_tags", BranchesAndTags.reset_branch)
+    delete_branch = of_part("_branches_and_tags", BranchesAndTags.delete_branch)
+    create_tag = of_part("_branches_and_tags", BranchesAndTags.create_tag)
+    list_tags = of_part("_branches_and_tags", BranchesAndTags.list_tags)
+    lookup_tag = of_part("_branches_and_tags", BranchesAndTags.lookup_tag)
+    delete_tag = of_part("_branches_and_tags", BranchesAndTags.delete_tag)
+
+    # -- history ---------------------------------------------------------------------------
+    lookup_snapshot = of_part("_history", History.lookup_snapshot)
+    list_manifest_files = of_part("_history", History.list_manifest_files)
+    ancestry = of_part("_history", History.ancestry)
+    async_ancestry = of_part("_history", History.async_ancestry)
+    diff = of_part("_history", History.diff)
+    ancestry_graph = of_part("_history", History.ancestry_graph)
+
+    def rewrite_manifests(
+        self,
+        message: str,
+        *,
+        branch: str,
+        metadata: Mapping[str, Any] | None = None,
+        commit_method: CommitMethod = "new_commit",
+    ) -> str:
+        """Cut the references of all arrays into manifests anew, and commit.
+
+        The rules are those of the configuration in force, and are noted in the metadata of
+        the commit, as ``metadata["__icechunk"]["splitting_config"]``. Every array gets new
+        manifests, even if they hold the same as before.
+
+        Parameters
+        ----------
+        message : str
+        branch : str
+        metadata : mapping, optional
+            Anything that JSON can express, to be found in the history.
+        commit_method : {"new_commit", "amend"}
+            Whether to add a snapshot to the branch, or to replace the newest one.
+
+        Returns
+        -------
+        str
+            Id of the new snapshot.
+
+        Raises
+        ------
+        InvalidInputError
+            If `commit_method` is neither.
+        ConflictError
+            If the branch moves meanwhile.
+        SessionStateError
+            If the newest snapshot cannot be amended.
+        """
+        if commit_method not in get_args(CommitMethod):
+            raise InvalidInputError(
+                f"commit_method is {commit_method!r}, expected 'new_commit' or 'amend'",
+                ErrorKind.INVALID_COMMIT_CONFIGURATION,
+            )
+        noted = with_reserved(metadata, splitting_config=splitting_note(self.config))
+        return self.writable_session(branch).rewrite_manifests(
+            message, noted, amends=commit_method == "amend"
+        )
+
+    # -- the repository as a whole ---------------------------------------------------------
+    ops_log = of_part("_administration", Administration.ops_log)
+    ops_log_async = of_part("_administration", Administration.ops_log_async)
+    get_metadata = of_part("_administration", Administration.get_metadata)
+    set_metadata = of_part("_administration", Administration.set_metadata)
+    update_metadata = of_part("_administration", Administration.update_metadata)
+    get_status = of_part("_administration", Administration.get_status)
+    set_status = of_part("_administration", Administration.set_status)
+    feature_flags = of_part("_administration", Administration.feature_flags)
+    enabled_feature_flags = of_part("_administration", Administration.enabled_feature_flags)
+    disabled_feature_flags = of_part("_administration", Administration.disabled_feature_flags)
+    set_feature_flag = of_part("_administration", Administration.set_feature_flag)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The metadata of the repository itself."""
+        return self.get_metadata()
+
+    @property
+    def status(self) -> RepoStatus:
+        """Whether the repository takes writes."""
+        return self.get_status()
+
+    # -- what is stored --------------------------------------------------------------------
+    inspect_repo_info = of_part("_inspection", Inspection.inspect_repo_info)
+    inspect_snapshot = of_part("_inspection", Inspection.inspect_snapshot)
+    inspect_manifest = of_part("_inspection", Inspection.inspect_manifest)
+    inspect_transaction_log = of_part("_inspection", Inspection.inspect_transaction_log)
+
+    # -- what is not needed any more -------------------------------------------------------
+    expire_snapshots = of_part("_maintenance", Maintenance.expire_snapshots)
+    garbage_collect = of_part("_maintenance", Maintenance.garbage_collect)
+    chunk_storage_stats = of_part("_maintenance", Maintenance.chunk_storage_stats)
+    total_chunks_storage = of_part("_maintenance", Maintenance.total_chunks_storage)
+
+    # -- without blocking the event loop ---------------------------------------------------
     create_async = async_twin(create)
     open_async = async_twin(open)
     open_or_create_async = async_twin(open_or_create)
@@ -656,30 +741,34 @@ class Repository(Refs, Administration, History, Inspection, Maintenance):
     rearrange_session_async = async_twin(rearrange_session)
     replay_session_async = async_twin(replay_session)
     verify_async = async_twin(verify)
-
-
-def _stored_config(info: RepoInfo) -> RepositoryConfig | None:
-    if info.config is None:
-        return None
-    return RepositoryConfig.from_dict(flexbuf.loads(info.config, "repo: config"), "repo: config")
-
-
-def _check_clean(storage: Storage) -> None:
-    # a creation that was interrupted leaves these, and the next one writes them again
-    left = {layout.snapshot_key(INITIAL_SNAPSHOT_ID), layout.transaction_key(INITIAL_SNAPSHOT_ID)}
-    for found in storage.list():
-        if found.key in left:
-            continue
-        if publish.exists(storage) is not None:
-            raise _already_exists(storage)
-        raise InvalidInputError(
-            f"cannot create a repository at {storage.url}: there is something already "
-            f"({found.key!r}); choose an empty place, or pass check_clean_root=False",
-            ErrorKind.PARENT_DIRECTORY_NOT_CLEAN,
-        )
-
-
-def _already_exists(storage: Storage) -> RepositoryExistsError:
-    return RepositoryExistsError(
-        f"there is an Icechunk repository at {storage.url} already; open it with Repository.open"
-    )
+    create_branch_async = async_twin(create_branch)
+    list_branches_async = async_twin(list_branches)
+    lookup_branch_async = async_twin(lookup_branch)
+    reset_branch_async = async_twin(reset_branch)
+    delete_branch_async = async_twin(delete_branch)
+    create_tag_async = async_twin(create_tag)
+    list_tags_async = async_twin(list_tags)
+    lookup_tag_async = async_twin(lookup_tag)
+    delete_tag_async = async_twin(delete_tag)
+    lookup_snapshot_async = async_twin(lookup_snapshot)
+    list_manifest_files_async = async_twin(list_manifest_files)
+    diff_async = async_twin(diff)
+    ancestry_graph_async = async_twin(ancestry_graph)
+    rewrite_manifests_async = async_twin(rewrite_manifests)
+    get_metadata_async = async_twin(get_metadata)
+    set_metadata_async = async_twin(set_metadata)
+    update_metadata_async = async_twin(update_metadata)
+    get_status_async = async_twin(get_status)
+    set_status_async = async_twin(set_status)
+    feature_flags_async = async_twin(feature_flags)
+    enabled_feature_flags_async = async_twin(enabled_feature_flags)
+    disabled_feature_flags_async = async_twin(disabled_feature_flags)
+    set_feature_flag_async = async_twin(set_feature_flag)
+    inspect_repo_info_async = async_twin(inspect_repo_info)
+    inspect_snapshot_async = async_twin(inspect_snapshot)
+    inspect_manifest_async = async_twin(inspect_manifest)
+    inspect_transaction_log_async = async_twin(inspect_transaction_log)
+    expire_snapshots_async = async_twin(expire_snapshots)
+    garbage_collect_async = async_twin(garbage_collect)
+    chunk_storage_stats_async = async_twin(chunk_storage_stats)
+    total_chunks_storage_async = async_twin(total_chunks_storage)

@@ -31,7 +31,7 @@ from icechunk.format.encoding import flexbuf
 from icechunk.format.repo_info import RepoInfo, SnapshotEntry, encode_repo_info
 from icechunk.format.spec import SpecVersion
 from icechunk.format.updates import Status, UpdateEntry, UpdateKind
-from icechunk.repository.refs import MAIN
+from icechunk.repository.branches_and_tags import MAIN
 from icechunk.repository.repository import Repository
 
 __all__ = ["upgrade_icechunk_repository"]
@@ -128,15 +128,15 @@ def _read(repo: Repository, concurrency: int) -> RepoInfo:
 
 
 def _store(repo: Repository, info: RepoInfo) -> None:
-    state = repo._context.state
+    state = repo.context.state
     try:
-        state.create(info, level=repo._context.assets.compression_level)
+        state.create(info, level=repo.context.assets.compression_level)
     except StorageError:
         # The answer may be lost and the put done all the same. Somebody else's upgrade is
         # as good, if it has the same refs.
         if exists(repo.storage) != SpecVersion.v2:
             raise
-    stored = repo.reopen()._info
+    stored = repo.reopen().context.state.load()
     if (stored.branches, stored.tags) != (info.branches, info.tags):
         # nothing of version 1 is deleted, so nothing is lost
         raise SessionStateError(
@@ -148,7 +148,7 @@ def _store(repo: Repository, info: RepoInfo) -> None:
 
 
 def _upgraded(repo: Repository, refs: AllRefs, concurrency: int) -> RepoInfo:
-    info = publish_v1.load_whole(repo._context.assets, refs, concurrency)
+    info = publish_v1.load_whole(repo.context.assets, refs, concurrency)
     if MAIN not in refs.branches:
         raise FormatError(f"{repo.storage.url}: the branch 'main' is missing")
     kept: dict[bytes, SnapshotEntry] = {}

@@ -15,7 +15,7 @@ from icechunk.commit.conflicts import ConflictSolver
 from icechunk.commit.publish import Seen
 from icechunk.commit.rebase import rebase as rebase_changes
 from icechunk.commit.retrying import Backoff
-from icechunk.commit.versions import branch_tip
+from icechunk.commit.version_names import branch_tip
 from icechunk.errors import (
     ConflictError,
     ErrorKind,

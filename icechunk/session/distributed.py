@@ -9,6 +9,7 @@ from icechunk.changes import change_set
 from icechunk.changes.change_set import ChangeSet
 from icechunk.changes.codec import decode_change_set, encode_change_set
 from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.format.ids import decode_id
 from icechunk.session.session import ForkSession, Session
 from icechunk.storage.base import Storage
 
@@ -78,6 +79,16 @@ class Changes:
         parts = list(parts)
         storages = [storage for part in parts for storage in part._storages.values()]
         return cls(change_set.merge(part._open() for part in parts), None, storages)
+
+    def on(self, snapshot_id: str) -> Changes:
+        """Return them as made on another snapshot, which has all that they were made on.
+
+        For changes of a fork of an uncommitted session, once that is committed, and nothing else
+        with it.
+        """
+        changes = self._open().copy()
+        changes.base = decode_id(snapshot_id)
+        return Changes(changes, None, self._storages.values())
 
     def to_bytes(self) -> bytes:
         """Return them for `Session.merge_change_sets`."""

@@ -114,6 +114,11 @@ class Edits:
         """Whether a commit would have anything to say."""
         return any(not layer.is_void for layer in self.layers[self._inherited :])
 
+    @property
+    def has_inherited_changes(self) -> bool:
+        """Whether the parent of a fork had changes when it was forked."""
+        return any(not layer.is_void for layer in self.layers[: self._inherited])
+
     def own(self) -> ChangeSet:
         """Return what was done here, of a fork since it was forked."""
         return change_set.flatten(self.layers[self._inherited :])
@@ -170,9 +175,11 @@ class Edits:
         self._tree = Tree(snapshot, self._layers)
         self.snapshot_id = snapshot.id
 
-    def discard(self) -> None:
-        """Drop what was done here; what was inherited stays."""
+    def discard(self, *, inherited: bool = False) -> None:
+        """Drop what was done here, and what was inherited if that is asked for."""
         with self.lock:
+            if inherited:
+                self._inherited = 0
             kept = self.layers[: self._inherited]
             self.reset(self.tree.snapshot, [*kept, ChangeSet(self.snapshot_id, self._lineage)])
 

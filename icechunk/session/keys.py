@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from icechunk.errors import ErrorKind, InvalidInputError
 
@@ -41,7 +41,26 @@ class V2Key:
     """A document of Zarr v2: readers probe for it, the format cannot hold it."""
 
 
-def parse_key(key: str) -> MetadataKey | ChunkKey | V2Key:
+Key: TypeAlias = MetadataKey | ChunkKey | V2Key
+
+
+def find_key(key: str) -> Key | None:
+    """Say what a key means, None if it is none of the keys that Zarr uses."""
+    stripped = key.lstrip("/")
+    head, _, name = stripped.rpartition("/")
+    if name == METADATA_NAME:
+        return None if _BAD_PATH.search(head) else MetadataKey("/" + head)
+    match = _CHUNK.fullmatch(stripped)
+    if match is not None:
+        path = match["path"] or ""
+        coordinate = tuple(int(i) for i in match["coordinate"].split("/")[1:])
+        if any(i > _MAX_INDEX for i in coordinate) or _BAD_PATH.search(path):
+            return None
+        return ChunkKey("/" + path, coordinate)
+    return V2Key() if name in _V2_NAMES else None
+
+
+def parse_key(key: str) -> Key:
     """Say what a key means.
 
     Raises
@@ -49,22 +68,13 @@ def parse_key(key: str) -> MetadataKey | ChunkKey | V2Key:
     InvalidInputError
         If it is none of the keys that Zarr uses.
     """
-    stripped = key.lstrip("/")
-    head, _, name = stripped.rpartition("/")
-    if name == METADATA_NAME:
-        if not _BAD_PATH.search(head):
-            return MetadataKey("/" + head)
-    elif (match := _CHUNK.fullmatch(stripped)) is not None:
-        path = match["path"] or ""
-        coordinate = tuple(int(i) for i in match["coordinate"].split("/")[1:])
-        if all(i <= _MAX_INDEX for i in coordinate) and not _BAD_PATH.search(path):
-            return ChunkKey("/" + path, coordinate)
-    elif name in _V2_NAMES:
-        return V2Key()
-    raise InvalidInputError(
-        f"{key!r} is no Zarr key: expected <path>/zarr.json or <path>/c/0/0",
-        ErrorKind.INVALID_KEY,
-    )
+    found = find_key(key)
+    if found is None:
+        raise InvalidInputError(
+            f"{key!r} is no Zarr key: expected <path>/zarr.json or <path>/c/0/0",
+            ErrorKind.INVALID_KEY,
+        )
+    return found
 
 
 def metadata_key(path: str) -> str:

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from icechunk.errors import InvalidInputError
 from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.snapshot import Node
-from icechunk.session.keys import METADATA_NAME, ChunkKey, chunk_key, metadata_key, parse_key
+from icechunk.session.keys import METADATA_NAME, ChunkKey, chunk_key, find_key, metadata_key
 from icechunk.session.session import Session
 
 
@@ -53,10 +52,7 @@ def below(session: Session, prefix: str) -> Iterator[tuple[Node, ChunkRefs | Non
 
 
 def _chunk_folder(session: Session, path: str) -> tuple[Node | None, tuple[int, ...]]:
-    try:
-        parsed = parse_key(path)
-    except InvalidInputError:
-        return None, ()
+    parsed = find_key(path)
     if isinstance(parsed, ChunkKey):
         node = session.tree.get(parsed.path)
         array = node.array if node is not None else None

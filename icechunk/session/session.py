@@ -16,7 +16,7 @@ from icechunk.changes.tree import Tree
 from icechunk.changes.zarr_metadata import parse_node_metadata
 from icechunk.commit.building import transaction_log
 from icechunk.commit.conflicts import ConflictSolver
-from icechunk.commit.snapshots import Diff, diff_from_logs
+from icechunk.commit.diff import Diff, diff_from_logs
 from icechunk.config.repository_config import EffectiveConfig, RepositoryConfig
 from icechunk.errors import (
     ErrorKind,
@@ -28,7 +28,7 @@ from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.ids import encode_id, normalize_path
 from icechunk.session.array_chunks import ArrayChunks, ChunkBatch, ChunkType, Reindexing
 from icechunk.session.chunks import ChunkStore
-from icechunk.session.committer import Committer
+from icechunk.session.committer import Committed, Committer
 from icechunk.session.context import SessionContext, SessionMode
 from icechunk.session.copies import Copies
 from icechunk.session.edits import Edits
@@ -136,6 +136,11 @@ class Session(Displayed):
     def has_uncommitted_changes(self) -> bool:
         """Whether a commit would have anything to say."""
         return self._edits.has_changes
+
+    @property
+    def has_inherited_changes(self) -> bool:
+        """Whether the parent of a fork had changes when it was forked."""
+        return self._edits.has_inherited_changes
 
     def __repr__(self) -> str:
         lines = [f"<icechunk.{type(self).__name__}>", f"snapshot: {self.snapshot_id}"]
@@ -475,6 +480,12 @@ class Session(Displayed):
             self._edits.check_editable()
         self._edits.discard()
 
+    def discard_inherited_changes(self) -> None:
+        """Drop all uncommitted changes, of a fork also those that its parent had done before."""
+        if self.read_only:
+            self._edits.check_editable()
+        self._edits.discard(inherited=True)
+
     def fork(self) -> ForkSession:
         """Return a session for other processes, which sees what this one has done.
 
@@ -592,6 +603,9 @@ class Session(Displayed):
             If the branch has moved since the session began.
         RebaseFailedError
             If `rebase_with` cannot settle a conflict.
+        OutcomeUnknownError
+            If the storage gave no answer, and nobody knows whether the commit was made. Commit
+            again: the session finds out, and does not commit twice.
         SessionStateError
             If nothing changed, or the session cannot commit.
         """
@@ -605,6 +619,11 @@ class Session(Displayed):
             after_rebase=after_rebase,
             on_built=on_built,
         )
+
+    @property
+    def committed(self) -> Committed | None:
+        """What the commit of this session took; None before there is one."""
+        return self._committer.committed
 
     def rebase(self, solver: ConflictSolver) -> None:
         """Carry the changes over to the newest snapshot of the branch.

@@ -26,12 +26,7 @@ def profile_options() -> dict[str, str]:
     """
     if any(os.environ.get(name) for name in _FROM_VARIABLES):
         return {}
-    name = os.environ.get("AWS_PROFILE", "default")
-    keys = _section("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials", name)
-    config = _section(
-        "AWS_CONFIG_FILE", "~/.aws/config", name if name == "default" else f"profile {name}"
-    )
-    found = {**config, **keys}
+    _, found = _active()
     if "aws_access_key_id" not in found or "aws_secret_access_key" not in found:
         return {}
     options = {
@@ -43,6 +38,34 @@ def profile_options() -> dict[str, str]:
     if "region" in found and not _region_from_variables():
         options["region"] = found["region"]
     return options
+
+
+#: What profiles have that fetch their keys elsewhere.
+_ELSEWHERE = ("sso_session", "sso_start_url", "role_arn", "credential_process")
+
+
+def describe_profile() -> str:
+    """Say why the active profile has no keys."""
+    name, found = _active()
+    files = "~/.aws/credentials and ~/.aws/config"
+    if not found:
+        return f"there is no profile {name!r} in {files}"
+    elsewhere = next((option for option in _ELSEWHERE if option in found), None)
+    if elsewhere is not None:
+        return (
+            f"the profile {name!r} fetches its keys elsewhere ({elsewhere}), which is not supported"
+        )
+    return f"the profile {name!r} in {files} has no keys"
+
+
+def _active() -> tuple[str, dict[str, str]]:
+    """Return the name of the active profile, and what both files say of it."""
+    name = os.environ.get("AWS_PROFILE", "default")
+    keys = _section("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials", name)
+    config = _section(
+        "AWS_CONFIG_FILE", "~/.aws/config", name if name == "default" else f"profile {name}"
+    )
+    return name, {**config, **keys}
 
 
 def _region_from_variables() -> bool:

@@ -33,6 +33,8 @@ _STATUS: Final = re.compile(r"(Server returned non-2xx status code: \d+[^:\n]*):
 _CODE: Final = re.compile(r"<Code>([^<]*)</Code>")
 _MESSAGE: Final = re.compile(r"<Message>([^<]*)</Message>")
 _REFUSED: Final = re.compile(r"status code: 40[13]\b")
+#: Not 408 (timeout), 409 (somebody writes now), 425 (too early) and 429 (too many).
+_FOR_GOOD: Final = re.compile(r"status code: (?:4(?!08|09|25|29)\d\d|501)\b")
 _MAX_REASON: Final = 500
 
 
@@ -78,10 +80,18 @@ def translate(error: BaseException, operation: str, key: str, url: str) -> Icech
         return InvalidInputError(f"cannot {operation} {where}: {text}")
     # listings are refused with an error of no class of its own
     if isinstance(error, PermissionDeniedError | UnauthenticatedError) or _REFUSED.search(text):
-        return StorageError(f"cannot {operation} {where}: check the credentials: {text}")
+        return refused(f"cannot {operation} {where}: check the credentials: {text}")
     if is_throttled(text):
         return StorageError(f"cannot {operation} {where}: {text}", ErrorKind.THROTTLED)
-    return StorageError(f"cannot {operation} {where}: {text}")
+    message = f"cannot {operation} {where}: {text}"
+    return refused(message) if _FOR_GOOD.search(text) else StorageError(message)
+
+
+def refused(message: str, kind: ErrorKind | None = None) -> StorageError:
+    """Return the error for a request that would fail again."""
+    error = StorageError(message, kind)
+    error.transient = False
+    return error
 
 
 def is_throttled(text: str) -> bool:

@@ -13,16 +13,17 @@ import builtins
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final, cast
 
 import obstore
 from obstore.exceptions import NotModifiedError
 from obstore.store import ObjectStore
 
+from icechunk.base.threads import map_in_threads
 from icechunk.config.credentials import (
     AnyAzureCredential,
     AnyGcsCredential,
@@ -51,12 +52,17 @@ from icechunk.storage.base import (
     refuse_write,
     same_version,
 )
-from icechunk.storage.failures import translate
+from icechunk.storage.failures import refused, translate
 from icechunk.storage.places import AzurePlace, GcsPlace, Place, S3Place, quoted
 from icechunk.storage.reading import Read, joined
+from icechunk.storage.waiting import Request, answer, patient
 
 #: What object stores allow at most.
 _MAX_PARTS: Final = 10_000
+#: An answer has to begin within this time unless the settings say otherwise, in seconds.
+_SECONDS: Final = 30.0
+#: And later for what is sent, which may share a slow line with much else: bytes per second.
+_SLOW: Final = 1 << 15
 #: Chunks may have a storage class of their own, which goes by the folder that they are in.
 _CHUNKS: Final = "chunks/"
 
@@ -104,7 +110,9 @@ class ObjectStorage(Storage):
     ) -> None:
         self._describe(place, settings or StorageSettings(), read_only)
         # what is wrong shows here, and not at the first request
-        _ = self._reader, self._writer
+        _ = self._reader
+        if place.write_headers != place.read_headers:
+            _ = self._writer
 
     def _describe(self, place: Place, settings: StorageSettings, read_only: bool) -> None:
         self._place = place
@@ -119,10 +127,24 @@ class ObjectStorage(Storage):
 
     @cached_property
     def _writer(self) -> ObjectStore:
-        place = self._place
-        if place.read_headers == place.write_headers or not self.supports_writes:
+        # a client of its own: sending may take longer than an answer
+        if not self.supports_writes:
             return self._reader
-        return place.open(self._effective, write=True)
+        return self._place.open(self._effective, write=True)
+
+    @cached_property
+    def _missing_credentials(self) -> str | None:
+        return self._place.missing_credentials()
+
+    @property
+    def checks_conditions(self) -> bool:  # type: ignore[override]
+        """False: nobody knows before it is tried. True if the caller asked for no conditions."""
+        return not self._effective.use_conditional_update
+
+    def _request(self, operation: str, key: str, sent: int = 0) -> Request:
+        milliseconds = self._effective.timeouts.operation_timeout_ms
+        seconds = _SECONDS if milliseconds is None else milliseconds / 1000
+        return Request(operation, key, self.url, seconds + sent / _SLOW)
 
     # -- kinds -------------------------------------------------------------------
     @classmethod
@@ -242,10 +264,7 @@ class ObjectStorage(Storage):
         _log.debug("get %s %s from %s", key, byte_range or "", self.url)
         read = Read(self._place, key, byte_range, if_match, if_unmodified_since)
         parts = read.parts(self._effective)
-        if len(parts) == 1:
-            return self._fetch(read)
-        with ThreadPoolExecutor(len(parts)) as pool:
-            return joined(key, list(pool.map(self._fetch, parts)))
+        return joined(key, map_in_threads(self._fetch, parts, len(parts)))
 
     async def get_async(
         self,
@@ -280,11 +299,11 @@ class ObjectStorage(Storage):
     def _fetch(self, read: Read) -> GetResult:
         outcome: GetResult | Exception | None = None
         while outcome is None:
+            request = self._request("read", read.key)
             try:
-                response = obstore.get(self._reader, read.key, options=cast(Any, read.options))
-                meta = response.meta
-                read.check_size(meta)
-                data = response.bytes() if read.wants_data else b""
+                meta, data = answer(request, partial(self._receive, read, request))
+            except (CancelledError, StorageError):
+                raise
             except Exception as error:
                 outcome = read.failed(error)
             else:
@@ -294,16 +313,25 @@ class ObjectStorage(Storage):
             raise outcome
         return outcome
 
+    def _receive(self, read: Read, request: Request) -> tuple[Any, Any]:
+        response = obstore.get(self._reader, read.key, options=cast(Any, read.options))
+        request.has_begun = True
+        meta = response.meta
+        read.check_size(meta)
+        return meta, response.bytes() if read.wants_data else b""
+
     async def _fetch_async(self, read: Read) -> GetResult:
         outcome: GetResult | Exception | None = None
         while outcome is None:
             try:
-                response = await obstore.get_async(
-                    self._reader, read.key, options=cast(Any, read.options)
-                )
-                meta = response.meta
-                read.check_size(meta)
-                data = await response.bytes_async() if read.wants_data else b""
+                async with patient(self._request("read", read.key)) as waiting:
+                    response = await obstore.get_async(
+                        self._reader, read.key, options=cast(Any, read.options)
+                    )
+                    waiting.begun()
+                    meta = response.meta
+                    read.check_size(meta)
+                    data = await response.bytes_async() if read.wants_data else b""
             except Exception as error:
                 outcome = read.failed(error)
             else:
@@ -320,11 +348,17 @@ class ObjectStorage(Storage):
         found: dict[str, ObjectMeta] = {}
         failure = None
         try:
-            for batch in obstore.list(self._reader, prefix or None, chunk_size=1000):
+            batches = obstore.list(self._reader, prefix or None, chunk_size=1000)
+            # each batch is a request, or a few
+            while batch := answer(
+                self._request("list", prefix or "objects"), lambda: next(batches, None)
+            ):
                 for meta in batch:
                     found[meta["path"]] = ObjectMeta(
                         meta["path"], meta["size"], self._place.version(meta), meta["last_modified"]
                     )
+        except (CancelledError, StorageError):
+            raise
         except Exception as error:
             failure = translate(error, "list", prefix or "objects", self.url)
         if failure is not None:
@@ -348,7 +382,10 @@ class ObjectStorage(Storage):
             if_absent, if_match = False, None
         options = self._put_options(key, view, if_absent, if_match)
         try:
-            return self._place.version(obstore.put(self._writer, key, view, **options))
+            put = partial(obstore.put, self._writer, key, view, **options)
+            return self._place.version(answer(self._request("write", key, len(view)), put))
+        except (CancelledError, StorageError):
+            raise
         except Exception as error:
             failure = self._put_failure(error, key, if_match)
         raise failure
@@ -368,7 +405,11 @@ class ObjectStorage(Storage):
             if_absent, if_match = False, None
         options = self._put_options(key, view, if_absent, if_match)
         try:
-            return self._place.version(await obstore.put_async(self._writer, key, view, **options))
+            async with patient(self._request("write", key, len(view))):
+                done = await obstore.put_async(self._writer, key, view, **options)
+            return self._place.version(done)
+        except StorageError:
+            raise
         except Exception as error:
             failure = self._put_failure(error, key, if_match)
         raise failure
@@ -446,10 +487,12 @@ class ObjectStorage(Storage):
         if not keys:
             return True
         try:
-            obstore.delete(self._writer, keys)
+            answer(self._request("delete", keys[0]), partial(obstore.delete, self._writer, keys))
             return True
         except FileNotFoundError:
             return False
+        except (CancelledError, StorageError):
+            raise
         except Exception as error:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             failure = translate(error, "delete", keys[0] + more, self.url)
@@ -468,8 +511,11 @@ class ObjectStorage(Storage):
             raise refuse_write(self, target)
         _log.debug("copy %s to %s in %s", source, target, self.url)
         try:
-            obstore.copy(self._writer, source, target)
+            copy = partial(obstore.copy, self._writer, source, target)
+            answer(self._request("copy", source), copy)
             return
+        except (CancelledError, StorageError):
+            raise
         except Exception as error:
             failure = translate(error, "copy", source, self.url)
         raise failure
@@ -507,6 +553,9 @@ class ObjectStorage(Storage):
                 f"{self.url} cannot be used in a process that was forked after its parent had "
                 "used an object store: start processes with 'spawn' or 'forkserver'"
             )
+        if self._missing_credentials is not None:
+            # the client would ask for them where nobody answers
+            raise refused(self._missing_credentials, ErrorKind.INVALID_CREDENTIALS)
         _Runtime.started = True
 
 

@@ -36,6 +36,7 @@ from icechunk.config.credentials import (
 )
 from icechunk.config.repository_config import ChecksumAlgorithm, EffectiveStorageSettings, S3Options
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
+from icechunk.storage import aws_environment
 from icechunk.storage.aws_profile import profile_options
 from icechunk.storage.base import check_key
 from icechunk.storage.failures import reason
@@ -65,12 +66,16 @@ _CLIENT_OPTIONS: Final = frozenset(
         "user_agent",
     }
 )
-#: Stop retrying after this long unless the settings say otherwise.
-_RETRY_TIMEOUT: Final = timedelta(minutes=3)
+#: Stop retrying after this long unless the settings say otherwise: reads, and writes, which
+#: take their time on a slow line.
+_RETRY_TIMEOUT: Final = timedelta(seconds=30)
+_WRITE_RETRY_TIMEOUT: Final = timedelta(minutes=3)
 #: No limit in practice: a large object over a slow line is no failure. A line that has
 #: gone silent is, and `_STREAM_TIMEOUT` finds it.
 _TIMEOUT: Final = timedelta(hours=6)
-_STREAM_TIMEOUT: Final = 60
+#: In seconds. While something is sent the client waits for an answer already.
+_STREAM_TIMEOUT: Final = 10
+_WRITE_STREAM_TIMEOUT: Final = 60
 
 #: Variables whose values go into headers.
 _S3_VARIABLES: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
@@ -124,6 +129,10 @@ class Place(ABC):
         """
         return {"e_tag": quoted(version)}
 
+    def missing_credentials(self) -> str | None:
+        """Say what was looked for if there are no credentials, and what else to pass."""
+        return None
+
     def open(self, settings: EffectiveStorageSettings, *, write: bool) -> ObjectStore:
         """Return a client.
 
@@ -137,7 +146,12 @@ class Place(ABC):
         headers = dict(self.write_headers if write else self.read_headers)
         check_headers({**headers, "User-Agent": self.user_agent}, self.url)
         try:
-            return self._open(headers, settings, retry_options(settings))
+            return self._open(
+                headers,
+                settings,
+                retry_options(settings, write=write),
+                _WRITE_STREAM_TIMEOUT if write else _STREAM_TIMEOUT,
+            )
         except InvalidInputError:
             raise
         except UnknownConfigurationKeyError as error:
@@ -153,7 +167,11 @@ class Place(ABC):
 
     @abstractmethod
     def _open(
-        self, headers: dict[str, str], settings: EffectiveStorageSettings, retry: Any
+        self,
+        headers: dict[str, str],
+        settings: EffectiveStorageSettings,
+        retry: Any,
+        silence: int,
     ) -> ObjectStore: ...
 
 
@@ -193,10 +211,27 @@ class S3Place(Place):
         """``s3://bucket/prefix``."""
         return join_url("s3", self.bucket, self.prefix)
 
+    def missing_credentials(self) -> str | None:
+        """Say where those of the environment were looked for, if they are to be used."""
+        if not isinstance(self.credentials, S3Credentials.FromEnv):
+            return None
+        looked = aws_environment.missing_credentials()
+        if looked is None:
+            return None
+        return (
+            f"no credentials for {self.url}: {looked}. Pass access_key_id=... and "
+            "secret_access_key=..., or get_credentials=..., or anonymous=True for public data"
+        )
+
     def _open(
-        self, headers: dict[str, str], settings: EffectiveStorageSettings, retry: Any
+        self,
+        headers: dict[str, str],
+        settings: EffectiveStorageSettings,
+        retry: Any,
+        silence: int,
     ) -> ObjectStore:
         options = self.options
+        allow_http = options.allow_http
         # the path style works everywhere: with AWS, with IP addresses, without DNS
         config: dict[str, Any] = {"virtual_hosted_style_request": False}
         credentials = self.credentials
@@ -214,7 +249,14 @@ class S3Place(Place):
         if options.region is not None:
             config["region"] = options.region
         if options.endpoint_url is not None:
-            config["endpoint"] = options.endpoint_url
+            # the name that wins over variables
+            config["aws_endpoint_url_s3"] = options.endpoint_url
+        elif (found := aws_environment.endpoint()) is not None:
+            check_endpoint(*found)
+            allow_http = allow_http or aws_environment.allows_http()
+            if not allow_http:
+                aws_environment.check_tls(*found)
+            config["aws_endpoint_url_s3"] = found[1]
         if options.requester_pays:
             config["request_payer"] = True
         if options.checksum_algorithm is not None:
@@ -226,9 +268,11 @@ class S3Place(Place):
             client_options=client_options(
                 settings,
                 headers,
-                {"allow_http": options.allow_http},
+                {"allow_http": allow_http},
                 self.user_agent,
-                options.network_stream_timeout_seconds,
+                silence
+                if options.network_stream_timeout_seconds is None
+                else options.network_stream_timeout_seconds,
             ),
             retry_config=retry,
             credential_provider=provider,
@@ -273,13 +317,24 @@ class GcsPlace(Place):
         return {"e_tag": etag, "version": generation}
 
     def _open(
-        self, headers: dict[str, str], settings: EffectiveStorageSettings, retry: Any
+        self,
+        headers: dict[str, str],
+        settings: EffectiveStorageSettings,
+        retry: Any,
+        silence: int,
     ) -> ObjectStore:
         return GCSStore(
             self.bucket,
             prefix=self.prefix or None,
             **_arguments(
-                self.config, {}, self.credentials, headers, settings, retry, self.user_agent
+                self.config,
+                {},
+                self.credentials,
+                headers,
+                settings,
+                retry,
+                self.user_agent,
+                silence,
             ),
         )
 
@@ -306,14 +361,25 @@ class AzurePlace(Place):
         return join_url("az", self.container, self.prefix)
 
     def _open(
-        self, headers: dict[str, str], settings: EffectiveStorageSettings, retry: Any
+        self,
+        headers: dict[str, str],
+        settings: EffectiveStorageSettings,
+        retry: Any,
+        silence: int,
     ) -> ObjectStore:
         account = {} if self.account is None else {"account_name": self.account}
         return AzureStore(
             self.container,
             prefix=self.prefix or None,
             **_arguments(
-                self.config, account, self.credentials, headers, settings, retry, self.user_agent
+                self.config,
+                account,
+                self.credentials,
+                headers,
+                settings,
+                retry,
+                self.user_agent,
+                silence,
             ),
         )
 
@@ -326,6 +392,7 @@ def _arguments(
     settings: EffectiveStorageSettings,
     retry: Any,
     agent: str,
+    silence: int,
 ) -> dict[str, Any]:
     """Return what the clients for Google and Azure take, except for their place."""
     service, client = split_options(config)
@@ -347,7 +414,7 @@ def _arguments(
         service[option] = getattr(credentials.credentials, attribute)
     return {
         "config": service,
-        "client_options": client_options(settings, headers, client, agent),
+        "client_options": client_options(settings, headers, client, agent, silence),
         "retry_config": retry,
         "credential_provider": provider,
     }
@@ -418,7 +485,7 @@ def client_options(
     headers: Mapping[str, str],
     more: Mapping[str, Any],
     agent: str,
-    stream_timeout: int | None = None,
+    stream_timeout: int = _STREAM_TIMEOUT,
 ) -> Any:
     """Return the options of the HTTP client.
 
@@ -431,8 +498,8 @@ def client_options(
         Other options; they win.
     agent : str
         Who makes the requests.
-    stream_timeout : int, optional
-        Give up on a line that was silent for so many seconds; 0 never. Default 60.
+    stream_timeout : int
+        Give up on a line that was silent for so many seconds; 0 never.
     """
     timeouts = settings.timeouts
     options: dict[str, Any] = {
@@ -441,7 +508,7 @@ def client_options(
     }
     if timeouts.connect_timeout_ms is not None:
         options["connect_timeout"] = timedelta(milliseconds=timeouts.connect_timeout_ms)
-    silence = timedelta(seconds=_STREAM_TIMEOUT if stream_timeout is None else stream_timeout)
+    silence = timedelta(seconds=stream_timeout)
     if timeouts.read_timeout_ms is not None:
         silence = timedelta(milliseconds=timeouts.read_timeout_ms)
     if silence:
@@ -451,8 +518,9 @@ def client_options(
     return {**options, **more}
 
 
-def retry_options(settings: EffectiveStorageSettings) -> Any:
+def retry_options(settings: EffectiveStorageSettings, *, write: bool = False) -> Any:
     """Return how the client retries: exponential backoff with jitter."""
+    longest = _WRITE_RETRY_TIMEOUT if write else _RETRY_TIMEOUT
     retries = settings.retries
     return {
         "max_retries": retries.max_tries - 1,
@@ -460,7 +528,7 @@ def retry_options(settings: EffectiveStorageSettings) -> Any:
             "init_backoff": timedelta(milliseconds=retries.initial_backoff_ms),
             "max_backoff": timedelta(milliseconds=retries.max_backoff_ms),
         },
-        "retry_timeout": _milliseconds(settings.timeouts.operation_timeout_ms, _RETRY_TIMEOUT),
+        "retry_timeout": _milliseconds(settings.timeouts.operation_timeout_ms, longest),
     }
 
 

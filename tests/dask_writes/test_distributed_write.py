@@ -95,7 +95,7 @@ def test_anywhere(anywhere: str, repository: Repository) -> None:
 
 def test_a_failing_item(anywhere: str, repository: Repository) -> None:
     session = repository.writable_session("main")
-    with pytest.raises(TaskError, match=r"item 2, 'c' failed: ZeroDivisionError: ") as error:
+    with pytest.raises(TaskError, match=r"item 'c' \(number 2\) failed: ZeroDivision") as error:
         distributed_write(_fail_at_c, "abcd", session)
     assert isinstance(error.value.__cause__, ZeroDivisionError)
     assert not session.has_uncommitted_changes
@@ -109,7 +109,7 @@ def _fail_at_c(store: IcechunkStore, item: str) -> None:
 
 def test_two_items_that_write_one_chunk(anywhere: str, repository: Repository) -> None:
     session = repository.writable_session("main")
-    with pytest.raises(ConflictError, match=r"item 3, 3 and item 7, 3 \('/a'\)"):
+    with pytest.raises(ConflictError, match=r"item 3 and item 3 \(number 7\) \('/a'\)"):
         distributed_write(_fill_other, [0, 1, 2, 3, 4, 5, 6, 3], session, split_every=2)
     assert not session.has_uncommitted_changes
 
@@ -124,9 +124,9 @@ def test_items_in_turns_are_no_conflict(repository: Repository, here: None) -> N
     session = repository.writable_session("main")
     with pytest.raises(ConflictError) as error:
         distributed_write(fill_some, [(0, 4, 8), (1, 5, 9), (2, 5, 10), (3, 7, 11)], session)
-    assert "item 1, (1, 5, 9) and item 2, (2, 5, 10) ('/a')" in str(error.value)
-    assert "item 0" not in str(error.value)
-    assert "item 3" not in str(error.value)
+    assert "item (1, 5, 9) (number 1) and item (2, 5, 10) (number 2) ('/a')" in str(error.value)
+    assert "(number 0)" not in str(error.value)
+    assert "(number 3)" not in str(error.value)
 
 
 def _fill_other(store: IcechunkStore, row: int) -> None:
@@ -171,7 +171,7 @@ def test_a_job_that_is_run_again(repository: Repository, here: None, publish: An
     work = Fill()
     work.bad = {6}
     how: dict[str, Any] = {"message": "x", "commit_every": 2, "publish": publish, "job": "fill"}
-    with pytest.raises(TaskError, match="item 6, 6 failed") as error:
+    with pytest.raises(TaskError, match="writing item 6 failed") as error:
         distributed_write(work, range(8), repository, **how)
     assert "6 of 8 are " in error.value.__notes__[0]
     assert "the job 'fill'; the same call goes on with the rest" in error.value.__notes__[0]
@@ -222,7 +222,8 @@ def test_a_run_of_a_job_beside_another(repository: Repository, here: None) -> No
 
 def test_batches_that_contradict_each_other(repository: Repository, here: None) -> None:
     with pytest.raises(
-        ConflictError, match=r"chunk, \(1, 0\) of '/a': item 1, 1, which is committed, and item 4"
+        ConflictError,
+        match=r"chunk, \(1, 0\) of '/a': item 1, which is committed, and item 1 .number 4",
     ):
         distributed_write(_fill_other, [0, 1, 2, 3, 1], repository, message="x", commit_every=2)
     assert commits(repository) == 2
@@ -325,7 +326,8 @@ def test_others_commit_between_and_within_batches(repository: Repository, here: 
     distributed_write(interfere, range(2, 7), repository, rebase_with=solver, **how)
     assert rows(repository) == [0, 0, 3, 4, 5, 6, 7] + [0] * 5
     messages = [s.message for s in repository.ancestry(branch="main")]
-    assert messages[:8] == [*["x", "theirs"], *["x", "theirs", "theirs"] * 2]
+    # the last of theirs may be before the batch that came before
+    assert sorted(messages[:8]) == ["theirs"] * 5 + ["x"] * 3
 
 
 def test_what_cannot_be_asked_for(repository: Repository, here: None) -> None:
@@ -447,7 +449,6 @@ def test_progress(anywhere: str, repository: Repository) -> None:
     phases = [status.phase for status in told]
     assert [p for p, before in zip(phases, ["", *phases], strict=False) if p != before] == [
         *["writing", "merging", "committing"] * 2,
-        "writing",
         "done",
     ]
     last = told[-1]

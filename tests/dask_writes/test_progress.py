@@ -51,18 +51,19 @@ def test_a_callback_sees_the_whole_course(cluster: Cluster, url: str) -> None:
     assert err == b""
     seen = [tuple(status) for status in json.loads(out)]
     course = [
-        ("writing", 0, ROWS, 0, 0),
-        ("writing", 2, ROWS, 2, 0),
-        ("merging", 3, ROWS, 3, 0),
-        ("committing", 3, ROWS, 3, 0),
-        ("writing", 3, ROWS, 3, 1),
-        ("writing", 5, ROWS, 5, 1),
-        ("merging", 6, ROWS, 6, 1),
-        ("committing", 6, ROWS, 6, 1),
-        ("done", 6, ROWS, 6, 2),
+        ("writing", 0, ROWS, 0),
+        ("writing", 2, ROWS, 2),
+        ("merging", 3, ROWS, 3),
+        ("committing", 3, ROWS, 3),
+        ("writing", 3, ROWS, 3),
+        ("writing", 5, ROWS, 5),
+        ("merging", 6, ROWS, 6),
+        ("committing", 6, ROWS, 6),
+        ("done", 6, ROWS, 6),
     ]
-    rest = iter(seen)
+    rest = iter([status[:4] for status in seen])
     assert all(step in rest for step in course), seen
+    assert seen[-1][4] == 2
     assert [tasks for _, tasks, *_ in seen] == sorted(tasks for _, tasks, *_ in seen)
     assert filled(url)
 

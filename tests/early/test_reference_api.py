@@ -7,6 +7,7 @@ reference. Where zarr-python's Store interface has moved on, both ways of callin
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 import pickle
 import threading
@@ -225,6 +226,10 @@ def test_create_takes_mode_and_config(place: StorageConfig) -> None:
     assert Repository.open(place.storage()).config.get_partial_values_concurrency == 3
 
 
+def sent(thing: Any) -> Any:
+    return pickle.loads(pickle.dumps(thing))
+
+
 # == with_mode, equality, pickling =======================================================
 def test_with_mode(store: IcechunkStore, array: zarr.Array[Any]) -> None:
     """A new store of the same type at the same place, not opened."""
@@ -287,13 +292,31 @@ def test_pickling_takes_uncommitted_changes_along(
     """The copy works for the original: its changes come back as bytes."""
     copy = pickle.loads(pickle.dumps(store))
     assert copy == store
+    assert copy.has_uncommitted_changes
     assert values(copy) == [10, 11, 0, 0]
     write(copy, 12, 2)
+    assert copy.has_uncommitted_changes
     assert values(store) == [10, 11, 0, 0]
     with pytest.raises(SessionStateError, match="cannot commit"):
         copy.commit("not from here")
     store.distributed_commit("together", [copy.change_set_bytes()])
     assert values(store) == [10, 11, 12, 0]
+
+
+def test_a_copy_without_changes(store: IcechunkStore, array: zarr.Array[Any]) -> None:
+    """It has none after a commit, and drops those that it came with by `reset`."""
+    changed = sent(store)
+    changed.reset()
+    assert not changed.has_uncommitted_changes
+    assert changed.change_set_bytes() == sent(changed).change_set_bytes()
+    with pytest.raises(FileNotFoundError):
+        zarr.open_array(changed, path="a", mode="r")
+    assert store.has_uncommitted_changes
+    store.commit("array")
+    unchanged = sent(store)
+    assert not unchanged.has_uncommitted_changes
+    unchanged.reset()
+    assert values(unchanged) == values(store)
 
 
 def test_pickling_a_store_in_memory() -> None:
@@ -661,6 +684,8 @@ async def test_get_partial_values(store: IcechunkStore, key: str) -> None:
     asked: list[tuple[str, Any]] = [
         (key, (3, 8)),
         (key, (None, 5)),
+        (key, (None, 0)),
+        (key, (None, 10**6)),
         (key, (1000, None)),
         (key, None),
         (key, (None, None)),
@@ -672,7 +697,9 @@ async def test_get_partial_values(store: IcechunkStore, key: str) -> None:
     ]
     expected = [
         data[3:8],
-        data[-5:],
+        data[:5],
+        b"",
+        data,
         data[1000:],
         data,
         data,
@@ -843,17 +870,25 @@ def test_a_virtual_ref_config_beside_other_containers(place: StorageConfig, tmp_
 
 # == StorageConfig =======================================================================
 async def test_storage_config_memory() -> None:
-    """Equal prefixes are the same place, others are not."""
+    """Each is a memory of its own, which its copies in this process share."""
     config = StorageConfig.memory("prefix")
     assert isinstance(config.config, StorageConfig.Memory)
     assert config.config.prefix == "prefix"
     store = IcechunkStore.create(config)
     zarr.create_group(store)
     store.commit("group")
-    same = IcechunkStore.open_existing(StorageConfig(StorageConfig.Memory(prefix="prefix")))
-    assert not await same.empty()
-    with pytest.raises(RepositoryNotFoundError):
-        IcechunkStore.open_existing(StorageConfig.memory(prefix="another"))
+    for same in (config, copy.copy(config), copy.deepcopy(config), sent(config)):
+        assert same == config
+        assert hash(same) == hash(config)
+        assert not await IcechunkStore.open_existing(same).empty()
+    for other in (
+        StorageConfig.memory(prefix="prefix"),
+        StorageConfig(StorageConfig.Memory(prefix="prefix")),
+        StorageConfig(config.config),
+    ):
+        assert other != config
+        with pytest.raises(RepositoryNotFoundError):
+            IcechunkStore.open_existing(other)
 
 
 def test_storage_config_filesystem(tmp_path: Path) -> None:
@@ -1041,11 +1076,29 @@ async def test_store_config_get_partial_values_concurrency(tmp_path: Path) -> No
     assert storage.most == 3
 
 
-def test_store_config_unsafe_overwrite_refs(place: StorageConfig) -> None:
-    """Accepted. Refs are always replaced by conditional writes, so there is nothing to do."""
-    store = IcechunkStore.create(place, config=StoreConfig(unsafe_overwrite_refs=True))
+@pytest.mark.parametrize("how", ["created", "opened", "sent", "with another mode"])
+def test_store_config_unsafe_overwrite_refs(place: StorageConfig, how: str) -> None:
+    """Tagging again moves the tag; without the option it is refused."""
+    config = StoreConfig(unsafe_overwrite_refs=True)
+    store = IcechunkStore.create(place, config=config)
     zarr.create_group(store)
-    store.commit("group")
+    commit = store.commit("group")
+    if how == "opened":
+        store = IcechunkStore.open_existing(place, "r+", config)
+    elif how == "sent":
+        store = sent(store)
+    elif how == "with another mode":
+        store = store.with_mode("r").with_mode("r+")
+    for target in (FIRST, commit, commit, FIRST):
+        store.tag("v1", target)
+        reader = IcechunkStore.open_existing(place)
+        reader.checkout(tag="v1")
+        assert reader.snapshot_id == target
+    with pytest.raises(SnapshotNotFoundError):
+        store.tag("v1", "0" * 20)
+    for other in (None, StoreConfig(), StoreConfig(unsafe_overwrite_refs=False)):
+        with pytest.raises(AlreadyExistsError, match="tags never move"):
+            IcechunkStore.open_existing(place, "r+", other).tag("v1", commit)
 
 
 # == VirtualRefConfig ====================================================================

@@ -132,7 +132,7 @@ MISTAKES: dict[str, Callable[[], Any]] = {
     "rebase_with_str": lambda: (
         new().writable_session("main").commit("x", rebase_with="a", allow_empty=True)
     ),
-    "merge_nonfork": in_session(lambda session: session.merge(session)),
+    "merge_nonfork": in_session(lambda session: session.merge(new().writable_session("main"))),
     "merge_sessions_nonfork": in_session(merge_sessions),
     "pickle_writable": in_session(pickle.dumps),
     "tag_bad_id": lambda: new().create_tag("t", "xyz"),

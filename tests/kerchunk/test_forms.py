@@ -269,7 +269,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "templates": ({"version": 1, "templates": ["u"], "refs": GOOD}, "'templates'"),
     "escape": (
         {"version": 1, "refs": {**GOOD, "a/0.0": ["{{''.__class__.__mro__}}", 0, 1]}},
-        "'a/0.0'.*(unsafe|undefined)",
+        "'a/0.0'.*cannot be read: .__class__",
     ),
     "gen": ({"version": 1, "refs": GOOD, "gen": [{"key": "a"}]}, r"'gen\[0\]'"),
     "gen offset": (

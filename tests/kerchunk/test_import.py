@@ -13,6 +13,7 @@ from typing import Any
 import eccodes
 import fsspec
 import h5py
+import numcodecs
 import numpy as np
 import pytest
 import xarray as xr
@@ -310,7 +311,7 @@ def test_requests_do_not_grow_with_references(tmp_path: Path) -> None:
         session = repository(tmp_path, storage=storage).writable_session("main")
         chunks = {str(i): [f"{tmp_path}/f", i, 1] for i in range(count)}
         storage.reset()
-        import_references(array_refs(chunks, (count,), (1,), dtype="|i1"), session)
+        import_references(array_refs(chunks, (count,), (1,)), session, verify="none")
         session.commit("x")
         counts.append(storage.requests)
     assert counts[0] == counts[1]
@@ -379,9 +380,9 @@ def changed(refs: dict[str, Any], key: str, **changes: Any) -> dict[str, Any]:
 DISAGREEING: list[tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = [
     (lambda r: changed(r, "a/.zarray", dtype="<i8"), "'/a'.*data_type"),
     (lambda r: changed(r, "a/.zarray", fill_value=5), "'/a'.*fill_value"),
-    (lambda r: changed(r, "a/.zarray", compressor={"id": "zlib", "level": 1}), "'a/0.0'.*codecs"),
-    (lambda r: changed(r, "a/.zarray", dtype=">i4"), "'a/0.0'.*codecs"),
-    (lambda r: changed(r, "a/.zarray", chunks=[1, 4]), "'a/0.0'.*chunk_grid"),
+    (lambda r: changed(r, "a/.zarray", compressor={"id": "zlib", "level": 1}), "'a/0.0'.*zlib"),
+    (lambda r: changed(r, "a/.zarray", dtype=">i4"), "'a/0.0'.*decoded by.*big"),
+    (lambda r: changed(r, "a/.zarray", chunks=[1, 4]), r"'a/0.0'.*chunks \(1, 4\), not \(2, 4\)"),
     (lambda r: changed(r, "a/.zarray", shape=[2, 3]), "'/a'.*shape"),
     (lambda r: changed(r, "a/.zattrs", units="C"), "'/a'.*'units'"),
     (lambda r: changed(r, "a/.zattrs", scale_factor=2), "'/a'.*'scale_factor'"),
@@ -403,6 +404,94 @@ def test_what_disagrees_is_not_appended(number: int, tmp_path: Path) -> None:
     session = repo.writable_session("main")
     with pytest.raises(IcechunkError, match=message):
         import_references(change(block(tmp_path, "b", 2)), session, append_dim="t")
+    assert not session.has_uncommitted_changes
+
+
+#: Two ways to write what is read alike.
+SPELLINGS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"compressor": {"id": "zlib", "level": 1}}, {"compressor": {"id": "zlib", "level": 9}}),
+    ({"compressor": {"id": "gzip", "level": 1}}, {"compressor": {"id": "gzip", "level": 4}}),
+    ({"compressor": {"id": "bz2", "level": 1}}, {"compressor": {"id": "bz2", "level": 9}}),
+    (
+        {"compressor": {"id": "blosc", "cname": "lz4", "clevel": 1, "shuffle": 1, "blocksize": 0}},
+        {"compressor": {"id": "blosc", "cname": "zstd", "clevel": 9, "shuffle": 2, "blocksize": 0}},
+    ),
+    ({"compressor": {"id": "zstd", "level": 1}}, {"compressor": {"id": "zstd", "level": 9}}),
+    (
+        {"filters": [{"id": "shuffle", "elementsize": 4}, {"id": "zlib", "level": 1}]},
+        {"filters": [{"id": "shuffle", "elementsize": 4}, {"id": "zlib", "level": 6}]},
+    ),
+    ({"zattrs": {"scale_factor": 1}}, {"zattrs": {"scale_factor": 1.0}}),
+    ({"zattrs": {"missing_value": [7.0]}}, {"zattrs": {"missing_value": [7]}}),
+]
+
+
+def spelled(start: int, how: dict[str, Any]) -> dict[str, Any]:
+    """References that hold eight numbers themselves, encoded in some way."""
+    data = np.arange(start, start + 8, dtype="<i4").tobytes()
+    zarray = {key: value for key, value in how.items() if key != "zattrs"}
+    for codec in (*(zarray.get("filters") or ()), zarray.get("compressor")):
+        if codec:
+            data = bytes(numcodecs.get_codec(codec).encode(data))
+    attributes = {"_ARRAY_DIMENSIONS": ["t"], **how.get("zattrs", {})}
+    held = base64.b64encode(data).decode()
+    return array_refs({"0": f"base64:{held}"}, (8,), (8,), "a", attributes, **zarray)
+
+
+@pytest.mark.parametrize(("one", "other"), SPELLINGS)
+def test_what_is_read_alike_is_appended(
+    one: dict[str, Any], other: dict[str, Any], tmp_path: Path
+) -> None:
+    for first, second in ((one, other), (other, one)):
+        session = repository(tmp_path, storage=MemoryStorage()).writable_session("main")
+        import_references(spelled(0, first), session)
+        report = import_references(spelled(8, second), session, append_dim="t")
+        assert report.arrays == ("/a",)
+        assert values(session).tolist() == [*range(16)]
+
+
+@pytest.mark.parametrize(
+    ("fill", "missing"),
+    [
+        (None, np.nan),
+        ("NaN", np.nan),
+        (-1.0, np.nan),
+        (None, np.inf),
+        ("Infinity", np.inf),
+        (None, -np.inf),
+        (None, [np.nan]),
+    ],
+)
+def test_missing_values_that_json_does_not_have(fill: Any, missing: Any, tmp_path: Path) -> None:
+    """Compared with what xarray reads from the references."""
+    data = np.array([1, np.nan, np.inf, -np.inf, -1, 2], "<f4")
+    refs = array_refs(
+        {"0": "base64:" + base64.b64encode(data.tobytes()).decode()},
+        (6,),
+        (6,),
+        attributes={"_ARRAY_DIMENSIONS": ["x"], "missing_value": missing, "scale_factor": 0.5},
+        dtype="<f4",
+        fill_value=fill,
+    )
+    session = repository(tmp_path, storage=MemoryStorage()).writable_session("main")
+    import_references(refs, session)
+    document = json.loads(session.tree.require("/a").user_data, parse_constant=_no_constant)
+    assert "missing_value" not in document["attributes"]
+    np.testing.assert_array_equal(through_session(session)["a"], through_fsspec(refs)["a"])
+
+
+def _no_constant(token: str) -> None:
+    raise AssertionError(token)
+
+
+def test_attributes_that_json_does_not_have(tmp_path: Path) -> None:
+    refs = array_refs({}, (6,), (6,), attributes={"valid_min": -np.inf})
+    session = repository(tmp_path, storage=MemoryStorage()).writable_session("main")
+    with pytest.raises(InvalidInputError, match="'/a': attribute 'valid_min' is -Infinity"):
+        import_references(refs, session)
+    refs = {**array_refs({}, (6,), (6,)), ".zattrs": json.dumps({"top": np.nan})}
+    with pytest.raises(InvalidInputError, match="node '/': attribute 'top' is NaN"):
+        import_references(refs, session)
     assert not session.has_uncommitted_changes
 
 

@@ -120,7 +120,7 @@ def test_memory_of_chunk_ids(storage: Storage) -> None:
     count = 300_000
     ids = np.frombuffer(np.random.default_rng(0).bytes(12 * count), np.uint8).reshape(-1, 12)
     refs = ChunkRefs.native(np.arange(count, dtype=np.uint32)[:, None], ids, 1)
-    assets = Repository.create(storage)._assets.uncached()
+    assets = Repository.create(storage).context.assets.uncached()
     files = {
         file.id: file for file in (assets.write_manifest({b"8 bytes.": refs}) for _ in "12345")
     }
@@ -205,7 +205,7 @@ def test_sizes(work: list[dict[int, Any]], detached: dict[int, Any]) -> None:
 
 
 def test_sizes_of_arrays_in_one_manifest(storage: Storage) -> None:
-    assets = create(storage)._assets
+    assets = create(storage).context.assets
     at, ids = np.arange(2, dtype=np.uint32)[:, None], [b"a" * 12, b"a" * 11 + b"b"]
     arrays = [
         ChunkRefs.inline(at, [b"1", b"22"]),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from icechunk.base.async_twin import async_twin
 from icechunk.commit.features import CREATE_TAG, DELETE_TAG, require_feature
-from icechunk.commit.versions import branch_tip, require_snapshot, tag_target
+from icechunk.commit.publish import RepoState
+from icechunk.commit.version_names import branch_tip, require_snapshot, tag_target
 from icechunk.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -18,7 +18,6 @@ from icechunk.errors import (
 from icechunk.format.ids import decode_id, encode_id
 from icechunk.format.repo_info import RepoInfo, with_item
 from icechunk.format.updates import UpdateEntry, UpdateKind
-from icechunk.repository.part import RepositoryPart
 
 MAIN: Final = "main"
 
@@ -31,8 +30,16 @@ def _check_name(name: str) -> None:
         )
 
 
-class Refs(RepositoryPart):
-    """The part of `icechunk.Repository` that is about branches and tags."""
+class BranchesAndTags:
+    """The branches and tags of one repository.
+
+    Parameters
+    ----------
+    state : RepoState
+    """
+
+    def __init__(self, state: RepoState) -> None:
+        self._state = state
 
     # -- branches ------------------------------------------------------------------------
     def create_branch(self, branch: str, snapshot_id: str) -> None:
@@ -56,15 +63,15 @@ class Refs(RepositoryPart):
             changed = replace(info, branches=with_item(info.branches, branch, target))
             return changed, UpdateEntry(kind=UpdateKind.BRANCH_CREATED, name=branch)
 
-        self._update(compute)
+        self._state.update(compute)
 
     def list_branches(self) -> set[str]:
         """Return the names of all branches."""
-        return set(self._info.branches)
+        return set(self._state.load().branches)
 
     def lookup_branch(self, branch: str) -> str:
         """Return the id of the newest snapshot of a branch."""
-        return encode_id(branch_tip(self._info, branch))
+        return encode_id(branch_tip(self._state.load(), branch))
 
     def reset_branch(
         self, branch: str, snapshot_id: str, *, from_snapshot_id: str | None = None
@@ -103,7 +110,7 @@ class Refs(RepositoryPart):
                 kind=UpdateKind.BRANCH_RESET, name=branch, previous=previous
             )
 
-        self._update(compute)
+        self._state.update(compute)
 
     def delete_branch(self, branch: str) -> None:
         """Delete a branch. Its snapshots stay until they are garbage collected.
@@ -126,7 +133,7 @@ class Refs(RepositoryPart):
                 kind=UpdateKind.BRANCH_DELETED, name=branch, previous=previous
             )
 
-        self._update(compute)
+        self._state.update(compute)
 
     # -- tags ----------------------------------------------------------------------------
     def create_tag(self, tag: str, snapshot_id: str) -> None:
@@ -157,15 +164,15 @@ class Refs(RepositoryPart):
             changed = replace(info, tags=with_item(info.tags, tag, target))
             return changed, UpdateEntry(kind=UpdateKind.TAG_CREATED, name=tag)
 
-        self._update(compute)
+        self._state.update(compute)
 
     def list_tags(self) -> set[str]:
         """Return the names of all tags."""
-        return set(self._info.tags)
+        return set(self._state.load().tags)
 
     def lookup_tag(self, tag: str) -> str:
         """Return the id of the snapshot that a tag names."""
-        return encode_id(tag_target(self._info, tag))
+        return encode_id(tag_target(self._state.load(), tag))
 
     def delete_tag(self, tag: str) -> None:
         """Delete a tag; its name cannot be used again.
@@ -182,14 +189,4 @@ class Refs(RepositoryPart):
             changed = replace(info, tags=kept, deleted_tags=(*info.deleted_tags, tag))
             return changed, UpdateEntry(kind=UpdateKind.TAG_DELETED, name=tag, previous=previous)
 
-        self._update(compute)
-
-    create_branch_async = async_twin(create_branch)
-    list_branches_async = async_twin(list_branches)
-    lookup_branch_async = async_twin(lookup_branch)
-    reset_branch_async = async_twin(reset_branch)
-    delete_branch_async = async_twin(delete_branch)
-    create_tag_async = async_twin(create_tag)
-    list_tags_async = async_twin(list_tags)
-    lookup_tag_async = async_twin(lookup_tag)
-    delete_tag_async = async_twin(delete_tag)
+        self._state.update(compute)

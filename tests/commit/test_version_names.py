@@ -23,7 +23,7 @@ from icechunk import (
     Repository,
     SnapshotNotFoundError,
 )
-from icechunk.commit.versions import resolve_ref
+from icechunk.commit.version_names import resolve_ref
 from icechunk.config.times import has_zone, instant
 from icechunk.format.ids import decode_id, encode_id
 from icechunk.format.repo_info import RepoInfo
@@ -41,7 +41,7 @@ def repository(monkeypatch: pytest.MonkeyPatch) -> Repository:
         return int(clock[0].timestamp() * 1_000_000)
 
     with monkeypatch.context() as patch:
-        patch.setattr("icechunk.repository.repository.now_microseconds", now)
+        patch.setattr("icechunk.repository.creation.now_microseconds", now)
         patch.setattr("icechunk.commit.building.now_microseconds", now)
         repository = Repository.create(MemoryStorage())
         for number, clock[0] in enumerate(TIMES):

@@ -1,85 +1,15 @@
-"""What the library tells about snapshots, and about the difference between two."""
+"""What changed between two states."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal, TypeAlias
 
 from icechunk.base.display import Displayed
-from icechunk.format.ids import encode_id
-from icechunk.format.repo_info import SnapshotEntry
-from icechunk.format.snapshot import ManifestFile, Snapshot
+from icechunk.format.snapshot import Snapshot
 from icechunk.format.transaction_log import TransactionLog
 
-__all__ = ["CommitMethod", "Diff", "ManifestFileInfo", "SnapshotInfo", "SnapshotMetadata"]
-
-#: How a session puts its changes on a branch: as a snapshot of their own, or as a part of the
-#: newest one.
-CommitMethod: TypeAlias = Literal["new_commit", "amend"]
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotInfo(Displayed):
-    """One entry of a repository's history.
-
-    Attributes
-    ----------
-    id : str
-    parent_id : str or None
-        None for the first snapshot.
-    written_at : datetime
-        In UTC.
-    message : str
-    metadata : dict
-        As given to the commit.
-    """
-
-    id: str
-    parent_id: str | None
-    written_at: datetime
-    message: str
-    metadata: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def from_entry(cls, entry: SnapshotEntry) -> SnapshotInfo:
-        """Return the public form of an entry of the repo info."""
-        return cls(
-            encode_id(entry.id),
-            encode_id(entry.parent_id) if entry.parent_id is not None else None,
-            from_microseconds(entry.flushed_at),
-            entry.message,
-            dict(entry.metadata),
-        )
-
-
-#: The name of this class in the early Icechunk API.
-SnapshotMetadata = SnapshotInfo
-
-
-@dataclass(frozen=True, slots=True)
-class ManifestFileInfo(Displayed):
-    """A manifest that a snapshot refers to.
-
-    Attributes
-    ----------
-    id : str
-    size_bytes : int
-        Of the stored object.
-    num_chunk_refs : int
-    """
-
-    id: str
-    size_bytes: int
-    num_chunk_refs: int
-
-    @classmethod
-    def from_file(cls, file: ManifestFile) -> ManifestFileInfo:
-        """Return the public form of an entry of a snapshot's manifest list."""
-        return cls(encode_id(file.id), file.size_bytes, file.num_chunk_refs)
+__all__ = ["Diff", "diff_from_logs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,19 +74,6 @@ class Diff(Displayed):
                 more = f" and {len(chunks) - 10} more" if len(chunks) > 10 else ""
                 lines.append(f"    {path}: {shown}{more}")
         return "\n".join(lines) if lines else "No changes"
-
-
-def from_microseconds(microseconds: int) -> datetime:
-    """Return a stored timestamp as a datetime in UTC."""
-    seconds, rest = divmod(microseconds, 1_000_000)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
-
-
-def to_microseconds(when: datetime) -> int:
-    """Return a time as it is stored; one without zone is in UTC."""
-    if when.utcoffset() is None:
-        when = when.replace(tzinfo=UTC)
-    return (when - _EPOCH) // timedelta(microseconds=1)
 
 
 def diff_from_logs(

@@ -1,89 +1,83 @@
-"""Version control on the store itself: the early Icechunk API.
+"""Version control on the store itself, as in the early Icechunk API.
 
 One stateful store does everything there: it opens a repository, checks out a branch, tag
-or snapshot, and commits. Each method is a call on the repository or session behind it.
+or snapshot, and commits. `Checkout` is the part of `icechunk.IcechunkStore` that does this;
+each of its methods is a call on the repository or session behind it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
-from typing import Any, Literal, Self, TypeAlias
+from dataclasses import replace
+from typing import Any, Literal, TypeAlias
 
-from icechunk.base.async_twin import async_twin
 from icechunk.changes.change_set import OnConflict
-from icechunk.commit.snapshots import SnapshotInfo
+from icechunk.commit.snapshot_info import SnapshotInfo
+from icechunk.commit.version_names import require_snapshot
 from icechunk.config.repository_config import RepositoryConfig
 from icechunk.early.config import StoreConfig
 from icechunk.errors import ErrorKind, InvalidInputError, RepositoryExistsError, SessionStateError
-from icechunk.repository.refs import MAIN
+from icechunk.format.ids import decode_id
+from icechunk.format.repo_info import RepoInfo, with_item
+from icechunk.format.updates import UpdateEntry, UpdateKind
+from icechunk.repository.branches_and_tags import MAIN
 from icechunk.repository.repository import Authorization, Repository
 from icechunk.session.session import Session
 from icechunk.storage import AnyStorage
 
 AccessMode: TypeAlias = Literal["r", "r+", "a", "w", "w-"]
+AnyConfig: TypeAlias = StoreConfig | RepositoryConfig | None
+Access: TypeAlias = Authorization | None
 _MODES = ("r", "r+", "a", "w", "w-")
 
 
-class VersionControl:
-    """The part of `icechunk.IcechunkStore` that is about versions."""
+class Checkout:
+    """The version that a store has checked out, and the way to other versions.
 
-    _session: Session
-    _read_only: bool  # the mode; on a tag or snapshot nothing can be written in any mode
-    #: set where the store was opened by a class method, and not taken from a session
-    _repository: Repository | None = None
-    _checked_out: str | None = None
+    A store that was taken from a session stays with that session: it has no repository.
+
+    Parameters
+    ----------
+    session : Session
+    repository : Repository, optional
+    branch : str, optional
+        The one that is checked out, None if it is a tag or snapshot.
+    read_only : bool
+        Whether branches are checked out for reading.
+    moves_tags : bool
+        Whether a tag that exists may be made to point elsewhere.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        repository: Repository | None = None,
+        branch: str | None = None,
+        *,
+        read_only: bool = False,
+        moves_tags: bool = False,
+    ) -> None:
+        self.session = session
+        self.repository = repository
+        self.read_only = read_only
+        self._branch = branch
+        self._moves_tags = moves_tags
 
     # -- opening -------------------------------------------------------------------
     @classmethod
-    async def open(cls, *args: Any, **kwargs: Any) -> Self:
-        """Open or create a store; Zarr calls this, users call `open_or_create`."""
-        return await asyncio.to_thread(lambda: cls.open_or_create(*args, **kwargs))
-
-    @classmethod
     def open_or_create(
-        cls,
-        storage: AnyStorage | None = None,
-        mode: AccessMode = "r",
-        config: StoreConfig | RepositoryConfig | None = None,
-        *,
-        authorize_virtual_chunk_access: Authorization | None = None,
-        read_only: bool | None = None,
-    ) -> Self:
-        """Open a store on the branch ``main``, or create a repository first.
-
-        Parameters
-        ----------
-        storage : StorageConfig, Storage, str or path
-        mode : {"r", "r+", "a", "w", "w-"}
-            Read an existing repository; write to an existing one; write, creating it if
-            need be; the same and begin with nothing in it; create it or fail.
-        config : StoreConfig or RepositoryConfig, optional
-        authorize_virtual_chunk_access : mapping, optional
-            See `Repository.open`.
-        read_only : bool, optional
-            Zarr's name for the choice between the modes ``"r"`` and ``"a"``.
-
-        Raises
-        ------
-        InvalidInputError
-            If there is no storage, or the mode is unknown.
-        RepositoryNotFoundError
-            If there is no repository, in the modes ``"r"`` and ``"r+"``.
-        RepositoryExistsError
-            If there is one, in the mode ``"w-"``.
-        """
+        cls, storage: AnyStorage | None, mode: AccessMode, config: AnyConfig, access: Access
+    ) -> Checkout:
+        """Check out ``main``, creating a repository first if the mode says so."""
         if storage is None:
             raise InvalidInputError(
                 "a storage is required: pass a StorageConfig, a Storage, a URL or a path",
                 ErrorKind.STORAGE_CONFIG,
             )
-        if read_only is not None:
-            mode = "r" if read_only else "a"
         _check_mode(mode)
-        options: dict[str, Any] = {"authorize_virtual_chunk_access": authorize_virtual_chunk_access}
         if mode in ("r", "r+"):
-            return cls.open_existing(storage, mode, config, **options)
+            return cls.open_existing(storage, mode, config, access)
         there = Repository.exists(storage)
         if there and mode == "w-":
             raise RepositoryExistsError(
@@ -91,131 +85,100 @@ class VersionControl:
                 "begin with nothing in it"
             )
         if not there:
-            return cls.create(storage, mode, config, **options)
-        store = cls.open_existing(storage, mode, config, **options)
+            return cls.create(storage, mode, config, access)
+        found = cls.open_existing(storage, mode, config, access)
         if mode == "w":
-            store._session.delete_nodes("/")
-        return store
+            found.session.delete_nodes("/")
+        return found
 
     @classmethod
     def open_existing(
-        cls,
-        storage: AnyStorage,
-        mode: AccessMode = "r",
-        config: StoreConfig | RepositoryConfig | None = None,
-        *,
-        authorize_virtual_chunk_access: Authorization | None = None,
-    ) -> Self:
-        """Open a store on the branch ``main`` of an existing repository.
-
-        Parameters are those of `open_or_create`; in every mode but ``"r"`` the store can
-        be written.
-
-        Raises
-        ------
-        RepositoryNotFoundError
-            If there is none.
-        """
+        cls, storage: AnyStorage, mode: AccessMode, config: AnyConfig, access: Access
+    ) -> Checkout:
+        """Check out ``main`` of an existing repository."""
         _check_mode(mode)
-        repository = Repository.open(storage, _stored_part(config), authorize_virtual_chunk_access)
-        repository = _with_virtual_refs(repository, config, authorize_virtual_chunk_access)
-        return cls._on_main(repository, mode)
+        return cls._main_of(
+            Repository.open(storage, _stored_part(config), access), mode, config, access
+        )
 
     @classmethod
     def create(
-        cls,
-        storage: AnyStorage,
-        mode: AccessMode = "w",
-        config: StoreConfig | RepositoryConfig | None = None,
-        *,
-        authorize_virtual_chunk_access: Authorization | None = None,
-    ) -> Self:
-        """Create a repository and open a store on it.
-
-        Parameters are those of `open_or_create`.
-
-        Raises
-        ------
-        RepositoryExistsError
-            If there is a repository.
-        """
+        cls, storage: AnyStorage, mode: AccessMode, config: AnyConfig, access: Access
+    ) -> Checkout:
+        """Create a repository and check out ``main``."""
         _check_mode(mode)
-        repository = Repository.create(
-            storage, _stored_part(config), authorize_virtual_chunk_access
+        return cls._main_of(
+            Repository.create(storage, _stored_part(config), access), mode, config, access
         )
-        repository = _with_virtual_refs(repository, config, authorize_virtual_chunk_access)
-        return cls._on_main(repository, mode)
 
     @classmethod
-    def _on_main(cls, repository: Repository, mode: AccessMode) -> Self:
-        session = (
-            repository.readonly_session(MAIN) if mode == "r" else repository.writable_session(MAIN)
-        )
-        return cls._of(repository, session, MAIN, read_only=mode == "r")
+    def _main_of(
+        cls, repository: Repository, mode: AccessMode, config: AnyConfig, access: Access
+    ) -> Checkout:
+        repository = _with_virtual_refs(repository, config, access)
+        reads = mode == "r"
+        session = repository.readonly_session(MAIN) if reads else repository.writable_session(MAIN)
+        moves_tags = isinstance(config, StoreConfig) and bool(config.unsafe_overwrite_refs)
+        return cls(session, repository, MAIN, read_only=reads, moves_tags=moves_tags)
 
-    @classmethod
-    def _of(
-        cls, repository: Repository | None, session: Session, branch: str | None, *, read_only: bool
-    ) -> Self:
-        store = cls(session, read_only)  # type: ignore[call-arg]
-        store._repository = repository
-        store._checked_out = branch
-        store._is_open = True  # type: ignore[attr-defined]
-        return store
-
-    def with_mode(self, mode: AccessMode) -> Self:
-        """Return a store on the same version with another mode.
-
-        From a store that reads, any other mode but ``"r"`` gives one that writes to the
-        branch that is checked out.
-        """
+    def with_mode(self, mode: AccessMode) -> Checkout:
+        """Return the same version with another mode."""
         _check_mode(mode)
-        session = self._session
+        session = self.session
         if mode != "r" and session.read_only:
             session = self._repo("with_mode").writable_session(self._branch_or_raise())
-        store = self._of(self._repository, session, self._checked_out, read_only=mode == "r")
-        store._is_open = False  # type: ignore[attr-defined]
-        return store
+        return Checkout(
+            session,
+            self.repository,
+            self._branch,
+            read_only=mode == "r",
+            moves_tags=self._moves_tags,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        session = self.session
+        if self.repository is not None and not session.read_only and not session.is_fork:
+            # the copy works for this one, which commits
+            session = session.fork()
+        return {**self.__dict__, "session": session}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
 
     def _repo(self, what: str) -> Repository:
-        if self._repository is None:
+        if self.repository is None:
             raise SessionStateError(
                 f"{what} works on stores from IcechunkStore.open_existing, create and "
                 "open_or_create; this one belongs to a session, so use its Repository",
                 ErrorKind.NOT_ALLOWED,
             )
-        return self._repository
+        return self.repository
 
     def _branch_or_raise(self) -> str:
-        if self._checked_out is None:
+        if self._branch is None:
             raise SessionStateError(
                 "no branch is checked out, only a tag or snapshot; check out a branch first",
                 ErrorKind.NOT_ON_BRANCH,
             )
-        return self._checked_out
-
-    def _picklable_session(self) -> Session:
-        """Return the session to send elsewhere; the copy of a writable one is a fork."""
-        session = self._session
-        if self._repository is not None and not session.read_only and not session.is_fork:
-            return session.fork()
-        return session
+        return self._branch
 
     # -- where it is -----------------------------------------------------------------
     @property
     def snapshot_id(self) -> str:
         """Id of the snapshot that the store is based on."""
-        return self._session.snapshot_id
+        return self.session.snapshot_id
 
     @property
     def branch(self) -> str | None:
         """The branch that is checked out, None if it is a tag or snapshot."""
-        return self._session.branch or self._checked_out
+        return self.session.branch or self._branch
 
     @property
     def has_uncommitted_changes(self) -> bool:
-        """Whether there are changes that were not committed."""
-        return self._session.has_uncommitted_changes
+        """Whether there are changes that were not committed, in a copy those it came with too."""
+        session = self.session
+        came_with = self.repository is not None and session.has_inherited_changes
+        return came_with or session.has_uncommitted_changes
 
     def checkout(
         self,
@@ -246,14 +209,14 @@ class VersionControl:
                 ErrorKind.INVALID_REF_TYPE,
             )
         self._check_clean("check out another version")
-        if branch is not None and not self._read_only:
-            self._session = repository.writable_session(branch)
+        if branch is not None and not self.read_only:
+            self.session = repository.writable_session(branch)
         else:
-            self._session = repository.readonly_session(branch, tag=tag, snapshot_id=snapshot_id)
-        self._checked_out = branch
+            self.session = repository.readonly_session(branch, tag=tag, snapshot_id=snapshot_id)
+        self._branch = branch
 
     def _check_clean(self, what: str) -> None:
-        if self._session.has_uncommitted_changes:
+        if self.session.has_uncommitted_changes:
             raise SessionStateError(
                 f"cannot {what}: there are uncommitted changes; commit() or reset() first",
                 ErrorKind.UNCOMMITTED_CHANGES,
@@ -305,23 +268,26 @@ class VersionControl:
             If the bytes are damaged, disagree, or belong to another snapshot; then nothing
             is committed. Also as `commit` does.
         """
-        if self._session.branch is None and self._repository is not None:
+        if self.session.branch is None and self.repository is not None:
             self._branch_or_raise()
-        branch = self._session.branch
-        snapshot_id = self._session.distributed_commit(
+        branch = self.session.branch
+        snapshot_id = self.session.distributed_commit(
             message, other_change_set_bytes, on_conflict=on_conflict
         )
-        if self._repository is not None and branch is not None:
-            self._session = self._repository.session_after_commit(branch, snapshot_id)
+        if self.repository is not None and branch is not None:
+            self.session = self.repository.session_after_commit(branch, snapshot_id)
         return snapshot_id
 
     def change_set_bytes(self) -> bytes:
         """Return the uncommitted changes, for `distributed_commit` of another store."""
-        return self._session.change_set_bytes()
+        return self.session.change_set_bytes()
 
     def reset(self) -> None:
         """Drop all uncommitted changes."""
-        self._session.discard_changes()
+        if self.repository is None:
+            self.session.discard_changes()
+        else:
+            self.session.discard_inherited_changes()
 
     def new_branch(self, branch_name: str) -> str:
         """Create a branch at the checked out snapshot and check it out.
@@ -348,11 +314,17 @@ class VersionControl:
     def tag(self, tag_name: str, snapshot_id: str) -> None:
         """Create a tag of a snapshot.
 
+        With `StoreConfig.unsafe_overwrite_refs`, one that exists is moved there.
+
         Raises
         ------
         AlreadyExistsError, SnapshotNotFoundError
         """
-        self._repo("tag").create_tag(tag_name, snapshot_id)
+        repository = self._repo("tag")
+        if self._moves_tags and tag_name in repository.list_tags():
+            _move_tag(repository, tag_name, decode_id(snapshot_id))
+        else:
+            repository.create_tag(tag_name, snapshot_id)
 
     # -- history -----------------------------------------------------------------------
     def ancestry(self) -> list[SnapshotInfo]:
@@ -364,16 +336,15 @@ class VersionControl:
         for entry in await asyncio.to_thread(self.ancestry):
             yield entry
 
-    async def empty(self) -> bool:
-        """Whether there is neither group nor array."""
-        return not self._session.tree.nodes()
 
-    async_checkout = async_twin(checkout)
-    async_commit = async_twin(commit)
-    async_distributed_commit = async_twin(distributed_commit)
-    async_reset = async_twin(reset)
-    async_new_branch = async_twin(new_branch)
-    async_tag = async_twin(tag)
+def _move_tag(repository: Repository, tag: str, target: bytes) -> None:
+    def compute(info: RepoInfo) -> tuple[RepoInfo, UpdateEntry]:
+        require_snapshot(info, target)
+        changed = replace(info, tags=with_item(info.tags, tag, target))
+        return changed, UpdateEntry(kind=UpdateKind.TAG_CREATED, name=tag)
+
+    repository.context.state.require_version_2("moving a tag")
+    repository.context.state.update(compute)
 
 
 def _check_mode(mode: str) -> None:
@@ -383,7 +354,7 @@ def _check_mode(mode: str) -> None:
         )
 
 
-def _stored_part(config: StoreConfig | RepositoryConfig | None) -> RepositoryConfig | None:
+def _stored_part(config: AnyConfig) -> RepositoryConfig | None:
     """Return the part of a configuration of either kind that a repository can hold."""
     if config is None or isinstance(config, RepositoryConfig):
         return config
@@ -397,8 +368,8 @@ def _stored_part(config: StoreConfig | RepositoryConfig | None) -> RepositoryCon
 
 def _with_virtual_refs(
     repository: Repository,
-    config: StoreConfig | RepositoryConfig | None,
-    access: Authorization | None,
+    config: AnyConfig,
+    access: Access,
 ) -> Repository:
     """Return the repository with the access to virtual chunks that a config gives."""
     if not isinstance(config, StoreConfig) or config.virtual_ref_config is None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Final
 
-from icechunk.commit.snapshots import from_microseconds, to_microseconds
+from icechunk.commit.snapshot_info import from_microseconds, to_microseconds
 from icechunk.config.times import Time, instant
 from icechunk.errors import (
     ErrorKind,

@@ -1,0 +1,90 @@
+"""What environment variables and the machine say of S3, besides what obstore reads itself."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from icechunk.base.public_url import public_url
+from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.storage.aws_profile import describe_profile, profile_options
+
+#: Where the service is, in the order in which they count.
+_ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+#: Credentials that are fetched: any of these says where from.
+_FETCHED: Final = (
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
+#: With half a pair the client says itself what is missing.
+_KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+#: Somebody says that there are metadata of an instance.
+_METADATA: Final = ("AWS_METADATA_ENDPOINT", "AWS_EC2_METADATA_SERVICE_ENDPOINT")
+#: Files that say so on machines of EC2, and how their text begins there.
+_MACHINE: Final = (
+    (Path("/sys/devices/virtual/dmi/id/sys_vendor"), "Amazon EC2"),
+    (Path("/sys/devices/virtual/dmi/id/bios_vendor"), "Amazon EC2"),
+    (Path("/sys/hypervisor/uuid"), "ec2"),
+)
+
+
+def endpoint() -> tuple[str, str] | None:
+    """Return the name and the value of the variable that says where the service is."""
+    for name in _ENDPOINTS:
+        if os.environ.get(name):
+            return name, os.environ[name]
+    return None
+
+
+def allows_http() -> bool:
+    """Whether ``AWS_ALLOW_HTTP`` allows a service without TLS."""
+    return _is_true("AWS_ALLOW_HTTP")
+
+
+def check_tls(name: str, url: str) -> None:
+    """Refuse a service without TLS that nobody has allowed.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    if url.startswith("http://"):
+        raise InvalidInputError(
+            f"{name} {public_url(url)!r} has no TLS: set AWS_ALLOW_HTTP=true, or pass "
+            "allow_http=True, if that is what you want",
+            ErrorKind.STORAGE_CONFIG,
+        )
+
+
+def missing_credentials() -> str | None:
+    """Say where no credentials were found; None if there are some, or may be."""
+    if any(os.environ.get(name) for name in _KEYS) or profile_options():
+        return None
+    if any(os.environ.get(name) for name in _FETCHED) or _is_true("AWS_SKIP_SIGNATURE"):
+        return None
+    disabled = _is_true("AWS_EC2_METADATA_DISABLED")
+    if not disabled and (any(map(os.environ.get, _METADATA)) or _is_in_ec2()):
+        return None
+    metadata = "AWS_EC2_METADATA_DISABLED is set" if disabled else "this is no machine of EC2"
+    return (
+        f"{_KEYS[0]} is not set, {describe_profile()}, no web identity or "
+        f"container is named (AWS_WEB_IDENTITY_TOKEN_FILE, AWS_CONTAINER_CREDENTIALS_*), and "
+        f"{metadata}"
+    )
+
+
+def _is_true(name: str) -> bool:
+    return os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
+
+
+def _is_in_ec2() -> bool:
+    return any(_text(path).startswith(begin) for path, begin in _MACHINE)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

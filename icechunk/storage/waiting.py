@@ -1,0 +1,197 @@
+"""Waiting for requests: the one who waits can be interrupted, is told, and gives up in the end.
+
+The synchronous calls of obstore know no interrupt, so a thread of ours makes them. What is
+given up is left to that thread: the client ends it by its own limits, which are longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any, Final, TypeVar
+
+from icechunk.base.threads import Interruptible
+from icechunk.errors import StorageError
+
+__all__ = ["Request", "answer", "patient"]
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Say that an answer is missing after so many seconds.
+_SILENCE: Final = 5.0
+#: Threads that are kept for the next request.
+_MOST_IDLE: Final = 32
+
+
+@dataclass
+class Request:
+    """One request to a storage, as messages call it.
+
+    Attributes
+    ----------
+    operation : str
+        A verb.
+    key : str
+        The object, or the folder, that it is about.
+    url : str
+        The storage, without credentials.
+    seconds : float
+        Wait no longer until the answer begins.
+    has_begun : bool
+        Whether it has: the client watches the rest of it.
+    """
+
+    operation: str
+    key: str
+    url: str
+    seconds: float
+    has_begun: bool = False
+
+    def say(self) -> None:
+        """Log that there is no answer yet."""
+        _log.warning(
+            "no answer yet: %s %s in %s; giving up after %.3g s",
+            self.operation,
+            self.key,
+            self.url,
+            self.seconds,
+        )
+
+    def too_late(self) -> StorageError:
+        """Return the error for an answer that did not come."""
+        return StorageError(
+            f"cannot {self.operation} {self.key} in {self.url}: no answer for "
+            f"{self.seconds:.3g} s; check the endpoint and the network, or wait longer with "
+            "RepositoryConfig(storage=StorageSettings(timeouts=StorageTimeoutSettings(operation_timeout_ms=...)))"
+        )
+
+
+# -- in threads --------------------------------------------------------------------------
+class _Worker:
+    """A thread that makes one request after the other, and keeps nobody from leaving."""
+
+    def __init__(self) -> None:
+        self._tasks: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
+        threading.Thread(target=self._run, name="icechunk-request", daemon=True).start()
+
+    def do(self, call: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
+        self._tasks.put((call, future))
+        return future
+
+    def _run(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            call, future = task
+            # it was given up, and nobody wants to know, if its state is another one
+            with suppress(InvalidStateError):
+                try:
+                    future.set_result(call())
+                except Exception as error:
+                    future.set_exception(error)
+            # what the call holds is not to be kept until the next one
+            del task, call, future
+            if len(_idle) >= _MOST_IDLE:
+                return
+            _idle.append(self)
+
+
+_idle: list[_Worker] = []
+# threads do not survive a fork of the process
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)
+
+
+def answer(request: Request, call: Callable[[], T]) -> T:
+    """Return what a blocking call returns, or raise what it raises.
+
+    Parameters
+    ----------
+    request : Request
+        What it is; the call may note that the answer has begun.
+    call : callable
+
+    Raises
+    ------
+    StorageError
+        If there is no answer in time.
+    """
+    try:
+        worker = _idle.pop()
+    except IndexError:
+        worker = _Worker()
+    future = worker.do(call)
+    try:
+        with Interruptible(future):
+            return _wait(request, future)
+    finally:
+        # if it is still to come
+        future.cancel()
+
+
+def _wait(request: Request, future: Future[T]) -> T:
+    began = time.monotonic()
+    said = False
+    while True:
+        left = began + request.seconds - time.monotonic()
+        patience: float | None = left if said else min(left, _SILENCE)
+        if request.has_begun:
+            patience = None
+        try:
+            return future.result(patience)
+        except TimeoutError:
+            if future.done():
+                raise
+        if request.has_begun:
+            continue
+        if began + request.seconds <= time.monotonic():
+            raise request.too_late()
+        if not said:
+            request.say()
+            said = True
+
+
+# -- in an event loop ----------------------------------------------------------------------
+class patient:  # noqa: N801 (used like a function)
+    """Run an asynchronous request in ``async with``, for no longer than it may take.
+
+    Parameters
+    ----------
+    request : Request
+    """
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    async def __aenter__(self) -> patient:
+        request = self._request
+        loop = asyncio.get_running_loop()
+        self._saying = (
+            loop.call_later(_SILENCE, request.say) if request.seconds > _SILENCE else None
+        )
+        self._limit = asyncio.timeout(request.seconds)
+        await self._limit.__aenter__()
+        return self
+
+    def begun(self) -> None:
+        """Note that the answer has begun."""
+        if self._saying is not None:
+            self._saying.cancel()
+        self._limit.reschedule(None)
+
+    async def __aexit__(self, *error: Any) -> None:
+        if self._saying is not None:
+            self._saying.cancel()
+        try:
+            await self._limit.__aexit__(*error)
+        except TimeoutError:
+            raise self._request.too_late() from None
