@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -37,7 +37,15 @@ class OpenFile:
 
     @classmethod
     @contextmanager
-    def of(cls, sources: Sources, url: str, parser: Parser | None) -> Iterator[OpenFile]:
+    def of(
+        cls,
+        sources: Sources,
+        url: str,
+        *,
+        parser: Parser | None = None,
+        dropped: Sequence[str] = (),
+        prefixes: Sequence[str] = (),
+    ) -> Iterator[OpenFile]:
         """Open a file once; its datasets can be read while it is open.
 
         Parameters
@@ -46,6 +54,10 @@ class OpenFile:
         url : str
         parser : Parser, optional
             Default: the scanner of the kind that the file is of.
+        dropped : sequence of str
+            Paths of variables that are not looked at.
+        prefixes : sequence of str
+            Below which other files may be that the file names, as HDF5 does.
         """
         source = sources.open(url)
         location = location_of(url)
@@ -61,7 +73,12 @@ class OpenFile:
             given = source.path if source.is_local else file
             match kind:
                 case "hdf5":
-                    datasets = [stack.enter_context(open_hdf5(given, location))]
+
+                    def may_open(other: str) -> bool:
+                        return any(other.startswith(prefix) for prefix in prefixes)
+
+                    opened = open_hdf5(given, location, drop_variables=dropped, may_open=may_open)
+                    datasets = [stack.enter_context(opened)]
                 case "classic":
                     datasets = [stack.enter_context(open_classic(given, location))]
                 case _:

@@ -12,6 +12,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
@@ -20,6 +21,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from icechunk.kerchunk.guard import check_sizes, check_values, pipeline_of
+from icechunk.kerchunk.locations import fsspec_url
 from icechunk.kerchunk.metadata import MEANING
 from icechunk.kerchunk.tables import ChunkTable
 from icechunk_dask.archives.cutting import in_rows
@@ -30,7 +32,7 @@ from icechunk_dask.archives.opening import OpenFile
 from icechunk_dask.archives.parsed import Parser
 from icechunk_dask.archives.parts import Axis, Part, Payload, Scan, Schema, Variable, group_of
 from icechunk_dask.archives.selection import Selection
-from icechunk_dask.archives.sources import Sources, location_of
+from icechunk_dask.archives.sources import Sources, Version, location_of
 
 __all__ = ["Scanner", "digest"]
 
@@ -74,6 +76,8 @@ class Scanner:
         Tells calls apart.
     parser : Parser or None
         Of files that no scanner here is for.
+    prefixes : tuple of str
+        Below which other files may be that a file names, as virtual datasets of HDF5 do.
     """
 
     concat_dims: tuple[str, ...]
@@ -87,6 +91,7 @@ class Scanner:
     max_bytes: int
     call: str
     parser: Parser | None = None
+    prefixes: tuple[str, ...] = ()
 
     def __call__(self, url: str) -> Scan:
         """Scan one file. What goes wrong is part of the result."""
@@ -104,7 +109,7 @@ class Scanner:
 
     def read(self, part: Part, name: str) -> npt.NDArray[Any]:
         """Return the values of a variable of a part as they are stored."""
-        with OpenFile.of(self.sources, part.url, self.parser) as file:
+        with self._open(part.url) as file:
             blocks = list(self._blocks(file.datasets))
             if part.number >= len(blocks):
                 raise ValueError(f"{part.url} has changed")
@@ -114,20 +119,48 @@ class Scanner:
         source = self.sources.open(url)
         before = source.version()
         copied: Counter[tuple[str, str]] = Counter()
-        with OpenFile.of(self.sources, url, self.parser) as file:
+        others: dict[str, Version] = {}
+        with self._open(url) as file:
             blocks = list(self._blocks(file.datasets))
             if not any(block.schema.variables for block in blocks):
                 raise ValueError("there are no variables in it")
+            others = self._others(blocks, location_of(url))
             for block in blocks:
                 for name, (size, reason) in block.copied.items():
                     copied[name, reason] += size
                 if self.verify != "none":
-                    self._verify(block, file, {location_of(url): before.size})
+                    sizes = {name: version.size for name, version in others.items()}
+                    self._verify(block, file, {**sizes, location_of(url): before.size})
             parts = tuple(block.part(url, n) for n, block in enumerate(blocks))
+        for name, version in others.items():
+            if version.differs(self.sources.open(fsspec_url(name)).version()):
+                raise ValueError(f"{name} was replaced or written to while it was read; call again")
         if before.differs(source.version()):
             raise ValueError("it was replaced or written to while it was read; call again")
         listed = tuple((name, size, reason) for (name, reason), size in sorted(copied.items()))
-        return Scan(url, parts, before, listed)
+        modified = tuple((name, version.last_modified) for name, version in others.items())
+        return Scan(url, parts, before, modified, listed)
+
+    def _open(self, url: str) -> AbstractContextManager[OpenFile]:
+        return OpenFile.of(
+            self.sources,
+            url,
+            parser=self.parser,
+            dropped=self.selection.drop_variables,
+            prefixes=self.prefixes,
+        )
+
+    def _others(self, blocks: Sequence[_Block], own: str) -> dict[str, Version]:
+        """Return the versions of other files that are referred to."""
+        names = {
+            name
+            for block in blocks
+            for _, table in block.referred.values()
+            for name in table.locations
+        }
+        return {
+            name: self.sources.open(fsspec_url(name)).version() for name in sorted(names - {own})
+        }
 
     def _blocks(self, datasets: Sequence[Dataset]) -> Iterator[_Block]:
         joined: dict[str, _Block] = {}

@@ -92,6 +92,29 @@ class Opened:
         """Return a session that writes, None if there is no repository yet."""
         return None if self.repository is None else self.repository.writable_session(branch)
 
+    def prefixes(
+        self,
+        branch: str,
+        locations: Sequence[str],
+        containers: Sequence[VirtualChunkContainer] | None,
+    ) -> tuple[str, ...]:
+        """Return below which prefixes files may be read, with what the caller authorised."""
+        if self.repository is None:
+            chosen = containers
+            if chosen is None:
+                chosen = derive_containers(locations, self.remote_options)
+            return tuple(container.url_prefix for container in chosen)
+        virtual = self.repository.readonly_session(branch).virtual
+        found = []
+        for container in (self.repository.config.virtual_chunk_containers or {}).values():
+            try:
+                virtual.resolve(container.url_prefix + "file")
+            except InvalidInputError:
+                # it was not authorised
+                continue
+            found.append(container.url_prefix)
+        return tuple(found)
+
     def create(
         self, locations: Sequence[str], containers: Sequence[VirtualChunkContainer] | None
     ) -> None:

@@ -231,6 +231,7 @@ def virtualize(
         max_bytes_by_value,
         uuid.uuid4().hex,
         parser,
+        opened.prefixes(branch, list(locations.values()), containers) if todo else (),
     )
     with progress_of(progress) as shown:
         shown.set(phase="scanning", total=len(todo))

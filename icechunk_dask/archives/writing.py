@@ -320,14 +320,13 @@ class Writing:
         array.report.inline += inline
 
     def _modified(self, part: Part, table: ChunkTable) -> npt.NDArray[np.uint32]:
-        """Return of each row when its file was modified; nobody has asked that of others."""
-        own = location_of(part.url)
-        known = self._scans[part.url].version.last_modified
+        """Return of each row when its file was modified."""
+        scan = self._scans[part.url]
+        known = {**dict(scan.others), location_of(part.url): scan.version.last_modified}
         found = np.zeros(len(table.locations) + 1, np.uint32)
         for number, location in enumerate(table.locations):
-            if location == own:
-                found[number] = known
-            else:
+            found[number] = known.get(location, 0)
+            if len(known) > 1:
                 self._session.virtual.validate(location)
         return found[table.location]
 
