@@ -459,12 +459,12 @@ def test_handles_of_hdf5_in_garbage_do_not_stop_a_scan(tmp_path: Path) -> None:
     BatchedCodecPipeline.read = collecting
     open_hdf5 = opening.open_hdf5
 
-    def littering(*args):
+    def littering(*args, **kwargs):
         for _ in range(10):
             cycle = Cycle()
             cycle.self = cycle
             cycle.file = h5py.File(sys.argv[1])
-        return open_hdf5(*args)
+        return open_hdf5(*args, **kwargs)
 
     opening.open_hdf5 = littering
     gc.set_threshold(50_000)  # none elsewhere
