@@ -37,6 +37,8 @@ COMMANDS: Final = {
     "upgrade": ("upkeep", "Turn a repository of spec 1 into spec 2."),
     "rewrite": ("upkeep", "Write the manifests of a branch anew."),
     "expire": ("upkeep", "Take old commits out of the history."),
+    "verify": ("proof", "Prove that all is there that versions refer to."),
+    "jobs": ("proof", "List jobs, or show how far one is."),
     "gc": ("upkeep", "Delete what no version refers to."),
     "stats": ("upkeep", "How much the chunks take."),
     "virtualize": ("archives", "Make one dataset of NetCDF, HDF5 or GRIB files."),
@@ -102,5 +104,6 @@ def main() -> None:
     https://... Options of a storage are given as -o NAME=VALUE, for example
     -o endpoint_url=http://localhost:9000 -o allow_http=true -o anonymous=true.
 
-    A version (REF) is a branch, a tag or the id of a snapshot. Times are in UTC.
+    A version (REF) is a branch, a tag, the id of a snapshot or its beginning, main~2 (two
+    commits before), or main@2024-05-01 (the newest then). Times are in UTC.
     """

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import click
 
 from icechunk import Repository, Storage
-from icechunk.cli.options import ref, repository, session_of, storage
+from icechunk.cli.options import ref, repository, storage
 from icechunk.cli.output import text
 from icechunk.kerchunk import export_references, import_references
 
@@ -96,7 +96,7 @@ def import_kerchunk(
 @ref
 def export(repo: Repository, ref: str, target: str, form: Literal["json", "parquet"]) -> None:
     """Write kerchunk references of a version to the path TARGET."""
-    export_references(session_of(repo, ref), target, format=form)
+    export_references(repo.readonly_session(ref=ref), target, format=form)
     text(f"wrote {target}")
 
 

@@ -12,7 +12,7 @@ import zarr
 from rich.tree import Tree
 
 from icechunk import InvalidInputError, Repository, Session
-from icechunk.cli.options import as_json, ref, repository, session_of
+from icechunk.cli.options import as_json, ref, repository
 from icechunk.cli.output import console, fields, print_json, printable, size, table, text
 from icechunk.format.chunk_ref import RefKind
 
@@ -69,7 +69,7 @@ def _line(name: str, node: zarr.Array[Any] | zarr.Group) -> str:
 @as_json
 def ls(repo: Repository, ref: str, path: str, as_json: bool) -> None:
     """List the groups and arrays of a group."""
-    node = _node(session_of(repo, ref), path)
+    node = _node(repo.readonly_session(ref=ref), path)
     name = path.strip("/").rpartition("/")[2]
     members = _members(node) if isinstance(node, zarr.Group) else iter([(name, node)])
     if as_json:
@@ -99,7 +99,7 @@ def ls(repo: Repository, ref: str, path: str, as_json: bool) -> None:
 @as_json
 def tree(repo: Repository, ref: str, path: str, as_json: bool) -> None:
     """Draw all groups and arrays below a group."""
-    node = _node(session_of(repo, ref), path)
+    node = _node(repo.readonly_session(ref=ref), path)
 
     def nested(node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
         told = _described(node)
@@ -128,7 +128,7 @@ def tree(repo: Repository, ref: str, path: str, as_json: bool) -> None:
 @ref
 def cat(repo: Repository, ref: str, path: str, index: str | None) -> None:
     """Print the zarr.json of a group or array, or the values of a chunk."""
-    session = session_of(repo, ref)
+    session = repo.readonly_session(ref=ref)
     if index is None:
         node = _node(session, path)
         print_json(json.loads(json.dumps(node.metadata.to_dict(), default=_jsonable)))
@@ -168,7 +168,7 @@ def _index(array: zarr.Array[Any], text: str) -> list[int]:
 @as_json
 def chunks(repo: Repository, ref: str, path: str, as_json: bool) -> None:
     """Say where the chunks of an array are, and which are missing."""
-    session = session_of(repo, ref)
+    session = repo.readonly_session(ref=ref)
     _array(session, path)
     written = session.written_chunks(path)
     refs = session.chunk_refs("/" + path.strip("/"))

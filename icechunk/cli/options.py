@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
 
-from icechunk import Repository, Session, Storage, storage_from_url
+from icechunk import InvalidInputError, Repository, Storage, storage_from_url
+from icechunk.config.times import instant
 
 __all__ = ["as_json", "confirm", "ref", "repository", "storage", "when"]
 
@@ -71,7 +72,11 @@ def _storage(repo: str, options: dict[str, Any]) -> Storage:
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 ref = click.option(
-    "-r", "--ref", default="main", show_default=True, help="Branch, tag or snapshot id."
+    "-r",
+    "--ref",
+    default="main",
+    show_default=True,
+    help="Branch, tag, id, main~2 or main@2024-05-01.",
 )
 _yes = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
@@ -91,20 +96,6 @@ def confirm(command: Command) -> Command:
     return asking
 
 
-def session_of(repo: Repository, ref: str) -> Session:
-    """Return a session that reads a version."""
-    return repo.readonly_session(snapshot_id=snapshot_of(repo, ref))
-
-
-def snapshot_of(repo: Repository, ref: str) -> str:
-    """Return the id of the snapshot that a version is."""
-    if ref in repo.list_branches():
-        return repo.lookup_branch(ref)
-    if ref in repo.list_tags():
-        return repo.lookup_tag(ref)
-    return repo.lookup_snapshot(ref).id
-
-
 class When(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """A time: a date, a date with a time, or so long ago: ``30d``, ``12h``, ``15m``."""
 
@@ -121,16 +112,13 @@ class When(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         if text[:-1].isdigit() and text[-1:] in units:
             return datetime.now(UTC) - timedelta(**{units[text[-1]]: int(text[:-1])})
         try:
-            found = datetime.fromisoformat(text)
-        except ValueError:
+            return instant(text, "the time")
+        except InvalidInputError:
             self.fail(
                 f"{text!r} is no time; write 2024-05-01, 2024-05-01T12:00 or 30d (30 days ago)",
                 param,
                 ctx,
             )
-        if isinstance(found, date) and not isinstance(found, datetime):
-            found = datetime.combine(found, time())
-        return found.replace(tzinfo=found.tzinfo or UTC)
 
 
 when = When()

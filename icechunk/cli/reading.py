@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from icechunk import Diff, Repository
-from icechunk.cli.options import as_json, ref, repository, snapshot_of
+from icechunk.cli.options import as_json, ref, repository
 from icechunk.cli.output import fields, print_json, table, text
 
 __all__ = ["COMMANDS"]
@@ -58,7 +58,7 @@ def log(repo: Repository, ref: str, number: int | None, graph: bool, as_json: bo
     if graph:
         text(str(repo.ancestry_graph(plain=True)))
         return
-    found = itertools.islice(repo.ancestry(snapshot_id=snapshot_of(repo, ref)), number)
+    found = itertools.islice(repo.ancestry(snapshot_id=repo.resolve(ref)), number)
     if as_json:
         print_json(list(found))
         return
@@ -76,7 +76,7 @@ def log(repo: Repository, ref: str, number: int | None, graph: bool, as_json: bo
 @as_json
 def show(repo: Repository, ref: str, as_json: bool) -> None:
     """Show one commit, and what it changed."""
-    commit = repo.lookup_snapshot(snapshot_of(repo, ref))
+    commit = repo.lookup_snapshot(repo.resolve(ref))
     diff = Diff()
     if commit.parent_id is not None:
         diff = repo.diff(from_snapshot_id=commit.parent_id, to_snapshot_id=commit.id)
@@ -105,9 +105,7 @@ def show(repo: Repository, ref: str, as_json: bool) -> None:
 @as_json
 def diff(repo: Repository, from_: str, to: str, as_json: bool, exit_code: bool) -> None:
     """Show what differs between two versions."""
-    found = repo.diff(
-        from_snapshot_id=snapshot_of(repo, from_), to_snapshot_id=snapshot_of(repo, to)
-    )
+    found = repo.diff(from_snapshot_id=repo.resolve(from_), to_snapshot_id=repo.resolve(to))
     if as_json:
         print_json(found)
     else:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from icechunk import Repository
-from icechunk.cli.options import as_json, confirm, repository, snapshot_of
+from icechunk.cli.options import as_json, confirm, repository
 from icechunk.cli.output import print_json, table, text
 
 __all__ = ["COMMANDS"]
@@ -25,62 +25,48 @@ def _list(repo: Repository, found: dict[str, str], as_json: bool) -> None:
     table(rows, "name", "snapshot", "written (UTC)", "message")
 
 
-@click.command()
-@repository
-@click.argument("name", required=False)
-@click.option("--at", metavar="REF", default="main", show_default=True, help="Where it begins.")
-@click.option("-d", "--delete", is_flag=True, help="Delete it.")
-@as_json
-@confirm
-def branch(
-    repo: Repository,
-    name: str | None,
-    at: str,
-    delete: bool,
-    as_json: bool,
-    ask: Callable[[str], None],
-) -> None:
-    """List branches, or create or delete the branch NAME."""
-    if name is None:
-        _list(repo, {each: repo.lookup_branch(each) for each in repo.list_branches()}, as_json)
-    elif delete:
-        tip = repo.lookup_branch(name)
-        ask(f"Delete the branch {name}, which is at {tip}?")
-        repo.delete_branch(name)
-        text(f"deleted branch {name}, which was at {tip}")
-    else:
-        tip = snapshot_of(repo, at)
-        repo.create_branch(name, tip)
-        text(f"created branch {name} at {tip}")
+def _command(kind: str, help: str, lost: str) -> click.Command:
+    """Return the command for branches, or the one for tags."""
+    plural = {"branch": "branches", "tag": "tags"}[kind]
+
+    @click.command(name=kind, help=help)
+    @repository
+    @click.argument("name", required=False)
+    @click.option("--at", metavar="REF", default="main", show_default=True, help="What it names.")
+    @click.option("-d", "--delete", is_flag=True, help=f"Delete it.{lost}")
+    @as_json
+    @confirm
+    def command(
+        repo: Repository,
+        name: str | None,
+        at: str,
+        delete: bool,
+        as_json: bool,
+        ask: Callable[[str], None],
+    ) -> None:
+        lookup = getattr(repo, f"lookup_{kind}")
+        if name is None:
+            found = {each: lookup(each) for each in getattr(repo, f"list_{plural}")()}
+            _list(repo, found, as_json)
+        elif delete:
+            target = lookup(name)
+            ask(f"Delete the {kind} {name}, which is at {target}?{lost}")
+            getattr(repo, f"delete_{kind}")(name)
+            text(f"deleted {kind} {name}, which was at {target}")
+        else:
+            target = repo.resolve(at)
+            getattr(repo, f"create_{kind}")(name, target)
+            text(f"created {kind} {name} at {target}")
+
+    return command
 
 
-@click.command()
-@repository
-@click.argument("name", required=False)
-@click.option("--at", metavar="REF", default="main", show_default=True, help="What it names.")
-@click.option("-d", "--delete", is_flag=True, help="Delete it. Its name cannot be used again.")
-@as_json
-@confirm
-def tag(
-    repo: Repository,
-    name: str | None,
-    at: str,
-    delete: bool,
-    as_json: bool,
-    ask: Callable[[str], None],
-) -> None:
-    """List tags, or create or delete the tag NAME."""
-    if name is None:
-        _list(repo, {each: repo.lookup_tag(each) for each in repo.list_tags()}, as_json)
-    elif delete:
-        target = repo.lookup_tag(name)
-        ask(f"Delete the tag {name}, which names {target}? Its name cannot be used again.")
-        repo.delete_tag(name)
-        text(f"deleted tag {name}, which named {target}")
-    else:
-        target = snapshot_of(repo, at)
-        repo.create_tag(name, target)
-        text(f"created tag {name} at {target}")
+branch = _command("branch", "List branches, or create or delete the branch NAME.", "")
+tag = _command(
+    "tag",
+    "List tags, or create or delete the tag NAME.",
+    " Its name cannot be used again.",
+)
 
 
 @click.command()
@@ -97,7 +83,7 @@ def reset(
     Commits that no other branch or tag leads to are lost with the next collection.
     """
     tip = repo.lookup_branch(branch)
-    target = snapshot_of(repo, to)
+    target = repo.resolve(to)
     if dry_run:
         text(f"{branch} would move from {tip} to {target}")
         return

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk.kerchunk.metadata import array_from_v2
-from icechunk.kerchunk.tables import ChunkTable, StringHeap
+from icechunk.kerchunk.tables import ChunkTable
 from icechunk_dask.archives.classic_header import ClassicVariable, read_classic_header
 from icechunk_dask.archives.described import Dataset, FileVariable
 from icechunk_dask.archives.ranges import FileRanges, open_ranges
@@ -71,21 +71,20 @@ def open_classic(file: str | os.PathLike[str] | BinaryIO, location: str) -> Iter
     """
     with open_ranges(file) as ranges:
         header = read_classic_header(ranges.file, location)
-        heap, _ = StringHeap.from_strings([location])
         yield Dataset(
             {"": _plain_attributes(header.attributes)},
-            {v.name: _described(v, heap, ranges) for v in header.variables},
+            {v.name: _described(v, location, ranges) for v in header.variables},
         )
 
 
-def _described(variable: ClassicVariable, heap: StringHeap, ranges: FileRanges) -> FileVariable:
+def _described(variable: ClassicVariable, location: str, ranges: FileRanges) -> FileVariable:
     attributes = _plain_attributes(_with_fitting_fill(variable))
     document, table, by_value = None, None, ""
     if variable.stride and variable.shape[0] > _MOST_RECORDS:
         by_value = f"its {variable.shape[0]} records would need a reference each"
     else:
         document = _document(variable, attributes)
-        table = _table(variable, heap)
+        table = _table(variable, location)
     return FileVariable(
         variable.dimensions,
         variable.shape,
@@ -111,19 +110,17 @@ def _document(variable: ClassicVariable, attributes: dict[str, Any]) -> dict[str
     return array_from_v2(variable.name, zarray, named, mask_fill_value=False).document
 
 
-def _table(variable: ClassicVariable, heap: StringHeap) -> ChunkTable:
+def _table(variable: ClassicVariable, location: str) -> ChunkTable:
     rows = variable.shape[0] if variable.stride else 1
     coords = np.zeros((rows, len(variable.shape)), np.uint32)
     number = np.arange(rows, dtype=np.int64)
     if variable.stride:
         coords[:, 0] = number
-    return ChunkTable(
+    return ChunkTable.of_file(
+        location,
         coords,
-        np.zeros(rows, np.int32),
-        heap,
         variable.begin + number * variable.stride,
         np.full(rows, variable.row, np.int64),
-        [],
     )
 
 

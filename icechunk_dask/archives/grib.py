@@ -22,7 +22,7 @@ from icechunk import InvalidInputError
 from icechunk.kerchunk.grib import NUMCODEC, GribCodec
 from icechunk.kerchunk.grib_sections import GribField, grib_fields
 from icechunk.kerchunk.metadata import array_from_v2
-from icechunk.kerchunk.tables import ChunkTable, StringHeap
+from icechunk.kerchunk.tables import ChunkTable
 from icechunk_dask.archives.described import Dataset, FileVariable
 from icechunk_dask.archives.grib_header import GribHeader, read_grib_header
 from icechunk_dask.archives.ranges import FileRanges, open_ranges
@@ -75,7 +75,6 @@ def open_grib(file: str | os.PathLike[str] | BinaryIO, location: str) -> Iterato
     ['time', 'step', 'heightAboveGround', 'valid_time', 'latitude', 'longitude', 't2m']
     """
     with open_ranges(file) as ranges:
-        heap, _ = StringHeap.from_strings([location])
         places: dict[Any, list[_Place]] = {}
         for found in grib_fields(ranges.file, location):
             header = read_grib_header(found)
@@ -88,7 +87,7 @@ def open_grib(file: str | os.PathLike[str] | BinaryIO, location: str) -> Iterato
             if place is None:
                 place = _Place(header.file_attributes, _coordinates(header))
                 known.append(place)
-            place.variables[name] = _variable(header, found, heap, ranges)
+            place.variables[name] = _variable(header, found, location, ranges)
         if not places:
             raise InvalidInputError(f"{location} has no GRIB message of edition 1 or 2")
         yield [Dataset({"": p.attributes}, p.variables) for known in places.values() for p in known]
@@ -148,18 +147,16 @@ def _plain_document(dimensions: tuple[str, ...], shape: tuple[int, ...]) -> str:
 
 
 def _variable(
-    header: GribHeader, found: GribField, heap: StringHeap, ranges: FileRanges
+    header: GribHeader, found: GribField, location: str, ranges: FileRanges
 ) -> FileVariable:
     if header.grid is None:
         return FileVariable((), (), _DTYPE, {}, None, None, "", header.refused, _unreadable)
     dimensions, shape = header.grid.dimensions, header.grid.shape
-    table = ChunkTable(
+    table = ChunkTable.of_file(
+        location,
         np.zeros((1, len(shape)), np.uint32),
-        np.zeros(1, np.int32),
-        heap,
         np.asarray([found.offset], np.int64),
         np.asarray([found.length], np.int64),
-        [],
     )
     return FileVariable(
         dimensions,

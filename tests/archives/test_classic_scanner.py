@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 import struct
-import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -49,11 +49,12 @@ def check_values(path: Path, variables: dict[str, Var]) -> None:
     """The values of every variable, through references and by `read`, are those written."""
     with open_classic(path, LOCATION) as dataset:
         assert list(dataset.variables) == list(variables)
+        decoded = zarr_values(dataset, path)
         for name, variable in variables.items():
             found = dataset.variables[name]
             assert found.dimensions == variable.dimensions
             assert same(read_values(found), variable.values), name
-            assert same(zarr_values(dataset, path, name), variable.values), name
+            assert same(decoded[name], variable.values), name
 
 
 def original(path: Path, *, decode: bool = False) -> xr.Dataset:
@@ -71,9 +72,9 @@ LAYOUTS = ("scalar", "fixed", "only_record", "records", "mixed", "no_records")
 def test_every_type_in_every_layout(tmp_path: Path, version: int, layout: str) -> None:
     kinds = TYPES if version == 5 else OLD_TYPES
     path = tmp_path / "file.nc"
-    for kind, inner in itertools.product(kinds, [(), (1,), (3,), (2, 3)]):
-        names = tuple("yx"[2 - len(inner) :]) if inner != (1,) else ("one",)
-        dims = {"y": 2, "x": 3, "time": None, "one": 1}
+    for kind, inner in itertools.product(kinds, [(), (3,), (2, 3)]):
+        names = tuple("yx"[2 - len(inner) :])
+        dims = {"y": 2, "x": 3, "time": None}
         records = 0 if layout == "no_records" else 4
         fixed = Var(names, values_of(kind, inner))
         record = Var(("time", *names), values_of(kind, (records, *inner), 1))
@@ -292,8 +293,8 @@ class Interrupted(io.BytesIO):
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
         found = super().seek(offset, whence)
-        # a wait gives the interpreter to another thread, if one wants it
-        threading.Event().wait(1e-4)
+        for _ in range(20):
+            os.stat(os.curdir)  # which does not hold the interpreter
         return found
 
 
@@ -532,9 +533,10 @@ def test_any_file_of_scipy(
                 made[:] = variable.values
     with open_classic(path, LOCATION) as dataset:
         theirs = original(path) if records or "record" not in dims else None
+        decoded = zarr_values(dataset, path)
         for name in variables:
             ours = dataset.variables[name]
             if theirs is not None:
                 assert same(read_values(ours), theirs[name].values)
-                assert same(zarr_values(dataset, path, name), theirs[name].values)
+                assert same(decoded[name], theirs[name].values)
             assert ours.dimensions == variables[name].dimensions

@@ -173,6 +173,31 @@ def test_ops_and_inspect(folder: Path, repo: Repository) -> None:
     assert "its id is missing" in run("inspect", folder, "manifest", code=2).output
 
 
+def test_verify(folder: Path) -> None:
+    assert data("verify", folder, "--deep", "all", "--sources")["ok"] is True
+    assert "no damage" in run("verify", folder).stdout
+    (manifest, *_) = sorted((folder / "manifests").iterdir())
+    manifest.unlink()
+    told = run("verify", folder, code=1).stdout
+    assert f"missing: manifests/{manifest.name}" in told
+
+
+def test_jobs(folder: Path, repo: Repository) -> None:
+    assert data("jobs", folder) == []
+    repo.jobs.create("days", keys=[1, 2], message="x")
+    assert data("jobs", folder) == ["days"]
+    assert "days" in run("jobs", folder, "days").stdout
+    assert data("jobs", folder, "days")
+    assert "there is no job" in run("jobs", folder, "weeks", code=1).output
+
+
+def test_versions_by_other_names(folder: Path, repo: Repository) -> None:
+    ids = [each.id for each in repo.ancestry(branch="main")]
+    assert data("show", folder, "-r", "main~1")["commit"]["id"] == ids[1]
+    assert data("show", folder, "-r", ids[1][:8])["commit"]["id"] == ids[1]
+    assert "main" in run("log", folder, "-r", "mian", code=1).output
+
+
 def test_kerchunk_references_go_out_and_come_back(folder: Path, tmp_path: Path) -> None:
     run("export", folder, tmp_path / "refs.json")
     run("create", tmp_path / "other")
