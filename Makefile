@@ -85,8 +85,8 @@ bench: .venv/.installed $(OFFICIAL_ENV) ## measure, beside the official client w
 	@.venv/bin/python -m pytest tests/benchmarks -s $(PYTEST_ARGS)
 
 clean: ## remove environments, caches and build results
-	rm -rf .venv .venv313 .venv-oldest .venv-official .venv-official-1 build dist .hypothesis .import_linter_cache \
-	    .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv313 .venv-oldest .venv-official .venv-official-1 build dist .hypothesis \
+	    .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.installed: pyproject.toml

@@ -101,6 +101,18 @@ class ChunkTable:
     length: npt.NDArray[np.int64]
     payloads: list[bytes]
 
+    @classmethod
+    def of_file(
+        cls,
+        location: str,
+        coords: npt.NDArray[np.uint32],
+        offset: npt.NDArray[np.int64],
+        length: npt.NDArray[np.int64],
+    ) -> ChunkTable:
+        """Return a table of chunks that all lie in one file; parameters as the attributes."""
+        heap, _ = StringHeap.from_strings([location])
+        return cls(coords, np.zeros(len(coords), np.int32), heap, offset, length, [])
+
 
 class References(Protocol):
     """A set of references."""

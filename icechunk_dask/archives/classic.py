@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from math import prod
 from typing import Any, BinaryIO, Final
@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk.kerchunk.metadata import array_from_v2
-from icechunk.kerchunk.tables import ChunkTable, StringHeap
+from icechunk.kerchunk.tables import ChunkTable
 from icechunk_dask.archives.classic_header import ClassicVariable, read_classic_header
 from icechunk_dask.archives.described import Dataset, FileVariable
+from icechunk_dask.archives.ranges import FileRanges, open_ranges
 
 __all__ = ["open_classic"]
 
@@ -68,23 +69,22 @@ def open_classic(file: str | os.PathLike[str] | BinaryIO, location: str) -> Iter
     ...     len(sst.table.offset), sst.shape
     (12, (12, 180, 360))
     """
-    with open(file, "rb") if isinstance(file, str | os.PathLike) else nullcontext(file) as opened:
-        header = read_classic_header(opened, location)
-        heap, _ = StringHeap.from_strings([location])
+    with open_ranges(file) as ranges:
+        header = read_classic_header(ranges.file, location)
         yield Dataset(
             {"": _plain_attributes(header.attributes)},
-            {v.name: _described(v, heap, opened) for v in header.variables},
+            {v.name: _described(v, location, ranges) for v in header.variables},
         )
 
 
-def _described(variable: ClassicVariable, heap: StringHeap, file: BinaryIO) -> FileVariable:
+def _described(variable: ClassicVariable, location: str, ranges: FileRanges) -> FileVariable:
     attributes = _plain_attributes(_with_fitting_fill(variable))
     document, table, by_value = None, None, ""
     if variable.stride and variable.shape[0] > _MOST_RECORDS:
         by_value = f"its {variable.shape[0]} records would need a reference each"
     else:
         document = _document(variable, attributes)
-        table = _table(variable, heap)
+        table = _table(variable, location)
     return FileVariable(
         variable.dimensions,
         variable.shape,
@@ -94,7 +94,7 @@ def _described(variable: ClassicVariable, heap: StringHeap, file: BinaryIO) -> F
         table,
         by_value,
         "",
-        partial(_read, file, variable),
+        partial(_read, ranges, variable),
     )
 
 
@@ -110,19 +110,17 @@ def _document(variable: ClassicVariable, attributes: dict[str, Any]) -> dict[str
     return array_from_v2(variable.name, zarray, named, mask_fill_value=False).document
 
 
-def _table(variable: ClassicVariable, heap: StringHeap) -> ChunkTable:
+def _table(variable: ClassicVariable, location: str) -> ChunkTable:
     rows = variable.shape[0] if variable.stride else 1
     coords = np.zeros((rows, len(variable.shape)), np.uint32)
     number = np.arange(rows, dtype=np.int64)
     if variable.stride:
         coords[:, 0] = number
-    return ChunkTable(
+    return ChunkTable.of_file(
+        location,
         coords,
-        np.zeros(rows, np.int32),
-        heap,
         variable.begin + number * variable.stride,
         np.full(rows, variable.row, np.int64),
-        [],
     )
 
 
@@ -174,12 +172,12 @@ def _plain(value: Any) -> Any:
 
 # -- values ----------------------------------------------------------------------------
 def _read(
-    file: BinaryIO, variable: ClassicVariable, selection: tuple[slice, ...]
+    ranges: FileRanges, variable: ClassicVariable, selection: tuple[slice, ...]
 ) -> npt.NDArray[Any]:
     """Return the values of a selection."""
     shape, dtype = variable.shape, variable.dtype
     if not shape:
-        data = _bytes(file, variable, variable.begin, variable.row)
+        data = ranges.read(variable.begin, variable.row)
         return np.frombuffer(data, dtype).reshape(())
     whole = selection + (slice(None),) * (len(shape) - len(selection))
     numbers = range(shape[0])[whole[0]]
@@ -187,7 +185,7 @@ def _read(
     stride = variable.stride or row
     first = min(numbers, default=0)
     count = max(numbers, default=-1) + 1 - first
-    values = _rows(file, variable, first, count, row, stride)
+    values = _rows(ranges, variable, first, count, row, stride)
     values = values.view(dtype).reshape(count, *shape[1:])
     # a selection may go backwards
     picked = np.asarray(numbers, np.intp) - first
@@ -195,7 +193,7 @@ def _read(
 
 
 def _rows(
-    file: BinaryIO, variable: ClassicVariable, first: int, count: int, row: int, stride: int
+    ranges: FileRanges, variable: ClassicVariable, first: int, count: int, row: int, stride: int
 ) -> npt.NDArray[np.uint8]:
     """Return the bytes of successive rows: uint8[count * row]."""
     made = np.empty((count, row), np.uint8)
@@ -206,17 +204,9 @@ def _rows(
         taken = min(together, count - start)
         begin = variable.begin + (first + start) * stride
         # the last row of the file need not have padding
-        data = _bytes(file, variable, begin, (taken - 1) * stride + row)
+        data = ranges.read(begin, (taken - 1) * stride + row)
         flat = np.frombuffer(data, np.uint8)
         made[start : start + taken] = np.lib.stride_tricks.as_strided(
             flat, (taken, row), (stride, 1)
         )
     return made.reshape(-1)
-
-
-def _bytes(file: BinaryIO, variable: ClassicVariable, offset: int, count: int) -> bytes:
-    file.seek(offset)
-    data = file.read(count)
-    if len(data) != count:
-        raise OSError(f"the values of {variable.name!r} end early: the file has changed")
-    return data

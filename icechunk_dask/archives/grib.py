@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, BinaryIO, Final, NoReturn
@@ -22,9 +22,10 @@ from icechunk import InvalidInputError
 from icechunk.kerchunk.grib import NUMCODEC, GribCodec
 from icechunk.kerchunk.grib_sections import GribField, grib_fields
 from icechunk.kerchunk.metadata import array_from_v2
-from icechunk.kerchunk.tables import ChunkTable, StringHeap
+from icechunk.kerchunk.tables import ChunkTable
 from icechunk_dask.archives.described import Dataset, FileVariable
 from icechunk_dask.archives.grib_header import GribHeader, read_grib_header
+from icechunk_dask.archives.ranges import FileRanges, open_ranges
 
 __all__ = ["open_grib"]
 
@@ -73,10 +74,9 @@ def open_grib(file: str | os.PathLike[str] | BinaryIO, location: str) -> Iterato
     ...     list(datasets[0].variables)
     ['time', 'step', 'heightAboveGround', 'valid_time', 'latitude', 'longitude', 't2m']
     """
-    with open(file, "rb") if isinstance(file, str | os.PathLike) else nullcontext(file) as opened:
-        heap, _ = StringHeap.from_strings([location])
+    with open_ranges(file) as ranges:
         places: dict[Any, list[_Place]] = {}
-        for found in grib_fields(opened, location):
+        for found in grib_fields(ranges.file, location):
             header = read_grib_header(found)
             key = _key(header, found)
             known = places.setdefault(key, [])
@@ -87,7 +87,7 @@ def open_grib(file: str | os.PathLike[str] | BinaryIO, location: str) -> Iterato
             if place is None:
                 place = _Place(header.file_attributes, _coordinates(header))
                 known.append(place)
-            place.variables[name] = _variable(header, found, heap, opened)
+            place.variables[name] = _variable(header, found, location, ranges)
         if not places:
             raise InvalidInputError(f"{location} has no GRIB message of edition 1 or 2")
         yield [Dataset({"": p.attributes}, p.variables) for known in places.values() for p in known]
@@ -147,18 +147,16 @@ def _plain_document(dimensions: tuple[str, ...], shape: tuple[int, ...]) -> str:
 
 
 def _variable(
-    header: GribHeader, found: GribField, heap: StringHeap, file: BinaryIO
+    header: GribHeader, found: GribField, location: str, ranges: FileRanges
 ) -> FileVariable:
     if header.grid is None:
         return FileVariable((), (), _DTYPE, {}, None, None, "", header.refused, _unreadable)
     dimensions, shape = header.grid.dimensions, header.grid.shape
-    table = ChunkTable(
+    table = ChunkTable.of_file(
+        location,
         np.zeros((1, len(shape)), np.uint32),
-        np.zeros(1, np.int32),
-        heap,
         np.asarray([found.offset], np.int64),
         np.asarray([found.length], np.int64),
-        [],
     )
     return FileVariable(
         dimensions,
@@ -169,15 +167,14 @@ def _variable(
         table,
         "",
         "",
-        partial(_read, file, found, shape),
+        partial(_read, ranges, found, shape),
     )
 
 
 def _read(
-    file: BinaryIO, found: GribField, shape: tuple[int, ...], selection: tuple[slice, ...]
+    ranges: FileRanges, found: GribField, shape: tuple[int, ...], selection: tuple[slice, ...]
 ) -> npt.NDArray[Any]:
-    file.seek(found.offset)
-    data = file.read(found.length)
+    data = ranges.read(found.offset, found.length)
     return GribCodec("values", _DTYPE.str).decode_field(data, shape)[selection]
 
 

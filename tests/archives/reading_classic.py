@@ -76,9 +76,10 @@ def as_xarray(dataset: Dataset, path: Path, *, decode: bool = False) -> xr.Datas
         return xr.decode_cf(both) if decode else both
 
 
-def zarr_values(dataset: Dataset, path: Path, name: str) -> npt.NDArray[Any]:
-    """Return the values of one variable as zarr decodes them."""
+def zarr_values(dataset: Dataset, path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Return the values of all variables with references, as zarr decodes them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         group = zarr.open_group(stored(dataset, path), mode="r")
-        return np.asarray(group[name][...])
+        named = [name for name, v in dataset.variables.items() if v.document is not None]
+        return {name: np.asarray(group[name][...]) for name in named}

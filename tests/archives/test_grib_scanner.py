@@ -50,7 +50,7 @@ def field_name(dataset: Dataset) -> str:
 def check_field(dataset: Dataset, path: Path, name: str, truth: Truth) -> None:
     """Coordinates and values, by references and by `read`, are those of ecCodes."""
     found = dataset.variables[name]
-    for values in (read_values(found), zarr_values(dataset, path, name)):
+    for values in (read_values(found), zarr_values(dataset, path)[name]):
         assert values.dtype == np.dtype("f8")
         if not len(truth.points):
             assert not set(GEOGRAPHY) & set(dataset.variables)
@@ -305,7 +305,8 @@ def test_steps(tmp_path: Path, unit: str, count: int) -> None:
     assert ours["valid_time"].values == start + np.timedelta64(count * seconds, "s")
     hours = ours["step"].values / np.timedelta64(1, "s")
     assert hours == pytest.approx(count * seconds, rel=1e-12)
-    check_cfgrib(path)
+    if count == 15:
+        check_cfgrib(path)
 
 
 @pytest.mark.parametrize("edition", [1, 2])
@@ -463,6 +464,13 @@ def test_junk_between_messages(tmp_path: Path, junk: bytes) -> None:
             check_field(dataset, path, name, truth)
 
 
+@pytest.mark.parametrize("before", range(1, 5))
+def test_messages_that_begin_between_two_blocks(before: int) -> None:
+    data = bytes((1 << 16) - before) + message()
+    with open_grib(io.BytesIO(data), LOCATION) as (dataset,):
+        assert offset(dataset.variables["t"]) == (1 << 16) - before
+
+
 def offset(variable: FileVariable) -> int:
     assert variable.table is not None
     return int(variable.table.offset[0])
@@ -561,7 +569,7 @@ def test_every_truncation_is_refused(edition: int, bitmap: int) -> None:
             open_grib(io.BytesIO(whole[:size]), LOCATION),
         ):
             pass
-        if size > 4:
+        if size > 4 and size % 7 == 0:
             named = f"message 2, at byte {len(whole)}, is "
             with (
                 pytest.raises(InvalidInputError, match=named),

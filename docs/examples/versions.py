@@ -1,0 +1,35 @@
+"""Branches, tags, conflicts and their solution."""
+
+import zarr
+
+import icechunk
+
+repo = icechunk.Repository.create(icechunk.in_memory_storage())
+with repo.transaction("main", message="Start") as store:
+    zarr.create_array(store, name="a", shape=(4,), chunks=(1,), dtype="i4")[:] = 0
+
+# --8<-- [start:branch]
+repo.create_branch("trial", snapshot_id=repo.resolve("main"))
+with repo.transaction("trial", message="Try") as store:
+    zarr.open_array(store, path="a")[0] = 7
+
+print(repo.diff(from_branch="main", to_branch="trial"))
+repo.reset_branch("main", repo.resolve("trial"))  # or delete the branch, and forget it
+# --8<-- [end:branch]
+assert zarr.open_array(repo.readonly_session("main").store, path="a", mode="r")[0] == 7
+
+# --8<-- [start:conflict]
+mine = repo.writable_session("main")
+zarr.open_array(mine.store, path="a")[1] = 1
+
+with repo.transaction("main", message="Somebody is faster") as store:
+    zarr.open_array(store, path="a")[2] = 2
+
+try:
+    mine.commit("Mine")
+except icechunk.ConflictError as error:
+    print(error)  # nothing is lost: the session still has its changes
+    mine.commit("Mine", rebase_with=icechunk.ConflictDetector())
+# --8<-- [end:conflict]
+values = zarr.open_array(repo.readonly_session("main").store, path="a", mode="r")[:].tolist()
+assert values == [7, 1, 2, 0]
