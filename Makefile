@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo notebooks test test-python3 test-python3.13 check bench clean
+.PHONY: help demo notebooks docs test test-python3 test-python3.13 check bench clean
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -42,6 +42,10 @@ notebooks: .venv/.installed ## run the notebooks from top to bottom
 	    .venv/bin/jupyter-execute --timeout=300 --kernel_name=python3 "$$notebook"; \
 	done
 
+docs: .venv-docs/.installed ## build the documentation into build/docs, without warnings
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict -f docs/mkdocs.yml
+	@echo "open build/docs/index.html"
+
 test: test-python3 test-python3.13 ## the tests, on python3 and on Python 3.13
 ifeq ($(PYTHON_313),)
 	@echo "== ONE PYTHON ONLY: no working python3.13 was found, so the tests ran on $(PYTHON) alone"
@@ -77,8 +81,8 @@ bench: .venv/.installed $(OFFICIAL_ENV) ## measure, beside the official client w
 	@.venv/bin/python -m pytest tests/benchmarks -s $(PYTEST_ARGS)
 
 clean: ## remove environments, caches and build results
-	rm -rf .venv .venv313 .venv-official .venv-official-1 build dist .hypothesis .import_linter_cache \
-	    .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv313 .venv-docs .venv-official .venv-official-1 build dist .hypothesis \
+	    .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.installed: pyproject.toml
@@ -87,6 +91,12 @@ clean: ## remove environments, caches and build results
 	@echo "== installing into .venv ($$($(PYTHON) --version))"
 	@$(PYTHON) -m venv .venv
 	@.venv/bin/python $(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+.venv-docs/.installed: pyproject.toml
+	@echo "== installing into .venv-docs ($$($(PYTHON) --version))"
+	@$(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python $(PIP_INSTALL) --editable '.[docs]'
 	@touch $@
 
 .venv313/.installed: pyproject.toml
