@@ -183,11 +183,11 @@ class VirtualizeReport:
             "VirtualizeReport",
             self.group,
             fields({"files": self._counts(), "virtual chunks": self._chunks()}),
-            _files_that("could not be read", failed, is_open=True),
-            _files_that("withheld: a file before could not be read", _plainly(self.withheld)),
-            _files_that("changed, and not taken again", _plainly(self.changed)),
-            _files_that("skipped", self.skipped),
-            _files_that("written by value, because they do not fit", self.materialized),
+            _files_that("Could not be read", failed, is_open=True),
+            _files_that("Withheld: a file before could not be read", _plainly(self.withheld)),
+            _files_that("Changed, and not taken again", _plainly(self.changed)),
+            _files_that("Skipped", self.skipped),
+            _files_that("Written by value, because they do not fit", self.materialized),
             section("Dimensions", fields(sizes)),
             section("Variables", table(_COLUMNS, self._table()), is_open=True),
             section("To open it", code(self.opening), is_open=True),
@@ -270,7 +270,7 @@ def _plainly(urls: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 def _files_that(title: str, files: Mapping[str, tuple[str, ...]], *, is_open: bool = False) -> Html:
     rows = [(url, "; ".join(reasons)) for url, reasons in files.items()]
-    return section(f"{len(rows)} files {title}", table(("file", ""), rows), is_open=is_open)
+    return section(f"{title}: {len(rows):,}", table(("file", ""), rows), is_open=is_open)
 
 
 def _listed(title: str, files: Mapping[str, tuple[str, ...]]) -> Iterator[str]:

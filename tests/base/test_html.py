@@ -200,7 +200,7 @@ def test_report() -> None:
     report = VirtualizeReport(EVIL, failed={EVIL: EVIL}, withheld=(EVIL,), sizes={EVIL: 1000})
     text = read(report._repr_html_()).text
     assert text.count(EVIL) >= 5 and "1,000" in text
-    assert "1 files could not be read" in text
+    assert "Could not be read: 1" in text
 
 
 def test_others_are_shown_as_repr_has_them() -> None:
