@@ -25,7 +25,7 @@ FOLDER = Path(__file__).parents[1] / "build" / "screenshots"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 #: Of a page without a program around it, as notebooks in both themes have it.
 PAGE = """<!doctype html><meta charset="utf-8"><html data-jp-theme-light="{light}">
-<body style="background:{ground};color:{ink};font-family:sans-serif;margin:16px">{body}</body></html>
+<body style="background:{ground};color:{ink};margin:16px">{body}</body></html>
 """
 THEMES = {"light": ("true", "#fff", "#111"), "dark": ("false", "#111", "#ddd")}
 
