@@ -33,7 +33,7 @@ _VIRTUAL = "its values are in other files (a virtual dataset)"
 _Span = tuple[int, int]
 
 
-def check_mappings(reach: Reach | None, plist: h5p.PropDCID) -> None:
+def check_mappings(reach: Reach | None, plist: h5p.PropDCID) -> Reach:
     """Refuse what HDF5 would open other files for, as soon as it is asked for a shape.
 
     Raises
@@ -56,6 +56,7 @@ def check_mappings(reach: Reach | None, plist: h5p.PropDCID) -> None:
                 raise ValueError(f"{_VIRTUAL}, and which of them is not fixed")
         if names[0] != ".":
             reach.find(names[0])
+    return reach
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,7 @@ def mapped(source: Source, did: h5d.DatasetID, stored: StoredType) -> Located:
         If it cannot be represented; the message says why.
     """
     plist, shape = did.get_create_plist(), did.shape
-    reach = source.reach
-    check_mappings(reach, plist)
-    assert reach is not None
+    reach = check_mappings(source.reach, plist)
     fill = read_fill(did, stored, declared_fill(did, stored))
     pieces: list[_Piece] = []
     reasons: list[str] = []

@@ -175,7 +175,7 @@ def _write_raw(did: h5d.DatasetID, case: Case, values: np.ndarray) -> None:
         did.write_direct_chunk(start, data, filter_mask=mask)
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(cases())
 def test_equal_or_refused(case: Case) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -165,6 +165,17 @@ def test_variables_shorter_than_their_unlimited_dimension(
     assert found["text"] == f"refused: {shapes}"
 
 
+def test_variables_longer_than_the_scale_of_their_unlimited_dimension(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("time", data=np.arange(2), maxshape=(None,), chunks=(1,))
+        file["time"].make_scale("time")
+        file.create_dataset("long", data=np.arange(5.0), maxshape=(None,), chunks=(2,))
+        file["long"].dims[0].attach_scale(file["time"])
+        file["phony"] = np.zeros((2, 5))
+    assert set(check(path).values()) == {"virtual"}
+
+
 def test_short_variables_that_are_not_filled(tmp_path: Path) -> None:
     """HDF5 reads zeros within the dataset, and h5netcdf fills up with the fill value."""
     path = tmp_path / "a.h5"
@@ -388,7 +399,7 @@ def test_links(tmp_path: Path) -> None:
         file["twice"] = h5py.SoftLink("group/relative")
         file["group/relative"] = h5py.SoftLink("v")
         file["group/circle"] = file["/"]
-        file["whole group"] = h5py.SoftLink("/group")
+        file["a group"] = h5py.SoftLink("/group")
     assert check(path) == dict.fromkeys(
         ["group/v", "hard", "soft", "twice", "group/relative"], "virtual"
     )
