@@ -18,6 +18,8 @@ class is also a builtin exception (in brackets), handlers for the builtin work t
     ├── ReadOnlyError                       [ValueError]
     ├── InvalidInputError                   [ValueError]
     ├── SessionStateError
+    │   ├── UnpicklableSessionError         [ValueError]
+    │   └── InvalidatedRepositoryError      [RuntimeError]
     ├── StorageError
     │   ├── ObjectNotFoundError             [FileNotFoundError]
     │   ├── OutcomeUnknownError
@@ -45,6 +47,7 @@ __all__ = [
     "IcechunkError",
     "InternalError",
     "InvalidInputError",
+    "InvalidatedRepositoryError",
     "NodeNotFoundError",
     "NotFoundError",
     "ObjectNotFoundError",
@@ -59,6 +62,7 @@ __all__ = [
     "SnapshotNotFoundError",
     "StorageError",
     "TaskError",
+    "UnpicklableSessionError",
 ]
 
 
@@ -396,6 +400,18 @@ class SessionStateError(IcechunkError):
     """The session or repository is in a state that does not allow this."""
 
     default_kind = ErrorKind.NOT_ALLOWED
+
+
+class UnpicklableSessionError(SessionStateError, ValueError):
+    """The session can be written, and a copy of it would lose what is written."""
+
+    default_kind = ErrorKind.PICKLE
+
+
+class InvalidatedRepositoryError(SessionStateError, RuntimeError):
+    """The repository was upgraded, and this object knows the old version only."""
+
+    default_kind = ErrorKind.INVALID_REPOSITORY_MIGRATION
 
 
 class StorageError(IcechunkError):

@@ -73,8 +73,18 @@ class IcechunkStore(Displayed, Store):
                 "IcechunkStore.open_existing, create or open_or_create",
                 ErrorKind.NOT_ALLOWED,
             )
-        super().__init__(read_only=bool(read_only))
         self._checkout = Checkout(session)
+        super().__init__(read_only=bool(read_only))
+        self._is_open = True
+
+    @property
+    def _read_only(self) -> bool:
+        # stores that wrap others look at it
+        return self._asked_read_only or self._session.read_only
+
+    @_read_only.setter
+    def _read_only(self, read_only: bool) -> None:
+        self._asked_read_only = read_only
 
     @property
     def _session(self) -> Session:
@@ -191,7 +201,7 @@ class IcechunkStore(Displayed, Store):
     @property
     def read_only(self) -> bool:
         """Whether the store refuses writes, by itself or because its session does."""
-        return self._read_only or self._session.read_only
+        return self._read_only
 
     @property
     def supports_writes(self) -> bool:
@@ -239,7 +249,10 @@ class IcechunkStore(Displayed, Store):
         """
         if self._checkout.repository is not None:
             return self.with_mode("r" if read_only else "a")
-        return type(self)(self._session, read_only=read_only)
+        store = type(self)(self._session, read_only=read_only)
+        # Zarr opens it
+        store._is_open = False
+        return store
 
     def _check_writable(self) -> None:
         if self.read_only:
@@ -650,7 +663,7 @@ class IcechunkStore(Displayed, Store):
             yield key
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """Yield all keys that begin with a prefix."""
+        """Yield all keys below a folder, which may be given with or without a final ``/``."""
         keys = listing.keys_below(self._session, prefix)
         # a generator works where it is asked for the next: each batch in a thread
         while batch := await asyncio.to_thread(lambda: list(islice(keys, _KEYS_AT_A_TIME))):

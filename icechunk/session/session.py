@@ -22,6 +22,7 @@ from icechunk.errors import (
     ErrorKind,
     InvalidInputError,
     SessionStateError,
+    UnpicklableSessionError,
 )
 from icechunk.format import v1
 from icechunk.format.chunk_refs import ChunkRefs
@@ -177,11 +178,10 @@ class Session(Displayed):
     # -- pickling ------------------------------------------------------------------
     def __getstate__(self) -> dict[str, Any]:
         if not self.read_only:
-            raise SessionStateError(
+            raise UnpicklableSessionError(
                 "a writable session cannot be pickled: changes made on the copy would be lost. "
                 "Send session.fork() to other processes, and merge() what comes back. With Dask, "
-                "icechunk.xarray.to_icechunk and icechunk.dask.store_dask do that",
-                ErrorKind.PICKLE,
+                "icechunk.xarray.to_icechunk and icechunk.dask.store_dask do that"
             )
         return {
             "recipe": self._context.recipe,

@@ -26,6 +26,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from icechunk.config.repository_config import StorageSettings
+from icechunk.config.storage_settings import (
+    StorageConcurrencySettings,
+    StorageRetriesSettings,
+)
 from icechunk.errors import (
     ErrorKind,
     InvalidInputError,
@@ -479,6 +483,13 @@ class LocalStorage(Storage):
             yield
 
     # -- the storage itself --------------------------------------------------------
+    def default_settings(self) -> StorageSettings:
+        """Return the settings used when the configuration has none: no request is tried again."""
+        return StorageSettings(
+            concurrency=StorageConcurrencySettings(5, 4096),
+            retries=StorageRetriesSettings(1, 0, 0),
+        )
+
     def with_settings(self, settings: StorageSettings) -> LocalStorage:
         """Return itself: a folder has nothing to set."""
         return self

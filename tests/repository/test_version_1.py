@@ -28,6 +28,7 @@ from icechunk import (
     FaultyStorage,
     FormatError,
     IcechunkError,
+    InvalidatedRepositoryError,
     InvalidInputError,
     LocalStorage,
     MemoryStorage,
@@ -142,7 +143,8 @@ def test_a_life(kind: str, request: pytest.FixtureRequest) -> None:
             repository.create_tag("dev", first)
 
     check(Repository.open(storage))
-    check(upgrade_icechunk_repository(repository, dry_run=False))
+    repository = upgrade_icechunk_repository(repository, dry_run=False)
+    check(repository)
     assert not keys(storage, "refs/")
     assert Repository.fetch_config(storage) == NATIVE
     commit(repository, 4, 8)
@@ -668,7 +670,12 @@ def old(busy: Repository) -> Repository:
 def test_upgrade(old: Repository, storage: Storage) -> None:
     before, objects = state(old), contents(storage)
     new = upgrade_icechunk_repository(old, dry_run=False)
-    assert (new.spec_version, old.spec_version) == (2, 2)
+    assert new.spec_version == 2
+    for use_it in (lambda: old.spec_version, lambda: old.writable_session("main")):
+        with pytest.raises(InvalidatedRepositoryError, match="from the repository that the") as info:
+            use_it()
+        assert isinstance(info.value, RuntimeError)
+    assert "invalidated" in repr(old)
     assert state(new) == before
     now = contents(storage)
     assert now.keys() - objects.keys() == {"repo"}
