@@ -4,11 +4,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo notebooks test test-python3 test-python3.13 check bench clean
+.PHONY: help demo notebooks test test-python3 test-python3.13 test-oldest check bench clean
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
 
+# The oldest Python that is supported; it goes with the oldest dependencies.
+PYTHON_OLDEST := $(shell .ci/find-python 3.11)
 # The second Python to test on, and one for the official client, which has no wheel for 3.11.
 PYTHON_313 := $(shell .ci/find-python 3.13)
 PYTHON_OFFICIAL := $(shell .ci/find-python 3.13 3.14 3.12)
@@ -67,6 +69,12 @@ test-python3.13: .venv313/.installed $(OFFICIAL_ENV) $(OFFICIAL_V1_ENV) ## the t
 	@.venv313/bin/python $(PYTEST) $(PYTEST_ARGS)
 endif
 
+# other projects' own suites, and their packages, are of other versions
+test-oldest: .venv-oldest/.installed ## the tests, on Python 3.11 with the oldest dependencies
+	@echo "== tests on $$(.venv-oldest/bin/python --version), oldest dependencies"
+	@.venv-oldest/bin/python $(PYTEST) --ignore tests/interop --ignore tests/third_party \
+	    --ignore tests/xarray_reading/test_suites.py $(PYTEST_ARGS)
+
 check: .venv/.installed ## lint, format, types, import layers
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -77,8 +85,8 @@ bench: .venv/.installed $(OFFICIAL_ENV) ## measure, beside the official client w
 	@.venv/bin/python -m pytest tests/benchmarks -s $(PYTEST_ARGS)
 
 clean: ## remove environments, caches and build results
-	rm -rf .venv .venv313 .venv-official .venv-official-1 build dist .hypothesis .import_linter_cache \
-	    .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv313 .venv-oldest .venv-official .venv-official-1 build dist .hypothesis \
+	    .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.installed: pyproject.toml
@@ -93,6 +101,13 @@ clean: ## remove environments, caches and build results
 	@echo "== installing into .venv313 ($$($(PYTHON_313) --version))"
 	@$(PYTHON_313) -m venv .venv313
 	@.venv313/bin/python $(PIP_INSTALL) --upgrade --upgrade-strategy eager --editable '.[test]'
+	@touch $@
+
+.venv-oldest/.installed: pyproject.toml .ci/oldest.txt
+	@[ -n "$(PYTHON_OLDEST)" ] || { echo "no python3.11 was found" >&2; exit 1; }
+	@echo "== installing the oldest dependencies into .venv-oldest"
+	@$(PYTHON_OLDEST) -m venv --clear .venv-oldest
+	@.venv-oldest/bin/python $(PIP_INSTALL) --constraint .ci/oldest.txt --editable '.[test]'
 	@touch $@
 
 # never in the same environment as this project: both are imported as `icechunk`

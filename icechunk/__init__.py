@@ -134,10 +134,12 @@ if TYPE_CHECKING:
     from icechunk.repository import (
         Repository as Repository,
     )
-    from icechunk.repository.jobs import (
+    from icechunk.repository.job import (
         Job as Job,
-        Jobs as Jobs,
         PartResult as PartResult,
+    )
+    from icechunk.repository.jobs import (
+        Jobs as Jobs,
     )
     from icechunk.repository.jobs_status import (
         JobStatus as JobStatus,
@@ -309,7 +311,8 @@ _DEFINED = {
         "UpdateType",
     ),
     "icechunk.repository": ("Repository",),
-    "icechunk.repository.jobs": ("Job", "Jobs", "PartResult"),
+    "icechunk.repository.job": ("Job", "PartResult"),
+    "icechunk.repository.jobs": ("Jobs",),
     "icechunk.repository.jobs_status": ("JobStatus",),
     "icechunk.repository.upgrade": ("upgrade_icechunk_repository",),
     "icechunk.session": (

@@ -36,6 +36,7 @@ from enum import StrEnum
 from typing import Any
 
 from icechunk.base.display import Displayed, NumberedEnum
+from icechunk.base.public_url import public_text
 
 __all__ = [
     "AlreadyExistsError",
@@ -203,6 +204,8 @@ class IcechunkError(Exception):
     kind: ErrorKind
 
     def __init__(self, message: str = "", kind: str | None = None) -> None:
+        # whoever wrote it: what it names may carry a password or a signature
+        message = public_text(message)
         super().__init__(message)
         self.message = message
         self.kind = ErrorKind(kind) if kind is not None else self.default_kind

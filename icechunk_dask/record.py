@@ -15,9 +15,9 @@ from icechunk import (
     AlreadyExistsError,
     ConflictError,
     InvalidInputError,
+    Job,
     NotFoundError,
 )
-from icechunk.repository.jobs import Job
 
 if TYPE_CHECKING:
     from icechunk_dask.batches import Committing

@@ -5,7 +5,7 @@ Each check raises `InvalidInputError` with the variable, the dimension, and what
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -104,12 +104,24 @@ def resolve_region(
 
 
 def settled_coordinates(
-    dataset: xr.Dataset, existing: Mapping[str, xr.Variable], region: Regions
+    dataset: xr.Dataset,
+    existing: Mapping[str, xr.Variable],
+    region: Regions,
+    is_written: Callable[[str, Sequence[slice]], bool],
 ) -> list[Hashable]:
     """Return the coordinates that a region leaves alone, because they are stored as they are.
 
     A coordinate with a dimension of the region is written where nothing was stored yet, as
     after a template of Dask arrays was written with ``compute=False``.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+    existing : mapping of str to xarray.Variable
+        What is stored.
+    region : mapping of str to slice
+    is_written : function of name and slices
+        Whether any chunk of a part of an array is stored.
 
     Raises
     ------
@@ -126,7 +138,7 @@ def settled_coordinates(
             settled.append(key)
             continue
         inside = bool(set(region) & set(stored.dims)) and name not in dataset.indexes
-        if inside and differing.fills:
+        if inside and (differing.fills or not is_written(name, [part[dim] for dim in stored.dims])):
             continue
         replacing = (
             f"or make it a data variable with .reset_coords({name!r}) to replace what is stored"
@@ -490,7 +502,7 @@ class _Difference:
     ----------
     text : str
     fills : bool
-        Whether nothing is stored wherever they differ.
+        Whether what is stored is missing wherever they differ.
     """
 
     text: str
@@ -527,9 +539,11 @@ def _difference(name: str, given: xr.Variable, stored: xr.Variable) -> _Differen
 
 def _calendar(name: str, stored: xr.Variable, error: Exception) -> InvalidInputError:
     kept = {key: stored.attrs[key] for key in ("units", "calendar") if key in stored.attrs}
+    # what xarray advises does not help here
+    reason = str(error).partition(" Try opening")[0].rstrip(".")
     return _refused(
         f"coordinate {name!r} cannot be compared with what is on disk ({kept or stored.dtype}): "
-        f"{error}; convert it to the same kind of values, with .convert_calendar() for times"
+        f"{reason}; convert it to the same kind of values, with .convert_calendar() for times"
     )
 
 

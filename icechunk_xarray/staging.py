@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -95,7 +96,9 @@ def stage(
         )
     if region is not None:
         # where values lie is settled, and coordinates that equal the stored ones stay
-        dataset = dataset.drop_vars(safety.settled_coordinates(dataset, existing, region))
+        is_written = partial(_is_written, store, group)
+        settled = safety.settled_coordinates(dataset, existing, region, is_written)
+        dataset = dataset.drop_vars(settled)
     backend = ZarrStore.open_group(
         store,
         mode=options.mode,
@@ -123,6 +126,22 @@ def stage(
         _checked(PendingWrite(*write), dataset, stored, existing, options) for write in encoded
     ]
     return [write for write in writes if not _is_stored(write, existing, options)]
+
+
+def _is_written(store: IcechunkStore, group: str, name: str, region: Sequence[slice]) -> bool:
+    """Whether any chunk of a part of an array is stored."""
+    path = f"{group}/{name}".strip("/")
+    array = zarr.open_array(store, path=path, mode="r")
+    grid = array.shards or array.chunks
+    touched = tuple(
+        slice(bounds[0] // chunk, -(-bounds[1] // chunk))
+        for bounds, chunk in zip(
+            (part.indices(size) for part, size in zip(region, array.shape, strict=True)),
+            grid,
+            strict=True,
+        )
+    )
+    return bool(store.session.written_chunks(path)[touched].any())
 
 
 def _not_encodable(
@@ -167,10 +186,10 @@ def _is_stored(write: PendingWrite, existing: Mapping[str, xr.Variable], options
     if write.is_lazy or stored.shape != write.source.shape:
         return False
     kept, given = np.asarray(stored.values), np.asarray(write.source)
+    if kept.dtype.kind in "OTU" and given.dtype.kind in "OTU":
+        return bool(np.array_equal(kept.astype(object), given.astype(object)))
     if kept.dtype != given.dtype:
         return False
-    if kept.dtype.kind in "OT":
-        return bool(np.array_equal(kept, given))
     # NaN and negative zeros, too
     return np.ascontiguousarray(kept).tobytes() == np.ascontiguousarray(given).tobytes()
 

@@ -108,7 +108,7 @@ def to_icechunk(
         Encodings of new variables by name; for a DataTree by path of the node, then by
         name.
     chunkmanager_store_kwargs : mapping, optional
-        How Dask runs: ``scheduler``, ``retries``, ``priority``, ``resources``, ``workers``
+        How Dask runs: ``executor``, ``retries``, ``priority``, ``resources``, ``workers``
         and what else `icechunk_dask.store_dask` passes on.
     split_every : int, optional
         How many change sets of tasks are merged at a time. Default: 16.

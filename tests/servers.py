@@ -229,7 +229,7 @@ class ObjectServer:
     unconditional : bool
         Put whatever the conditions are.
     answered : int
-        Requests that did not wait, or waited long enough.
+        Requests that do not wait any more.
     release : Event
         While it is not set, every answer waits for it.
     passing : callable
@@ -270,11 +270,12 @@ class _Handler(BaseHTTPRequestHandler):
         with state.lock:
             state.requests.append(Request(self.command, path, parts.query, headers))
             failure = state.failures.pop(0) if state.failures else None
-        if not state.passing(path) and not state.release.wait(10):
-            self.close_connection = True
-            return
+        passes = state.passing(path) or state.release.wait(10)
         with state.lock:
             state.answered += 1
+        if not passes:
+            self.close_connection = True
+            return
         if failure is not None:
             self._answer(failure, {}, b"<Error><Code>Failed</Code><Token>LEAK</Token></Error>")
         elif path in state.redirects:

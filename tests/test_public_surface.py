@@ -181,7 +181,7 @@ def test_lost_races_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     )
     repo.create_tag("mine", repo.lookup_branch("main"))
     assert repo.list_tags() == {"mine", "other"}
-    assert "somebody else was faster: attempt 2" in caplog.text
+    assert "somebody else was faster: 1 changes" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,8 @@ def test_nothing_heavy_is_imported_before_it_is_used() -> None:
     assert loaded("import icechunk; icechunk.__version__; dir(icechunk)") == set()
     assert loaded("from icechunk import RepositoryConfig, S3Options, s3_credentials") == set()
     assert loaded("from icechunk import in_memory_storage, LocalStorage") <= {"obstore"}
-    assert loaded("from icechunk import Repository") <= {"obstore", "zarr"}
+    # Zarr itself imports fsspec
+    assert loaded("from icechunk import Repository") <= {"fsspec", "obstore", "zarr"}
 
 
 def test_every_public_name_is_where_it_should_be() -> None:

@@ -15,8 +15,10 @@ _SCHEME: Final = re.compile(r"\A\s*[A-Za-z][A-Za-z0-9+.-]*://")
 _SUFFIX: Final = re.compile(r"[?#]")
 _END: Final = re.compile(r"[/?#\\]")
 #: A host with or without a port, or the name of a bucket.
-_HOST: Final = re.compile(r"(?:[^:@\[\]]*|\[[0-9A-Fa-f:.%a-z]*\])(?::[0-9]*)?")
-_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s<>\"']+")
+#: What follows is punctuation of the text that the URL stands in.
+_HOST: Final = re.compile(r"(?:[^:@\[\]]*|\[[0-9A-Fa-f:.%a-z]*\])(?::[0-9]*)?[:;,.'\")}>\]]*")
+#: To the next blank: a password may hold every other character.
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 #: Parts of the names of options, headers and parameters whose values open doors.
 _SECRET: Final = re.compile(
     r"key(?!word)|token|secret|passw|pwd|auth(?!or\b|ors\b)|credential|cookie|signature|session"
@@ -31,7 +33,10 @@ def _split(url: str) -> tuple[str, str]:
     return ("", url) if scheme is None else (scheme[0], url[scheme.end() :])
 
 
-def _is_plain(authority: str) -> bool:
+def _is_plain(authority: str, after: str) -> bool:
+    """Whether it is certain that a host is no user and the begin of a password."""
+    if ":" in authority.partition("]")[2] + authority * ("[" not in authority) and "@" in after:
+        return False
     return _HOST.fullmatch(authority) is not None
 
 
@@ -46,7 +51,7 @@ def public_url(url: str) -> str:
         return url  # a path
     end = _END.search(rest)
     authority = rest if end is None else rest[: end.start()]
-    if not _is_plain(authority):
+    if not _is_plain(authority, rest[len(authority) :]):
         _, at, rest = rest.rpartition("@")
         if not at:
             return f"{scheme}{_UNKNOWN}"
@@ -74,7 +79,7 @@ def url_credentials(url: str) -> str | None:
     _, rest = _split(url)
     end = _END.search(rest)
     authority = rest if end is None else rest[: end.start()]
-    if "@" in authority or (not _is_plain(authority) and "@" in rest):
+    if "@" in authority or (not _is_plain(authority, rest[len(authority) :]) and "@" in rest):
         return "a user or password"
     cut = _SUFFIX.search(rest)
     if cut is not None:

@@ -302,7 +302,7 @@ class RepoState:
         with self._lock:
             newest = self._cached or seen
         others = len(_news(seen.info, newest.info)) or 1
-        _log.debug("an attempt to publish was lost to %d changes of others", others)
+        _log.debug("somebody else was faster: %d changes while this one was made", others)
         # in a queue it would keep the others waiting
         if not self._storage.queues_writers:
             backoff.pause(others)

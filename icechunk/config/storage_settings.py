@@ -70,9 +70,11 @@ class StorageTimeoutSettings(Options):
     connect_timeout_ms : int, optional
         For the connection.
     read_timeout_ms : int, optional
-        For the first byte of an answer.
+        For the first byte of an answer, and between two of them. Default 10,000 where
+        something is read, and 60,000 where it is sent.
     operation_timeout_ms : int, optional
-        For a request with all its retries.
+        For a request with all its retries, until its answer begins. Default 30,000; what is
+        sent has a second more for each 32 KiB.
     operation_attempt_timeout_ms : int, optional
         For one attempt.
     """

@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +17,11 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.kerchunk.metadata import quiet
 from icechunk.kerchunk.tables import IN_PLACE, WHOLE_FILE, ChunkTable
 from icechunk.session.keys import chunk_key
-from icechunk.storage.base import check_key
 
-__all__ = ["VERIFY", "check_name", "check_sizes", "check_values", "decode_chunk", "pipeline_of"]
+__all__ = ["VERIFY", "check_sizes", "check_values", "decode_chunk", "pipeline_of"]
 
 #: What the argument ``verify`` may be.
 VERIFY: Final = ("sample", "all", "none")
@@ -35,23 +32,6 @@ _PIPELINE: Final = ("data_type", "codecs", "fill_value", "chunk_grid")
 Reader = Callable[[tuple[slice, ...]], npt.NDArray[Any]]
 #: Returns the bytes of a row of a table.
 Fetch = Callable[[int], bytes]
-
-
-def check_name(location: str) -> None:
-    """Check that what a location names can be read.
-
-    Raises
-    ------
-    InvalidInputError
-        If it has control characters, say, which no storage reads.
-    """
-    path = location.partition("://")[2].partition("/")[2]
-    try:
-        check_key(unquote(path))
-    except InvalidInputError as exc:
-        raise InvalidInputError(
-            f"{location!r} cannot be read: {exc.message}", ErrorKind.INVALID_VIRTUAL_REF
-        ) from None
 
 
 def pipeline_of(document: Mapping[str, Any]) -> str:
@@ -66,7 +46,7 @@ def _exact_length(document: Mapping[str, Any]) -> int | None:
         return None
     with quiet():
         dtype = _empty(document).dtype
-    if dtype.kind not in "fciubmMSUV":
+    if dtype.kind in "OT":
         return None
     chunks = document["chunk_grid"]["configuration"]["chunk_shape"]
     return int(math.prod(chunks) * dtype.itemsize)
@@ -92,7 +72,7 @@ def check_sizes(
     measured = lengths != WHOLE_FILE
     if exact is not None:
         for row in np.flatnonzero(measured & (lengths != exact))[:1].tolist():
-            yield row, f"has {lengths[row]} bytes, and its values take {exact}"
+            yield row, f"has {lengths[row]} bytes, and each chunk of the array {exact}"
     ends = np.asarray([sizes.get(location, -1) for location in table.locations], np.int64)
     if not len(ends):
         return

@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Final
 from urllib.parse import unquote
 
-import numpy as np
-
 from icechunk.errors import ErrorKind, IcechunkError, InvalidInputError
-from icechunk.kerchunk.guard import check_name, check_sizes, check_values, pipeline_of
+from icechunk.kerchunk.guard import check_sizes, check_values, pipeline_of
 from icechunk.kerchunk.metadata import ArrayMetadata
 from icechunk.kerchunk.tables import ChunkTable, refuse
 from icechunk.session.session import Session
@@ -53,13 +51,6 @@ class ImportChecks:
         InvalidInputError
             If a chunk cannot be right; the message names its key.
         """
-        for number, location in enumerate(table.locations):
-            try:
-                check_name(location)
-            except InvalidInputError as exc:
-                rows = np.flatnonzero(table.location == number)
-                if len(rows):
-                    refuse(key(int(rows[0])), exc.message)
         if self._verify == "none":
             return
         self._measure(table.locations)

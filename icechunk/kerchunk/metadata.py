@@ -43,6 +43,7 @@ __all__ = [
     "group_from_v2",
     "normal_form",
     "quiet",
+    "with_finite_missing_value",
 ]
 
 #: Attributes that say what the stored numbers mean.
@@ -374,20 +375,43 @@ def _attributes(
     """Return the attributes of a v3 array, with ``_FillValue`` as xarray expects it."""
     attributes = {k: v for k, v in zattrs.items() if k not in (_DIMENSIONS, _FILL)}
     given = fill if fill is not None else zattrs.get(_FILL)
-    missing = attributes.get(_MISSING)
-    if isinstance(missing, list) and len(missing) == 1:
-        missing = missing[0]
-    if dtype.kind == "f" and isinstance(missing, float) and not math.isfinite(missing):
-        # JSON has no such number, and _FillValue says the same; NaN is missing in any case
-        given = missing if given is None else given
-        if math.isnan(missing) or _same(float(given), missing):
-            del attributes[_MISSING]
+    if given is not None:
+        attributes[_FILL] = given
+    attributes = with_finite_missing_value(attributes, dtype)
+    given = attributes.pop(_FILL, None)
     if given is not None and dtype.kind in "fciub":
         try:
             attributes[_FILL] = _encode_fill(given, dtype)
         except (TypeError, ValueError, OverflowError):
             _bad(key.replace(".zarray", ".zattrs"), f"{_FILL} is {given!r}, expected a {dtype}")
     return attributes
+
+
+def with_finite_missing_value(
+    attributes: Mapping[str, Any], dtype: np.dtype[Any]
+) -> dict[str, Any]:
+    """Return attributes whose ``missing_value`` is none that JSON does not have.
+
+    ``_FillValue`` says the same, and is kept in a form that can express it. NaN is missing in
+    any case. Where both say something else, they stay.
+
+    Parameters
+    ----------
+    attributes : mapping
+        As a file has them.
+    dtype : numpy.dtype
+        Of the variable.
+    """
+    found = dict(attributes)
+    missing = found.get(_MISSING)
+    if isinstance(missing, list) and len(missing) == 1:
+        missing = missing[0]
+    if dtype.kind != "f" or not isinstance(missing, float) or math.isfinite(missing):
+        return found
+    fill = found.setdefault(_FILL, missing)
+    if math.isnan(missing) or (not isinstance(fill, list) and _same(float(fill), missing)):
+        del found[_MISSING]
+    return found
 
 
 def _encode_fill(value: Any, dtype: np.dtype[Any]) -> Any:

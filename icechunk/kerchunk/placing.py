@@ -20,7 +20,7 @@ def place_tables(
     path: str,
     tables: Sequence[ChunkTable],
     starts: Sequence[tuple[int, ...]],
-    last_modified: Sequence[int],
+    last_modified: Sequence[npt.NDArray[np.uint32]],
 ) -> tuple[int, int]:
     """Make chunks of an array refer to the chunks of several files.
 
@@ -34,8 +34,8 @@ def place_tables(
         Where the chunks of each file are.
     starts : sequence of tuple of int
         Coordinates of the chunk that the first chunk of each becomes.
-    last_modified : sequence of int
-        Of each file, seconds since the epoch, 0 for unknown.
+    last_modified : sequence of uint32[n]
+        Of the file of each row, seconds since the epoch, 0 for unknown.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def place_tables(
     )
     offset = np.concatenate([table.offset for table in tables]).view(np.uint64)
     length = np.concatenate([table.length for table in tables]).view(np.uint64)
-    modified = np.repeat(np.asarray(last_modified, np.uint32), sizes)
+    modified = np.concatenate(last_modified)
     inline = location == IN_PLACE
     kind: npt.ArrayLike = RefKind.VIRTUAL
     data = None

@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk.commit.assets import Assets
-from icechunk.errors import StorageError
+from icechunk.errors import ObjectNotFoundError, StorageError
 from icechunk.format import layout
 from icechunk.format.ids import OBJECT_ID_SIZE, decode_ids
 from icechunk.format.manifest import Manifest
-from icechunk.format.repo_info import RepoInfo
+from icechunk.format.repo_info import RepoInfo, decode_repo_info
 from icechunk.repository.expiration import without_snapshots
 from icechunk.repository.jobs_needs import needed_by_jobs
 from icechunk.repository.ops import GCSummary
@@ -48,6 +48,7 @@ _log = logging.getLogger(__name__)
 #: Names that are looked up, and objects that are deleted with one request (the limit of S3).
 _LISTED: Final = 10_000
 _DELETED: Final = 1000
+_COPIES: Final = f"{layout.OVERWRITTEN}{layout.REPO_KEY}."
 #: Messages of failures in a summary.
 _MAX_ERRORS: Final = 10
 
@@ -167,6 +168,8 @@ class Collector:
             counts[name] = done.count
             total.add(done)
         if not total.failed:
+            total.add(deleter.delete(self._lost_copies()))
+        if not total.failed:
             total.bytes += self._storage.delete_leftovers(self._cutoff, dry_run=dry_run)
         return GCSummary(
             bytes_deleted=total.bytes,
@@ -189,6 +192,41 @@ class Collector:
             for meta, stay in zip(metas, stays.tolist(), strict=True):
                 if not stay and _is_older(meta, self._cutoff):
                     yield meta
+
+    def _lost_copies(self) -> Iterator[ObjectMeta]:
+        """Yield copies of the repo info, made for updates that were lost to others."""
+        copies = [
+            meta
+            for meta in self._storage.list(layout.OVERWRITTEN)
+            if meta.key.startswith(_COPIES) and _is_older(meta, self._cutoff)
+        ]
+        # in this order: a copy that counts is in the log by now
+        named = logged_copies(self._storage) if copies else None
+        if named is not None:
+            yield from (meta for meta in copies if meta.key not in named)
+
+
+def logged_copies(storage: Storage) -> set[str] | None:
+    """Return the keys of the copies of the repo info that the operations log names.
+
+    None if nobody can say: in spec version 1 there is no log, and one may have been cut.
+    """
+    named: set[str] = set()
+    followed: set[str] = set()
+    key = layout.REPO_KEY
+    while True:
+        try:
+            info = decode_repo_info(storage.get(key).data, key)
+        except ObjectNotFoundError:
+            return None
+        names = [update.backup for update in info.updates] + [info.repo_before_updates]
+        named.update(layout.backup_key(name) for name in names if name is not None)
+        if info.repo_before_updates is None:
+            return named
+        key = layout.backup_key(info.repo_before_updates)
+        if key in followed:
+            return None
+        followed.add(key)
 
 
 def _named(

@@ -271,19 +271,21 @@ class Publisher:
             return ""
         return _time_of(next(self._repository.ops_log()))
 
-    def _settle(self, number: int, snapshot: str | None, state: str = "done") -> str | None:
+    def _settle(self, number: int, snapshot: str | None) -> str | None:
         """Note that an entry is done, and delete its parts."""
         while True:
             entry, version = self._files.read_entry(number)
             if entry.state != "pending":
                 break
-            entry = replace(entry, state=state, snapshot=snapshot)
+            entry = replace(entry, state="done", snapshot=snapshot)
             try:
                 self._files.change(entry, version)
             except PreconditionFailedError:
                 continue
             break
-        self._files.delete_parts(entry.parts)
+        if entry.state == "done":
+            # those of one that was given up may have been run again
+            self._files.delete_parts(entry.parts)
         return entry.snapshot
 
     def give_up(self) -> bool:
@@ -305,11 +307,12 @@ class Publisher:
             return True
         if any(each.tip == tip for each in entry.tries):
             return False
+        # first: from then on they may be run again
+        self._files.delete_parts(entry.parts)
         try:
             self._files.change(replace(entry, state="void"), version)
         except PreconditionFailedError:
             return False
-        self._files.delete_parts(entry.parts)
         return True
 
     def close(self, kind: str) -> str:

@@ -51,34 +51,45 @@ __all__ = [
     "Part",
     "Try",
     "canonical",
-    "check_name",
     "digest_of",
+    "folder_of",
     "now",
 ]
 
 JOBS: Final = "jobs/"
-#: Names are folders, everywhere and in URLs.
-_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+#: What is not the same in every file system and URL, and a dot at the beginning.
+_UNSAFE: Final = re.compile(rb"[^A-Za-z0-9_.-]|^\.")
+_ENCODED: Final = re.compile(r"=([0-9A-F]{2})")
+_MAX_NAME: Final = 100
 _MAX_SIZE: Final = 1 << 30
 _THREADS: Final = 16
 R = TypeVar("R")
 
 
-def check_name(name: str) -> str:
-    """Return the name of a job.
+def folder_of(name: str) -> str:
+    """Return what the folder of a job is called: bytes that are not safe are as ``=20``.
 
     Raises
     ------
     InvalidInputError
-        If it is none.
+        If it is no name of a job.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= _MAX_NAME:
         raise InvalidInputError(
-            f"{name!r} is no name of a job: use up to 100 letters, digits, '_', '.' and '-', and "
-            "begin with a letter or digit",
+            f"{name!r} is no name of a job: up to {_MAX_NAME} printable characters",
             ErrorKind.INVALID_REF_NAME,
         )
-    return name
+    return _UNSAFE.sub(lambda found: b"=%02X" % found[0][0], name.encode()).decode("ascii")
+
+
+def _name_of(folder: str) -> str | None:
+    """Return the name of the job in a folder; None if there is none."""
+    raw = _ENCODED.sub(lambda found: chr(int(found[1], 16)), folder)
+    try:
+        name = raw.encode("latin-1").decode()
+        return name if folder_of(name) == folder else None
+    except (UnicodeError, InvalidInputError):
+        return None
 
 
 def canonical(key: Any) -> str:
@@ -253,9 +264,11 @@ class JobFiles:
 
     def __init__(self, storage: Storage, name: str) -> None:
         self._storage = storage
-        self._root = f"{JOBS}{check_name(name)}/"
+        self._root = f"{JOBS}{folder_of(name)}/"
         # what is settled stays as it is
         self._settled: dict[str, Entry] = {}
+        # a name is made of the keys
+        self._keys: dict[str, list[Any]] = {}
         #: The keys that are committed as far as `log` has seen, as JSON, and their digests.
         self.committed: set[str] = set()
         self.committed_digests: set[str] = set()
@@ -264,7 +277,8 @@ class JobFiles:
     def names(cls, storage: Storage) -> list[str]:
         """Return the names of all jobs, sorted."""
         keys = (meta.key.removeprefix(JOBS).partition("/") for meta in storage.list(JOBS))
-        return sorted({name for name, _, rest in keys if rest == "job" and _NAME.fullmatch(name)})
+        names = {_name_of(folder) for folder, _, rest in keys if rest == "job"}
+        return sorted(name for name in names if name is not None)
 
     def delete_all(self) -> None:
         """Delete everything, the definition first: then there is no job any more."""
@@ -349,11 +363,20 @@ class JobFiles:
         folder = self._root + "parts/"
         return {meta.key.removeprefix(folder) for meta in self._storage.list(folder)}
 
+    def has_part(self, name: str) -> bool:
+        """Whether a part is there; if not, it may be committed."""
+        try:
+            self._storage.get(f"{self._root}parts/{name}", byte_range=(0, 1))
+        except ObjectNotFoundError:
+            return False
+        return True
+
     def put_part(self, part: Part) -> bool:
         """Store a part; return False if there is another one with these keys."""
         header = _pack({k: v for k, v in asdict(part).items() if k != "change_set"})
         data = struct.pack("<I", len(header)) + header + part.change_set
         name = self.part_name(part.keys)
+        self._keys[name] = part.keys
         try:
             self._storage.put(f"{self._root}parts/{name}", data, if_absent=True)
         except PreconditionFailedError:
@@ -372,6 +395,13 @@ class JobFiles:
         """Return parts by name; those that are not there are left out."""
         found = self._read_many([f"{self._root}parts/{name}" for name in names])
         return [_part(data, key) for key, data in found]
+
+    def part_keys(self, names: Iterable[str]) -> list[Any]:
+        """Return the keys of parts by name; those that are not there are left out."""
+        names = list(names)
+        for part in self.parts(name for name in names if name not in self._keys):
+            self._keys[self.part_name(part.keys)] = part.keys
+        return [key for name in names for key in self._keys.get(name, ())]
 
     def delete_parts(self, names: Iterable[str]) -> None:
         """Delete parts."""

@@ -148,7 +148,9 @@ class ChunkStore:
         """
         node, array = self._array_for_write(path, coordinate)
         _check_length(path, coordinate, data)
-        self._set_ref(node, array, coordinate, self._write(data))
+        with self._edits.failed.noted(node, coordinate):
+            ref = self._write(data)
+        self._set_ref(node, array, coordinate, ref)
 
     async def set_async(self, path: str, coordinate: Coordinate, data: BytesLike) -> None:
         """Write a chunk, without blocking the event loop."""
@@ -156,7 +158,9 @@ class ChunkStore:
             await asyncio.to_thread(self._edits.load)
         node, array = self._array_for_write(path, coordinate)
         _check_length(path, coordinate, data)
-        self._set_ref(node, array, coordinate, await self._write_async(data))
+        with self._edits.failed.noted(node, coordinate):
+            ref = await self._write_async(data)
+        self._set_ref(node, array, coordinate, ref)
 
     def delete(self, path: str, coordinate: Coordinate) -> None:
         """Delete a chunk. One that lies outside the grid, or is of no array, is ignored.
@@ -186,6 +190,7 @@ class ChunkStore:
                 raise NodeNotFoundError(f"the array {node.path!r} was deleted during a write")
             top = self._edits.layers[-1]
             top.edits(node.id, node.path, len(array.shape)).set(coordinate, ref)
+            self._edits.failed.forget(node.id, coordinate)
 
     # -- all chunks of an array ------------------------------------------------
     def refs(self, path: str) -> ChunkRefs:
@@ -228,6 +233,7 @@ class ChunkStore:
         with self._edits.lock:
             self._edits.check_editable()
             self._edits.layers[-1].edits(node.id, node.path, refs.ndim).set_many(refs)
+            self._edits.failed.forget_many(node.id, refs)
 
     def written(self, path: str, *, base: bool) -> npt.NDArray[np.bool_]:
         """Say which chunks of the grid of an array have a value; `base` leaves out edits."""

@@ -179,6 +179,7 @@ class Committer:
                 "fork whose changes are to be merged into the session it came from",
                 ErrorKind.COMMIT_NOT_ALLOWED,
             )
+        self._edits.check_written()
         if not allow_empty and not self._edits.has_changes:
             raise SessionStateError(
                 "nothing to commit: no changes were made (allow_empty=True commits all the same)",

@@ -18,6 +18,7 @@ from icechunk.changes.tree import Tree
 from icechunk.errors import ErrorKind, ReadOnlyError, SessionStateError
 from icechunk.format.snapshot import Snapshot
 from icechunk.session.context import SessionMode
+from icechunk.session.failed_writes import FailedWrites
 
 
 class Edits:
@@ -47,6 +48,8 @@ class Edits:
         To be held by whoever edits.
     mode : SessionMode
     snapshot_id : bytes
+    failed : FailedWrites
+        What is missing among the edits.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Edits:
         self.lock = threading.RLock()
         self.mode = mode
         self.snapshot_id = snapshot_id
+        self.failed = FailedWrites()
         self._fetch = fetch
         self._encoded = list(layers)
         self._inherited = inherited
@@ -166,6 +170,16 @@ class Edits:
                 ErrorKind.REARRANGE_SESSION_ONLY,
             )
 
+    def check_written(self) -> None:
+        """Refuse to go on with a part of a write that failed.
+
+        Raises
+        ------
+        SessionStateError
+        """
+        if self.failed:
+            self.failed.check(self.tree)
+
     def reset(self, snapshot: Snapshot, layers: Sequence[ChangeSet] = ()) -> None:
         """Go on from a snapshot: that of a commit, or of a rebase with its changes."""
         self._forks = self._no_forks()
@@ -178,6 +192,7 @@ class Edits:
     def discard(self, *, inherited: bool = False) -> None:
         """Drop what was done here, and what was inherited if that is asked for."""
         with self.lock:
+            self.failed.clear()
             if inherited:
                 self._inherited = 0
             kept = self.layers[: self._inherited]
@@ -238,6 +253,8 @@ class Edits:
             except BaseException:
                 self.restore(top)
                 raise
+            for node_id, edits in merged.chunks.items():
+                self.failed.forget_many(node_id, edits.refs())
 
     def _check_beside(self, parts: list[ChangeSet]) -> None:
         """Refuse change sets that contradict what their makers could not know.

@@ -471,6 +471,7 @@ class Session(Displayed):
         Of a fork they are what was done since it was forked. Chunks are already stored;
         what travels is where they are.
         """
+        self._edits.check_written()
         self._context.assets.storage.sync()
         return encode_change_set(self._edits.own())
 
@@ -528,6 +529,8 @@ class Session(Displayed):
         copies of them are sent around. The session that merges the outcome looks at them.
         """
         forks = _forks(self, others)
+        for fork in forks:
+            fork._edits.check_written()
         self._edits.merge([fork.changes() for fork in forks])
         self._copies.take_over(fork._copies for fork in forks)
 
@@ -738,6 +741,7 @@ class ForkSession(Session):
         return True
 
     def __getstate__(self) -> dict[str, Any]:
+        self._edits.check_written()
         # whoever commits what travels knows nothing of this process's files
         self._context.assets.storage.sync()
         return {

@@ -12,8 +12,9 @@ from icechunk.storage.aws_profile import describe_profile, profile_options
 
 #: Where the service is, in the order in which they count.
 _ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-#: Credentials that are fetched: any of these says where from.
+#: Credentials that are fetched, or not needed: any of these says so.
 _FETCHED: Final = (
+    "AWS_SKIP_SIGNATURE",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
@@ -62,7 +63,7 @@ def missing_credentials() -> str | None:
     """Say where no credentials were found; None if there are some, or may be."""
     if any(os.environ.get(name) for name in _KEYS) or profile_options():
         return None
-    if any(os.environ.get(name) for name in _FETCHED) or _is_true("AWS_SKIP_SIGNATURE"):
+    if any(os.environ.get(name) for name in _FETCHED):
         return None
     disabled = _is_true("AWS_EC2_METADATA_DISABLED")
     if not disabled and (any(map(os.environ.get, _METADATA)) or _is_in_ec2()):

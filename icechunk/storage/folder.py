@@ -135,7 +135,8 @@ class Folder:
             os.close(folder)
             folder = None
         if folder is None:
-            folder, name = self._follow(key, create)
+            found = self._follow(key, create)
+            folder, name = found if found is not None else self._around(key, create)
         try:
             yield folder, name
         finally:
@@ -207,8 +208,8 @@ class Folder:
         except OSError:
             return False  # whoever uses it will say what is wrong
 
-    def _follow(self, key: str, create: bool) -> tuple[int, str]:
-        """Return directory and name of a file, through links that stay inside."""
+    def _follow(self, key: str, create: bool) -> tuple[int, str] | None:
+        """Return directory and name of a file, through links; None if one leads out."""
         way = [os.open(self.root, _THROUGH)]
         ahead = deque(key.split("/"))
         links = 0
@@ -218,7 +219,7 @@ class Folder:
                 if name == "..":
                     os.close(way.pop())
                     if not way:
-                        raise self._leads_out(key)
+                        return None
                 elif name not in ("", "."):
                     target = self._target(way[-1], name)
                     if target is not None:
@@ -226,9 +227,7 @@ class Folder:
                         if links > _MAX_LINKS:
                             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                         if os.path.isabs(target):
-                            target = self._below_root(key, target)
-                            while len(way) > 1:
-                                os.close(way.pop())
+                            return None
                         ahead.extendleft(reversed(target.split("/")))
                     elif not ahead:
                         return way.pop(), name
@@ -248,13 +247,21 @@ class Folder:
                 return None
             raise
 
-    def _below_root(self, key: str, target: str) -> str:
-        """Return where an absolute link leads, from the root; that is then walked as well."""
+    def _around(self, key: str, create: bool) -> tuple[int, str]:
+        """Return directory and name of a file, through links that lead out and in again.
+
+        The system says where they end. That may be true no more, so the way there is walked
+        from the root, and no link is followed on it.
+        """
         root = os.path.realpath(self.root)
-        real = os.path.realpath(target)
-        if os.path.commonpath([root, real]) != root:
+        real = os.path.realpath(os.path.join(root, *key.split("/")))
+        if os.path.commonpath([root, real]) != root or real == root:
             raise self._leads_out(key)
-        return os.path.relpath(real, root).replace(os.sep, "/")
+        *folders, name = os.path.relpath(real, root).split(os.sep)
+        folder = self._enter(folders, create)
+        if folder is None:
+            raise self._leads_out(key)
+        return folder, name
 
     def _leads_out(self, key: str) -> InvalidInputError:
         return InvalidInputError(

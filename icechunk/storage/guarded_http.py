@@ -178,7 +178,7 @@ class GuardedHttp(Storage):
     @property
     def url(self) -> str:
         """The base URL, without user, password and query."""
-        return self._base.rstrip("/")
+        return public_url(self._base).rstrip("/")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return GuardedHttp, (*self._made_of, self._settings)
@@ -255,7 +255,10 @@ class GuardedHttp(Storage):
         return StorageError(f"cannot read {key} in {self.url}: {hint}{reason}", kind)
 
     def _followed(self, key: str, url: str, answer: _Answer) -> str:
-        target = urljoin(url, answer.headers.get("Location", ""))
+        try:
+            target = urljoin(url, answer.headers.get("Location", ""))
+        except ValueError:
+            target = ""
         downgraded = url.startswith("https:") and not target.startswith("https:")
         if downgraded or not _is_web(target) or not self._may_follow(target):
             raise StorageError(

@@ -57,6 +57,8 @@ from icechunk.storage.queueing import queue_at
 from icechunk.storage.staging import Staged, file_etag
 
 _STAGING: Final = re.compile(r"#[0-9]+\Z")
+#: As `Staged` makes them.
+_OURS: Final = re.compile(r"#[0-9]{20}\Z")
 #: Staging names have many more digits, so no staging file is ever taken for a lock.
 _LOCK_SUFFIX: Final = "#0"
 _QUEUE_SUFFIX: Final = "#1"
@@ -517,8 +519,8 @@ def _is_object(name: str) -> bool:
 
 
 def _is_leftover(name: str) -> bool:
-    found = _STAGING.search(name)
-    return found is not None and found[0] != _LOCK_SUFFIX
+    # locks stay, and what other clients write is theirs
+    return _OURS.search(name) is not None
 
 
 def _folder_of(key: str) -> str:

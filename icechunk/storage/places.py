@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from obstore.exceptions import UnknownConfigurationKeyError
 from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
 from icechunk._version import user_agent as own_user_agent
-from icechunk.base.public_url import public_url, url_credentials
+from icechunk.base.public_url import public_url
 from icechunk.config.credential_types import EXPIRY_MARGIN
 from icechunk.config.credentials import (
     AnyAzureCredential,
@@ -38,9 +37,9 @@ from icechunk.config.repository_config import ChecksumAlgorithm, EffectiveStorag
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage import aws_environment
 from icechunk.storage.aws_profile import profile_options
-from icechunk.storage.base import check_key
 from icechunk.storage.failures import reason
 from icechunk.storage.headers import check_headers, check_variables
+from icechunk.storage.place_names import check_endpoint, check_name, clean_prefix, join_url
 
 #: Options that configure the HTTP client, for whichever service it is used.
 _CLIENT_OPTIONS: Final = frozenset(
@@ -541,71 +540,3 @@ def split_options(config: Mapping[str, str]) -> tuple[dict[str, str], dict[str, 
 def quoted(etag: str) -> str:
     """Return an etag as HTTP has it; checksums are often recorded without the quotes."""
     return etag if etag.startswith(('"', "W/")) or etag == "*" else f'"{etag}"'
-
-
-# -- names -----------------------------------------------------------------------------
-def check_name(what: str, name: object) -> None:
-    """Check the name of a bucket or container.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is empty, or contains what makes it a part of a URL: a key and a secret before
-        an ``@`` too, which are not shown.
-    """
-    if not isinstance(name, str) or not name or not _NOT_A_NAME.isdisjoint(name):
-        hidden = isinstance(name, str) and not _NOT_SHOWN.isdisjoint(name)
-        raise InvalidInputError(
-            f"{'what was passed' if hidden else repr(name)} is no name of a {what}: it may not be "
-            "empty or contain any of / @ : ? #, and credentials are arguments of their own",
-            ErrorKind.STORAGE_CONFIG,
-        )
-
-
-_NOT_A_NAME: Final = frozenset("/@:?#\\")
-_NOT_SHOWN: Final = frozenset("@:?#")
-
-
-def check_endpoint(name: str, endpoint: str) -> None:
-    """Check the URL of a service.
-
-    Raises
-    ------
-    InvalidInputError
-        If it does not begin with ``http://`` or ``https://``, or has more than a host, a
-        port and a plain path. The message shows no secret.
-    """
-    problem = None
-    if url_credentials(endpoint) is not None:
-        problem = "may not hold a user, password or signature: pass credentials as such"
-    elif not endpoint.startswith(("http://", "https://")):
-        problem = "must begin with https:// or http://"
-    elif not _ENDPOINT.fullmatch(endpoint):
-        problem = "may have a host, a port and a plain path only"
-    if problem is not None:
-        raise InvalidInputError(
-            f"{name} {public_url(endpoint)!r} {problem}", ErrorKind.STORAGE_CONFIG
-        )
-
-
-#: Without dots at the begin of a segment, percent-encoding, queries and fragments.
-_ENDPOINT: Final = re.compile(
-    r"https?://(?:\[[0-9A-Fa-f:.]+\]|[^\s/?#@:%\\\[\]]+)(?::[0-9]+)?(?:/[\w~-][\w.~-]*)*/?"
-)
-
-
-def clean_prefix(prefix: str) -> str:
-    """Return a prefix without slashes at its ends.
-
-    Raises
-    ------
-    InvalidInputError
-        If what is left is neither empty nor fit to be a key.
-    """
-    stripped = prefix.strip("/")
-    return check_key(stripped) if stripped else ""
-
-
-def join_url(scheme: str, bucket: str, prefix: str) -> str:
-    """Return ``scheme://bucket/prefix``, without a final slash."""
-    return f"{scheme}://{bucket}/{prefix}".rstrip("/")

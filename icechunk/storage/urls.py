@@ -377,7 +377,10 @@ def _location(url: str) -> str:
     location = response.getheader("location")
     if not 300 <= response.status < 400 or not location:
         raise _bad_redirect(url, f"the server answered {response.status} and no redirect")
-    return urljoin(url, location)
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise _bad_redirect(url, "it leads to something that is no URL") from None
 
 
 def _bad_redirect(url: str, reason: str) -> StorageError:

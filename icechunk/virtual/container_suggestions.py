@@ -121,7 +121,7 @@ def suggest_containers(
 def _locations(references: References) -> Iterator[str]:
     if isinstance(references, str | bytes):
         raise InvalidInputError(
-            f"suggest_containers: expected URLs, not one of them: pass [{references!r}]",
+            "suggest_containers: expected URLs, not one of them: pass it in a list",
             ErrorKind.INVALID_VIRTUAL_REF,
         )
     if isinstance(references, Mapping):

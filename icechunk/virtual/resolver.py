@@ -167,7 +167,7 @@ class VirtualResolver:
         if prefix is None:
             raise InvalidInputError(
                 f"{shown(location)}: the repository has no virtual chunk container with the "
-                f"name {name!r}",
+                f"name {name.rpartition('@')[2]!r}",
                 ErrorKind.NO_CONTAINER_FOR_VIRTUAL_CHUNK,
             )
         return prefix + relative

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from icechunk.kerchunk.metadata import Documented
 from icechunk.kerchunk.tables import IN_PLACE, ChunkTable
 
-__all__ = ["common_rows", "cut", "rows_of", "with_rows"]
+__all__ = ["common_rows", "cut", "in_rows", "rows_of", "with_rows"]
 
 
 def rows_of(variable: Documented, dimensions: Collection[str]) -> int:
@@ -42,12 +43,21 @@ def common_rows(rows: Iterable[int], lengths: Iterable[int]) -> int:
     return 0 if not all(sizes) else math.gcd(*sizes, *lengths)
 
 
-def with_rows(document: dict[str, object], rows: int) -> dict[str, object]:
+def with_rows(document: dict[str, Any], rows: int) -> dict[str, Any]:
     """Return a document whose chunks have other rows."""
     grid = document["chunk_grid"]
-    assert isinstance(grid, dict)
     chunks = [rows, *grid["configuration"]["chunk_shape"][1:]]
     return {**document, "chunk_grid": {**grid, "configuration": {"chunk_shape": chunks}}}
+
+
+def in_rows(document: dict[str, Any], table: ChunkTable) -> tuple[dict[str, Any], ChunkTable]:
+    """Return a document and table of single rows, where chunks can be cut."""
+    array = Documented()
+    array.document = document
+    rows = rows_of(array, document.get("dimension_names") or ())
+    if rows < 2:
+        return document, table
+    return with_rows(document, 1), cut(table, rows, 1, array.shape[0])
 
 
 def cut(table: ChunkTable, rows: int, to: int, length: int) -> ChunkTable:

@@ -70,7 +70,6 @@ class ArchiveGroup:
             found._look(session, repository, branch, dims)
             return found
         found.record = record
-        lengths: dict[Axis, int] = {}
         for node in session.tree.within(root):
             if node.array is None:
                 continue
@@ -84,7 +83,7 @@ class ArchiveGroup:
             own = tuple(document.get("dimension_names") or ())
             for dim, length in zip(own, document["shape"], strict=True):
                 if dim in dims:
-                    lengths[group_of(name), dim] = length
+                    record.check(name, (group_of(name), dim), length)
             found.templates[name] = Template(
                 own,
                 _without_lengths(document, own, dims),
@@ -92,7 +91,6 @@ class ArchiveGroup:
                 known["by_value"],
                 bytes.fromhex(known["digest"]),
             )
-        record.check(lengths)
         missing = [name for name in record.templates if name not in found.templates]
         if missing:
             raise InvalidInputError(

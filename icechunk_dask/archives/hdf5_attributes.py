@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from h5py import h5a, h5s, h5t
 
+from icechunk.kerchunk.metadata import with_finite_missing_value
+
 __all__ = ["ObjectAttributes", "masks_bytes", "text_of", "zarr_attributes"]
 
 #: Those that say how NetCDF4 is built on HDF5; h5netcdf shows none of them.
@@ -188,7 +190,7 @@ def zarr_attributes(shown: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str,
     ValueError
         If ``_FillValue`` has no form there; the message says what it is.
     """
-    attributes = dict(shown)
+    attributes = with_finite_missing_value(shown, dtype)
     if _FILL not in attributes:
         return attributes
     fill = attributes[_FILL]

@@ -153,6 +153,9 @@ class Scan:
     parts : tuple of Part
     version : Version
         Of the file, which was the same before and after it was read.
+    others : tuple of (str, int)
+        Locations of other files that it refers to, and when they were modified: seconds
+        since the epoch, 0 if unknown.
     copied : tuple of (str, int, str)
         Variables whose values are copied without anybody's wish, their bytes, and why.
     failure : str
@@ -162,6 +165,7 @@ class Scan:
     url: str
     parts: tuple[Part, ...] = ()
     version: Version = UNKNOWN
+    others: tuple[tuple[str, int], ...] = ()
     copied: tuple[tuple[str, int, str], ...] = ()
     failure: str = ""
 
@@ -188,7 +192,8 @@ class SchemaTable:
             for part in scan.parts
         )
         copied = self._same(scan.copied, scan.copied)
-        return Scan(scan.url, parts, scan.version, copied, sys.intern(scan.failure))
+        failure = sys.intern(scan.failure)
+        return Scan(scan.url, parts, scan.version, scan.others, copied, failure)
 
     def _same(self, key: Any, value: Any) -> Any:
         return self._known.setdefault(key, value)

@@ -209,22 +209,22 @@ class Record:
         return record
 
     # -- looked at ---------------------------------------------------------------------
-    def check(self, lengths: Mapping[Axis, int]) -> None:
-        """Check that the arrays are as long as the files of the table.
+    def check(self, name: str, axis: Axis, length: int) -> None:
+        """Check that an array is as long as the files of the table.
 
         Raises
         ------
         InvalidInputError
-            If somebody else has written them.
+            If somebody else has written it.
         """
-        for axis, blocks in self.blocks.items():
-            known = int(blocks.starts()[-1])
-            if lengths.get(axis, known) != known:
-                raise InvalidInputError(
-                    f"the dimension {axis[1]!r} of the group {'/' + axis[0]} has {lengths[axis]} "
-                    f"steps, and the files of the archive have {known}: something else has "
-                    "written to it, and files cannot be added any more"
-                )
+        blocks = self.blocks.get(axis)
+        known = length if blocks is None else sum(blocks.lengths)
+        if length != known:
+            raise InvalidInputError(
+                f"the variable {name!r} has {length} steps along {axis[1]!r}, and the files of "
+                f"the archive have {known}: something else has written to it, and files cannot "
+                "be added any more"
+            )
 
     def without(self, locations: set[str]) -> Record:
         """Return the table without some files; blocks stay as they are."""

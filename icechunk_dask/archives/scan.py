@@ -12,26 +12,27 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
 from icechunk.kerchunk.guard import check_sizes, check_values, pipeline_of
+from icechunk.kerchunk.locations import fsspec_url
 from icechunk.kerchunk.metadata import MEANING
 from icechunk.kerchunk.tables import ChunkTable
-from icechunk_dask.archives.classic import open_classic
+from icechunk_dask.archives.cutting import in_rows
 from icechunk_dask.archives.described import Dataset, FileVariable
 from icechunk_dask.archives.extents import Extent, extent_of
-from icechunk_dask.archives.grib import open_grib
-from icechunk_dask.archives.hdf5 import open_hdf5
 from icechunk_dask.archives.native import native_document
+from icechunk_dask.archives.opening import OpenFile
+from icechunk_dask.archives.parsed import Parser
 from icechunk_dask.archives.parts import Axis, Part, Payload, Scan, Schema, Variable, group_of
 from icechunk_dask.archives.selection import Selection
-from icechunk_dask.archives.sources import Source, Sources, kind_of, location_of
+from icechunk_dask.archives.sources import Sources, Version, location_of
 
 __all__ = ["Scanner", "digest"]
 
@@ -42,6 +43,8 @@ _SMALL: Final = 512
 #: What a coordinate may have in each file, and where all files have the same, to be.
 _COORDINATE: Final = 1 << 20
 _COMMON: Final = 1 << 24
+#: Of larger chunks, if they have no compression, single rows are looked at.
+_LARGE: Final = 1 << 22
 #: Files of one pipeline whose chunks are looked at first, and one of so many later on.
 _FIRST, _EACH = 2, 16
 #: By call and pipeline, how many files were looked at in this process.
@@ -71,6 +74,10 @@ class Scanner:
         What a variable may have to be copied though nobody asked for it.
     call : str
         Tells calls apart.
+    parser : Parser or None
+        Of files that no scanner here is for.
+    prefixes : tuple of str
+        Below which other files may be that a file names, as virtual datasets of HDF5 do.
     """
 
     concat_dims: tuple[str, ...]
@@ -83,6 +90,8 @@ class Scanner:
     verify: str
     max_bytes: int
     call: str
+    parser: Parser | None = None
+    prefixes: tuple[str, ...] = ()
 
     def __call__(self, url: str) -> Scan:
         """Scan one file. What goes wrong is part of the result."""
@@ -100,8 +109,8 @@ class Scanner:
 
     def read(self, part: Part, name: str) -> npt.NDArray[Any]:
         """Return the values of a variable of a part as they are stored."""
-        with _opened(self.sources.open(part.url)) as (datasets, _):
-            blocks = list(self._blocks(part.url, datasets))
+        with self._open(part.url) as file:
+            blocks = list(self._blocks(file.datasets))
             if part.number >= len(blocks):
                 raise ValueError(f"{part.url} has changed")
             return blocks[part.number].values(name)
@@ -110,22 +119,50 @@ class Scanner:
         source = self.sources.open(url)
         before = source.version()
         copied: Counter[tuple[str, str]] = Counter()
-        with _opened(source) as (datasets, file):
-            blocks = list(self._blocks(url, datasets))
+        others: dict[str, Version] = {}
+        with self._open(url) as file:
+            blocks = list(self._blocks(file.datasets))
             if not any(block.schema.variables for block in blocks):
                 raise ValueError("there are no variables in it")
+            others = self._others(blocks, location_of(url))
             for block in blocks:
                 for name, (size, reason) in block.copied.items():
                     copied[name, reason] += size
                 if self.verify != "none":
-                    self._verify(block, file, before.size)
+                    sizes = {name: version.size for name, version in others.items()}
+                    self._verify(block, file, {**sizes, location_of(url): before.size})
             parts = tuple(block.part(url, n) for n, block in enumerate(blocks))
+        for name, version in others.items():
+            if version.differs(self.sources.open(fsspec_url(name)).version()):
+                raise ValueError(f"{name} was replaced or written to while it was read; call again")
         if before.differs(source.version()):
             raise ValueError("it was replaced or written to while it was read; call again")
         listed = tuple((name, size, reason) for (name, reason), size in sorted(copied.items()))
-        return Scan(url, parts, before, listed)
+        modified = tuple((name, version.last_modified) for name, version in others.items())
+        return Scan(url, parts, before, modified, listed)
 
-    def _blocks(self, url: str, datasets: Sequence[Dataset]) -> Iterator[_Block]:
+    def _open(self, url: str) -> AbstractContextManager[OpenFile]:
+        return OpenFile.of(
+            self.sources,
+            url,
+            parser=self.parser,
+            dropped=self.selection.drop_variables,
+            prefixes=self.prefixes,
+        )
+
+    def _others(self, blocks: Sequence[_Block], own: str) -> dict[str, Version]:
+        """Return the versions of other files that are referred to."""
+        names = {
+            name
+            for block in blocks
+            for _, table in block.referred.values()
+            for name in table.locations
+        }
+        return {
+            name: self.sources.open(fsspec_url(name)).version() for name in sorted(names - {own})
+        }
+
+    def _blocks(self, datasets: Sequence[Dataset]) -> Iterator[_Block]:
         joined: dict[str, _Block] = {}
         for dataset in datasets:
             block = _Block(self, self.selection.of(dataset))
@@ -136,13 +173,12 @@ class Scanner:
                 joined[place] = block
         yield from joined.values()
 
-    def _verify(self, block: _Block, file: BinaryIO, size: int) -> None:
+    def _verify(self, block: _Block, file: OpenFile, sizes: Mapping[str, int]) -> None:
         counter = _looked_at.setdefault(self.call, Counter())
         for token in [token for token in _looked_at if token != self.call][:-4]:
             _looked_at.pop(token, None)
         for name, (variable, table) in block.referred.items():
             document = variable.document or {}
-            sizes = {} if size < 0 else dict.fromkeys(table.locations, size)
             for row, problem in check_sizes(document, table, sizes):
                 raise ValueError(
                     f"its variable {name!r}: chunk {tuple(table.coords[row].tolist())} {problem}"
@@ -152,8 +188,11 @@ class Scanner:
             if self.verify == "sample" and counter[key] > _FIRST and counter[key] % _EACH:
                 continue
 
+            if int(table.length.max(initial=0)) > _LARGE:
+                document, table = in_rows(document, table)
+
             def fetch(row: int, table: ChunkTable = table) -> bytes:
-                return _row(file, table, row)
+                return file.fetch(table, row)
 
             for coordinate, problem in check_values(
                 document, table, fetch, variable.read, every=self.verify == "all"
@@ -395,36 +434,6 @@ class _Block:
 
 def _take(names: Sequence[str], kept: dict[str, _T], added: Mapping[str, _T]) -> None:
     kept.update({name: added[name] for name in names if name in added})
-
-
-# -- files -----------------------------------------------------------------------------
-@contextmanager
-def _opened(source: Source) -> Iterator[tuple[list[Dataset], BinaryIO]]:
-    """Open a file once; its datasets can be read while it is open."""
-    location = location_of(source.url)
-    with source.opened() as file:
-        kind = kind_of(file)
-        file.seek(0)
-        # the libraries read local files better than Python hands them over
-        given = source.path if source.is_local else file
-        match kind:
-            case "hdf5":
-                with open_hdf5(given, location) as dataset:
-                    yield [dataset], file
-            case "classic":
-                with open_classic(given, location) as dataset:
-                    yield [dataset], file
-            case _:
-                with open_grib(given, location) as datasets:
-                    yield datasets, file
-
-
-def _row(file: BinaryIO, table: ChunkTable, row: int) -> bytes:
-    where = int(table.location[row])
-    if where < 0:
-        return table.payloads[int((table.location[:row] < 0).sum())]
-    file.seek(int(table.offset[row]))
-    return file.read(int(table.length[row]))
 
 
 # -- variables -------------------------------------------------------------------------

@@ -92,6 +92,31 @@ class Opened:
         """Return a session that writes, None if there is no repository yet."""
         return None if self.repository is None else self.repository.writable_session(branch)
 
+    def prefixes(
+        self,
+        branch: str,
+        locations: Sequence[str],
+        containers: Sequence[VirtualChunkContainer] | None,
+    ) -> tuple[str, ...]:
+        """Return below which folders files may be read, with what the caller authorised."""
+        if self.repository is None:
+            chosen = containers
+            if chosen is None:
+                chosen = derive_containers(locations, self.remote_options)
+            return tuple(each.url_prefix for each in chosen if _is_folder(each))
+        virtual = self.repository.readonly_session(branch).virtual
+        found = []
+        for container in (self.repository.config.virtual_chunk_containers or {}).values():
+            if not _is_folder(container):
+                continue
+            try:
+                virtual.resolve(container.url_prefix + "file")
+            except InvalidInputError:
+                # it was not authorised
+                continue
+            found.append(container.url_prefix)
+        return tuple(found)
+
     def create(
         self, locations: Sequence[str], containers: Sequence[VirtualChunkContainer] | None
     ) -> None:
@@ -125,3 +150,7 @@ class Opened:
             "target": self.repository.storage.url,
             "options": self.options,
         }
+
+
+def _is_folder(container: VirtualChunkContainer) -> bool:
+    return container.url_prefix.startswith("file://")

@@ -10,9 +10,10 @@ from typing import Any, Final
 import numpy as np
 
 from icechunk import InvalidInputError, VirtualChunkContainer
-from icechunk.kerchunk.guard import VERIFY, check_name
+from icechunk.kerchunk.guard import VERIFY
 from icechunk_dask.archives.fitting import ON_MISMATCH, Fitting
 from icechunk_dask.archives.group import ArchiveGroup
+from icechunk_dask.archives.parsed import Parser
 from icechunk_dask.archives.placement import ORDERS
 from icechunk_dask.archives.report import VirtualizeReport
 from icechunk_dask.archives.scan import Scanner
@@ -49,6 +50,7 @@ def virtualize(
     rename: Mapping[str, str] | None = None,
     coordinates: Sequence[str] | str = "auto",
     loadable: Sequence[str] = (),
+    parser: Parser | None = None,
     on_mismatch: str = "error",
     on_changed: str = "error",
     allow_gaps: bool = False,
@@ -117,12 +119,18 @@ def virtualize(
         coordinates are referred to where that is possible.
     loadable : sequence of str
         Variables to write by value in addition.
+    parser : callable, optional
+        A parser of VirtualiZarr for all files, for other formats or by another reader. It
+        takes a URL and an ``ObjectStoreRegistry``, and returns a ``ManifestStore``. It has
+        to pickle where workers are processes. Default: by the kind of each file.
     on_mismatch : {"error", "skip", "materialize"}
         What to do with files that differ from the first in data type, chunks, codecs, or
         the meaning of their numbers (scale, offset, fill value, units), or whose chunks do
         not begin where chunks of the archive do: write nothing and list them, leave them
-        out, or write their values as native chunks. What has no place in the archive,
-        such as other shapes or variables, cannot be materialized, and is an error then.
+        out, or write their values as native chunks. Chunks without compression are cut
+        where that makes them fit, and the level of a compressor does not matter. What has
+        no place in the archive, such as other shapes or variables, cannot be materialized,
+        and is an error then.
     on_changed : {"error", "replace", "keep"}
         What to do with files of the archive that are of another version now: write nothing
         and list them, scan them again and put them in the place of the old ones, or leave
@@ -203,7 +211,6 @@ def virtualize(
     again = set(changed if on_changed == "replace" else ())
     todo = [name for name in names if locations[name] not in known or name in again]
     for name in todo:
-        check_name(locations[name])
         if session is not None:
             session.virtual.validate(locations[name])
     if todo and session is not None:
@@ -223,6 +230,8 @@ def virtualize(
         verify,
         max_bytes_by_value,
         uuid.uuid4().hex,
+        parser,
+        opened.prefixes(branch, list(locations.values()), containers) if todo else (),
     )
     with progress_of(progress) as shown:
         shown.set(phase="scanning", total=len(todo))

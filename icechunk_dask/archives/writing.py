@@ -16,6 +16,7 @@ import zarr
 
 from icechunk import InvalidInputError, Session
 from icechunk.kerchunk.placing import clear_chunks, move_chunks, place_tables
+from icechunk.kerchunk.tables import ChunkTable
 from icechunk_dask.archives.combine import Template, recode
 from icechunk_dask.archives.cutting import cut
 from icechunk_dask.archives.fitting import Fitted
@@ -307,7 +308,7 @@ class Writing:
                     table = cut(table, variable.chunks[0], chunks[0], length)
                 tables.append(table)
                 starts.append(tuple(a // c for a, c in zip(start, chunks, strict=True)))
-                modified.append(self._scans[part.url].version.last_modified)
+                modified.append(self._modified(part, table))
                 if len(table.locations) and len(table.coords):
                     self.referred.add(part.url)
         size = sum(block.nbytes for _, block in array.small)
@@ -317,6 +318,17 @@ class Writing:
         virtual, inline = place_tables(self._session, array.path, tables, starts, modified)
         array.report.virtual += virtual
         array.report.inline += inline
+
+    def _modified(self, part: Part, table: ChunkTable) -> npt.NDArray[np.uint32]:
+        """Return of each row when its file was modified."""
+        scan = self._scans[part.url]
+        known = {**dict(scan.others), location_of(part.url): scan.version.last_modified}
+        found = np.zeros(len(table.locations) + 1, np.uint32)
+        for number, location in enumerate(table.locations):
+            found[number] = known.get(location, 0)
+            if len(known) > 1:
+                self._session.virtual.validate(location)
+        return found[table.location]
 
     def _write_values(self, array: _Array) -> None:
         """Write values, where chunks that refer to files are in place already."""

@@ -262,7 +262,9 @@ def test_an_archive_that_something_else_has_written_to(tmp_path: Path) -> None:
     more = content(files[1])
     more.to_zarr(session.store, append_dim="time", consolidated=False)  # type: ignore[call-overload]
     session.commit("more")
-    with pytest.raises(InvalidInputError, match=r"'time' of the group / has 8 steps.*have 4"):
+    with pytest.raises(
+        InvalidInputError, match=r"has 8 steps along 'time', and the files of the archive have 4"
+    ):
         run(files, tmp_path / "repo")
 
 
@@ -277,3 +279,47 @@ def test_the_table_is_that_of_the_version(tmp_path: Path) -> None:
     assert report.added == (str(files[2]),)
     ours = archived(tmp_path / "repo", report, branch="old")
     xr.testing.assert_identical(ours, together([content(files[0]), content(files[2])]))
+
+
+# -- sorted by name --------------------------------------------------------------------
+def test_an_archive_that_is_sorted_by_the_names_of_its_files(tmp_path: Path) -> None:
+    files = [write_days(tmp_path / f"{i}.nc", 0, shift=10 * i, copied=True) for i in range(4)]
+    some = [files[i] for i in (0, 1, 3)]
+    assert run(some, tmp_path / "repo").order == {"time": "url"}
+    report = run(files, tmp_path / "repo")
+    xr.testing.assert_identical(
+        archived(tmp_path / "repo", report), together([content(path) for path in files])
+    )
+    replaced(files[1], 0, days=8, shift=5, copied=True)
+    report = run(files, tmp_path / "repo", on_changed="replace")
+    remove_files([files[2]], tmp_path / "repo")
+    xr.testing.assert_identical(
+        archived(tmp_path / "repo", report),
+        together([content(files[i]) for i in (0, 1, 3)]),
+    )
+
+
+def test_a_replaced_file_that_does_not_fit_stays_what_it_was(tmp_path: Path) -> None:
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i) for i in range(3)]
+    run(files, tmp_path / "repo")
+    whole = files[1].read_bytes()
+    modified = files[1].stat().st_mtime_ns
+    replaced(files[1], 4, options={"chunks": (2, 3)})
+    report = run(files, tmp_path / "repo", on_changed="replace", on_mismatch="skip")
+    assert list(report.skipped) == [str(files[1])] and report.changed == (str(files[1]),)
+    assert report.snapshot_id is None
+    files[1].write_bytes(whole)
+    os.utime(files[1], ns=(modified, modified))
+    expected = together([content(path) for path in files])
+    xr.testing.assert_identical(archived(tmp_path / "repo", report), expected)
+
+
+def test_on_workers(tmp_path: Path) -> None:
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i) for i in range(6)]
+    files[4].write_text("broken")
+    report = virtualize(files, tmp_path / "repo", scheduler="processes")
+    assert len(report.added) == 4 and report.withheld == (str(files[5]),)
+    write_days(files[4], 16)
+    report = virtualize(files, tmp_path / "repo", scheduler="threads")
+    expected = together([content(path) for path in files])
+    xr.testing.assert_identical(archived(tmp_path / "repo", report), expected)

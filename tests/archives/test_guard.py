@@ -22,7 +22,7 @@ from icechunk import (
 )
 from icechunk.kerchunk import import_references
 from icechunk_dask import virtualize
-from icechunk_dask.archives import selection
+from icechunk_dask.archives import opening, selection
 from icechunk_dask.archives.described import Dataset, FileVariable
 from tests.archives.day_files import archived, content, write_days
 
@@ -82,7 +82,7 @@ WRONG: dict[str, tuple[dict[str, Any], Change, str]] = {
         "cannot be decoded",
     ),
     "beyond the end": ({}, _beyond, "of a file that has"),
-    "too short": ({"compression": None, "shuffle": None}, _short, "its values take 48"),
+    "too short": ({"compression": None, "shuffle": None}, _short, "each chunk of the array 48"),
     "another fill value": (
         {"fillvalue": 7},
         lambda v: _document(v, fill_value=0.0),
@@ -206,7 +206,7 @@ def _references(path: Path, offset: int, length: int, **more: Any) -> dict[str, 
 @pytest.mark.parametrize(
     ("offset", "length", "more", "message"),
     [
-        (0, 12, {}, "has 12 bytes, and its values take 16"),
+        (0, 12, {}, "has 12 bytes, and each chunk of the array 16"),
         (8, 16, {}, "at bytes 8 to 24 of a file that has 16"),
         (0, 16, {"compressor": {"id": "zlib", "level": 1}}, "cannot be decoded"),
     ],
@@ -233,6 +233,31 @@ def test_imports_are_checked(
     import_references(_references(path, 0, 16), session)
     with pytest.raises(InvalidInputError, match=r"'a/0'.*control characters"):
         import_references(_references(tmp_path / "a\tb", 0, 16), session, group="b")
+
+
+def test_of_large_chunks_without_compression_rows_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_days(tmp_path / "a.nc", 0)
+    with h5py.File(path, "a") as file:
+        big = np.arange(4 * 500_000, dtype="f4").reshape(4, 500_000)
+        dims = file.create_dataset("big", data=big).dims
+        cell = file.create_dataset("cell", data=np.arange(500_000))
+        cell.make_scale("cell")
+        dims[0].attach_scale(file["time"])
+        dims[1].attach_scale(cell)
+    lengths: list[int] = []
+    fetch = opening.OpenFile.fetch
+
+    def counted(self: opening.OpenFile, table: Any, row: int) -> bytes:
+        data = fetch(self, table, row)
+        lengths.append(len(data))
+        return data
+
+    monkeypatch.setattr(opening.OpenFile, "fetch", counted)
+    report = virtualize([path], tmp_path / "repo", scheduler="sync")
+    assert sorted(lengths)[-2:] == [2_000_000, 2_000_000]
+    assert np.array_equal(archived(tmp_path / "repo", report)["big"], big)
 
 
 def test_a_file_that_says_what_it_is(tmp_path: Path) -> None:

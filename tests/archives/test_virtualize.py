@@ -441,33 +441,36 @@ def test_handles_of_hdf5_in_garbage_do_not_stop_a_scan(tmp_path: Path) -> None:
     program = """
     import gc, sys
     import h5py
-    from zarr import AsyncGroup
+    from zarr.core.codec_pipeline import BatchedCodecPipeline
     from icechunk_dask import virtualize
+    from icechunk_dask.archives import opening
 
     class Cycle:
         pass
 
-    require_array = AsyncGroup.require_array
+    read = BatchedCodecPipeline.read
+    seen = []
 
     async def collecting(*args, **kwargs):
         lists = [[] for _ in range(200_000)]  # in zarr's thread: enough for a collection
-        return await require_array(*args, **kwargs)
+        seen.append(1)
+        return await read(*args, **kwargs)
 
-    AsyncGroup.require_array = collecting
-    visititems = h5py.Group.visititems
+    BatchedCodecPipeline.read = collecting
+    open_hdf5 = opening.open_hdf5
 
-    def littering(group, function):
+    def littering(*args, **kwargs):
         for _ in range(10):
             cycle = Cycle()
             cycle.self = cycle
             cycle.file = h5py.File(sys.argv[1])
-        return visititems(group, function)
+        return open_hdf5(*args, **kwargs)
 
-    h5py.Group.visititems = littering
+    opening.open_hdf5 = littering
     gc.set_threshold(50_000)  # none elsewhere
     report = virtualize([sys.argv[1]], sys.argv[2], scheduler="sync")
     assert report.added == (sys.argv[1],), report
-    assert gc.isenabled()
+    assert gc.isenabled() and seen
     """
     path = month(tmp_path / "a.nc", 0)
     done = subprocess.run(

@@ -202,8 +202,7 @@ def below_arrays(layers: list[ChangeSet]) -> set[tuple[str, str]]:
         (array, node.path)
         for node in nodes
         for array in arrays
-        if node.path.startswith(array.rstrip("/") + "/")
-        and node.path != array
+        if node.path.startswith(array.rstrip("/") + "/") and node.path != array
     }
 
 

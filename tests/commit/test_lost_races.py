@@ -182,7 +182,8 @@ def test_manifests_that_were_replaced_leave_the_cache() -> None:
     repository = arrays(storage, ["a"])
     for n in range(10):
         commit(repository, "a", n, n)
-    assert len(repository._assets._manifests._values) == 1
+    assert len(repository.context.assets._manifests._values) == 1
+    assert len(repository._context.assets._manifests._values) == 1
 
 
 # -- nobody was faster ------------------------------------------------------------------------

@@ -313,16 +313,18 @@ def test_work_that_waits_and_contradicts_that_of_others(repository: Repository, 
 
 
 def test_others_commit_between_and_within_batches(repository: Repository, here: None) -> None:
+    solver = BasicConflictSolver()
+
     def interfere(store: IcechunkStore, row: int) -> None:
         fill(store, row)
-        with repository.transaction("main", message="theirs") as other:
+        # ours is being committed meanwhile
+        with repository.transaction("main", message="theirs", rebase_with=solver) as other:
             zarr.create_group(other, path=f"theirs/{row}")
 
     how: dict[str, Any] = {"message": "x", "commit_every": 2}
     with pytest.raises(ConflictError):
         distributed_write(interfere, range(2), repository, **how)
     assert rows(repository) == [0] * ROWS
-    solver = BasicConflictSolver()
     distributed_write(interfere, range(2, 7), repository, rebase_with=solver, **how)
     assert rows(repository) == [0, 0, 3, 4, 5, 6, 7] + [0] * 5
     messages = [s.message for s in repository.ancestry(branch="main")]

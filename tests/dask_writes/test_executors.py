@@ -11,6 +11,7 @@ from typing import Any
 import cloudpickle
 import dask.array as da
 import pytest
+import xarray as xr
 import zarr
 
 from icechunk import (
@@ -22,6 +23,7 @@ from icechunk import (
     TaskError,
 )
 from icechunk_dask import distributed_write, store_dask
+from icechunk_xarray import to_icechunk
 
 ROWS = 6
 
@@ -119,6 +121,19 @@ def test_blocks(executor: Any, repository: Repository) -> None:
     )
     assert written.chunks == ROWS
     assert rows(repository) == [1, 2, 3, 4, 5, 6]
+
+
+def test_datasets(executor: Any, repository: Repository) -> None:
+    source = xr.Dataset({"b": ("x", da.arange(ROWS, chunks=1, dtype="i4") + 1)})
+    to_icechunk(
+        source,
+        repository,
+        group="new",
+        message="x",
+        chunkmanager_store_kwargs={"executor": executor} if executor is not None else None,
+    )
+    stored = xr.open_zarr(repository.readonly_session("main").store, group="new")
+    xr.testing.assert_identical(stored.load(), source.load())
 
 
 def test_what_is_no_executor(repository: Repository) -> None:

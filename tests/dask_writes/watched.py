@@ -37,11 +37,13 @@ class Watching:
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
+        self._waiting = set(STOPS)
         self.seen: list[Status] = []
 
     def __call__(self, status: Status) -> None:
         self.seen.append(status)
-        if status.phase == "writing" and status.tasks in STOPS:
+        if status.phase == "writing" and status.tasks in self._waiting:
+            self._waiting.remove(status.tasks)
             connection, _ = self._listener.accept()
             connection.close()
 

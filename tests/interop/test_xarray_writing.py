@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import iris_sample_data
+import numpy as np
 import pytest
 import xarray as xr
 
@@ -102,3 +103,22 @@ def test_appends_in_turns(written: str, ours: Ours, official: Official, tmp_path
     found = ours.run("xarray_writing.read", folder, "ocean")
     assert found["surface_temperature"][1] == [4 * 54, 18, 432]
     assert found == official.run("xarray_writing.read", folder, "ocean")
+
+
+@pytest.mark.parametrize("missing", [np.nan, np.inf, -np.inf])
+def test_the_official_client_changes_what_we_write(
+    missing: float, official: Official, tmp_path: Path
+) -> None:
+    """Documents are strict JSON, whatever stands for missing values."""
+    values = np.array([1, np.nan, 3], "f4")
+    dataset = xr.Dataset({"v": ("x", values), "w": ("x", [1, 2, 3])}, {"x": [0.5, 1.5, 2.5]})
+    dataset["v"].encoding["missing_value"] = missing
+    folder = str(tmp_path / "repository")
+    to_icechunk(dataset, folder)
+    to_icechunk(dataset, folder, group="g")
+    changed = official.run("xarray_writing.change", folder)
+    assert changed == sorted(["", "v", "w", "x", "g", "g/v", "g/w", "g/x"])
+    for group in (None, "g"):
+        found = xr.open_dataset(folder, engine="icechunk", group=group).load()
+        np.testing.assert_array_equal(found["v"], values)
+        assert found["v"].attrs == {"touched": "yes"}

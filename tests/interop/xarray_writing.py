@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+import zarr
 
 import icechunk
 
@@ -81,3 +82,16 @@ def append(folder: str, group: str, dim: str, step: int) -> None:
     session = _open(folder).writable_session("main")
     to_icechunk(later, session, group=group, append_dim=dim)
     session.commit("later")
+
+
+def change(folder: str) -> list[str]:
+    """Set an attribute of each node, commit, and return their paths."""
+    session = _open(folder).writable_session("main")
+    root = zarr.open_group(session.store, mode="r+")
+    root.attrs["touched"] = "yes"
+    changed = [""]
+    for path, node in root.members(max_depth=None):
+        node.attrs["touched"] = "yes"
+        changed.append(path)
+    session.commit("touched")
+    return sorted(changed)

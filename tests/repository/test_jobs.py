@@ -21,8 +21,10 @@ from icechunk import (
     AlreadyExistsError,
     BasicConflictSolver,
     ConflictError,
+    FormatError,
     IcechunkStore,
     InvalidInputError,
+    Job,
     LocalStorage,
     MemoryStorage,
     NotFoundError,
@@ -32,7 +34,6 @@ from icechunk import (
     TaskError,
     VersionSelection,
 )
-from icechunk.repository.jobs import Job
 from icechunk.repository.ops import UpdateType
 from icechunk.storage import WrapperStorage
 from icechunk.storage.base import Storage
@@ -229,6 +230,27 @@ def test_a_part_runs_twice_and_one_is_late(repository: Repository) -> None:
     assert job.finish() == repository.lookup_branch("main")
 
 
+def test_parts_that_were_done_elsewhere(repository: Repository) -> None:
+    """Several keys in one part; what is left of a commit, or comes late, counts no more."""
+    job = repository.jobs.create("add", message="ours")
+    base = repository.lookup_branch("main")
+    session = repository.session_after_commit("main", base)
+    add_one(session.store, KEYS[0])
+    add_one(session.store, KEYS[1])
+    changes = session.change_set_bytes()
+    assert job.add_part(KEYS[:2], changes, base)
+    assert not job.add_part(KEYS[1:], changes, base)
+    kept = {key: repository.storage.get(key).data for key in objects(repository.storage, "jobs/")}
+    assert len(job.publish()) == 1
+    for key, data in kept.items():
+        repository.storage.put(key, data)
+    again = Repository.open(repository.storage).jobs.open("add")
+    assert again.publish() == []
+    assert objects(repository.storage, "jobs/add/parts/") == []
+    assert len(again.status().done) == again.status().committed == 2
+    assert values(repository.storage) == [1, 1, 0, 0]
+
+
 def test_garbage_is_collected_while_a_part_runs(repository: Repository) -> None:
     """And the snapshot that the job was made on has expired."""
     job = repository.jobs.create("add", keys=KEYS, message="ours")
@@ -373,11 +395,25 @@ def test_jobs_by_name(repository: Repository) -> None:
     assert jobs.list() == objects(repository.storage, "jobs/") == []
 
 
+@pytest.mark.parametrize("kind", ["memory", "local"])
+def test_names_of_any_kind(kind: str, request: pytest.FixtureRequest) -> None:
+    repository = prepared(new_storage(kind, request))
+    names = sorted(["monthly means", "a/b", "..", ".hidden", "=41", "A", "ü%20", "x" * 100, "*?"])
+    for name in names:
+        job = repository.jobs.create(name, keys=[name], message=name)
+        job.run(lambda store, key: None, 0)
+    assert repository.jobs.list() == names
+    assert [repository.jobs.open(name).status().done for name in names] == [[n] for n in names]
+    repository.garbage_collect(datetime.now(UTC))
+    repository.jobs.delete("..")
+    assert repository.jobs.list() == [name for name in names if name != ".."]
+
+
 @pytest.mark.parametrize(
     ("words", "call"),
     [
-        ("is no name of a job", lambda jobs, job: jobs.create("a/b", message="m")),
-        ("is no name of a job", lambda jobs, job: jobs.create("..", message="m")),
+        ("is no name of a job", lambda jobs, job: jobs.create("a\n", message="m")),
+        ("is no name of a job", lambda jobs, job: jobs.create("", message="m")),
         ("the message of a job", lambda jobs, job: jobs.create("a", message=None)),
         ("key 1 is there twice", lambda jobs, job: jobs.create("a", keys=[1, 1], message="m")),
         ("of the keys of a dict", lambda jobs, job: jobs.create("a", keys=[{1: 2}], message="m")),
@@ -395,6 +431,34 @@ def test_wrong_arguments(repository: Repository, words: str, call: Callable[...,
     job = repository.jobs.create("add", keys=KEYS, message="ours")
     with pytest.raises(InvalidInputError, match=words):
         call(repository.jobs, job)
+
+
+@pytest.mark.parametrize("kind", ["job", "attempts/", "parts/", "log/"])
+@pytest.mark.parametrize("damage", [b"", b"\x28\xb5\x2f\xfd", b"x" * 100, None], ids=str)
+def test_damaged_records(repository: Repository, kind: str, damage: bytes | None) -> None:
+    """Nobody guesses, and garbage is not collected."""
+    job = repository.jobs.create("add", keys=KEYS, message="ours")
+    job.run(add_one, 0)
+    job.publish()
+    job.run(add_one, 1)
+    dead = Repository.open(Dying(repository.storage, 2)).jobs.open("add")
+    with pytest.raises(Killed):
+        dead.run(add_one, 2)
+    storage = repository.storage
+    key = next(key for key in objects(storage, "jobs/add/") if key.startswith(f"jobs/add/{kind}"))
+    data = bytes(storage.get(key).data)
+    storage.put(key, data[:-3] + b"abc" if damage is None else damage)
+    for call in (
+        lambda: repository.jobs.open("add").finish(),
+        lambda: repository.garbage_collect(datetime.now(UTC)),
+    ):
+        with pytest.raises((FormatError, SessionStateError), match=r"jobs/add/|parts are left|job"):
+            call()
+    assert values(storage)[:2] == [1, 0]
+    repository.jobs.delete("add")
+    assert repository.jobs.list() == []
+    repository.garbage_collect(datetime.now(UTC))
+    assert len(objects(storage, "chunks/")) == 1
 
 
 # -- real processes --------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -560,3 +561,48 @@ def test_what_a_young_snapshot_needs_is_not_deleted(storage: Storage) -> None:
     assert f"snapshots/{base}" not in objects(storage)
     manifests = {layout.manifest_key(id) for id in snapshot(storage, decode_id(flushed))[1]}
     assert manifests <= objects(storage).keys()
+
+
+# -- copies of the repo info ------------------------------------------------------------------
+def copies(storage: Storage) -> set[str]:
+    return {meta.key for meta in storage.list("overwritten/")}
+
+
+@pytest.mark.parametrize("per_file", [2, 1000])
+def test_copies_of_updates_that_were_lost_are_collected(per_file: int) -> None:
+    """Those that the log names stay, and so does what is no copy."""
+    storage = MemoryStorage()
+    config = replace(CONFIG, num_updates_per_repo_info_file=per_file)
+    repository = Repository.create(storage, config)
+    tip = repository.lookup_branch("main")
+    for number in range(7):
+        repository.create_tag(f"t{number}", tip)
+    named = copies(storage)
+    log = list(repository.ops_log())
+    lost = [f"overwritten/repo.{n:014d}.0123456789ABCDEFGHJK" for n in (1, 2)]
+    others = ["overwritten/config.yaml.00000000000001.0123456789ABCDEFGHJK", "overwritten/note"]
+    for key in (*lost, *others):
+        storage.put(key, b"12345")
+    past = datetime.now(UTC) - timedelta(days=1)
+    assert repository.garbage_collect(past).bytes_deleted == 0
+    later = datetime.now(UTC) + timedelta(seconds=5)
+    assert repository.garbage_collect(later, dry_run=True).bytes_deleted == 10
+    assert copies(storage) >= {*lost, *others, *named}
+    assert repository.garbage_collect(later).bytes_deleted == 10
+    assert copies(storage) >= {*others, *named}
+    assert not copies(storage) & set(lost)
+    assert [entry.kind for entry in repository.ops_log()][2:] == [entry.kind for entry in log]
+
+
+def test_no_copy_is_collected_when_the_log_was_cut() -> None:
+    storage = MemoryStorage()
+    config = replace(CONFIG, num_updates_per_repo_info_file=2)
+    repository = Repository.create(storage, config)
+    tip = repository.lookup_branch("main")
+    for number in range(7):
+        repository.create_tag(f"t{number}", tip)
+    cut = repository._info.repo_before_updates
+    storage.delete([f"overwritten/{cut}"])
+    before = copies(storage)
+    repository.garbage_collect(datetime.now(UTC) + timedelta(seconds=5))
+    assert copies(storage) >= before

@@ -34,6 +34,7 @@ from icechunk import (
 from icechunk.distributed import merge_sessions
 from icechunk.storage import WrapperStorage
 from icechunk.storage.base import Storage
+from icechunk.storage.places import S3Place
 from tests.dask_writes.clusters import running
 
 SIZE = 6
@@ -184,8 +185,13 @@ async def test_a_copy_fetches_outside_of_the_event_loop(
 def test_a_storage_that_cannot_be_set_up_fails_when_it_is_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pickled = pickle.dumps(s3_storage(bucket="b", prefix="p", region="r", from_env=True))
-    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "perhaps")
+    credentials = {"access_key_id": "a", "secret_access_key": "b"}
+    pickled = pickle.dumps(s3_storage(bucket="b", prefix="p", region="r", **credentials))
+
+    def fail(*_: Any) -> None:
+        raise ValueError("a file is missing")
+
+    monkeypatch.setattr(S3Place, "_open", fail)
     storage = pickle.loads(pickled)
     assert repr(storage)
     for use_it in (lambda: storage.get("a"), lambda: storage.put("a", b"")):

@@ -44,7 +44,7 @@ class ArraysFirst(IcechunkStore):
 
     Those write chunks of arrays that are not there, and metadata documents that are none.
     The format has no place for either: the first gets its array before it is set, the
-    second is replaced by that of a group, or left as it is.
+    second is replaced by that of a group, or left as it is. Chunks without bytes get one.
     """
 
     def _ready(self, key: str, value: Buffer) -> Buffer:
@@ -59,7 +59,7 @@ class ArraysFirst(IcechunkStore):
             path = parsed.path.strip("/")
             document = array_document([20] * len(parsed.coordinate))
             super().set_sync(f"{path}/zarr.json" if path else "zarr.json", B(document))
-        return value
+        return value if len(value) else B(b"0")
 
     def _has_grid(self, parsed: ChunkKey) -> bool:
         node = self.session.tree.get(parsed.path)
@@ -89,6 +89,13 @@ class TestIcechunkStore(StoreTests[IcechunkStore, cpu.Buffer]):
     @pytest.fixture
     def store_kwargs(self, storage: Storage) -> dict[str, Any]:
         return {"session": Repository.open(storage).writable_session("main")}
+
+    @pytest.fixture
+    async def store_not_open(self, store_kwargs: dict[str, Any]) -> IcechunkStore:
+        store = self.store_cls(**store_kwargs)
+        # that of a session is open from the beginning
+        store._is_open = False
+        return store
 
     @pytest.fixture
     def open_kwargs(self, storage: Storage) -> dict[str, Any]:
@@ -131,7 +138,8 @@ class TestIcechunkStore(StoreTests[IcechunkStore, cpu.Buffer]):
         assert store.supports_listing
 
     # -- tests of Zarr that use keys which the format does not have ---------------------
-    # nor has it chunks without bytes. It has <path>/zarr.json and <path>/c/0/0, nothing else: the same tests on such keys.
+    # It has <path>/zarr.json and <path>/c/0/0, nothing else, and no chunks without bytes: the
+    # same tests on such keys and values.
     @pytest.mark.parametrize("key", ["c", "c/0", "foo/c/0", "foo/bar/c/1/2"])
     @pytest.mark.parametrize(
         ("data", "byte_range"),

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from xarray.tests.conftest import (  # noqa: F401
-    create_test_datatree,
-    simple_datatree,
-    time_unit,
-    use_dask,
-)
+import xarray.tests.conftest as theirs
+from xarray.tests.conftest import create_test_datatree, simple_datatree, time_unit  # noqa: F401
 from xarray.tests.test_backends_datatree import unaligned_datatree_zarr_factory  # noqa: F401
+
+if hasattr(theirs, "use_dask"):  # older suites have none
+    use_dask = theirs.use_dask
 
 _FORMAT_2 = "documents of Zarr format 2 cannot be stored"
 _WRITABLE = "a session with changes is not pickled: the changes of the copy would be lost"

@@ -1,0 +1,459 @@
+"""One job: its parts, their commits, and how far it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import traceback
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from icechunk.base.display import Displayed
+from icechunk.commit.conflicts import ConflictDetector, ConflictSolver
+from icechunk.errors import InvalidInputError, SessionStateError, TaskError
+from icechunk.repository.jobs_publish import Host, Publisher, some
+from icechunk.repository.jobs_records import (
+    Attempt,
+    Definition,
+    JobFiles,
+    Part,
+    canonical,
+    digest_of,
+    now,
+)
+from icechunk.repository.jobs_status import FailedPart, JobStatus, RunningPart
+
+if TYPE_CHECKING:
+    from icechunk.store import IcechunkStore
+
+__all__ = ["Job", "PartResult", "check_distinct"]
+
+#: How a commit goes on if the branch has moved: refuse only where both wrote the same.
+_DETECT = ConflictDetector()
+
+
+@dataclass(frozen=True)
+class PartResult(Displayed):
+    """What one run of a part did.
+
+    Attributes
+    ----------
+    key : JSON value
+    ran : bool
+        Whether the function was called; not if the part was done before.
+    counts : bool
+        Whether the job keeps what it wrote; not if another run of the part was faster.
+    attempt : int
+        From 1 on; 0 if it did not run.
+    chunks, nbytes : int
+        Chunks written, and their size as they are stored.
+    result : object
+        What the function returned.
+    """
+
+    key: Any
+    ran: bool = False
+    counts: bool = False
+    attempt: int = 0
+    chunks: int = 0
+    nbytes: int = 0
+    result: Any = None
+
+
+class Job(Displayed):
+    """A write in many parts. Made by `Repository.jobs`.
+
+    It pickles if the repository does, and holds nothing that others change.
+    """
+
+    def __init__(self, repository: Host, files: JobFiles, definition: Definition) -> None:
+        self._repository = repository
+        self._files = files
+        self._definition = definition
+        self._publisher = Publisher(repository, files, definition)
+
+    # -- what it is --------------------------------------------------------------------------
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._definition.name
+
+    @property
+    def branch(self) -> str:
+        """Where it commits."""
+        return self._definition.branch
+
+    @property
+    def keys(self) -> list[Any] | None:
+        """The keys of its parts, in the order that they were given; None if any key goes."""
+        keys = self._definition.keys
+        return None if keys is None else list(keys)
+
+    def differences(self, other: Definition) -> Sequence[str]:
+        """Return the names of what another definition says otherwise."""
+        mine = self._definition
+        pairs = {
+            "branch": (mine.branch, other.branch),
+            "message": (mine.message, other.message),
+            "metadata": (json.dumps(mine.metadata), json.dumps(other.metadata)),
+            "keys": (_texts(mine.keys), _texts(other.keys)),
+        }
+        return [name for name, (one, another) in pairs.items() if one != another]
+
+    def __repr__(self) -> str:
+        keys = self._definition.keys
+        parts = "" if keys is None else f", {len(keys)} parts"
+        return f"<icechunk.Job {self.name!r} on branch {self.branch!r}{parts}>"
+
+    # -- running parts -----------------------------------------------------------------------
+    def run(
+        self,
+        func: Callable[[IcechunkStore, Any], Any],
+        index: int | None = None,
+        *,
+        keys: Iterable[Any] | None = None,
+    ) -> list[PartResult]:
+        """Do parts in this process, unless they are done.
+
+        Any process may do any part at any time, and several may do the same one: the first
+        that is done counts. Parts must not write the same chunks.
+
+        Parameters
+        ----------
+        func : callable
+            Called as ``func(store, key)`` with a store of its own.
+        index : int, optional
+            Position of a key in `Job.keys`: the number of this process in an array of them.
+        keys : iterable of JSON values, optional
+            Several, one after another; those after one that failed are still done.
+            Exactly one of `index` and `keys` is needed.
+
+        Returns
+        -------
+        list of PartResult
+            One for each key.
+
+        Raises
+        ------
+        TaskError
+            If the function failed; it names the key, and its cause is the original error. The
+            part can be run again.
+        InvalidInputError
+            If the job has no such key.
+        SessionStateError
+            If the job was cancelled.
+        """
+        if not callable(func):
+            raise InvalidInputError(f"func is {func!r}, it must be a function of store and key")
+        chosen = self._chosen(index, keys)
+        log = self._files.log()
+        if log and log[-1].kind == "cancelled":
+            raise SessionStateError(f"the job {self.name!r} was cancelled; create another one")
+        results, errors = [], []
+        for number, (key, text) in enumerate(chosen):
+            if number:
+                # others do parts, too
+                self._files.log()
+            if text in self._files.committed or self._files.has_part(digest_of(text)):
+                results.append(PartResult(key))
+                continue
+            try:
+                results.append(self._run_one(func, key))
+            except TaskError as error:
+                errors.append(error)
+        if errors:
+            if len(errors) > 1:
+                errors[0].add_note(f"{len(errors) - 1} other keys of this call failed, too")
+            raise errors[0]
+        return results
+
+    def _chosen(self, index: int | None, keys: Iterable[Any] | None) -> list[tuple[Any, str]]:
+        if (index is None) == (keys is None):
+            raise InvalidInputError("run takes either the index of a key or keys=")
+        known = self._definition.keys
+        if keys is not None:
+            texts = self.texts_of(list(keys))
+            return [(json.loads(text), text) for text in texts]
+        if known is None:
+            raise InvalidInputError(
+                f"the job {self.name!r} was created without keys; run it with keys="
+            )
+        if not isinstance(index, int) or not 0 <= index < len(known):
+            raise InvalidInputError(
+                f"index is {index!r}; the job {self.name!r} has {len(known)} parts, counted from 0"
+            )
+        return [(known[index], canonical(known[index]))]
+
+    def _run_one(self, func: Callable[[IcechunkStore, Any], Any], key: Any) -> PartResult:
+        base = self._definition.base or self._repository.lookup_branch(self.branch)
+        attempt = self._files.begin(
+            Attempt(key, 1, base, now(), platform.node() or "unknown", os.getpid())
+        )
+        try:
+            fork = self._repository.session_after_commit(self.branch, base).fork()
+            result = func(fork.store, key)
+            changes = fork.array_changes()
+            data = fork.change_set_bytes()
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+            noted = replace(attempt, ended=now(), error=said, traceback=traceback.format_exc())
+            self._files.note(noted)
+            if not isinstance(error, Exception):
+                raise
+            raise TaskError(
+                f"the part {canonical(key)} of the job {self.name!r} failed: {said}"
+            ) from error
+        part = Part(
+            keys=[key],
+            base=base,
+            attempt=attempt.number,
+            started=attempt.started,
+            ended=now(),
+            host=attempt.host,
+            pid=attempt.pid,
+            chunks=sum(change.stored for change in changes),
+            nbytes=sum(change.nbytes for change in changes),
+            token=uuid.uuid4().hex,
+            change_set=data,
+        )
+        log = self._files.log()
+        late = canonical(key) in self._files.committed or (log and log[-1].kind != "commit")
+        counts = not late and self._files.put_part(part)
+        self._files.forget(attempt)
+        return PartResult(key, True, counts, attempt.number, part.chunks, part.nbytes, result)
+
+    def add_part(self, keys: Sequence[Any], change_set: bytes, base: str) -> bool:
+        """Add what was done elsewhere: for engines that run parts their own way.
+
+        Parameters
+        ----------
+        keys : sequence of JSON values
+            All that it did.
+        change_set : bytes
+            From `Session.change_set_bytes`.
+        base : str
+            Id of the snapshot that the changes were made on.
+
+        Returns
+        -------
+        bool
+            Whether it was the first with any of these keys.
+        """
+        if not self.done().isdisjoint(self.texts_of(keys)):
+            return False
+        when = now()
+        part = Part(
+            keys=list(keys),
+            base=base,
+            attempt=1,
+            started=when,
+            ended=when,
+            host=platform.node() or "unknown",
+            pid=os.getpid(),
+            chunks=0,
+            nbytes=0,
+            token=uuid.uuid4().hex,
+            change_set=change_set,
+        )
+        return self._files.put_part(part)
+
+    def drop_part(self, keys: Sequence[Any]) -> None:
+        """Drop what `add_part` has added, if it is not committed.
+
+        Parameters
+        ----------
+        keys : sequence of JSON values
+            As they were given then.
+        """
+        self._files.delete_parts([self._files.part_name(list(keys))])
+
+    # -- committing --------------------------------------------------------------------------
+    def publish(
+        self,
+        *,
+        rebase_with: ConflictSolver | None = _DETECT,
+        message: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> list[str]:
+        """Commit the parts that are done and not committed yet.
+
+        Any process may call it, and several at the same time: each part is committed once. A
+        commit that another process has begun is finished first.
+
+        Parameters
+        ----------
+        rebase_with : ConflictSolver or None
+            What to do where others have committed the same meanwhile. Default: refuse that,
+            and go on where they have committed something else. None refuses any move.
+        message, metadata : optional
+            Of the commits. Default: those of the job.
+
+        Returns
+        -------
+        list of str
+            Ids of the commits that this call has made or finished.
+
+        Raises
+        ------
+        ConflictError
+            If two parts, or a part and somebody else's commit, wrote the same; nothing is
+            committed.
+        """
+        return self._publisher.publish(rebase_with, message, metadata)
+
+    def finish(self, *, rebase_with: ConflictSolver | None = _DETECT) -> str | None:
+        """Commit what is left, and close the job; again, and by many at once, if need be.
+
+        Parameters
+        ----------
+        rebase_with : ConflictSolver or None
+            See `publish`.
+
+        Returns
+        -------
+        str or None
+            Id of the newest commit of the job; None if its parts changed nothing.
+
+        Raises
+        ------
+        SessionStateError
+            If a part is not done, or the job was cancelled.
+        ConflictError
+            See `publish`. The job stays open, and its parts are kept.
+        """
+        log = self._files.log()
+        if not (log and log[-1].kind != "commit"):
+            status = self.status()
+            left = [p.key for p in status.running] + [p.key for p in status.failed]
+            left += status.missing
+            if status.total is not None and left:
+                raise SessionStateError(
+                    f"the job {self.name!r} is not done: {len(left)} of {status.total} parts are "
+                    f"left, {some(map(canonical, left))}; run them, or publish() what is there"
+                )
+            self._publisher.publish(rebase_with)
+        if self._publisher.close("finished") == "cancelled":
+            raise SessionStateError(f"the job {self.name!r} was cancelled; create another one")
+        self._files.clean()
+        commits = [entry.snapshot for entry in self._files.log() if entry.snapshot is not None]
+        return commits[-1] if commits else None
+
+    def give_up_commit(self) -> bool:
+        """Drop the commit that is pending, and its parts, if it can never take place.
+
+        After `publish` has raised a `ConflictError`: the parts are to be run again, on what
+        others have committed.
+
+        Returns
+        -------
+        bool
+            Whether nothing is pending any more. It is not if another process may still
+            commit it.
+        """
+        return self._publisher.give_up()
+
+    def cancel(self) -> None:
+        """End the job; what is not committed is dropped, and nobody can run parts any more.
+
+        A commit that has begun is finished, if it can be.
+
+        Raises
+        ------
+        SessionStateError
+            If the job is finished.
+        """
+        if self._publisher.close("cancelled") == "finished":
+            raise SessionStateError(f"the job {self.name!r} is finished, and all is committed")
+        self._files.clean()
+
+    # -- how far it is -----------------------------------------------------------------------
+    def committed(self) -> set[str]:
+        """Return the keys that are committed, as JSON without spaces."""
+        self._files.log()
+        return set(self._files.committed)
+
+    def done(self) -> set[str]:
+        """Return the keys that are done, committed or not, as JSON without spaces."""
+        # in this order: a part is deleted once it is in the log
+        names = self._files.part_names()
+        committed = self.committed()
+        waiting = self._files.part_keys(names - self._files.committed_digests)
+        return committed | set(map(canonical, waiting))
+
+    def waiting_base(self) -> str | None:
+        """Return the snapshot that parts were made on which are not committed; None without any."""
+        names = self._files.part_names()
+        self._files.log()
+        parts = self._files.parts(sorted(names - self._files.committed_digests))
+        return parts[0].base if parts else None
+
+    def texts_of(self, keys: Sequence[Any]) -> list[str]:
+        """Return keys as JSON without spaces, if the job can have parts with them.
+
+        Raises
+        ------
+        InvalidInputError
+            If one is no JSON value, is there twice, or is none of those that the job has.
+        """
+        texts = _texts(keys)
+        check_distinct(texts)
+        if self._definition.keys is not None:
+            unknown = set(texts) - set(_texts(self._definition.keys))
+            if unknown:
+                raise InvalidInputError(f"the job {self.name!r} has no part with {some(unknown)}")
+        return texts
+
+    def status(self) -> JobStatus:
+        """Return what is done, running, failed and missing."""
+        begun = self._files.attempt_names()
+        names = self._files.part_names()
+        log = self._files.log()
+        committed = self._files.committed
+        keys = self._definition.keys
+        done = committed | {text for text in _texts(keys) if digest_of(text) in names}
+        if keys is None or any(name.startswith("some-") for name in names):
+            done |= self.done()
+        finished = set(map(digest_of, done))
+        newest = [(digest, max(found)[0]) for digest, found in sorted(begun.items())]
+        attempts = self._files.attempts(each for each in newest if each[0] not in finished)
+        running = [
+            RunningPart(a.key, a.number, a.started, a.host, a.pid)
+            for a in attempts
+            if a.ended is None
+        ]
+        failed = [
+            FailedPart(a.key, a.number, a.error or "", a.traceback or "", a.ended, a.host)
+            for a in attempts
+            if a.ended is not None
+        ]
+        seen = done | {canonical(a.key) for a in attempts}
+        order = done if keys is None else [text for text in _texts(keys) if text in done]
+        last = log[-1] if log else None
+        return JobStatus(
+            name=self.name,
+            branch=self.branch,
+            state=last.kind if last is not None and last.kind != "commit" else "open",
+            total=None if keys is None else len(keys),
+            done=[json.loads(text) for text in order],
+            committed=len(committed),
+            running=running,
+            failed=failed,
+            missing=[json.loads(text) for text in _texts(keys) if text not in seen],
+            commits=[entry.snapshot for entry in log if entry.snapshot is not None],
+        )
+
+
+def _texts(keys: Sequence[Any] | None) -> list[str]:
+    return [canonical(key) for key in keys or ()]
+
+
+def check_distinct(texts: Sequence[str]) -> None:
+    """Refuse keys of which two are the same."""
+    seen: set[str] = set()
+    for text in texts:
+        if text in seen:
+            raise InvalidInputError(f"the key {text} is there twice; each part needs its own")
+        seen.add(text)

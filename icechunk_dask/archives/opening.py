@@ -1,0 +1,99 @@
+"""A file, opened once: by the scanner of its kind, and to read bytes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from icechunk.kerchunk.locations import fsspec_url
+from icechunk.kerchunk.tables import ChunkTable
+from icechunk_dask.archives.classic import open_classic
+from icechunk_dask.archives.described import Dataset
+from icechunk_dask.archives.grib import open_grib
+from icechunk_dask.archives.hdf5 import open_hdf5
+from icechunk_dask.archives.parsed import Parser, open_parsed
+from icechunk_dask.archives.sources import Source, Sources, kind_of, location_of
+
+__all__ = ["OpenFile"]
+
+
+@dataclass
+class OpenFile:
+    """A file while it is open.
+
+    Attributes
+    ----------
+    source : Source
+    datasets : list of Dataset
+    """
+
+    source: Source
+    datasets: list[Dataset]
+    _sources: Sources
+    _stack: ExitStack
+    _files: dict[str, BinaryIO] = field(default_factory=dict)
+
+    @classmethod
+    @contextmanager
+    def of(
+        cls,
+        sources: Sources,
+        url: str,
+        *,
+        parser: Parser | None = None,
+        dropped: Sequence[str] = (),
+        prefixes: Sequence[str] = (),
+    ) -> Iterator[OpenFile]:
+        """Open a file once; its datasets can be read while it is open.
+
+        Parameters
+        ----------
+        sources : Sources
+        url : str
+        parser : Parser, optional
+            Default: the scanner of the kind that the file is of.
+        dropped : sequence of str
+            Paths of variables that are not looked at.
+        prefixes : sequence of str
+            Below which other files may be that the file names, as HDF5 does.
+        """
+        source = sources.open(url)
+        location = location_of(url)
+        with ExitStack() as stack:
+            if parser is not None:
+                datasets = stack.enter_context(open_parsed(parser, source, sources.options))
+                yield cls(source, datasets, sources, stack)
+                return
+            file = stack.enter_context(source.opened())
+            kind = kind_of(file)
+            file.seek(0)
+            # the libraries read local files better than Python hands them over
+            given = source.path if source.is_local else file
+            match kind:
+                case "hdf5":
+
+                    def may_open(other: str) -> bool:
+                        return any(other.startswith(prefix) for prefix in prefixes)
+
+                    opened = open_hdf5(given, location, drop_variables=dropped, may_open=may_open)
+                    datasets = [stack.enter_context(opened)]
+                case "classic":
+                    datasets = [stack.enter_context(open_classic(given, location))]
+                case _:
+                    datasets = stack.enter_context(open_grib(given, location))
+            yield cls(source, datasets, sources, stack, {location: file})
+
+    def fetch(self, table: ChunkTable, row: int) -> bytes:
+        """Return the bytes of a chunk."""
+        where = int(table.location[row])
+        if where < 0:
+            return table.payloads[int((table.location[:row] < 0).sum())]
+        location = table.locations[where]
+        file = self._files.get(location)
+        if file is None:
+            opened = self._sources.open(fsspec_url(location)).opened()
+            file = self._files[location] = self._stack.enter_context(opened)
+        file.seek(int(table.offset[row]))
+        return file.read(int(table.length[row]))

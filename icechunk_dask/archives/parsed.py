@@ -1,0 +1,154 @@
+"""Files that a parser of VirtualiZarr reads: other formats, through the same checks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from zarr.core.buffer import default_buffer_prototype
+
+from icechunk.kerchunk.tables import ChunkTable, StringHeap
+from icechunk_dask.archives.described import Dataset, FileVariable
+from icechunk_dask.archives.sources import Source, location_of
+
+__all__ = ["Parser", "open_parsed"]
+
+#: Takes a URL and an ``ObjectStoreRegistry``, returns a ``ManifestStore`` of VirtualiZarr.
+Parser: TypeAlias = Callable[[str, Any], Any]
+
+
+@contextmanager
+def open_parsed(
+    parser: Parser, source: Source, options: Mapping[str, Any]
+) -> Iterator[list[Dataset]]:
+    """Open a file by a parser of VirtualiZarr.
+
+    Parameters
+    ----------
+    parser : Parser
+    source : Source
+    options : mapping
+        Of fsspec, to read remote files.
+
+    Yields
+    ------
+    list of Dataset
+        One. Its variables can be read until the context ends.
+
+    Raises
+    ------
+    ValueError
+        If the result is no `ManifestStore`.
+    """
+    url = Path(source.path).resolve().as_uri() if source.is_local else source.url
+    manifests = parser(url, _registry(url, options))
+    root = getattr(manifests, "_group", None)
+    if root is None:
+        raise ValueError(f"the parser returned a {type(manifests).__name__}, not a ManifestStore")
+    groups: dict[str, Mapping[str, Any]] = {}
+    variables: dict[str, FileVariable] = {}
+    opened: list[xr.Dataset] = []
+    try:
+        for path, group in _walk(root, ""):
+            dataset = xr.open_dataset(
+                manifests,
+                engine="zarr",
+                group=path or None,
+                decode_cf=False,
+                consolidated=False,
+                zarr_format=3,
+            )
+            opened.append(dataset)
+            groups[path] = _plain(dataset.attrs)
+            for name, array in group.arrays.items():
+                whole = f"{path}/{name}" if path else name
+                variables[whole] = _variable(array, dataset.variables[name])
+        yield [Dataset(groups, variables)]
+    finally:
+        for dataset in opened:
+            dataset.close()
+
+
+def _walk(group: Any, path: str) -> Iterator[tuple[str, Any]]:
+    yield path, group
+    for name, inner in group.groups.items():
+        yield from _walk(inner, f"{path}/{name}" if path else name)
+
+
+def _variable(array: Any, variable: xr.Variable) -> FileVariable:
+    document = json.loads(
+        array.metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"].to_bytes()
+    )
+    document["chunk_key_encoding"] = {"name": "default", "configuration": {"separator": "/"}}
+    return FileVariable(
+        tuple(map(str, variable.dims)),
+        tuple(variable.shape),
+        variable.dtype,
+        _plain(variable.attrs),
+        document,
+        _table(array.manifest, len(variable.shape)),
+        "",
+        "",
+        partial(_read, variable),
+    )
+
+
+def _read(variable: xr.Variable, selection: tuple[slice, ...]) -> npt.NDArray[Any]:
+    return np.asarray(variable[selection].values)
+
+
+def _table(manifest: Any, ndim: int) -> ChunkTable:
+    refs = list(manifest.iter_refs())
+    heap, location = StringHeap.from_strings([location_of(entry["path"]) for _, entry in refs])
+    coords = np.asarray([place[:ndim] for place, _ in refs], np.uint32)
+    return ChunkTable(
+        coords.reshape(len(refs), ndim),
+        location,
+        heap,
+        np.asarray([entry["offset"] for _, entry in refs], np.int64),
+        np.asarray([entry["length"] for _, entry in refs], np.int64),
+        [],
+    )
+
+
+def _plain(attributes: Mapping[Any, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in attributes.items():
+        found[str(name)] = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    return found
+
+
+def _registry(url: str, options: Mapping[str, Any]) -> Any:
+    """Return what a parser of VirtualiZarr reads through."""
+    from obspec_utils.registry import ObjectStoreRegistry
+    from obstore.store import LocalStore, S3Store, from_url
+
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return ObjectStoreRegistry({"file://": LocalStore()})
+    root = f"{parts.scheme}://{parts.netloc}"
+    if parts.scheme != "s3":
+        return ObjectStoreRegistry({root: from_url(root)})
+    more = options.get("client_kwargs") or {}
+    endpoint = options.get("endpoint_url") or more.get("endpoint_url")
+    given: dict[str, Any] = {
+        "access_key_id": options.get("key"),
+        "secret_access_key": options.get("secret"),
+        "session_token": options.get("token"),
+        "region": more.get("region_name"),
+        "endpoint": endpoint,
+        "skip_signature": True if options.get("anon") else None,
+    }
+    config = {name: value for name, value in given.items() if value is not None}
+    client: Any = {"allow_http": True} if str(endpoint).startswith("http://") else None
+    return ObjectStoreRegistry(
+        {root: S3Store(parts.netloc, config=config, client_options=client)}  # type: ignore[arg-type]
+    )

@@ -1,0 +1,79 @@
+"""Parsers of VirtualiZarr, through the same checks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from virtualizarr.manifests import ChunkManifest, ManifestArray, ManifestGroup, ManifestStore
+from virtualizarr.parsers import HDFParser, NetCDF3Parser
+
+from icechunk import InvalidInputError
+from icechunk_dask import virtualize
+from tests.archives.day_files import archived, content, together, write_days
+
+RAW: dict[str, Any] = {"compression": None, "shuffle": None}
+
+
+def test_hdf5(tmp_path: Path) -> None:
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i) for i in range(3)]
+    virtualize(files[:2], tmp_path / "repo", scheduler="sync", parser=HDFParser())
+    # the scanner here says the same
+    report = virtualize(files, tmp_path / "repo", scheduler="sync")
+    expected = together([content(path) for path in files])
+    xr.testing.assert_identical(archived(tmp_path / "repo", report), expected)
+
+
+def test_chunks_in_another_file(tmp_path: Path) -> None:
+    """A file may be no more than an index of others."""
+    files = []
+    for i in range(2):
+        (tmp_path / f"{i}.bin").write_bytes((np.arange(12, dtype="<f4") + i).tobytes())
+        files.append(tmp_path / f"{i}.index")
+        files[-1].write_text(f"{4 * i}")
+
+    def parser(url: str, registry: Any) -> ManifestStore:
+        path = Path(url.removeprefix("file://"))
+        days = write_days(tmp_path / "days.nc", int(path.read_text()), options=RAW)
+        group = HDFParser()(days.as_uri(), registry)._group
+        manifest = ChunkManifest.from_arrays(
+            paths=np.asarray([[path.with_suffix(".bin").as_uri()]], np.dtypes.StringDType()),
+            offsets=np.asarray([[0]], np.uint64),
+            lengths=np.asarray([[48]], np.uint64),
+        )
+        arrays = {**group.arrays, "t": ManifestArray(group.arrays["t"].metadata, manifest)}
+        return ManifestStore(ManifestGroup(arrays, attributes={}), registry=registry)
+
+    options: dict[str, Any] = {"scheduler": "sync", "verify": "all", "parser": parser}
+    report = virtualize(files, tmp_path / "repo", **options)
+    ours = archived(tmp_path / "repo", report)
+    assert ours["t"].values.ravel().tolist() == [*range(12), *range(1, 13)]
+    assert ours["time"].size == 8
+
+
+def test_what_a_parser_gets_wrong(tmp_path: Path) -> None:
+    path = write_days(tmp_path / "a.nc", 0, options=RAW)
+
+    def shorter(url: str, registry: Any) -> ManifestStore:
+        found = HDFParser()(url, registry)
+        group = found._group
+        t = group.arrays["t"]
+        ((_, entry),) = t.manifest.iter_refs()
+        manifest = ChunkManifest.from_arrays(
+            paths=np.asarray([[entry["path"]]], np.dtypes.StringDType()),
+            offsets=np.asarray([[entry["offset"]]], np.uint64),
+            lengths=np.asarray([[entry["length"] - 4]], np.uint64),
+        )
+        arrays = {**group.arrays, "t": ManifestArray(t.metadata, manifest)}
+        attributes = group.metadata.attributes
+        return ManifestStore(ManifestGroup(arrays, attributes=attributes), registry=registry)
+
+    with pytest.raises(InvalidInputError, match=r"'t': chunk \(0, 0\) has 44 bytes.* 48"):
+        virtualize([path], tmp_path / "repo", scheduler="sync", parser=shorter)
+    with pytest.raises(InvalidInputError, match=r"returned a dict, not a ManifestStore"):
+        virtualize([path], tmp_path / "repo", scheduler="sync", parser=lambda url, _: {})
+    with pytest.raises(InvalidInputError, match=r"a\.nc"):
+        virtualize([path], tmp_path / "repo", scheduler="sync", parser=NetCDF3Parser())
