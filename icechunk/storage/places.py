@@ -36,7 +36,12 @@ from icechunk.config.credentials import (
 from icechunk.config.repository_config import ChecksumAlgorithm, EffectiveStorageSettings, S3Options
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage import aws_environment
-from icechunk.storage.aws_profile import profile_options
+from icechunk.storage.aws_profile import (
+    ProfileCredentials,
+    fetched_credentials,
+    profile_options,
+    profile_region,
+)
 from icechunk.storage.failures import reason
 from icechunk.storage.headers import check_headers, check_variables
 from icechunk.storage.place_names import check_endpoint, check_name, clean_prefix, join_url
@@ -234,7 +239,7 @@ class S3Place(Place):
         # the path style works everywhere: with AWS, with IP addresses, without DNS
         config: dict[str, Any] = {"virtual_hosted_style_request": False}
         credentials = self.credentials
-        provider = None
+        provider: _Provider | ProfileCredentials | None = None
         if isinstance(credentials, S3Credentials.Anonymous):
             config["skip_signature"] = True
         elif isinstance(credentials, S3Credentials.FromEnv):
@@ -242,6 +247,11 @@ class S3Place(Place):
             profile = profile_options()
             check_headers(profile, "the credentials file of AWS")
             config.update(profile)
+            provider = fetched_credentials(options.region)
+            if (metadata := aws_environment.metadata_endpoint()) is not None:
+                config["metadata_endpoint"] = metadata
+            if (region := profile_region()) is not None:
+                config["region"] = region
         else:
             # not as options: those would be mixed with a session token of the environment
             provider = _Provider(credentials)
@@ -274,7 +284,7 @@ class S3Place(Place):
                 else options.network_stream_timeout_seconds,
             ),
             retry_config=retry,
-            credential_provider=provider,
+            credential_provider=provider,  # type: ignore[arg-type]
         )
 
 
