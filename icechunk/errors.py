@@ -37,6 +37,7 @@ from typing import Any
 
 from icechunk.base.display import Displayed, NumberedEnum
 from icechunk.base.public_url import public_text
+from icechunk.base.texts import labelled
 
 __all__ = [
     "AlreadyExistsError",
@@ -310,6 +311,16 @@ class Conflict(Displayed):
         return hash((self.conflict_type, self.path))
 
     def __repr__(self) -> str:
+        chunks = None if self.conflicted_chunks is None else [*map(list, self.conflicted_chunks)]
+        lines = {
+            "conflict_type": self.conflict_type.name,
+            "path": self.path,
+            "conflicted_chunks": str(chunks),
+        }
+        return labelled("icechunk.conflicts.Conflict", lines)
+
+    def in_a_line(self) -> str:
+        """Return a short text for messages, with the first few chunks."""
         chunks = ""
         if self.conflicted_chunks:
             shown = ", ".join(str(tuple(c)) for c in self.conflicted_chunks[:5])
@@ -333,7 +344,7 @@ class RebaseFailedError(ConflictError):
     conflicts: list[Conflict]
 
     def __init__(self, snapshot: str, conflicts: Sequence[Conflict]) -> None:
-        listed = "; ".join(repr(c) for c in list(conflicts)[:10])
+        listed = "; ".join(c.in_a_line() for c in list(conflicts)[:10])
         super().__init__(message=f"cannot rebase over snapshot {snapshot}: {listed}")
         self.snapshot = snapshot
         self.conflicts = list(conflicts)

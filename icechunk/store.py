@@ -21,6 +21,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from icechunk.base.async_twin import async_twin
 from icechunk.base.display import Displayed
 from icechunk.base.parts import of_part
+from icechunk.base.texts import labelled
 from icechunk.config.repository_config import RepositoryConfig, VirtualChunkSpec
 from icechunk.early.checkout import AccessMode, Checkout
 from icechunk.early.config import StoreConfig
@@ -236,9 +237,12 @@ class IcechunkStore(Displayed, Store):
         )
 
     def __repr__(self) -> str:
-        session = self._session
-        where = f"branch={session.branch!r}" if session.branch else f"mode={session.mode.name!r}"
-        return f"<IcechunkStore snapshot={session.snapshot_id!r} {where}>"
+        lines = {
+            "read_only": str(self.read_only),
+            "snapshot_id": self._session.snapshot_id,
+            "branch": str(self._session.branch),
+        }
+        return labelled("icechunk.IcechunkStore", lines)
 
     __str__ = __repr__
 

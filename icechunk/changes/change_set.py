@@ -275,7 +275,7 @@ def merge(change_sets: Iterable[ChangeSet], *, on_conflict: OnConflict = "error"
     conflicts += _below_arrays(result, parts)
     conflicts += _merge_chunks(result, parts)
     if conflicts:
-        shown = "; ".join(repr(c) for c in conflicts[:10])
+        shown = "; ".join(c.in_a_line() for c in conflicts[:10])
         more = f" and {len(conflicts) - 10} more" if len(conflicts) > 10 else ""
         raise ConflictError(
             message=f"change sets contradict each other: {shown}{more}; let each task write "

@@ -12,6 +12,7 @@ from icechunk._version import user_agent
 from icechunk.base.async_twin import async_twin
 from icechunk.base.display import Displayed
 from icechunk.base.parts import of_part
+from icechunk.base.texts import labelled
 from icechunk.commit import publish
 from icechunk.commit.conflicts import ConflictSolver
 from icechunk.commit.snapshot_info import CommitMethod
@@ -377,7 +378,10 @@ class Repository(Displayed):
         return set(self._recipe.authorization)
 
     def __repr__(self) -> str:
-        return f"<icechunk.Repository {self.storage.url!r}>"
+        lines = {"storage": repr(self.storage), "config": "<RepositoryConfig ...>"}
+        version = self._context.state.known_spec_version
+        known = "" if version is None else f" (v{int(version)})"
+        return labelled(f"icechunk.Repository{known}", lines)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"recipe": self._recipe}

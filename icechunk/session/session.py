@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from icechunk.base.async_twin import async_twin
 from icechunk.base.display import Displayed
+from icechunk.base.texts import labelled
 from icechunk.changes.change_set import ArrayChanges, ChangeSet, OnConflict
 from icechunk.changes.codec import decode_change_set, encode_change_set
 from icechunk.changes.tree import Tree
@@ -144,14 +145,12 @@ class Session(Displayed):
         return self._edits.has_inherited_changes
 
     def __repr__(self) -> str:
-        lines = [f"<icechunk.{type(self).__name__}>", f"snapshot: {self.snapshot_id}"]
-        if self.branch is not None:
-            lines.append(f"branch: {self.branch}")
-        lines.append(f"mode: {self.mode.name}")
-        if not self.read_only and self.is_loaded:
-            lines.append(f"uncommitted changes: {'yes' if self.has_uncommitted_changes else 'no'}")
-        lines.append(f"storage: {self._context.assets.storage.url}")
-        return "\n".join(lines)
+        lines = {"read_only": str(self.read_only), "snapshot_id": self.snapshot_id}
+        if not self.read_only:
+            lines["branch"] = str(self.branch)
+            if self.is_loaded:
+                lines["has_uncommitted_changes"] = str(self.has_uncommitted_changes)
+        return labelled("icechunk.session.Session", lines)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Session):

@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from icechunk.base.texts import labelled
 from icechunk.config.repository_config import StorageSettings
 from icechunk.config.storage_settings import (
     StorageConcurrencySettings,
@@ -485,6 +486,9 @@ class LocalStorage(Storage):
             yield
 
     # -- the storage itself --------------------------------------------------------
+    def __repr__(self) -> str:
+        return labelled("icechunk.Storage", {"type": "local filesystem", "path": self.path})
+
     def default_settings(self) -> StorageSettings:
         """Return the settings used when the configuration has none: no request is tried again."""
         return StorageSettings(

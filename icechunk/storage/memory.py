@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from icechunk.base.texts import labelled
 from icechunk.config.repository_config import StorageSettings
 from icechunk.config.storage_settings import (
     StorageConcurrencySettings,
@@ -189,6 +190,9 @@ class MemoryStorage(Storage):
         """Delete objects; see `Storage.delete`."""
         for key in keys:
             self._space.objects.pop(check_key(key), None)
+
+    def __repr__(self) -> str:
+        return labelled("icechunk.Storage", {"type": "in-memory"})
 
     def default_settings(self) -> StorageSettings:
         """Return the settings used when the configuration has none: no request is tried again."""

@@ -114,6 +114,10 @@ class Place(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
 
+    @abstractmethod
+    def lines(self) -> dict[str, str]:
+        """Return what a storage shows of its place: kind and names, no secrets."""
+
     def version(self, meta: Mapping[str, Any]) -> str | None:
         """Return what identifies the version of an object, from what obstore says of it."""
         etag: str | None = meta["e_tag"]
@@ -215,6 +219,23 @@ class S3Place(Place):
         """``s3://bucket/prefix``."""
         return join_url("s3", self.bucket, self.prefix)
 
+    def lines(self) -> dict[str, str]:
+        """Return bucket, prefix, and the options that are set."""
+        endpoint = self.options.endpoint_url
+        shown = {
+            "region": self.options.region,
+            "endpoint_url": None if endpoint is None else public_url(endpoint),
+            "anonymous": isinstance(self.credentials, S3Credentials.Anonymous),
+            "allow_http": self.options.allow_http,
+            "force_path_style": self.options.force_path_style,
+            "requester_pays": self.options.requester_pays,
+        }
+        return {
+            "type": "S3 (native)",
+            **_bucket_lines(self.bucket, self.prefix),
+            **{name: str(value) for name, value in shown.items() if value},
+        }
+
     def missing_credentials(self) -> str | None:
         """Say where those of the environment were looked for, if they are to be used."""
         if not isinstance(self.credentials, S3Credentials.FromEnv):
@@ -310,6 +331,10 @@ class GcsPlace(Place):
         """``gs://bucket/prefix``."""
         return join_url("gs", self.bucket, self.prefix)
 
+    def lines(self) -> dict[str, str]:
+        """Return bucket and prefix."""
+        return {"type": "GCS", **_bucket_lines(self.bucket, self.prefix)}
+
     def version(self, meta: Mapping[str, Any]) -> str | None:
         """Return etag and generation."""
         return f"{meta['e_tag']}#{meta['version']}" if meta["version"] else meta["e_tag"]
@@ -368,6 +393,12 @@ class AzurePlace(Place):
     def url(self) -> str:
         """``az://container/prefix``."""
         return join_url("az", self.container, self.prefix)
+
+    def lines(self) -> dict[str, str]:
+        """Return account, container and prefix."""
+        names = {"account": self.account or "", "container": self.container}
+        prefix = {"prefix": self.prefix} if self.prefix else {}
+        return {"type": "Azure", **names, **prefix}
 
     def _open(
         self,
@@ -457,6 +488,10 @@ _PROVIDED: Final[dict[type, dict[str, str]]] = {
     AzureRefreshableCredential.SasToken: {"sas_token": "token"},
     AzureRefreshableCredential.BearerToken: {"token": "bearer"},
 }
+
+
+def _bucket_lines(bucket: str, prefix: str) -> dict[str, str]:
+    return {"bucket": bucket, **({"prefix": prefix} if prefix else {})}
 
 
 class _Provider:

@@ -128,7 +128,10 @@ class TestIcechunkStore(StoreTests[IcechunkStore, cpu.Buffer]):
 
     # -- what every store has to say for itself --------------------------------------
     def test_store_repr(self, store: IcechunkStore) -> None:
-        assert str(store) == f"<IcechunkStore snapshot={store.snapshot_id!r} branch='main'>"
+        assert str(store) == (
+            "<icechunk.IcechunkStore>\nread_only: False\n"
+            f"snapshot_id: {store.snapshot_id}\nbranch: main\n"
+        )
 
     def test_store_supports_writes(self, store: IcechunkStore) -> None:
         assert store.supports_writes
