@@ -36,6 +36,7 @@ from enum import StrEnum
 from typing import Any
 
 from icechunk.base.display import Displayed, NumberedEnum
+from icechunk.base.first_words import with_first_words
 from icechunk.base.public_url import public_text
 from icechunk.base.texts import labelled
 
@@ -207,9 +208,10 @@ class IcechunkError(Exception):
     def __init__(self, message: str = "", kind: str | None = None) -> None:
         # whoever wrote it: what it names may carry a password or a signature
         message = public_text(message)
+        self.kind = ErrorKind(kind) if kind is not None else self.default_kind
+        message = with_first_words(str(self.kind), message)
         super().__init__(message)
         self.message = message
-        self.kind = ErrorKind(kind) if kind is not None else self.default_kind
 
     # KeyError shows the repr of its argument and OSError a tuple; neither is readable
     def __str__(self) -> str:

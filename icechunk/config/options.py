@@ -172,11 +172,14 @@ class Options(Displayed):
     _in_force: ClassVar[Mapping[str, Any]] = {}
 
     def __init_subclass__(cls) -> None:
-        cls._kinds = {
-            name: hint.__metadata__[0]
+        hints = {
+            name: hint
             for name, hint in get_type_hints(cls, include_extras=True).items()
             if get_origin(hint) is Annotated
         }
+        cls._kinds = {name: hint.__metadata__[0] for name, hint in hints.items()}
+        # help() shows the types, and not how they are checked
+        cls.__annotations__.update({name: hint.__origin__ for name, hint in hints.items()})
 
     def __setattr__(self, name: str, value: Any) -> None:
         kind = self._kinds.get(name)

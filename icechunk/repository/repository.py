@@ -493,7 +493,7 @@ class Repository(Displayed):
             If not exactly one version is named.
         """
         if as_of is not None and branch is None:
-            raise invalid_version("as_of goes with a branch")
+            raise invalid_version("as_of argument must be provided together with a branch name")
         return self._session_at(self._info, branch, tag, snapshot_id, ref, as_of)
 
     def resolve(self, ref: str) -> str:

@@ -494,7 +494,9 @@ class Session(Displayed):
         """
         if self.mode is not SessionMode.writable:
             raise SessionStateError(
-                "only a writable session can be forked; for reading, a read-only session pickles",
+                "cannot fork a read-only session: it pickles, for reading"
+                if self.read_only
+                else "only a writable session can be forked",
                 ErrorKind.CANNOT_FORK_READ_ONLY_SESSION,
             )
         lineage, inherited = self._edits.fork()

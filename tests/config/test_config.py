@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import pickle
 from typing import Any
 
@@ -568,6 +569,15 @@ def test_texts_show_what_is_in_force() -> None:
     for name, value in vars(effective).items():
         if isinstance(value, int) and not isinstance(value, bool) and name in lines:
             assert lines[name] == str(value), name
+
+
+def test_help_shows_plain_types() -> None:
+    for name in dir(ic):
+        it = getattr(ic, name)
+        if isinstance(it, type) and dataclasses.is_dataclass(it):
+            assert "Annotated" not in str(inspect.signature(it)), name
+    shown = str(inspect.signature(ic.StorageRetriesSettings))
+    assert "max_tries: int | None = None" in shown
 
 
 def test_texts_of_conditions() -> None:

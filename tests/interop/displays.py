@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 import zarr
 
 import icechunk as ic
+from tests.interop.mistakes import MISTAKES
+from tests.interop.refusals import REFUSALS
 
 _AXIS = ic.ManifestSplitDimCondition.Axis
 _NAME = ic.ManifestSplitDimCondition.DimensionName
@@ -245,3 +249,26 @@ def texts() -> dict[str, list[str]]:
         it = make()
         found[name] = [str(it), repr(it)]
     return {name: [*map(_comparable, both)] for name, both in {**found, **_lived()}.items()}
+
+
+def messages(base: str, folder: str) -> dict[str, list[str]]:
+    """Return kind and message of the error that each mistake raises."""
+    found = {}
+    for name, call in MISTAKES.items():
+        found[name] = _raised(call)
+    for name, refuse in REFUSALS.items():
+        place = f"{folder}/{name}"
+        shutil.copytree(base, place)
+        repo = ic.Repository.open(ic.local_filesystem_storage(place))
+        found[name] = _raised(lambda refuse=refuse, repo=repo: refuse(repo))  # type: ignore[misc]
+    return found
+
+
+def _raised(call: Callable[[], Any]) -> list[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            call()
+        except Exception as error:
+            return [str(getattr(error, "kind", "")), str(error)]
+    return ["", ""]
