@@ -30,6 +30,7 @@ from icechunk.config.repository_config import EffectiveRetries
 from icechunk.errors import (
     ConflictError,
     ErrorKind,
+    IcechunkError,
     ObjectNotFoundError,
     PreconditionFailedError,
     ReadOnlyError,
@@ -106,6 +107,12 @@ class RepoState:
         self._cached: Seen | None = None
         self._spec_version: int | None = None
         self._is_probed = False
+        self._retired: IcechunkError | None = None
+
+    def retire(self, reason: IcechunkError) -> None:
+        """Let everything that asks for the state from now on raise an error."""
+        self._retired = reason
+        self._spec_version = None
 
     @property
     def known_spec_version(self) -> int | None:
@@ -143,6 +150,8 @@ class RepoState:
 
     def look(self) -> Seen:
         """Return what `load` does, with its version."""
+        if self._retired is not None:
+            raise self._retired
         with self._lock:
             cached = self._cached
         etag = cached.etag if cached is not None else None

@@ -11,9 +11,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
-from icechunk.base.display import Displayed
 from icechunk.commit import publish_v1
 from icechunk.commit.building import now_microseconds
 from icechunk.commit.publish import exists
@@ -41,22 +40,6 @@ __all__ = ["upgrade_icechunk_repository"]
 _LOG: Final = logging.getLogger(__name__)
 #: Between a snapshot and the refs that the log says were made of it, in microseconds.
 _MILLISECOND: Final = 1000
-
-
-class _InvalidatedRepository(Displayed):
-    """What the object of a repository becomes when that repository is upgraded."""
-
-    def __getattribute__(self, name: str) -> Any:
-        if name.startswith("__") or name == "_repr_html_":
-            return object.__getattribute__(self, name)
-        raise InvalidatedRepositoryError(
-            "this repository was upgraded to spec version 2 by upgrade_icechunk_repository, and "
-            f"this object knows version 1 only: take {name!r} from the repository that the "
-            "upgrade returned, or from one that is opened anew"
-        )
-
-    def __repr__(self) -> str:
-        return "<icechunk.Repository (invalidated by upgrade_icechunk_repository)>"
 
 
 def upgrade_icechunk_repository(
@@ -124,8 +107,13 @@ def upgrade_icechunk_repository(
         _LOG.info("deleted %d objects that version 2 does not use", len(unused))
     new = repo.reopen()
     if not dry_run:
-        # every method of it would go on with the old version
-        given.__class__ = _InvalidatedRepository  # type: ignore[assignment]
+        # it would go on with the old version
+        given.context.state.retire(
+            InvalidatedRepositoryError(
+                "this repository was upgraded to spec version 2, and this object knows version 1 "
+                "only: go on with the repository that the upgrade returned, or open it anew"
+            )
+        )
     return new
 
 
