@@ -17,7 +17,6 @@ FIRST_WORDS: Final = {
     "cannot-parse-url": "error parsing URL",
     "commit-conflict": "Failed to commit",
     "commit-not-allowed": "commits are not allowed on read-only or forked sessions",
-    "invalid-chunk-index": "invalid chunk index",
     "invalid-feature-flag": "invalid feature flag name",
     "invalid-key": "invalid zarr key format",
     "invalid-snapshot-id": "invalid snapshot id",
@@ -46,7 +45,6 @@ FIRST_WORDS: Final = {
     "snapshot-not-found": "snapshot id not found",
     "tag-already-exists": "tag already exists, tags are immutable",
     "tag-previously-deleted": "icechunk does not allow tag reuse and tag was already deleted",
-    "unsupported-spec-version": "Unsupported version",
     "zero-length-chunk": "zero-length chunk",
 }
 

@@ -128,7 +128,7 @@ class Repository:
         version = SpecVersion.current() if spec_version is None else int(spec_version)
         if version not in supported_spec_versions():
             raise InvalidInputError(
-                f"cannot create a repository of spec version {version}: only 1 and 2 are known",
+                f"Unsupported version {version}: the spec versions are 1 and 2",
                 ErrorKind.UNSUPPORTED_SPEC_VERSION,
             )
         warn_of_none(authorize_virtual_chunk_access)

@@ -204,7 +204,8 @@ def _position(node: Node, array: ArrayInfo, target: Iterable[int]) -> Coordinate
     coordinate = tuple(map(operator.index, target))
     if min(coordinate, default=0) < 0:
         raise InvalidInputError(
-            f"chunk {coordinate} lies outside the chunk grid {array.num_chunks} of {node.path!r}",
+            f"invalid chunk index: chunk {coordinate} lies outside the chunk grid "
+            f"{array.num_chunks} of {node.path!r}",
             ErrorKind.INVALID_CHUNK_INDEX,
         )
     check_coordinate(node, array, coordinate)

@@ -46,7 +46,8 @@ def check_coordinate(node: Node, array: ArrayInfo, coordinate: Coordinate) -> No
     """
     if not in_grid(array, coordinate):
         raise InvalidInputError(
-            f"chunk {coordinate} lies outside the chunk grid {array.num_chunks} of {node.path!r}",
+            f"invalid chunk index: chunk {coordinate} lies outside the chunk grid "
+            f"{array.num_chunks} of {node.path!r}",
             ErrorKind.INVALID_CHUNK_INDEX,
         )
 

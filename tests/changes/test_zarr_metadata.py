@@ -53,7 +53,9 @@ def array(shape: list[int], chunk_shapes: list[Any]) -> bytes:
 )
 def test_what_json_cannot_express(attributes: dict[str, Any], words: str) -> None:
     target = session()
-    with pytest.raises(InvalidInputError, match=rf"^metadata of node '/g': .*{words}"):
+    with pytest.raises(
+        InvalidInputError, match=rf"^bad metadata: metadata of .*{words}"
+    ):
         target.set_metadata_document("/g", group(**attributes))
     assert not target.has_uncommitted_changes
 

@@ -52,8 +52,12 @@ OWN_WORDS = {
 }
 
 
-#: One is right for some of the errors of its kind only.
-WORDS = {**FIRST_WORDS, "cannot-fork-read-only-session": "cannot fork a read-only session"}
+#: These are right for some of the errors of their kind only.
+WORDS = {
+    **FIRST_WORDS,
+    "cannot-fork-read-only-session": "cannot fork a read-only session",
+    "invalid-chunk-index": "invalid chunk index",
+}
 
 
 def test_messages_begin_alike(bases: Bases, tmp_path: Path) -> None:

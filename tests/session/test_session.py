@@ -411,7 +411,7 @@ def test_versions(repository: Repository) -> None:
     with pytest.raises(SnapshotNotFoundError, match="2000-01-01") as error:
         repository.readonly_session("main", as_of=datetime(2000, 1, 1, tzinfo=UTC))
     assert error.value.kind == ErrorKind.NO_SNAPSHOT_AT_TIME
-    with pytest.raises(InvalidInputError, match="as_of goes with a branch"):
+    with pytest.raises(InvalidInputError, match="as_of argument must be provided"):
         repository.readonly_session(tag="v1", as_of=later)
 
 
