@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from icechunk._version import user_agent
 from icechunk.base.async_twin import async_twin
-from icechunk.base.display import Displayed
 from icechunk.base.parts import of_part
+from icechunk.base.texts import labelled
 from icechunk.commit import publish
 from icechunk.commit.conflicts import ConflictSolver
 from icechunk.commit.snapshot_info import CommitMethod
@@ -54,6 +54,7 @@ from icechunk.repository.inspection import Inspection
 from icechunk.repository.jobs import Jobs
 from icechunk.repository.maintenance import Maintenance
 from icechunk.repository.ops import RepoStatus
+from icechunk.repository.overview import overview
 from icechunk.repository.preload import preloading
 from icechunk.repository.recipe import RepositoryRecipe, new_key
 from icechunk.repository.verification import Verification
@@ -72,7 +73,7 @@ __all__ = ["Repository"]
 Authorization: TypeAlias = Mapping[str, AnyCredential | None]
 
 
-class Repository(Displayed):
+class Repository:
     """A repository: a history of snapshots with branches and tags.
 
     Use `create`, `open` or `open_or_create`.
@@ -377,7 +378,13 @@ class Repository(Displayed):
         return set(self._recipe.authorization)
 
     def __repr__(self) -> str:
-        return f"<icechunk.Repository {self.storage.url!r}>"
+        lines = {"storage": repr(self.storage), "config": "<RepositoryConfig ...>"}
+        version = self._context.state.known_spec_version
+        known = "" if version is None else f" (v{int(version)})"
+        return labelled(f"icechunk.Repository{known}", lines)
+
+    def _repr_html_(self) -> str:
+        return overview(self.storage.url, self._context.state)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"recipe": self._recipe}
@@ -489,7 +496,7 @@ class Repository(Displayed):
             If not exactly one version is named.
         """
         if as_of is not None and branch is None:
-            raise invalid_version("as_of goes with a branch")
+            raise invalid_version("as_of argument must be provided together with a branch name")
         return self._session_at(self._info, branch, tag, snapshot_id, ref, as_of)
 
     def resolve(self, ref: str) -> str:
