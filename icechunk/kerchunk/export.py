@@ -30,7 +30,7 @@ from icechunk.format.chunk_refs import ChunkRefs, RefKind
 from icechunk.format.ids import normalize_path, parent_paths
 from icechunk.format.snapshot import ArrayInfo, Node
 from icechunk.kerchunk.locations import fsspec_url
-from icechunk.kerchunk.metadata import array_to_v2
+from icechunk.kerchunk.metadata_v2 import array_to_v2
 from icechunk.session.session import Session
 from icechunk.store import IcechunkStore
 

@@ -115,6 +115,8 @@ def check_values(
         data = fetch(row)
         try:
             found = decode_chunk(document, data)
+        except MemoryError:
+            raise
         except Exception as exc:  # whatever a codec makes of bytes that it does not expect
             yield coordinate, f"cannot be decoded: {type(exc).__name__}: {exc}"
             continue

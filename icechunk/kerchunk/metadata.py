@@ -1,4 +1,4 @@
-"""Zarr v2 metadata to v3, and back.
+"""Zarr v2 metadata to v3; the way back is `icechunk.kerchunk.metadata_v2`.
 
 Data types and fill values go through zarr's own machinery, so that what is read afterwards
 is what zarr reads from the v2 document. The layout of the chunk bytes (order, filters,
@@ -18,7 +18,7 @@ import struct
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 import numcodecs
@@ -34,15 +34,20 @@ from icechunk.kerchunk import grib
 from icechunk.kerchunk.tables import ChunkKeys, check_item_size, refuse
 
 __all__ = [
+    "DIMENSIONS",
+    "FILL_VALUE",
+    "GRID",
     "MEANING",
+    "SHUFFLES",
     "ArrayMetadata",
     "Documented",
     "array_from_v2",
     "array_from_v3",
-    "array_to_v2",
     "group_from_v2",
     "normal_form",
     "quiet",
+    "refuse_metadata",
+    "same_fill",
     "with_finite_missing_value",
 ]
 
@@ -56,19 +61,20 @@ MEANING: Final = (
     "scale_factor",
     "units",
 )
-_DIMENSIONS: Final = "_ARRAY_DIMENSIONS"
-_FILL: Final = "_FillValue"
+DIMENSIONS: Final = "_ARRAY_DIMENSIONS"
+FILL_VALUE: Final = "_FillValue"
 _MISSING: Final = "missing_value"
 #: Filters that turn objects into bytes, as v3 data type and codec.
 _OBJECT_CODECS: Final = {"vlen-utf8": "string", "vlen-bytes": "variable_length_bytes"}
 #: Filters whose output, JSON or MessagePack of texts, is written anew as ``vlen-utf8``.
 _TEXT_CODECS: Final = frozenset({"json2", "msgpack2"})
-_SHUFFLES: Final = ("noshuffle", "shuffle", "bitshuffle")
-_GRID: Final = "regular"
+SHUFFLES: Final = ("noshuffle", "shuffle", "bitshuffle")
+GRID: Final = "regular"
 _ORDERS: Final = {"<": "little", ">": "big", "=": "little"}
 
 
-def _bad(key: str, reason: str) -> NoReturn:
+def refuse_metadata(key: str, reason: str) -> NoReturn:
+    """Raise an `InvalidInputError` about the metadata of an array."""
     refuse(key, reason, ErrorKind.INVALID_ARRAY_METADATA)
 
 
@@ -78,6 +84,13 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def same_fill(a: Any, b: Any) -> bool:
+    """Whether fill values are equal, NaN and NaT to themselves too."""
+    if isinstance(a, complex | np.complexfloating):
+        return same_fill(a.real, b.real) and same_fill(a.imag, b.imag)
+    return bool(a == b) or bool(a != a and b != b)
 
 
 class Documented:
@@ -114,11 +127,15 @@ class ArrayMetadata(Documented):
     recode : Codec or None
         The numcodecs codec of object arrays whose chunks have to be written anew, because
         v3 has no equivalent. That needs their bytes in the references.
+    is_unmasked : bool
+        Whether its fill value is zero, and it was not said whether that stands for missing
+        values.
     """
 
     document: dict[str, Any]
     keys: ChunkKeys
     recode: Any = None
+    is_unmasked: bool = False
 
     @property
     def dimensions(self) -> tuple[str | None, ...]:
@@ -161,18 +178,18 @@ def array_from_v2(
     key = f"{path}/.zarray" if path else ".zarray"
     shape, chunks = _sizes(key, zarray, "shape"), _sizes(key, zarray, "chunks")
     if len(shape) != len(chunks):
-        _bad(key, f"shape {shape} and chunks {chunks} differ in rank")
+        refuse_metadata(key, f"shape {shape} and chunks {chunks} differ in rank")
     if any(c == 0 < n for n, c in zip(shape, chunks, strict=True)):
-        _bad(key, f"chunks {chunks} has a zero for a dimension that is not empty")
+        refuse_metadata(key, f"chunks {chunks} has a zero for a dimension that is not empty")
     chunks = [max(c, 1) for c in chunks]
     order, separator = zarray.get("order", "C"), zarray.get("dimension_separator") or "."
     if order not in ("C", "F"):
-        _bad(key, f"order is {order!r}, expected 'C' or 'F'")
+        refuse_metadata(key, f"order is {order!r}, expected 'C' or 'F'")
     if separator not in (".", "/"):
-        _bad(key, f"dimension_separator is {separator!r}, expected '.' or '/'")
+        refuse_metadata(key, f"dimension_separator is {separator!r}, expected '.' or '/'")
     filters = list(zarray.get("filters") or [])
     if not all(isinstance(f, Mapping) and isinstance(f.get("id"), str) for f in filters):
-        _bad(key, f"filters is {filters!r}, expected a list of codecs with ids")
+        refuse_metadata(key, f"filters is {filters!r}, expected a list of codecs with ids")
     recode = None
     if zarray.get("dtype") == "|O" and filters and filters[0]["id"] in _TEXT_CODECS:
         recode = _numcodec(key, filters[0])
@@ -182,14 +199,18 @@ def array_from_v2(
     compressor = zarray.get("compressor")
     if compressor is not None:
         if not isinstance(compressor, Mapping) or not isinstance(compressor.get("id"), str):
-            _bad(key, f"compressor is {compressor!r}, expected a codec with an id")
+            refuse_metadata(key, f"compressor is {compressor!r}, expected a codec with an id")
         filters.append(compressor)
     if recode is not None and len(filters) > 1:
-        _bad(key, f"the object codec {zarray['filters'][0]['id']!r} is followed by others")
+        refuse_metadata(
+            key, f"the object codec {zarray['filters'][0]['id']!r} is followed by others"
+        )
     native = dtype.to_native_dtype()
     stored = native if native.kind not in "OT" else None
     codecs = _codecs(key, filters, stored, order, len(shape))
+    is_unmasked = False
     if mask_fill_value is None:
+        is_unmasked = native.kind in "fciu" and fill is not None and not fill
         mask_fill_value = native.kind not in "fciub" or bool(fill)
     with quiet():
         stands_for = dtype.default_scalar() if fill is None else fill
@@ -198,23 +219,25 @@ def array_from_v2(
             "node_type": "array",
             "shape": shape,
             "data_type": dtype.to_json(zarr_format=3),
-            "chunk_grid": {"name": _GRID, "configuration": {"chunk_shape": chunks}},
+            "chunk_grid": {"name": GRID, "configuration": {"chunk_shape": chunks}},
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
             "fill_value": dtype.to_json_scalar(stands_for, zarr_format=3),
             "codecs": codecs,
             "attributes": _attributes(key, zattrs, native, fill if mask_fill_value else None),
             "storage_transformers": [],
         }
-    names = zattrs.get(_DIMENSIONS)
+    names = zattrs.get(DIMENSIONS)
     if names is not None:
         if not isinstance(names, list) or len(names) != len(shape):
-            _bad(
+            refuse_metadata(
                 f"{path}/.zattrs" if path else ".zattrs",
-                f"{_DIMENSIONS} is {names!r}, expected {len(shape)} names",
+                f"{DIMENSIONS} is {names!r}, expected {len(shape)} names",
             )
         document["dimension_names"] = names
     _check(key, document)
-    return ArrayMetadata(document, ChunkKeys(path, _grid(shape, chunks), separator), recode)
+    is_unmasked &= FILL_VALUE not in document["attributes"]
+    keys = ChunkKeys(path, _grid(shape, chunks), separator)
+    return ArrayMetadata(document, keys, recode, is_unmasked)
 
 
 def _sizes(key: str, zarray: Mapping[str, Any], name: str) -> list[int]:
@@ -222,7 +245,7 @@ def _sizes(key: str, zarray: Mapping[str, Any], name: str) -> list[int]:
     if not isinstance(value, list | tuple) or any(
         isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in value
     ):
-        _bad(key, f"{name} is {value!r}, expected a list of sizes")
+        refuse_metadata(key, f"{name} is {value!r}, expected a list of sizes")
     return list(value)
 
 
@@ -236,11 +259,13 @@ def _data_type(
     """Return zarr's data type, and the fill value as a scalar, None for none."""
     name = zarray.get("dtype")
     if isinstance(name, list):
-        _bad(key, f"the structured data type {name!r} has no equivalent that other readers know")
+        refuse_metadata(
+            key, f"the structured data type {name!r} has no equivalent that other readers know"
+        )
     # other codecs do not matter here, and zarr may not know them
     objects = [f for f in filters[:1] if name == "|O" and f["id"] in _OBJECT_CODECS]
     if name == "|O" and not objects:
-        _bad(
+        refuse_metadata(
             key,
             "arrays of objects need one of the filters "
             f"{', '.join(sorted({*_OBJECT_CODECS, *_TEXT_CODECS}))}, and as the first",
@@ -259,7 +284,9 @@ def _data_type(
         with quiet():
             metadata = ArrayV2Metadata.from_dict(document)
     except Exception as exc:  # zarr raises many kinds
-        _bad(key, f"data type {name!r} with fill value {zarray.get('fill_value')!r}: {exc}")
+        refuse_metadata(
+            key, f"data type {name!r} with fill value {zarray.get('fill_value')!r}: {exc}"
+        )
     return metadata.dtype, metadata.fill_value
 
 
@@ -267,7 +294,7 @@ def _numcodec(key: str, config: Mapping[str, Any]) -> Any:
     try:
         return numcodecs.get_codec(dict(config))
     except Exception as exc:  # a registry of other people's classes
-        _bad(key, f"the codec {dict(config)!r} is not known to numcodecs: {exc}")
+        refuse_metadata(key, f"the codec {dict(config)!r} is not known to numcodecs: {exc}")
 
 
 def _codecs(
@@ -300,14 +327,16 @@ def _codecs(
         if issubclass(kind, BytesBytesCodec):
             after.append(codec)
         elif after or serializer is not None:
-            _bad(key, f"the filter {name!r} comes after one that makes bytes of the values")
+            refuse_metadata(
+                key, f"the filter {name!r} comes after one that makes bytes of the values"
+            )
         elif issubclass(kind, ArrayBytesCodec):
             serializer = codec
         else:
             decoded = config.get("decode_dtype") or config.get("dtype")
             if decoded is not None and np.dtype(decoded) != dtype:
                 # v2 would take the bytes of one for those of the other
-                _bad(key, f"the filter {name!r} decodes to {decoded!r}, not to {dtype}")
+                refuse_metadata(key, f"the filter {name!r} decodes to {decoded!r}, not to {dtype}")
             before.append(codec)
             dtype = _encoded_dtype(config, dtype)
     if serializer is None:
@@ -330,7 +359,7 @@ def _codec(
             shuffle = options["shuffle"]
             if shuffle == -1:  # chosen by numcodecs while encoding
                 shuffle = 2 if size == 1 else 1
-            options["shuffle"] = _SHUFFLES[shuffle]
+            options["shuffle"] = SHUFFLES[shuffle]
             options["typesize"] = size
             return {"name": "blosc", "configuration": options}, BytesBytesCodec
         case "zstd":
@@ -342,9 +371,9 @@ def _codec(
         with quiet():
             kind = get_codec_class(f"numcodecs.{name}")
     except Exception:  # KeyError, or an error of newer versions
-        _bad(key, f"the codec {name!r} has no equivalent in Zarr v3")
+        refuse_metadata(key, f"the codec {name!r} has no equivalent in Zarr v3")
     if not issubclass(kind, ArrayArrayCodec | ArrayBytesCodec | BytesBytesCodec):
-        _bad(key, f"the codec {name!r} has no equivalent in Zarr v3")
+        refuse_metadata(key, f"the codec {name!r} has no equivalent in Zarr v3")
     return {"name": f"numcodecs.{name}", "configuration": options}, kind
 
 
@@ -363,7 +392,9 @@ def _bytes_codec(
     orders = [_ORDERS.get(d.str[0]) if d and d.itemsize > 1 else None for d in (stored, array)]
     if orders[0] is not None and orders[1] is None:
         # zarr drops the byte order from the codecs of an array whose own type has none
-        _bad(key, f"its filters make {stored} of {array}, which readers of Zarr v3 do not follow")
+        refuse_metadata(
+            key, f"its filters make {stored} of {array}, which readers of Zarr v3 do not follow"
+        )
     # and it wants one where the array's type needs one
     order = orders[0] or orders[1]
     return {"name": "bytes", **({"configuration": {"endian": order}} if order else {})}
@@ -373,17 +404,19 @@ def _attributes(
     key: str, zattrs: Mapping[str, Any], dtype: np.dtype[Any], fill: Any
 ) -> dict[str, Any]:
     """Return the attributes of a v3 array, with ``_FillValue`` as xarray expects it."""
-    attributes = {k: v for k, v in zattrs.items() if k not in (_DIMENSIONS, _FILL)}
-    given = fill if fill is not None else zattrs.get(_FILL)
+    attributes = {k: v for k, v in zattrs.items() if k not in (DIMENSIONS, FILL_VALUE)}
+    given = fill if fill is not None else zattrs.get(FILL_VALUE)
     if given is not None:
-        attributes[_FILL] = given
+        attributes[FILL_VALUE] = given
     attributes = with_finite_missing_value(attributes, dtype)
-    given = attributes.pop(_FILL, None)
+    given = attributes.pop(FILL_VALUE, None)
     if given is not None and dtype.kind in "fciub":
         try:
-            attributes[_FILL] = _encode_fill(given, dtype)
+            attributes[FILL_VALUE] = _encode_fill(given, dtype)
         except (TypeError, ValueError, OverflowError):
-            _bad(key.replace(".zarray", ".zattrs"), f"{_FILL} is {given!r}, expected a {dtype}")
+            refuse_metadata(
+                key.replace(".zarray", ".zattrs"), f"{FILL_VALUE} is {given!r}, expected a {dtype}"
+            )
     return attributes
 
 
@@ -408,8 +441,8 @@ def with_finite_missing_value(
         missing = missing[0]
     if dtype.kind != "f" or not isinstance(missing, float) or math.isfinite(missing):
         return found
-    fill = found.setdefault(_FILL, missing)
-    if math.isnan(missing) or (not isinstance(fill, list) and _same(float(fill), missing)):
+    fill = found.setdefault(FILL_VALUE, missing)
+    if math.isnan(missing) or (not isinstance(fill, list) and same_fill(float(fill), missing)):
         del found[_MISSING]
     return found
 
@@ -435,7 +468,7 @@ def _check(key: str, document: Mapping[str, Any]) -> None:
         with quiet():
             ArrayV3Metadata.from_dict(json.loads(json.dumps(document)))
     except Exception as exc:  # zarr raises many kinds
-        _bad(key, f"cannot be expressed in Zarr v3: {exc}")
+        refuse_metadata(key, f"cannot be expressed in Zarr v3: {exc}")
 
 
 def array_from_v3(path: str, document: Mapping[str, Any]) -> ArrayMetadata:
@@ -452,12 +485,12 @@ def array_from_v3(path: str, document: Mapping[str, Any]) -> ArrayMetadata:
     name = encoding.get("name") if isinstance(encoding, Mapping) else encoding
     options = encoding.get("configuration") or {} if isinstance(encoding, Mapping) else {}
     if name not in ("default", "v2"):
-        _bad(key, f"chunk_key_encoding {encoding!r} is unknown")
+        refuse_metadata(key, f"chunk_key_encoding {encoding!r} is unknown")
     separator = options.get("separator", "/" if name == "default" else ".")
     taken["chunk_key_encoding"] = {"name": "default", "configuration": {"separator": "/"}}
     grid = taken.get("chunk_grid")
-    if not isinstance(grid, Mapping) or grid.get("name") != _GRID:
-        _bad(key, f"chunk_grid is {grid!r}, expected one that is regular")
+    if not isinstance(grid, Mapping) or grid.get("name") != GRID:
+        refuse_metadata(key, f"chunk_grid is {grid!r}, expected one that is regular")
     _check(key, taken)
     chunks = list(grid["configuration"]["chunk_shape"])
     default = name == "default"
@@ -473,161 +506,3 @@ def normal_form(document: Mapping[str, Any]) -> dict[str, Any]:
         written = metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"]
     found: dict[str, Any] = json.loads(written.to_bytes())
     return found
-
-
-# -- v3 to v2 --------------------------------------------------------------------------
-def array_to_v2(
-    path: str, document: Mapping[str, Any], *, complete: bool
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Convert the metadata of an array to ``.zarray`` and ``.zattrs``.
-
-    Parameters
-    ----------
-    path : str
-    document : mapping
-        Its ``zarr.json``.
-    complete : bool
-        Whether every chunk of the grid exists, so that no reader sees the fill value.
-
-    Raises
-    ------
-    InvalidInputError
-        If v2 has no equivalent of a codec, data type or chunk grid; the message names the
-        array.
-    """
-    key = f"{path}/zarr.json" if path else "zarr.json"
-    with quiet():
-        metadata = ArrayV3Metadata.from_dict(json.loads(json.dumps(document)))
-    grid = document["chunk_grid"]
-    if grid["name"] != _GRID:
-        _bad(key, f"the chunk grid {grid['name']!r} has no equivalent in Zarr v2")
-    dtype: Any = metadata.data_type
-    order, filters, compressor, dtype = _v2_codecs(key, document, dtype)
-    fill, attributes = _v2_fill(key, document, metadata, complete)
-    try:
-        with quiet():
-            name = dtype.to_json(zarr_format=2)["name"]
-            stored = None if fill is None else dtype.to_json_scalar(fill, zarr_format=2)
-    except Exception as exc:
-        _bad(key, f"the data type {document['data_type']!r} has no equivalent in Zarr v2: {exc}")
-    if not isinstance(name, str):
-        _bad(key, f"the data type {document['data_type']!r} has no equivalent in Zarr v2")
-    zarray = {
-        "zarr_format": 2,
-        "shape": list(document["shape"]),
-        "chunks": list(grid["configuration"]["chunk_shape"]),
-        "dtype": name,
-        "fill_value": stored,
-        "order": order,
-        "filters": filters or None,
-        "compressor": compressor,
-        "dimension_separator": ".",
-    }
-    names = document.get("dimension_names")
-    if names is not None and all(names):
-        attributes[_DIMENSIONS] = list(names)
-    elif not document["shape"]:
-        attributes[_DIMENSIONS] = []
-    return zarray, attributes
-
-
-def _v2_codecs(
-    key: str, document: Mapping[str, Any], dtype: Any
-) -> tuple[str, list[dict[str, Any]], dict[str, Any] | None, Any]:
-    """Return order, filters, compressor, and the data type with its byte order."""
-    order = "C"
-    filters: list[dict[str, Any]] = []
-    endian = None
-    numbers = list(range(len(document["shape"])))
-    for position, codec in enumerate(document["codecs"]):
-        name = codec if isinstance(codec, str) else codec["name"]
-        options = {} if isinstance(codec, str) else dict(codec.get("configuration") or {})
-        match name:
-            case "transpose" if position == 0 and options.get("order") == numbers[::-1]:
-                order = "F" if len(numbers) > 1 else "C"
-            case "transpose" if options.get("order") == numbers:
-                pass
-            case "bytes":
-                endian = options.get("endian")
-            case "vlen-utf8" | "vlen-bytes":
-                filters.append({"id": name})
-            case "blosc":
-                options["shuffle"] = _SHUFFLES.index(options["shuffle"])
-                options.pop("typesize", None)
-                filters.append({"id": name, **options})
-            case "zstd" | "gzip":
-                filters.append({"id": name, **options})
-            case grib.GribCodec.name:
-                filters.append({"id": grib.NUMCODEC, **options})
-            case _ if name.startswith("numcodecs."):
-                filters.append({"id": name.removeprefix("numcodecs."), **options})
-            case _:
-                _bad(key, f"the codec {name!r} has no equivalent in Zarr v2")
-    # filters that change values name the data type that comes out, with its byte order
-    decoded = next((f for f in filters if f["id"] in _VALUE_FILTERS), {})
-    named = decoded.get("decode_dtype") or decoded.get("dtype")
-    if named:
-        endian = "big" if np.dtype(named).str[0] == ">" else "little"
-    if endian is not None and hasattr(dtype, "endianness"):
-        dtype = replace(dtype, endianness=endian)
-    compressor = filters.pop() if filters and filters[-1]["id"] in _COMPRESSORS else None
-    return order, filters, compressor, dtype
-
-
-#: What stands last in a v2 array is its compressor, if it is one of these.
-_COMPRESSORS: Final = frozenset({"blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd"})
-_VALUE_FILTERS: Final = frozenset({"astype", "delta", "fixedscaleoffset", "quantize"})
-
-
-def _v2_fill(
-    key: str, document: Mapping[str, Any], metadata: Any, complete: bool
-) -> tuple[Any, dict[str, Any]]:
-    """Return fill value (None for none) and attributes that mean the same in v2.
-
-    There xarray takes every fill value for that of missing values.
-    """
-    attributes = dict(document.get("attributes") or {})
-    native = metadata.data_type.to_native_dtype()
-    fill = metadata.fill_value
-    unseen = complete or _same(fill, metadata.data_type.default_scalar())
-    if native.kind not in "fciub":
-        return (None if unseen else fill), attributes
-    missing = _decode_fill(key, attributes.pop(_FILL, None), native)
-    if missing is not None and _same(missing, fill):
-        return fill, attributes
-    if not unseen:
-        if missing is None:
-            return fill, attributes
-        _bad(
-            key,
-            f"chunks are missing, and the fill value {fill!r} is not the {_FILL} {missing!r}: "
-            "Zarr v2 has one for both",
-        )
-    if missing is not None:
-        attributes[_FILL] = (
-            [missing.real, missing.imag] if isinstance(missing, complex) else missing
-        )
-    return None, attributes
-
-
-def _decode_fill(key: str, value: Any, dtype: np.dtype[Any]) -> Any:
-    """Return the value that xarray keeps in the attribute ``_FillValue`` of v3 arrays."""
-    if value is None:
-        return None
-    try:
-        match dtype.kind:
-            case "f" if isinstance(value, str):
-                return struct.unpack("<d", base64.b64decode(value))[0]
-            case "c" if isinstance(value, list):
-                parts = [_decode_fill(key, part, np.dtype("f8")) for part in value]
-                return complex(*parts)
-    except (ValueError, struct.error):
-        _bad(key, f"{_FILL} is {value!r}, which is no fill value of Zarr v3")
-    return value
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether fill values are equal, NaN and NaT to themselves too."""
-    if isinstance(a, complex | np.complexfloating):
-        return _same(a.real, b.real) and _same(a.imag, b.imag)
-    return bool(a == b) or bool(a != a and b != b)

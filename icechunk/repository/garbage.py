@@ -25,6 +25,8 @@ from icechunk.format import layout
 from icechunk.format.ids import OBJECT_ID_SIZE, decode_ids
 from icechunk.format.manifest import Manifest
 from icechunk.format.repo_info import RepoInfo, decode_repo_info
+from icechunk.format.snapshot import Snapshot
+from icechunk.repository import archive_tables
 from icechunk.repository.expiration import without_snapshots
 from icechunk.repository.jobs_needs import needed_by_jobs
 from icechunk.repository.ops import GCSummary
@@ -95,7 +97,12 @@ class Collector:
         for ids in needed.chunks:
             self._chunks.add(id_prefixes(ids))
         self._logs: set[bytes] = set()
-        # Listed before anything is decided: a snapshot that is not here is newer.
+        # Listed before anything is decided: a table or snapshot that is not here is newer.
+        self._tables = {
+            meta.key: meta
+            for meta in self._storage.list(archive_tables.FOLDER)
+            if archive_tables.is_table(meta.key) and _is_older(meta, cutoff)
+        }
         self._old: set[bytes] = set()
         self._young: set[bytes] = set()
         for batch in batches(self._storage.list(layout.SNAPSHOTS), _LISTED):
@@ -128,10 +135,11 @@ class Collector:
 
     def _keep_references(self, snapshots: set[bytes], optional: set[bytes]) -> None:
         new = snapshots - self._snapshots
-        needed = manifest_files(self._assets, new - optional, self._limits)
+        look = self._keep_tables if self._tables else None
+        needed = manifest_files(self._assets, new - optional, self._limits, look=look)
         # what a session has written that was older than an earlier run: it refers to what
         # is gone, and must not keep this run from its work
-        others = manifest_files(self._assets, new & optional, self._limits, optional)
+        others = manifest_files(self._assets, new & optional, self._limits, optional, look)
         missing = {id: f for id, f in (others | needed).items() if id not in self._manifests}
         _log.info("%d more snapshots refer to %d more manifests", len(new), len(missing))
         for prefixes in read_manifests(
@@ -140,6 +148,11 @@ class Collector:
             self._chunks.add(prefixes)
         self._manifests |= missing.keys()
         self._snapshots |= new
+
+    def _keep_tables(self, snapshot: Snapshot) -> None:
+        for node in snapshot.nodes():
+            for key in archive_tables.tables_in(node.user_data):
+                self._tables.pop(key, None)
 
     # -- what goes -------------------------------------------------------------------------
     def delete(self, limits: DeleteLimits, *, dry_run: bool) -> GCSummary:
@@ -167,6 +180,8 @@ class Collector:
             _log.info("%s: %d deleted, %d failed", name, done.count, done.failed)
             counts[name] = done.count
             total.add(done)
+        if not total.failed:
+            total.add(deleter.delete(self._tables.values()))
         if not total.failed:
             total.add(deleter.delete(self._lost_copies()))
         if not total.failed:

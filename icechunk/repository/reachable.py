@@ -22,7 +22,7 @@ from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.ids import OBJECT_ID_SIZE
 from icechunk.format.manifest import Manifest
 from icechunk.format.repo_info import RepoInfo
-from icechunk.format.snapshot import ManifestFile
+from icechunk.format.snapshot import ManifestFile, Snapshot
 
 __all__ = [
     "MAX_THREADS",
@@ -89,6 +89,7 @@ def manifest_files(
     snapshots: Iterable[bytes],
     limits: Limits,
     optional: Collection[bytes] = (),
+    look: Callable[[Snapshot], None] | None = None,
 ) -> dict[bytes, ManifestFile]:
     """Return the manifests that some snapshots refer to.
 
@@ -99,6 +100,8 @@ def manifest_files(
     limits : Limits
     optional : collection of bytes
         Snapshots that need not be there.
+    look : callable, optional
+        Called with each snapshot, by several threads.
 
     Raises
     ------
@@ -109,11 +112,14 @@ def manifest_files(
 
     def read(id: bytes) -> Mapping[bytes, ManifestFile]:
         try:
-            return assets.snapshot(id).manifest_files
+            snapshot = assets.snapshot(id)
         except SnapshotNotFoundError:
             if id not in optional:
                 raise
             return {}
+        if look is not None:
+            look(snapshot)
+        return snapshot.manifest_files
 
     with ThreadPoolExecutor(min(limits.snapshots, MAX_THREADS)) as pool:
         for batch in batches(snapshots, limits.snapshots):

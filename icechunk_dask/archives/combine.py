@@ -20,9 +20,9 @@ import xarray as xr
 
 from icechunk.kerchunk.decoding import decoding_form, equal
 from icechunk.kerchunk.metadata import Documented, normal_form
+from icechunk.repository.archive_tables import FIELD
 from icechunk_dask.archives.cutting import rows_of
 from icechunk_dask.archives.parts import Part, Schema, Variable, digests_of
-from icechunk_dask.archives.record import FIELD
 
 __all__ = ["Comparison", "Mismatch", "Template", "recode"]
 

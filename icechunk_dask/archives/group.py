@@ -15,10 +15,11 @@ import xarray as xr
 import zarr
 
 from icechunk import ErrorKind, InvalidInputError, Repository, Session
+from icechunk.repository.archive_tables import FIELD
 from icechunk_dask.archives.combine import Template
 from icechunk_dask.archives.extents import Extent, extent_of
 from icechunk_dask.archives.parts import Axis, group_of
-from icechunk_dask.archives.record import FIELD, Blocks, Files, Record
+from icechunk_dask.archives.record import Blocks, Files, Record
 from icechunk_dask.archives.scan import digest, meanings
 from icechunk_dask.archives.sources import UNKNOWN, location_of
 
@@ -187,7 +188,10 @@ class ArchiveGroup:
         lengths: dict[Axis, int] = {}
         extents: dict[Axis, Extent] = {}
         copied: set[str] = set()
+        others = tuple(f"{root}/" for root in Record.roots(session, self.root))
         for node in session.tree.within(self.root):
+            if f"{node.path}/".startswith(others):
+                continue
             if node.array is None:
                 self._look_at_group(session, node.path, dims, lengths, extents)
                 continue

@@ -137,6 +137,8 @@ class _Scan:
                         groups.append((whole, found))
                 elif isinstance(found, h5d.DatasetID):
                     items.append(self._item(key, found))
+            except MemoryError:
+                raise
             except Exception as exc:  # whatever is wrong with it, there are others
                 self._refuse(whole, _reason(exc))
         dimensions = GroupDimensions(self._objects, items, above)
@@ -175,6 +177,8 @@ class _Scan:
             names = dimensions.names(item)
             shape = dimensions.shape(item, names)
             self._variables[path] = variable(self._source, path, item, names, shape)
+        except MemoryError:
+            raise
         except Exception as exc:  # whatever is wrong with it, there are others
             self._refuse(path, _reason(exc))
 

@@ -68,6 +68,8 @@ class ObjectAttributes:
                     self.shown[name] = _shown(attribute)
             except _NoJsonError:
                 continue
+            except MemoryError:
+                raise
             except Exception as exc:  # what HDF5 or h5py raise for a damaged attribute
                 self.unreadable = f"its attribute {name!r} cannot be read: {exc}"
 
@@ -78,6 +80,8 @@ class ObjectAttributes:
             if name in self._hidden:
                 try:
                     self._found[name] = _values(self._hidden[name])[1]
+                except MemoryError:
+                    raise
                 except Exception as exc:  # what HDF5 or h5py raise for a damaged attribute
                     self.unreadable = f"its attribute {name!r} cannot be read: {exc}"
         return self._found[name]

@@ -84,6 +84,8 @@ def _decoded(data: bytes, codecs: list[dict[str, Any]]) -> bytes:
             config |= codec["configuration"]
         try:
             data = bytes(numcodecs.get_codec(config).decode(data))
+        except MemoryError:
+            raise
         except Exception:  # codecs of other people, and bytes that are not theirs
             return b""
     return data

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from icechunk.kerchunk.metadata import array_from_v2
 from icechunk_dask.archives.described import FileVariable
+from icechunk_dask.archives.hdf5_attributes import zarr_attributes
 
 __all__ = ["native_document", "selection", "write_together"]
 
@@ -40,7 +41,7 @@ def native_document(
     Raises
     ------
     ValueError
-        If Zarr has no such type.
+        If Zarr has no such type, or no form for its attributes.
     """
     if dtype.fields is not None:
         raise ValueError(f"references have no form for its type {dtype}")
@@ -57,9 +58,10 @@ def native_document(
     }
     attributes = {**variable.attributes, "_ARRAY_DIMENSIONS": list(dimensions)}
     document = array_from_v2(name, zarray, attributes, mask_fill_value=False).document
-    fill = variable.attributes.get("_FillValue")
-    if text and isinstance(fill, str):
-        document["attributes"]["_FillValue"] = fill
+    if text:
+        shown = {**variable.attributes}
+        shown.pop("_ARRAY_DIMENSIONS", None)
+        document["attributes"] = zarr_attributes(shown, np.dtype(np.dtypes.StringDType()))
     elif variable.document is not None:
         # attributes in the forms that readers of Zarr understand
         document["attributes"] = variable.document["attributes"]

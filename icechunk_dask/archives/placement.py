@@ -51,7 +51,7 @@ class Placement:
         return {axis: blocks.starts() for axis, blocks in self.blocks.items()}
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class _Item:
     """A block before it has its place."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from icechunk import InvalidInputError, ObjectNotFoundError, Session
 from icechunk.errors import FormatError
+from icechunk.repository.archive_tables import named_table, table_key
 from icechunk_dask.archives.extents import Extent
 from icechunk_dask.archives.parts import Axis
 from icechunk_dask.archives.sources import Version
@@ -29,11 +30,8 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-__all__ = ["FIELD", "Blocks", "Files", "Record"]
+__all__ = ["Blocks", "Files", "Record"]
 
-#: Field of ``zarr.json`` that names the table.
-FIELD: Final = "icechunk_archive"
-_FOLDER: Final = "archives"
 _VERSION: Final = 1
 _LEVEL: Final = 3
 
@@ -110,14 +108,30 @@ class Record:
     # -- stored ------------------------------------------------------------------------
     @classmethod
     def find(cls, session: Session, root: str) -> Record | None:
-        """Return the table of a group, None if it has none."""
+        """Return the table of a group, None if it has none; groups below may have their own."""
         for node in session.tree.within(root):
-            if node.array is None or FIELD.encode() not in node.user_data:
+            named = None if node.array is None else named_table(node.user_data)
+            if named is None:
                 continue
-            named = json.loads(node.user_data).get(FIELD)
-            if isinstance(named, Mapping) and isinstance(named.get("table"), str):
-                return cls.load(session, named["table"])
+            if named.array is not None:
+                if named.root(node.path) == root:
+                    return cls.load(session, named.table)
+                continue
+            record = cls.load(session, named.table)
+            if node.path.removeprefix(root).strip("/") in record.templates:
+                return record
         return None
+
+    @staticmethod
+    def roots(session: Session, root: str) -> set[str]:
+        """Return the groups below a group that are archives of their own."""
+        found = set()
+        for node in session.tree.within(root):
+            named = None if node.array is None else named_table(node.user_data)
+            own = None if named is None else named.root(node.path)
+            if own is not None and own != root:
+                found.add(own)
+        return found
 
     @classmethod
     def load(cls, session: Session, name: str) -> Record:
@@ -128,7 +142,7 @@ class Record:
         ObjectNotFoundError, FormatError
             If it is missing or damaged.
         """
-        key = f"{_FOLDER}/{name}"
+        key = table_key(name)
         try:
             data = bytes(session.storage.get(key).data)
         except ObjectNotFoundError as exc:
@@ -137,11 +151,11 @@ class Record:
             ) from exc
         return cls.decode(data, key)
 
-    def save(self, session: Session) -> dict[str, Any]:
-        """Write a table; return the value of `FIELD` that names it."""
+    def save(self, session: Session) -> str:
+        """Write a table; return its name."""
         name = secrets.token_hex(12)
-        session.storage.put(f"{_FOLDER}/{name}", self.encode())
-        return {"must_understand": False, "table": name}
+        session.storage.put(table_key(name), self.encode())
+        return name
 
     def encode(self) -> bytes:
         """Return the table as bytes."""

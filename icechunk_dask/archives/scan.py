@@ -27,6 +27,8 @@ from icechunk.kerchunk.tables import ChunkTable
 from icechunk_dask.archives.cutting import in_rows
 from icechunk_dask.archives.described import Dataset, FileVariable
 from icechunk_dask.archives.extents import Extent, extent_of
+from icechunk_dask.archives.failures import failure_of, not_in_json
+from icechunk_dask.archives.hdf5_attributes import masks_bytes
 from icechunk_dask.archives.native import native_document
 from icechunk_dask.archives.opening import OpenFile
 from icechunk_dask.archives.parsed import Parser
@@ -101,8 +103,7 @@ class Scanner:
                 warnings.simplefilter("ignore")
                 return self._scan(url)
         except Exception as exc:  # any file may be damaged in any way
-            reason = str(exc) or "no reason is given"
-            return Scan(url, failure=f"{type(exc).__name__}: {reason}")
+            return Scan(url, failure=failure_of(exc))
 
     def __repr__(self) -> str:
         return f"Scanner({self.concat_dims})"
@@ -221,6 +222,10 @@ class _Block:
 
     def __post_init__(self) -> None:
         groups = {path: dict(attributes) for path, attributes in self.dataset.groups.items()}
+        for path, attributes in groups.items():
+            odd = not_in_json(attributes)
+            if odd:
+                raise ValueError(f"its group '/{path}' cannot be stored: {odd}")
         self.schema = Schema({}, groups)
         by_group: dict[str, dict[str, FileVariable]] = {group: {} for group in groups}
         for name, variable in self.dataset.variables.items():
@@ -325,6 +330,12 @@ class _Block:
                 document = native_document(name, values.shape, values.dtype, variable, dims)
             except (TypeError, ValueError) as exc:
                 raise _unstorable(name, exc) from exc
+            if masks_bytes(variable.attributes, values):
+                raise _unstorable(
+                    name,
+                    "some of its texts equal its attribute _FillValue, which xarray cannot read "
+                    "from Zarr for bytes",
+                )
             (self.payload if combined else self.common).values[name] = values
         else:
             assert variable.document is not None and variable.table is not None
@@ -339,6 +350,9 @@ class _Block:
                         f"its variable {name!r} has {length} along {dim!r}, others of its group "
                         f"{self.lengths[axis]}"
                     )
+        odd = not_in_json(document["attributes"])
+        if odd:
+            raise _unstorable(name, odd)
         document = {
             **document,
             "shape": [
@@ -427,7 +441,10 @@ class _Block:
         found = self._read.get(name)
         if found is None:
             variable = self.dataset.variables[name]
-            found = _texts(variable.read(tuple(slice(0, n) for n in variable.shape)))
+            try:
+                found = _texts(variable.read(tuple(slice(0, n) for n in variable.shape)))
+            except MemoryError as exc:
+                raise MemoryError(f"its variable {name!r}: {exc or 'cannot be held'}") from exc
             self._read[name] = found
         return found
 
@@ -450,7 +467,7 @@ def _texts(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         texts = [v.decode() if isinstance(v, bytes) else v for v in values.ravel().tolist()]
         other = {type(text).__name__ for text in texts if not isinstance(text, str)}
         if other:
-            raise TypeError(f"its values are objects of {', '.join(sorted(other))}, not texts")
+            raise ValueError(f"its values are objects of {', '.join(sorted(other))}, not texts")
         return np.asarray(texts, dtype=np.dtypes.StringDType()).reshape(values.shape)
     return values.astype(np.dtypes.StringDType()) if values.dtype.kind == "U" else values
 

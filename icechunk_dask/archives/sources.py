@@ -27,7 +27,7 @@ _NANO: Final = 1_000_000_000
 _LISTED: Final = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Version:
     """What tells versions of a file apart.
 

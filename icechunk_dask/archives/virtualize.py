@@ -11,6 +11,7 @@ import numpy as np
 
 from icechunk import InvalidInputError, VirtualChunkContainer
 from icechunk.kerchunk.guard import VERIFY
+from icechunk_dask.archives.committing import commit
 from icechunk_dask.archives.fitting import ON_MISMATCH, Fitting
 from icechunk_dask.archives.group import ArchiveGroup
 from icechunk_dask.archives.parsed import Parser
@@ -172,7 +173,8 @@ def virtualize(
         if a file of the archive has changed, or if no file could be read. Nothing is
         committed then.
     ConflictError
-        If others moved the branch meanwhile. Nothing is committed then.
+        If others have changed the archive meanwhile. Nothing is committed then; what they
+        committed elsewhere does not matter.
 
     Examples
     --------
@@ -284,7 +286,14 @@ def virtualize(
     for (i, _), mismatch in fitted.cured.items():
         problems = materialized.setdefault(fitted.parts[i].url, [])
         problems.append(f"{mismatch.variable}: {mismatch.problem}")
-    snapshot = session.commit(message or _message(added, replaced, root), metadata)
+    snapshot = commit(
+        opened.made,
+        session,
+        message or _message(added, replaced, root),
+        metadata,
+        root,
+        found,
+    )
     return VirtualizeReport(
         snapshot_id=snapshot,
         added=added,
@@ -341,7 +350,8 @@ def remove_files(
         If a file is not in the archive, or what comes after it would have to move by other
         than whole chunks. Nothing is committed then.
     ConflictError
-        If others moved the branch meanwhile. Nothing is committed then.
+        If others have changed the archive meanwhile. Nothing is committed then; what they
+        committed elsewhere does not matter.
 
     Examples
     --------
@@ -372,7 +382,9 @@ def remove_files(
     )
     found = writing.write()
     files = "1 file" if len(gone) == 1 else f"{len(gone)} files"
-    snapshot = session.commit(message or f"{files} taken out of {root}", metadata)
+    snapshot = commit(
+        opened.made, session, message or f"{files} taken out of {root}", metadata, root, found
+    )
     return VirtualizeReport(
         group=root,
         branch=branch,

@@ -17,13 +17,14 @@ import zarr
 from icechunk import InvalidInputError, Session
 from icechunk.kerchunk.placing import clear_chunks, move_chunks, place_tables
 from icechunk.kerchunk.tables import ChunkTable
+from icechunk.repository.archive_tables import FIELD, Named
 from icechunk_dask.archives.combine import Template, recode
 from icechunk_dask.archives.cutting import cut
 from icechunk_dask.archives.fitting import Fitted
 from icechunk_dask.archives.group import ArchiveGroup
 from icechunk_dask.archives.native import selection, write_together
 from icechunk_dask.archives.parts import Axis, Part, Payload, Scan, group_of
-from icechunk_dask.archives.record import FIELD, Files, Record
+from icechunk_dask.archives.record import Files, Record
 from icechunk_dask.archives.report import VariableReport
 from icechunk_dask.archives.sources import location_of
 
@@ -378,12 +379,12 @@ class Writing:
     def _finish(self, arrays: list[_Array]) -> None:
         """Write the table of the files, and name it in an array."""
         record = self._record()
-        field = record.save(self._session)
+        table = record.save(self._session)
         named = False
         for array in sorted(arrays, key=lambda array: (not array.axes, array.name)):
             node = self._session.tree.require(array.path)
             if not named:
-                self._resize(array, array.new_shape, field)
+                self._resize(array, array.new_shape, Named(table, array.name).field())
                 named = True
             elif FIELD.encode() in node.user_data:
                 self._resize(array, array.new_shape)

@@ -13,9 +13,9 @@ import pytest
 import xarray as xr
 
 from icechunk import InvalidInputError, LocalStorage, Repository, StorageError
+from icechunk.repository.archive_tables import FIELD
 from icechunk_dask import remove_files, virtualize
 from icechunk_dask.archives import scan as scan_module
-from icechunk_dask.archives.record import FIELD
 from tests.archives.day_files import access, archived, content, together, write_days
 
 

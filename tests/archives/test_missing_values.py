@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
@@ -50,3 +51,59 @@ def test_they_mean_the_same(engine: str, missing: float, fill: Any, tmp_path: Pa
         target, engine="icechunk", authorize_virtual_chunk_access={f"file://{tmp_path}/": None}
     )
     np.testing.assert_array_equal(found["v"], expected["v"])
+
+
+@pytest.mark.parametrize("other", [None, "NA", "x"])
+def test_texts_of_any_length(other: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", data=np.arange(3.0)).make_scale("x")
+        file.create_dataset("v", data=["a", "NA", ""], dtype=h5py.string_dtype())
+        file["v"].dims[0].attach_scale(file["x"])
+        file["v"].attrs["_FillValue"] = "NA"
+        if other is not None:
+            file["v"].attrs["missing_value"] = other
+    target = str(tmp_path / "repository")
+    if other == "x":
+        with pytest.raises(InvalidInputError, match=r"'v'.*_FillValue and missing_value differ"):
+            virtualize([path], target, concat_dims=["x"], scheduler="sync")
+        return
+    virtualize([path], target, concat_dims=["x"], scheduler="sync")
+    found = xr.open_dataset(target, engine="icechunk")["v"].values.tolist()
+    expected = xr.open_dataset(path)["v"].values.tolist()
+    assert [text != text for text in expected] == [False, True, False]
+    assert str(found) == str(expected) == "['a', nan, '']"
+
+
+@pytest.mark.parametrize("fill", [b"b", b"z"])
+@pytest.mark.parametrize("engine", ["h5netcdf", "scipy"])
+def test_characters(engine: Any, fill: bytes, tmp_path: Path) -> None:
+    """xarray opens no bytes with ``_FillValue`` from Zarr: what it would mask is refused."""
+    path = tmp_path / "a.nc"
+    variable = xr.Variable("x", np.array([b"a", b"b", b"c"]), None, {"_FillValue": fill})
+    xr.Dataset({"v": variable}, {"x": np.arange(3.0)}).to_netcdf(path, engine=engine)
+    target = str(tmp_path / "repository")
+    if fill == b"b":
+        with pytest.raises(InvalidInputError, match=r"'v'.*texts equal its attribute _FillValue"):
+            virtualize([path], target, concat_dims=["x"], scheduler="sync")
+        return
+    virtualize([path], target, concat_dims=["x"], scheduler="sync")
+    found = xr.open_dataset(target, engine="icechunk")["v"].values.tolist()
+    assert found == xr.open_dataset(path, engine=engine)["v"].values.tolist() == [b"a", b"b", b"c"]
+
+
+@pytest.mark.parametrize("engine", ["h5netcdf", "scipy"])
+@pytest.mark.parametrize("value", [np.nan, [1.0, -np.inf]])
+@pytest.mark.parametrize("place", ["variable", "coordinate", "group"])
+def test_other_attributes_are_refused_by_name(
+    engine: Any, value: Any, place: str, tmp_path: Path
+) -> None:
+    dataset = xr.Dataset({"v": ("x", VALUES)}, {"x": np.arange(6.0)})
+    name = {"variable": "v", "coordinate": "x"}.get(place)
+    named = "group '/'" if name is None else f"variable {name!r}"
+    (dataset if name is None else dataset[name]).attrs["odd"] = value
+    path = tmp_path / "a.nc"
+    dataset.to_netcdf(path, engine=engine)
+    whose = rf"a\.nc: .*{named}.*'odd' is -?(NaN|Infinity)"
+    with pytest.raises(InvalidInputError, match=whose):
+        virtualize([path], str(tmp_path / "repo"), concat_dims=["x"], scheduler="sync")

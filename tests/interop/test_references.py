@@ -40,7 +40,7 @@ def test_many_files(ours: Ours, official: Official, tmp_path: Path) -> None:
     held = base64.b64encode(np.array([7, 8], ">i4").tobytes()).decode()
     chunks[f"{count}.0"] = f"base64:{held}"
     refs = array_refs(
-        chunks, (count + 2, 2), (1, 2), dtype=">i4", attributes={"n": float("nan"), "_FillValue": 3}
+        chunks, (count + 2, 2), (1, 2), dtype=">i4", attributes={"n": [1.5, None], "_FillValue": 3}
     )
     place = tmp_path / "repo"
     repo = repository(files, storage=local(place))

@@ -19,7 +19,8 @@ from zarr.storage import MemoryStore
 
 from icechunk import InvalidInputError
 from icechunk.kerchunk import export_references, import_references
-from icechunk.kerchunk.metadata import array_from_v2, array_to_v2
+from icechunk.kerchunk.metadata import array_from_v2
+from icechunk.kerchunk.metadata_v2 import array_to_v2
 from tests.kerchunk.base import array_refs, repository, through_fsspec, through_session
 
 NUMBERS = ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"]

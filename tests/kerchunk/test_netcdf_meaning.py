@@ -196,3 +196,17 @@ def test_zarr_version_3(tmp_path: Path) -> None:
         else:
             with pytest.raises(InvalidInputError, match=r"has 7 bytes.*8"):
                 import_references(refs, session)
+
+
+def test_arrays_whose_zeros_are_not_masked_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "file.h5"
+    with h5py.File(path, "w") as file:
+        for name, attribute in (("plain", None), ("zero", 0), ("nine", 9)):
+            file.create_dataset(name, data=[0, 9], chunks=(2,))
+            if attribute is not None:
+                file[name].attrs["_FillValue"] = attribute
+    for given, expected in ((None, ("/plain", "/zero")), (True, ()), (False, ())):
+        session = repository(tmp_path).writable_session("main")
+        report = import_references(scanned(path), session, mask_fill_value=given)
+        assert report.unmasked == expected
+        assert ("mask_fill_value=True" in repr(report)) is bool(expected)

@@ -1,0 +1,116 @@
+"""The nodes that references describe, and where in a repository they go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from icechunk.errors import AlreadyExistsError, ErrorKind, InvalidInputError
+from icechunk.format.ids import normalize_path, parent_paths
+from icechunk.kerchunk.append import Place
+from icechunk.kerchunk.dimensions import name_dimensions
+from icechunk.kerchunk.metadata import (
+    ArrayMetadata,
+    array_from_v2,
+    array_from_v3,
+    group_from_v2,
+)
+from icechunk.kerchunk.tables import References, is_array, refuse
+from icechunk.session.session import Session
+
+__all__ = ["arrays_of", "groups_of", "new_place"]
+
+
+def _absolute(root: str, path: str) -> str:
+    try:
+        return normalize_path(f"{root}/{path}")
+    except InvalidInputError as exc:
+        refuse(path, str(exc), ErrorKind.INVALID_PATH)
+
+
+def arrays_of(
+    source: References, root: str, mask_fill_value: bool | None
+) -> dict[str, ArrayMetadata]:
+    """Return the arrays of the references by their paths in the repository."""
+    documents = source.documents
+    found: dict[str, ArrayMetadata] = {}
+    for key, document in sorted(documents.items()):
+        if not is_array(key, document):
+            continue
+        head, _, name = key.rpartition("/")
+        path = _absolute(root, head)
+        if path in found:
+            refuse(key, "there are two arrays of this path")
+        if name == ".zarray":
+            attributes = documents.get(f"{head}/.zattrs" if head else ".zattrs", {})
+            found[path] = array_from_v2(head, document, attributes, mask_fill_value=mask_fill_value)
+        else:
+            found[path] = array_from_v3(head, document)
+    name_dimensions(found)
+    for path, array in found.items():
+        inside = next((parent for parent in parent_paths(path) if parent in found), None)
+        if inside is not None:
+            refuse(array.keys.path, f"the array lies within another one, {inside!r}")
+    if not found and not documents:
+        raise InvalidInputError(
+            "the references have no Zarr metadata", ErrorKind.INVALID_VIRTUAL_REF
+        )
+    return found
+
+
+def groups_of(
+    session: Session,
+    source: References,
+    root: str,
+    arrays: Mapping[str, ArrayMetadata],
+    overwrite: bool,
+) -> dict[str, bytes]:
+    """Return the documents of groups to set: those of the references, and missing parents."""
+    attributes: dict[str, dict[str, Any]] = {}
+    for key, document in source.documents.items():
+        head, _, name = key.rpartition("/")
+        path = _absolute(root, head)
+        if path in arrays:
+            continue
+        known = attributes.setdefault(path, {})
+        if name == ".zattrs":
+            known.update(document)
+        elif name == "zarr.json":
+            known.update(document.get("attributes") or {})
+    for path in [*arrays, *attributes]:
+        for parent in parent_paths(path):
+            attributes.setdefault(parent, {})
+    found = {}
+    for path, given in attributes.items():
+        node = session.tree.get(path)
+        if node is not None and node.is_array:
+            # above the group that was asked for an array is in the way, whatever the mode
+            if not overwrite or path not in (root, *_below(attributes, root)):
+                raise AlreadyExistsError(
+                    f"cannot import a group to {path!r}: there is an array already"
+                )
+            node = None
+        old = json.loads(node.user_data) if node is not None else {}
+        merged = {**(old.get("attributes") or {}), **given}
+        document = {**group_from_v2({}), **old, "attributes": merged}
+        data = json.dumps(document).encode()
+        if node is None or document != old:
+            found[path] = data
+    return dict(sorted(found.items()))
+
+
+def _below(paths: Mapping[str, Any], root: str) -> Iterator[str]:
+    return (path for path in paths if root == "/" or path.startswith(root + "/"))
+
+
+def new_place(session: Session, path: str, array: ArrayMetadata, overwrite: bool) -> Place:
+    """Return the place of an array that is created, or replaced."""
+    existing = session.tree.get(path)
+    if existing is not None and (not overwrite or not existing.is_array):
+        kind = "an array" if existing.is_array else "a group"
+        raise AlreadyExistsError(
+            f"cannot import an array to {path!r}: there is {kind} already; pass overwrite=True "
+            "to replace arrays, append_dim to append, or another group"
+        )
+    return Place(array.document, (0,) * len(array.shape))

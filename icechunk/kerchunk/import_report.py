@@ -1,0 +1,64 @@
+"""What an import of references tells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["ImportReport"]
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import did.
+
+    Attributes
+    ----------
+    arrays : tuple of str
+        Paths of the arrays that were created or added to.
+    groups : tuple of str
+        Paths of the groups that were created or whose attributes were set.
+    untouched : tuple of str
+        Paths of the arrays that an append, or an import into a region, found and left as
+        they were, because they have none of the dimensions.
+    virtual, inline, native : int
+        Chunks that refer to files, lie in manifests, and are objects of the repository.
+    files : int
+        Distinct files that virtual chunks refer to.
+    unmasked : tuple of str
+        Paths of the arrays whose fill value is zero and was not taken for missing values,
+        since kerchunk writes zero where a file has no ``_FillValue``. Where a file has one,
+        and it is zero, import with ``mask_fill_value=True``.
+    """
+
+    arrays: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    untouched: tuple[str, ...] = ()
+    virtual: int = 0
+    inline: int = 0
+    native: int = 0
+    files: int = 0
+    unmasked: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        lines = [
+            "<icechunk.kerchunk.ImportReport>",
+            f"arrays: {_listed(self.arrays)}",
+            f"groups: {_listed(self.groups)}",
+            f"chunks: {self.virtual} virtual in {self.files} files, {self.inline} inline, "
+            f"{self.native} native",
+        ]
+        if self.untouched:
+            lines.append(f"left as they were: {_listed(self.untouched)}")
+        if self.unmasked:
+            lines.append(
+                f"zeros are values, not missing: {_listed(self.unmasked)}; if they are missing, "
+                "pass mask_fill_value=True"
+            )
+        return "\n".join(lines)
+
+
+def _listed(paths: Sequence[str]) -> str:
+    shown = ", ".join(paths[:10])
+    more = f" and {len(paths) - 10} more" if len(paths) > 10 else ""
+    return f"{len(paths)}" + (f" ({shown}{more})" if paths else "")
