@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo notebooks test test-python3 test-python3.13 test-oldest check bench clean
+.PHONY: help demo notebooks docs screenshots test test-python3 test-python3.13 test-oldest check bench clean
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -43,6 +43,13 @@ notebooks: .venv/.installed ## run the notebooks from top to bottom
 	    echo "== $$notebook"; \
 	    .venv/bin/jupyter-execute --timeout=300 --kernel_name=python3 "$$notebook"; \
 	done
+
+docs: .venv-docs/.installed ## build the documentation into build/docs, without warnings
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict -f docs/mkdocs.yml
+	@echo "open build/docs/index.html"
+
+screenshots: .venv/.installed ## pictures of what notebooks show, by a browser that is installed
+	@.venv/bin/python docs/screenshots.py
 
 test: test-python3 test-python3.13 ## the tests, on python3 and on Python 3.13
 ifeq ($(PYTHON_313),)
@@ -85,22 +92,28 @@ bench: .venv/.installed $(OFFICIAL_ENV) ## measure, beside the official client w
 	@.venv/bin/python -m pytest tests/benchmarks -s $(PYTEST_ARGS)
 
 clean: ## remove environments, caches and build results
-	rm -rf .venv .venv313 .venv-oldest .venv-official .venv-official-1 build dist .hypothesis \
+	rm -rf .venv .venv313 .venv-docs .venv-oldest .venv-official .venv-official-1 build dist .hypothesis \
 	    .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "$(PYTHON) is too old: Python 3.11 or newer is needed (make PYTHON=... names another)" >&2; exit 1; }
-	@echo "== installing into .venv ($$($(PYTHON) --version))"
+	@echo "== installing into .venv, which takes a minute or two ($$($(PYTHON) --version))"
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/python $(PIP_INSTALL) --editable '.[dev]'
+	@.ci/pip-install .venv/bin/python --editable '.[dev]'
+	@touch $@
+
+.venv-docs/.installed: pyproject.toml
+	@echo "== installing into .venv-docs ($$($(PYTHON) --version))"
+	@$(PYTHON) -m venv .venv-docs
+	@.ci/pip-install .venv-docs/bin/python --editable '.[docs]'
 	@touch $@
 
 .venv313/.installed: pyproject.toml
 	@echo "== installing into .venv313 ($$($(PYTHON_313) --version))"
 	@$(PYTHON_313) -m venv .venv313
-	@.venv313/bin/python $(PIP_INSTALL) --upgrade --upgrade-strategy eager --editable '.[test]'
+	@.ci/pip-install .venv313/bin/python --upgrade --upgrade-strategy eager --editable '.[test]'
 	@touch $@
 
 .venv-oldest/.installed: pyproject.toml .ci/oldest.txt

@@ -19,7 +19,6 @@ from zarr.abc.store import (
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from icechunk.base.async_twin import async_twin
-from icechunk.base.display import Displayed
 from icechunk.base.parts import of_part
 from icechunk.config.repository_config import RepositoryConfig, VirtualChunkSpec
 from icechunk.early.checkout import AccessMode, Checkout
@@ -38,6 +37,7 @@ from icechunk.session.keys import (
     find_key,
     parse_key,
 )
+from icechunk.session.overview import store_overview
 from icechunk.session.session import Session
 from icechunk.storage import AnyStorage
 from icechunk.storage.base import ByteRange, BytesLike, resolve_range
@@ -53,7 +53,7 @@ _KEYS_AT_A_TIME: Final = 10_000
 _AnyRange: TypeAlias = ByteRequest | tuple[int | None, int | None] | None
 
 
-class IcechunkStore(Displayed, Store):
+class IcechunkStore(Store):
     """A Zarr store on a session.
 
     Get one from `Session.store`, or open repository, session and store in one call with
@@ -231,6 +231,9 @@ class IcechunkStore(Displayed, Store):
         return f"<IcechunkStore snapshot={session.snapshot_id!r} {where}>"
 
     __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        return store_overview(self._session)
 
     def with_read_only(self, read_only: bool = False) -> IcechunkStore:
         """Return a store on the same version that refuses writes, or does not.

@@ -19,11 +19,19 @@ import numpy as np
 import xarray as xr
 
 import icechunk
+from icechunk_xarray import to_icechunk
 
 NETCDF = Path(iris_sample_data.path) / "ostia_monthly.nc"
 VARIABLE = "surface_temperature"
 FIRST_MONTHS = 48  # the months that the first commit holds
 CHUNKS = (12, 18, 432)  # a year of maps
+NEXT = """
+What to try next:
+  make notebooks                    versions, a Dask ingest that breaks, an archive without a copy
+  docs/pages/index.md               start in five minutes; `make docs` builds the site
+  docs/pages/howto/credentials.md   the same in a bucket
+  .venv/bin/icechunk --help         look at any repository without Python
+  make test                         the tests"""
 
 
 @contextmanager
@@ -42,7 +50,7 @@ def say(label: str, value: object) -> None:
 
 def read(session: icechunk.Session) -> xr.Dataset:
     """Load everything that a session sees into memory."""
-    return xr.open_zarr(session.store, consolidated=False, chunks=None).load()
+    return xr.open_dataset(session, engine="icechunk").load()
 
 
 def write_two_commits(repo: icechunk.Repository, ocean: xr.Dataset) -> tuple[str, str]:
@@ -52,22 +60,14 @@ def write_two_commits(repo: icechunk.Repository, ocean: xr.Dataset) -> tuple[str
 
     with step(f"Commit {early.sizes['time']} months to the branch 'main'"):
         session = repo.writable_session("main")
-        early.to_zarr(
-            session.store,
-            consolidated=False,
-            zarr_format=3,
-            encoding={VARIABLE: {"chunks": CHUNKS}},
-        )
+        to_icechunk(early, session, encoding={VARIABLE: {"chunks": CHUNKS}})
         first = session.commit("The first four years", metadata={"source": NETCDF.name})
         say("snapshot", first)
 
     with step(f"Append the other {late.sizes['time']} months in a second commit"):
         session = repo.writable_session("main")
-        # variables without a time axis are there already
-        without_time = [name for name in late.variables if "time" not in late[name].dims]
-        late.drop_vars(without_time).to_zarr(
-            session.store, consolidated=False, zarr_format=3, append_dim="time"
-        )
+        # coordinates without a time axis are there already, and compared
+        to_icechunk(late, session, append_dim="time")
         second = session.commit("The last six months")
         say("snapshot", second)
     return first, second
@@ -80,9 +80,7 @@ def branch_off(repo: icechunk.Repository, start: str) -> str:
         session = repo.writable_session("anomalies")
         sst = read(session)[VARIABLE]
         anomaly = (sst - sst.mean("time")).rename("anomaly")
-        anomaly.drop_vars(list(anomaly.coords)).to_dataset().to_zarr(
-            session.store, consolidated=False, zarr_format=3, mode="a"
-        )
+        to_icechunk(anomaly.drop_vars(list(anomaly.coords)), session, mode="a")
         tip = session.commit("Anomalies against the mean of all months")
         say("snapshot", tip)
         say("arrays on anomalies", len(read(session).variables))
@@ -156,6 +154,7 @@ def main() -> None:
             say("warmest month", np.datetime_as_string(warmest, unit="M"))
 
     print(f"\nDone in {time.perf_counter() - start:.1f} s; the folder is gone again.")
+    print(NEXT)
 
 
 if __name__ == "__main__":

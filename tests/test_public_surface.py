@@ -290,11 +290,13 @@ def test_debug_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"zarr:  {zarr.__version__}\n" in shown
 
 
-def test_notebooks_show_what_repr_says() -> None:
+def test_notebooks_show_cards_or_what_repr_says() -> None:
     repo = Repository.create(icechunk.in_memory_storage())
     (first,) = repo.ancestry(branch="main")
     session = repo.writable_session("main")
-    for shown in (repo, session, session.store, first, repo.status, repo.storage, repo.config):
+    for shown in (repo, session, session.store, session.fork(), first, session.status()):
+        assert shown._repr_html_().startswith('<div class="icechunk-card">')
+    for shown in (repo.status, repo.storage, repo.config):
         html = shown._repr_html_()
         assert html.startswith("<pre>")
         assert "<icechunk" not in html

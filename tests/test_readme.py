@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from icechunk import Repository
+from icechunk_xarray import to_icechunk
 from tests.kerchunk.base import scan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +28,19 @@ def month(path: Path, start: int) -> None:
     dataset.to_netcdf(path, engine="h5netcdf", encoding={"wind": {"chunksizes": (2,)}})
 
 
+def forecast(folder: Path) -> None:
+    """Make what the first screen opens and reads."""
+    month(folder / "files" / "1.nc", 0)
+    month(folder / "files" / "2.nc", 4)
+    for hour in (0, 1):
+        data = xr.Dataset({"wind": ("x", np.full(3, float(hour)))})
+        to_icechunk(data, folder / "forecast", mode="w")
+    repository = Repository.open(folder / "forecast")
+    repository.create_tag("v1", repository.resolve("main~1"))
+
+
 def test_all_of_it_runs(tmp_path: Path) -> None:
+    forecast(tmp_path)
     blocks = BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
     assert len(blocks) > 8
     # the archive comes before what reads it, and after the block that makes its folder

@@ -50,3 +50,21 @@ grown = xr.open_dataset(
     authorize_virtual_chunk_access={prefix: icechunk.credentials.LocalFileSystemAccess},
 )
 assert grown.sizes["time"] == 112
+
+# --8<-- [start:replace]
+write(2)  # somebody processed this month again
+virtualize("archive/*.nc", "catalogue", concat_dims=["time"], on_changed="replace")
+# --8<-- [end:replace]
+
+# --8<-- [start:remove]
+from icechunk_dask import remove_files
+
+remove_files("archive/03.nc", "catalogue")  # older versions keep it
+# --8<-- [end:remove]
+fewer = xr.open_dataset(
+    "catalogue",
+    engine="icechunk",
+    authorize_virtual_chunk_access={prefix: icechunk.credentials.LocalFileSystemAccess},
+)
+assert fewer.sizes["time"] == 84
+assert sorted(set(fewer.t.values.ravel().tolist())) == [1, 2, 4]

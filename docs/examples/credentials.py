@@ -8,7 +8,8 @@ import icechunk
 
 endpoint = os.environ["S3_ENDPOINT"]
 key, secret = os.environ["S3_KEY"], os.environ["S3_SECRET"]
-url = "s3://bucket/docs/credentials"
+bucket = os.environ["S3_BUCKET"]
+url = f"s3://{bucket}/docs/credentials"
 
 # --8<-- [start:options]
 options = {
@@ -55,7 +56,7 @@ def fresh_credentials() -> icechunk.S3StaticCredentials:
 
 
 refreshed = icechunk.s3_storage(
-    bucket="bucket",
+    bucket=bucket,
     prefix="docs/credentials",
     region="us-east-1",
     endpoint_url=endpoint,

@@ -14,15 +14,21 @@ for month in range(1, 5):
         f"files/{month:02}.nc", engine="h5netcdf"
     )
 
+# --8<-- [start:append]
+from icechunk_xarray import to_icechunk
+
+to_icechunk(xr.open_dataset("files/01.nc", engine="h5netcdf"), "weather")
+to_icechunk(xr.open_dataset("files/02.nc", engine="h5netcdf"), "weather", append_dim="time")
+# --8<-- [end:append]
+assert xr.open_dataset("weather", engine="icechunk").sizes["time"] == 56
+
 # --8<-- [start:template]
 import icechunk
-from icechunk_xarray import to_icechunk
 
 files = sorted(Path("files").glob("*.nc"))
 times = np.concatenate([xr.open_dataset(file, engine="h5netcdf").time.values for file in files])
 
-# metadata and coordinates of all, and none of the data: the last argument of encoding says
-# how large chunks are, here a file each
+# metadata and coordinates of all, and none of the data; a chunk for each file
 first = xr.open_dataset(files[0], engine="h5netcdf", chunks={})
 template = first.isel(time=[0]).reindex(time=times)
 repo = icechunk.Repository.create(icechunk.local_filesystem_storage("months"))

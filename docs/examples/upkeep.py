@@ -1,5 +1,8 @@
-"""Expire old versions, collect what they alone used, verify what is left."""
+"""Expire old versions, collect what they alone used, verify what is left, delete for good."""
 
+from pathlib import Path
+
+import numpy as np
 import zarr
 
 import icechunk
@@ -11,7 +14,7 @@ for n in range(3):
         array = zarr.create_array(
             store, name="a", shape=(1000,), chunks=(1000,), dtype="f8", overwrite=True
         )
-        array[:] = n + 0.5
+        array[:] = np.random.default_rng(n).random(1000)
 
 # --8<-- [start:expire]
 from datetime import UTC, datetime, timedelta
@@ -29,9 +32,26 @@ found.raise_if_damaged()
 # --8<-- [end:verify]
 assert found.ok
 
-# --8<-- [start:delete]
-repo.reset_branch("main", repo.resolve("main~1"))  # away from the version that must go
-repo.expire_snapshots(datetime.now(UTC))  # and out of the history
-repo.garbage_collect(datetime.now(UTC))  # and out of the storage
-# --8<-- [end:delete]
+
+def chunks() -> int:
+    return sum(1 for path in Path("kept/chunks").rglob("*") if path.is_file())
+
+
+assert chunks() == 3
+# --8<-- [start:newest]
+repo.reset_branch("main", repo.resolve("main~1"))  # the newest commit brought the data
+repo.garbage_collect(datetime.now(UTC))
+# --8<-- [end:newest]
+assert chunks() == 2
+
+# --8<-- [start:all]
+with repo.transaction("main", message="Withdraw the array 'a'") as store:
+    del zarr.open_group(store)["a"]
+
+repo.expire_snapshots(
+    datetime.now(UTC), delete_expired_branches=True, delete_expired_tags=True
+)  # every version but the newest of main
+repo.garbage_collect(datetime.now(UTC))
+# --8<-- [end:all]
+assert chunks() == 0
 assert repo.verify(deep=True).ok

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from icechunk.base.display import Displayed
+from icechunk.base.html import Html, bullets, card, chunk_map, note, section
 from icechunk.format.snapshot import Snapshot
 from icechunk.format.transaction_log import TransactionLog
 
-__all__ = ["Diff", "diff_from_logs"]
+__all__ = ["Diff", "diff_from_logs", "parts_of"]
+
+#: Arrays of which a card shows the chunks.
+_MAPS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +58,7 @@ class Diff(Displayed):
 
     def __repr__(self) -> str:
         lines = []
-        for title, paths in (
-            ("Groups created", self.new_groups),
-            ("Groups updated", self.updated_groups),
-            ("Groups deleted", self.deleted_groups),
-            ("Arrays created", self.new_arrays),
-            ("Arrays updated", self.updated_arrays),
-            ("Arrays deleted", self.deleted_arrays),
-        ):
+        for title, paths in _paths(self):
             if paths:
                 lines.append(f"{title}:")
                 lines += [f"    {path}" for path in sorted(paths)]
@@ -74,6 +72,11 @@ class Diff(Displayed):
                 more = f" and {len(chunks) - 10} more" if len(chunks) > 10 else ""
                 lines.append(f"    {path}: {shown}{more}")
         return "\n".join(lines) if lines else "No changes"
+
+    def _repr_html_(self) -> str:
+        count = sum(map(len, self.updated_chunks.values()))
+        title = "no changes" if self.is_empty() else f"{count:,} chunks changed"
+        return card("Diff", title, *parts_of(self))
 
 
 def diff_from_logs(
@@ -129,3 +132,32 @@ def diff_from_logs(
             known = {tuple(row) for row in diff.updated_chunks.get(found[0], ())}
             diff.updated_chunks[found[0]] = [list(row) for row in sorted(known | coords)]
     return diff
+
+
+def parts_of(diff: Diff) -> list[Html]:
+    """Return what changed as parts of a card."""
+    parts = [
+        section(f"{title}: {len(paths):,}", bullets(sorted(paths)), is_open=True)
+        for title, paths in _paths(diff)
+    ]
+    moves = [f"{old} -> {new}" for old, new in diff.moved_nodes]
+    parts.append(section(f"Nodes moved: {len(moves):,}", bullets(moves), is_open=True))
+    for i, (path, chunks) in enumerate(sorted(diff.updated_chunks.items())):
+        if i == _MAPS:
+            parts.append(note(f"and {len(diff.updated_chunks) - _MAPS:,} more arrays"))
+            break
+        told = f"Chunks of {path}: {len(chunks):,}"
+        shown = chunk_map(chunks) or bullets([tuple(chunk) for chunk in chunks])
+        parts.append(section(told, shown, is_open=i == 0))
+    return parts
+
+
+def _paths(diff: Diff) -> list[tuple[str, set[str]]]:
+    return [
+        ("Groups created", diff.new_groups),
+        ("Groups updated", diff.updated_groups),
+        ("Groups deleted", diff.deleted_groups),
+        ("Arrays created", diff.new_arrays),
+        ("Arrays updated", diff.updated_arrays),
+        ("Arrays deleted", diff.deleted_arrays),
+    ]

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, TypeAlias
 
 from icechunk.base.display import Displayed
+from icechunk.base.html import card, fields, section
 from icechunk.format.ids import encode_id
 from icechunk.format.repo_info import SnapshotEntry
 from icechunk.format.snapshot import ManifestFile
@@ -52,6 +53,12 @@ class SnapshotInfo(Displayed):
             entry.message,
             dict(entry.metadata),
         )
+
+    def _repr_html_(self) -> str:
+        told = fields(
+            {"written (UTC)": self.written_at, "message": self.message, "parent": self.parent_id}
+        )
+        return card("SnapshotInfo", self.id, told, section("Metadata", fields(self.metadata)))
 
 
 #: The name of this class in the early Icechunk API.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from itertools import islice
 from typing import Final
 
@@ -51,7 +51,7 @@ def branch_tip(info: RepoInfo, branch: str) -> bytes:
     tip = info.branches.get(branch)
     if tip is None:
         hint = "; there is a tag of this name" if branch in info.tags else ""
-        hint = hint or _near(branch, info.branches)
+        hint = hint or _near(info, branch, info.branches)
         raise RefNotFoundError(f"there is no branch {branch!r}{hint}")
     return tip
 
@@ -66,7 +66,7 @@ def tag_target(info: RepoInfo, tag: str) -> bytes:
     target = info.tags.get(tag)
     if target is None:
         hint = "; there is a branch of this name" if tag in info.branches else ""
-        hint = hint or _near(tag, info.tags)
+        hint = hint or _near(info, tag, info.tags)
         raise RefNotFoundError(f"there is no tag {tag!r}{hint}")
     return target
 
@@ -166,7 +166,7 @@ def resolve_ref(info: RepoInfo, text: str) -> bytes:
     found = _by_prefix(info, text)
     if found is not None:
         return found
-    near = _near(text, [*info.branches, *info.tags])
+    near = _near(info, text, info.branches, info.tags)
     raise RefNotFoundError(f"there is no branch, tag or snapshot {text!r}{near}")
 
 
@@ -262,9 +262,12 @@ def _ancestor(info: RepoInfo, text: str, generations: int) -> bytes:
     return found.id
 
 
-def _near(name: object, names: Iterable[str]) -> str:
+def _near(info: RepoInfo, name: object, *refs: Mapping[str, bytes]) -> str:
     """Return what to say of names that could be meant."""
-    known = sorted(set(names))
+    if info.spec_version == 1:
+        # there names are listed, which a reader need not be allowed to do
+        return ""
+    known = sorted({each for mapping in refs for each in mapping})
     near = difflib.get_close_matches(str(name), known, _LISTED)
     if near:
         return f"; did you mean {' or '.join(map(repr, near))}?"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from icechunk.base.display import Displayed
+from icechunk.base.html import card, section, table
 
 __all__ = ["FailedPart", "JobStatus", "RunningPart"]
 
@@ -124,12 +124,14 @@ class JobStatus(Displayed):
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{what}</td><td>{count}</td><td style='text-align: left'>"
-            f"{html.escape(details)}</td></tr>"
-            for what, count, details in self._rows()
+        errors = [(repr(part.key), part.attempts, part.error, part.host) for part in self.failed]
+        return card(
+            "JobStatus",
+            self._title(),
+            table(("", "parts", ""), self._rows()),
+            section("Errors", table(("part", "attempts", "error", "host"), errors)),
+            section("Commits", table(("snapshot",), [(id,) for id in self.commits])),
         )
-        return f"<table><caption>{html.escape(self._title())}</caption>{rows}</table>"
 
 
 def _few(texts: list[str]) -> str:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from icechunk._version import user_agent
 from icechunk.base.async_twin import async_twin
-from icechunk.base.display import Displayed
 from icechunk.base.parts import of_part
 from icechunk.commit import publish
 from icechunk.commit.conflicts import ConflictSolver
@@ -54,6 +53,7 @@ from icechunk.repository.inspection import Inspection
 from icechunk.repository.jobs import Jobs
 from icechunk.repository.maintenance import Maintenance
 from icechunk.repository.ops import RepoStatus
+from icechunk.repository.overview import overview
 from icechunk.repository.preload import preloading
 from icechunk.repository.recipe import RepositoryRecipe, new_key
 from icechunk.repository.verification import Verification
@@ -72,7 +72,7 @@ __all__ = ["Repository"]
 Authorization: TypeAlias = Mapping[str, AnyCredential | None]
 
 
-class Repository(Displayed):
+class Repository:
     """A repository: a history of snapshots with branches and tags.
 
     Use `create`, `open` or `open_or_create`.
@@ -378,6 +378,9 @@ class Repository(Displayed):
 
     def __repr__(self) -> str:
         return f"<icechunk.Repository {self.storage.url!r}>"
+
+    def _repr_html_(self) -> str:
+        return overview(self.storage.url, self._context.state)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"recipe": self._recipe}

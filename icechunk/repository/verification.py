@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from icechunk.base.display import Displayed
+from icechunk.base.html import card, fields, note, section, table
 from icechunk.errors import ErrorKind, FormatError
 
 __all__ = ["Damage", "Orphans", "Verification"]
@@ -152,28 +152,29 @@ class Verification(Displayed):
             yield "no version refers to: " + ", ".join(litter)
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            "<tr>"
-            + "".join(
-                f"<td style='text-align:left'>{html.escape(str(cell))}</td>"
-                for cell in (
-                    damage.problem,
-                    damage.key,
-                    damage.told,
-                    damage.array or "",
-                    damage.chunks or "",
-                    ", ".join(damage.refs) or f"{len(damage.snapshots)} versions",
-                )
+        rows = [
+            (
+                damage.problem,
+                damage.key,
+                damage.told,
+                damage.array or "",
+                damage.chunks or "",
+                ", ".join(damage.refs) or f"{len(damage.snapshots)} versions",
             )
-            + "</tr>"
-            for damage in self.damages[:_SHOWN]
-        )
+            for damage in self.damages
+        ]
         names = ("problem", "object", "", "array", "chunks", "versions")
-        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in names)
-        shown = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        first, *others = self._lines()
-        rest = "<br>".join(map(html.escape, others if self.ok else others[-2:]))
-        return (
-            f"<div><b>{html.escape(self.url)}</b>: {html.escape(first)}"
-            f"{shown if self.damages else ''}<div>{rest}</div></div>"
+        litter = {
+            folder: f"{each.objects:,} objects, {each.nbytes:,} bytes"
+            for folder, each in self.orphans.items()
+            if each.objects
+        }
+        first, *_ = self._lines()
+        return card(
+            "Verification",
+            self.url,
+            note(first),
+            table(names, rows),
+            section("Looked at", fields({name: f"{n:,}" for name, n in self.checked.items()})),
+            section("No version refers to", fields(litter)),
         )

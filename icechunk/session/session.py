@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk.base.async_twin import async_twin
-from icechunk.base.display import Displayed
 from icechunk.changes.change_set import ArrayChanges, ChangeSet, OnConflict
 from icechunk.changes.codec import decode_change_set, encode_change_set
 from icechunk.changes.tree import Tree
@@ -32,6 +31,7 @@ from icechunk.session.committer import Committed, Committer
 from icechunk.session.context import SessionContext, SessionMode
 from icechunk.session.copies import Copies
 from icechunk.session.edits import Edits
+from icechunk.session.overview import session_overview
 from icechunk.storage.base import Storage
 from icechunk.virtual.resolver import VirtualResolver
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["ChunkType", "ForkSession", "Session", "SessionMode"]
 
 
-class Session(Displayed):
+class Session:
     """One transaction on a repository. Made by `Repository`, not directly.
 
     Read-only sessions look at one snapshot for ever. Writable ones collect edits and
@@ -151,6 +151,9 @@ class Session(Displayed):
             lines.append(f"uncommitted changes: {'yes' if self.has_uncommitted_changes else 'no'}")
         lines.append(f"storage: {self._context.assets.storage.url}")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return session_overview(self)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Session):

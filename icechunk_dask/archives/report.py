@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import html
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk import InvalidInputError
+from icechunk.base.html import Html, card, code, fields, section, table
 
 __all__ = ["VariableReport", "VirtualizeReport"]
 
@@ -177,16 +177,20 @@ class VirtualizeReport:
         return "\n".join(["<icechunk_dask.VirtualizeReport>", *self._lines()])
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-            for row in self._table()
-        )
-        head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
-        lines = "\n".join(html.escape(line) for line in self._files())
-        return (
-            f"<div><b>VirtualizeReport</b><pre>{lines}</pre>"
-            f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-            f"<pre>{html.escape(self.opening)}</pre></div>"
+        sizes = {name: f"{size:,}" for name, size in self.sizes.items()}
+        failed = {url: (why,) for url, why in self.failed.items()}
+        return card(
+            "VirtualizeReport",
+            self.group,
+            fields({"files": self._counts(), "virtual chunks": self._chunks()}),
+            _files_that("Could not be read", failed, is_open=True),
+            _files_that("Withheld: a file before could not be read", _plainly(self.withheld)),
+            _files_that("Changed, and not taken again", _plainly(self.changed)),
+            _files_that("Skipped", self.skipped),
+            _files_that("Written by value, because they do not fit", self.materialized),
+            section("Dimensions", fields(sizes)),
+            section("Variables", table(_COLUMNS, self._table()), is_open=True),
+            section("To open it", code(self.opening), is_open=True),
         )
 
     def _lines(self) -> Iterator[str]:
@@ -204,22 +208,31 @@ class VirtualizeReport:
     def _files(self) -> Iterator[str]:
         sizes = ", ".join(f"{name}: {size}" for name, size in self.sizes.items())
         yield f"group: {self.group}" + (f" ({sizes})" if sizes else "")
+        yield f"files: {self._counts()}"
+        chunks = self._chunks()
+        if chunks is not None:
+            yield f"virtual chunks: {chunks}"
+        yield from _listed("failed", {url: (why,) for url, why in self.failed.items()})
+        yield from _listed(
+            "withheld, because a file before could not be read", _plainly(self.withheld)
+        )
+        yield from _listed("changed, and not taken again", _plainly(self.changed))
+        yield from _listed("skipped", self.skipped)
+        yield from _listed("written by value, because they do not fit", self.materialized)
+
+    def _counts(self) -> str:
         state = f"snapshot {self.snapshot_id}" if self.snapshot_id else "nothing was committed"
         counts = [f"{len(self.added)} added"]
         counts += [f"{len(self.replaced)} replaced"] if self.replaced else []
         counts += [f"{len(self.removed)} taken out"] if self.removed else []
-        yield f"files: {', '.join(counts)}, {len(self.already)} were there before; {state}"
+        return f"{', '.join(counts)}, {len(self.already)} were there before; {state}"
+
+    def _chunks(self) -> str | None:
+        if not self.added and not self.replaced:
+            return None
         sorted_by = ", ".join(f"{dim} by {what}" for dim, what in self.order.items())
-        if self.added or self.replaced:
-            count = self.chunks.get("virtual", 0)
-            yield f"virtual chunks: {count}" + (f"; sorted along {sorted_by}" if sorted_by else "")
-        yield from _listed("failed", {url: (why,) for url, why in self.failed.items()})
-        yield from _listed(
-            "withheld, because a file before could not be read", dict.fromkeys(self.withheld, ())
-        )
-        yield from _listed("changed, and not taken again", dict.fromkeys(self.changed, ()))
-        yield from _listed("skipped", self.skipped)
-        yield from _listed("written by value, because they do not fit", self.materialized)
+        count = self.chunks.get("virtual", 0)
+        return f"{count}" + (f"; sorted along {sorted_by}" if sorted_by else "")
 
     def _table(self) -> list[tuple[str, ...]]:
         return [
@@ -249,6 +262,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(each) for key, each in value.items()}
     return list(value) if isinstance(value, tuple) else value
+
+
+def _plainly(urls: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    return dict.fromkeys(urls, ())
+
+
+def _files_that(title: str, files: Mapping[str, tuple[str, ...]], *, is_open: bool = False) -> Html:
+    rows = [(url, "; ".join(reasons)) for url, reasons in files.items()]
+    return section(f"{title}: {len(rows):,}", table(("file", ""), rows), is_open=is_open)
 
 
 def _listed(title: str, files: Mapping[str, tuple[str, ...]]) -> Iterator[str]:

@@ -43,7 +43,7 @@ def test_round_trip(payload: bytes, file_type: FileType, version: int, level: in
 
 def test_header_as_in_the_spec() -> None:
     assert OBJECT[:12] == bytes.fromhex("494345f09fa78a4348554e4b")
-    assert OBJECT[12:36] == b"icechunk-py-0.1.0       "
+    assert OBJECT[12:36] == b"ic-py-0.2.0             "
     assert OBJECT[36:39] == b"\x02\x06\x01"
 
 

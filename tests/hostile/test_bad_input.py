@@ -368,13 +368,13 @@ def test_names_that_official_clients_take_too(repository: Repository, name: str)
 
 
 def test_a_time_that_is_none(repository: Repository) -> None:
-    wrong: Any = "2020-01-01"
-    refused(
-        lambda: repository.readonly_session("main", as_of=wrong),
-        InvalidInputError,
-        ValueError,
-        says="datetime",
-    )
+    for wrong in ("2020-13-01", "yesterday", 2020, b"2020-01-01"):
+        refused(
+            lambda wrong=wrong: repository.readonly_session("main", as_of=wrong),
+            InvalidInputError,
+            ValueError,
+            says="as_of",
+        )
     refused(
         lambda: repository.readonly_session("main", as_of=datetime(2020, 1, 1, tzinfo=UTC)),
         SnapshotNotFoundError,

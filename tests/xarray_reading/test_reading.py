@@ -475,9 +475,15 @@ def test_copies_in_one_process_fetch_the_snapshot_once(folder: Path) -> None:
     shared = copies[0].session.storage
     assert isinstance(shared, CountingStorage) and shared is not counting
     assert all(copy.session.storage is shared for copy in copies)
-    assert shared.requests == before + 1
-    opened = [xr.open_dataset(copy, engine="icechunk") for copy in copies]
+    # nothing is asked before a copy is used, and then once for all of them
+    assert shared.requests == before
+    opened = [xr.open_dataset(copy, engine="icechunk", decode_cf=False) for copy in copies]
     assert all(each.title == "version 0" for each in opened)
+    assert all(copy.session.tree.get("/") is not None for copy in copies)
+    manifests = len(
+        {r.id for n in copies[0].session.tree.nodes() if n.array for r in n.array.manifests}
+    )
+    assert before + 1 <= shared.requests <= before + 1 + manifests
 
 
 def test_a_writable_session_reads_its_changes_and_does_not_travel(folder: Path) -> None:

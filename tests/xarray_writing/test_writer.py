@@ -356,7 +356,7 @@ def test_a_failed_computation_changes_nothing() -> None:
     before = session.change_set_bytes()
     data = da.map_blocks(broken, da.zeros((4, 3), chunks=(2, 3)), dtype="f8", meta=np.zeros((0, 0)))
     failing = MORE.assign(a=(("time", "x"), data), static=("x", [7, 8, 9]))
-    with pytest.raises(TaskError, match=r"of '/a' failed.* full") as caught:
+    with pytest.raises(TaskError, match=r"'/a' failed.* full") as caught:
         to_icechunk(failing, session, append_dim="time", align_chunks=True)
     assert isinstance(caught.value.__cause__, RuntimeError)
     with pytest.raises(TaskError, match=r"\[2:4, 0:3\] of array '/a' failed.* full") as caught:
@@ -393,13 +393,13 @@ def test_an_interrupt_changes_nothing() -> None:
     xr.testing.assert_identical(read(session), SMALL)
 
 
-@pytest.mark.parametrize("nth", range(1, 8))
+@pytest.mark.parametrize("nth", range(1, 7))
 def test_a_storage_that_fails_changes_nothing(nth: int) -> None:
     inner = MemoryStorage()
     config = icechunk.RepositoryConfig(inline_chunk_threshold_bytes=0)
     tip = to_icechunk(SMALL, inner, config=config)
     storage = FaultyStorage(inner)
-    # two chunks, two manifests, transaction log, snapshot, repo info
+    # two chunks, two manifests, transaction log, snapshot; the repo info is put again
     storage.fail("put", nth=nth)
     with pytest.raises(icechunk.StorageError):
         to_icechunk(MORE, storage, append_dim="time", config=config)

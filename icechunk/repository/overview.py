@@ -1,0 +1,59 @@
+"""A repository as notebooks show it: its branches, tags and newest commits."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from icechunk.base.html import Html, card, fields, note, section, table
+from icechunk.commit.publish import RepoState
+from icechunk.commit.snapshot_info import SnapshotInfo, from_microseconds
+from icechunk.errors import IcechunkError
+from icechunk.format.ids import encode_id
+from icechunk.format.repo_info import RepoInfo
+
+__all__ = ["overview"]
+
+#: Newest commits that are shown.
+_COMMITS = 10
+
+
+def overview(url: str, state: RepoState) -> Html:
+    """Return a card. What it shows is the repo info, and no other object is asked for."""
+    try:
+        info = state.load()
+        parts = [
+            fields({"spec": info.spec_version, "commits": _count(info)}),
+            section(f"Branches: {len(info.branches):,}", _refs(info, "branch"), is_open=True),
+            section(f"Tags: {len(info.tags):,}", _refs(info, "tag")),
+            section("Newest commits of main", _commits(info)),
+        ]
+    except IcechunkError as error:
+        parts = [note(error)]
+    return card("Repository", url, *parts)
+
+
+def _count(info: RepoInfo) -> str | None:
+    # spec 1 finds commits one by one
+    return f"{len(info.snapshots):,}" if info.spec_version > 1 else None
+
+
+def _refs(info: RepoInfo, kind: str) -> Html:
+    refs = sorted((info.branches if kind == "branch" else info.tags).items())
+    if info.spec_version == 1:
+        return table((kind, "snapshot"), [(name, encode_id(id)) for name, id in refs])
+    rows = []
+    for name, id in refs:
+        entry = info.snapshots[id]
+        rows.append((name, encode_id(id), from_microseconds(entry.flushed_at), entry.message))
+    return table((kind, "snapshot", "written (UTC)", "message"), rows)
+
+
+def _commits(info: RepoInfo) -> Html:
+    if info.spec_version == 1:
+        return Html("")
+    newest = islice(info.ancestry(info.branches["main"]), _COMMITS)
+    found = [SnapshotInfo.from_entry(entry) for entry in newest]
+    return table(
+        ("snapshot", "written (UTC)", "message"),
+        [(each.id, each.written_at, each.message) for each in found],
+    )

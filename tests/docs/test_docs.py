@@ -1,0 +1,158 @@
+"""The documentation: its pages, links and code, and the tests that it names."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from icechunk import ErrorKind, IcechunkError, errors
+from icechunk.cli.app import COMMANDS
+from tests.servers import S3Server
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = DOCS / "pages"
+EXAMPLES = (DOCS / "examples", ROOT / "examples")
+PROGRAMS = sorted((DOCS / "examples").glob("*.py"))
+ALL = sorted(PAGES.rglob("*.md"))
+TEXTS = [*ALL, ROOT / "README.md"]
+
+#: A block of code, with its language and what is in it.
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+#: What a block is that includes a file, or a region of one.
+INCLUDE = re.compile(r'--8<-- "([\w.]+)(?::(\w+))?"\n')
+LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
+TEST = re.compile(r"\btests/[\w/]+\.py(?:::\w+)?")
+
+
+def name(path: Path) -> str:
+    return path.name
+
+
+class Loader(yaml.SafeLoader):
+    """Reads what MkDocs reads."""
+
+
+Loader.add_constructor("!relative", lambda loader, node: loader.construct_scalar(node))
+
+
+def navigation(entries: list[Any]) -> Iterator[str]:
+    for entry in entries:
+        for target in entry.values():
+            if isinstance(target, str):
+                yield target
+            else:
+                yield from navigation(target)
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    config = yaml.load((DOCS / "mkdocs.yml").read_text(), Loader)
+    assert sorted(navigation(config["nav"])) == [p.relative_to(PAGES).as_posix() for p in ALL]
+
+
+@pytest.mark.parametrize("page", ALL, ids=name)
+def test_code_is_that_of_programs(page: Path) -> None:
+    for language, text in BLOCK.findall(page.read_text()):
+        found = INCLUDE.fullmatch(text)
+        if found is None:
+            # nothing runs these
+            assert language in ("shell", ""), text
+            continue
+        (path,) = (folder / found[1] for folder in EXAMPLES if (folder / found[1]).exists())
+        if found[2]:
+            program = path.read_text()
+            for end in ("start", "end"):
+                assert program.count(f"# --8<-- [{end}:{found[2]}]\n") == 1, (path, found[2])
+
+
+def test_every_region_is_shown() -> None:
+    shown = {(found[1], found[2]) for page in ALL for found in INCLUDE.finditer(page.read_text())}
+    for program in PROGRAMS:
+        for region in re.findall(r"\[start:(\w+)\]", program.read_text()):
+            assert (program.name, region) in shown
+
+
+def anchors(path: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", BLOCK.sub("", path.read_text()), re.MULTILINE)
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", t.lower()).strip()) for t in titles}
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(BLOCK.sub("", page.read_text())):
+        if "://" in link:
+            continue
+        target, _, anchor = link.partition("#")
+        path = (page.parent / target).resolve() if target else page
+        assert path.exists(), link
+        if anchor:
+            assert anchor in anchors(path), link
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=name)
+def test_tests_that_are_named_exist(page: Path) -> None:
+    for test in TEST.findall(page.read_text()):
+        path, _, function = test.partition("::")
+        assert (ROOT / path).is_file(), test
+        if function:
+            assert re.search(rf"\bdef {function}\(", (ROOT / path).read_text()), test
+
+
+def test_errors_are_all_listed() -> None:
+    text = (PAGES / "errors.md").read_text()
+    classes = {
+        each
+        for each in errors.__all__
+        if isinstance(value := getattr(errors, each), type) and issubclass(value, IcechunkError)
+    }
+    assert classes - {"IcechunkError"} <= set(re.findall(r"`(\w+Error)`", text))
+    codes = re.findall(r"^\| `([a-z-]+)` \| `(\w+)`", text, re.MULTILINE)
+    assert len(codes) > 8
+    for code, of in codes:
+        assert ErrorKind(code) and of in classes
+
+
+def test_commands_exist() -> None:
+    for page in TEXTS:
+        for command in re.findall(r"(?:`|^)icechunk ([a-z-]+) ", page.read_text(), re.MULTILINE):
+            assert command in COMMANDS, (page, command)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=name)
+def test_programs_run(program: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "ICECHUNK"))
+    }
+    environment |= {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    if "S3_ENDPOINT" in program.read_text():
+        server: S3Server = request.getfixturevalue("s3_server")
+        environment |= {
+            "S3_ENDPOINT": server.endpoint_url,
+            "S3_KEY": server.access_key_id,
+            "S3_SECRET": server.secret_access_key,
+            "S3_BUCKET": server.bucket,
+        }
+    done = subprocess.run(
+        [sys.executable, program],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout
+    # what a comment says that a line prints, is printed
+    for line in program.read_text().splitlines():
+        code, _, said = line.partition("  # ")
+        if "print(" in code and re.match(r"[\w.]+ [\w.-]+$", said):
+            assert said in done.stdout
