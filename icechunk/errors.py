@@ -18,6 +18,8 @@ class is also a builtin exception (in brackets), handlers for the builtin work t
     ├── ReadOnlyError                       [ValueError]
     ├── InvalidInputError                   [ValueError]
     ├── SessionStateError
+    │   ├── UnpicklableSessionError         [ValueError]
+    │   └── InvalidatedRepositoryError      [RuntimeError]
     ├── StorageError
     │   ├── ObjectNotFoundError             [FileNotFoundError]
     │   ├── OutcomeUnknownError
@@ -34,7 +36,9 @@ from enum import StrEnum
 from typing import Any
 
 from icechunk.base.display import Displayed, NumberedEnum
+from icechunk.base.first_words import with_first_words
 from icechunk.base.public_url import public_text
+from icechunk.base.texts import labelled
 
 __all__ = [
     "AlreadyExistsError",
@@ -46,6 +50,7 @@ __all__ = [
     "IcechunkError",
     "InternalError",
     "InvalidInputError",
+    "InvalidatedRepositoryError",
     "NodeNotFoundError",
     "NotFoundError",
     "ObjectNotFoundError",
@@ -60,6 +65,7 @@ __all__ = [
     "SnapshotNotFoundError",
     "StorageError",
     "TaskError",
+    "UnpicklableSessionError",
 ]
 
 
@@ -202,9 +208,10 @@ class IcechunkError(Exception):
     def __init__(self, message: str = "", kind: str | None = None) -> None:
         # whoever wrote it: what it names may carry a password or a signature
         message = public_text(message)
+        self.kind = ErrorKind(kind) if kind is not None else self.default_kind
+        message = with_first_words(str(self.kind), message)
         super().__init__(message)
         self.message = message
-        self.kind = ErrorKind(kind) if kind is not None else self.default_kind
 
     # KeyError shows the repr of its argument and OSError a tuple; neither is readable
     def __str__(self) -> str:
@@ -306,6 +313,16 @@ class Conflict(Displayed):
         return hash((self.conflict_type, self.path))
 
     def __repr__(self) -> str:
+        chunks = None if self.conflicted_chunks is None else [*map(list, self.conflicted_chunks)]
+        lines = {
+            "conflict_type": self.conflict_type.name,
+            "path": self.path,
+            "conflicted_chunks": str(chunks),
+        }
+        return labelled("icechunk.conflicts.Conflict", lines)
+
+    def in_a_line(self) -> str:
+        """Return a short text for messages, with the first few chunks."""
         chunks = ""
         if self.conflicted_chunks:
             shown = ", ".join(str(tuple(c)) for c in self.conflicted_chunks[:5])
@@ -329,7 +346,7 @@ class RebaseFailedError(ConflictError):
     conflicts: list[Conflict]
 
     def __init__(self, snapshot: str, conflicts: Sequence[Conflict]) -> None:
-        listed = "; ".join(repr(c) for c in list(conflicts)[:10])
+        listed = "; ".join(c.in_a_line() for c in list(conflicts)[:10])
         super().__init__(message=f"cannot rebase over snapshot {snapshot}: {listed}")
         self.snapshot = snapshot
         self.conflicts = list(conflicts)
@@ -399,6 +416,18 @@ class SessionStateError(IcechunkError):
     """The session or repository is in a state that does not allow this."""
 
     default_kind = ErrorKind.NOT_ALLOWED
+
+
+class UnpicklableSessionError(SessionStateError, ValueError):
+    """The session can be written, and a copy of it would lose what is written."""
+
+    default_kind = ErrorKind.PICKLE
+
+
+class InvalidatedRepositoryError(SessionStateError, RuntimeError):
+    """The repository was upgraded, and this object knows the old version only."""
+
+    default_kind = ErrorKind.INVALID_REPOSITORY_MIGRATION
 
 
 class StorageError(IcechunkError):

@@ -20,6 +20,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from icechunk.base.async_twin import async_twin
 from icechunk.base.parts import of_part
+from icechunk.base.texts import labelled
 from icechunk.config.repository_config import RepositoryConfig, VirtualChunkSpec
 from icechunk.early.checkout import AccessMode, Checkout
 from icechunk.early.config import StoreConfig
@@ -73,8 +74,18 @@ class IcechunkStore(Store):
                 "IcechunkStore.open_existing, create or open_or_create",
                 ErrorKind.NOT_ALLOWED,
             )
-        super().__init__(read_only=bool(read_only))
         self._checkout = Checkout(session)
+        super().__init__(read_only=bool(read_only))
+        self._is_open = True
+
+    @property
+    def _read_only(self) -> bool:
+        # stores that wrap others look at it
+        return self._asked_read_only or self._session.read_only
+
+    @_read_only.setter
+    def _read_only(self, read_only: bool) -> None:
+        self._asked_read_only = read_only
 
     @property
     def _session(self) -> Session:
@@ -191,7 +202,7 @@ class IcechunkStore(Store):
     @property
     def read_only(self) -> bool:
         """Whether the store refuses writes, by itself or because its session does."""
-        return self._read_only or self._session.read_only
+        return self._read_only
 
     @property
     def supports_writes(self) -> bool:
@@ -226,9 +237,12 @@ class IcechunkStore(Store):
         )
 
     def __repr__(self) -> str:
-        session = self._session
-        where = f"branch={session.branch!r}" if session.branch else f"mode={session.mode.name!r}"
-        return f"<IcechunkStore snapshot={session.snapshot_id!r} {where}>"
+        lines = {
+            "read_only": str(self.read_only),
+            "snapshot_id": self._session.snapshot_id,
+            "branch": str(self._session.branch),
+        }
+        return labelled("icechunk.IcechunkStore", lines)
 
     __str__ = __repr__
 
@@ -242,7 +256,10 @@ class IcechunkStore(Store):
         """
         if self._checkout.repository is not None:
             return self.with_mode("r" if read_only else "a")
-        return type(self)(self._session, read_only=read_only)
+        store = type(self)(self._session, read_only=read_only)
+        # Zarr opens it
+        store._is_open = False
+        return store
 
     def _check_writable(self) -> None:
         if self.read_only:
@@ -653,7 +670,7 @@ class IcechunkStore(Store):
             yield key
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """Yield all keys that begin with a prefix."""
+        """Yield all keys below a folder, which may be given with or without a final ``/``."""
         keys = listing.keys_below(self._session, prefix)
         # a generator works where it is asked for the next: each batch in a thread
         while batch := await asyncio.to_thread(lambda: list(islice(keys, _KEYS_AT_A_TIME))):

@@ -2,16 +2,14 @@
 
 import os
 
-import xarray as xr
-
-import icechunk
-
 endpoint = os.environ["S3_ENDPOINT"]
 key, secret = os.environ["S3_KEY"], os.environ["S3_SECRET"]
 bucket = os.environ["S3_BUCKET"]
 url = f"s3://{bucket}/docs/credentials"
 
 # --8<-- [start:options]
+import icechunk
+
 options = {
     "access_key_id": key,
     "secret_access_key": secret,
@@ -19,13 +17,14 @@ options = {
     # of a server of your own, such as MinIO; leave these two out for Amazon
     "endpoint_url": endpoint,
     "allow_http": True,
-    "force_path_style": True,
 }
 storage = icechunk.storage_from_url(url, **options)
 repo = icechunk.Repository.open_or_create(storage)
 # --8<-- [end:options]
 
 # --8<-- [start:xarray]
+import xarray as xr
+
 from icechunk_xarray import to_icechunk
 
 data = xr.Dataset({"a": ("x", [1.0, 2.0])})
@@ -35,13 +34,13 @@ again = xr.open_dataset(url, engine="icechunk", storage_options=options)
 assert again.a.values.tolist() == [1.0, 2.0]
 
 # --8<-- [start:environment]
+import os
+
 os.environ["AWS_ACCESS_KEY_ID"] = key
 os.environ["AWS_SECRET_ACCESS_KEY"] = secret
 os.environ["AWS_ENDPOINT_URL"] = endpoint
 os.environ["AWS_ALLOW_HTTP"] = "true"
-from_environment = xr.open_dataset(
-    url, engine="icechunk", storage_options={"force_path_style": True, "region": "us-east-1"}
-)
+from_environment = xr.open_dataset(url, engine="icechunk", storage_options={"region": "us-east-1"})
 # --8<-- [end:environment]
 assert from_environment.a.values.tolist() == [1.0, 2.0]
 
@@ -61,7 +60,6 @@ refreshed = icechunk.s3_storage(
     region="us-east-1",
     endpoint_url=endpoint,
     allow_http=True,
-    force_path_style=True,
     get_credentials=fresh_credentials,
 )
 # --8<-- [end:refreshed]

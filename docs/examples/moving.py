@@ -1,16 +1,17 @@
 """From a plain Zarr store, and from the official client."""
 
-import xarray as xr
 import zarr
 
 group = zarr.create_group("plain.zarr")
 group.create_array("a", shape=(4,), dtype="f4", dimension_names=["x"])[:] = [1, 2, 3, 4]
 
 # --8<-- [start:zarr]
+import xarray as xr
+
 import icechunk
 from icechunk_xarray import to_icechunk
 
-to_icechunk(xr.open_zarr("plain.zarr"), "moved", message="From plain Zarr")
+to_icechunk(xr.open_zarr("plain.zarr", consolidated=False), "moved", message="From plain Zarr")
 # --8<-- [end:zarr]
 assert xr.open_dataset("moved", engine="icechunk").a.values.tolist() == [1, 2, 3, 4]
 

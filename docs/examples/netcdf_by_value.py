@@ -15,6 +15,8 @@ for month in range(1, 5):
     )
 
 # --8<-- [start:append]
+import xarray as xr
+
 from icechunk_xarray import to_icechunk
 
 to_icechunk(xr.open_dataset("files/01.nc", engine="h5netcdf"), "weather")
@@ -23,6 +25,10 @@ to_icechunk(xr.open_dataset("files/02.nc", engine="h5netcdf"), "weather", append
 assert xr.open_dataset("weather", engine="icechunk").sizes["time"] == 56
 
 # --8<-- [start:template]
+from pathlib import Path
+
+import numpy as np
+
 import icechunk
 
 files = sorted(Path("files").glob("*.nc"))

@@ -1,22 +1,22 @@
 """Create a repository, write two versions with xarray, and open either."""
 
+# --8<-- [start:write]
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-# --8<-- [start:write]
 from icechunk_xarray import to_icechunk
 
 days = pd.date_range("2024-01-01", periods=4)
 weather = xr.Dataset(
-    {"temperature": (("day", "place"), np.full((4, 3), 15.0))},
-    coords={"day": days, "place": ["Bonn", "Cork", "Oslo"]},
+    {"temperature": (("day", "station"), np.full((4, 3), 15.0))},
+    coords={"day": days, "station": [10513, 3955, 1492]},
 )
 to_icechunk(weather, "weather", message="Four days")  # a folder, or s3://bucket/prefix
 # --8<-- [end:write]
 
 # --8<-- [start:change]
-to_icechunk(weather + 1, "weather", mode="w", message="One degree warmer")
+to_icechunk(weather + 1, "weather", mode="a", message="One degree warmer")
 # --8<-- [end:change]
 
 # --8<-- [start:open]

@@ -272,10 +272,10 @@ def merge(change_sets: Iterable[ChangeSet], *, on_conflict: OnConflict = "error"
     conflicts: list[Conflict] = []
     for part in parts:
         conflicts += _merge_nodes(result, part)
-    conflicts += _nodes_in(result, {n.path for n in result.new_nodes.values() if n.is_array})
+    conflicts += _below_arrays(result, parts)
     conflicts += _merge_chunks(result, parts)
     if conflicts:
-        shown = "; ".join(repr(c) for c in conflicts[:10])
+        shown = "; ".join(c.in_a_line() for c in conflicts[:10])
         more = f" and {len(conflicts) - 10} more" if len(conflicts) > 10 else ""
         raise ConflictError(
             message=f"change sets contradict each other: {shown}{more}; let each task write "
@@ -345,6 +345,20 @@ def _nodes_in(changes: ChangeSet, paths: set[str]) -> list[Conflict]:
         Conflict(ConflictType.NewNodeInInvalidGroup, path)
         for path in changes.new_nodes
         if any(parent in paths for parent in parent_paths(path))
+    ]
+
+
+def _below_arrays(merged: ChangeSet, parts: list[ChangeSet]) -> list[Conflict]:
+    """Return a conflict for each new node below a new array, of which no part knew both."""
+    arrays = {node.path for node in merged.new_nodes.values() if node.is_array}
+    return [
+        Conflict(ConflictType.NewNodeInInvalidGroup, path)
+        for path in (merged.new_nodes if arrays else ())
+        if any(
+            parent in arrays
+            and not any(path in part.new_nodes and parent in part.new_nodes for part in parts)
+            for parent in parent_paths(path)
+        )
     ]
 
 

@@ -19,7 +19,7 @@ from icechunk.errors import (
     NodeNotFoundError,
     SessionStateError,
 )
-from icechunk.format.ids import is_within, parent_path, parent_paths
+from icechunk.format.ids import is_within, parent_path
 from icechunk.format.snapshot import ArrayInfo, ManifestRef, Node, Snapshot
 
 
@@ -170,18 +170,18 @@ class Tree:
         """Create the node at a path, or replace its metadata.
 
         A group that becomes an array, or an array that becomes a group or changes its
-        rank, is another node: the old one is deleted with all its chunks.
+        rank, is another node: the old one is deleted with all its chunks. What lies below
+        it stays, also below an array: a store is keys and values.
         """
         fresh = node_from_metadata(b"", path, user_data)
         old = self.get(path)
         if old is None or old.user_data != user_data:
             check_document(user_data, path)
         if old is not None and not _same_kind(old, fresh):
-            self.delete(path)
+            self._delete(old)
             old = None
         top = self.layers[-1]
         if old is None:
-            self._check_place(path, is_array=fresh.is_array)
             # two layers may have deleted the same one
             gone = set[bytes]().union(*(layer.deleted_at(path) for layer in self.layers))
             created = top.create(path, user_data, is_array=fresh.is_array, taken=len(gone))
@@ -201,9 +201,12 @@ class Tree:
     def delete(self, path: str) -> None:
         """Delete the node at a path and all below it; a missing one is ignored."""
         for node in self.within(path):
-            self.layers[-1].delete(node.id, node.path, is_array=node.is_array)
-            self._present.pop(node.path, None)
-            self._absent.add(node.path)
+            self._delete(node)
+
+    def _delete(self, node: Node) -> None:
+        self.layers[-1].delete(node.id, node.path, is_array=node.is_array)
+        self._present.pop(node.path, None)
+        self._absent.add(node.path)
 
     def move(self, source: str, target: str) -> None:
         """Move a node and all below it to another path.
@@ -241,22 +244,6 @@ class Tree:
             start = earlier.from_path if earlier else node.path
             top.moved[node.id] = MovedNode(start, path, node.is_array)
         self.rebuild()
-
-    def _check_place(self, path: str, *, is_array: bool) -> None:
-        """Refuse a new node below an array, and an array above other nodes."""
-        for parent in parent_paths(path):
-            node = self.get(parent)
-            if node is not None and node.is_array:
-                raise InvalidInputError(
-                    f"cannot create {path!r}: {parent!r} is an array", ErrorKind.NOT_A_GROUP
-                )
-        # groups need no document of their own to have members
-        below = self.within(path) if is_array else ()
-        if below:
-            raise InvalidInputError(
-                f"cannot create an array at {path!r}: it is a group, with {below[0].path!r} in it",
-                ErrorKind.NOT_AN_ARRAY,
-            )
 
 
 def _same_kind(a: Node, b: Node) -> bool:

@@ -15,6 +15,8 @@ __all__ = ["Diff", "diff_from_logs", "parts_of"]
 
 #: Arrays of which a card shows the chunks.
 _MAPS: Final = 20
+#: Chunks of an array that a text names.
+_SHOWN: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +59,29 @@ class Diff(Displayed):
         )
 
     def __repr__(self) -> str:
-        lines = []
-        for title, paths in _paths(self):
-            if paths:
-                lines.append(f"{title}:")
-                lines += [f"    {path}" for path in sorted(paths)]
-        if self.moved_nodes:
-            lines.append("Nodes moved:")
-            lines += [f"    {old} -> {new}" for old, new in self.moved_nodes]
+        blocks = [
+            f"{title}:\n" + "".join(f"    {path}\n" for path in sorted(paths)) + "\n"
+            for title, paths in (
+                ("Groups created", self.new_groups),
+                ("Arrays created", self.new_arrays),
+                ("Group definitions updated", self.updated_groups),
+                ("Array definitions updated", self.updated_arrays),
+                ("Groups deleted", self.deleted_groups),
+                ("Arrays deleted", self.deleted_arrays),
+            )
+            if paths
+        ]
         if self.updated_chunks:
-            lines.append("Chunks updated:")
-            for path, chunks in sorted(self.updated_chunks.items()):
-                shown = " ".join(str(tuple(chunk)) for chunk in chunks[:10])
-                more = f" and {len(chunks) - 10} more" if len(chunks) > 10 else ""
-                lines.append(f"    {path}: {shown}{more}")
-        return "\n".join(lines) if lines else "No changes"
+            blocks.append("Chunks updated:\n")
+        for path, chunks in sorted(self.updated_chunks.items()):
+            lines = [str(list(chunk)) for chunk in chunks[:_SHOWN]]
+            if len(chunks) > _SHOWN:
+                lines.append(f"... {len(chunks) - _SHOWN} more")
+            blocks.append(f"    {path}:\n" + "".join(f"        {line}\n" for line in lines))
+        if self.moved_nodes:
+            moves = (f"    {old} -> {new}\n" for old, new in self.moved_nodes)
+            blocks.append("Nodes moved/renamed:\n" + "".join(moves) + "\n")
+        return "".join(blocks)
 
     def _repr_html_(self) -> str:
         count = sum(map(len, self.updated_chunks.values()))

@@ -108,6 +108,11 @@ class RepoState:
         self._is_probed = False
 
     @property
+    def known_spec_version(self) -> int | None:
+        """The version of the format, None as long as nothing was read."""
+        return self._spec_version
+
+    @property
     def spec_version(self) -> int:
         """The spec version of the repository, as of the last look at it."""
         if self._spec_version is None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, TypeAlias
 
-from icechunk.base.display import Displayed
 from icechunk.base.html import card, fields, section
+from icechunk.base.texts import Labelled
 from icechunk.format.ids import encode_id
 from icechunk.format.repo_info import SnapshotEntry
 from icechunk.format.snapshot import ManifestFile
@@ -21,8 +21,8 @@ CommitMethod: TypeAlias = Literal["new_commit", "amend"]
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotInfo(Displayed):
+@dataclass(frozen=True, slots=True, repr=False)
+class SnapshotInfo(Labelled):
     """One entry of a repository's history.
 
     Attributes
@@ -36,6 +36,8 @@ class SnapshotInfo(Displayed):
     metadata : dict
         As given to the commit.
     """
+
+    _label = "icechunk.snapshots.SnapshotInfo"
 
     id: str
     parent_id: str | None
@@ -65,8 +67,8 @@ class SnapshotInfo(Displayed):
 SnapshotMetadata = SnapshotInfo
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestFileInfo(Displayed):
+@dataclass(frozen=True, slots=True, repr=False)
+class ManifestFileInfo(Labelled):
     """A manifest that a snapshot refers to.
 
     Attributes
@@ -76,6 +78,8 @@ class ManifestFileInfo(Displayed):
         Of the stored object.
     num_chunk_refs : int
     """
+
+    _label = "icechunk.snapshots.ManifestFileInfo"
 
     id: str
     size_bytes: int

@@ -109,7 +109,8 @@ def resolve(
     given = sum(name is not None for name in (branch, tag, snapshot_id, ref))
     if given != 1:
         raise invalid_version(
-            f"exactly one of branch, tag, snapshot_id and ref names a version; {given} were given"
+            "Must provide one of branch, tag, or snapshot_id, or a ref: one of them names a "
+            f"version, and {given} were given"
         )
     if branch is not None:
         return branch_tip(info, branch)

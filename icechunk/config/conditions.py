@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
+from icechunk.base.texts import literal
 from icechunk.config.linear_regex import MAX_PATTERN, compile_regex
 from icechunk.config.options import Family, Kind, Stored, invalid_option, stored_map, text, unsigned
 from icechunk.errors import ErrorKind, InvalidInputError
@@ -107,14 +108,14 @@ class _ArrayCondition:
         return self._combined("and", (*mine, other))
 
     def __repr__(self) -> str:
-        name = f"{type(self).__name__}.{self._constructor()}"
+        name = f"icechunk.config.{type(self).__name__}.{self._constructor()}"
         if self.kind in ("or", "and"):
             return f"{name}({list(self.value)!r})"
         if self.value is None:
             return f"{name}()"
         if isinstance(self.value, tuple):
             return f"{name}{self.value!r}"
-        return f"{name}({self.value!r})"
+        return f"{name}({literal(self.value)})"
 
     def _constructor(self) -> str:
         return f"{self.kind}_conditions" if self.kind in ("or", "and") else self.kind
@@ -249,9 +250,6 @@ class ManifestSplitCondition(_ArrayCondition):
         """Whether this holds for the array with this absolute path."""
         return self._holds(path, 0)
 
-    def _constructor(self) -> str:
-        return "AnyArray" if self.kind == "any_array" else super()._constructor()
-
     @classmethod
     def _leaves(cls) -> tuple[str, ...]:
         return ("any_array",)
@@ -260,7 +258,7 @@ class ManifestSplitCondition(_ArrayCondition):
 class ManifestSplitDimCondition(metaclass=Family):
     """Which dimensions of an array a number of chunks is for."""
 
-    @dataclass(frozen=True)
+    @dataclass(frozen=True, repr=False)
     class Axis:
         """The dimension at this position, from 0."""
 
@@ -273,7 +271,10 @@ class ManifestSplitDimCondition(metaclass=Family):
             """Whether this is about dimension `axis`, called `name`."""
             return axis == self.axis
 
-    @dataclass(frozen=True)
+        def __repr__(self) -> str:
+            return f"icechunk.config.ManifestSplitDimCondition.axis({self.axis})"
+
+    @dataclass(frozen=True, repr=False)
     class DimensionName:
         """The dimensions whose name matches; never those without a name."""
 
@@ -286,13 +287,21 @@ class ManifestSplitDimCondition(metaclass=Family):
             """Whether this is about dimension `axis`, called `name`."""
             return name is not None and _matches(self.regex, name)
 
-    @dataclass(frozen=True)
+        def __repr__(self) -> str:
+            return (
+                f"icechunk.config.ManifestSplitDimCondition.dimension_name({literal(self.regex)})"
+            )
+
+    @dataclass(frozen=True, repr=False)
     class Any:
         """All dimensions."""
 
         def matches(self, axis: int, name: str | None) -> bool:
             """Whether this is about dimension `axis`, called `name`: always."""
             return True
+
+        def __repr__(self) -> str:
+            return "icechunk.config.ManifestSplitDimCondition.any()"
 
 
 AnyDimCondition: TypeAlias = (
@@ -355,6 +364,10 @@ def _dump_split_sizes(rules: SplitSizes) -> Stored:
     ]
 
 
+def _show_split_sizes(rules: SplitSizes) -> str:
+    return repr([(condition, list(dims)) for condition, dims in rules])
+
+
 def _load_split_sizes(stored: Stored, where: str) -> SplitSizes:
     if not isinstance(stored, list):
         raise invalid_option(where, "a list", stored)
@@ -389,4 +402,4 @@ def preload_condition() -> Kind:
 
 def splitting_rules() -> Kind:
     """Take rules for splitting: array condition, then dimension conditions with sizes."""
-    return Kind(_check_split_sizes, _dump_split_sizes, _load_split_sizes)
+    return Kind(_check_split_sizes, _dump_split_sizes, _load_split_sizes, _show_split_sizes)

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final, Generic, TypeAlias, TypeVar, cast
 
 from icechunk.base.display import Displayed
 from icechunk.base.public_url import public_text
+from icechunk.base.texts import labelled, plain
 from icechunk.config.options import Family
 from icechunk.errors import ErrorKind, InvalidInputError
 
@@ -64,12 +65,16 @@ class _Credential(Displayed):
                     )
 
     def __repr__(self) -> str:
+        return self.as_call()
+
+    def as_call(self) -> str:
+        """Return the text that stands in that of others."""
         shown = []
         for f in fields(cast(Any, self)):
             value = getattr(self, f.name)
             if value is None:
                 continue
-            text = repr(value)
+            text = value.as_call() if isinstance(value, _Credential) else repr(value)
             if f.metadata.get("key_id"):
                 text = repr(value[:4] + "***")
             elif f.metadata.get("secret"):
@@ -206,6 +211,15 @@ class S3StaticCredentials(_Expiring):
     secret_access_key: str = _secret()
     session_token: str | None = _optional_secret()
     expires_after: datetime | None = None
+
+    def __repr__(self) -> str:
+        lines = {
+            "access_key_id": f"{self.access_key_id[:4]}****",
+            "secret_access_key": "****",
+            "session_token": "None" if self.session_token is None else "****",
+            "expires_after": plain(self.expires_after),
+        }
+        return labelled("icechunk.credentials.S3StaticCredentials", lines)
 
 
 class S3Credentials(metaclass=Family):

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from icechunk.base.display import Displayed, NumberedEnum
 from icechunk.base.public_url import public_url, url_credentials
+from icechunk.base.texts import labelled, literal
 from icechunk.config.options import (
     Family,
     Kind,
@@ -68,6 +69,11 @@ def _endpoint() -> Kind:
     return Kind(check, str, lambda stored, where: public_url(_TEXT.load(stored, where)))
 
 
+def _checksum() -> Kind:
+    kind = member(_CHECKSUM_NAMES)
+    return dataclasses.replace(kind, show=lambda value: f"icechunk.ChecksumAlgorithm.{value.name}")
+
+
 @dataclass(repr=False)
 class S3Options(Options):
     """Where and how to reach S3, or a store that speaks its protocol.
@@ -89,6 +95,8 @@ class S3Options(Options):
     checksum_algorithm : ChecksumAlgorithm, optional
     """
 
+    _module = "icechunk.storage"
+
     region: Annotated[str | None, text()] = None
     endpoint_url: Annotated[str | None, _endpoint()] = None
     allow_http: Annotated[bool, flag()] = False
@@ -96,7 +104,7 @@ class S3Options(Options):
     force_path_style: Annotated[bool, flag()] = False
     network_stream_timeout_seconds: Annotated[int | None, unsigned(32)] = None
     requester_pays: Annotated[bool, flag()] = False
-    checksum_algorithm: Annotated[ChecksumAlgorithm | None, member(_CHECKSUM_NAMES)] = None
+    checksum_algorithm: Annotated[ChecksumAlgorithm | None, _checksum()] = None
 
 
 #: Options that may be stored and shown, without the service's name before them.
@@ -204,15 +212,37 @@ class _Store(Displayed):
                 _TEXT.check(value, where)
 
     def __repr__(self) -> str:
-        shown = []
+        shown = (
+            repr(value) if isinstance(value, S3Options) else literal(value)
+            for value in self._values().values()
+        )
+        return f"{self._name()}({', '.join(shown)})"
+
+    def __str__(self) -> str:
+        values = self._values()
+        lines: dict[str, str] = {}
+        for name, value in values.items():
+            if isinstance(value, S3Options):
+                return str(value).replace(f"<{S3Options._name()}>", f"<{self._name()}>")
+            lines[name] = literal(value)
+        return labelled(self._name(), lines)
+
+    def _name(self) -> str:
+        return f"icechunk.config.{type(self).__qualname__}"
+
+    def _values(self) -> dict[str, Any]:
+        """Return the fields without secrets, and None for those without options."""
+        values = {}
         for f in dataclasses.fields(cast(Any, self)):
             value = getattr(self, f.name)
             if isinstance(value, dict):
                 storable = _storable(f.name, value)
-                value = {k: v if k in storable else "***" for k, v in value.items()}
-            if value != {}:
-                shown.append(f"{f.name}={value!r}")
-        return f"{type(self).__qualname__}({', '.join(shown)})"
+                value = {k: v if k in storable else "***" for k, v in value.items()} or None
+            # the official client has no other name for the options of these
+            kinds = (ObjectStoreConfig.Gcs, ObjectStoreConfig.Azure)
+            is_config = f.name == "opts" and isinstance(self, kinds)
+            values["config" if is_config else f.name] = value
+        return values
 
 
 _TEXT: Final = text()
@@ -362,7 +392,7 @@ def _check_store(value: Any, where: str) -> AnyObjectStoreConfig:
 
 def _prefix() -> Kind:
     """Take a URL that is stored, and shown without a user or password."""
-    return Kind(_TEXT.check, _TEXT.dump, _TEXT.load, lambda value: repr(public_url(value)))
+    return Kind(_TEXT.check, _TEXT.dump, _TEXT.load, lambda value: literal(public_url(value)))
 
 
 @dataclass(repr=False)
@@ -378,6 +408,9 @@ class VirtualChunkContainer(Options):
     name : str, optional
         Lets locations be written as ``vcc://name/key``.
     """
+
+    _module = "icechunk.virtual"
+    _order = ("name", "url_prefix", "store")
 
     url_prefix: Annotated[str, _prefix()]
     store: Annotated[AnyObjectStoreConfig, Kind(_check_store, _dump_store, _load_store)]
@@ -458,14 +491,7 @@ def containers() -> Kind:
         _check_containers,
         lambda value: {key: container._dump() for key, container in value.items()},
         _load_containers,
-        _show_containers,
     )
-
-
-def _show_containers(value: Mapping[str, VirtualChunkContainer]) -> str:
-    # a container is kept under its prefix
-    shown = [f"{public_url(key)!r}: {container!r}" for key, container in value.items()]
-    return f"{{{', '.join(shown)}}}"
 
 
 @dataclass(frozen=True)

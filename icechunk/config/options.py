@@ -3,7 +3,7 @@
 A configuration class is a dataclass that inherits from `Options` and annotates each of
 its fields with the kind of value that it takes, ``Annotated[int | None, unsigned(16)]``;
 a field whose default is None may be unset. One declaration serves everything:
-assignments are checked, ``repr`` shows what differs from the default, merging overlays
+assignments are checked, ``str`` shows what is in force, merging overlays
 option by option, and dumping and loading speak the stored form (Icechunk spec,
 "RepositoryConfig"): a map with every key, None where unset, and unknown keys ignored
 when reading.
@@ -14,12 +14,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from textwrap import indent
 from typing import Annotated, Any, ClassVar, TypeVar, get_origin, get_type_hints
 
 from icechunk.base.display import Displayed
+from icechunk.base.public_url import public_url
+from icechunk.base.texts import call, labelled, literal
 from icechunk.errors import ErrorKind, InvalidInputError
 
 #: A value of the stored form: None, bool, int, str, list or dict of the same.
@@ -48,14 +51,14 @@ class Kind:
         The stored form of a checked value.
     load : callable
         ``(stored, where)`` to a checked value. Raises InvalidInputError.
-    show : callable, default repr
+    show : callable, default literal
         A value as a text, without secrets.
     """
 
     check: Callable[[Any, str], Any]
     dump: Callable[[Any], Stored]
     load: Callable[[Stored, str], Any]
-    show: Callable[[Any], str] = repr
+    show: Callable[[Any], str] = literal
 
 
 def _same(value: Any) -> Any:
@@ -162,13 +165,21 @@ class Options(Displayed):
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
     _kinds: ClassVar[dict[str, Kind]]
+    #: Where the official client has the class, and in which order it shows the options.
+    _module: ClassVar[str] = "icechunk.config"
+    _order: ClassVar[tuple[str, ...]] = ()
+    #: What is in force where an option is None, to be shown.
+    _in_force: ClassVar[Mapping[str, Any]] = {}
 
     def __init_subclass__(cls) -> None:
-        cls._kinds = {
-            name: hint.__metadata__[0]
+        hints = {
+            name: hint
             for name, hint in get_type_hints(cls, include_extras=True).items()
             if get_origin(hint) is Annotated
         }
+        cls._kinds = {name: hint.__metadata__[0] for name, hint in hints.items()}
+        # help() shows the types, and not how they are checked
+        cls.__annotations__.update({name: hint.__origin__ for name, hint in hints.items()})
 
     def __setattr__(self, name: str, value: Any) -> None:
         kind = self._kinds.get(name)
@@ -181,12 +192,49 @@ class Options(Displayed):
         super().__setattr__(name, value)
 
     def __repr__(self) -> str:
-        shown = [
-            f"{f.name}={self._kinds[f.name].show(value)}"
-            for f in self.__dataclass_fields__.values()
-            if (value := getattr(self, f.name)) != f.default
-        ]
-        return f"{type(self).__name__}({', '.join(shown)})"
+        return call(
+            self._name(),
+            {name: text for name, _, text in self._texts(repr)},
+        )
+
+    def __str__(self) -> str:
+        lines = {}
+        for name, value, text in self._texts(str):
+            default = self._in_force.get(name) if value is None else value
+            if value is not None:
+                lines[name] = text
+            elif isinstance(default, Options):
+                lines[name] = str(default)
+            else:
+                lines[name] = "None" if default is None else f"{literal(default)} (default)"
+        return labelled(self._name(), lines)
+
+    @classmethod
+    def _name(cls) -> str:
+        return f"{cls._module}.{cls.__name__}"
+
+    def _texts(self, nested: Callable[[Any], str]) -> Iterator[tuple[str, Any, str]]:
+        """Yield name, value and text of the options that are shown, in their order."""
+        for name in self._order or self._kinds:
+            value = getattr(self, name)
+            if value is None:
+                yield name, None, "None"
+            elif isinstance(value, dict):
+                yield name, value, self._members(value, nested)
+            elif isinstance(value, Displayed):
+                yield name, value, nested(value)
+            else:
+                yield name, value, self._kinds[name].show(value)
+
+    @staticmethod
+    def _members(members: Mapping[str, Any], nested: Callable[[Any], str]) -> str:
+        """Return a dict of objects whose keys are URLs as a text."""
+        texts = {public_url(key): nested(value) for key, value in members.items()}
+        if nested is repr:
+            lines = (f"{literal(key)}: {text},\n" for key, text in texts.items())
+            return "{\n" + indent("".join(lines), "    ") + "}" if texts else "{}"
+        blocks = (f"{key}:\n{indent(text, '    ')}" for key, text in texts.items())
+        return "".join(blocks) or "{}"
 
     def _dump(self) -> dict[str, Stored]:
         result: dict[str, Stored] = {}

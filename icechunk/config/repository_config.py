@@ -14,9 +14,10 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, ClassVar, Final, TypeAlias
 
 from icechunk.base.display import Displayed, NumberedEnum
+from icechunk.base.texts import Labelled, call, labelled, literal
 from icechunk.config.conditions import (
     AnyDimCondition,
     ManifestPreloadCondition,
@@ -126,6 +127,8 @@ class CompressionConfig(Options):
         0 to 255, of which zstd uses 22 at most. Default 3.
     """
 
+    _in_force: ClassVar = {"algorithm": CompressionAlgorithm.Zstd, "level": 3}
+
     algorithm: Annotated[
         CompressionAlgorithm | None, member({CompressionAlgorithm.Zstd: "zstd"})
     ] = None
@@ -155,6 +158,14 @@ class CachingConfig(Options):
         Bytes of chunks. Default 0.
     """
 
+    _in_force: ClassVar = {
+        "num_snapshot_nodes": 500_000,
+        "num_chunk_refs": 15_000_000,
+        "num_transaction_changes": 0,
+        "num_bytes_attributes": 0,
+        "num_bytes_chunks": 0,
+    }
+
     num_snapshot_nodes: Annotated[int | None, unsigned(64)] = None
     num_chunk_refs: Annotated[int | None, unsigned(64)] = None
     num_transaction_changes: Annotated[int | None, unsigned(64)] = None
@@ -176,6 +187,8 @@ class ManifestPreloadConfig(Options):
     max_arrays_to_scan : int, optional
         Look at this many arrays. Default 50.
     """
+
+    _in_force: ClassVar = {"max_total_refs": 10_000, "max_arrays_to_scan": 50}
 
     max_total_refs: Annotated[int | None, unsigned(32)] = None
     preload_if: Annotated[ManifestPreloadCondition | None, preload_condition()] = None
@@ -244,6 +257,13 @@ class ManifestVirtualChunkLocationCompressionConfig(Options):
         Of zstd. Default 3.
     """
 
+    _in_force: ClassVar = {
+        "min_num_chunks": 1000,
+        "dictionary_max_training_samples": 100,
+        "dictionary_max_size_bytes": 2048,
+        "compression_level": 3,
+    }
+
     min_num_chunks: Annotated[int | None, unsigned(16)] = None
     dictionary_max_training_samples: Annotated[int | None, unsigned(16)] = field(
         default=None, kw_only=True
@@ -269,6 +289,20 @@ class ManifestConfig(Options):
         Default 1.
     """
 
+    _in_force: ClassVar = {
+        "preload": ManifestPreloadConfig(),
+        "splitting": ManifestSplittingConfig(
+            (
+                (
+                    ManifestSplitCondition.path_matches(".*"),
+                    ((ManifestSplitDimCondition.Any(), 2**32 - 1),),
+                ),
+            )
+        ),
+        "virtual_chunk_location_compression": ManifestVirtualChunkLocationCompressionConfig(),
+        "max_concurrent_manifest_fetches_during_commit": 1,
+    }
+
     preload: Annotated[ManifestPreloadConfig | None, nested(ManifestPreloadConfig)] = None
     splitting: Annotated[ManifestSplittingConfig | None, nested(ManifestSplittingConfig)] = None
     virtual_chunk_location_compression: Annotated[
@@ -286,6 +320,8 @@ class RepoUpdateRetryConfig(Options):
     ----------
     default : StorageRetriesSettings, optional
     """
+
+    _in_force: ClassVar = {"default": StorageRetriesSettings(100, 50, 30_000)}
 
     default: Annotated[StorageRetriesSettings | None, nested(StorageRetriesSettings)] = None
 
@@ -366,6 +402,31 @@ class RepositoryConfig(Options):
     max_concurrent_decodes : int, optional
         Default: the number of processors.
     """
+
+    _order = (
+        "inline_chunk_threshold_bytes",
+        "get_partial_values_concurrency",
+        "max_concurrent_requests",
+        "max_concurrent_decodes",
+        "num_updates_per_repo_info_file",
+        "compression",
+        "caching",
+        "storage",
+        "manifest",
+        "repo_update_retries",
+        "virtual_chunk_containers",
+    )
+    _in_force: ClassVar = {
+        "inline_chunk_threshold_bytes": 512,
+        "get_partial_values_concurrency": 10,
+        "max_concurrent_requests": 256,
+        "max_concurrent_decodes": os.cpu_count() or 1,
+        "num_updates_per_repo_info_file": 1000,
+        "compression": CompressionConfig(),
+        "caching": CachingConfig(),
+        "manifest": ManifestConfig(),
+        "repo_update_retries": RepoUpdateRetryConfig(),
+    }
 
     inline_chunk_threshold_bytes: Annotated[int | None, unsigned(16)] = None
     get_partial_values_concurrency: Annotated[int | None, unsigned(16)] = None
@@ -516,7 +577,7 @@ _BETWEEN_LABELS: Final = frozenset('()\\;="')
 _MAX_ATTRIBUTION: Final = 128
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Attribution(Displayed):
     r"""Who makes the requests, for the access logs of the storage.
 
@@ -536,6 +597,15 @@ class Attribution(Displayed):
     client: str | None = None
     workload: str | None = None
     principal: str | None = None
+
+    def __repr__(self) -> str:
+        return call("icechunk.Attribution", self._texts())
+
+    def __str__(self) -> str:
+        return labelled("icechunk.Attribution", self._texts())
+
+    def _texts(self) -> dict[str, str]:
+        return {name: literal(value) for name, value in vars(self).items()}
 
     def __post_init__(self) -> None:
         for name in ("client", "workload", "principal"):
@@ -569,8 +639,8 @@ class Attribution(Displayed):
         return " ".join([*([self.client] if self.client else []), library, *comment])
 
 
-@dataclass(frozen=True)
-class FeatureFlag(Displayed):
+@dataclass(frozen=True, repr=False)
+class FeatureFlag(Labelled):
     """A feature and whether it is on.
 
     Attributes
@@ -583,6 +653,8 @@ class FeatureFlag(Displayed):
     enabled : bool
         What is in force.
     """
+
+    _label = "icechunk.config.FeatureFlag"
 
     id: int
     name: str

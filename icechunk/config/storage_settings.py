@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from icechunk.config.options import Options, flag, nested, text, unsigned
 
@@ -38,6 +38,13 @@ class StorageRetriesSettings(Options):
         In milliseconds. Default: 100 and 180,000 for requests, 50 and 30,000 for
         updates.
     """
+
+    _module = "icechunk.storage"
+    _in_force: ClassVar = {
+        "max_tries": 10,
+        "initial_backoff_ms": 100,
+        "max_backoff_ms": 180_000,
+    }
 
     max_tries: Annotated[int | None, unsigned(16, low=1)] = None
     initial_backoff_ms: Annotated[int | None, unsigned(32)] = None
@@ -79,6 +86,8 @@ class StorageTimeoutSettings(Options):
         For one attempt.
     """
 
+    _module = "icechunk.storage"
+
     connect_timeout_ms: Annotated[int | None, unsigned(32)] = None
     read_timeout_ms: Annotated[int | None, unsigned(32)] = None
     operation_timeout_ms: Annotated[int | None, unsigned(32)] = None
@@ -96,6 +105,12 @@ class StorageConcurrencySettings(Options):
     ideal_concurrent_request_size : int, optional
         In bytes, at least 1. Default 12 MiB.
     """
+
+    _module = "icechunk.storage"
+    _in_force: ClassVar = {
+        "max_concurrent_requests_for_object": 18,
+        "ideal_concurrent_request_size": 12 * 1024**2,
+    }
 
     max_concurrent_requests_for_object: Annotated[int | None, unsigned(16, low=1)] = None
     ideal_concurrent_request_size: Annotated[int | None, unsigned(64, low=1)] = None
@@ -146,11 +161,33 @@ class StorageSettings(Options):
     storage_class : str, optional
         For all objects.
     metadata_storage_class, chunks_storage_class : str, optional
-        For chunks, and for everything else; default `storage_class`.
+        For everything but chunks, and for chunks; default `storage_class`.
     minimum_size_for_multipart_upload : int, optional
         In bytes. Default 100 MiB.
     timeouts : StorageTimeoutSettings, optional
     """
+
+    _module = "icechunk.storage"
+    _order = (
+        "unsafe_use_conditional_create",
+        "unsafe_use_conditional_update",
+        "unsafe_use_metadata",
+        "storage_class",
+        "metadata_storage_class",
+        "chunks_storage_class",
+        "minimum_size_for_multipart_upload",
+        "concurrency",
+        "retries",
+        "timeouts",
+    )
+    _in_force: ClassVar = {
+        "unsafe_use_conditional_create": True,
+        "unsafe_use_conditional_update": True,
+        "unsafe_use_metadata": True,
+        "minimum_size_for_multipart_upload": 100 * 1024**2,
+        "concurrency": StorageConcurrencySettings(),
+        "retries": StorageRetriesSettings(),
+    }
 
     concurrency: Annotated[
         StorageConcurrencySettings | None, nested(StorageConcurrencySettings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 import numpy as np
 import numpy.typing as npt
 
+from icechunk.base.calling import depth_of_caller
 from icechunk.commit import publish_v1
 from icechunk.commit.assets import Assets
 from icechunk.commit.publish import RepoState, require_online
@@ -253,7 +255,17 @@ class Maintenance:
         max_decoded_manifest_mem_bytes: int = 4 * 1024 * 1024 * 1024,
         max_concurrent_manifest_fetches: int = 500,
     ) -> int:
-        """Return the bytes of all native chunks, as `chunk_storage_stats` counts them."""
+        """Return the bytes of all native chunks.
+
+        .. deprecated:: 2.0
+            Use `chunk_storage_stats`, which also counts inline and virtual chunks.
+        """
+        warnings.warn(
+            "total_chunks_storage is deprecated: use chunk_storage_stats, whose native_bytes is "
+            "the same number, beside those of inline and virtual chunks",
+            DeprecationWarning,
+            stacklevel=depth_of_caller(),
+        )
         return self.chunk_storage_stats(
             max_snapshots_in_memory=max_snapshots_in_memory,
             max_compressed_manifest_mem_bytes=max_compressed_manifest_mem_bytes,

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from icechunk.base.display import Displayed, NumberedEnum
+from icechunk.base.display import NumberedEnum
+from icechunk.base.texts import Labelled, literal
 from icechunk.commit.snapshot_info import from_microseconds
 from icechunk.format.ids import encode_id
 from icechunk.format.updates import FIELDS, Status, UpdateEntry, UpdateKind
@@ -24,8 +25,8 @@ class RepoAvailability(NumberedEnum):
     read_only = 1
 
 
-@dataclass
-class RepoStatus(Displayed):
+@dataclass(repr=False)
+class RepoStatus(Labelled):
     """Whether a repository takes writes, and why not.
 
     Attributes
@@ -36,9 +37,16 @@ class RepoStatus(Displayed):
     limited_availability_reason : str, optional
     """
 
+    _label = "icechunk.repository.RepoStatus"
+
     availability: RepoAvailability
     set_at: datetime | None = None
     limited_availability_reason: str | None = None
+
+    def _shown(self, name: str) -> str:
+        if name == "availability":
+            return {"online": "Online", "read_only": "ReadOnly"}[self.availability.name]
+        return super()._shown(name)
 
     @classmethod
     def from_status(cls, status: Status) -> RepoStatus:
@@ -51,8 +59,8 @@ class RepoStatus(Displayed):
         )
 
 
-@dataclass(frozen=True)
-class GCSummary(Displayed):
+@dataclass(frozen=True, repr=False)
+class GCSummary(Labelled):
     """What a garbage collection deleted, or would delete.
 
     Attributes
@@ -73,6 +81,8 @@ class GCSummary(Displayed):
         Always 0: the storage retries requests that are throttled, and does not tell.
     """
 
+    _label = "icechunk.ops.GCSummary"
+
     bytes_deleted: int = 0
     chunks_deleted: int = 0
     manifests_deleted: int = 0
@@ -85,106 +95,114 @@ class GCSummary(Displayed):
     skipped_phases: list[str] = field(default_factory=list)
 
 
+class _Kind:
+    """Shows what an update did as the call that makes it."""
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={literal(value)}" for name, value in vars(self).items())
+        return f"icechunk.ops.{type(self).__qualname__}({shown})"
+
+
 class UpdateType:
     """What an update did. One class per kind, with what there is to say about it."""
 
-    @dataclass(frozen=True)
-    class RepoInitialized:
+    @dataclass(frozen=True, repr=False)
+    class RepoInitialized(_Kind):
         """The repository was created."""
 
-    @dataclass(frozen=True)
-    class RepoMigrated:
+    @dataclass(frozen=True, repr=False)
+    class RepoMigrated(_Kind):
         """The repository was migrated to another spec version."""
 
         from_version: int
         to_version: int
 
-    @dataclass(frozen=True)
-    class ConfigChanged:
+    @dataclass(frozen=True, repr=False)
+    class ConfigChanged(_Kind):
         """The configuration was saved."""
 
-    @dataclass(frozen=True)
-    class MetadataChanged:
+    @dataclass(frozen=True, repr=False)
+    class MetadataChanged(_Kind):
         """The metadata of the repository was changed."""
 
-    @dataclass(frozen=True)
-    class TagCreated:
+    @dataclass(frozen=True, repr=False)
+    class TagCreated(_Kind):
         """A tag was created."""
 
         name: str
 
-    @dataclass(frozen=True)
-    class TagDeleted:
+    @dataclass(frozen=True, repr=False)
+    class TagDeleted(_Kind):
         """A tag was deleted."""
 
         name: str
         previous_snap_id: str
 
-    @dataclass(frozen=True)
-    class BranchCreated:
+    @dataclass(frozen=True, repr=False)
+    class BranchCreated(_Kind):
         """A branch was created."""
 
         name: str
 
-    @dataclass(frozen=True)
-    class BranchDeleted:
+    @dataclass(frozen=True, repr=False)
+    class BranchDeleted(_Kind):
         """A branch was deleted."""
 
         name: str
         previous_snap_id: str
 
-    @dataclass(frozen=True)
-    class BranchReset:
+    @dataclass(frozen=True, repr=False)
+    class BranchReset(_Kind):
         """A branch was made to point elsewhere."""
 
         name: str
         previous_snap_id: str
 
-    @dataclass(frozen=True)
-    class NewCommit:
+    @dataclass(frozen=True, repr=False)
+    class NewCommit(_Kind):
         """A snapshot was committed to a branch."""
 
         branch: str
         new_snap_id: str
 
-    @dataclass(frozen=True)
-    class CommitAmended:
+    @dataclass(frozen=True, repr=False)
+    class CommitAmended(_Kind):
         """The newest snapshot of a branch was replaced."""
 
         branch: str
         previous_snap_id: str
         new_snap_id: str
 
-    @dataclass(frozen=True)
-    class NewDetachedSnapshot:
+    @dataclass(frozen=True, repr=False)
+    class NewDetachedSnapshot(_Kind):
         """A snapshot was made that belongs to no branch."""
 
         new_snap_id: str
 
-    @dataclass(frozen=True)
-    class GCRan:
+    @dataclass(frozen=True, repr=False)
+    class GCRan(_Kind):
         """Garbage was collected."""
 
-    @dataclass(frozen=True)
-    class ExpirationRan:
+    @dataclass(frozen=True, repr=False)
+    class ExpirationRan(_Kind):
         """Old snapshots were expired."""
 
-    @dataclass(frozen=True)
-    class FeatureFlagChanged:
+    @dataclass(frozen=True, repr=False)
+    class FeatureFlagChanged(_Kind):
         """A feature was switched; `new_value` is None where it went back to its default."""
 
         id: int
         new_value: bool | None
 
-    @dataclass(frozen=True)
-    class RepoStatusChanged:
+    @dataclass(frozen=True, repr=False)
+    class RepoStatusChanged(_Kind):
         """The status of the repository was set."""
 
         status: RepoStatus
 
 
-@dataclass(frozen=True)
-class Update(Displayed):
+@dataclass(frozen=True, repr=False)
+class Update(Labelled):
     """One entry of the operations log.
 
     Attributes
@@ -195,6 +213,8 @@ class Update(Displayed):
     backup_path : str or None
         Name of the copy of the repo info from right after this update; None for the newest.
     """
+
+    _label = "icechunk.ops.Update"
 
     kind: object
     updated_at: datetime

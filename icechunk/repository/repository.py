@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from icechunk._version import user_agent
 from icechunk.base.async_twin import async_twin
 from icechunk.base.parts import of_part
+from icechunk.base.texts import labelled
 from icechunk.commit import publish
 from icechunk.commit.conflicts import ConflictSolver
 from icechunk.commit.snapshot_info import CommitMethod
@@ -377,7 +378,10 @@ class Repository:
         return set(self._recipe.authorization)
 
     def __repr__(self) -> str:
-        return f"<icechunk.Repository {self.storage.url!r}>"
+        lines = {"storage": repr(self.storage), "config": "<RepositoryConfig ...>"}
+        version = self._context.state.known_spec_version
+        known = "" if version is None else f" (v{int(version)})"
+        return labelled(f"icechunk.Repository{known}", lines)
 
     def _repr_html_(self) -> str:
         return overview(self.storage.url, self._context.state)
@@ -492,7 +496,7 @@ class Repository:
             If not exactly one version is named.
         """
         if as_of is not None and branch is None:
-            raise invalid_version("as_of goes with a branch")
+            raise invalid_version("as_of argument must be provided together with a branch name")
         return self._session_at(self._info, branch, tag, snapshot_id, ref, as_of)
 
     def resolve(self, ref: str) -> str:

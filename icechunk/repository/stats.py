@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from icechunk.base.display import Displayed
+from icechunk.base.texts import Labelled
 
 __all__ = ["ChunkStorageStats"]
 
 
-@dataclass(frozen=True)
-class ChunkStorageStats(Displayed):
+@dataclass(frozen=True, repr=False)
+class ChunkStorageStats(Labelled):
     """Bytes that chunks take, each counted once.
 
     Attributes
@@ -22,6 +22,8 @@ class ChunkStorageStats(Displayed):
     inlined_bytes : int
         In manifests: a chunk is there as often as there are manifests that hold it.
     """
+
+    _label = "icechunk.stats.ChunkStorageStats"
 
     native_bytes: int = 0
     virtual_bytes: int = 0

@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
+from icechunk.base.display import Displayed
 from icechunk.commit import publish_v1
 from icechunk.commit.building import now_microseconds
 from icechunk.commit.publish import exists
@@ -21,6 +22,7 @@ from icechunk.config.repository_config import RepositoryConfig
 from icechunk.errors import (
     ErrorKind,
     FormatError,
+    InvalidatedRepositoryError,
     InvalidInputError,
     ReadOnlyError,
     SessionStateError,
@@ -39,6 +41,22 @@ __all__ = ["upgrade_icechunk_repository"]
 _LOG: Final = logging.getLogger(__name__)
 #: Between a snapshot and the refs that the log says were made of it, in microseconds.
 _MILLISECOND: Final = 1000
+
+
+class _InvalidatedRepository(Displayed):
+    """What the object of a repository becomes when that repository is upgraded."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_repr_html_":
+            return object.__getattribute__(self, name)
+        raise InvalidatedRepositoryError(
+            "this repository was upgraded to spec version 2 by upgrade_icechunk_repository, and "
+            f"this object knows version 1 only: take {name!r} from the repository that the "
+            "upgrade returned, or from one that is opened anew"
+        )
+
+    def __repr__(self) -> str:
+        return "<icechunk.Repository (invalidated by upgrade_icechunk_repository)>"
 
 
 def upgrade_icechunk_repository(
@@ -69,7 +87,7 @@ def upgrade_icechunk_repository(
     Returns
     -------
     Repository
-        Opened anew.
+        Opened anew. After an upgrade `repo` itself refuses to go on.
 
     Raises
     ------
@@ -83,6 +101,7 @@ def upgrade_icechunk_repository(
     concurrency = 64 if prefetch_concurrency is None else prefetch_concurrency
     if concurrency < 1:
         raise InvalidInputError(f"prefetch_concurrency is {concurrency}, it must be at least 1")
+    given = repo
     # what this one has cached may be old: expiration rewrites snapshots in version 1
     repo = repo.reopen()
     storage = repo.storage
@@ -103,7 +122,11 @@ def upgrade_icechunk_repository(
             # one by one, because the order matters
             storage.delete([key])
         _LOG.info("deleted %d objects that version 2 does not use", len(unused))
-    return repo.reopen()
+    new = repo.reopen()
+    if not dry_run:
+        # every method of it would go on with the old version
+        given.__class__ = _InvalidatedRepository  # type: ignore[assignment]
+    return new
 
 
 def _check_unfinished(repo: Repository, delete_unused_v1_files: bool) -> None:

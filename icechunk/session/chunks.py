@@ -144,9 +144,10 @@ class ChunkStore:
         ReadOnlyError, SessionStateError
             If the session does not take edits.
         NodeNotFoundError, InvalidInputError
-            If there is no such array, or its grid has no such chunk.
+            If there is no such array, its grid has no such chunk, or there are no bytes.
         """
         node, array = self._array_for_write(path, coordinate)
+        _check_length(path, coordinate, data)
         with self._edits.failed.noted(node, coordinate):
             ref = self._write(data)
         self._set_ref(node, array, coordinate, ref)
@@ -156,6 +157,7 @@ class ChunkStore:
         if not self._edits.is_loaded:
             await asyncio.to_thread(self._edits.load)
         node, array = self._array_for_write(path, coordinate)
+        _check_length(path, coordinate, data)
         with self._edits.failed.noted(node, coordinate):
             ref = await self._write_async(data)
         self._set_ref(node, array, coordinate, ref)
@@ -380,3 +382,12 @@ def _mark(
         place *= size
         place += refs.coords[:, axis]
     mask.reshape(-1)[place[inside]] = value if isinstance(value, bool) else value[inside]
+
+
+def _check_length(path: str, coordinate: Coordinate, data: BytesLike) -> None:
+    if not len(data):
+        raise InvalidInputError(
+            f"zero-length chunk: the value of chunk {coordinate} of {path!r} has no bytes, and no "
+            "codec makes a chunk of them; delete the chunk instead",
+            ErrorKind.ZERO_LENGTH_CHUNK,
+        )

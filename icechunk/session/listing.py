@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.snapshot import Node
-from icechunk.session.keys import METADATA_NAME, ChunkKey, chunk_key, find_key, metadata_key
+from icechunk.session.keys import (
+    METADATA_NAME,
+    ChunkKey,
+    MetadataKey,
+    chunk_key,
+    find_key,
+    metadata_key,
+)
 from icechunk.session.session import Session
 
 
 def keys_below(session: Session, prefix: str) -> Iterator[str]:
-    """Yield the keys that begin with a string, whole segments or not."""
-    wanted = prefix.lstrip("/")
-    folder = wanted.rpartition("/")[0]
-    for node, refs in below(session, folder):
+    """Yield the keys in a folder and below it; of a key, that key."""
+    wanted = prefix.strip("/")
+    key = find_key(wanted)
+    if isinstance(key, MetadataKey):
+        if session.tree.get(key.path) is not None:
+            yield wanted
+        return
+    for node, refs in below(session, wanted):
         if refs is None:
-            keys: Iterable[str] = (metadata_key(node.path),)
+            yield metadata_key(node.path)
         else:
-            keys = (chunk_key(node.path, tuple(c)) for c in refs.coords.tolist())
-        for key in keys:
-            if key.startswith(wanted):
-                yield key
+            yield from (chunk_key(node.path, tuple(c)) for c in refs.coords.tolist())
 
 
 def below(session: Session, prefix: str) -> Iterator[tuple[Node, ChunkRefs | None]]:
@@ -69,10 +77,8 @@ def names_in(session: Session, prefix: str) -> list[str]:
     node = tree.get(path)
     if node is not None:
         names[METADATA_NAME] = None
-        if node.is_array:
-            if len(session.chunk_refs(path)):
-                names["c"] = None
-            return list(names)
+        if node.is_array and len(session.chunk_refs(path)):
+            names["c"] = None
     depth = 1 if path == "/" else len(path) + 1
     for found in tree.paths_below(path):
         # groups need no document of their own to have members

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk.base.async_twin import async_twin
+from icechunk.base.texts import labelled
 from icechunk.changes.change_set import ArrayChanges, ChangeSet, OnConflict
 from icechunk.changes.codec import decode_change_set, encode_change_set
 from icechunk.changes.tree import Tree
@@ -21,6 +22,7 @@ from icechunk.errors import (
     ErrorKind,
     InvalidInputError,
     SessionStateError,
+    UnpicklableSessionError,
 )
 from icechunk.format import v1
 from icechunk.format.chunk_refs import ChunkRefs
@@ -143,14 +145,12 @@ class Session:
         return self._edits.has_inherited_changes
 
     def __repr__(self) -> str:
-        lines = [f"<icechunk.{type(self).__name__}>", f"snapshot: {self.snapshot_id}"]
-        if self.branch is not None:
-            lines.append(f"branch: {self.branch}")
-        lines.append(f"mode: {self.mode.name}")
-        if not self.read_only and self.is_loaded:
-            lines.append(f"uncommitted changes: {'yes' if self.has_uncommitted_changes else 'no'}")
-        lines.append(f"storage: {self._context.assets.storage.url}")
-        return "\n".join(lines)
+        lines = {"read_only": str(self.read_only), "snapshot_id": self.snapshot_id}
+        if not self.read_only:
+            lines["branch"] = str(self.branch)
+            if self.is_loaded:
+                lines["has_uncommitted_changes"] = str(self.has_uncommitted_changes)
+        return labelled("icechunk.session.Session", lines)
 
     def _repr_html_(self) -> str:
         return session_overview(self)
@@ -180,11 +180,10 @@ class Session:
     # -- pickling ------------------------------------------------------------------
     def __getstate__(self) -> dict[str, Any]:
         if not self.read_only:
-            raise SessionStateError(
+            raise UnpicklableSessionError(
                 "a writable session cannot be pickled: changes made on the copy would be lost. "
                 "Send session.fork() to other processes, and merge() what comes back. With Dask, "
-                "icechunk.xarray.to_icechunk and icechunk.dask.store_dask do that",
-                ErrorKind.PICKLE,
+                "icechunk.xarray.to_icechunk and icechunk.dask.store_dask do that"
             )
         return {
             "recipe": self._context.recipe,
@@ -498,7 +497,9 @@ class Session:
         """
         if self.mode is not SessionMode.writable:
             raise SessionStateError(
-                "only a writable session can be forked; for reading, a read-only session pickles",
+                "cannot fork a read-only session: it pickles, for reading"
+                if self.read_only
+                else "only a writable session can be forked",
                 ErrorKind.CANNOT_FORK_READ_ONLY_SESSION,
             )
         lineage, inherited = self._edits.fork()

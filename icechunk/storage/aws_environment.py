@@ -8,7 +8,12 @@ from typing import Final
 
 from icechunk.base.public_url import public_url
 from icechunk.errors import ErrorKind, InvalidInputError
-from icechunk.storage.aws_profile import describe_profile, profile_options
+from icechunk.storage.aws_profile import (
+    describe_profile,
+    fetches,
+    profile_endpoint,
+    profile_options,
+)
 
 #: Where the service is, in the order in which they count.
 _ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
@@ -32,11 +37,16 @@ _MACHINE: Final = (
 
 
 def endpoint() -> tuple[str, str] | None:
-    """Return the name and the value of the variable that says where the service is."""
+    """Return where the service is, after what says so: a variable, or the profile."""
     for name in _ENDPOINTS:
         if os.environ.get(name):
             return name, os.environ[name]
-    return None
+    return profile_endpoint()
+
+
+def metadata_endpoint() -> str | None:
+    """Return where the metadata of the machine are, in the variable of the AWS tools."""
+    return os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or None
 
 
 def allows_http() -> bool:
@@ -61,7 +71,7 @@ def check_tls(name: str, url: str) -> None:
 
 def missing_credentials() -> str | None:
     """Say where no credentials were found; None if there are some, or may be."""
-    if any(os.environ.get(name) for name in _KEYS) or profile_options():
+    if any(os.environ.get(name) for name in _KEYS) or profile_options() or fetches():
         return None
     if any(os.environ.get(name) for name in _FETCHED):
         return None

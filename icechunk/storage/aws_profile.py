@@ -1,14 +1,19 @@
-"""The credentials file of the AWS tools, which obstore does not read.
+"""The files of the AWS tools, which obstore does not read.
 
-It is used as those tools do: when neither key nor token is in the environment. Profiles
-that fetch keys elsewhere (``sso_session``, ``role_arn``, ``credential_process``) are not
-supported; pass `get_credentials` for those.
+They are used as those tools do: when neither key nor token is in the environment. Keys
+that are in a file are read here; a profile that fetches them elsewhere (``sso_session``,
+``role_arn``, ``credential_process``) is left to botocore, where that is installed.
 """
 
 from __future__ import annotations
 
 import configparser
 import os
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
+from typing import Any
+
+from icechunk.errors import ErrorKind, StorageError
 
 #: Any of these says where credentials come from, and obstore knows them all.
 _FROM_VARIABLES = (
@@ -20,14 +25,14 @@ _FROM_VARIABLES = (
 
 
 def profile_options() -> dict[str, str]:
-    """Return the keys and the region of the active profile, as options of obstore.
+    """Return the keys of the active profile, as options of obstore.
 
-    Empty if the environment has credentials of its own, or if there is no such profile.
+    Empty if the environment has credentials of its own, or if there are none in the files.
     """
     if any(os.environ.get(name) for name in _FROM_VARIABLES):
         return {}
     _, found = _active()
-    if "aws_access_key_id" not in found or "aws_secret_access_key" not in found:
+    if _elsewhere(found) is not None or not _has_keys(found):
         return {}
     options = {
         "access_key_id": found["aws_access_key_id"],
@@ -35,26 +40,131 @@ def profile_options() -> dict[str, str]:
     }
     if "aws_session_token" in found:
         options["session_token"] = found["aws_session_token"]
-    if "region" in found and not _region_from_variables():
-        options["region"] = found["region"]
     return options
 
 
-#: What profiles have that fetch their keys elsewhere.
-_ELSEWHERE = ("sso_session", "sso_start_url", "role_arn", "credential_process")
+def profile_region() -> str | None:
+    """Return the region of the active profile, unless a variable has one."""
+    if os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
+        return None
+    return _active()[1].get("region")
+
+
+def profile_endpoint() -> tuple[str, str] | None:
+    """Return where the active profile says that the service is, and how it says so."""
+    if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
+        return None
+    name, found = _active()
+    url = found.get("endpoint_url")
+    return (f"endpoint_url of the profile {name!r}", url) if url else None
+
+
+class ProfileCredentials:
+    """Credentials that botocore fetches for the active profile, as obstore asks for them.
+
+    botocore keeps them, and fetches new ones some minutes before they expire.
+    """
+
+    def __init__(self, region: str) -> None:
+        from botocore.session import Session
+
+        self._session = Session()
+        self._session.set_config_variable("region", region)
+
+    def __call__(self) -> dict[str, Any]:
+        """Return keys that are good for some time.
+
+        Raises
+        ------
+        StorageError
+            If there are none.
+        """
+        failure = None
+        try:
+            credentials = self._session.get_credentials()
+            keys = None if credentials is None else credentials.get_frozen_credentials()
+        except Exception as error:
+            failure = f": {error}"
+        if failure is not None or keys is None:
+            raise StorageError(
+                f"{describe_profile()}{failure or ''}", ErrorKind.INVALID_CREDENTIALS
+            )
+        return {
+            "access_key_id": keys.access_key,
+            "secret_access_key": keys.secret_key,
+            "token": keys.token,
+            "expires_at": datetime.now(UTC) + _ASK_AGAIN,
+        }
+
+
+def fetched_credentials(region: str | None = None) -> ProfileCredentials | None:
+    """Return what fetches the keys of the active profile; None if nothing says how.
+
+    Parameters
+    ----------
+    region : str, optional
+        Of the services that are asked, if neither a variable nor the profile has one.
+    """
+    if not fetches():
+        return None
+    known = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return ProfileCredentials(known or profile_region() or region or "us-east-1")
+
+
+def fetches() -> bool:
+    """Whether keys are fetched elsewhere, and botocore is there for it."""
+    if os.environ.get("AWS_ACCESS_KEY_ID") or not _has_botocore():
+        return False
+    if os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
+        # obstore would ask with TLS only, in no region but its own
+        return bool(os.environ.get("AWS_ROLE_ARN"))
+    return not any(map(os.environ.get, _FROM_VARIABLES)) and _elsewhere(_active()[1]) is not None
+
+
+#: What profiles have that fetch their keys elsewhere: some of them whether there are keys
+#: in a file or not, which are those to ask with, then.
+_ALWAYS = (
+    "role_arn",
+    "sso_session",
+    "sso_start_url",
+    "sso_account_id",
+)
+_WITHOUT_KEYS = ("credential_process", "login_session")
+#: Keys are asked for again after this time: botocore fetches new ones ten minutes before
+#: they expire.
+_ASK_AGAIN = timedelta(minutes=6)
+
+
+def _has_keys(found: dict[str, str]) -> bool:
+    return "aws_access_key_id" in found and "aws_secret_access_key" in found
+
+
+def _elsewhere(found: dict[str, str]) -> str | None:
+    """Return the option that says where a profile fetches its keys."""
+    options = _ALWAYS if _has_keys(found) else _ALWAYS + _WITHOUT_KEYS
+    return next((option for option in options if option in found), None)
+
+
+def _has_botocore() -> bool:
+    return find_spec("botocore") is not None
 
 
 def describe_profile() -> str:
     """Say why the active profile has no keys."""
     name, found = _active()
     files = "~/.aws/credentials and ~/.aws/config"
-    if not found:
+    if not found and not os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
         return f"there is no profile {name!r} in {files}"
-    elsewhere = next((option for option in _ELSEWHERE if option in found), None)
-    if elsewhere is not None:
+    elsewhere = _elsewhere(found)
+    if elsewhere is not None and not _has_botocore():
         return (
-            f"the profile {name!r} fetches its keys elsewhere ({elsewhere}), which is not supported"
+            f"the profile {name!r} fetches its keys elsewhere ({elsewhere}), which takes botocore: "
+            "pip install botocore"
         )
+    if elsewhere is not None:
+        return f"the profile {name!r} fetches its keys elsewhere ({elsewhere}), and got none"
+    if os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
+        return "AWS_WEB_IDENTITY_TOKEN_FILE gave no keys"
     return f"the profile {name!r} in {files} has no keys"
 
 
@@ -66,10 +176,6 @@ def _active() -> tuple[str, dict[str, str]]:
         "AWS_CONFIG_FILE", "~/.aws/config", name if name == "default" else f"profile {name}"
     )
     return name, {**config, **keys}
-
-
-def _region_from_variables() -> bool:
-    return bool(os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"))
 
 
 def _section(variable: str, default: str, name: str) -> dict[str, str]:

@@ -281,7 +281,10 @@ class Storage(Displayed, ABC):
         return self
 
     def default_settings(self) -> StorageSettings:
-        """Return the settings used when the configuration has none: nothing is set."""
+        """Return the settings used when the configuration has none.
+
+        What is unset in them has the default that `StorageSettings` names.
+        """
         return StorageSettings()
 
     def list_objects_metadata(

@@ -25,6 +25,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from icechunk._version import user_agent
 from icechunk.base.public_url import public_url, url_credentials
+from icechunk.base.texts import labelled
 from icechunk.config.repository_config import StorageSettings
 from icechunk.errors import (
     ErrorKind,
@@ -179,6 +180,9 @@ class GuardedHttp(Storage):
     def url(self) -> str:
         """The base URL, without user, password and query."""
         return public_url(self._base).rstrip("/")
+
+    def __repr__(self) -> str:
+        return labelled("icechunk.Storage", {"type": "HTTP", "url": self.url})
 
     def __reduce__(self) -> tuple[Any, ...]:
         return GuardedHttp, (*self._made_of, self._settings)

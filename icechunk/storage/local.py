@@ -25,7 +25,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from icechunk.base.texts import labelled
 from icechunk.config.repository_config import StorageSettings
+from icechunk.config.storage_settings import (
+    StorageConcurrencySettings,
+    StorageRetriesSettings,
+)
 from icechunk.errors import (
     ErrorKind,
     InvalidInputError,
@@ -481,6 +486,16 @@ class LocalStorage(Storage):
             yield
 
     # -- the storage itself --------------------------------------------------------
+    def __repr__(self) -> str:
+        return labelled("icechunk.Storage", {"type": "local filesystem", "path": self.path})
+
+    def default_settings(self) -> StorageSettings:
+        """Return the settings used when the configuration has none: no request is tried again."""
+        return StorageSettings(
+            concurrency=StorageConcurrencySettings(5, 4096),
+            retries=StorageRetriesSettings(1, 0, 0),
+        )
+
     def with_settings(self, settings: StorageSettings) -> LocalStorage:
         """Return itself: a folder has nothing to set."""
         return self

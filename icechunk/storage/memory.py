@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from icechunk.base.texts import labelled
 from icechunk.config.repository_config import StorageSettings
+from icechunk.config.storage_settings import (
+    StorageConcurrencySettings,
+    StorageRetriesSettings,
+)
 from icechunk.errors import (
     InvalidInputError,
     ObjectNotFoundError,
@@ -185,6 +190,16 @@ class MemoryStorage(Storage):
         """Delete objects; see `Storage.delete`."""
         for key in keys:
             self._space.objects.pop(check_key(key), None)
+
+    def __repr__(self) -> str:
+        return labelled("icechunk.Storage", {"type": "in-memory"})
+
+    def default_settings(self) -> StorageSettings:
+        """Return the settings used when the configuration has none: no request is tried again."""
+        return StorageSettings(
+            concurrency=StorageConcurrencySettings(5, 1),
+            retries=StorageRetriesSettings(1, 0, 0),
+        )
 
     def with_settings(self, settings: StorageSettings) -> MemoryStorage:
         """Return itself: memory has nothing to set."""

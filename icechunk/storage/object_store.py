@@ -23,6 +23,7 @@ import obstore
 from obstore.exceptions import NotModifiedError
 from obstore.store import ObjectStore
 
+from icechunk.base.texts import labelled
 from icechunk.base.threads import map_in_threads
 from icechunk.config.credentials import (
     AnyAzureCredential,
@@ -543,6 +544,9 @@ class ObjectStorage(Storage):
     def endpoint(self) -> str | None:
         """The endpoint that was passed for S3."""
         return self._place.options.endpoint_url if isinstance(self._place, S3Place) else None
+
+    def __repr__(self) -> str:
+        return labelled("icechunk.Storage", self._place.lines())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickle, (self._place, self._settings, self._read_only)

@@ -36,7 +36,12 @@ from icechunk.config.credentials import (
 from icechunk.config.repository_config import ChecksumAlgorithm, EffectiveStorageSettings, S3Options
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage import aws_environment
-from icechunk.storage.aws_profile import profile_options
+from icechunk.storage.aws_profile import (
+    ProfileCredentials,
+    fetched_credentials,
+    profile_options,
+    profile_region,
+)
 from icechunk.storage.failures import reason
 from icechunk.storage.headers import check_headers, check_variables
 from icechunk.storage.place_names import check_endpoint, check_name, clean_prefix, join_url
@@ -108,6 +113,10 @@ class Place(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
+
+    @abstractmethod
+    def lines(self) -> dict[str, str]:
+        """Return what a storage shows of its place: kind and names, no secrets."""
 
     def version(self, meta: Mapping[str, Any]) -> str | None:
         """Return what identifies the version of an object, from what obstore says of it."""
@@ -210,6 +219,23 @@ class S3Place(Place):
         """``s3://bucket/prefix``."""
         return join_url("s3", self.bucket, self.prefix)
 
+    def lines(self) -> dict[str, str]:
+        """Return bucket, prefix, and the options that are set."""
+        endpoint = self.options.endpoint_url
+        shown = {
+            "region": self.options.region,
+            "endpoint_url": None if endpoint is None else public_url(endpoint),
+            "anonymous": isinstance(self.credentials, S3Credentials.Anonymous),
+            "allow_http": self.options.allow_http,
+            "force_path_style": self.options.force_path_style,
+            "requester_pays": self.options.requester_pays,
+        }
+        return {
+            "type": "S3 (native)",
+            **_bucket_lines(self.bucket, self.prefix),
+            **{name: str(value) for name, value in shown.items() if value},
+        }
+
     def missing_credentials(self) -> str | None:
         """Say where those of the environment were looked for, if they are to be used."""
         if not isinstance(self.credentials, S3Credentials.FromEnv):
@@ -234,7 +260,7 @@ class S3Place(Place):
         # the path style works everywhere: with AWS, with IP addresses, without DNS
         config: dict[str, Any] = {"virtual_hosted_style_request": False}
         credentials = self.credentials
-        provider = None
+        provider: _Provider | ProfileCredentials | None = None
         if isinstance(credentials, S3Credentials.Anonymous):
             config["skip_signature"] = True
         elif isinstance(credentials, S3Credentials.FromEnv):
@@ -242,6 +268,11 @@ class S3Place(Place):
             profile = profile_options()
             check_headers(profile, "the credentials file of AWS")
             config.update(profile)
+            provider = fetched_credentials(options.region)
+            if (metadata := aws_environment.metadata_endpoint()) is not None:
+                config["metadata_endpoint"] = metadata
+            if (region := profile_region()) is not None:
+                config["region"] = region
         else:
             # not as options: those would be mixed with a session token of the environment
             provider = _Provider(credentials)
@@ -274,7 +305,7 @@ class S3Place(Place):
                 else options.network_stream_timeout_seconds,
             ),
             retry_config=retry,
-            credential_provider=provider,
+            credential_provider=provider,  # type: ignore[arg-type]
         )
 
 
@@ -299,6 +330,10 @@ class GcsPlace(Place):
     def url(self) -> str:
         """``gs://bucket/prefix``."""
         return join_url("gs", self.bucket, self.prefix)
+
+    def lines(self) -> dict[str, str]:
+        """Return bucket and prefix."""
+        return {"type": "GCS", **_bucket_lines(self.bucket, self.prefix)}
 
     def version(self, meta: Mapping[str, Any]) -> str | None:
         """Return etag and generation."""
@@ -358,6 +393,12 @@ class AzurePlace(Place):
     def url(self) -> str:
         """``az://container/prefix``."""
         return join_url("az", self.container, self.prefix)
+
+    def lines(self) -> dict[str, str]:
+        """Return account, container and prefix."""
+        names = {"account": self.account or "", "container": self.container}
+        prefix = {"prefix": self.prefix} if self.prefix else {}
+        return {"type": "Azure", **names, **prefix}
 
     def _open(
         self,
@@ -447,6 +488,10 @@ _PROVIDED: Final[dict[type, dict[str, str]]] = {
     AzureRefreshableCredential.SasToken: {"sas_token": "token"},
     AzureRefreshableCredential.BearerToken: {"token": "bearer"},
 }
+
+
+def _bucket_lines(bucket: str, prefix: str) -> dict[str, str]:
+    return {"bucket": bucket, **({"prefix": prefix} if prefix else {})}
 
 
 class _Provider:

@@ -26,6 +26,7 @@ from icechunk.storage.guarded_http import web_parts
 from icechunk.storage.local import LocalStorage
 from icechunk.storage.memory import MemoryStorage
 from icechunk.storage.object_store import ObjectStorage
+from icechunk.storage.option_names import in_our_words
 
 _MAX_REDIRECTS: Final = 10
 _REDIRECT_TIMEOUT: Final = 30
@@ -206,7 +207,9 @@ def storage_from_url(url: str | os.PathLike[str], **options: Any) -> Storage:
     **options
         What the scheme needs: the arguments of `s3_storage` and its siblings, such as
         ``region``, ``endpoint_url``, ``allow_http``, ``anonymous`` or ``account``; or
-        ``credentials``, an object of `icechunk.credentials`.
+        ``credentials``, an object of `icechunk.credentials`. The names that fsspec has for
+        them (``key``, ``secret``, ``token``, ``anon``, ``client_kwargs``, ``account_name``)
+        are understood, too. Web servers take ``headers`` and ``bearer_token``.
 
     Raises
     ------
@@ -238,8 +241,9 @@ def _make(scheme: str, rest: str, options: Options) -> Storage:
         )
     _check_credentials(scheme, rest)
     make, known = _SCHEMES[scheme]
+    options = in_our_words(scheme, options)
     _refuse_unknown(f"{scheme}://", options, known)
-    return make(rest, dict(options))
+    return make(rest, options)
 
 
 def _check_credentials(scheme: str, rest: str) -> None:

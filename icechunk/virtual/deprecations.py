@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Mapping
 from typing import Final
 
+from icechunk.base.calling import depth_of_caller
 from icechunk.base.public_url import public_url
 
 _S3: Final = "icechunk.s3_from_env_credentials() or icechunk.s3_anonymous_credentials()"
@@ -44,15 +44,5 @@ def warn_of_none(authorization: Mapping[str, object] | None) -> None:
                 "be accepted in future, as it does not say which credentials are used; pass "
                 f"{better}",
                 DeprecationWarning,
-                stacklevel=_depth_of_caller(),
+                stacklevel=depth_of_caller(),
             )
-
-
-def _depth_of_caller() -> int:
-    """Return the stack level, seen from our caller, of the first frame of somebody else."""
-    depth = 1
-    frame = sys._getframe(1)
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "icechunk":
-        frame = frame.f_back
-        depth += 1
-    return depth

@@ -16,9 +16,9 @@ from icechunk import (
     VirtualChunkContainer,
     storage_from_url,
 )
+from icechunk.storage.option_names import for_fsspec, for_storage
 from icechunk.virtual.container_storage import credential_call
 from icechunk_dask.archives.containers import authorization, derive_containers
-from icechunk_dask.archives.remote_options import for_fsspec, for_storage
 
 __all__ = ["Opened", "Target"]
 

@@ -169,9 +169,9 @@ def test_names_that_say_two_things(repository: Repository, ids: list[str]) -> No
     # the same version by any of its names
     repository.create_tag("feature/x~1@home", ids[3])
     assert repository.resolve("feature/x~1@home") == ids[3]
-    with pytest.raises(InvalidInputError, match="exactly one of branch, tag, snapshot_id and ref"):
+    with pytest.raises(InvalidInputError, match="Must provide one of branch, tag, or snap"):
         repository.readonly_session("main", ref="main")
-    with pytest.raises(InvalidInputError, match="as_of goes with a branch"):
+    with pytest.raises(InvalidInputError, match="as_of argument must be provided"):
         repository.readonly_session(ref="main", as_of="2024-03-31")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import pickle
 from typing import Any
 
@@ -544,18 +545,46 @@ def test_unknown_options_are_refused() -> None:
         ic.RepositoryConfig(num_chunks=3)  # type: ignore[call-arg]
 
 
-def test_repr_shows_what_is_set() -> None:
+def test_a_text_makes_the_same_again() -> None:
     config = ic.RepositoryConfig(
-        inline_chunk_threshold_bytes=12, caching=ic.CachingConfig(num_chunk_refs=0)
+        inline_chunk_threshold_bytes=12,
+        caching=ic.CachingConfig(num_chunk_refs=0),
+        storage=ic.StorageSettings(storage_class='a"\\d'),
     )
-    shown = (
-        "RepositoryConfig(inline_chunk_threshold_bytes=12, caching=CachingConfig(num_chunk_refs=0))"
+    names = {"icechunk": ic}
+    # the classes of these modules of the official client are in another place here
+    text = repr(config).replace("icechunk.storage.", "icechunk.")
+    assert eval(text.replace("icechunk.config.", "icechunk."), names) == config
+    assert "num_chunk_refs: 0\n" in str(config)
+    assert "num_snapshot_nodes: 500000 (default)\n" in str(config)
+
+
+def test_texts_show_what_is_in_force() -> None:
+    effective = ic.RepositoryConfig().effective()
+    lines = dict(
+        line.strip().removesuffix(" (default)").split(": ")
+        for line in str(ic.RepositoryConfig()).splitlines()
+        if ": " in line
     )
-    assert repr(config) == shown
-    assert config._repr_html_() == f"<pre>{shown}</pre>"
+    for name, value in vars(effective).items():
+        if isinstance(value, int) and not isinstance(value, bool) and name in lines:
+            assert lines[name] == str(value), name
+
+
+def test_help_shows_plain_types() -> None:
+    for name in dir(ic):
+        it = getattr(ic, name)
+        if isinstance(it, type) and dataclasses.is_dataclass(it):
+            assert "Annotated" not in str(inspect.signature(it)), name
+    shown = str(inspect.signature(ic.StorageRetriesSettings))
+    assert "max_tries: int | None = None" in shown
+
+
+def test_texts_of_conditions() -> None:
     assert repr(Split.AnyArray() | Split.name_matches("<")) == (
-        "ManifestSplitCondition.or_conditions([ManifestSplitCondition.AnyArray(), "
-        "ManifestSplitCondition.name_matches('<')])"
+        "icechunk.config.ManifestSplitCondition.or_conditions(["
+        "icechunk.config.ManifestSplitCondition.any_array(), "
+        'icechunk.config.ManifestSplitCondition.name_matches("<")])'
     )
 
 

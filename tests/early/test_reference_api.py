@@ -1034,7 +1034,7 @@ def test_store_config_defaults() -> None:
     assert by_name.inline_chunk_threshold_bytes == 9
 
 
-@pytest.mark.parametrize(("threshold", "limit"), [(None, 512), (0, 0), (100, 100)])
+@pytest.mark.parametrize(("threshold", "limit"), [(None, 512), (1, 1), (100, 100)])
 async def test_store_config_inline_chunk_threshold_bytes(
     place: StorageConfig, threshold: int | None, limit: int
 ) -> None:

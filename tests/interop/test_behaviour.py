@@ -74,9 +74,6 @@ DIFFERENT: dict[str, dict[str, tuple[Any, Any]]] = {
         "start": ("", BAD_RANGE),
         "suffix": ("0100000002000000", BAD_RANGE),
     },
-    "a_chunk_without_bytes": {
-        "set": ("done", {"error": "InvalidInputError", "kind": "zero-length-chunk"}),
-    },
     "forks_that_wrote_the_same_chunk": {
         "merge": ({"error": "ConflictError", "kind": "merge-failed"}, "done"),
         "mode": ("SessionMode.writable", "SessionMode.readonly"),

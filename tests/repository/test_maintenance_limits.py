@@ -347,9 +347,11 @@ def test_a_repository_that_was_set_read_only(storage: Storage) -> None:
 # -- what is returned ----------------------------------------------------------------------------
 def test_results() -> None:
     summary = GCSummary(bytes_deleted=5, delete_errors=["no"])
-    assert "bytes_deleted=5" in repr(summary)
+    assert "bytes_deleted: 5\n" in repr(summary)
     stats = ChunkStorageStats(1, 2, 4)
-    assert repr(stats) == "ChunkStorageStats(native_bytes=1, virtual_bytes=2, inlined_bytes=4)"
+    assert repr(stats) == (
+        "<icechunk.stats.ChunkStorageStats>\nnative_bytes: 1\nvirtual_bytes: 2\ninlined_bytes: 4\n"
+    )
     assert stats + ChunkStorageStats(10, 20, 40) == ChunkStorageStats(11, 22, 44)
     assert (stats.non_virtual_bytes(), stats.total_bytes()) == (5, 7)
     for value in (summary, stats):

@@ -44,6 +44,7 @@ from icechunk import (
     StorageError,
     upgrade_icechunk_repository,
 )
+from icechunk.errors import InvalidatedRepositoryError
 from icechunk.format import layout, v1
 from icechunk.storage import WrapperStorage
 from icechunk.storage.base import ObjectMeta, Storage
@@ -142,7 +143,8 @@ def test_a_life(kind: str, request: pytest.FixtureRequest) -> None:
             repository.create_tag("dev", first)
 
     check(Repository.open(storage))
-    check(upgrade_icechunk_repository(repository, dry_run=False))
+    repository = upgrade_icechunk_repository(repository, dry_run=False)
+    check(repository)
     assert not keys(storage, "refs/")
     assert Repository.fetch_config(storage) == NATIVE
     commit(repository, 4, 8)
@@ -668,7 +670,14 @@ def old(busy: Repository) -> Repository:
 def test_upgrade(old: Repository, storage: Storage) -> None:
     before, objects = state(old), contents(storage)
     new = upgrade_icechunk_repository(old, dry_run=False)
-    assert (new.spec_version, old.spec_version) == (2, 2)
+    assert new.spec_version == 2
+    for use_it in (lambda: old.spec_version, lambda: old.writable_session("main")):
+        with pytest.raises(
+            InvalidatedRepositoryError, match="from the repository that the"
+        ) as info:
+            use_it()
+        assert isinstance(info.value, RuntimeError)
+    assert "invalidated" in repr(old)
     assert state(new) == before
     now = contents(storage)
     assert now.keys() - objects.keys() == {"repo"}
@@ -707,12 +716,14 @@ def test_a_dry_run_changes_nothing(old: Repository, storage: Storage) -> None:
 
 def test_files_may_stay(old: Repository, storage: Storage) -> None:
     before, objects = state(old), contents(storage)
-    new = upgrade_icechunk_repository(old, dry_run=False, delete_unused_v1_files=False)
+    new = upgrade_icechunk_repository(
+        Repository.open(old.storage), dry_run=False, delete_unused_v1_files=False
+    )
     assert state(new) == before
     assert contents(storage).items() >= objects.items()
 
     def again(**options: bool) -> None:
-        upgrade_icechunk_repository(new, dry_run=False, **options)
+        upgrade_icechunk_repository(Repository.open(storage), dry_run=False, **options)
 
     def nothing_to_do(**options: bool) -> None:
         refused(lambda: again(**options), SessionStateError, ErrorKind.INVALID_REPOSITORY_MIGRATION)

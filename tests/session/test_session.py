@@ -295,11 +295,11 @@ def test_status_and_discard(repository: Repository) -> None:
     assert status.updated_chunks == {"/a": [[0], [3]], "/b": [[0], [1]]}
     assert not status.deleted_groups
     assert not status.deleted_arrays
-    for said in ("Groups created", "/g", "Chunks updated", "/a: (0,) (3,)"):
+    for said in ("Groups created", "/g", "Chunks updated", "    /a:\n        [0]\n        [3]\n"):
         assert said in repr(status)
     session.discard_changes()
     assert session.status().is_empty()
-    assert repr(session.status()) == "No changes"
+    assert repr(session.status()) == ""
     assert not session.has_uncommitted_changes
     assert values(session)[:4] == [1, 2, 0, 0]
 
@@ -579,12 +579,11 @@ def test_equality(repository: Repository) -> None:
 def test_repr(repository: Repository, storage: Storage) -> None:
     session = repository.writable_session("main")
     assert repr(session).splitlines() == [
-        "<icechunk.Session>",
-        f"snapshot: {session.snapshot_id}",
+        "<icechunk.session.Session>",
+        "read_only: False",
+        f"snapshot_id: {session.snapshot_id}",
         "branch: main",
-        "mode: writable",
-        "uncommitted changes: no",
-        f"storage: {storage.url}",
+        "has_uncommitted_changes: False",
     ]
     assert "uncommitted" not in repr(repository.readonly_session("main"))
 

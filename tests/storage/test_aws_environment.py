@@ -67,8 +67,6 @@ async def test_no_credentials_in_an_event_loop() -> None:
     [
         ("mian", "[main]\naws_access_key_id = a\n", "there is no profile 'mian'"),
         ("main", "[main]\nregion = here\n", "the profile 'main' in ~/.aws/credentials"),
-        ("main", "[main]\nsso_session = x\n", "elsewhere (sso_session), which is not supported"),
-        ("main", "[main]\nrole_arn = x\n", "elsewhere (role_arn), which is not supported"),
     ],
 )
 def test_a_profile_without_keys(

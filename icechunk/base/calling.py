@@ -1,0 +1,15 @@
+"""Who called this library: warnings are shown at that line."""
+
+from __future__ import annotations
+
+import sys
+
+
+def depth_of_caller() -> int:
+    """Return the stack level, seen from our caller, of the first frame of somebody else."""
+    depth = 1
+    frame = sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "icechunk":
+        frame = frame.f_back
+        depth += 1
+    return depth

@@ -1,0 +1,80 @@
+"""Objects as text, in the two forms of the official client.
+
+One is a label and a line for each field, ``<icechunk.ops.GCSummary>``; the other is a call
+that makes the object, ``icechunk.config.CachingConfig(...)``. Programs and doctests compare
+them, so that every space counts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import datetime
+from enum import Enum
+from textwrap import indent
+from typing import Any, ClassVar, cast
+
+from icechunk.base.display import Displayed
+
+_STEP = "    "
+
+
+def labelled(name: str, lines: Mapping[str, str]) -> str:
+    """Return a label, and a line for each field; a value of many lines is a block."""
+    text = f"<{name}>\n"
+    for field, value in lines.items():
+        if "\n" in value:
+            text += f"{field}:\n{indent(value.rstrip(), _STEP)}\n"
+        else:
+            text += f"{field}: {value}\n"
+    return text
+
+
+def call(name: str, arguments: Mapping[str, str]) -> str:
+    """Return a call with a line for each argument."""
+    lines = "".join(
+        f"{_STEP}{key}={value.replace(chr(10), chr(10) + _STEP)},\n"
+        for key, value in arguments.items()
+    )
+    return f"{name}(\n{lines})"
+
+
+def literal(value: object) -> str:
+    """Return a value as it stands in a call: texts in double quotes, enumerations by name."""
+    if isinstance(value, str) and not isinstance(value, Enum):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{literal(k)}: {literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(literal, value)) + "]"
+    return plain(value)
+
+
+def plain(value: object) -> str:
+    """Return a value as it stands in a line of its own."""
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, str):
+        return value
+    if isinstance(value, datetime):
+        parts = (value.year, value.month, value.day, value.hour, value.minute, value.second)
+        shown = ",".join(map(str, (*parts, value.microsecond)))
+        return f"datetime.datetime({shown}, tzinfo=datetime.timezone.utc)"
+    if isinstance(value, dict):
+        return literal(value)
+    return repr(value)
+
+
+class Labelled(Displayed):
+    """Shows a dataclass as a label and a line for each field."""
+
+    __slots__ = ()
+    _label: ClassVar[str]
+
+    def __repr__(self) -> str:
+        names = [field.name for field in fields(cast(Any, self))]
+        return labelled(self._label, {name: self._shown(name) for name in names})
+
+    def _shown(self, name: str) -> str:
+        return plain(getattr(self, name))
