@@ -4,10 +4,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo notebooks docs screenshots test test-python3 test-python3.13 test-oldest check bench clean
+.PHONY: help demo notebooks docs screenshots test test-python3 test-python3.13 test-oldest check bench bench-all clean
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+# such as --json, --scale 0.1, --rounds 5, or names of workloads
+BENCH_ARGS ?=
 
 # The oldest Python that is supported; it goes with the oldest dependencies.
 PYTHON_OLDEST := $(shell .ci/find-python 3.11)
@@ -89,6 +91,9 @@ check: .venv/.installed ## lint, format, types, import layers
 	.venv/bin/lint-imports
 
 bench: .venv/.installed $(OFFICIAL_ENV) ## measure, beside the official client where it is installed
+	@.venv/bin/python tests/benchmarks/table.py $(BENCH_ARGS)
+
+bench-all: .venv/.installed $(OFFICIAL_ENV) ## the other measurements: opening, Dask, Parquet, virtual reads
 	@.venv/bin/python -m pytest tests/benchmarks -s $(PYTEST_ARGS)
 
 clean: ## remove environments, caches and build results

@@ -93,8 +93,7 @@ class ManifestFileInfo(Labelled):
 
 def from_microseconds(microseconds: int) -> datetime:
     """Return a stored timestamp as a datetime in UTC."""
-    seconds, rest = divmod(microseconds, 1_000_000)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
+    return _EPOCH + timedelta(microseconds=microseconds)
 
 
 def to_microseconds(when: datetime) -> int:

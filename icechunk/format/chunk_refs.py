@@ -21,7 +21,7 @@ from icechunk.format.chunk_ref import ChunkRef, RefKind
 from icechunk.format.encoding.string_heap import StringHeap
 from icechunk.format.ids import OBJECT_ID_SIZE
 
-__all__ = ["ChunkRef", "ChunkRefs", "RefKind"]
+__all__ = ["ChunkRef", "ChunkRefs", "RefKind", "optional_strings"]
 
 Extents = tuple[tuple[int, int], ...]
 
@@ -182,7 +182,7 @@ class ChunkRefs(ChunkColumns):
             Seconds since the epoch, 0 for none.
         """
         heap, location = StringHeap.from_strings(locations)
-        etag_heap, etag = (None, None) if etags is None else _optional_strings(etags)
+        etag_heap, etag = (None, None) if etags is None else optional_strings(etags)
         return cls.from_columns(
             coords,
             RefKind.VIRTUAL,
@@ -232,8 +232,8 @@ class ChunkRefs(ChunkColumns):
         """
         no_id = bytes(OBJECT_ID_SIZE)
         ids = b"".join([no_id if ref.chunk_id is None else ref.chunk_id for ref in refs])
-        locations, location = _optional_strings([ref.location for ref in refs])
-        etags, etag = _optional_strings([ref.etag for ref in refs])
+        locations, location = optional_strings([ref.location for ref in refs])
+        etags, etag = optional_strings([ref.etag for ref in refs])
         data, begins, _ = _payloads([ref.data or b"" for ref in refs])
         kind = np.array([ref.kind for ref in refs], np.uint8)
         offset = np.array([ref.offset for ref in refs], np.uint64)
@@ -557,7 +557,7 @@ def _check_rank(ndim: int, other: int) -> None:
         )
 
 
-def _optional_strings(
+def optional_strings(
     strings: Sequence[str | None],
 ) -> tuple[StringHeap, npt.NDArray[np.int32]]:
     """Store strings; the index of None is -1."""

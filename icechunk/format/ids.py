@@ -24,6 +24,7 @@ INITIAL_SNAPSHOT_ID: Final = bytes.fromhex("0b1cc8d6787580f0e33a6534")
 
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _VALUES: Final = {c: i for i, c in enumerate(_ALPHABET)}
+_PAIRS: Final = [first + second for first in _ALPHABET for second in _ALPHABET]
 #: Value of each byte as a digit, 255 for those that are none.
 _DIGITS: Final = np.full(256, 255, np.uint8)
 _DIGITS[np.frombuffer(_ALPHABET.encode(), np.uint8)] = np.arange(32)
@@ -37,8 +38,10 @@ def new_object_id() -> bytes:
 def encode_id(raw: bytes) -> str:
     """Return the text form: 20 characters for 12 bytes, 13 for 8."""
     chars = (len(raw) * 8 + 4) // 5
-    number = int.from_bytes(raw, "big") << (chars * 5 - len(raw) * 8)
-    return "".join(_ALPHABET[(number >> shift) & 31] for shift in range((chars - 1) * 5, -1, -5))
+    spare = -chars % 2 * 5 + chars * 5 - len(raw) * 8
+    number = int.from_bytes(raw, "big") << spare
+    pairs = [_PAIRS[number >> shift & 1023] for shift in range((chars - 1) // 2 * 10, -1, -10)]
+    return "".join(pairs)[:chars]
 
 
 def encode_ids(rows: npt.NDArray[np.uint8]) -> list[str]:

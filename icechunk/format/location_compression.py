@@ -13,7 +13,7 @@ decompressor, with a context of its own, for every frame.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,8 +37,10 @@ _MOST_READ: Final = 1 << 30
 # What a frame may ask for as history; frames of single locations need next to none.
 _MAX_WINDOW: Final = 1 << 23
 # Neighbours that are compressed both ways to see which is smaller, and what has to be gained.
-_TRIED: Final = 4096
+_TRIED: Final = 1024
 _GAIN: Final = 0.9
+# Bytes of a plain location in the compressed manifest, up to which no more can be gained.
+_CHEAP: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,10 @@ def compress(
     lengths = np.concatenate([np.diff(heap.offsets) for heap in heaps])
     if not len(lengths) or lengths.max() > _LONGEST_WRITTEN:
         return None
+    sample = _neighbours(heaps) if options.only_where_smaller else []
+    plain = _compressed_size(sample)
+    if options.only_where_smaller and plain <= _CHEAP * len(sample):
+        return None  # without training, which takes longest
     step = -(-len(lengths) // max(options.max_samples, 1))
     samples: list[Any] = [s for h in heaps for s in _strings(h, slice(None, None, step))]
     # training wants much more data than a dictionary holds
@@ -96,8 +102,11 @@ def compress(
     try:
         dictionary = zstandard.train_dictionary(options.max_dictionary_size, samples * repeat)
         compressor = zstandard.ZstdCompressor(options.level, dict_data=dictionary)
-        if options.only_where_smaller and not _pays(heaps, compressor, len(dictionary.as_bytes())):
-            return None
+        if options.only_where_smaller:
+            framed = _compressed_size(map(compressor.compress, sample))
+            framed += len(dictionary.as_bytes()) * len(sample) // len(lengths)
+            if framed >= _GAIN * plain:
+                return None
         frames = tuple(tuple(map(compressor.compress, _strings(heap))) for heap in heaps)
     except (zstandard.ZstdError, ValueError):
         return None
@@ -114,16 +123,16 @@ def _strings(heap: StringHeap, which: slice = slice(None)) -> Iterator[bytes]:
         yield bytes(data[start:end])
 
 
-def _pays(heaps: Sequence[StringHeap], compressor: Any, dictionary_size: int) -> bool:
-    """Whether frames of neighbours, compressed once more, are smaller than their plain text."""
+def _neighbours(heaps: Sequence[StringHeap]) -> list[bytes]:
+    """Return a sample of the locations, from the middle of the largest heap."""
     heap = max(heaps, key=len)
     start = max((len(heap) - _TRIED) // 2, 0)
-    strings = list(_strings(heap, slice(start, start + _TRIED)))
-    outer = zstandard.ZstdCompressor(3)
-    plain = len(outer.compress(b"".join(strings)))
-    framed = len(outer.compress(b"".join(map(compressor.compress, strings))))
-    framed += dictionary_size * len(strings) // sum(map(len, heaps))
-    return framed < _GAIN * plain
+    return list(_strings(heap, slice(start, start + _TRIED)))
+
+
+def _compressed_size(parts: Iterable[bytes]) -> int:
+    """Return how large these are in the frame around a manifest."""
+    return len(zstandard.ZstdCompressor(3).compress(b"".join(parts)))
 
 
 class CompressedHeap(StringHeap):

@@ -9,19 +9,18 @@ one means the first snapshot.
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from icechunk.errors import ErrorKind, FormatError, InternalError, SnapshotNotFoundError
 from icechunk.format.encoding.envelope import BytesLike, FileType, unwrap, wrap
 from icechunk.format.encoding.flatbuf import Batch, Tables, encode, read_root
-from icechunk.format.ids import OBJECT_ID_SIZE, encode_id
+from icechunk.format.ids import encode_id
 from icechunk.format.metadata import Metadata, metadata_batch, read_metadata
+from icechunk.format.snapshot_table import SnapshotEntry, SnapshotTable
 from icechunk.format.updates import (
     Status,
     UpdateEntry,
@@ -45,44 +44,17 @@ __all__ = [
 
 _SPEC_VERSION: Final = 2
 
-_Index: TypeAlias = dict[bytes | None, int]
-
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
 
 def with_item(mapping: Mapping[_K, _V], key: _K, value: _V) -> Mapping[_K, _V]:
     """Return a mapping with one more item, without looking at all of it where that is slow."""
+    if isinstance(mapping, SnapshotTable) and isinstance(value, SnapshotEntry):
+        return cast("Mapping[_K, _V]", mapping.with_entry(value))
     if isinstance(mapping, dict):
         return {**mapping, key: value}
     return ChainMap({key: value}, cast("MutableMapping[_K, _V]", mapping))
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotEntry:
-    """What the repo info knows of a snapshot.
-
-    Attributes
-    ----------
-    id : bytes
-    parent_id : bytes or None
-        None for the first snapshot of a history.
-    flushed_at : int
-        Microseconds since the epoch.
-    message : str
-    metadata : Metadata
-        A read-only mapping.
-    pruned : tuple of bytes
-        Snapshots between this one and its parent that expired; their transaction logs
-        still count when a session is rebased over this snapshot. Oldest first.
-    """
-
-    id: bytes
-    parent_id: bytes | None
-    flushed_at: int
-    message: str
-    metadata: Metadata
-    pruned: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,12 +189,12 @@ def decode_repo_info(data: BytesLike, name: str) -> RepoInfo:
             ErrorKind.UNSUPPORTED_SPEC_VERSION,
         )
     tables, _ = root.children(4, "snapshots", required=True)
-    snapshots = _read_snapshots(tables, file_version, name)
-    ids = [entry.id for entry in snapshots]
+    snapshots = SnapshotTable.read(tables, file_version, name)
+    ids = list(snapshots)
     status, _ = root.child(5, "status", required=True)
     updates, _ = root.children(7, "latest_updates")
     return RepoInfo(
-        snapshots=dict(zip(ids, snapshots, strict=True)),
+        snapshots=snapshots,
         branches=_read_refs(root, 2, "branches", ids, name),
         tags=_read_refs(root, 1, "tags", ids, name),
         deleted_tags=tuple(root.texts(3, "deleted_tags", required=True)[0]),
@@ -234,29 +206,6 @@ def decode_repo_info(data: BytesLike, name: str) -> RepoInfo:
         enabled_flags=_read_flags(root, 10, "enabled_feature_flags"),
         disabled_flags=_read_flags(root, 11, "disabled_feature_flags"),
     )
-
-
-def _read_snapshots(tables: Tables, file_version: int, name: str) -> list[SnapshotEntry]:
-    ids = _split(tables.struct(0, OBJECT_ID_SIZE, "snapshot id")[0].tobytes())
-    if len(set(ids)) != len(ids):
-        raise FormatError(f"{name}: snapshots: one id is listed twice; the file is damaged")
-    parents = tables.scalar(1, "<i4", field="parent_offset").tolist()
-    if parents and max(parents) >= len(ids):
-        raise FormatError(
-            f"{name}: parent_offset: {max(parents)} is not one of {len(ids)} snapshots"
-        )
-    pruned, offsets = tables.vector(5, "<u1", "pruned_ancestor_tx_logs", columns=OBJECT_ID_SIZE)
-    logs = [tuple(_split(pruned[a:b].tobytes())) for a, b in pairwise(offsets.tolist())]
-    columns = zip(
-        ids,
-        (ids[parent] if parent >= 0 else None for parent in parents),
-        tables.scalar(2, "<u8", field="flushed_at").tolist(),
-        (message or "" for message in tables.text(3, "message", required=True)),
-        read_metadata(tables, 4, file_version, name),
-        logs,
-        strict=True,
-    )
-    return [SnapshotEntry(*row) for row in columns]
 
 
 def _read_refs(
@@ -274,10 +223,6 @@ def _read_flags(root: Tables, slot: int, field: str) -> tuple[int, ...] | None:
     if not root.present(slot)[0]:
         return None
     return tuple(root.vector(slot, "<u2", field)[0].tolist())
-
-
-def _split(ids: bytes) -> list[bytes]:
-    return [ids[at : at + OBJECT_ID_SIZE] for at in range(0, len(ids), OBJECT_ID_SIZE)]
 
 
 # -- writing -------------------------------------------------------------------
@@ -300,17 +245,14 @@ def encode_repo_info(info: RepoInfo, *, level: int = 3) -> bytearray:
     """
     if not info.updates or info.updates[0].backup is not None:
         raise InternalError("the log of updates must begin with an entry without a backup")
-    ids = sorted(info.snapshots)
-    index: _Index = {id: row for row, id in enumerate(ids)}
-    index[None] = -1  # the parent of a first snapshot
+    snapshots, index = SnapshotTable.of(info.snapshots).batch()
     metadata, metadata_at = metadata_batch([info.metadata])
     root = Batch(1)
     root.scalar(0, _SPEC_VERSION, "<u1")
     root.children(1, _refs_batch(info.tags, index), [0, len(info.tags)])
     root.children(2, _refs_batch(info.branches, index), [0, len(info.branches)])
     root.texts(3, [sorted(info.deleted_tags)])
-    snapshots = _snapshots_batch([info.snapshots[id] for id in ids], index)
-    root.children(4, snapshots, [0, len(ids)])
+    root.children(4, snapshots, [0, len(index)])
     root.child(5, status_batch([info.status]))
     root.children(6, metadata, metadata_at)
     root.children(7, updates_batch(info.updates), [0, len(info.updates)])
@@ -322,43 +264,15 @@ def encode_repo_info(info: RepoInfo, *, level: int = 3) -> bytearray:
     return wrap(encode(root), FileType.REPO, level=level)
 
 
-def _rows(ids: Sequence[bytes | None], index: _Index, owners: str) -> list[int]:
-    try:
-        return [index[id] for id in ids]
-    except KeyError as error:
-        raise InternalError(
-            f"{owners} refer to the unknown snapshot {encode_id(error.args[0])}"
-        ) from None
-
-
-def _refs_batch(refs: Mapping[str, bytes], index: _Index) -> Batch:
+def _refs_batch(refs: Mapping[str, bytes], index: Mapping[bytes, int]) -> Batch:
     names = sorted(refs)
     batch = Batch(len(names))
     batch.text(0, names)
-    rows = _rows([refs[name] for name in names], index, "branches or tags")
+    try:
+        rows = [index[refs[name]] for name in names]
+    except KeyError as error:
+        raise InternalError(
+            f"branches or tags refer to the unknown snapshot {encode_id(error.args[0])}"
+        ) from None
     batch.scalar(1, rows, "<u4", default=0)
     return batch
-
-
-def _snapshots_batch(entries: Sequence[SnapshotEntry], index: _Index) -> Batch:
-    metadata, metadata_at = metadata_batch([entry.metadata for entry in entries])
-    parents = _rows([entry.parent_id for entry in entries], index, "parents")
-    pruned_at = np.cumsum([0, *(len(entry.pruned) for entry in entries)])
-    batch = Batch(len(entries))
-    batch.struct(0, _join([entry.id for entry in entries]))
-    # stored even where it is 0, the default, so that nobody takes it for "no parent"
-    batch.scalar(1, parents, "<i4")
-    batch.scalar(2, np.array([entry.flushed_at for entry in entries], "<u8"), "<u8")
-    batch.text(3, [entry.message for entry in entries])
-    batch.children(4, metadata, metadata_at)
-    batch.vector(
-        5,
-        _join([id for entry in entries for id in entry.pruned]),
-        pruned_at,
-        present=[bool(entry.pruned) for entry in entries],
-    )
-    return batch
-
-
-def _join(ids: Sequence[bytes]) -> NDArray[np.uint8]:
-    return np.frombuffer(b"".join(ids), np.uint8).reshape(len(ids), OBJECT_ID_SIZE)

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
+import numpy as np
+import numpy.typing as npt
+
 from icechunk.config.credentials import AnyCredential, containers_credentials
 from icechunk.config.repository_config import (
     StorageSettings,
@@ -27,6 +30,7 @@ from icechunk.errors import (
     PreconditionFailedError,
     StorageError,
 )
+from icechunk.format.encoding.string_heap import StringHeap
 from icechunk.storage.base import ByteRange, BytesLike, GetResult, Storage, resolve_range
 from icechunk.virtual.coalescing import Coalescer, Source
 from icechunk.virtual.container_storage import credential_call, open_container
@@ -40,6 +44,7 @@ from icechunk.virtual.locations import (
     normalize_location,
     shown,
 )
+from icechunk.virtual.plain_locations import below, plain
 
 __all__ = ["VirtualChunkContainer", "VirtualChunkSpec", "VirtualResolver", "normalize_location"]
 
@@ -143,14 +148,37 @@ class VirtualResolver:
         self._locate(location)
 
     def invalid_locations(self, locations: Iterable[str]) -> list[int]:
-        """Return the positions of those locations that `validate` refuses."""
+        """Return the positions of those locations that `validate` refuses.
+
+        Of a `StringHeap` most locations cost no Python call.
+        """
+        numbered: Iterable[tuple[int, str]] = enumerate(locations)
+        if isinstance(locations, StringHeap):
+            rows = np.arange(len(locations))
+            rows = rows[~self._certainly_valid(locations)]
+            numbered = ((row, locations[row]) for row in rows.tolist())
         bad = []
-        for i, location in enumerate(locations):
+        for i, location in numbered:
             try:
                 self._locate(location)
             except InvalidInputError:
                 bad.append(i)
         return bad
+
+    def _certainly_valid(self, locations: StringHeap) -> npt.NDArray[np.bool_]:
+        valid = np.zeros(len(locations), np.bool_)
+        rows = np.flatnonzero(plain(locations))
+        prefixes = [place.prefix for place in self._places]
+        prefixes += [f"{BY_NAME}{name}/" for name in self._by_name]
+        for prefix in prefixes:
+            if not len(rows):
+                break
+            if prefix.endswith("://"):
+                continue  # of all buckets: the key begins somewhere else
+            found = below(locations, prefix.encode(errors="surrogateescape"), rows)
+            valid[rows[found]] = True
+            rows = rows[~found]
+        return valid
 
     def expand(self, location: str) -> str:
         """Return a location with the name of a container replaced by its prefix.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 import numpy as np
@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from icechunk.config.repository_config import VirtualChunkSpec
 from icechunk.errors import ErrorKind, InvalidInputError
-from icechunk.format.chunk_refs import ChunkRefs
-from icechunk.virtual.locations import stored_location
+from icechunk.format.chunk_refs import ChunkRefs, RefKind, optional_strings
+from icechunk.format.encoding.string_heap import StringHeap
+from icechunk.virtual.plain_locations import location_heap, stored_heap
 
 
 def checksum_parts(checksum: str | datetime | None) -> tuple[str | None, datetime | None]:
@@ -49,15 +50,6 @@ def whole_seconds(time: datetime | None) -> int:
             ErrorKind.INVALID_VIRTUAL_REF,
         )
     return seconds
-
-
-def _normal(locations: Iterable[str]) -> list[str]:
-    """Return the form in which locations are stored; the same one is looked at once."""
-    known: dict[str, str] = {}
-    return [
-        known.get(location) or known.setdefault(location, stored_location(location))
-        for location in locations
-    ]
 
 
 def scalar_place(place: Sequence[int], ndim: int, first: int = 0) -> tuple[int, ...]:
@@ -98,15 +90,21 @@ def refs_from_specs(specs: Sequence[VirtualChunkSpec], ndim: int) -> ChunkRefs:
     coords = _coordinates(np.asarray(list(by_chunk), np.int64).reshape(len(chosen), ndim))
     lengths = _sizes([spec.length for spec in chosen], "length")
     _check_lengths(coords, lengths)
+    heap, location = location_heap([spec.location for spec in chosen])
+    locations, stored = stored_heap(heap)
     etags = [spec.etag_checksum for spec in chosen]
+    etag_heap, etag = optional_strings(etags) if any(etags) else (None, None)
     times = [whole_seconds(spec.last_updated_at_checksum) for spec in chosen]
-    return ChunkRefs.virtual(
+    return ChunkRefs.from_columns(
         coords,
-        _normal(spec.location for spec in chosen),
+        RefKind.VIRTUAL,
         _sizes([spec.offset for spec in chosen], "offset"),
         lengths,
-        etags if any(etags) else None,
-        np.asarray(times, np.uint32) if any(times) else None,
+        location=stored[location],
+        locations=locations,
+        etag=etag,
+        etags=etag_heap,
+        last_modified=np.asarray(times, np.uint32) if any(times) else None,
     )
 
 
@@ -131,13 +129,12 @@ def refs_from_arrays(
     """
     shape = tuple(max(int(n), 0) for n in grid)
     count = math.prod(shape)
-    if not isinstance(locations, Sequence) or isinstance(locations, str):
-        locations = list(locations)
+    heap, location = location_heap(locations)
     offsets = _sizes(offsets, "offsets")
     lengths = _sizes(lengths, "lengths")
-    if not len(locations) == len(offsets) == len(lengths) == count:
+    if not len(location) == len(offsets) == len(lengths) == count:
         raise InvalidInputError(
-            f"a chunk grid of shape {shape} has {count} chunks; got {len(locations)} locations, "
+            f"a chunk grid of shape {shape} has {count} chunks; got {len(location)} locations, "
             f"{len(offsets)} offsets and {len(lengths)} lengths",
             ErrorKind.INVALID_VIRTUAL_REF,
         )
@@ -150,19 +147,26 @@ def refs_from_arrays(
     if start is not None:
         places = places + np.asarray(start, np.int64)
     coords = _coordinates(places)
-    if "" in locations:
-        present = np.fromiter((bool(location) for location in locations), np.bool_, count)
-        locations = [location for location in locations if location]
+    empty = np.flatnonzero(np.diff(heap.offsets) == 0)
+    if len(empty):
+        present = location != empty[0]
         coords, offsets, lengths = coords[present], offsets[present], lengths[present]
+        heap = heap.take(np.delete(np.arange(len(heap)), empty))
+        location = location[present]
+        location -= location > empty[0]
     _check_lengths(coords, lengths)
     seconds = whole_seconds(modified)
-    return ChunkRefs.virtual(
+    stored, of_heap = stored_heap(heap)
+    return ChunkRefs.from_columns(
         coords,
-        _normal(locations),
+        RefKind.VIRTUAL,
         offsets,
         lengths,
-        [etag] * len(locations) if etag else None,
-        np.full(len(locations), seconds, np.uint32) if seconds else None,
+        location=of_heap[location],
+        locations=stored,
+        etag=np.zeros(len(location), np.int32) if etag else None,
+        etags=StringHeap.from_strings([etag])[0] if etag else None,
+        last_modified=np.full(len(location), seconds, np.uint32) if seconds else None,
     )
 
 

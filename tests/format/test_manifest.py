@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from icechunk.errors import FormatError, InternalError, InvalidInputError
@@ -486,3 +487,22 @@ def test_native_references_take_few_bytes() -> None:
     coords = np.stack(np.unravel_index(np.arange(n), (10, 10, 10)), axis=1)
     refs = ChunkRefs.native(coords, np.zeros((n, 12), np.uint8), 1)
     assert len(payload_of(encode_manifest(ID, {NODE: refs}))) <= 52 * n + 200
+
+
+@pytest.mark.parametrize(
+    ("form", "trained"),
+    [("s3://bucket/archive/file_3_{:010d}.nc", 0), ("s3://bucket/{0:x}{1:040x}", 1)],
+)
+def test_no_dictionary_is_trained_where_plain_locations_cost_nothing(
+    form: str, trained: int, monkeypatch: Any
+) -> None:
+    calls = []
+    train = zstandard.train_dictionary
+    monkeypatch.setattr(
+        zstandard, "train_dictionary", lambda *args: calls.append(args) or train(*args)
+    )
+    urls = [form.format(i, pow(7, i, 2**160 - 47)) for i in range(5000)]
+    refs = virtual(urls)
+    stored = encode_manifest(ID, {NODE: refs}, compress_locations=LocationCompression())
+    assert len(calls) == trained
+    assert decode_manifest(stored, "manifests/X").arrays[NODE] == refs

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from icechunk.format.repo_info import (
     UpdateKind,
     decode_repo_info,
     encode_repo_info,
+    with_item,
 )
 from tests.format import golden, json_values
 from tests.format.hostile import damaged, value_or_format_error
@@ -493,3 +495,85 @@ def test_made_up_payload(payload: bytes) -> None:
 def test_states_that_official_clients_could_not_read(changes: Any, problem: str) -> None:
     with pytest.raises(InternalError, match=problem):
         encode_repo_info(replace(INFO, **changes))
+
+
+def long_history(count: int) -> RepoInfo:
+    ids = [i.to_bytes(12, "big") for i in range(count)]
+    entries = [
+        SnapshotEntry(
+            id,
+            ids[row - 1] if row else None,
+            1_800_000_000_000_000 + row,
+            f"message {row % 7} é",
+            Metadata({"run": row, "by": "x"} if row % 3 else {}),
+            (bytes([7]) * 12,) * (row % 2),
+        )
+        for row, id in enumerate(ids)
+    ]
+    mixed = sorted(entries, key=lambda entry: entry.flushed_at * 7919 % 104729)
+    return RepoInfo(
+        snapshots={entry.id: entry for entry in mixed},
+        branches={"main": ids[-1]},
+        tags={},
+        deleted_tags=(),
+        status=Status(0, 1),
+        updates=(UpdateEntry(kind=UpdateKind.REPO_INITIALIZED, updated_at=1),),
+    )
+
+
+@given(st.integers(1, 60), st.lists(st.tuples(st.integers(0, 99), st.booleans()), max_size=4))
+def test_a_table_of_snapshots_is_a_mapping_of_them(
+    count: int, added: list[tuple[int, bool]]
+) -> None:
+    info = long_history(count)
+    expected = dict(info.snapshots)
+    table: Any = decode_repo_info(encode_repo_info(info), "repo").snapshots
+    for number, first in added:
+        id = (number * 3).to_bytes(12, "big")
+        parent = None if first else min(expected)
+        entry = SnapshotEntry(id, parent, number, f"message {number}", Metadata({"run": number}))
+        expected[id] = entry
+        table = with_item(table, id, entry)
+    assert table.keys() == expected.keys()
+    for id in expected:
+        assert table[id] == expected[id]
+    assert dict(table) == expected
+    assert bytes(11) not in table
+    again = replace(info, snapshots=table, branches={"main": min(expected)})
+    slow = replace(again, snapshots=expected)
+    fast, slowly = (bytes(encode_repo_info(state)) for state in (again, slow))
+    sizes = [len(unwrap(data, FileType.REPO, "repo")[0]) for data in (fast, slowly)]
+    assert sizes[0] == sizes[1]
+    assert decode_repo_info(fast, "repo") == decode_repo_info(slowly, "repo")
+    assert decode_repo_info(fast, "repo").snapshots == expected
+
+
+def test_old_snapshots_cost_no_calls_in_a_commit() -> None:
+    entry = SnapshotEntry(bytes([9]) * 12, bytes(12), 5, "new", Metadata({"run": 1}))
+
+    def calls(stored: bytearray) -> int:
+        count = 0
+
+        def called(_frame: object, event: str, _argument: object) -> None:
+            nonlocal count
+            count += event in ("call", "c_call")
+
+        sys.setprofile(called)
+        try:
+            info = decode_repo_info(stored, "repo")
+            snapshots = with_item(info.snapshots, entry.id, entry)
+            changed = encode_repo_info(replace(info, snapshots=snapshots))
+        finally:
+            sys.setprofile(None)
+        assert decode_repo_info(changed, "repo").snapshots[entry.id] == entry
+        return count
+
+    few, many = (encode_repo_info(long_history(count)) for count in (40, 3000))
+    assert calls(many) < calls(few) + 300
+
+
+def test_a_parent_that_is_unknown_is_refused() -> None:
+    info = decode_repo_info(encode_repo_info(long_history(3)), "repo")
+    entry = SnapshotEntry(bytes([9]) * 12, bytes([8]) * 12, 5, "new", Metadata({}))
+    with pytest.raises(InternalError, match="unknown snapshot"):
+        with_item(info.snapshots, entry.id, entry)

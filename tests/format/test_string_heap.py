@@ -96,3 +96,34 @@ def test_spans_outside_the_buffer_are_refused(start: int, length: int) -> None:
 def test_lone_surrogates_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="UTF-8"):
         StringHeap.from_strings(["ok", "\ud800"])
+
+
+@given(
+    st.lists(st.text("a/é\0\U0001f600", max_size=5), max_size=12), st.sampled_from(["S", "U", ">U"])
+)
+def test_an_array_of_strings_is_stored_as_a_list_of_them(strings: list[str], kind: str) -> None:
+    if kind == "S":
+        array = np.array([s.encode() for s in strings], "S")
+        given_strings = [s.decode() for s in array.tolist()]
+    else:
+        array = np.array(strings, "U")
+        array = array.astype(array.dtype.newbyteorder(">" if kind == ">U" else "="))
+        given_strings = array.tolist()
+    heap, index = StringHeap.from_array(array)
+    expected, expected_index = StringHeap.from_strings(given_strings)
+    assert list(heap) == list(expected)
+    assert index.tolist() == expected_index.tolist()
+
+
+@pytest.mark.parametrize("text", ["a", "é", "\U0001f600"])
+@pytest.mark.parametrize("distinct", [20_000, 19_990, 3])
+def test_many_strings(text: str, distinct: int) -> None:
+    strings = [f"{i % distinct}{text if i % 7 else 'b'}{'/' * (i % 3)}" for i in range(20_000)]
+    heap, index = StringHeap.from_strings(strings)
+    assert [heap[i] for i in index.tolist()] == strings
+    assert list(heap) == list(dict.fromkeys(strings))
+
+
+def test_a_lone_surrogate_among_many_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="UTF-8"):
+        StringHeap.from_strings([*map(str, range(20_000)), "\ud800"])

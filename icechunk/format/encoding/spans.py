@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["equal", "gather", "unique"]
+__all__ = ["begin_with", "equal", "gather", "unique"]
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
@@ -87,6 +87,33 @@ def equal(
     return result
 
 
+def begin_with(buffer: Bytes, starts: Ints, prefix: bytes) -> npt.NDArray[np.bool_]:
+    """Say which places of a buffer have certain bytes.
+
+    Parameters
+    ----------
+    buffer : uint8[size]
+    starts : int64[n]
+        Each with ``len(prefix)`` bytes behind it: the caller has checked it.
+    prefix : bytes
+
+    Returns
+    -------
+    bool[n]
+    """
+    result = np.ones(len(starts), np.bool_)
+    at = 0
+    while at < len(prefix) and len(starts):
+        # words rather than bytes: a gather costs the same for each
+        size = next(size for size in (8, 4, 2, 1) if size <= len(prefix) - at)
+        words: npt.NDArray[Any] = np.ndarray(
+            (len(buffer) - at - size + 1,), f"<u{size}", buffer, at, strides=(1,)
+        )
+        result &= words[starts] == int.from_bytes(prefix[at : at + size], "little")
+        at += size
+    return result
+
+
 def unique(buffer: Bytes, starts: Ints, lengths: Ints) -> tuple[Ints, Ints]:
     """Find the distinct contents among spans.
 
@@ -119,6 +146,10 @@ def _leaders_of_length(buffer: Bytes, starts: Ints, length: int) -> Ints:
     hashes = np.empty(len(starts), np.uint64)
     for block in _blocks(np.arange(len(starts)), length):
         hashes[block] = _hash(_matrix(buffer, starts[block], length))
+    ordered = np.sort(hashes)  # far faster than to find out where each value was
+    if (ordered[1:] != ordered[:-1]).all():
+        return np.arange(len(starts))
+    del ordered
     leader = _leaders(hashes)
     repeated = np.flatnonzero(leader != np.arange(len(starts)))
     lengths = np.full(len(repeated), length, np.int64)

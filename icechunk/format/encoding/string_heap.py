@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,11 @@ from icechunk.format.encoding import spans
 __all__ = ["StringHeap"]
 
 Indices = npt.NDArray[np.int32]
+
+_FIRST_BEYOND_ASCII: Final = 128
+#: From here on it pays to look at a sample, of so many.
+_MANY: Final = 1 << 14
+_SAMPLE: Final = 256
 
 
 class StringHeap(Sequence[str]):
@@ -75,21 +81,60 @@ class StringHeap(Sequence[str]):
         InvalidInputError
             If a string has no UTF-8 form (a lone surrogate).
         """
+        if len(strings) >= _MANY and _seem_distinct(strings):
+            data = _ascii(strings)
+            if data is not None:
+                lengths = np.fromiter(map(len, strings), np.int64, len(strings))
+                return cls.from_spans(data, np.cumsum(lengths) - lengths, lengths)
         distinct = dict.fromkeys(strings)
         index = np.arange(len(strings), dtype=np.int32)
         if len(distinct) < len(strings):
             numbers = dict(zip(distinct, range(len(distinct)), strict=True))
             index = np.fromiter(map(numbers.__getitem__, strings), np.int32, len(strings))
         try:
-            data = "".join(distinct).encode()
+            raw = "".join(distinct).encode()
             sizes = np.fromiter(map(len, distinct), np.int64, len(distinct))
-            if sizes.sum() != len(data):
+            if sizes.sum() != len(raw):
                 sizes = np.fromiter((len(s.encode()) for s in distinct), np.int64, len(distinct))
         except UnicodeEncodeError as error:
             raise InvalidInputError(f"a string cannot be stored as UTF-8: {error}") from error
         offsets = np.zeros(len(distinct) + 1, np.int64)
         np.cumsum(sizes, out=offsets[1:])
-        return cls._trusted(np.frombuffer(data, np.uint8), offsets), index
+        return cls._trusted(np.frombuffer(raw, np.uint8), offsets), index
+
+    @classmethod
+    def from_array(cls, strings: npt.NDArray[Any]) -> tuple[StringHeap, Indices]:
+        """Store the strings of an array as `from_strings` does, without an object each.
+
+        Parameters
+        ----------
+        strings : array of n strings
+            Of a fixed width: ``S``, in UTF-8, or ``U``. Characters beyond ASCII in the latter cost
+            an object for each string.
+
+        Returns
+        -------
+        heap : StringHeap
+        index : int32[n]
+
+        Raises
+        ------
+        InvalidInputError
+            If a string has no UTF-8 form.
+        """
+        count = len(strings)
+        is_unicode = strings.dtype.kind == "U"
+        width = strings.dtype.itemsize // (4 if is_unicode else 1)
+        if not count or not width:
+            return cls.from_strings([""] * count)
+        lengths = np.strings.str_len(strings).astype(np.int64, copy=False)
+        table = np.ascontiguousarray(strings).view(np.uint8)
+        if is_unicode:
+            codes = table.view(strings.dtype.byteorder.replace("|", "=") + "u4")
+            if int(codes.max()) >= _FIRST_BEYOND_ASCII:
+                return cls.from_strings(strings.tolist())
+            table = codes.astype(np.uint8)
+        return cls.from_spans(table, np.arange(count, dtype=np.int64) * width, lengths)
 
     @classmethod
     def from_spans(
@@ -176,6 +221,17 @@ class StringHeap(Sequence[str]):
 
     def __reduce__(self) -> tuple[object, ...]:
         return StringHeap, (self.data, self.offsets)
+
+
+def _seem_distinct(strings: Sequence[str]) -> bool:
+    """Whether finding equal strings by their bytes is faster than in a dict."""
+    sample = strings[:: len(strings) // _SAMPLE]
+    return len(set(sample)) > 0.75 * len(sample)
+
+
+def _ascii(strings: Sequence[str]) -> npt.NDArray[np.uint8] | None:
+    joined = "".join(strings)
+    return np.frombuffer(joined.encode(), np.uint8) if joined.isascii() else None
 
 
 def _check_utf8(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> None:
