@@ -53,9 +53,7 @@ def array(shape: list[int], chunk_shapes: list[Any]) -> bytes:
 )
 def test_what_json_cannot_express(attributes: dict[str, Any], words: str) -> None:
     target = session()
-    with pytest.raises(
-        InvalidInputError, match=rf"^bad metadata: metadata of .*{words}"
-    ):
+    with pytest.raises(InvalidInputError, match=rf"^bad metadata: metadata of .*{words}"):
         target.set_metadata_document("/g", group(**attributes))
     assert not target.has_uncommitted_changes
 
