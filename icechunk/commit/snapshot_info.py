@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final, Literal, TypeAlias
 
 from icechunk.base.html import card, fields, section
@@ -18,6 +19,8 @@ __all__ = ["CommitMethod", "ManifestFileInfo", "SnapshotInfo", "SnapshotMetadata
 #: newest one.
 CommitMethod: TypeAlias = Literal["new_commit", "amend"]
 
+#: In a history each id comes twice: as a parent, and as the next entry.
+_id_text = lru_cache(maxsize=1024)(encode_id)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -49,8 +52,8 @@ class SnapshotInfo(Labelled):
     def from_entry(cls, entry: SnapshotEntry) -> SnapshotInfo:
         """Return the public form of an entry of the repo info."""
         return cls(
-            encode_id(entry.id),
-            encode_id(entry.parent_id) if entry.parent_id is not None else None,
+            _id_text(entry.id),
+            _id_text(entry.parent_id) if entry.parent_id is not None else None,
             from_microseconds(entry.flushed_at),
             entry.message,
             dict(entry.metadata),
