@@ -566,7 +566,9 @@ class IcechunkStore(Store):
         """
         parsed = self._writable_key(key)
         if not isinstance(parsed, ChunkKey):
-            raise InvalidInputError(f"{key!r} is not the key of a chunk", ErrorKind.INVALID_KEY)
+            raise InvalidInputError(
+                f"invalid zarr key format: {key!r} is not the key of a chunk", ErrorKind.INVALID_KEY
+            )
         etag, modified = checksum_parts(checksum)
         spec = VirtualChunkSpec(list(parsed.coordinate), location, offset, length, etag, modified)
         failed = self.set_virtual_refs(parsed.path, [spec], validate_containers=validate_container)

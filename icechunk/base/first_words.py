@@ -18,7 +18,6 @@ FIRST_WORDS: Final = {
     "commit-conflict": "Failed to commit",
     "commit-not-allowed": "commits are not allowed on read-only or forked sessions",
     "invalid-feature-flag": "invalid feature flag name",
-    "invalid-key": "invalid zarr key format",
     "invalid-snapshot-id": "invalid snapshot id",
     "move-wont-overwrite": "move cannot overwrite existing node",
     "no-amend-for-initial-commit": "the first commit in the repository cannot be an amend",

@@ -71,7 +71,7 @@ def parse_key(key: str) -> Key:
     found = find_key(key)
     if found is None:
         raise InvalidInputError(
-            f"{key!r} is no Zarr key: expected <path>/zarr.json or <path>/c/0/0",
+            f"invalid zarr key format: {key!r}, expected <path>/zarr.json or <path>/c/0/0",
             ErrorKind.INVALID_KEY,
         )
     return found

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import xarray as xr
-from hypothesis import given, strategies as st
+from hypothesis import assume, given, strategies as st
 from scipy.io import netcdf_file
 
 from icechunk import InvalidInputError
@@ -518,6 +518,8 @@ def test_any_file_of_scipy(
 ) -> None:
     """SciPy writes, and what it and xarray read is what the scanner says."""
     dims, variables, _, records = drawn
+    # xarray opens no file with a scalar that is called as a dimension
+    assume(all(variables[name].dimensions for name in dims if name in variables))
     path = tmp_path_factory.mktemp("scipy") / "file.nc"
     with netcdf_file(str(path), "w", version=version) as file:
         # SciPy wants the record dimension first

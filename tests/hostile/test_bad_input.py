@@ -503,7 +503,7 @@ def test_keys_that_are_none(session: Session, key: str) -> None:
         InvalidInputError,
         ValueError,
         kind=ErrorKind.INVALID_KEY,
-        says="is no Zarr key",
+        says="invalid zarr key format",
     )
 
 

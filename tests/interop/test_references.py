@@ -8,7 +8,11 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from icechunk import Repository
+from icechunk import (
+    ManifestConfig,
+    ManifestVirtualChunkLocationCompressionConfig,
+    Repository,
+)
 from icechunk.format.encoding.envelope import FileType, unwrap
 from icechunk.format.encoding.flatbuf import read_root
 from icechunk.kerchunk import import_references
@@ -43,7 +47,11 @@ def test_many_files(ours: Ours, official: Official, tmp_path: Path) -> None:
         chunks, (count + 2, 2), (1, 2), dtype=">i4", attributes={"n": [1.5, None], "_FillValue": 3}
     )
     place = tmp_path / "repo"
-    repo = repository(files, storage=local(place))
+    # without a configuration they would stay plain: that is as small
+    wanted = ManifestConfig(
+        virtual_chunk_location_compression=ManifestVirtualChunkLocationCompressionConfig()
+    )
+    repo = repository(files, storage=local(place), manifest=wanted)
     session = repo.writable_session("main")
     import_references(refs, session)
     session.commit("many files")
