@@ -148,7 +148,7 @@ def test_numpy_scalars_and_tuples() -> None:
 def test_refuses_what_json_cannot_say(value: object, place: str, reason: str) -> None:
     with pytest.raises(InvalidInputError, match=reason) as caught:
         dumps(value, "meta")
-    assert str(caught.value).startswith(place)
+    assert str(caught.value).startswith(f"bad metadata: {place}")
     assert caught.value.kind == ErrorKind.BAD_METADATA
 
 

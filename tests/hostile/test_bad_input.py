@@ -248,12 +248,14 @@ def test_not_exactly_one_version(repository: Repository) -> None:
                     InvalidInputError,
                     ValueError,
                     kind=ErrorKind.INVALID_REF_TYPE,
-                    says="exactly one of",
+                    says="Must provide one of branch, tag, or snapshot_id",
                 )
     refused(
-        lambda: repository.readonly_session("main", tag="v1"), InvalidInputError, says="exactly one"
+        lambda: repository.readonly_session("main", tag="v1"),
+        InvalidInputError,
+        says="Must provide",
     )
-    refused(lambda: repository.diff(to_branch="main"), InvalidInputError, says="exactly one")
+    refused(lambda: repository.diff(to_branch="main"), InvalidInputError, says="Must provide")
 
 
 @pytest.mark.parametrize(
@@ -656,23 +658,14 @@ def test_chunks_that_have_no_place(session: Session) -> None:
 
 
 def test_a_node_below_an_array(session: Session) -> None:
+    """A store is keys and values: such nodes are kept, as official clients keep them."""
     group = b'{"zarr_format":3,"node_type":"group"}'
-    refused(
-        lambda: session.store.set_sync("a/x/zarr.json", B(group)),
-        InvalidInputError,
-        ValueError,
-        kind=ErrorKind.NOT_A_GROUP,
-        says="'/a' is an array",
-    )
-    # and an array above nodes, where a group needs no document to be one
+    session.store.set_sync("a/x/zarr.json", B(group))
     session.store.set_sync("p/q/zarr.json", B(group))
-    refused(
-        lambda: session.store.set_sync("p/zarr.json", B(array_document().encode())),
-        InvalidInputError,
-        ValueError,
-        kind=ErrorKind.NOT_AN_ARRAY,
-        says="'/p/q' in it",
-    )
+    session.store.set_sync("p/zarr.json", B(array_document().encode()))
+    for key in ("a/x/zarr.json", "p/q/zarr.json"):
+        found = session.store.get_sync(key)
+        assert found is not None and found.to_bytes() == group
 
 
 def test_moves_that_cannot_be(repository: Repository) -> None:
