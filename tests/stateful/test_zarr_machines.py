@@ -108,7 +108,7 @@ class Stores(ZarrStoreStateMachine):
             path = data.draw(st.sampled_from(there))
             index = data.draw(st.tuples(*[st.integers(0, n - 1) for n in ARRAYS[path]]))
             name = "/".join([path, "c", *map(str, index)])
-            value = data.draw(st.binary(max_size=40))
+            value = data.draw(st.binary(min_size=1, max_size=40))
         else:
             path = data.draw(st.sampled_from([*GROUPS, *ARRAYS]))
             name, value = key_of(path), document(path, data.draw(st.text(max_size=5)))
