@@ -55,6 +55,8 @@ OWN_WORDS = {
 #: These are right for some of the errors of their kind only.
 WORDS = {
     **FIRST_WORDS,
+    # the default of InvalidInputError, so that the message itself has them
+    "invalid-key": "invalid zarr key format",
     "cannot-fork-read-only-session": "cannot fork a read-only session",
     "invalid-chunk-index": "invalid chunk index",
 }
