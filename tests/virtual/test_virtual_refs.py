@@ -518,7 +518,11 @@ BUCKET = "s3://b/f"
         ),
         (lambda s: s.set_virtual_ref("a/c/0", BUCKET, offset=0, length=1), 0, "1 dimensions"),
         (lambda s: s.set_virtual_ref("a/zarr.json", BUCKET, offset=0, length=1), 0, "not the key"),
-        (lambda s: s.set_virtual_ref("nonsense", BUCKET, offset=0, length=1), 0, "no Zarr key"),
+        (
+            lambda s: s.set_virtual_ref("nonsense", BUCKET, offset=0, length=1),
+            0,
+            "invalid zarr key format",
+        ),
         (lambda s: s.set_virtual_ref("c/0", BUCKET, offset=0, length=1), 0, "is a group"),
         (lambda s: s.set_virtual_ref("b/c/0", BUCKET, offset=0, length=1), 1, "'/b'"),
         (lambda s: s.set_virtual_ref("a/c/0/0", BUCKET, offset=-1, length=1), 0, "offset"),
