@@ -42,8 +42,8 @@ COMMANDS: Final = {
     "gc": ("upkeep", "Delete what no version refers to."),
     "stats": ("upkeep", "How much the chunks take."),
     "virtualize": ("archives", "Make one dataset of NetCDF, HDF5 or GRIB files."),
-    "import-kerchunk": ("archives", "Take over kerchunk references."),
-    "export": ("archives", "Write kerchunk references of a version."),
+    "import-kerchunk": ("kerchunk_references", "Take over kerchunk references."),
+    "export": ("kerchunk_references", "Write kerchunk references of a version."),
 }
 
 

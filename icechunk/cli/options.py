@@ -12,7 +12,17 @@ import click
 from icechunk import InvalidInputError, Repository, Storage, storage_from_url
 from icechunk.config.times import instant
 
-__all__ = ["as_json", "confirm", "ref", "repository", "storage", "when"]
+__all__ = [
+    "as_json",
+    "branch_option",
+    "confirm",
+    "group_option",
+    "message_option",
+    "ref",
+    "repository",
+    "storage",
+    "when",
+]
 
 Command = Callable[..., Any]
 
@@ -78,6 +88,9 @@ ref = click.option(
     show_default=True,
     help="Branch, tag, id, main~2 or main@2024-05-01.",
 )
+group_option = click.option("-g", "--group", default="/", show_default=True)
+branch_option = click.option("-b", "--branch", default="main", show_default=True)
+message_option = click.option("-m", "--message", help="Of the commit.")
 _yes = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
 

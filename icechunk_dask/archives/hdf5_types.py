@@ -12,7 +12,6 @@ import warnings
 from dataclasses import dataclass
 from typing import Any, Final
 
-import h5py
 import numpy as np
 from h5py import h5t
 from zarr.dtype import parse_dtype
@@ -218,8 +217,3 @@ def _float_to_json(value: float) -> float | str:
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
-
-
-def is_null(space: h5py.h5s.SpaceID) -> bool:
-    """Whether a dataset or attribute has no values, not even none of them."""
-    return bool(space.get_simple_extent_type() == h5py.h5s.NULL)

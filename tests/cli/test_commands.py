@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 from click.testing import CliRunner, Result
 
@@ -204,6 +205,17 @@ def test_kerchunk_references_go_out_and_come_back(folder: Path, tmp_path: Path) 
     # chunks in the references come back by value
     run("import-kerchunk", tmp_path / "other", tmp_path / "refs.json")
     assert data("tree", tmp_path / "other")["members"]["g"]["members"]["a"]["shape"] == [4, 6]
+
+
+def test_virtualize(tmp_path: Path) -> None:
+    for day in range(2):
+        values = xr.Dataset({"t": (("time", "x"), np.full((1, 3), day, "f4"))}, {"time": [day]})
+        values.to_netcdf(tmp_path / f"{day}.nc", engine="h5netcdf")
+    files = [tmp_path / "0.nc", tmp_path / "1.nc"]
+    assert "2 added" in run("virtualize", tmp_path / "archive", *files, "--dim", "time").stdout
+    assert data("ls", tmp_path / "archive")["t"]["shape"] == [2, 3]
+    assert "0 added" in run("virtualize", tmp_path / "archive", *files).stdout
+    assert "nothing.nc" in run("virtualize", tmp_path / "x", tmp_path / "nothing.nc", code=1).output
 
 
 # -- doctor ------------------------------------------------------------------------------------

@@ -1,0 +1,55 @@
+"""Commands for kerchunk references: import-kerchunk, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from icechunk import Repository
+from icechunk.cli.options import branch_option, group_option, message_option, ref, repository
+from icechunk.cli.output import text
+from icechunk.kerchunk import export_references, import_references
+
+__all__ = ["COMMANDS"]
+
+
+@click.command(name="import-kerchunk")
+@repository
+@click.argument("references", metavar="REFERENCES")
+@click.option("-a", "--append", "append_dim", metavar="DIM", help="Append along a dimension.")
+@group_option
+@branch_option
+@message_option
+def import_kerchunk(
+    repo: Repository,
+    references: str,
+    append_dim: str | None,
+    group: str,
+    branch: str,
+    message: str | None,
+) -> None:
+    """Take over kerchunk references: JSON, compressed or not, or a Parquet store."""
+    session = repo.writable_session(branch)
+    report = import_references(references, session, group=group, append_dim=append_dim)
+    snapshot = session.commit(message or f"References of {Path(references).name}")
+    text(repr(report))
+    text(f"committed {snapshot}")
+
+
+@click.command()
+@repository
+@click.argument("target", metavar="TARGET")
+@click.option("--format", "form", type=click.Choice(["json", "parquet"]), default="json")
+@ref
+def export(repo: Repository, ref: str, target: str, form: Literal["json", "parquet"]) -> None:
+    """Write kerchunk references of a version to the path TARGET."""
+    export_references(repo.readonly_session(ref=ref), target, format=form)
+    text(f"wrote {target}")
+
+
+COMMANDS: dict[str, Any] = {
+    "export": export,
+    "import-kerchunk": import_kerchunk,
+}
