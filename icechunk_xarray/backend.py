@@ -30,6 +30,7 @@ from icechunk import (
 )
 from icechunk.config.times import Time, instant
 from icechunk.errors import ErrorKind
+from icechunk.storage import version_url
 from icechunk_xarray.targets import (
     DEFAULT_BRANCH,
     Authorization,
@@ -48,8 +49,9 @@ class IcechunkBackendEntrypoint(BackendEntrypoint):
     """Opens versions of Icechunk repositories: ``xr.open_dataset(X, engine="icechunk")``.
 
     X is a URL, a path, or a `Storage`, `StorageConfig`, `Repository`, `Session` or
-    `IcechunkStore`. Where it is a local path, or an object of `icechunk`, ``engine`` can be
-    left out. The same holds for `xarray.open_datatree`, `open_groups` and `open_mfdataset`.
+    `IcechunkStore`. Where it is a local path, a URL with ``|icechunk:``, or an object of
+    `icechunk`, ``engine`` can be left out. The same holds for `xarray.open_datatree`,
+    `open_groups` and `open_mfdataset`.
 
     The encoding of what is opened says where it came from: ``source`` is the URL of the
     repository, ``icechunk_snapshot_id`` the version (missing where a session has changes that
@@ -63,12 +65,18 @@ class IcechunkBackendEntrypoint(BackendEntrypoint):
     def guess_can_open(self, filename_or_obj: Any) -> bool:
         """Whether something is a local path that holds a repository, or an icechunk object.
 
-        Nothing is read: the names of files tell. Other URLs are left to ``engine=``.
+        Nothing is read: the names of files tell. URLs with ``|icechunk:`` are ours, too; others
+        are left to ``engine=``.
         """
         if isinstance(
             filename_or_obj, Storage | StorageConfig | Repository | Session | IcechunkStore
         ):
             return True
+        try:
+            if version_url(filename_or_obj) is not None:
+                return True
+        except InvalidInputError:
+            return True  # opening it says what is wrong
         path = _local_path(filename_or_obj)
         return path is not None and _holds_repository(path)
 
@@ -181,7 +189,7 @@ use_cftime, decode_timedelta
         Returns
         -------
         dict of str to Dataset
-            By path; below `group` where one is given.
+            By path; below the group that `group` or the URL names, if any.
         """
         _check_zarr_options(consolidated, zarr_format)
         decoding = {k: v for k, v in options.items() if k not in _VERSION_OPTIONS}
@@ -190,7 +198,7 @@ use_cftime, decode_timedelta
         )
         top = version.group_path(group)
         return {
-            _relative(path, top) if group else path: version.dataset(
+            _relative(path, top) if group or version.path else path: version.dataset(
                 path, use_zarr_fill_value_as_mask, **decoding
             )
             for path in version.groups(top)
@@ -216,14 +224,18 @@ class _Version:
     store : IcechunkStore
     ref : dict
         The arguments that name it.
+    path : str
+        Of the node that the URL names, without slashes around.
     """
 
     store: IcechunkStore
     ref: dict[str, str]
+    path: str = ""
 
     @classmethod
     def open(cls, target: Target, **options: Any) -> _Version:
         session = open_session(target, **options)
+        url = version_url(target)
         if isinstance(target, IcechunkStore):
             store, named = target, {"branch": target.branch}
         elif isinstance(target, Session):
@@ -231,22 +243,25 @@ class _Version:
         else:
             store = session.store
             named = {name: options.get(name) for name in ("branch", "tag", "snapshot_id", "ref")}
+            if url is not None and url.ref is not None:
+                named["ref"] = url.ref
             if not any(named.values()):
                 named = {"branch": DEFAULT_BRANCH}
             if options.get("as_of") is not None:
                 named["as_of"] = instant(options["as_of"]).isoformat()
         ref = {name: value for name, value in named.items() if value is not None}
-        return cls(store, ref or {"snapshot_id": session.snapshot_id})
+        path = url.path if url is not None else ""
+        return cls(store, ref or {"snapshot_id": session.snapshot_id}, path)
 
     def group_path(self, group: str | None) -> str:
-        """Return the path of a group as the repository has it.
+        """Return the path of a group as the repository has it; below the one of the URL.
 
         Raises
         ------
         NodeNotFoundError
             If there is none.
         """
-        path = "/" + (group or "").strip("/")
+        path = "/" + "/".join(filter(None, (self.path, (group or "").strip("/"))))
         tree = self.store.session.tree
         node = tree.get(path)
         if node is not None and not node.is_array:

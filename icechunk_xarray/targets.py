@@ -22,6 +22,7 @@ from icechunk import (
 )
 from icechunk.config.times import Time, instant
 from icechunk.errors import ErrorKind
+from icechunk.storage import version_url
 
 #: What a repository is opened from. A session or store stands for one version of it.
 Target: TypeAlias = (
@@ -101,7 +102,8 @@ def open_session(
     Parameters
     ----------
     target : Target
-        A session, or the session of a store, is returned as it is.
+        A session, or the session of a store, is returned as it is. A URL may name the
+        version: ``s3://bucket/repo|icechunk:@tag.v1``, see `icechunk.storage.version_url`.
     branch, tag, snapshot_id, ref : str, optional
         At most one of them. Default: the branch ``main``. For `ref`, which may also be
         ``main~2`` or ``main@2024-05-01``, see `icechunk.Repository.resolve`.
@@ -130,12 +132,21 @@ def open_session(
             authorize_virtual_chunk_access=authorize_virtual_chunk_access,
         )
         return target.session if isinstance(target, IcechunkStore) else target
+    named = version_url(target)
+    if named is not None:
+        target = named.storage
+        if named.ref is not None:
+            refs["the URL"] = named.ref
+            if ref is None:
+                ref = named.ref
     given = [name for name, value in refs.items() if value is not None]
     if len(given) > 1:
         raise InvalidInputError(
             f"{' and '.join(given)} each name a version: pass one of them",
             ErrorKind.INVALID_REF_TYPE,
         )
+    if as_of is not None and named is not None and (named.ref or "").startswith("@branch."):
+        branch, ref = str(named.ref).removeprefix("@branch."), None
     if as_of is not None and given and branch is None:
         raise InvalidInputError(
             f"{given[0]} names one version, and as_of another: as_of goes with a branch",

@@ -18,6 +18,7 @@ from icechunk import (
     SessionStateError,
 )
 from icechunk.errors import ErrorKind
+from icechunk.storage import VersionURL, version_url
 from icechunk_xarray.lazy import LazyWrite
 from icechunk_xarray.safety import check_tree_append
 from icechunk_xarray.staging import Mode, Options, PendingWrite, Region, choose_mode, stage
@@ -77,7 +78,8 @@ def to_icechunk(
         told to use.
     target : Session, IcechunkStore, Repository, Storage, StorageConfig, str or path
         Where to write. A repository that does not exist is created, unless `append_dim`,
-        `region` or ``mode="r+"`` says that it must.
+        `region` or ``mode="r+"`` says that it must. A URL may name branch and group:
+        ``s3://bucket/repo|icechunk:@branch.main/group``.
     session : Session
         Another name for a target that is a session.
     group : str, optional
@@ -181,6 +183,9 @@ def to_icechunk(
     nothing refers to them. A repository that was created for a write that failed stays,
     empty.
     """
+    url = version_url(target)
+    if url is not None:
+        target, branch, group = _named(url, branch, group)
     destination = _destination(target, session)
     options = Options(
         choose_mode(mode, append_dim, region),
@@ -231,6 +236,26 @@ def to_icechunk(
 
 
 # -- arguments ----------------------------------------------------------------------------
+def _named(
+    url: VersionURL, branch: str | None, group: str | None
+) -> tuple[str, str | None, str | None]:
+    """Return repository, branch and group of a URL that names them."""
+    if url.ref is not None:
+        mark, dot, name = url.ref.partition(".")
+        if not dot or mark != "@branch":
+            raise InvalidInputError(
+                f"{url.ref} does not change: write to a branch, as |icechunk:@branch.NAME",
+                ErrorKind.NOT_ALLOWED,
+            )
+        if branch not in (None, name):
+            raise InvalidInputError(
+                f"the URL names the branch {name!r}, and branch is {branch!r}: pass one of them",
+                ErrorKind.INVALID_REF_TYPE,
+            )
+        branch = name
+    return url.storage, branch, "/".join(filter(None, (url.path, (group or "").strip("/")))) or None
+
+
 def _destination(target: Target | None, session: Session | None) -> Target:
     if (target is None) == (session is None):
         raise InvalidInputError(

@@ -11,6 +11,7 @@ import click
 
 from icechunk import InvalidInputError, Repository, Storage, storage_from_url
 from icechunk.config.times import instant
+from icechunk.storage import version_url
 
 __all__ = [
     "as_json",
@@ -65,14 +66,35 @@ def storage(command: Command) -> Command:
 
 
 def repository(command: Command) -> Command:
-    """Give a command an open repository."""
+    """Give a command an open repository.
 
-    @storage
+    REPO may be a URL that names a version and a path, for commands that take both.
+    """
+
+    @click.argument("repo", metavar="REPO")
+    @_storage_option
     @functools.wraps(command)
-    def with_repository(place: Storage, **others: Any) -> Any:
-        return command(Repository.open(place), **others)
+    def with_repository(repo: str, options: dict[str, Any], **others: Any) -> Any:
+        named = version_url(repo)
+        if named is not None:
+            if named.ref is not None:
+                _take(others, "ref", named.ref)
+            if named.path:
+                _take(others, "path", named.path)
+            repo = named.storage
+        return command(Repository.open(_storage(repo, options)), **others)
 
     return with_repository
+
+
+def _take(arguments: dict[str, Any], name: str, value: str) -> None:
+    """Set an argument to what a URL says of it."""
+    if name not in arguments:
+        raise click.UsageError(f"REPO names a {name}, {value}, and this command takes none")
+    source = click.get_current_context().get_parameter_source(name)
+    if source is not click.core.ParameterSource.DEFAULT:
+        raise click.UsageError(f"REPO names the {name} {value}, and {arguments[name]!r} was given")
+    arguments[name] = value
 
 
 def _storage(repo: str, options: dict[str, Any]) -> Storage:
@@ -86,7 +108,7 @@ ref = click.option(
     "--ref",
     default="main",
     show_default=True,
-    help="Branch, tag, id, main~2 or main@2024-05-01.",
+    help="Branch, tag, id, main~2 or main@2024-05-01. REPO|icechunk:@tag.v1 names one, too.",
 )
 group_option = click.option("-g", "--group", default="/", show_default=True)
 branch_option = click.option("-b", "--branch", default="main", show_default=True)

@@ -32,6 +32,7 @@ from icechunk.storage.local import LocalStorage
 from icechunk.storage.memory import MemoryStorage
 from icechunk.storage.object_store import ObjectStorage
 from icechunk.storage.urls import AnyStorage, as_storage, redirect_storage, storage_from_url
+from icechunk.storage.version_urls import VersionURL, version_url
 from icechunk.storage.wrappers import (
     CountingStorage,
     Fault,
@@ -68,6 +69,7 @@ __all__ = [
     "StorageRetriesSettings",
     "StorageSettings",
     "StorageTimeoutSettings",
+    "VersionURL",
     "WrapperStorage",
     "as_storage",
     "azure_storage",
@@ -87,4 +89,5 @@ __all__ = [
     "s3_store",
     "storage_from_url",
     "tigris_storage",
+    "version_url",
 ]

@@ -27,6 +27,7 @@ from icechunk.storage.local import LocalStorage
 from icechunk.storage.memory import MemoryStorage
 from icechunk.storage.object_store import ObjectStorage
 from icechunk.storage.option_names import in_our_words
+from icechunk.storage.version_urls import version_url
 
 _MAX_REDIRECTS: Final = 10
 _REDIRECT_TIMEOUT: Final = 30
@@ -203,7 +204,8 @@ def storage_from_url(url: str | os.PathLike[str], **options: Any) -> Storage:
         ``s3://bucket/prefix``, ``gs://`` or ``gcs://``, ``az://container/prefix`` (also
         ``azure``, ``abfs``), ``r2://``, ``tigris://``, ``https://host/folder`` (read
         only), ``file:///folder``, ``memory://name``, or a path. Buckets, containers and
-        prefixes are taken literally, without percent-decoding.
+        prefixes are taken literally, without percent-decoding. ``|icechunk:`` may stand at
+        the end, but no version after it (see `icechunk.storage.version_url`).
     **options
         What the scheme needs: the arguments of `s3_storage` and its siblings, such as
         ``region``, ``endpoint_url``, ``allow_http``, ``anonymous`` or ``account``; or
@@ -214,9 +216,29 @@ def storage_from_url(url: str | os.PathLike[str], **options: Any) -> Storage:
     Raises
     ------
     InvalidInputError
-        If the scheme or an option is unknown, or a part of the URL is missing.
+        If the scheme or an option is unknown, a part of the URL is missing, or it names a
+        version.
     """
     text = os.fspath(url)
+    named = version_url(text)
+    if named is not None:
+        text = named.storage
+        if named.ref is not None or named.path:
+            what = " and ".join(
+                filter(
+                    None,
+                    (
+                        named.ref and f"the version {named.ref}",
+                        named.path and f"the node {named.path!r}",
+                    ),
+                )
+            )
+            raise InvalidInputError(
+                f"this URL names {what} in {public_url(text)}, and a storage is needed here: leave "
+                "out what follows |icechunk:, and pass it as ref= or path where one is taken; "
+                "xarray.open_dataset(url, engine='icechunk') takes all of it",
+                ErrorKind.CANNOT_PARSE_URL,
+            )
     scheme, found, rest = text.partition("://")
     if not found:
         scheme = text.partition(":")[0].lower()
