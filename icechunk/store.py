@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 import numpy as np
+from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import (
     ByteRequest,
     OffsetByteRequest,
@@ -16,11 +17,12 @@ from zarr.abc.store import (
     Store,
     SuffixByteRequest,
 )
-from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.buffer import default_buffer_prototype
 
 from icechunk.base.async_twin import async_twin
 from icechunk.base.parts import of_part
 from icechunk.base.texts import labelled
+from icechunk.base.zarr_internals import mark_open
 from icechunk.config.repository_config import RepositoryConfig, VirtualChunkSpec
 from icechunk.early.checkout import AccessMode, Checkout
 from icechunk.early.config import StoreConfig
@@ -76,7 +78,7 @@ class IcechunkStore(Store):
             )
         self._checkout = Checkout(session)
         super().__init__(read_only=bool(read_only))
-        self._is_open = True
+        mark_open(self, True)
 
     @property
     def _read_only(self) -> bool:
@@ -182,7 +184,7 @@ class IcechunkStore(Store):
     def _of(cls, checkout: Checkout, *, is_open: bool = True) -> Self:
         store = cls(checkout.session, checkout.read_only)
         store._checkout = checkout
-        store._is_open = is_open
+        mark_open(store, is_open)
         return store
 
     def with_mode(self, mode: AccessMode) -> Self:
@@ -258,7 +260,7 @@ class IcechunkStore(Store):
             return self.with_mode("r" if read_only else "a")
         store = type(self)(self._session, read_only=read_only)
         # Zarr opens it
-        store._is_open = False
+        mark_open(store, False)
         return store
 
     def _check_writable(self) -> None:

@@ -15,13 +15,13 @@ import zarr
 from dask.array.utils import meta_from_array
 from dask.delayed import delayed
 from dask.highlevelgraph import HighLevelGraph
-from dask.layers import ArraySliceDep
 
 from icechunk import InvalidInputError, Session, TaskError
 from icechunk.errors import ErrorKind
 from icechunk.session.distributed import extract_session
 from icechunk_dask.alignment import Target, block_is_covered, check_disjoint
 from icechunk_dask.casting import BlockRefusedError, fitted, wrong_shape
+from icechunk_dask.dask_internals import ArraySliceDep
 from icechunk_dask.graph import Write, reduced
 from icechunk_dask.part import Part, failing_as, finished
 from icechunk_dask.recipe import Recipe

@@ -16,7 +16,6 @@ import dask.base
 import dask.config
 import dask.local
 import dask.threaded
-from dask._task_spec import Task, convert_legacy_graph
 from dask.array.optimization import optimize as optimize_array
 from dask.blockwise import Blockwise, optimize_blockwise
 from dask.core import flatten
@@ -24,7 +23,6 @@ from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.multiprocessing import RemoteException
 from dask.system import CPU_COUNT
-from dask.utils import ensure_dict
 
 from icechunk import (
     ErrorKind,
@@ -34,6 +32,7 @@ from icechunk import (
     Storage,
     TaskError,
 )
+from icechunk_dask.dask_internals import Task, as_tasks, fused, with_function
 from icechunk_dask.part import Part, failing_as, merge_parts
 from icechunk_dask.progress import Progress, count, counts_of
 from icechunk_dask.recipe import Recipe
@@ -152,8 +151,8 @@ class Write(Delayed):
             return [self._names[key[0]](key[1:])]
         graph: HighLevelGraph = self.dask
         node = graph.get(key)
-        if isinstance(node, Task) and isinstance(node.func, Named):
-            return [node.func.what]
+        if isinstance(node, tuple) and isinstance(node[0], Named):
+            return [node[0].what]
         if isinstance(node, tuple) and node[0] is _merge_group:
             return [what for leaf in node[1] for what in self.written_by(leaf)]
         return []
@@ -184,27 +183,27 @@ class Write(Delayed):
 def _optimize(
     graph: Any, keys: Any, names: Names, topic: str | None, retries: int, **options: Any
 ) -> Any:
-    fused = optimize_blockwise(graph, keys=keys)
+    blockwise = optimize_blockwise(graph, keys=keys)
     annotated = any(layer.annotations for layer in graph.layers.values())
     # the recipe and the merges are not
-    single = [name for name, layer in fused.layers.items() if not isinstance(layer, Blockwise)]
+    single = [name for name, layer in blockwise.layers.items() if not isinstance(layer, Blockwise)]
     if not annotated and any(not name.startswith("icechunk-") for name in single):
         # single tasks are worth fusing, too
-        tasks = convert_legacy_graph(ensure_dict(optimize_array(graph, keys, **options)))
+        tasks = as_tasks(optimize_array(graph, keys, **options))
         return _together(_named(_with_sources(tasks, names), names, topic, retries))
     # all that could be fused is; what else the optimisation of arrays does takes longer than
     # anything else here, and forgets annotations
-    culled = fused.cull(set(flatten(keys)))
+    culled = blockwise.cull(set(flatten(keys)))
     layers = dict(culled.layers)
     for name, layer in layers.items():
         if isinstance(layer, Blockwise) and layer.output in names:
             tasks = _named(layer, names, topic, retries)
             layers[name] = MaterializedLayer(tasks, annotations=layer.annotations)
         elif retries and name.startswith("icechunk-item-"):
-            for task in layer.values():
-                task.func.retries = retries
+            for function, *_ in layer.values():
+                function.retries = retries
     result = HighLevelGraph(layers, culled.dependencies)
-    return result if annotated else _together(convert_legacy_graph(ensure_dict(result)))
+    return result if annotated else _together(as_tasks(result))
 
 
 def _with_sources(tasks: dict[Any, Any], names: Names) -> dict[Any, Any]:
@@ -228,7 +227,7 @@ def _with_sources(tasks: dict[Any, Any], names: Names) -> dict[Any, Any]:
             chain.insert(0, end)
             del result[end.key]
         if len(chain) > 1:
-            result[key] = Task.fuse(*chain, key=key)
+            result[key] = fused(chain, key)
     return result
 
 
@@ -244,7 +243,7 @@ def _together(tasks: dict[Any, Any]) -> dict[Any, Any]:
             continue
         parts = [tasks[part] for part in node.dependencies]
         if all(_is_recipe(dep) for part in parts for dep in part.dependencies):
-            result[key] = Task.fuse(*parts, node, key=key)
+            result[key] = fused([*parts, node], key)
             for part in parts:
                 del result[part.key]
     return result
@@ -257,9 +256,7 @@ def _named(
     for key, node in result.items():
         if isinstance(key, tuple) and isinstance(node, Task) and key[0] in names:
             function = Named(node.func, names[key[0]](key[1:]), topic, retries)
-            result[key] = Task(
-                key, function, *node.args, _data_producer=node.data_producer, **node.kwargs
-            )
+            result[key] = with_function(node, function)
     return result
 
 

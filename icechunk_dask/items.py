@@ -12,7 +12,6 @@ from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from dask._task_spec import Task, TaskRef
 from dask.delayed import delayed
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
@@ -268,7 +267,7 @@ class Items(Generic[Item]):
             # an item that looks like a part of a graph is none
             call = functools.partial(_call, item, number, self._return_results)
             named = Named(call, name_of(number, item), topic)
-            tasks[name, number] = Task((name, number), named, TaskRef(shared.key))
+            tasks[name, number] = (named, shared.key)
         layers = {name: MaterializedLayer(tasks), **shared.dask.layers}
         graph = HighLevelGraph(layers, {name: {shared.key}, **shared.dask.dependencies})
         write = reduced(list(tasks), graph, {}, split_every, topic)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from xarray.backends.common import ArrayWriter
-from xarray.namedarray.pycompat import is_chunked_array
+
+from icechunk_xarray.xarray_internals import is_chunked_array
 
 __all__ = ["LazyArrayWriter", "is_dask_collection"]
 

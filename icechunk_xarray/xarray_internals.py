@@ -2,6 +2,7 @@
 
 - `Variable._data`, `Variable._in_memory` and `Dataset._replace`, because public ways to look at a
   variable, or to put another in its place, read it;
+- `is_chunked_array`, which also knows chunked arrays that are not Dask's;
 - `ZarrStore.store`, which encodes variables and makes arrays as `Dataset.to_zarr` does, with
   something else in the place of its `ArrayWriter`.
 """
@@ -14,8 +15,9 @@ from typing import Any, NamedTuple
 import xarray as xr
 import zarr
 from xarray.backends import ZarrStore
+from xarray.namedarray.pycompat import is_chunked_array
 
-__all__ = ["EncodedWrite", "encode", "name_by_version"]
+__all__ = ["EncodedWrite", "encode", "is_chunked_array", "name_by_version"]
 
 
 # -- writing ------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ def export_references(
             )
         if format == "json":
             data = json.dumps(export.references()).encode()
-            fs.makedirs(fs._parent(path), exist_ok=True)
+            fs.makedirs(path.rpartition("/")[0] or fs.root_marker, exist_ok=True)
             fs.pipe_file(path, data)
         else:
             export.write_parquet(fs, path.rstrip("/"), record_size)

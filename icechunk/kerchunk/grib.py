@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
+from zarr.abc.buffer import Buffer, NDBuffer
 from zarr.abc.codec import ArrayBytesCodec
-from zarr.core.array_spec import ArraySpec
-from zarr.core.buffer import Buffer, NDBuffer
 from zarr.registry import register_codec
 
+from icechunk.base.zarr_internals import ArraySpec
 from icechunk.errors import InvalidInputError
 from icechunk.kerchunk.grib_sections import field_message
 

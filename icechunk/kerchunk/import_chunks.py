@@ -13,7 +13,7 @@ import fsspec
 import numcodecs
 import numpy as np
 import zarr
-from zarr.core.buffer import default_buffer_prototype
+from zarr.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from icechunk.errors import ErrorKind, InvalidInputError, SessionStateError
@@ -144,7 +144,7 @@ class Import:
             options = self._remote_options if scheme != "file" else {}
             try:
                 fs = fsspec.filesystem(scheme, **options)
-                sizes = fs.sizes([fs._strip_protocol(url) for url in urls])
+                sizes = fs.sizes([fsspec.core.strip_protocol(url) for url in urls])
             except (OSError, ImportError, ValueError) as exc:
                 refuse(
                     wanted[locations[0]],

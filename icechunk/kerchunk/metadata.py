@@ -24,11 +24,10 @@ from typing import Any, Final, NoReturn
 import numcodecs
 import numpy as np
 from zarr.abc.codec import ArrayArrayCodec, ArrayBytesCodec, BytesBytesCodec
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.metadata.v2 import ArrayV2Metadata
-from zarr.core.metadata.v3 import ArrayV3Metadata
+from zarr.buffer import default_buffer_prototype
 from zarr.registry import get_codec_class
 
+from icechunk.base.zarr_internals import ArrayV2Metadata, v3_metadata
 from icechunk.errors import ErrorKind
 from icechunk.kerchunk import grib
 from icechunk.kerchunk.tables import ChunkKeys, check_item_size, refuse
@@ -466,7 +465,7 @@ def _check(key: str, document: Mapping[str, Any]) -> None:
     """Refuse what zarr would not open."""
     try:
         with quiet():
-            ArrayV3Metadata.from_dict(json.loads(json.dumps(document)))
+            v3_metadata(document)
     except Exception as exc:  # zarr raises many kinds
         refuse_metadata(key, f"cannot be expressed in Zarr v3: {exc}")
 
@@ -502,7 +501,7 @@ def array_from_v3(path: str, document: Mapping[str, Any]) -> ArrayMetadata:
 def normal_form(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return the ``zarr.json`` of an array with all that zarr would write."""
     with quiet():
-        metadata = ArrayV3Metadata.from_dict(json.loads(json.dumps(document)))
+        metadata = v3_metadata(document)
         written = metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"]
     found: dict[str, Any] = json.loads(written.to_bytes())
     return found

@@ -6,15 +6,14 @@ The meaning of fill values is kept, see `icechunk.kerchunk.metadata`.
 from __future__ import annotations
 
 import base64
-import json
 import struct
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
-from zarr.core.metadata.v3 import ArrayV3Metadata
 
+from icechunk.base.zarr_internals import v3_metadata
 from icechunk.kerchunk import grib
 from icechunk.kerchunk.metadata import (
     DIMENSIONS,
@@ -54,7 +53,7 @@ def array_to_v2(
     """
     key = f"{path}/zarr.json" if path else "zarr.json"
     with quiet():
-        metadata = ArrayV3Metadata.from_dict(json.loads(json.dumps(document)))
+        metadata = v3_metadata(document)
     grid = document["chunk_grid"]
     if grid["name"] != GRID:
         refuse_metadata(key, f"the chunk grid {grid['name']!r} has no equivalent in Zarr v2")

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from zarr.core.buffer import default_buffer_prototype
+from zarr.buffer import default_buffer_prototype
 
 from icechunk.kerchunk.tables import ChunkTable, StringHeap
 from icechunk_dask.archives.described import Dataset, FileVariable
