@@ -47,6 +47,7 @@ class Record:
 
     def begin(self) -> list[str]:
         """Commit what a run has left that was stopped, and return the commits."""
+        self._job.check_history()
         if self._how.publish == "end":
             self.base = self._job.waiting_base()
             if self.base is None:
@@ -70,19 +71,25 @@ class Record:
         """Add what a batch did, and return the commits that this made."""
         keys = [self._keys[unit] for unit in units.tolist()]
         if not self._job.add_part(keys, change_set, base):
-            raise ConflictError(
-                message=f"another process runs the job {self._job.name!r}, too, and was faster "
-                "with a batch; let one of them go on, or use repo.jobs with Job.run"
-            )
+            raise self._slower()
         if self._how.publish == "end":
             return []
         try:
-            return self._commit()
+            commits = self._commit()
         except ConflictError:
             # others have moved the branch: the batch is done again next time
             if self._job.give_up_commit():
                 self._job.drop_part(keys)
             raise
+        if not self._job.committed() >= set(self._job.texts_of(keys)):
+            raise self._slower()
+        return commits
+
+    def _slower(self) -> ConflictError:
+        return ConflictError(
+            message=f"another process runs the job {self._job.name!r}, too, and was faster "
+            "with a batch; let one of them go on, or use repo.jobs with Job.run"
+        )
 
     def publish(self) -> list[str]:
         """Commit all that waits, and return the commits."""

@@ -53,6 +53,10 @@ class ConflictSolver(ABC):
         """Whether chunks that both sides wrote are taken from them."""
         return False
 
+    def for_commit(self, snapshot_id: str) -> ConflictSolver:
+        """Return who settles the conflicts with one commit of theirs. Default: this solver."""
+        return self
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
@@ -134,6 +138,11 @@ def _path(ours: ChangeSet, theirs: Snapshot, node_id: bytes) -> str:
 
 
 def _about_new_nodes(ours: ChangeSet, log: TransactionLog, theirs: Snapshot) -> Iterator[Conflict]:
+    removes_nodes = bool(log.deleted_groups or log.deleted_arrays) or any(
+        # the log of a commit that was undone: the branch was reset
+        theirs.get_by_id(node_id) is None
+        for node_id in log.new_groups
+    )
     for path in ours.new_nodes:
         there = theirs.get(path)
         # what we deleted at this path is not in the way; what they put there since is, also
@@ -148,9 +157,7 @@ def _about_new_nodes(ours: ChangeSet, log: TransactionLog, theirs: Snapshot) -> 
                 there = None
             # a parent that neither side has any more would leave our node an orphan
             orphan = first and there is None and parent not in ours.new_nodes
-            if (there is not None and there.is_array) or (
-                orphan and (log.deleted_groups or log.deleted_arrays)
-            ):
+            if (there is not None and there.is_array) or (orphan and removes_nodes):
                 yield Conflict(ConflictType.NewNodeInInvalidGroup, parent)
                 break
             parent, first = parent_path(parent), False
@@ -159,13 +166,16 @@ def _about_new_nodes(ours: ChangeSet, log: TransactionLog, theirs: Snapshot) -> 
 def _about_metadata(ours: ChangeSet, log: TransactionLog, theirs: Snapshot) -> Iterator[Conflict]:
     updated = {*log.updated_arrays, *log.updated_groups}
     arrays, groups = set(log.deleted_arrays), set(log.deleted_groups)
+    made_arrays, made_groups = set(log.new_arrays), set(log.new_groups)
     for node_id in ours.updated:
         path = _path(ours, theirs, node_id)
         if node_id in updated:
             yield Conflict(ConflictType.ZarrMetadataDoubleUpdate, path)
-        if node_id in arrays:
+        # a branch that was reset has logs that undo: what they made is gone, too
+        gone = theirs.get_by_id(node_id) is None
+        if node_id in arrays or (gone and node_id in made_arrays):
             yield Conflict(ConflictType.ZarrMetadataUpdateOfDeletedArray, path)
-        if node_id in groups:
+        if node_id in groups or (gone and node_id in made_groups):
             yield Conflict(ConflictType.ZarrMetadataUpdateOfDeletedGroup, path)
 
 
@@ -176,7 +186,7 @@ def _about_chunks(ours: ChangeSet, log: TransactionLog, theirs: Snapshot) -> Ite
         if not edits or node_id in new:
             continue
         path = _path(ours, theirs, node_id)
-        if node_id in deleted:
+        if node_id in deleted or theirs.get_by_id(node_id) is None:
             yield Conflict(ConflictType.ChunksUpdatedInDeletedArray, path)
         if node_id in updated:
             yield Conflict(ConflictType.ChunksUpdatedInUpdatedArray, path)

@@ -33,12 +33,13 @@ def rebase(
     SessionStateError
         If the log of a commit is missing.
     """
-    for snapshot_id, log in _logs_between(assets, info, changes.base, tip):
+    for snapshot_id, log_id, log in _logs_between(assets, info, changes.base, tip):
         theirs = assets.snapshot(snapshot_id)
         conflicts = find_conflicts(changes, log, theirs)
-        if not all(solver.settles(conflict) for conflict in conflicts):
+        chosen = solver.for_commit(encode_id(log_id))
+        if not all(chosen.settles(conflict) for conflict in conflicts):
             raise RebaseFailedError(encode_id(snapshot_id), conflicts)
-        changes = carry_over(changes, log, theirs, drop_chunks=solver.drops_our_chunks)
+        changes = carry_over(changes, log, theirs, drop_chunks=chosen.drops_our_chunks)
     changes.base = tip
     return changes
 
@@ -65,8 +66,8 @@ def _path_to(
 
 def _logs_between(
     assets: Assets, info: RepoInfo, base: bytes, tip: bytes
-) -> Iterator[tuple[bytes, TransactionLog]]:
-    """Yield the logs that lead from a base to a tip, each with the snapshot to compare to.
+) -> Iterator[tuple[bytes, bytes, TransactionLog]]:
+    """Yield the logs that lead from a base to a tip: snapshot to compare to, id, and log.
 
     Expired commits count by their logs, which the next younger snapshot lists. A base that
     is not among the ancestors, because the branch was reset, is left by the way up to the
@@ -93,4 +94,4 @@ def _logs_between(
                 "discard the changes and write them again on the newest snapshot",
                 ErrorKind.REBASE_TX_LOG_PRUNED,
             ) from error
-        yield snapshot_id, log
+        yield snapshot_id, log_id, log

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import platform
 import traceback
@@ -21,6 +22,7 @@ from icechunk.repository.jobs_records import (
     JobFiles,
     Part,
     canonical,
+    closing,
     digest_of,
     now,
 )
@@ -29,7 +31,7 @@ from icechunk.repository.jobs_status import FailedPart, JobStatus, RunningPart
 if TYPE_CHECKING:
     from icechunk.store import IcechunkStore
 
-__all__ = ["Job", "PartResult", "check_distinct"]
+__all__ = ["Job", "PartResult", "check_distinct", "listed_keys"]
 
 #: How a commit goes on if the branch has moved: refuse only where both wrote the same.
 _DETECT = ConflictDetector()
@@ -144,13 +146,12 @@ class Job(Displayed):
         InvalidInputError
             If the job has no such key.
         SessionStateError
-            If the job was cancelled.
+            If the job was cancelled; or closed or deleted while the part ran, which is lost.
         """
         if not callable(func):
             raise InvalidInputError(f"func is {func!r}, it must be a function of store and key")
         chosen = self._chosen(index, keys)
-        log = self._files.log()
-        if log and log[-1].kind == "cancelled":
+        if closing(self._files.log()) == "cancelled":
             raise SessionStateError(f"the job {self.name!r} was cancelled; create another one")
         results, errors = [], []
         for number, (key, text) in enumerate(chosen):
@@ -175,26 +176,32 @@ class Job(Displayed):
             raise InvalidInputError("run takes either the index of a key or keys=")
         known = self._definition.keys
         if keys is not None:
-            texts = self.texts_of(list(keys))
+            texts = self.texts_of(listed_keys(keys))
             return [(json.loads(text), text) for text in texts]
         if known is None:
             raise InvalidInputError(
                 f"the job {self.name!r} was created without keys; run it with keys="
             )
-        if not isinstance(index, int) or not 0 <= index < len(known):
+        try:
+            number = -1 if isinstance(index, bool) else operator.index(index)  # type: ignore[arg-type]
+        except TypeError:
+            number = -1
+        if not 0 <= number < len(known):
             raise InvalidInputError(
                 f"index is {index!r}; the job {self.name!r} has {len(known)} parts, counted from 0"
             )
-        return [(known[index], canonical(known[index]))]
+        return [(known[number], canonical(known[number]))]
 
     def _run_one(self, func: Callable[[IcechunkStore, Any], Any], key: Any) -> PartResult:
+        text = canonical(key)
         base = self._definition.base or self._repository.lookup_branch(self.branch)
         attempt = self._files.begin(
             Attempt(key, 1, base, now(), platform.node() or "unknown", os.getpid())
         )
         try:
             fork = self._repository.session_after_commit(self.branch, base).fork()
-            result = func(fork.store, key)
+            # a key of its own: what the function does to it changes no record
+            result = func(fork.store, json.loads(text))
             changes = fork.array_changes()
             data = fork.change_set_bytes()
         except BaseException as error:
@@ -203,9 +210,7 @@ class Job(Displayed):
             self._files.note(noted)
             if not isinstance(error, Exception):
                 raise
-            raise TaskError(
-                f"the part {canonical(key)} of the job {self.name!r} failed: {said}"
-            ) from error
+            raise TaskError(f"the part {text} of the job {self.name!r} failed: {said}") from error
         part = Part(
             keys=[key],
             base=base,
@@ -219,11 +224,36 @@ class Job(Displayed):
             token=uuid.uuid4().hex,
             change_set=data,
         )
-        log = self._files.log()
-        late = canonical(key) in self._files.committed or (log and log[-1].kind != "commit")
-        counts = not late and self._files.put_part(part)
+        counts = self._leave(part, text)
         self._files.forget(attempt)
         return PartResult(key, True, counts, attempt.number, part.chunks, part.nbytes, result)
+
+    def _leave(self, part: Part, text: str) -> bool:
+        """Leave a part for whoever commits it; return whether it counts.
+
+        Raises
+        ------
+        SessionStateError
+            If nobody will, because the job was closed or deleted meanwhile.
+        """
+        files = self._files
+        closed, counts = closing(files.log()), False
+        if closed is None and text not in files.committed:
+            counts = files.put_part(part)
+            # whoever closes the job after this sees the part
+            closed = closing(files.log())
+        if not files.exists():
+            closed = "deleted"
+            files.delete_all_of_this()
+        if text in files.committed and closed != "deleted":
+            return counts
+        if closed is not None:
+            files.delete_parts([files.part_name(part.keys)])
+            raise SessionStateError(
+                f"the job {self.name!r} was {closed} while the part {text} ran: what it wrote is "
+                "in no version, and is dropped"
+            )
+        return counts
 
     def add_part(self, keys: Sequence[Any], change_set: bytes, base: str) -> bool:
         """Add what was done elsewhere: for engines that run parts their own way.
@@ -301,7 +331,10 @@ class Job(Displayed):
         ConflictError
             If two parts, or a part and somebody else's commit, wrote the same; nothing is
             committed.
+        SessionStateError
+            If the branch was reset, or deleted, and lost a commit of the job.
         """
+        self._publisher.check_history()
         return self._publisher.publish(rebase_with, message, metadata)
 
     def finish(self, *, rebase_with: ConflictSolver | None = _DETECT) -> str | None:
@@ -320,26 +353,31 @@ class Job(Displayed):
         Raises
         ------
         SessionStateError
-            If a part is not done, or the job was cancelled.
+            If a part is not done, the job was cancelled, or the branch has lost a commit of it.
         ConflictError
             See `publish`. The job stays open, and its parts are kept.
         """
-        log = self._files.log()
-        if not (log and log[-1].kind != "commit"):
-            status = self.status()
-            left = [p.key for p in status.running] + [p.key for p in status.failed]
-            left += status.missing
-            if status.total is not None and left:
-                raise SessionStateError(
-                    f"the job {self.name!r} is not done: {len(left)} of {status.total} parts are "
-                    f"left, {some(map(canonical, left))}; run them, or publish() what is there"
-                )
-            self._publisher.publish(rebase_with)
-        if self._publisher.close("finished") == "cancelled":
-            raise SessionStateError(f"the job {self.name!r} was cancelled; create another one")
+        self._publisher.check_history()
+        while True:
+            if closing(self._files.log()) is None:
+                self._check_complete()
+                self._publisher.publish(rebase_with)
+            if self._publisher.close("finished") == "cancelled":
+                raise SessionStateError(f"the job {self.name!r} was cancelled; create another one")
+            if not self._publisher.reopen_for_late():
+                break
         self._files.clean()
         commits = [entry.snapshot for entry in self._files.log() if entry.snapshot is not None]
         return commits[-1] if commits else None
+
+    def _check_complete(self) -> None:
+        status = self.status()
+        left = [p.key for p in status.running] + [p.key for p in status.failed] + status.missing
+        if status.total is not None and left:
+            raise SessionStateError(
+                f"the job {self.name!r} is not done: {len(left)} of {status.total} parts are "
+                f"left, {some(map(canonical, left))}; run them, or publish() what is there"
+            )
 
     def give_up_commit(self) -> bool:
         """Drop the commit that is pending, and its parts, if it can never take place.
@@ -368,6 +406,17 @@ class Job(Displayed):
         if self._publisher.close("cancelled") == "finished":
             raise SessionStateError(f"the job {self.name!r} is finished, and all is committed")
         self._files.clean()
+
+    def check_history(self) -> None:
+        """Refuse to go on after commits that the branch has lost.
+
+        Raises
+        ------
+        SessionStateError
+            If the branch was reset, or deleted, after the newest commit of the job, and does
+            not have it.
+        """
+        self._publisher.check_history()
 
     # -- how far it is -----------------------------------------------------------------------
     def committed(self) -> set[str]:
@@ -431,11 +480,10 @@ class Job(Displayed):
         ]
         seen = done | {canonical(a.key) for a in attempts}
         order = done if keys is None else [text for text in _texts(keys) if text in done]
-        last = log[-1] if log else None
         return JobStatus(
             name=self.name,
             branch=self.branch,
-            state=last.kind if last is not None and last.kind != "commit" else "open",
+            state=closing(log) or "open",
             total=None if keys is None else len(keys),
             done=[json.loads(text) for text in order],
             committed=len(committed),
@@ -448,6 +496,13 @@ class Job(Displayed):
 
 def _texts(keys: Sequence[Any] | None) -> list[str]:
     return [canonical(key) for key in keys or ()]
+
+
+def listed_keys(keys: Iterable[Any]) -> list[Any]:
+    """Return keys as a list; refuse what is one key rather than many."""
+    if isinstance(keys, str | bytes | Mapping):
+        raise InvalidInputError(f"keys is {keys!r}; it is a list of keys, such as [{keys!r}]")
+    return list(keys)
 
 
 def check_distinct(texts: Sequence[str]) -> None:

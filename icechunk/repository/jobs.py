@@ -2,8 +2,7 @@
 
 A job needs no process that stays alive. Each part writes its chunks and leaves its change set
 in the repository's storage; whoever sees that all are there commits them. What is done is a
-set of keys that lives apart from the history, so it outlives expiration, amended commits and
-branches that were reset.
+set of keys that lives apart from the history, so it outlives expiration and amended commits.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 from icechunk.base.display import Displayed
 from icechunk.errors import AlreadyExistsError, InvalidInputError, NotFoundError
 from icechunk.format.metadata import Metadata
-from icechunk.repository.job import Job, check_distinct
+from icechunk.repository.job import Job, check_distinct, listed_keys
 from icechunk.repository.jobs_publish import Host
 from icechunk.repository.jobs_records import Definition, JobFiles, canonical, now
 
@@ -82,7 +81,7 @@ class Jobs(Displayed):
         tip = self._repository.lookup_branch(branch)
         listed = None
         if keys is not None:
-            texts = [canonical(key) for key in keys]
+            texts = [canonical(key) for key in listed_keys(keys)]
             check_distinct(texts)
             listed = [json.loads(text) for text in texts]
         definition = Definition(
@@ -120,7 +119,7 @@ class Jobs(Displayed):
             If there is none of this name.
         """
         files = JobFiles(self._repository.storage, name)
-        definition = files.definition()
+        definition = files.open()
         if definition is None or definition.name != name:
             names = self.list()
             known = f"there are {', '.join(map(repr, names))}" if names else "there are none"

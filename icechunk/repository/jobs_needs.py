@@ -48,8 +48,12 @@ def needed_by_jobs(storage: Storage) -> Needs:
     needs = Needs()
     for name in JobFiles.names(storage):
         files = JobFiles(storage, name)
-        definition = files.definition()
-        if definition is None or files.is_closed():
+        definition = files.open()
+        if definition is None:
+            continue
+        closed = files.closing()
+        # a part may have come when the job was closed
+        if closed == "cancelled" or (closed is not None and not files.part_names()):
             continue
         if definition.base is not None:
             needs.snapshots.add(decode_id(definition.base))

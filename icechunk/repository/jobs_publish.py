@@ -11,10 +11,11 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
-from icechunk.commit.conflicts import ConflictDetector, ConflictSolver
+from icechunk.commit.conflicts import Conflict, ConflictDetector, ConflictSolver
 from icechunk.commit.snapshot_info import SnapshotInfo
 from icechunk.errors import (
     ConflictError,
@@ -30,6 +31,7 @@ from icechunk.repository.jobs_records import (
     Part,
     Try,
     canonical,
+    closing,
 )
 from icechunk.repository.ops import Update, UpdateType
 from icechunk.session.session import Session
@@ -115,7 +117,7 @@ class Publisher:
             last = log[-1] if log else None
             if last is not None and last.state == "pending":
                 return last
-            if last is not None and last.kind != "commit":
+            if closing(log) is not None:
                 return None
             parts = self._next_parts()
             if not parts:
@@ -149,9 +151,12 @@ class Publisher:
                 continue
             twice = texts & (files.committed | taken)
             if twice:
+                # whoever runs the rest again does so without the keys that are done
+                files.delete_parts([files.part_name(part.keys)])
                 raise ConflictError(
                     message=f"the job {self._definition.name!r}: two runs have done {some(twice)}, "
-                    "one of them together with other keys; cancel the job and begin again",
+                    f"one of them together with {some(texts - twice)}; what that one did is "
+                    "dropped, and the same call goes on with the rest",
                     kind=ErrorKind.MERGE_FAILED,
                 )
             if not chosen or part.base == chosen[0].base:
@@ -215,7 +220,7 @@ class Publisher:
             problem = None
             try:
                 if solver is not None:
-                    session.rebase(solver)
+                    session.rebase(_StrictWithOurs(solver, self._commits()))
             except IcechunkError as error:
                 # the commit that ours contradicts may be ours
                 problem = error
@@ -326,8 +331,9 @@ class Publisher:
         while True:
             log = self._files.log()
             last = log[-1] if log else None
-            if last is not None and last.kind != "commit":
-                return last.kind
+            closed = closing(log)
+            if closed is not None:
+                return closed
             if last is not None and last.state == "pending":
                 try:
                     self._complete(last, ConflictDetector(), None, None)
@@ -338,6 +344,79 @@ class Publisher:
             entry = Entry(len(log) + 1, kind, "done", uuid.uuid4().hex)
             if self._files.append(entry):
                 return kind
+
+    def reopen_for_late(self) -> bool:
+        """Open a finished job again if a part came when it was closed; return whether it did.
+
+        Its process has seen the job open after it left the part, and told its caller that it
+        counts.
+        """
+        log = self._files.log()
+        if closing(log) != "finished" or not self._files.part_names() - (
+            self._files.committed_digests
+        ):
+            return False
+        entry, version = self._files.read_entry(log[-1].number)
+        if entry.state == "done":
+            with suppress(PreconditionFailedError):
+                self._files.change(replace(entry, state="void"), version)
+        return True
+
+    def check_history(self) -> None:
+        """Refuse to go on after commits that the branch has lost.
+
+        Raises
+        ------
+        SessionStateError
+            If it was reset, or deleted, after the newest commit of the job.
+        """
+        entries = [entry for entry in self._files.log() if entry.snapshot is not None]
+        if not entries or self._repository.spec_version < 2:
+            return
+        newest, branch = entries[-1], self._definition.branch
+        if any(info.id == newest.snapshot for info in self._repository.ancestry(branch=branch)):
+            return
+        # expired and amended commits are not among the ancestors either
+        for update in self._repository.ops_log():
+            kind = update.kind
+            if _time_of(update) <= newest.mark or (
+                isinstance(kind, UpdateType.NewCommit) and kind.new_snap_id == newest.snapshot
+            ):
+                return
+            if (
+                isinstance(kind, UpdateType.BranchReset | UpdateType.BranchDeleted)
+                and kind.name == branch
+            ):
+                name = self._definition.name
+                what = "reset" if isinstance(kind, UpdateType.BranchReset) else "deleted"
+                raise SessionStateError(
+                    f"the branch {branch!r} was {what} at {_time_of(update)}, and lost the commit "
+                    f"{newest.snapshot} of the job {name!r}, with "
+                    f"{some(map(canonical, newest.keys))}. To do all parts again, forget the job "
+                    f"with Repository.jobs.delete({name!r}), and create it anew; or take the "
+                    f"commit back: Repository.reset_branch({branch!r}, {newest.snapshot!r})"
+                )
+
+    def _commits(self) -> set[str]:
+        return {entry.snapshot for entry in self._files.log() if entry.snapshot is not None}
+
+
+class _StrictWithOurs(ConflictSolver):
+    """Lets no part take back what another one wrote, however it treats what others did."""
+
+    def __init__(self, solver: ConflictSolver, ours: set[str]) -> None:
+        self._solver = solver
+        self._ours = ours
+
+    def settles(self, conflict: Conflict) -> bool:
+        return self._solver.settles(conflict)
+
+    @property
+    def drops_our_chunks(self) -> bool:
+        return self._solver.drops_our_chunks
+
+    def for_commit(self, snapshot_id: str) -> ConflictSolver:
+        return ConflictDetector() if snapshot_id in self._ours else self._solver
 
 
 class _MovedError(Exception):

@@ -2,10 +2,13 @@
 
 Nothing of it belongs to the format, and other clients leave the folder alone::
 
-    jobs/<name>/job                      what the job is; never changed
-    jobs/<name>/attempts/<digest>/<n>    who began the part with a key, or how it failed
-    jobs/<name>/parts/<digest>           what a part did: keys, and the change set
-    jobs/<name>/log/<n>                  commits of parts, one after another
+    jobs/<name>/job                          what the job is; never changed
+    jobs/<name>/<id>/attempts/<digest>/<n>   who began the part with a key, or how it failed
+    jobs/<name>/<id>/parts/<digest>          what a part did: keys, and the change set
+    jobs/<name>/<id>/log/<n>                 commits of parts, one after another
+
+The id is new whenever a job is created: what processes of a job still do that was deleted says
+nothing about another one of its name.
 
 Entries of the log have numbers without a gap, and one is only put after all before it were
 read: nobody commits a key that another entry has. An entry is put *before* its commit takes
@@ -31,6 +34,7 @@ from typing import Any, Final, TypeVar
 from icechunk.errors import (
     ErrorKind,
     FormatError,
+    InternalError,
     InvalidInputError,
     ObjectNotFoundError,
     PreconditionFailedError,
@@ -51,6 +55,7 @@ __all__ = [
     "Part",
     "Try",
     "canonical",
+    "closing",
     "digest_of",
     "folder_of",
     "now",
@@ -193,7 +198,8 @@ class Entry:
     kind : str
         ``"commit"`` of parts, or the last one: ``"finished"`` or ``"cancelled"``.
     state : str
-        ``"pending"``, ``"done"``, or ``"void"``: it was given up, its keys are free again.
+        ``"pending"``, ``"done"``, or ``"void"``: it was given up, its keys are free again; or
+        the job goes on, because a part came when it was closed.
     parts : list of str
         Their digests.
     keys : list
@@ -219,6 +225,14 @@ class Entry:
     mark: str = ""
     tries: list[Try] = field(default_factory=list)
     snapshot: str | None = None
+
+
+def closing(log: list[Entry]) -> str | None:
+    """Return ``"finished"`` or ``"cancelled"`` for a job that is closed, from its log."""
+    last = log[-1] if log else None
+    return (
+        last.kind if last is not None and last.kind != "commit" and last.state == "done" else None
+    )
 
 
 def now() -> str:
@@ -264,7 +278,8 @@ class JobFiles:
 
     def __init__(self, storage: Storage, name: str) -> None:
         self._storage = storage
-        self._root = f"{JOBS}{folder_of(name)}/"
+        self._folder = f"{JOBS}{folder_of(name)}/"
+        self._id: str | None = None
         # what is settled stays as it is
         self._settled: dict[str, Entry] = {}
         # a name is made of the keys
@@ -282,7 +297,11 @@ class JobFiles:
 
     def delete_all(self) -> None:
         """Delete everything, the definition first: then there is no job any more."""
-        self._storage.delete([self._root + "job"])
+        self._storage.delete([self._folder + "job"])
+        self._storage.delete([meta.key for meta in self._storage.list(self._folder)])
+
+    def delete_all_of_this(self) -> None:
+        """Delete what belongs to the job that was opened, and not to a newer one of its name."""
         self._storage.delete([meta.key for meta in self._storage.list(self._root)])
 
     def clean(self) -> None:
@@ -291,23 +310,43 @@ class JobFiles:
             self._storage.delete([meta.key for meta in self._storage.list(self._root + folder)])
 
     # -- what the job is -------------------------------------------------------------------
-    def definition(self) -> Definition | None:
-        """Return what the job is; None if there is none."""
-        key = self._root + "job"
+    @property
+    def _root(self) -> str:
+        if self._id is None:
+            raise InternalError("nobody has read what the job is")
+        return f"{self._folder}{self._id}/"
+
+    def open(self) -> Definition | None:
+        """Return what the job is, to which all else belongs; None if there is none."""
+        definition = self._stored()
+        if definition is not None:
+            self._id = definition.id
+        return definition
+
+    def exists(self) -> bool:
+        """Whether the job that was opened is still there."""
+        stored = self._stored()
+        return stored is not None and stored.id == self._id
+
+    def _stored(self) -> Definition | None:
+        key = self._folder + "job"
         try:
             data = self._storage.get(key).data
         except ObjectNotFoundError:
             return None
-        return _made(Definition, _unpack(bytes(data), key), key)
+        definition = _made(Definition, _unpack(bytes(data), key), key)
+        if not re.fullmatch("[0-9a-f]{32}", str(definition.id)):
+            raise _damaged(key, f"{definition.id!r} is no id")
+        return definition
 
     def define(self, definition: Definition) -> bool:
         """Store what the job is; return whether it was the first."""
+        self._id = definition.id
         try:
-            self._storage.put(self._root + "job", _pack(asdict(definition)), if_absent=True)
+            self._storage.put(self._folder + "job", _pack(asdict(definition)), if_absent=True)
         except PreconditionFailedError:
             # the answer to a first attempt may have been lost
-            stored = self.definition()
-            return stored is not None and stored.id == definition.id
+            return self.exists()
         return True
 
     # -- attempts ----------------------------------------------------------------------------
@@ -415,7 +454,8 @@ class JobFiles:
         new = self._read_many([key for key in keys if key not in self._settled])
         entries = {key: _entry(data, key) for key, data in new}
         for key, entry in entries.items():
-            if entry.state == "pending":
+            if entry.state == "pending" or entry.kind != "commit":
+                # it may become another one
                 continue
             self._settled[key] = entry
             if entry.state == "done":
@@ -427,10 +467,10 @@ class JobFiles:
             raise _damaged(folder, "an entry is missing")
         return found
 
-    def is_closed(self) -> bool:
-        """Whether nothing can be committed any more; one request less than `log` for each entry."""
+    def closing(self) -> str | None:
+        """Return how the job was closed; one request less than `log` for each entry."""
         keys = [meta.key for meta in self._storage.list(self._root + "log/")]
-        return bool(keys) and self.read_entry(int(keys[-1][-8:]))[0].kind != "commit"
+        return closing([self.read_entry(int(keys[-1][-8:]))[0]]) if keys else None
 
     def read_entry(self, number: int) -> tuple[Entry, str | None]:
         """Return an entry, and its version."""
