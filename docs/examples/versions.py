@@ -33,3 +33,12 @@ except icechunk.ConflictError as error:
 # --8<-- [end:conflict]
 values = zarr.open_array(repo.readonly_session("main").store, path="a", mode="r")[:].tolist()
 assert values == [7, 1, 2, 0]
+
+# --8<-- [start:rework]
+repo.squash("main", "main~2", "Two commits as one")
+repo.revert("main", "main")  # taken back, by a new commit
+repo.create_branch("again", repo.resolve("main"))
+repo.cherry_pick("again", "main~1")  # and made once more, on another branch
+# --8<-- [end:rework]
+values = zarr.open_array(repo.readonly_session("again").store, path="a", mode="r")[:].tolist()
+assert values == [7, 1, 2, 0]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final
@@ -514,6 +514,25 @@ def add_commit(
         return changed, update
 
     return compute
+
+
+def needing(change: Compute, versions: Collection[bytes]) -> Compute:
+    """Return a change that is refused once the repository does not list some versions.
+
+    References that were taken from a version that is not below the new one are only safe
+    while it is listed: then a collection that runs meanwhile keeps its chunks, or starts over.
+    """
+
+    def compute(info: RepoInfo) -> tuple[RepoInfo, UpdateEntry]:
+        for id in versions:
+            if id not in info.snapshots:
+                raise SnapshotNotFoundError(
+                    f"snapshot {encode_id(id)}, from which chunks were taken over, was removed "
+                    "since; they may be deleted, so nothing was committed"
+                )
+        return change(info)
+
+    return compute if versions else change
 
 
 def add_detached(entry: SnapshotEntry) -> Compute:

@@ -57,6 +57,7 @@ from icechunk.repository.ops import RepoStatus
 from icechunk.repository.overview import overview
 from icechunk.repository.preload import preloading
 from icechunk.repository.recipe import RepositoryRecipe, new_key
+from icechunk.repository.rework import Rework
 from icechunk.repository.verification import Verification
 from icechunk.repository.verify import Verifier
 from icechunk.session.context import SessionContext, SessionMode
@@ -88,6 +89,8 @@ class Repository:
         self._administration = Administration(assets, state)
         self._inspection = Inspection(assets, state)
         self._maintenance = Maintenance(assets, state)
+        # a function: default metadata of commits may be set later
+        self._rework = Rework(lambda: self._context)
 
     # -- making and opening --------------------------------------------------------
     @classmethod
@@ -607,7 +610,8 @@ class Repository:
             for id in (from_snapshot_id, to_snapshot_id)
         )
         changes = changes_between(before, after)
-        return Session(self._context, changes.base, SessionMode.writable, branch, [changes])
+        needs = [decode_id(after.snapshot_id)]
+        return Session(self._context, changes.base, SessionMode.writable, branch, [changes], needs)
 
     def session_after_commit(self, branch: str, snapshot_id: str) -> Session:
         """Return a writable session that goes on from a commit that was just made."""
@@ -650,6 +654,11 @@ class Repository:
     async_ancestry = of_part("_history", History.async_ancestry)
     diff = of_part("_history", History.diff)
     ancestry_graph = of_part("_history", History.ancestry_graph)
+
+    # -- commits of commits ------------------------------------------------------------------
+    squash = of_part("_rework", Rework.squash)
+    cherry_pick = of_part("_rework", Rework.cherry_pick)
+    revert = of_part("_rework", Rework.revert)
 
     def rewrite_manifests(
         self,
@@ -747,6 +756,9 @@ class Repository:
     writable_session_async = async_twin(writable_session)
     rearrange_session_async = async_twin(rearrange_session)
     replay_session_async = async_twin(replay_session)
+    squash_async = async_twin(squash)
+    cherry_pick_async = async_twin(cherry_pick)
+    revert_async = async_twin(revert)
     verify_async = async_twin(verify)
     create_branch_async = async_twin(create_branch)
     list_branches_async = async_twin(list_branches)

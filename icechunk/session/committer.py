@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -99,6 +99,8 @@ class Committer:
     edits : Edits
     branch : str, optional
         The one that a commit moves; None for sessions that do not commit.
+    needs : collection of bytes
+        Versions from which chunks were taken over, and that must be there until the commit.
 
     Attributes
     ----------
@@ -106,11 +108,18 @@ class Committer:
         What the commit took, once there is one.
     """
 
-    def __init__(self, context: SessionContext, edits: Edits, branch: str | None) -> None:
+    def __init__(
+        self,
+        context: SessionContext,
+        edits: Edits,
+        branch: str | None,
+        needs: Collection[bytes] = (),
+    ) -> None:
         self._context = context
         self._edits = edits
         self._lock = edits.lock
         self._sent: list[_Sent] = []
+        self._needs = needs
         self.branch = branch
         self.committed: Committed | None = None
 
@@ -285,7 +294,7 @@ class Committer:
         sent = _Sent(built, self._edits.snapshot_id)
         self._sent.append(sent)
         try:
-            return self._context.state.update(change, seen=seen)
+            return self._context.state.update(publish.needing(change, self._needs), seen=seen)
         except IcechunkError as error:
             if isinstance(error, StorageError):
                 sent.changes = encode_change_set(self._edits.own())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,9 +63,10 @@ class Session:
         mode: SessionMode,
         branch: str | None = None,
         layers: Sequence[ChangeSet] = (),
+        needs: Collection[bytes] = (),
     ) -> None:
         edits = Edits(context.assets.snapshot, snapshot_id, mode, layers)
-        self._take_parts(context, edits, branch)
+        self._take_parts(context, edits, branch, needs=needs)
         self.load()
 
     def _take_parts(
@@ -74,12 +75,13 @@ class Session:
         edits: Edits,
         branch: str | None = None,
         copies: Copies | None = None,
+        needs: Collection[bytes] = (),
     ) -> None:
         self._context = context
         self._copies = copies or Copies()
         self._edits = edits
         self._lock = edits.lock
-        self._committer = Committer(context, edits, branch)
+        self._committer = Committer(context, edits, branch, needs)
         self.chunks = ChunkStore(context, edits)
         self._arrays = ArrayChunks(edits, self.chunks, context.virtual)
 

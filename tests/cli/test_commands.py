@@ -326,3 +326,27 @@ def test_text_of_strangers_does_not_steer_the_terminal(folder: Path, repo: Repos
         shown = run(args[0], folder, *args[1:]).stdout
         assert "\x1b" not in shown
         assert "\x07" not in shown
+
+
+def test_commits_of_commits(folder: Path, repo: Repository) -> None:
+    def values(branch: str) -> float:
+        store = repo.readonly_session(branch).store
+        return float(zarr.open_array(store, path="g/a", mode="r")[:].sum())
+
+    second = repo.lookup_branch("main")
+    id = run("cherry-pick", folder, "main", "-b", "side").stdout.split()[-1]
+    assert repo.lookup_branch("side") == id
+    assert values("side") == 78.0
+    run("revert", folder, "main", "-m", "back")
+    assert (values("main"), repo.lookup_snapshot(repo.lookup_branch("main")).message) == (
+        12,
+        "back",
+    )
+    assert "nothing to commit" in run("revert", folder, second, code=1).output
+    run("squash", folder, "v1", "-m", "one")
+    assert values("main") == 12.0
+    assert [each.message for each in repo.ancestry(branch="main")][:2] == [
+        "one",
+        "first\nwith details",
+    ]
+    run("squash", folder, "v1", code=2)

@@ -1,0 +1,363 @@
+"""Commits made of other commits: several as one, one on another branch, one taken back.
+
+Values are never copied: the new commit refers to the chunks that the old ones wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from icechunk.changes.change_set import ChangeSet
+from icechunk.commit import publish
+from icechunk.commit.building import now_microseconds
+from icechunk.commit.retrying import Backoff
+from icechunk.commit.version_names import branch_tip, require_snapshot, resolve_ref
+from icechunk.errors import (
+    ConflictError,
+    ErrorKind,
+    InvalidInputError,
+    RebaseFailedError,
+    SessionStateError,
+)
+from icechunk.format.ids import encode_id, new_object_id
+from icechunk.format.metadata import with_reserved
+from icechunk.format.repo_info import RepoInfo, SnapshotEntry, with_item
+from icechunk.format.snapshot import Snapshot
+from icechunk.format.transaction_log import Move, TransactionLog
+from icechunk.format.updates import UpdateEntry, UpdateKind
+from icechunk.session.context import SessionContext, SessionMode
+from icechunk.session.replay import changes_between
+from icechunk.session.session import Session
+from icechunk.session.transplant import transplanted
+
+__all__ = ["Rework"]
+
+#: Metadata that belongs to the library, and says nothing of a commit that is made anew.
+_RESERVED: Final = "__icechunk"
+
+
+class Rework:
+    """Makes commits of other commits.
+
+    Parameters
+    ----------
+    context : callable
+        Returns what the sessions of the repository share.
+    """
+
+    def __init__(self, context: Callable[[], SessionContext]) -> None:
+        self._current = context
+
+    # -- several commits as one --------------------------------------------------------------
+    def squash(
+        self,
+        branch: str,
+        from_: str,
+        message: str,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Make one commit of the newest commits of a branch.
+
+        The version that the branch has stays the same, to the last chunk; only its history
+        is shorter. The old commits stay in other branches and tags, and can be read by their
+        ids until garbage is collected.
+
+        Parameters
+        ----------
+        branch : str
+        from_ : str
+            The version below the commits that become one, such as ``"main~3"``: it stays.
+        message : str
+        metadata : mapping, optional
+            Of the new commit. What the old ones have stays where this has nothing of that
+            name; of two old ones the newer counts.
+
+        Returns
+        -------
+        str
+            Id of the new snapshot.
+
+        Raises
+        ------
+        RefNotFoundError, SnapshotNotFoundError
+            If there is no such branch or version.
+        InvalidInputError
+            If the version is not below the newest one of the branch.
+        ConflictError
+            If the branch moves meanwhile.
+
+        Examples
+        --------
+        >>> repo.squash("main", "main~3", "the whole import")  # doctest: +SKIP
+        """
+        context = self._current()
+        seen = context.state.look()
+        publish.require_online(seen.info)
+        tip, base = branch_tip(seen.info, branch), resolve_ref(seen.info, from_)
+        above = list(_above(seen.info, tip, base))
+        if not above:
+            raise InvalidInputError(
+                f"there is nothing to squash: {from_!r} is the newest snapshot of {branch!r}",
+                ErrorKind.NO_CHANGES_TO_COMMIT,
+            )
+        assets = context.assets
+        id = new_object_id()
+        log = TransactionLog(id)
+        noted: dict[str, Any] = {}
+        for entry in reversed(above):
+            for log_id in (*entry.pruned, entry.id):
+                log = log.merge(assets.transaction_log(log_id), id)
+            noted.update(_own_metadata(entry))
+        old = assets.snapshot(tip)
+        log = _outcome(log, assets.snapshot(base), old)
+        version = context.state.spec_version
+        snapshot = Snapshot.build(
+            id=id,
+            nodes=list(old.nodes()),
+            flushed_at=max(now_microseconds(), above[-1].flushed_at + 1),
+            message=message,
+            metadata={**context.default_commit_metadata, **noted, **(metadata or {})},
+            manifest_files=old.manifest_files,
+            parent_id=base if version == 1 else None,
+        )
+        assets.write_transaction_log(log, spec_version=version)
+        assets.write_snapshot(snapshot, spec_version=version)
+        entry = SnapshotEntry(id, base, snapshot.flushed_at, snapshot.message, snapshot.metadata)
+
+        def compute(info: RepoInfo) -> tuple[RepoInfo, UpdateEntry]:
+            now = publish.commit_tip(info, branch)
+            if now != tip:
+                raise ConflictError(encode_id(tip), encode_id(now))
+            # expired meanwhile, it has another history, or none
+            if [each.id for each in _above(info, tip, base)] != [each.id for each in above]:
+                raise ConflictError(
+                    message=f"the history of {branch!r} changed while it was squashed: try again",
+                    kind=ErrorKind.COMMIT_CONFLICT,
+                )
+            changed = replace(
+                info,
+                snapshots=with_item(info.snapshots, id, entry),
+                branches=with_item(info.branches, branch, id),
+            )
+            if version == 1:
+                return changed, UpdateEntry(kind=UpdateKind.BRANCH_RESET, name=branch, previous=tip)
+            return changed, UpdateEntry(
+                kind=UpdateKind.COMMIT_AMENDED, name=branch, snapshot=id, previous=tip
+            )
+
+        context.state.update(compute, seen=seen)
+        return encode_id(id)
+
+    # -- one commit again, and the contrary of one --------------------------------------------
+    def cherry_pick(
+        self,
+        branch: str,
+        commit: str,
+        *,
+        message: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Make the changes of one commit once more, on another branch.
+
+        Parameters
+        ----------
+        branch : str
+            That gets a new commit.
+        commit : str
+            The commit, as `resolve` takes it: the newest of a branch, an id, a tag.
+        message : str, optional
+            Default: that of the commit.
+        metadata : mapping, optional
+            Goes on top of that of the commit.
+
+        Returns
+        -------
+        str
+            Id of the new snapshot.
+
+        Raises
+        ------
+        RefNotFoundError, SnapshotNotFoundError
+            If there is no such branch or version.
+        RebaseFailedError
+            If the branch contradicts the commit. It lists all `conflicts`: a chunk that is
+            not what it was before the commit, an array that is gone. Nothing is committed.
+        SessionStateError
+            If the branch has all these changes already, if the commit moved nodes, or if what
+            was before it has expired.
+
+        Examples
+        --------
+        >>> repo.cherry_pick("main", "experiment~1")  # doctest: +SKIP
+        """
+        return self._again(branch, commit, message, metadata, is_inverse=False)
+
+    def revert(
+        self,
+        branch: str,
+        commit: str,
+        *,
+        message: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Take the changes of one commit back, with a new one.
+
+        What was written before the commit is there again; what came after it stays. The
+        history keeps both.
+
+        Parameters
+        ----------
+        branch : str
+            That gets a new commit.
+        commit : str
+            The commit to take back, as `resolve` takes it.
+        message : str, optional
+            Default: that of the commit, as ``Revert "..."``.
+        metadata : mapping, optional
+
+        Returns
+        -------
+        str
+            Id of the new snapshot.
+
+        Raises
+        ------
+        RefNotFoundError, SnapshotNotFoundError
+            If there is no such branch or version.
+        RebaseFailedError
+            If something was changed again since. It lists all `conflicts`. Nothing is
+            committed.
+        SessionStateError
+            If nothing of the commit is left, if it moved nodes, or if what was before it has
+            expired.
+
+        Examples
+        --------
+        >>> repo.revert("main", "main~1")  # doctest: +SKIP
+        """
+        return self._again(branch, commit, message, metadata, is_inverse=True)
+
+    def _again(
+        self,
+        branch: str,
+        commit: str,
+        message: str | None,
+        metadata: Mapping[str, Any] | None,
+        *,
+        is_inverse: bool,
+    ) -> str:
+        context = self._current()
+        info = context.state.load()
+        publish.require_online(info)
+        entry = require_snapshot(info, resolve_ref(info, commit))
+        id = encode_id(entry.id)
+        if entry.parent_id is None or entry.pruned:
+            why = "it is the first of its history"
+            raise _unknown(id, why if entry.parent_id is None else "the one before it has expired")
+        before, after = self._read(entry.parent_id), self._read(entry.id)
+        log = context.assets.transaction_log(entry.id)
+        changes = changes_between(before, after)
+        _check_told(changes, log, id)
+        if is_inverse:
+            before, after = after, before
+            changes = changes_between(before, after)
+        noted = {} if is_inverse else _own_metadata(entry)
+        kind = "reverted" if is_inverse else "picked"
+        noted = with_reserved({**noted, **(metadata or {})}, **{kind: id})
+        if message is None:
+            message = f'Revert "{entry.message}"' if is_inverse else entry.message
+        needs = [after.tree.snapshot.id]
+        backoff = Backoff(context.state.retries)
+        for _ in range(context.state.retries.max_tries):
+            tip = branch_tip(context.state.load(), branch)
+            found, conflicts = transplanted(changes, before, self._read(tip))
+            if conflicts:
+                raise RebaseFailedError(encode_id(tip), conflicts)
+            session = Session(context, tip, SessionMode.writable, branch, [found], needs)
+            try:
+                return session.commit(message, noted)
+            except ConflictError as error:
+                if error.kind is not ErrorKind.COMMIT_CONFLICT:
+                    raise
+                backoff.pause(1)
+        raise ConflictError(
+            message=f"gave up: others kept committing to {branch!r}; try again",
+            kind=ErrorKind.UPDATE_ATTEMPTS_EXHAUSTED,
+        )
+
+    def _read(self, id: bytes) -> Session:
+        return Session(self._current(), id, SessionMode.readonly)
+
+
+def _above(info: RepoInfo, tip: bytes, base: bytes) -> Iterator[SnapshotEntry]:
+    """Yield the history of a version down to another one, which is left out.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not there.
+    """
+    for entry in info.ancestry(tip):
+        if entry.id == base:
+            return
+        yield entry
+    raise InvalidInputError(
+        f"snapshot {encode_id(base)} is no ancestor of {encode_id(tip)}: name a version below it",
+        ErrorKind.BAD_SNAPSHOT_CHAIN_FOR_DIFF,
+    )
+
+
+def _outcome(log: TransactionLog, before: Snapshot, after: Snapshot) -> TransactionLog:
+    """Return what a log says of nodes that are in one of two versions, and of them only.
+
+    It is the log of one session that did everything: what came and went is not mentioned, and
+    of a new node no more than that (Icechunk spec, "Transaction logs").
+    """
+    old = {node.id: node.path for node in before.nodes()}
+    new = {node.id: node.path for node in after.nodes()}
+    both = old.keys() & new.keys()
+
+    def among(ids: Iterable[bytes], known: Collection[bytes]) -> tuple[bytes, ...]:
+        return tuple(id for id in ids if id in known)
+
+    return TransactionLog(
+        log.id,
+        new_groups=among(log.new_groups, new.keys() - old.keys()),
+        new_arrays=among(log.new_arrays, new.keys() - old.keys()),
+        deleted_groups=among(log.deleted_groups, old.keys() - new.keys()),
+        deleted_arrays=among(log.deleted_arrays, old.keys() - new.keys()),
+        updated_arrays=among(log.updated_arrays, both),
+        updated_groups=among(log.updated_groups, both),
+        updated_chunks={id: parts for id, parts in log.updated_chunks.items() if id in new},
+        moved_nodes=tuple(
+            Move(old[move.node_id], new[move.node_id], move.node_id, move.is_array)
+            for move in log.moved_nodes
+            if move.node_id in both and old[move.node_id] != new[move.node_id]
+        ),
+    )
+
+
+def _own_metadata(entry: SnapshotEntry) -> dict[str, Any]:
+    return {name: value for name, value in entry.metadata.items() if name != _RESERVED}
+
+
+def _check_told(changes: ChangeSet, log: TransactionLog, id: str) -> None:
+    """Refuse a commit whose parent is not what it was made on.
+
+    An expiration of spec version 1, and clients 2.0 that forget what expired, leave such.
+    """
+    nodes = {*log.new_arrays, *log.new_groups, *log.deleted_arrays, *log.deleted_groups}
+    nodes |= {*log.updated_arrays, *log.updated_groups}
+    changed = {node.id for node in changes.new_nodes.values()}
+    changed |= changes.deleted.keys() | changes.updated.keys()
+    if not changed <= nodes or not changes.chunks.keys() <= nodes | log.updated_chunks.keys():
+        raise _unknown(id, "the one before it has expired")
+
+
+def _unknown(id: str, why: str) -> SessionStateError:
+    return SessionStateError(
+        f"what snapshot {id} changed cannot be said: {why}", ErrorKind.COMMIT_NOT_ALLOWED
+    )
