@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import math
 import re
 import time
 from typing import Any, Final
@@ -19,6 +20,7 @@ _PIECE: Final = 1 << 20
 _MAX_ERROR: Final = 1 << 16
 #: In bytes a second: a line that is slower for long carries nothing.
 _MIN_SPEED: Final = 1024
+_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 
 class UnfitAnswerError(Exception):
@@ -49,12 +51,15 @@ class Allowance:
         self._received += received
 
     @property
+    def left(self) -> float:
+        """The time that is left if nothing more comes, in seconds; not positive for none."""
+        earned = 0.0 if self._strict else self._received / _MIN_SPEED
+        return max(self._whole, earned) - (time.monotonic() - self._start)
+
+    @property
     def is_spent(self) -> bool:
         """Whether no more time is left."""
-        passed = time.monotonic() - self._start
-        if passed < self._whole:
-            return False
-        return self._strict or self._received < passed * _MIN_SPEED
+        return self.left <= 0
 
     def wait(self) -> float:
         """Return how long to wait for the next part, in seconds.
@@ -106,43 +111,85 @@ def read_body(response: http.client.HTTPResponse, byte_range: ByteRange | None) 
     Raises
     ------
     UnfitAnswerError
-        If the server sends another range, or a file too large to be read whole.
+        If the server sends another range, something compressed, or a file too large to be
+        read whole.
+    http.client.IncompleteRead
+        If it sends less than it announced.
     """
     if response.status not in (200, 206):
         return response.read(_MAX_ERROR)
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity") and response.length != 0:
+        raise UnfitAnswerError("the server sent it compressed, although asked not to")
+    if response.status == 206:
+        return _head(response, _announced(response, byte_range))
     start, end = byte_range or (0, None)
     if start is None:
         return _tail(response, end or 0)
-    if response.status == 206:
-        got = re.match(r"bytes ([0-9]+)-", response.headers.get("Content-Range", ""))
-        if got is None or int(got[1]) != start:
-            raise UnfitAnswerError("the server sent another range than asked for")
-    else:
-        skip = start
-        while skip and (skipped := len(response.read(min(skip, _PIECE)))):
-            skip -= skipped
-    return _head(response, None if end is None else end - start)
+    if start > whole_limit() and not (response.length or math.inf) <= whole_limit():
+        raise UnfitAnswerError(
+            f"the server knows no ranges: it would send the {start} bytes before them, too"
+        )
+    skip = start
+    while skip and (skipped := len(response.read(min(skip, _PIECE)))):
+        skip -= skipped
+    return _head(response, None if end is None else end - start, may_be_short=True)
 
 
-def _head(response: http.client.HTTPResponse, wanted: int | None) -> bytes:
+def _announced(response: http.client.HTTPResponse, byte_range: ByteRange | None) -> int:
+    """Return how many bytes a part has, if it is the one that was asked for."""
+    found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    if found is not None and byte_range is not None:
+        first, last = int(found[1]), int(found[2])
+        whole = math.inf if found[3] == "*" else int(found[3])
+        start, end = byte_range
+        if start is None:
+            begin, stop = max(whole - (end or 0), 0), whole
+        else:
+            begin, stop = start, min(whole, math.inf if end is None else end)
+        size = last + 1 - first
+        # of a file of unknown size, nobody knows where it ends: the caller may find it short
+        ends = last + 1 == stop or (whole == math.inf and end is not None and last < stop)
+        if first == begin and ends and response.length in (None, size):
+            if end is None:
+                _check_whole(size)
+            return size
+    raise UnfitAnswerError("the server sent another range than asked for")
+
+
+def _check_whole(size: int) -> None:
+    if size > whole_limit():
+        raise UnfitAnswerError(f"the file has {size} bytes, more than {whole_limit()}")
+
+
+def _head(
+    response: http.client.HTTPResponse, wanted: int | None, *, may_be_short: bool = False
+) -> bytes:
     """Read so many bytes, or all up to what is read whole at most."""
-    limit = whole_limit() if wanted is None else wanted
     # by what it announces, nothing is allocated: it may announce anything
-    if wanted is None and response.length is not None and response.length > limit:
-        raise UnfitAnswerError(f"the file has {response.length} bytes, more than {limit}")
-    pieces, left = [], limit
+    if wanted is None:
+        _check_whole(response.length or 0)
+    pieces, left = [], whole_limit() if wanted is None else wanted
     while left and (piece := response.read(min(left, _PIECE))):
         pieces.append(piece)
         left -= len(piece)
     if wanted is None and not left and response.read(1):
-        raise UnfitAnswerError(f"the file has more than {limit} bytes")
+        raise UnfitAnswerError(f"the file has more than {whole_limit()} bytes")
+    if left and (response.length or not may_be_short):
+        # the line was cut
+        raise http.client.IncompleteRead(b"", response.length or left)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _tail(response: http.client.HTTPResponse, wanted: int) -> bytes:
     """Read to the end, and keep so many bytes."""
-    kept = bytearray()
+    _check_whole(response.length or 0)
+    kept, received = bytearray(), 0
     while piece := response.read(_PIECE):
+        received += len(piece)
+        _check_whole(received)
         kept += piece
         del kept[: max(len(kept) - wanted, 0)]
+    if response.length:
+        raise http.client.IncompleteRead(b"", response.length)
     return bytes(kept)

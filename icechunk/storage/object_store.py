@@ -53,6 +53,7 @@ from icechunk.storage.base import (
     refuse_write,
     same_version,
 )
+from icechunk.storage.bounded_body import Allowance
 from icechunk.storage.failures import refused, translate
 from icechunk.storage.places import AzurePlace, GcsPlace, Place, S3Place, quoted
 from icechunk.storage.reading import Read, joined
@@ -62,6 +63,8 @@ from icechunk.storage.waiting import Request, answer, patient
 _MAX_PARTS: Final = 10_000
 #: An answer has to begin within this time unless the settings say otherwise, in seconds.
 _SECONDS: Final = 30.0
+#: And may take so long, in seconds; longer only while at least a kilobyte a second comes.
+_ANSWER: Final = 180.0
 #: And later for what is sent, which may share a slow line with much else: bytes per second.
 _SLOW: Final = 1 << 15
 #: Chunks may have a storage class of their own, which goes by the folder that they are in.
@@ -146,6 +149,11 @@ class ObjectStorage(Storage):
         milliseconds = self._effective.timeouts.operation_timeout_ms
         seconds = _SECONDS if milliseconds is None else milliseconds / 1000
         return Request(operation, key, self.url, seconds + sent / _SLOW)
+
+    def _allowance(self) -> Allowance:
+        milliseconds = self._effective.timeouts.operation_timeout_ms
+        seconds = _ANSWER if milliseconds is None else milliseconds / 1000
+        return Allowance(seconds, seconds, strict=False)
 
     # -- kinds -------------------------------------------------------------------
     @classmethod
@@ -316,23 +324,34 @@ class ObjectStorage(Storage):
 
     def _receive(self, read: Read, request: Request) -> tuple[Any, Any]:
         response = obstore.get(self._reader, read.key, options=cast(Any, read.options))
-        request.has_begun = True
-        meta = response.meta
-        read.check_size(meta)
-        return meta, response.bytes() if read.wants_data else b""
+        request.allowance = self._allowance()
+        body = read.body(response, request.allowance)
+        if not body.is_whole:
+            for piece in response.stream(body.piece):
+                body.add(piece)
+                if body.is_whole:
+                    break
+        return response.meta, body.data()
 
     async def _fetch_async(self, read: Read) -> GetResult:
         outcome: GetResult | Exception | None = None
         while outcome is None:
             try:
-                async with patient(self._request("read", read.key)) as waiting:
+                request = self._request("read", read.key)
+                async with patient(request) as waiting:
                     response = await obstore.get_async(
                         self._reader, read.key, options=cast(Any, read.options)
                     )
-                    waiting.begun()
-                    meta = response.meta
-                    read.check_size(meta)
-                    data = await response.bytes_async() if read.wants_data else b""
+                    request.allowance = self._allowance()
+                    body = read.body(response, request.allowance)
+                    if not body.is_whole:
+                        waiting.goes_on()
+                        async for piece in response.stream(body.piece):
+                            body.add(piece)
+                            if body.is_whole:
+                                break
+                            waiting.goes_on()
+                    meta, data = response.meta, body.data()
             except Exception as error:
                 outcome = read.failed(error)
             else:

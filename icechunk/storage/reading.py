@@ -23,6 +23,7 @@ from icechunk.storage.base import (
     check_whole,
     resolve_range,
 )
+from icechunk.storage.bounded_body import Allowance
 from icechunk.storage.failures import starts_past_end, translate
 from icechunk.storage.places import Place, quoted
 
@@ -30,6 +31,11 @@ from icechunk.storage.places import Place, quoted
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 #: No server that makes sense needs more.
 _MAX_REQUESTS: Final = 4
+#: Answers are read in pieces of so many bytes. One piece for most: joining costs a copy.
+_PIECE: Final = 1 << 24
+#: Of a piece that is on its way, this part counts as received: how much there is of it shows
+#: at its end. With a limit of a kilobyte a second, it has to come four times as fast.
+_CREDIT: Final = 4
 
 
 class Read:
@@ -89,15 +95,18 @@ class Read:
         """Whether the body of the next answer is to be read."""
         return "head" not in self.options
 
-    def check_size(self, meta: Any) -> None:
-        """Check, before the body is read, that it is not too large to be read whole.
+    def body(self, response: Any, allowance: Allowance) -> Body:
+        """Return what collects the body of an answer.
 
         Raises
         ------
         StorageError
+            If it announces more than is read whole, where no end was asked for.
         """
-        if self.wants_data and "range" not in self.options:
-            check_whole(self.key, meta["size"], self._place.url)
+        start, end = response.range
+        if self.wants_data and (self._byte_range is None or self._byte_range[1] is None):
+            check_whole(self.key, end - start, self._place.url)
+        return Body(self.key, self._place.url, end - start if self.wants_data else 0, allowance)
 
     def parts(self, settings: EffectiveStorageSettings) -> list[Read]:
         """Return the reads that together give this one, to run at the same time."""
@@ -162,6 +171,63 @@ class Read:
             f"cannot read {self.key} in {self._place.url}: the server contradicts itself about "
             "the size of the object"
         )
+
+
+class Body:
+    """The bytes of an answer, as they come: as many as it announced, and no more of them.
+
+    Servers announce the range that they send, which the client compares with the one that was
+    asked for. What they send then is something else: it may have no end.
+
+    Parameters
+    ----------
+    key, url : str
+        For messages.
+    size : int
+        How many bytes are announced.
+    allowance : Allowance
+        How long they may take.
+
+    Attributes
+    ----------
+    piece : int
+        In how large pieces to read, in bytes; the last may be smaller.
+    """
+
+    def __init__(self, key: str, url: str, size: int, allowance: Allowance) -> None:
+        self._key, self._url, self._size = key, url, size
+        self._allowance = allowance
+        self._pieces: list[Any] = []
+        self._received = 0
+        self.piece = max(1, min(size, _PIECE))
+        allowance.count(self.piece // _CREDIT)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing more is to be read."""
+        return self._received >= self._size
+
+    def add(self, piece: Any) -> None:
+        """Take a piece."""
+        self._pieces.append(piece)
+        self._received += len(piece)
+        self._allowance.count(len(piece))
+
+    def data(self) -> Any:
+        """Return all of it.
+
+        Raises
+        ------
+        StorageError
+            If it is not as long as was announced.
+        """
+        if self._received != self._size:
+            some = "more" if self._received > self._size else f"{self._received}"
+            raise StorageError(
+                f"cannot read {self._key} in {self._url}: the server announced {self._size} "
+                f"bytes and sent {some}"
+            )
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
 
 def joined(key: str, parts: Sequence[GetResult]) -> GetResult:

@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
 from icechunk.base.threads import Interruptible
 from icechunk.errors import StorageError
+from icechunk.storage.bounded_body import Allowance
 
 __all__ = ["Request", "answer", "patient"]
 
@@ -47,15 +48,23 @@ class Request:
         The storage, without credentials.
     seconds : float
         Wait no longer until the answer begins.
-    has_begun : bool
-        Whether it has: the client watches the rest of it.
+    allowance : Allowance or None
+        How long the rest may take, once it has begun.
     """
 
     operation: str
     key: str
     url: str
     seconds: float
-    has_begun: bool = False
+    allowance: Allowance | None = None
+    _start: float = field(default_factory=lambda: time.monotonic())
+
+    @property
+    def left(self) -> float:
+        """How much longer to wait, in seconds; not positive for no longer."""
+        if self.allowance is not None:
+            return self.allowance.left
+        return self._start + self.seconds - time.monotonic()
 
     def say(self) -> None:
         """Log that there is no answer yet."""
@@ -68,7 +77,12 @@ class Request:
         )
 
     def too_late(self) -> StorageError:
-        """Return the error for an answer that did not come."""
+        """Return the error for an answer that did not come, or not to its end."""
+        if self.allowance is not None:
+            return StorageError(
+                f"cannot {self.operation} {self.key} in {self.url}: the answer comes too slowly, "
+                "with less than a kilobyte a second"
+            )
         return StorageError(
             f"cannot {self.operation} {self.key} in {self.url}: no answer for "
             f"{self.seconds:.3g} s; check the endpoint and the network, or wait longer with "
@@ -139,23 +153,16 @@ def answer(request: Request, call: Callable[[], T]) -> T:
 
 
 def _wait(request: Request, future: Future[T]) -> T:
-    began = time.monotonic()
     said = False
     while True:
-        left = began + request.seconds - time.monotonic()
-        patience: float | None = left if said else min(left, _SILENCE)
-        if request.has_begun:
-            patience = None
         try:
-            return future.result(patience)
+            return future.result(max(request.left if said else min(request.left, _SILENCE), 0))
         except TimeoutError:
             if future.done():
                 raise
-        if request.has_begun:
-            continue
-        if began + request.seconds <= time.monotonic():
+        if request.left <= 0:
             raise request.too_late()
-        if not said:
+        if not said and request.allowance is None:
             request.say()
             said = True
 
@@ -182,11 +189,11 @@ class patient:  # noqa: N801 (used like a function)
         await self._limit.__aenter__()
         return self
 
-    def begun(self) -> None:
-        """Note that the answer has begun."""
+    def goes_on(self) -> None:
+        """Note that a part of the answer has come: the rest has as long as is allowed."""
         if self._saying is not None:
             self._saying.cancel()
-        self._limit.reschedule(None)
+        self._limit.reschedule(asyncio.get_running_loop().time() + max(self._request.left, 0))
 
     async def __aexit__(self, *error: Any) -> None:
         if self._saying is not None:
