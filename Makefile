@@ -4,7 +4,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo notebooks docs screenshots test test-python3 test-python3.13 test-oldest check bench bench-all clean
+.PHONY: help demo notebooks docs screenshots test test-python3 test-python3.13 test-oldest check bench bench-all \
+    mutations clean
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -95,6 +96,9 @@ bench: .venv/.installed $(OFFICIAL_ENV) ## measure, beside the official client w
 
 bench-all: .venv/.installed $(OFFICIAL_ENV) ## the other measurements: opening, Dask, Parquet, virtual reads
 	@.venv/bin/python -m pytest tests/benchmarks -s $(PYTEST_ARGS)
+
+mutations: .venv/.installed ## a million mutated files through every decoder; half an hour
+	@.venv/bin/python -m tests.format.mutations --count 1000000
 
 clean: ## remove environments, caches and build results
 	rm -rf .venv .venv313 .venv-docs .venv-oldest .venv-official .venv-official-1 build dist .hypothesis \

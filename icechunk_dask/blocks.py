@@ -26,7 +26,7 @@ from icechunk_dask.graph import Write, reduced
 from icechunk_dask.part import Part, failing_as, finished
 from icechunk_dask.recipe import Recipe
 
-__all__ = ["Blocks", "Job", "Region", "change_set_of", "make_jobs"]
+__all__ = ["Blocks", "Job", "Region", "change_set_of", "in_shape", "make_jobs"]
 
 Region = tuple[slice, ...]
 
@@ -87,17 +87,17 @@ def make_jobs(
             target.check_shape(source)
             fitting = target.fitting_chunks(source.chunks)
             if fitting != source.chunks:
-                source = _in_shape(source, target.path).rechunk(fitting)
+                source = in_shape(source, f"the source of array {target.path!r}").rechunk(fitting)
         target.check(source)
         jobs.append(Job(source, array, extract_session(array), target))
     check_disjoint([job.target for job in jobs])
     return jobs
 
 
-def _in_shape(source: da.Array, path: str) -> da.Array:
-    """Return a source whose blocks are checked before they are cut into others."""
+def in_shape(source: da.Array, name: str) -> da.Array:
+    """Return an array whose blocks are checked before they are joined, or cut into others."""
     axes = tuple(range(source.ndim))
-    check = partial(_block_in_shape, path=path)
+    check = partial(_block_in_shape, name=name)
     where = ArraySliceDep(source.chunks)
     checked: da.Array = da.blockwise(
         check,
@@ -114,12 +114,12 @@ def _in_shape(source: da.Array, path: str) -> da.Array:
     return checked
 
 
-def _block_in_shape(block: Any, where: Region, *, path: str) -> Any:
+def _block_in_shape(block: Any, where: Region, *, name: str) -> Any:
     shape = tuple(part.stop - part.start for part in where)
     if np.shape(block) != shape:
         shown = ", ".join(f"{part.start}:{part.stop}" for part in where)
         raise InvalidInputError(
-            f"block [{shown}] of the source of array {path!r}: {wrong_shape(block, shape)}",
+            f"block [{shown}] of {name}: {wrong_shape(block, shape)}",
             ErrorKind.INVALID_ARRAY_METADATA,
         )
     return block

@@ -181,6 +181,8 @@ def check_against(
             _check_existing(name, variable, existing[name], append_dim, region)
     if append_dim is not None and safe_append:
         _check_append(dataset, existing, append_dim)
+    if append_dim is None and region is None:
+        _check_labels(dataset, existing)
 
 
 def stored_sizes(existing: Mapping[str, xr.Variable]) -> dict[Hashable, int]:
@@ -308,6 +310,32 @@ def _check_existing(
         )
 
 
+def _check_labels(dataset: xr.Dataset, existing: Mapping[str, xr.Variable]) -> None:
+    """Refuse other coordinates for arrays that are not written anew with them.
+
+    A coordinate by itself may be replaced: then somebody means to.
+    """
+    for key in dataset.coords:
+        name = str(key)
+        dims = set(dataset.coords[key].dims)
+        ours = [n for n, v in dataset.data_vars.items() if dims <= set(v.dims)]
+        others = [
+            n
+            for n, v in existing.items()
+            if n not in dataset.variables and dims <= set(v.dims) and (dims or v.ndim)
+        ]
+        if name not in existing or not ours or not others:
+            continue
+        differing = _difference(name, dataset.coords[key].variable, existing[name])
+        if differing is not None and not differing.fills:
+            raise _refused(
+                f"coordinate {name!r} differs from what is on disk{differing}, where it says what "
+                f"{_listed(others)} {'is' if len(others) == 1 else 'are'} about, too: select in "
+                "the order that is on disk, with .sel() or .reindex(), use another group, or "
+                f"write {name!r} by itself first, to replace it for all"
+            )
+
+
 # -- appending ----------------------------------------------------------------------------
 def _check_append_dim(dataset: xr.Dataset, dim: Hashable, sizes: Mapping[Hashable, int]) -> None:
     if dim not in sizes:
@@ -333,7 +361,7 @@ def _check_append(dataset: xr.Dataset, existing: Mapping[str, xr.Variable], dim:
     _check_repeats(dataset, existing, dim)
     for key in dataset.coords:
         name, variable = str(key), dataset.coords[key].variable
-        if name not in existing or dim in variable.dims or variable.chunks is not None:
+        if name not in existing or dim in variable.dims:
             continue
         where = _difference(name, variable, existing[name])
         if where is not None:

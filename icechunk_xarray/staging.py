@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 import zarr
 from xarray.backends import ZarrStore
@@ -112,7 +113,7 @@ def stage(
     )
     variables, attrs = xr.conventions.encode_dataset_coordinates(dataset)
     for name, variable in variables.items():
-        variables[name] = _prepared(variable, existing.get(name))
+        variables[name] = _prepared(_in_shape(name, variable), existing.get(name))
     for name, wanted in encoding.items():
         variables[name].encoding = dict(wanted)
     try:
@@ -219,6 +220,21 @@ def _existing(store: IcechunkStore, group: str, options: Options) -> dict[str, x
     return {name: opened.open_store_variable(name) for name in opened.array_keys()}
 
 
+def _in_shape(name: Hashable, variable: xr.Variable) -> xr.Variable:
+    """Return a variable whose Dask blocks have their shape, if all are loaded below.
+
+    Joined to an array of another shape, or at other places, they would pass for its values.
+    Blocks that a task writes are checked there.
+    """
+    if not hasattr(variable.data, "dask") or (variable.size and variable.dtype.kind not in "OMm"):
+        return variable
+    from icechunk_dask.blocks import in_shape
+
+    result = variable.copy(deep=False)
+    result.data = in_shape(variable.data, f"variable {name!r}")
+    return result
+
+
 def _prepared(variable: xr.Variable, stored: xr.Variable | None) -> xr.Variable:
     """Return a variable that xarray encodes without failing half-way.
 
@@ -235,10 +251,26 @@ def _prepared(variable: xr.Variable, stored: xr.Variable | None) -> xr.Variable:
     if variable.dtype.kind in "Mm":
         # of Dask they would be encoded task by task, and fail there, without a name
         return variable.compute()
+    if stored.dtype.kind in "SUTO" and variable.dtype.kind == "O":
+        variable = _without_missing(variable, b"" if stored.dtype.kind == "S" else "")
     if stored.dtype.kind in "SU" and variable.dtype != stored.dtype:
         # strings of another length are refused even where they fit
         return variable.to_base_variable().astype(stored.dtype)
     return variable
+
+
+def _without_missing(variable: xr.Variable, empty: str | bytes) -> xr.Variable:
+    """Return strings with empty ones for those that are missing, as in a new array.
+
+    NumPy would make the text 'nan' of them, or 'None'.
+    """
+    missing = pd.isnull(variable.values)
+    if not missing.any():
+        return variable
+    result: xr.Variable = variable.to_base_variable().copy(
+        deep=False, data=np.where(missing, empty, variable.values)
+    )
+    return result
 
 
 def _with_finite_missing_value(variable: xr.Variable) -> xr.Variable:

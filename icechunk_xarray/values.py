@@ -138,7 +138,11 @@ class Check:
         missing = pd.isnull(original)
         if original.dtype.kind in "OSU" and not _is_cftime(original):
             # Zarr has no missing strings: xarray stores empty ones
-            return np.asarray(~missing & (original != decoded), bool)
+            wrong = np.zeros(original.shape, bool)
+            wrong[~missing] = original[~missing] != decoded[~missing]
+            kept = decoded[missing]
+            wrong[missing] = (kept != (b"" if kept.dtype.kind == "S" else "")) & ~pd.isnull(kept)
+            return wrong
         same: npt.NDArray[np.bool_]
         if original.dtype.kind in "Mm" or original.dtype.kind == "O":
             exact = self.dtype.kind in "iu"

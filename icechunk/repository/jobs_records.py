@@ -29,7 +29,9 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from functools import cache
+from types import UnionType
+from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from icechunk.errors import (
     ErrorKind,
@@ -520,14 +522,41 @@ class JobFiles:
 
 def _made(kind: type[R], values: Any, key: str) -> R:
     try:
-        return kind(**values)
+        record = kind(**values)
     except TypeError as error:
         raise _damaged(key, error) from None
+    for name, expected in _fields(kind).items():
+        if not _is_of(getattr(record, name), expected):
+            raise _damaged(key, f"{name!r} is {getattr(record, name)!r}")
+    return record
+
+
+@cache
+def _fields(kind: type[Any]) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _is_of(value: Any, expected: Any) -> bool:
+    """Whether a value of JSON is what the field of a record holds."""
+    if expected is Any:
+        return True
+    kind = get_origin(expected) or expected
+    if kind in (UnionType, Union):
+        return any(_is_of(value, each) for each in get_args(expected))
+    # True is a number for Python
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        return False
+    inner = get_args(expected)
+    # dictionaries have names as keys whatever they hold
+    return kind is not list or all(_is_of(each, inner[0]) for each in value)
 
 
 def _entry(data: bytes, key: str) -> Entry:
-    entry = _made(Entry, _unpack(data, key), key)
-    return replace(entry, tries=[_made(Try, each, key) for each in entry.tries])
+    values = _unpack(data, key)
+    tries = values.get("tries", []) if isinstance(values, dict) else None
+    if not isinstance(tries, list):
+        raise _damaged(key, f"'tries' is {tries!r}")
+    return _made(Entry, {**values, "tries": [_made(Try, each, key) for each in tries]}, key)
 
 
 def _part(data: bytes, key: str) -> Part:
@@ -536,4 +565,6 @@ def _part(data: bytes, key: str) -> Part:
     except struct.error as error:
         raise _damaged(key, error) from None
     header = _unpack(data[4 : 4 + size], key)
+    if not isinstance(header, dict):
+        raise _damaged(key, f"a {type(header).__name__}")
     return _made(Part, {**header, "change_set": data[4 + size :]}, key)

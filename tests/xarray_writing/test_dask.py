@@ -191,6 +191,43 @@ def test_blocks_of_one_chunk_are_refused_whoever_swears(tmp_path: Path) -> None:
 
 
 # -- later ------------------------------------------------------------------------------------
+KINDS = {
+    "times": TIMES[:4],
+    "durations": TIMES[:4] - TIMES[0],
+    "objects": np.array(list("abcd"), object),
+    "numbers": np.arange(4.0),
+    "nothing": np.zeros(0),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sizes", [(3, 3), (1, 1), (3, 1)])
+@pytest.mark.parametrize("how", [{}, {"append_dim": "x"}, {"region": {"x": slice(0, 4)}}], ids=str)
+def test_blocks_of_another_shape_than_declared(
+    kind: str, sizes: tuple[int, int], how: dict[str, Any], tmp_path: Path
+) -> None:
+    """Also where they are loaded first, and would be joined to an array of another length."""
+    stored = KINDS[kind]
+    session = create(tmp_path).writable_session("main")
+    if how:
+        chunks = {"v": {"chunks": (2,)}}
+        to_icechunk(xr.Dataset({"v": ("x", np.resize(stored, 4))}), session, encoding=chunks)
+    chunks = ((2, 2),) if stored.size else ((0, 0),)
+    if not stored.size and how.get("region"):
+        how = {"region": {"x": slice(0, 0)}}
+
+    def made(block: Any, block_info: Any = None) -> Any:
+        return np.resize(stored, 4)[: sizes[block_info[0]["chunk-location"][0]]]
+
+    source = da.zeros(chunks=chunks, shape=(len(stored),)).map_blocks(
+        made, dtype=stored.dtype, meta=np.empty(0, stored.dtype)
+    )
+    before = session.change_set_bytes()
+    with pytest.raises((InvalidInputError, TaskError), match="the block has the shape"):
+        to_icechunk(xr.Dataset({"v": ("x", source)}), session, **how)
+    assert session.change_set_bytes() == before
+
+
 def test_later_computations_together(tmp_path: Path) -> None:
     session = create(tmp_path).writable_session("main")
     one = to_icechunk(lazy(WHOLE), session, compute=False, encoding={"packed": PACKED})

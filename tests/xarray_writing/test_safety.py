@@ -438,6 +438,42 @@ def test_missing_values_mean_the_same(where: str, missing: Any, fill: Any, lazy:
     assert not {"missing_value", "_FillValue"} & found["v"].attrs.keys()
 
 
+@pytest.mark.parametrize("mode", ["a", "r+"])
+def test_labels_of_what_stays(mode: Any) -> None:
+    """A coordinate that says what other variables are about is not replaced beside some of them."""
+    stored = xr.Dataset(
+        {"a": (("x", "y"), np.ones((2, 2))), "b": ("x", [1.0, 2.0])},
+        {"x": [10, 20], "lat": (("x", "y"), np.zeros((2, 2))), "height": 2.0},
+    )
+    session = begin(stored)
+    for dataset, words in (
+        (stored[["b"]].assign_coords(x=[20, 10]), ("'x'", "20 instead of 10", "'a'")),
+        (stored[["a"]].assign_coords(x=[20, 10]).chunk(), ("'x'", "'b'")),
+        (stored[["b"]].assign_coords(height=10.0), ("'height'", "10.0 instead of 2.0", "'a'")),
+    ):
+        refuse(session, dataset, *words, mode=mode)
+    # all that it is about, or it alone
+    to_icechunk(stored.assign_coords(x=[20, 10]), session, mode=mode)
+    to_icechunk(
+        stored[["x"]].assign_coords(x=[30, 40]).reset_coords("height", drop=True),
+        session,
+        mode=mode,
+    )
+    to_icechunk(stored[["a"]].assign_coords(x=[30, 40], lat=stored.lat + 1), session, mode=mode)
+    assert read(session).x.values.tolist() == [30, 40]
+    assert read(session).lat.values.tolist() == [[1, 1], [1, 1]]
+
+
+def test_a_lazy_coordinate_that_an_append_would_replace() -> None:
+    def at(times: Any, lat: float) -> xr.Dataset:
+        values = ("time", "y"), np.ones((8, 2))
+        return xr.Dataset({"a": values}, {"time": times, "lat": ("y", [0.0, lat])})
+
+    session = begin(at(DAYS, 1.0))
+    refuse(session, at(LATER, 2.0).chunk(y=1), "'lat'", "2.0 instead of 1.0", append_dim="time")
+    to_icechunk(at(LATER, 1.0).chunk(time=8), session, append_dim="time")
+
+
 # -- values that only some arrays can hold ----------------------------------------------------
 @pytest.mark.parametrize("lazy", [False, True])
 def test_missing_strings_do_not_become_text(lazy: bool) -> None:
@@ -450,6 +486,32 @@ def test_missing_strings_do_not_become_text(lazy: bool) -> None:
     to_icechunk(full, session, group="g")
     found = xr.open_zarr(session.store, group="g", consolidated=False)
     assert found["s"].values.tolist() == ["a", "b"]
+
+
+STRINGS = {
+    "objects": np.array(["a", "bbbbb"], object),
+    "U": np.array(["a", "bbbbb"]),
+    "StringDType": np.array(["a", "bbbbb"], np.dtypes.StringDType()),
+    "S": np.array([b"a", b"bbbbb"]),
+}
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA], ids=str)
+@pytest.mark.parametrize("stored", STRINGS)
+@pytest.mark.parametrize(
+    "how", [{"append_dim": "x"}, {"region": {"x": slice(0, 2)}}, {"mode": "a"}]
+)
+def test_missing_strings_are_empty_ones(
+    stored: str, missing: Any, how: dict[str, Any], lazy: bool
+) -> None:
+    """In an array that exists as in a new one; NumPy makes the text 'nan' of them, or 'None'."""
+    session = begin(xr.Dataset({"s": ("x", STRINGS[stored])}))
+    text: Any = b"x" if stored == "S" else "x"
+    dataset = xr.Dataset({"s": ("x", np.array([text, missing], object))})
+    to_icechunk(dataset.chunk(x=2) if lazy else dataset, session, **how)
+    found = xr.open_zarr(session.store, consolidated=False).s.values[-2:]
+    assert found.tolist() == [text, type(text)()]
 
 
 @pytest.mark.parametrize("lazy", [False, True])
