@@ -1,4 +1,4 @@
-"""Mutated files of every kind through the decoders: a few of each; `make mutations` takes a million."""
+"""Mutated files of every kind through the decoders: a few; `make mutations` takes a million."""
 
 from __future__ import annotations
 
