@@ -525,7 +525,8 @@ def _made(kind: type[R], values: Any, key: str) -> R:
         record = kind(**values)
     except TypeError as error:
         raise _damaged(key, error) from None
-    for name, expected in _fields(kind).items():
+    record_type: Any = kind  # mypy does not see that types can be hashed
+    for name, expected in _fields(record_type).items():
         if not _is_of(getattr(record, name), expected):
             raise _damaged(key, f"{name!r} is {getattr(record, name)!r}")
     return record
