@@ -117,8 +117,12 @@ class LocalStorage(Storage):
         self._folder = Folder(os.path.abspath(text))
         self._lock = threading.Lock()
         self._reads, self._writes = Pace(_QUICK_READ), Pace(_QUICK_WRITE)
-        # objects that are not forced to disk yet
+        # objects that are not forced to disk yet, and folders that have new names
         self._waiting: list[str] = []
+        self._changed: set[str] = set()
+        # folders whose own names are on disk, and versions of objects that are
+        self._named: set[str] = {""}
+        self._forced: dict[str, str] = {}
         # said again and again: after a failure the system forgets what it could not write,
         # and claims success when asked once more
         self._lost: StorageError | None = None
@@ -311,9 +315,13 @@ class LocalStorage(Storage):
                 return self.put(key, data)
         return await super().put_async(key, data, if_absent=if_absent, if_match=if_match)
 
-    def _wait_for_sync(self, key: str) -> None:
+    def _wait_for_sync(self, key: str, *, forced: bool = False) -> None:
+        """Let the next `sync` force an object to disk, or only its name if the rest is."""
         with self._lock:
-            self._waiting.append(key)
+            if forced:
+                self._changed.add(_folder_of(key))
+            else:
+                self._waiting.append(key)
             full = len(self._waiting) >= _MAX_WAITING
         if full:
             self.sync()
@@ -328,29 +336,35 @@ class LocalStorage(Storage):
         """
         with self._lock:
             # held meanwhile: nobody publishes what another thread is still forcing to disk
-            if self._waiting and self._lost is None:
-                self._lost = self._sync_all(self._waiting)
+            if (self._waiting or self._changed) and self._lost is None:
+                folders = self._changed.union(map(_folder_of, self._waiting))
+                self._lost = self._sync_all(self._waiting, folders)
                 # not before: an interrupt must leave them to the next call
                 self._waiting.clear()
+                self._changed.clear()
             if self._lost is not None:
                 raise self._lost
 
-    def _sync_all(self, keys: Sequence[str]) -> StorageError | None:
-        folders = {""} | {_folder_of(key) for key in keys}
+    def _sync_all(self, keys: Sequence[str], folders: set[str]) -> StorageError | None:
+        # a name is lost as well if the folder that holds it is
+        above = {up for folder in folders - self._named for up in _folders_above(folder)}
+        work: list[tuple[Callable[[str], None], str]] = [(self._sync_file, key) for key in keys]
+        work += [(self._sync_folder, folder) for folder in folders | above]
         # in parallel, because file systems then write several in one go
-        with ThreadPoolExecutor(min(len(keys), _SYNC_THREADS)) as pool:
-            failures = [
-                *pool.map(_tried(self._sync_file), keys),
-                *map(_tried(self._sync_folder), folders),
-            ]
+        with ThreadPoolExecutor(min(len(work), _SYNC_THREADS)) as pool:
+            failures = list(pool.map(_tried, work))
+        # what is missing was deleted
+        is_missing = any(isinstance(error, FileNotFoundError) for error in failures)
         for error in failures:
-            if error is not None:
+            if error is not None and not isinstance(error, FileNotFoundError):
                 return StorageError(
                     f"objects written to {self.url} may be lost, because they could not be "
                     f"forced to disk: {error.strerror or error}; write them again in a new "
                     "process",
                     ErrorKind.IO,
                 )
+        if not is_missing:
+            self._named |= folders | above
         return None
 
     def copy(self, source: str, target: str, *, if_match: str | None = None) -> None:
@@ -361,13 +375,15 @@ class LocalStorage(Storage):
         self._checked(target)
         fd = self._open(source)
         try:
-            linked = self._link(source, target, os.fstat(fd), if_match)
+            status = os.fstat(fd)
+            etag = file_etag(status)
+            linked = self._link(source, target, status, if_match)
         except OSError as error:
             raise self._failure("copy", source, error) from error
         finally:
             os.close(fd)
         if linked:
-            self._wait_for_sync(target)
+            self._wait_for_sync(target, forced=self._forced.get(source) == etag)
         else:
             super().copy(source, target, if_match=if_match)
 
@@ -406,11 +422,9 @@ class LocalStorage(Storage):
                     if _exists(folder, name):
                         raise exists from None
                     staged.replace()
-            # a name is lost as well if the folder that holds it is
-            above = key
-            while above:
-                above = _folder_of(above)
+            for above in _folders_above(key):
                 self._sync_folder(above)
+            self._forced[key] = staged.etag
             return staged.etag
 
     def _update(
@@ -431,6 +445,7 @@ class LocalStorage(Storage):
                 staged.replace()
             # the new version must not be lost in a crash once somebody was told of it
             self._sync_folder(_folder_of(key))
+            self._forced[key] = staged.etag
             return staged.etag
 
     def _sync_folder(self, prefix: str) -> None:
@@ -531,6 +546,13 @@ def _folder_of(key: str) -> str:
     return key.rpartition("/")[0]
 
 
+def _folders_above(key: str) -> Iterator[str]:
+    """Yield the folder that holds a key, the one that holds that, and so on to the first."""
+    while key:
+        key = _folder_of(key)
+        yield key
+
+
 def _exists(folder: int | None, name: str) -> bool:
     try:
         os.stat(name, dir_fd=folder, follow_symlinks=False)
@@ -551,19 +573,14 @@ def _read_at(fd: int, start: int, stop: int) -> bytes:
     return os.read(fd, stop - start)
 
 
-def _tried(call: Callable[[str], None]) -> Callable[[str], OSError | None]:
-    """Return a function that returns what the other raises; what is missing was deleted."""
-
-    def attempt(key: str) -> OSError | None:
-        try:
-            call(key)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            return error
-        return None
-
-    return attempt
+def _tried(work: tuple[Callable[[str], None], str]) -> OSError | None:
+    """Do something, and return what it raises."""
+    call, key = work
+    try:
+        call(key)
+    except OSError as error:
+        return error
+    return None
 
 
 def _is_small(byte_range: ByteRange | None) -> bool:

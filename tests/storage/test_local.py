@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -445,6 +446,59 @@ def test_a_copy_is_forced_to_disk_too(
     storage.copy("a", "backups/a")
     storage.sync()
     assert ("backups", False) in synced
+
+
+def test_a_commit_forces_each_thing_to_disk_once(
+    storage: LocalStorage, synced: list[tuple[str, bool]]
+) -> None:
+    """As commits do: two objects, a copy of what is published, and what replaces it."""
+    etag = storage.put("published", b"0", if_absent=True)
+    for number in range(3):
+        synced.clear()
+        storage.put(f"data/{number}", b"x")
+        storage.put(f"logs/{number}", b"x")
+        storage.copy("published", f"old/{number}", if_match=etag)
+        etag = storage.put("published", b"%d" % number, if_match=etag)
+        once = [f"data/{number}", f"logs/{number}", "data", "logs", "old", "published", "."]
+        # the names of new folders are lost with the folder that they are in
+        assert sorted(name for name, _ in synced) == sorted(once + ["."] * (number == 0))
+
+
+def test_a_copy_of_what_others_wrote_is_forced_to_disk_whole(
+    storage: LocalStorage, synced: list[tuple[str, bool]]
+) -> None:
+    etag = storage.put("published", b"old", if_absent=True)
+    os.utime(os.path.join(storage.path, "published"))  # as of another client
+    synced.clear()
+    storage.copy("published", "z/backup")
+    storage.sync()
+    assert {name for name, _ in synced} == {"z/backup", "z", "."}
+    assert storage.get("published").etag != etag
+
+
+def test_a_write_makes_no_needless_calls(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is opened as for each request; then one file is made and takes its name."""
+    storage.put("data/first", b"x")
+    calls: list[str] = []
+
+    def counted(name: str) -> Any:
+        function = getattr(os, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            calls.append(name)
+            return function(*arguments, **named)
+
+        return call
+
+    names = "open write fstat stat lstat close replace rename link unlink mkdir urandom utime"
+    for name in names.split():
+        monkeypatch.setattr(os, name, counted(name))
+    storage.put("data/second", b"x")
+    monkeypatch.undo()
+    # root, folder, file; the place may be a link
+    assert sorted(calls) == sorted(["open", "close"] * 3 + ["stat", "write", "fstat", "replace"])
 
 
 def test_an_interrupted_sync_is_made_up_for(
