@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 
 from icechunk.base.html import card, fields, section
 from icechunk.base.texts import Labelled
 from icechunk.format.ids import encode_id
 from icechunk.format.repo_info import SnapshotEntry
 from icechunk.format.snapshot import ManifestFile
+from icechunk.format.snapshot_table import SnapshotTable
 
 __all__ = ["CommitMethod", "ManifestFileInfo", "SnapshotInfo", "SnapshotMetadata"]
 
@@ -19,13 +19,48 @@ __all__ = ["CommitMethod", "ManifestFileInfo", "SnapshotInfo", "SnapshotMetadata
 #: newest one.
 CommitMethod: TypeAlias = Literal["new_commit", "amend"]
 
-#: In a history each id comes twice: as a parent, and as the next entry.
-_id_text = lru_cache(maxsize=1024)(encode_id)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+class _OfTable:
+    """Gets its fields from a table of snapshots when they are asked for.
+
+    A history has thousands, and most programs look at few of them, or at the messages.
+    """
+
+    __slots__ = ("_row", "_table")
+    _row: int
+    _table: SnapshotTable
+
+    @classmethod
+    def of_row(cls, table: SnapshotTable, row: int) -> Self:
+        """Return the public form of the snapshot at a place of a table."""
+        self = cls.__new__(cls)
+        # the class is frozen
+        object.__setattr__(self, "_table", table)
+        object.__setattr__(self, "_row", row)
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        # of an empty slot
+        if name == "metadata":
+            found: dict[str, Any] = {"metadata": dict(self._table.metadata(self._row))}
+        elif name in _FIELDS:
+            id, parent, time, message = self._table.told(self._row)
+            told = id, parent, from_microseconds(time), message
+            found = dict(zip(_FIELDS, told, strict=True))
+        else:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        for field_name, value in found.items():
+            object.__setattr__(self, field_name, value)
+        return found[name]
+
+
+_FIELDS: Final = ("id", "parent_id", "written_at", "message")
+
+
 @dataclass(frozen=True, slots=True, repr=False)
-class SnapshotInfo(Labelled):
+class SnapshotInfo(_OfTable, Labelled):
     """One entry of a repository's history.
 
     Attributes
@@ -52,8 +87,8 @@ class SnapshotInfo(Labelled):
     def from_entry(cls, entry: SnapshotEntry) -> SnapshotInfo:
         """Return the public form of an entry of the repo info."""
         return cls(
-            _id_text(entry.id),
-            _id_text(entry.parent_id) if entry.parent_id is not None else None,
+            encode_id(entry.id),
+            encode_id(entry.parent_id) if entry.parent_id is not None else None,
             from_microseconds(entry.flushed_at),
             entry.message,
             dict(entry.metadata),

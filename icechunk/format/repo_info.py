@@ -9,27 +9,21 @@ one means the first snapshot.
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Collection, Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from icechunk.errors import ErrorKind, FormatError, InternalError, SnapshotNotFoundError
 from icechunk.format.encoding.envelope import BytesLike, FileType, unwrap, wrap
 from icechunk.format.encoding.flatbuf import Batch, Tables, encode, read_root
-from icechunk.format.ids import encode_id
+from icechunk.format.ids import OBJECT_ID_SIZE, encode_id
 from icechunk.format.metadata import Metadata, metadata_batch, read_metadata
 from icechunk.format.snapshot_table import SnapshotEntry, SnapshotTable
-from icechunk.format.updates import (
-    Status,
-    UpdateEntry,
-    UpdateKind,
-    read_status,
-    read_updates,
-    status_batch,
-    updates_batch,
-)
+from icechunk.format.update_log import UpdateLog
+from icechunk.format.updates import Status, UpdateEntry, UpdateKind, read_status, status_batch
 
 __all__ = [
     "RepoInfo",
@@ -71,7 +65,7 @@ class RepoInfo:
         Names that may not be used again.
     status : Status
     metadata : Metadata
-    updates : tuple of UpdateEntry
+    updates : sequence of UpdateEntry
         Newest first; never empty.
     repo_before_updates : str or None
         Name, without folder, of the copy of the repo info where the log of updates goes on.
@@ -87,7 +81,7 @@ class RepoInfo:
     tags: Mapping[str, bytes]
     deleted_tags: Collection[str]
     status: Status
-    updates: tuple[UpdateEntry, ...]
+    updates: Sequence[UpdateEntry]
     metadata: Metadata = field(default_factory=lambda: Metadata({}))
     repo_before_updates: str | None = None
     config: bytes | None = None
@@ -127,6 +121,19 @@ class RepoInfo:
                 )
             entry = parent
 
+    def ancestry_rows(self, id: bytes) -> Iterator[int]:
+        """Yield the same as `ancestry`, as places in the table that `snapshots` must be."""
+        table = SnapshotTable.of(self.snapshots)
+        row, parents = table.row(id), table.parents()
+        if row is None:
+            raise SnapshotNotFoundError(f"the repository has no snapshot {encode_id(id)}")
+        for _ in range(len(parents)):
+            yield row
+            row = parents[row]
+            if row < 0:
+                return
+        raise FormatError(f"the history of snapshot {encode_id(id)} goes in a circle")
+
     def with_update(
         self, update: UpdateEntry, *, backup: str, limit: int = 1000, **changes: Any
     ) -> RepoInfo:
@@ -146,20 +153,12 @@ class RepoInfo:
         **changes
             Fields of the new state.
         """
-        updates = list(self.updates)
-        if updates:
-            time = max(update.updated_at, updates[0].updated_at + 1)
-            update = replace(update, updated_at=time, backup=None)
-            updates[0] = replace(updates[0], backup=backup)
-        updates.insert(0, update)
-        before = self.repo_before_updates
-        # only an entry with a backup can be the link: a migration makes some without
-        for row in range(limit, len(updates)):
-            if updates[row].backup is not None:
-                before = updates[row].backup
-                del updates[row:]
-                break
-        return replace(self, updates=tuple(updates), repo_before_updates=before, **changes)
+        updates, before = UpdateLog.of(self.updates).with_entry(
+            update, backup, self.repo_before_updates, limit
+        )
+        # as columns from now on, so that the next update copies them
+        changes["snapshots"] = SnapshotTable.of(changes.get("snapshots", self.snapshots))
+        return replace(self, updates=updates, repo_before_updates=before, **changes)
 
 
 # -- reading -------------------------------------------------------------------
@@ -189,18 +188,17 @@ def decode_repo_info(data: BytesLike, name: str) -> RepoInfo:
             ErrorKind.UNSUPPORTED_SPEC_VERSION,
         )
     tables, _ = root.children(4, "snapshots", required=True)
-    snapshots = SnapshotTable.read(tables, file_version, name)
-    ids = list(snapshots)
+    ids = tables.struct(0, OBJECT_ID_SIZE, "snapshot id")[0]
     status, _ = root.child(5, "status", required=True)
     updates, _ = root.children(7, "latest_updates")
     return RepoInfo(
-        snapshots=snapshots,
+        snapshots=SnapshotTable.read(tables, file_version, name),
         branches=_read_refs(root, 2, "branches", ids, name),
         tags=_read_refs(root, 1, "tags", ids, name),
         deleted_tags=tuple(root.texts(3, "deleted_tags", required=True)[0]),
         status=read_status(status)[0],
         metadata=read_metadata(root, 6, file_version, name)[0],
-        updates=read_updates(updates, name),
+        updates=UpdateLog.read(updates, name),
         repo_before_updates=root.text(8, "repo_before_updates")[0],
         config=root.blobs(9, "config")[0],
         enabled_flags=_read_flags(root, 10, "enabled_feature_flags"),
@@ -209,14 +207,14 @@ def decode_repo_info(data: BytesLike, name: str) -> RepoInfo:
 
 
 def _read_refs(
-    root: Tables, slot: int, field: str, ids: list[bytes], name: str
+    root: Tables, slot: int, field: str, ids: NDArray[np.uint8], name: str
 ) -> dict[str, bytes]:
     refs, _ = root.children(slot, field, required=True)
     indices = refs.scalar(1, "<u4", field="snapshot_index").tolist()
     if indices and max(indices) >= len(ids):
         raise FormatError(f"{name}: {field}: {max(indices)} is not one of {len(ids)} snapshots")
     names = refs.text(0, f"{field} name", required=True)
-    return {ref or "": ids[index] for ref, index in zip(names, indices, strict=True)}
+    return {ref or "": ids[index].tobytes() for ref, index in zip(names, indices, strict=True)}
 
 
 def _read_flags(root: Tables, slot: int, field: str) -> tuple[int, ...] | None:
@@ -245,17 +243,17 @@ def encode_repo_info(info: RepoInfo, *, level: int = 3) -> bytearray:
     """
     if not info.updates or info.updates[0].backup is not None:
         raise InternalError("the log of updates must begin with an entry without a backup")
-    snapshots, index = SnapshotTable.of(info.snapshots).batch()
+    snapshots = SnapshotTable.of(info.snapshots)
     metadata, metadata_at = metadata_batch([info.metadata])
     root = Batch(1)
     root.scalar(0, _SPEC_VERSION, "<u1")
-    root.children(1, _refs_batch(info.tags, index), [0, len(info.tags)])
-    root.children(2, _refs_batch(info.branches, index), [0, len(info.branches)])
+    root.children(1, _refs_batch(info.tags, snapshots), [0, len(info.tags)])
+    root.children(2, _refs_batch(info.branches, snapshots), [0, len(info.branches)])
     root.texts(3, [sorted(info.deleted_tags)])
-    root.children(4, snapshots, [0, len(index)])
+    root.children(4, snapshots.batch(), [0, len(snapshots)])
     root.child(5, status_batch([info.status]))
     root.children(6, metadata, metadata_at)
-    root.children(7, updates_batch(info.updates), [0, len(info.updates)])
+    root.children(7, UpdateLog.of(info.updates).batch(), [0, len(info.updates)])
     root.text(8, [info.repo_before_updates])
     root.blob(9, [info.config])
     for slot, flags in ((10, info.enabled_flags), (11, info.disabled_flags)):
@@ -264,15 +262,13 @@ def encode_repo_info(info: RepoInfo, *, level: int = 3) -> bytearray:
     return wrap(encode(root), FileType.REPO, level=level)
 
 
-def _refs_batch(refs: Mapping[str, bytes], index: Mapping[bytes, int]) -> Batch:
+def _refs_batch(refs: Mapping[str, bytes], snapshots: SnapshotTable) -> Batch:
     names = sorted(refs)
+    rows = [snapshots.row(refs[name]) for name in names]
+    if None in rows:
+        unknown = refs[names[rows.index(None)]]
+        raise InternalError(f"branches or tags refer to the unknown snapshot {encode_id(unknown)}")
     batch = Batch(len(names))
     batch.text(0, names)
-    try:
-        rows = [index[refs[name]] for name in names]
-    except KeyError as error:
-        raise InternalError(
-            f"branches or tags refer to the unknown snapshot {encode_id(error.args[0])}"
-        ) from None
-    batch.scalar(1, rows, "<u4", default=0)
+    batch.scalar(1, np.array(rows, "<u4"), "<u4", default=0)
     return batch

@@ -6,7 +6,7 @@ they are, without an object each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -14,12 +14,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from icechunk.errors import FormatError, InternalError, InvalidInputError
-from icechunk.format.encoding import spans
-from icechunk.format.encoding.flatbuf import Batch, Tables, distinct
-from icechunk.format.encoding.string_heap import StringHeap
-from icechunk.format.ids import OBJECT_ID_SIZE, encode_id
+from icechunk.errors import FormatError, InternalError
+from icechunk.format.encoding.flatbuf import Batch, Tables
+from icechunk.format.ids import OBJECT_ID_SIZE, encode_id, encode_ids
 from icechunk.format.metadata import Metadata
+from icechunk.format.values import Values, spliced, utf8
 
 __all__ = ["SnapshotEntry", "SnapshotTable"]
 
@@ -58,58 +57,8 @@ class SnapshotEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class _Values:
-    """Byte strings of rows, equal ones once: ``data[ends[k]:ends[k + 1]]`` with k = which[i]."""
-
-    data: _Bytes
-    ends: _Ints
-    which: _Ints
-
-    @classmethod
-    def of(cls, values: Iterable[bytes]) -> _Values:
-        rows = list(values)
-        numbers = {value: i for i, value in enumerate(dict.fromkeys(rows))}
-        ends = np.cumsum([0, *map(len, numbers)])
-        which = np.fromiter(map(numbers.__getitem__, rows), np.int64, len(rows))
-        return cls(np.frombuffer(b"".join(numbers), np.uint8), ends, which)
-
-    @classmethod
-    def read(cls, tables: Tables, slot: int, field: str) -> _Values:
-        start, length, has = tables.spans(slot, field, required=True)
-        if not has.all():
-            raise FormatError(f"{field}: required field is missing; the file is damaged")
-        first, which = distinct(start)
-        if int(length[first].sum()) > len(tables.buffer):
-            raise FormatError(f"{field}: values lie inside of one another; the file is damaged")
-        return cls(*spans.gather(tables.buffer, start[first], length[first]), which)
-
-    def check_text(self, field: str) -> None:
-        try:
-            StringHeap(self.data, self.ends)
-        except InvalidInputError as error:
-            raise FormatError(f"{field}: {error}; the file is damaged") from error
-
-    def add(self, other: _Values) -> _Values:
-        data = np.concatenate([self.data, other.data])
-        lengths = np.concatenate([np.diff(self.ends), np.diff(other.ends)])
-        which = np.concatenate([self.which, other.which + (len(self.ends) - 1)])
-        first, index = spans.unique(data, np.cumsum(lengths) - lengths, lengths)
-        starts = np.cumsum(lengths) - lengths
-        return _Values(*spans.gather(data, starts[first], lengths[first]), index[which])
-
-    def get(self, row: int) -> bytes:
-        k = int(self.which[row])
-        return self.data[int(self.ends[k]) : int(self.ends[k + 1])].tobytes()
-
-    def all(self) -> list[bytes]:
-        raw = self.data.tobytes()
-        values = [raw[a:b] for a, b in pairwise(self.ends.tolist())]
-        return [values[k] for k in self.which.tolist()]
-
-
-@dataclass(frozen=True, slots=True)
 class _Columns:
-    """`n` snapshots in any order.
+    """`n` snapshots.
 
     Attributes
     ----------
@@ -117,11 +66,11 @@ class _Columns:
     parents : int64[n]
         Rows; -1 for none.
     flushed_at : uint64[n]
-    messages : n values
+    messages : Values[n]
         In UTF-8.
     items : int64[n + 1]
         Where the names and values of each one's metadata begin and end.
-    names, values : items[-1] values
+    names, values : Values[items[-1]]
     pruned_at : int64[n + 1]
     pruned : uint8[pruned_at[-1], 12]
     """
@@ -129,20 +78,44 @@ class _Columns:
     ids: _Bytes
     parents: _Ints
     flushed_at: NDArray[np.uint64]
-    messages: _Values
+    messages: Values
     items: _Ints
-    names: _Values
-    values: _Values
+    names: Values
+    values: Values
     pruned_at: _Ints
     pruned: _Bytes
 
+    def sorted(self) -> _Columns:
+        """Return the snapshots in the order of their ids, which they nearly always have."""
+        found = _comparable(self.ids)
+        if (found[1:] >= found[:-1]).all():
+            return self
+        order = np.argsort(found, kind="stable")
+        rank = np.empty(len(order) + 1, np.int64)
+        rank[order] = np.arange(len(order))
+        rank[-1] = -1  # of what has no parent
+        items, items_at = _reordered(self.items, order)
+        pruned, pruned_at = _reordered(self.pruned_at, order)
+        return _Columns(
+            self.ids[order],
+            rank[self.parents[order]],
+            self.flushed_at[order],
+            self.messages.take(order),
+            items_at,
+            self.names.take(items),
+            self.values.take(items),
+            pruned_at,
+            self.pruned[pruned],
+        )
+
 
 class SnapshotTable(Mapping[bytes, SnapshotEntry]):
-    """Snapshots by id, made into entries when they are asked for. Immutable.
+    """Snapshots by id, sorted, made into entries when they are asked for. Immutable.
 
     Parameters
     ----------
     columns : _Columns
+        Sorted by id.
     spec_version : int
         Of the file that the metadata come from.
     name : str
@@ -153,9 +126,11 @@ class SnapshotTable(Mapping[bytes, SnapshotEntry]):
         self._columns = columns
         self._spec_version = spec_version
         self._name = name
-        self._rows = {id: row for row, id in enumerate(split_ids(columns.ids))}
+        self._sorted = _comparable(columns.ids)
+        self._rows: dict[bytes, int] | None = None
         self._all: dict[bytes, SnapshotEntry] | None = None
-        self._made = 0
+        self._told: list[tuple[str, str | None, int, str]] | None = None
+        self._asked = self._made = 0
 
     @classmethod
     def read(cls, tables: Tables, spec_version: int, name: str) -> SnapshotTable:
@@ -172,23 +147,25 @@ class SnapshotTable(Mapping[bytes, SnapshotEntry]):
             raise FormatError(
                 f"{name}: parent_offset: {parents.max()} is not one of {len(ids)} snapshots"
             )
-        messages = _Values.read(tables, 3, f"{name}: message")
-        messages.check_text(f"{name}: message")
         items, items_at = tables.children(4, "metadata")
-        names = _Values.read(items, 0, f"{name}: metadata name")
-        names.check_text(f"{name}: metadata name")
-        values = _Values.read(items, 1, f"{name}: metadata value")
         pruned, pruned_at = tables.vector(
             5, "<u1", "pruned_ancestor_tx_logs", columns=OBJECT_ID_SIZE
         )
-        flushed_at = tables.scalar(2, "<u8", field="flushed_at")
         columns = _Columns(
-            ids, parents, flushed_at, messages, items_at, names, values, pruned_at, pruned
-        )
-        table = cls(columns, spec_version, name)
-        if len(table) != len(ids):
+            ids,
+            np.maximum(parents, -1),
+            tables.scalar(2, "<u8", field="flushed_at"),
+            Values.read(tables, 3, f"{name}: message", required=True, text=True),
+            items_at,
+            Values.read(items, 0, f"{name}: metadata name", required=True, text=True),
+            Values.read(items, 1, f"{name}: metadata value", required=True),
+            pruned_at,
+            pruned,
+        ).sorted()
+        found = _comparable(columns.ids)
+        if (found[1:] == found[:-1]).any():
             raise FormatError(f"{name}: snapshots: one id is listed twice; the file is damaged")
-        return table
+        return cls(columns, spec_version, name)
 
     @classmethod
     def of(cls, snapshots: Mapping[bytes, SnapshotEntry]) -> SnapshotTable:
@@ -201,9 +178,9 @@ class SnapshotTable(Mapping[bytes, SnapshotEntry]):
         """
         if isinstance(snapshots, cls):
             return snapshots
-        entries = list(snapshots.values())
+        entries = sorted(snapshots.values(), key=lambda entry: entry.id)
         rows = {entry.id: row for row, entry in enumerate(entries)}
-        return cls(_columns(entries, rows), 2, "snapshots")
+        return cls(_columns(entries, rows.get), 2, "snapshots")
 
     def with_entry(self, entry: SnapshotEntry) -> SnapshotTable:
         """Return a table with one more snapshot, whose parent is known.
@@ -213,93 +190,131 @@ class SnapshotTable(Mapping[bytes, SnapshotEntry]):
         InternalError
             If the parent is not among the snapshots.
         """
-        if entry.id in self._rows or self._spec_version != 2:
+        if entry.id in self or self._spec_version != 2:
             return SnapshotTable.of({**self, entry.id: entry})
-        ours = self._columns
-        new = _columns([entry], self._rows)
+        ours, new = self._columns, _columns([entry], self.row)
+        at = int(np.searchsorted(self._sorted, np.array(entry.id, self._sorted.dtype)))
+        parents = spliced(ours.parents, at, new.parents)
+        parents += parents >= at
+        item, pruned = int(ours.items[at]), int(ours.pruned_at[at])
         columns = _Columns(
-            np.concatenate([ours.ids, new.ids]),
-            np.concatenate([ours.parents, new.parents]),
-            np.concatenate([ours.flushed_at, new.flushed_at]),
-            ours.messages.add(new.messages),
-            np.concatenate([ours.items, ours.items[-1] + new.items[1:]]),
-            ours.names.add(new.names),
-            ours.values.add(new.values),
-            np.concatenate([ours.pruned_at, ours.pruned_at[-1] + new.pruned_at[1:]]),
-            np.concatenate([ours.pruned, new.pruned]),
+            spliced(ours.ids, at, new.ids),
+            parents,
+            spliced(ours.flushed_at, at, new.flushed_at),
+            ours.messages.insert(at, new.messages.all()),
+            _ends_with(ours.items, at, int(new.items[-1])),
+            ours.names.insert(item, new.names.all()),
+            ours.values.insert(item, new.values.all()),
+            _ends_with(ours.pruned_at, at, int(new.pruned_at[-1])),
+            spliced(ours.pruned, pruned, new.pruned),
         )
         return SnapshotTable(columns, 2, self._name)
 
-    def batch(self) -> tuple[Batch, dict[bytes, int]]:
-        """Return the tables of a repo info, sorted by id, and the row of each id."""
+    def batch(self) -> Batch:
+        """Return the tables of a repo info, sorted by id."""
         if self._spec_version != 2:
             return SnapshotTable.of(dict(self)).batch()
         columns = self._columns
-        ids = sorted(self._rows)
-        order = np.fromiter(map(self._rows.__getitem__, ids), np.int64, len(ids))
-        rank = np.empty(len(order) + 1, np.int64)
-        rank[order] = np.arange(len(order))
-        rank[-1] = -1  # of what has no parent
-        items, items_at = _reordered(columns.items, order)
-        names, values = columns.names, columns.values
-        metadata = Batch(len(items))
-        metadata.heap(0, names.data, names.ends, names.which[items], text=True)
-        metadata.heap(1, values.data, values.ends, values.which[items], text=False)
-        pruned, pruned_at = _reordered(columns.pruned_at, order)
-        batch = Batch(len(order))
-        batch.struct(0, columns.ids[order])
+        names, values, messages = columns.names, columns.values, columns.messages
+        metadata = Batch(len(names))
+        metadata.heap(0, names.data, names.ends, names.which, text=True)
+        metadata.heap(1, values.data, values.ends, values.which, text=False)
+        batch = Batch(len(self))
+        batch.struct(0, columns.ids)
         # stored even where it is 0, the default, so that nobody takes it for "no parent"
-        batch.scalar(1, rank[np.maximum(columns.parents[order], -1)], "<i4")
-        batch.scalar(2, columns.flushed_at[order], "<u8")
-        messages = columns.messages
-        batch.heap(3, messages.data, messages.ends, messages.which[order], text=True)
-        batch.children(4, metadata, items_at)
-        batch.vector(5, columns.pruned[pruned], pruned_at, present=np.diff(pruned_at) > 0)
-        return batch, dict(zip(ids, range(len(ids)), strict=True))
+        batch.scalar(1, columns.parents, "<i4")
+        batch.scalar(2, columns.flushed_at, "<u8")
+        batch.heap(3, messages.data, messages.ends, messages.which, text=True)
+        batch.children(4, metadata, columns.items)
+        batch.vector(5, columns.pruned, columns.pruned_at, present=np.diff(columns.pruned_at) > 0)
+        return batch
+
+    def row(self, id: object) -> int | None:
+        """Return the place of a snapshot among all ids in order, None if there is none."""
+        if self._rows is not None:
+            return self._rows.get(id)  # type: ignore[call-overload, no-any-return]
+        if not isinstance(id, bytes) or len(id) != OBJECT_ID_SIZE:
+            return None
+        self._asked += 1
+        if self._asked > _FEW:
+            self._rows = {id: row for row, id in enumerate(split_ids(self._columns.ids))}
+            return self._rows.get(id)
+        wanted = np.array(id, self._sorted.dtype)
+        row = int(np.searchsorted(self._sorted, wanted))
+        return row if row < len(self) and self._sorted[row] == wanted else None
+
+    def parents(self) -> list[int]:
+        """Return the place of the parent of each, -1 for none."""
+        parents: list[int] = self._columns.parents.tolist()
+        return parents
+
+    def told(self, row: int) -> tuple[str, str | None, int, str]:
+        """Return ids of a snapshot and its parent as texts, when it was made, and its message."""
+        if self._told is None:
+            self._made += 1
+            if self._made <= _FEW:
+                entry = self.entry(row)
+                parent = None if entry.parent_id is None else encode_id(entry.parent_id)
+                return encode_id(entry.id), parent, entry.flushed_at, entry.message
+            columns = self._columns
+            ids: list[Any] = [*encode_ids(columns.ids), None]  # the last for no parent
+            above = [ids[parent] for parent in columns.parents.tolist()]
+            times, messages = columns.flushed_at.tolist(), columns.messages.texts()
+            self._told = list(zip(ids[:-1], above, times, messages, strict=True))  # type: ignore[arg-type]
+        return self._told[row]
+
+    def metadata(self, row: int) -> Metadata:
+        """Return the metadata of a snapshot."""
+        return self.entry(row).metadata
 
     def __getitem__(self, id: bytes) -> SnapshotEntry:
         if self._all is not None:
             return self._all[id]
-        row = self._rows[id]
+        row = self.row(id)
+        if row is None:
+            raise KeyError(id)
         self._made += 1
         if self._made > _FEW:
             return self._entries()[id]
+        return self.entry(row)
+
+    def entry(self, row: int) -> SnapshotEntry:
+        """Return the snapshot at a place."""
         columns = self._columns
         parent = int(columns.parents[row])
         items = range(int(columns.items[row]), int(columns.items[row + 1]))
-        raw = {columns.names.get(i).decode(): columns.values.get(i) for i in items}
+        raw = {_text(columns.names, i): columns.values.get(i) or b"" for i in items}
         begin, end = columns.pruned_at[row : row + 2].tolist()
         return SnapshotEntry(
-            id,
+            columns.ids[row].tobytes(),
             columns.ids[parent].tobytes() if parent >= 0 else None,
             int(columns.flushed_at[row]),
-            columns.messages.get(row).decode(),
+            _text(columns.messages, row),
             Metadata.stored(raw, self._spec_version, self._name),
             tuple(split_ids(columns.pruned[begin:end])),
         )
 
     def __contains__(self, id: object) -> bool:
-        return id in self._rows
+        return self.row(id) is not None
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._rows)
+        return iter(split_ids(self._columns.ids))
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._columns.ids)
 
     def __repr__(self) -> str:
         return f"SnapshotTable({len(self)} snapshots)"
 
     def _entries(self) -> dict[bytes, SnapshotEntry]:
-        columns, ids = self._columns, list(self._rows)
-        names = [name.decode() for name in columns.names.all()]
-        items = list(zip(names, columns.values.all(), strict=True))
+        columns, ids = self._columns, split_ids(self._columns.ids)
+        items: list[Any] = list(zip(columns.names.texts(), columns.values.all(), strict=True))
         pruned = split_ids(columns.pruned)
         rows = zip(
             ids,
             (ids[parent] if parent >= 0 else None for parent in columns.parents.tolist()),
             columns.flushed_at.tolist(),
-            map(bytes.decode, columns.messages.all()),
+            columns.messages.texts(),
             pairwise(columns.items.tolist()),
             pairwise(columns.pruned_at.tolist()),
             strict=True,
@@ -310,7 +325,7 @@ class SnapshotTable(Mapping[bytes, SnapshotEntry]):
                 id,
                 parent,
                 time,
-                message,
+                message or "",
                 Metadata.stored(dict(items[a:b]), version, name),
                 tuple(pruned[c:d]),
             )
@@ -319,28 +334,40 @@ class SnapshotTable(Mapping[bytes, SnapshotEntry]):
         return self._all
 
 
+def _comparable(ids: _Bytes) -> NDArray[np.bytes_]:
+    """View uint8[n, 12] as values in the order of ids; zeros at their ends do not matter."""
+    return np.ascontiguousarray(ids).view(f"S{OBJECT_ID_SIZE}").reshape(len(ids))
+
+
+def _text(values: Values, row: int) -> str:
+    return (values.get(row) or b"").decode()
+
+
+def _ends_with(ends: _Ints, row: int, count: int) -> _Ints:
+    """Return where the elements of rows end, with a row of so many elements at `row`."""
+    return np.concatenate([ends[: row + 1], ends[row:] + count])
+
+
 def split_ids(ids: _Bytes) -> list[bytes]:
     """Return uint8[n, 12] as objects."""
     raw = ids.tobytes()
     return [raw[at : at + OBJECT_ID_SIZE] for at in range(0, len(raw), OBJECT_ID_SIZE)]
 
 
-def _columns(entries: Sequence[SnapshotEntry], rows: Mapping[bytes, int]) -> _Columns:
+def _columns(entries: Sequence[SnapshotEntry], row: Callable[[bytes], int | None]) -> _Columns:
     items = [entry.metadata.packed() for entry in entries]
-    try:
-        parents = [-1 if entry.parent_id is None else rows[entry.parent_id] for entry in entries]
-    except KeyError as error:
-        raise InternalError(
-            f"parents refer to the unknown snapshot {encode_id(error.args[0])}"
-        ) from None
+    parents = [-1 if entry.parent_id is None else row(entry.parent_id) for entry in entries]
+    if None in parents:
+        unknown = entries[parents.index(None)].parent_id or b""
+        raise InternalError(f"parents refer to the unknown snapshot {encode_id(unknown)}")
     return _Columns(
         _joined([entry.id for entry in entries]),
         np.array(parents, np.int64),
         np.array([entry.flushed_at for entry in entries], np.uint64),
-        _Values.of(_utf8(entry.message) for entry in entries),
+        Values.of(utf8(entry.message) for entry in entries),
         np.cumsum([0, *map(len, items)]),
-        _Values.of(_utf8(name) for row in items for name in row),
-        _Values.of(value for row in items for value in row.values()),
+        Values.of(utf8(name) for row in items for name in row),
+        Values.of(value for row in items for value in row.values()),
         np.cumsum([0, *(len(entry.pruned) for entry in entries)]),
         _joined([id for entry in entries for id in entry.pruned]),
     )
@@ -348,13 +375,6 @@ def _columns(entries: Sequence[SnapshotEntry], rows: Mapping[bytes, int]) -> _Co
 
 def _joined(ids: Sequence[bytes]) -> _Bytes:
     return np.frombuffer(b"".join(ids), np.uint8).reshape(len(ids), OBJECT_ID_SIZE)
-
-
-def _utf8(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as e:
-        raise InvalidInputError(f"{text!r} cannot be stored: half of a character ({e})") from e
 
 
 def _reordered(ends: _Ints, order: _Ints) -> tuple[_Ints, _Ints]:

@@ -1,7 +1,7 @@
 """The operations log of a repository: what each update of the repo info did.
 
 Icechunk spec, "Repo info file", union ``UpdateType``. One table, `FIELDS`, says which
-fields each kind of entry has; reading and writing both follow it.
+fields each kind of entry has; `icechunk.format.update_log` reads and writes by it.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from icechunk.errors import FormatError, InternalError
 from icechunk.format.encoding.flatbuf import Batch, Tables
-from icechunk.format.ids import OBJECT_ID_SIZE
 
 __all__ = [
     "FIELDS",
@@ -23,9 +21,7 @@ __all__ = [
     "UpdateEntry",
     "UpdateKind",
     "read_status",
-    "read_updates",
     "status_batch",
-    "updates_batch",
 ]
 
 
@@ -127,10 +123,6 @@ FIELDS: Final[dict[UpdateKind, tuple[str, ...]]] = {
     UpdateKind.FEATURE_FLAG_CHANGED: ("flag_id", "flag_value", "flag_is_set"),
     UpdateKind.REPO_STATUS_CHANGED: ("status",),
 }
-_BY_TAG: Final = {int(kind): kind for kind in UpdateKind}
-_NUMBERS: Final = {"from_version": "<u1", "to_version": "<u1", "flag_id": "<u2"}
-_IDS: Final = ("snapshot", "previous")
-_BOOLS: Final = ("flag_value", "flag_is_set")
 
 
 # -- reading -------------------------------------------------------------------
@@ -149,51 +141,6 @@ def read_status(tables: Tables) -> list[Status]:
     ]
 
 
-def read_updates(updates: Tables, name: str) -> tuple[UpdateEntry, ...]:
-    """Return ``Update`` tables as values.
-
-    Raises
-    ------
-    FormatError
-        If one is damaged, or of a kind that this library does not know.
-    """
-    tags, targets = updates.union(0, "update_type")
-    times = updates.scalar(2, "<u8", field="updated_at").tolist()
-    backups = updates.text(3, "backup_path")
-    details: list[dict[str, Any]] = [{}] * len(updates)
-    for tag in np.unique(tags).tolist():
-        rows = np.flatnonzero(tags == tag)
-        if tag not in _BY_TAG:
-            raise FormatError(
-                f"{name}: latest_updates[{rows[0]}]: unknown kind of update {tag}; "
-                "a newer client wrote it, a newer version of this library may read it"
-            )
-        fields = FIELDS[_BY_TAG[tag]]
-        tables = targets.take(rows)
-        columns = [_read_field(tables, slot, field) for slot, field in enumerate(fields)]
-        for row, values in zip(rows.tolist(), zip(*columns, strict=True), strict=False):
-            details[row] = dict(zip(fields, values, strict=True))
-    kinds = [_BY_TAG[tag] for tag in tags.tolist()]
-    return tuple(
-        UpdateEntry(kind=kind, updated_at=time, backup=backup, **detail)
-        for kind, time, backup, detail in zip(kinds, times, backups, details, strict=True)
-    )
-
-
-def _read_field(tables: Tables, slot: int, field: str) -> list[Any]:
-    if field == "name":
-        return list(tables.text(slot, field, required=True))
-    if field in _IDS:
-        raw = tables.struct(slot, OBJECT_ID_SIZE, field)[0].tobytes()
-        return [raw[at : at + OBJECT_ID_SIZE] for at in range(0, len(raw), OBJECT_ID_SIZE)]
-    if field == "status":
-        return list(read_status(tables.child(slot, field, required=True)[0]))
-    if field in _BOOLS:
-        return [bool(value) for value in tables.scalar(slot, "<u1", field=field).tolist()]
-    numbers: list[Any] = tables.scalar(slot, _NUMBERS[field], field=field).tolist()
-    return numbers
-
-
 # -- writing -------------------------------------------------------------------
 
 
@@ -203,35 +150,4 @@ def status_batch(statuses: Sequence[Status]) -> Batch:
     batch.scalar(0, [status.availability for status in statuses], "<u1", default=0)
     batch.scalar(1, np.array([status.set_at for status in statuses], "<u8"), "<u8")
     batch.text(2, [status.reason for status in statuses])
-    return batch
-
-
-def updates_batch(updates: Sequence[UpdateEntry]) -> Batch:
-    """Return ``Update`` tables."""
-    by_kind: dict[UpdateKind, list[UpdateEntry]] = {}
-    for update in updates:
-        by_kind.setdefault(update.kind, []).append(update)
-    batch = Batch(len(updates))
-    details = {int(kind): _details_batch(kind, entries) for kind, entries in by_kind.items()}
-    batch.union(0, [update.kind for update in updates], details)
-    batch.scalar(2, np.array([update.updated_at for update in updates], "<u8"), "<u8")
-    batch.text(3, [update.backup for update in updates])
-    return batch
-
-
-def _details_batch(kind: UpdateKind, updates: Sequence[UpdateEntry]) -> Batch:
-    batch = Batch(len(updates))
-    for slot, field in enumerate(FIELDS[kind]):
-        values = [getattr(update, field) for update in updates]
-        if None in values:
-            raise InternalError(f"an update of kind {kind.name} has no {field}")
-        if field == "name":
-            batch.text(slot, values)
-        elif field in _IDS:
-            ids = np.frombuffer(b"".join(values), np.uint8)
-            batch.struct(slot, ids.reshape(len(values), OBJECT_ID_SIZE))
-        elif field == "status":
-            batch.child(slot, status_batch(values))
-        else:
-            batch.scalar(slot, values, _NUMBERS.get(field, "<u1"), default=0)
     return batch

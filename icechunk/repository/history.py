@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 
 from icechunk.base.async_twin import async_twin
 from icechunk.commit.assets import Assets
@@ -15,6 +16,7 @@ from icechunk.commit.snapshot_info import (
 from icechunk.commit.version_names import require_snapshot, resolve
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format.ids import decode_id, encode_id
+from icechunk.format.snapshot_table import SnapshotTable
 from icechunk.repository.ancestry_graph import AncestryGraph
 
 
@@ -63,7 +65,9 @@ class History:
         """
         info = self._state.load()
         start = resolve(info, branch, tag, snapshot_id, ref)
-        return (SnapshotInfo.from_entry(entry) for entry in info.ancestry(start))
+        if isinstance(info.snapshots, SnapshotTable):
+            return map(partial(SnapshotInfo.of_row, info.snapshots), info.ancestry_rows(start))
+        return map(SnapshotInfo.from_entry, info.ancestry(start))
 
     async def async_ancestry(
         self,

@@ -24,6 +24,8 @@ from icechunk.format.repo_info import (
     encode_repo_info,
     with_item,
 )
+from icechunk.format.update_log import UpdateLog
+from icechunk.format.updates import status_batch
 from tests.format import golden, json_values
 from tests.format.hostile import damaged, value_or_format_error
 from tests.format.strict_walk import Table, Union, Vector, walk
@@ -286,6 +288,92 @@ def test_damaged_metadata_hurt_only_those_who_ask() -> None:
         dict(again.snapshots[entry.id].metadata)
 
 
+@st.composite
+def steps(draw: st.DrawFn) -> list[tuple[SnapshotEntry, UpdateEntry, int]]:
+    """Return what some commits add to INFO, in order, and limits of the log."""
+    known = list(INFO.snapshots)
+    found = []
+    for id in draw(st.lists(ids, min_size=1, max_size=8, unique=True)):
+        if id in known:
+            continue
+        entry = SnapshotEntry(
+            id,
+            draw(st.sampled_from([None, *known])),
+            draw(times),
+            draw(names),
+            Metadata(draw(json_values.objects)),
+            tuple(draw(st.lists(ids, max_size=2))),
+        )
+        known.append(id)
+        found.append((entry, draw(updates(backup=False)), draw(st.integers(1, 6))))
+    return found
+
+
+@settings(max_examples=100)
+@given(steps(), st.booleans())
+def test_history_in_columns_is_that_in_rows(
+    added: list[tuple[SnapshotEntry, UpdateEntry, int]], reopened: bool
+) -> None:
+    """What goes from file to file as columns is what would be encoded entry by entry."""
+    columns = decode_repo_info(encode_repo_info(INFO), "repo") if reopened else INFO
+    snapshots, log = dict(INFO.snapshots), list(INFO.updates)
+    before = None
+    for number, (entry, update, limit) in enumerate(added):
+        columns = columns.with_update(
+            update,
+            backup=f"backup {number}",
+            limit=limit,
+            snapshots=with_item(columns.snapshots, entry.id, entry),
+        )
+        snapshots[entry.id] = entry
+        time = max(update.updated_at, log[0].updated_at + 1)
+        log[0] = replace(log[0], backup=f"backup {number}")
+        log.insert(0, replace(update, updated_at=time, backup=None))
+        if len(log) > limit:
+            before = log[limit].backup
+            del log[limit:]
+        rows = replace(INFO, snapshots=snapshots, updates=tuple(log), repo_before_updates=before)
+        assert columns == rows
+        assert columns.updates[0] == log[0] and columns.updates[-1] == log[-1]
+        assert {id: columns.snapshots[id] for id in snapshots} == snapshots
+        assert walk(payload_of(columns), REPO) == walk(payload_of(rows), REPO)
+        again = decode_repo_info(encode_repo_info(columns), "repo")
+        assert again == rows
+        assert [entry.id for entry in again.ancestry(entry.id)] == [
+            list(again.snapshots)[row] for row in again.ancestry_rows(entry.id)
+        ]
+
+
+def test_snapshots_in_another_order_than_that_of_their_ids() -> None:
+    """No client writes them so, but readers follow the indices of the file."""
+    first, second = bytes(12), bytes([1] * 12)
+    info = replace(many_snapshots(1), branches={}, snapshots={})
+    table = Batch(2)
+    table.struct(0, np.frombuffer(second + first, np.uint8).reshape(2, 12))
+    table.scalar(1, [1, -1], "<i4")
+    table.scalar(2, np.array([20, 10], "<u8"), "<u8")
+    table.text(3, ["second", "first"])
+    table.vector(5, np.zeros((1, 12), np.uint8), [0, 1, 1], present=[True, False])
+    ref = Batch(1)
+    ref.text(0, ["main"])
+    ref.scalar(1, [0], "<u4", default=0)
+    root = Batch(1)
+    root.scalar(0, 2, "<u1")
+    root.children(1, Batch(0), [0, 0])
+    root.children(2, ref, [0, 1])
+    root.texts(3, [[]])
+    root.children(4, table, [0, 2])
+    root.child(5, status_batch([Status(0, 1)]))
+    root.children(7, UpdateLog.of(info.updates).batch(), [0, 1])
+    found = decode_repo_info(wrap(encode(root), FileType.REPO), "repo")
+    assert found.branches == {"main": second}
+    assert list(found.ancestry(second)) == [
+        SnapshotEntry(second, first, 20, "second", Metadata({}), (bytes(12),)),
+        SnapshotEntry(first, None, 10, "first", Metadata({})),
+    ]
+    assert decode_repo_info(encode_repo_info(found), "repo") == found
+
+
 # -- the log of updates --------------------------------------------------------------
 
 
@@ -332,7 +420,7 @@ def test_times_increase_whatever_the_clock_says() -> None:
     info = INFO.with_update(update, backup="b", tags={"t": bytes(12)})
     assert [(u.updated_at, u.backup) for u in info.updates] == [(2, None), (1, "b")]
     assert info.tags == {"t": bytes(12)}
-    assert info.snapshots is INFO.snapshots
+    assert info.snapshots == INFO.snapshots
 
 
 # -- history -------------------------------------------------------------------------

@@ -30,6 +30,9 @@ FILE_IDENTIFIER: Final = b"Ichk"
 _U4: Final = np.dtype("<u4")
 _I4: Final = np.dtype("<i4")
 _NONE: Final = np.empty(0, np.int64)
+_NONE_BEFORE: Final = np.zeros(1, np.int64)
+#: So many pieces are copied one by one, whatever their lengths.
+_FEW: Final = 4
 # longer ones are copied one by one: the loop costs nothing beside the bytes
 _LONG: Final = 1 << 16
 
@@ -128,10 +131,13 @@ class Batch:
         present: ArrayLike | None = None,
     ) -> None:
         """Add a number per table; rows equal to `default` (None: no row) leave it out."""
-        column = np.broadcast_to(np.asarray(values, dtype), (self.n,))
-        has = np.ones(self.n, np.bool_) if present is None else np.asarray(present, np.bool_)
+        column = np.asarray(values, dtype)
+        if column.shape != (self.n,):
+            column = np.broadcast_to(column, (self.n,))
+        has = present
         if default is not None:
-            has = has & (column != default)
+            differs = column != default
+            has = differs if present is None else np.asarray(present, np.bool_) & differs
         self._columns.append(_Inline(slot, _mask(has), column, column.dtype.itemsize))
 
     def struct(self, slot: int, rows: Bytes, *, present: ArrayLike | None = None) -> None:
@@ -238,9 +244,12 @@ class Batch:
         self._columns.append(_Nested(slot + 1, kinds != 0, nested))
 
     def _pool(self, slot: int, values: Sequence[bytes | None], *, nul: bool) -> None:
-        has = np.fromiter((v is not None for v in values), np.bool_, len(values))
         stored = [v for v in values if v is not None]
-        self._columns.append(_Pooled(slot, _mask(has), stored, np.cumsum(has) - 1, nul))
+        if len(stored) == len(values):
+            self._columns.append(_Pooled(slot, None, stored, np.arange(len(values)), nul))
+            return
+        has = np.fromiter((v is not None for v in values), np.bool_, len(values))
+        self._columns.append(_Pooled(slot, has, stored, np.cumsum(has) - 1, nul))
 
 
 def _utf8(text: str) -> bytes:
@@ -419,7 +428,10 @@ class _Layout:
             else:
                 goal = np.concatenate([*(self.positions[id(b)] for b in column.batches), _NONE])
             # from here to the end there are only these slots, and a length word before each row
-            goal = np.insert(goal, np.cumsum(count) - count, 0)
+            if len(count) == 1:
+                goal = np.concatenate([_NONE_BEFORE, goal])
+            else:
+                goal = np.insert(goal, np.cumsum(count) - count, 0)
             goal -= np.arange(start, end, 4)
             words[start >> 2 : end >> 2] = goal
             words[head >> 2] = count
@@ -442,11 +454,16 @@ class _Layout:
 
     def heads(self, lengths: Ints, align: int) -> Ints:
         """Reserve a length word and so many bytes for each; return where the words are."""
+        if not len(lengths):
+            return _NONE
         unit = max(4, align)
         start = _up(self.end + 4, unit) - 4
+        if len(lengths) == 1:
+            self.end = start + _up(4 + int(lengths[0]), unit)
+            return np.array([start], np.int64)
         step = (4 + lengths + unit - 1) // unit * unit
-        after = np.cumsum(step)
-        self.end = start + (int(after[-1]) if len(after) else 0)
+        after = step.cumsum()
+        self.end = start + int(after[-1])
         heads: Ints = start + after - step
         return heads
 
@@ -488,6 +505,12 @@ def _up(position: int, unit: int) -> int:
 
 def _patterns(batch: Batch) -> list[tuple[Any, list[_Column]]]:
     """Return groups of rows that have the same fields, with these."""
+    if not batch.n:
+        return []
+    if batch.n == 1 or all(column.present is None for column in batch._columns):
+        # nearly always, and files hold many batches of one table
+        has = [c for c in batch._columns if c.present is None or c.present[0]]
+        return [(slice(None), has)]
     key = np.zeros(batch.n, np.uint32)
     for bit, column in enumerate(batch._columns):
         if column.present is not None:
@@ -507,6 +530,10 @@ def _patterns(batch: Batch) -> list[tuple[Any, list[_Column]]]:
 
 def _copy_ragged(out: Bytes, to: Ints, data: Bytes, start: Ints, length: Ints) -> None:
     """Copy ``data[start[i]:start[i] + length[i]]`` to ``out[to[i]:]`` for every i."""
+    if len(length) <= _FEW:
+        for a, b, n in zip(to.tolist(), start.tolist(), length.tolist(), strict=True):
+            out[a : a + n] = data[b : b + n]
+        return
     order = np.argsort(length, kind="stable")
     distinct, begin = np.unique(length[order], return_index=True)
     ends = np.append(begin, len(order))[1:].tolist()
