@@ -33,6 +33,13 @@ found.raise_if_damaged()
 assert found.ok
 
 
+Path("kept/repo").write_bytes(b"")  # damaged
+# --8<-- [start:repair]
+print(icechunk.Repository.repair(storage))  # what would be done
+icechunk.Repository.repair(storage, dry_run=False)
+# --8<-- [end:repair]
+
+
 def chunks() -> int:
     return sum(1 for path in Path("kept/chunks").rglob("*") if path.is_file())
 

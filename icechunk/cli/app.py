@@ -41,6 +41,7 @@ COMMANDS: Final = {
     "rewrite": ("upkeep", "Write the manifests of a branch anew."),
     "expire": ("upkeep", "Take old commits out of the history."),
     "verify": ("proof", "Prove that all is there that versions refer to."),
+    "repair": ("repair", "Restore what can be of a damaged repository."),
     "jobs": ("proof", "List jobs, or show how far one is."),
     "gc": ("upkeep", "Delete what no version refers to."),
     "stats": ("upkeep", "How much the chunks take."),

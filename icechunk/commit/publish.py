@@ -30,6 +30,7 @@ from icechunk.config.repository_config import EffectiveRetries
 from icechunk.errors import (
     ConflictError,
     ErrorKind,
+    FormatError,
     IcechunkError,
     ObjectNotFoundError,
     PreconditionFailedError,
@@ -166,7 +167,16 @@ class RepoState:
             return cached
         if result is None:
             raise StorageError(f"{layout.REPO_KEY}: unchanged, but never read before")
-        seen = Seen(decode_repo_info(result.data, layout.REPO_KEY), result.etag)
+        try:
+            info = decode_repo_info(result.data, layout.REPO_KEY)
+        except FormatError as error:
+            if error.kind is ErrorKind.UNSUPPORTED_SPEC_VERSION:
+                raise
+            raise FormatError(
+                f"{error.message}; Repository.repair says whether a copy can be restored",
+                error.kind,
+            ) from error
+        seen = Seen(info, result.etag)
         self._keep(seen)
         return seen
 

@@ -14,6 +14,7 @@ import time
 from collections import ChainMap
 from collections.abc import Collection, ItemsView, Iterator, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Final, cast
@@ -452,6 +453,47 @@ def _deleted_target(storage: Storage, tag: str) -> bytes | None:
         except ObjectNotFoundError:
             continue
     return None
+
+
+def damaged_refs(storage: Storage) -> list[str]:
+    """Return what is wrong with refs: those that cannot be read, and ``main`` if it is missing."""
+    told: list[str] = []
+    keys = {meta.key for meta in storage.list(layout.REFS)}
+    for key in sorted(keys):
+        match = _REF_KEY.fullmatch(key)
+        if match is None or match[3] or key + _TOMBSTONE in keys:
+            continue
+        try:
+            v1.parse_ref(storage.get(key).data, key)
+        except FormatError as error:
+            told.append(str(error))
+    if _MAIN_KEY not in keys:
+        told.append(f"{_MAIN_KEY}: there is no such object")
+    return told
+
+
+def restore_branch(storage: Storage, name: str, target: bytes) -> None:
+    """Put the ref of a branch that is missing or cannot be read.
+
+    Raises
+    ------
+    InvalidInputError
+        If it can be read: then it is not lost.
+    """
+    _check_name(name, _BRANCH)
+    key = _ref_keys(storage, _BRANCH, name)[0]
+    try:
+        stored = storage.get(key)
+    except ObjectNotFoundError:
+        storage.put(key, v1.dump_ref(target), if_absent=True)
+        return
+    with suppress(FormatError):
+        v1.parse_ref(stored.data, key)
+        raise InvalidInputError(
+            f"the branch {name!r} is not lost: Repository.reset_branch moves it",
+            ErrorKind.NOT_ALLOWED,
+        )
+    storage.put(key, v1.dump_ref(target), if_match=stored.etag)
 
 
 def stored_keys(storage: Storage) -> list[str]:

@@ -57,9 +57,11 @@ from icechunk.repository.ops import RepoStatus
 from icechunk.repository.overview import overview
 from icechunk.repository.preload import preloading
 from icechunk.repository.recipe import RepositoryRecipe, new_key
+from icechunk.repository.repair import Repairer
+from icechunk.repository.repairs import Repair
 from icechunk.repository.rework import Rework
 from icechunk.repository.verification import Verification
-from icechunk.repository.verify import Verifier
+from icechunk.repository.verify import Verifier, damage_to_all
 from icechunk.session.context import SessionContext, SessionMode
 from icechunk.session.replay import changes_between
 from icechunk.session.session import Session
@@ -449,6 +451,9 @@ class Repository:
             session = self.readonly_session(snapshot_id=snapshot_id)
             return decode_chunks(session, path, sample=deep == "sample")
 
+        damage = damage_to_all(self._context.state)
+        if damage is not None:
+            return Verification(self.storage.url, (damage,))
         return Verifier(
             self._context.assets.uncached(),
             self._context.state.load,
@@ -456,6 +461,76 @@ class Repository:
             read_values=decode if deep else None,
             progress=progress,
         ).run()
+
+    @staticmethod
+    def repair(
+        storage: AnyStorage,
+        *,
+        branch: str | None = None,
+        drop_unreadable: bool = False,
+        adopt: Mapping[str, str] | None = None,
+        dry_run: bool = True,
+        config: RepositoryConfig | None = None,
+    ) -> Repair:
+        """Make a damaged repository one that can be opened and read again.
+
+        If the object ``repo``, which names all versions, is missing, cut or damaged, it is
+        restored from the newest copy in ``overwritten/`` that can be read and whose branches
+        and tags can be. What was there is kept beside it. Such a copy is the state *before* an
+        update: the last commit may be unknown to it, and is listed for `adopt`.
+
+        Nothing is dropped unless `drop_unreadable` asks for it, and then only from the newest
+        version of one branch, by a new commit; older versions stay as they are.
+
+        Parameters
+        ----------
+        storage : Storage, str or path
+            Where: the repository need not be one that can be opened.
+        branch : str, optional
+            A branch whose newest version is looked at. Transaction logs of its history that
+            cannot be read are made anew, from the snapshots.
+        drop_unreadable : bool, default False
+            Whether to commit to that branch a version without what cannot be read: chunks
+            whose objects are missing or cut short, manifests, nodes. **What is dropped reads as
+            fill values**; the report names each. If the newest version cannot be read at all,
+            the branch is moved to the newest that can be.
+        adopt : mapping of str to str, optional
+            Branches, and the ids of snapshots that become their newest versions: commits that
+            the restored state does not know. In spec 1, where no copies of refs exist, it says
+            where a branch was that cannot be read.
+        dry_run : bool, default True
+            Change nothing, and say what would be done.
+        config : RepositoryConfig, optional
+            For how objects are written.
+
+        Returns
+        -------
+        Repair
+            What was found and done. ``print`` it.
+
+        Raises
+        ------
+        RepositoryNotFoundError
+            If there is nothing to restore a repository from.
+        FormatError
+            If no copy can be restored, or no version of the branch can be read.
+        InvalidInputError
+            If a snapshot cannot be the next one of the branch that shall adopt it.
+        ConflictError
+            If somebody else writes meanwhile.
+        ReadOnlyError
+            If the storage takes no writes.
+
+        Examples
+        --------
+        >>> print(Repository.repair("s3://bucket/weather"))  # doctest: +SKIP
+        >>> Repository.repair("s3://bucket/weather", dry_run=False)  # doctest: +SKIP
+        """
+        if drop_unreadable and branch is None:
+            raise InvalidInputError("drop_unreadable needs a branch: name the one to drop from")
+        context = Repository._make(as_storage(storage), config or RepositoryConfig(), None).context
+        repairer = Repairer(context.assets.uncached(), context.state, dry_run=dry_run)
+        return repairer.run(branch, adopt or {}, drop_unreadable=drop_unreadable)
 
     def set_default_commit_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Set metadata that every commit of sessions opened from now on gets."""
@@ -756,6 +831,7 @@ class Repository:
     writable_session_async = async_twin(writable_session)
     rearrange_session_async = async_twin(rearrange_session)
     replay_session_async = async_twin(replay_session)
+    repair_async = async_twin(repair)
     squash_async = async_twin(squash)
     cherry_pick_async = async_twin(cherry_pick)
     revert_async = async_twin(revert)

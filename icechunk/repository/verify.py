@@ -18,33 +18,35 @@ import numpy.typing as npt
 
 from icechunk.changes.zarr_metadata import parse_node_metadata
 from icechunk.commit.assets import Assets
+from icechunk.commit.publish import RepoState
 from icechunk.errors import (
     ErrorKind,
+    FormatError,
     IcechunkError,
     ObjectNotFoundError,
+    RepositoryNotFoundError,
     SnapshotNotFoundError,
 )
 from icechunk.format import layout
 from icechunk.format.chunk_refs import ChunkRefs, RefKind
-from icechunk.format.ids import INITIAL_SNAPSHOT_ID, decode_ids, encode_id, parent_paths
+from icechunk.format.ids import INITIAL_SNAPSHOT_ID, encode_id, parent_paths
 from icechunk.format.manifest import Manifest
 from icechunk.format.metadata import Metadata
 from icechunk.format.nodes import ManifestFile, ManifestRef, Node
 from icechunk.format.repo_info import RepoInfo, SnapshotEntry
 from icechunk.format.snapshot import Snapshot
 from icechunk.repository.decoding import NOT_ALLOWED
-from icechunk.repository.reachable import MAX_THREADS, batches, id_prefixes
-from icechunk.repository.verification import Damage, Orphans, Verification
-from icechunk.storage.base import ObjectMeta
+from icechunk.repository.listing import Listing
+from icechunk.repository.reachable import MAX_THREADS, batches
+from icechunk.repository.verification import Damage, Verification
 from icechunk.virtual.resolver import VirtualResolver
 
-__all__ = ["Verifier"]
+__all__ = ["Verifier", "damage_to_all"]
 
 T = TypeVar("T")
 Extents = tuple[tuple[int, int], ...]
 
 _FOLDERS: Final = (layout.SNAPSHOTS, layout.MANIFESTS, layout.TRANSACTIONS, layout.CHUNKS)
-_LISTED: Final = 10_000
 
 
 @dataclass
@@ -70,48 +72,6 @@ class _Finding:
     coords: set[tuple[int, ...]] = field(default_factory=set)
     chunks: int = 0
     region: Extents | None = None
-
-
-class _Listing:
-    """The objects of a folder by id, as sorted columns, and which of them are referred to."""
-
-    def __init__(self, metas: Iterable[ObjectMeta], folder: str) -> None:
-        ids: list[npt.NDArray[np.uint8]] = []
-        sizes: list[npt.NDArray[np.int64]] = []
-        for batch in batches(metas, _LISTED):
-            known, found = decode_ids([meta.key.removeprefix(folder) for meta in batch])
-            ids.append(found)
-            sizes.append(np.asarray([meta.size for meta in batch], np.int64)[known])
-        table = np.concatenate(ids) if ids else np.empty((0, 12), np.uint8)
-        size = np.concatenate(sizes) if sizes else np.empty(0, np.int64)
-        prefix = id_prefixes(table)
-        order = np.argsort(prefix, kind="stable")
-        self._prefix, self._rest = prefix[order], _rest(table)[order]
-        self.size = size[order]
-        self.used = np.zeros(len(size), np.bool_)
-
-    def find(self, ids: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-        """Return where ids are, uint8[n, 12], and mark them as used; -1 where they are not."""
-        if not len(self._prefix):
-            return np.full(len(ids), -1, np.int64)
-        wanted = id_prefixes(ids)
-        place = np.minimum(np.searchsorted(self._prefix, wanted), len(self._prefix) - 1)
-        hit = (self._prefix[place] == wanted) & (self._rest[place] == _rest(ids))
-        self.used[place[hit]] = True
-        return np.where(hit, place, -1)
-
-    def size_of(self, id: bytes) -> int | None:
-        """Return the size of one object, None if it is not there."""
-        place = int(self.find(np.frombuffer(id, np.uint8)[None])[0])
-        return None if place < 0 else int(self.size[place])
-
-    def orphans(self) -> Orphans:
-        """Return what nobody asked for."""
-        return Orphans(int((~self.used).sum()), int(self.size[~self.used].sum()))
-
-
-def _rest(ids: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-    return np.ascontiguousarray(ids[:, 8:]).view(">u4").ravel()
 
 
 class Verifier:
@@ -153,7 +113,7 @@ class Verifier:
         self._info = load()
         self._entries = _history(self._info)
         self._listings = {
-            folder: _Listing(self._storage.list(folder), folder) for folder in _FOLDERS
+            folder: Listing(self._storage.list(folder), folder) for folder in _FOLDERS
         }
         self._uses: dict[bytes, dict[tuple[Any, ...], _Use]] = defaultdict(dict)
         self._files: dict[bytes, ManifestFile] = {}
@@ -484,6 +444,22 @@ class Verifier:
                 for told, coords in bad.items():
                     table = np.asarray(coords, np.uint32).reshape(len(coords), -1)
                     self._found("unreadable", node.path, told, [tip], node.path, table)
+
+
+def damage_to_all(state: RepoState) -> Damage | None:
+    """Return what is wrong with the object that names all versions; None if nothing is."""
+    problem, key = "unreadable", layout.REPO_KEY
+    try:
+        state.load()
+        return None
+    except FormatError as error:
+        told = error.message.removeprefix(f"{key}: ")
+    except RepositoryNotFoundError:
+        problem = "missing"
+        told = "there is no such object; Repository.repair says whether a copy can be restored"
+        if state.known_spec_version == 1:
+            key = f"{layout.REFS}branch.main/ref.json"
+    return Damage(problem, key, told)
 
 
 def _history(info: RepoInfo) -> dict[bytes, SnapshotEntry]:

@@ -350,3 +350,23 @@ def test_commits_of_commits(folder: Path, repo: Repository) -> None:
         "first\nwith details",
     ]
     run("squash", folder, "v1", code=2)
+
+
+def test_repair(folder: Path, repo: Repository) -> None:
+    tip = repo.lookup_branch("main")
+    assert "nothing to repair" in run("repair", folder).output
+    (folder / "repo").write_bytes(b"")
+    assert "Repository.repair" in run("verify", folder, code=1).output
+    told = data("repair", folder, "--dry-run")
+    assert told["unlisted"][0]["id"] == tip
+    assert (folder / "repo").read_bytes() == b""
+    assert "Aborted" in run("repair", folder, code=1, answer="n\n").output
+    run("repair", folder, "--yes")
+    run("repair", folder, "--adopt", f"main={tip}", "--yes")
+    assert Repository.open(folder).lookup_branch("main") == tip
+    run("repair", folder, "--adopt", "main", code=2)
+    chunk = sorted((folder / "manifests").iterdir())[0]
+    chunk.unlink()
+    assert "would be dropped" in run("repair", folder, "-b", "main", "--dry-run").output
+    run("repair", folder, "-b", "main", "--drop-unreadable", "--yes")
+    assert Repository.open(folder).lookup_branch("main") != tip

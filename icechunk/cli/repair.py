@@ -1,0 +1,71 @@
+"""The command that makes a damaged repository one that can be opened: repair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from icechunk import Repository, Storage
+from icechunk.cli.options import as_json, confirm, storage
+from icechunk.cli.output import print_json, text
+
+__all__ = ["COMMANDS"]
+
+
+def _adopted(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for item in given:
+        branch, equals, id = item.rpartition("=")
+        if not equals or not branch:
+            raise click.BadParameter(f"{item!r} is not BRANCH=ID")
+        found[branch] = id
+    return found
+
+
+@click.command()
+@storage
+@click.option("-b", "--branch", help="Look at its newest version, too.")
+@click.option(
+    "--drop-unreadable",
+    is_flag=True,
+    help="Commit to that branch a version without what cannot be read.",
+)
+@click.option(
+    "--adopt",
+    metavar="BRANCH=ID",
+    multiple=True,
+    callback=_adopted,
+    help="Put a commit back that the restored state does not know.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would happen, and stop.")
+@as_json
+@confirm
+def repair(
+    place: Storage,
+    branch: str | None,
+    drop_unreadable: bool,
+    adopt: dict[str, str],
+    dry_run: bool,
+    as_json: bool,
+    ask: Callable[[str], None],
+) -> None:
+    """Restore the object that names all versions, and what can be of a branch.
+
+    Nothing is dropped unless --drop-unreadable says so. What is dropped reads as fill values.
+    """
+    how: dict[str, Any] = {"branch": branch, "drop_unreadable": drop_unreadable, "adopt": adopt}
+    found = Repository.repair(place, **how)
+    if not dry_run and found.is_needed:
+        if not as_json:
+            text(repr(found))
+        ask(f"Repair {place.url} like that?")
+        found = Repository.repair(place, **how, dry_run=False)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        text(repr(found))
+
+
+COMMANDS: dict[str, Any] = {"repair": repair}

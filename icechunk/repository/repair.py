@@ -1,0 +1,281 @@
+"""Repair: a damaged repository that can be opened again.
+
+The object that names all versions is restored from the copies that each update leaves.
+Nothing else is lost by that, and nothing is dropped unless somebody asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final
+
+from icechunk.commit import publish, publish_v1
+from icechunk.commit.assets import Assets
+from icechunk.commit.publish import RepoState
+from icechunk.commit.snapshot_info import from_microseconds
+from icechunk.commit.version_names import branch_tip
+from icechunk.errors import (
+    ConflictError,
+    ErrorKind,
+    FormatError,
+    IcechunkError,
+    InvalidInputError,
+    ObjectNotFoundError,
+    PreconditionFailedError,
+    ReadOnlyError,
+    RepositoryNotFoundError,
+)
+from icechunk.format import layout
+from icechunk.format.ids import decode_id, encode_id
+from icechunk.format.repo_info import RepoInfo, SnapshotEntry, decode_repo_info
+from icechunk.format.snapshot import Snapshot
+from icechunk.repository.relog import says_all
+from icechunk.repository.repairs import Repair, UnlistedVersion
+from icechunk.repository.salvage import Salvage
+from icechunk.storage.base import BytesLike
+
+__all__ = ["Repairer"]
+
+_COPIES: Final = f"{layout.OVERWRITTEN}{layout.REPO_KEY}."
+#: Snapshots that no state lists and that are looked at, newest first.
+_LOOKED_AT: Final = 100
+
+
+@dataclass
+class _Found:
+    """What is known so far; becomes a `Repair`."""
+
+    damage: str | None = None
+    restored_from: str | None = None
+    passed_over: list[tuple[str, str]] = field(default_factory=list)
+    unlisted: list[UnlistedVersion] = field(default_factory=list)
+
+
+class Repairer:
+    """One repair.
+
+    Parameters
+    ----------
+    assets : Assets
+        Without a cache.
+    state : RepoState
+    dry_run : bool
+    """
+
+    def __init__(self, assets: Assets, state: RepoState, *, dry_run: bool) -> None:
+        self._assets = assets
+        self._state = state
+        self._storage = assets.storage
+        self._dry_run = dry_run
+        if not (dry_run or self._storage.supports_writes):
+            raise ReadOnlyError(
+                f"cannot repair: {self._storage.url} cannot be written",
+                ErrorKind.READ_ONLY_STORAGE,
+            )
+
+    def run(self, branch: str | None, adopt: Mapping[str, str], *, drop_unreadable: bool) -> Repair:
+        """Repair what was asked for."""
+        found = _Found()
+        info = self._restore(found)
+        if info is None:
+            adopted = self._restore_refs(found, adopt)
+        else:
+            adopted = {name: self._adopt(info, name, decode_id(id)) for name, id in adopt.items()}
+        told: dict[str, Any] = {
+            "damage": found.damage,
+            "restored_from": found.restored_from,
+            "passed_over": tuple(found.passed_over),
+            "unlisted": tuple(found.unlisted),
+            "adopted": tuple(adopted.items()),
+        }
+        if branch is not None:
+            if info is None or (adopted and not self._dry_run):
+                info = self._state.load()
+            salvage = Salvage(self._assets, self._state, info, branch)
+            told |= salvage.run(drop=drop_unreadable, dry_run=self._dry_run)
+        return Repair(self._storage.url, self._dry_run, **told)
+
+    # -- the object that names all versions ------------------------------------------------
+    def _restore(self, found: _Found) -> RepoInfo | None:
+        """Return the state, restored if need be; None in spec version 1."""
+        key = layout.REPO_KEY
+        etag: str | None = None
+        try:
+            stored = self._storage.get(key)
+            etag = stored.etag
+            return _usable(stored.data, key)
+        except ObjectNotFoundError:
+            found.damage = f"{key}: there is no such object"
+        except FormatError as error:
+            if error.kind is ErrorKind.UNSUPPORTED_SPEC_VERSION:
+                raise
+            found.damage = str(error)
+        copies = sorted(
+            m.key for m in self._storage.list(layout.OVERWRITTEN) if m.key.startswith(_COPIES)
+        )
+        if etag is None and not copies:
+            # without it there are repositories of spec version 1, and none at all
+            found.damage = None
+            return None
+        data, info = self._best_copy(copies, found)
+        if not self._dry_run:
+            self._replace(data, etag)
+        self._look_for_unlisted(info, found)
+        return info
+
+    def _best_copy(self, copies: list[str], found: _Found) -> tuple[BytesLike, RepoInfo]:
+        """Return the newest copy that decodes, and whose branches and tags can be read."""
+        for copy in copies:
+            try:
+                data = self._storage.get(copy).data
+                info = _usable(data, copy)
+                for target in {*info.branches.values(), *info.tags.values()}:
+                    self._assets.snapshot(target)
+            except IcechunkError as error:
+                found.passed_over.append((copy, str(error)))
+                continue
+            found.restored_from = copy
+            return data, info
+        why = "; ".join(f"{copy}: {told}" for copy, told in found.passed_over[:3])
+        raise FormatError(
+            f"{self._storage.url} cannot be repaired: {found.damage}, and none of "
+            f"{len(copies)} copies in {layout.OVERWRITTEN} can take its place"
+            + (f": {why}" if why else ""),
+            ErrorKind.INVALID_FILE_FORMAT,
+        )
+
+    def _replace(self, data: BytesLike, etag: str | None) -> None:
+        key = layout.REPO_KEY
+        try:
+            if etag is None:
+                self._storage.put(key, data, if_absent=True)
+                return
+            # nothing is lost, not even what nobody can read now
+            kept = layout.OVERWRITTEN + "damaged-" + layout.backup_name(0).partition(".")[2]
+            self._storage.copy(key, kept, if_match=etag)
+            self._storage.put(key, data, if_match=etag)
+        except PreconditionFailedError:
+            raise ConflictError(
+                message=f"somebody else has written {key} meanwhile; look again",
+                kind=ErrorKind.REPO_INFO_UPDATED,
+            ) from None
+
+    # -- commits that the restored state does not know -------------------------------------
+    def _look_for_unlisted(self, info: RepoInfo, found: _Found) -> None:
+        since = info.updates[0].updated_at if info.updates else 0
+        metas = sorted(self._storage.list(layout.SNAPSHOTS), key=lambda meta: meta.last_modified)
+        for version in islice(self._unlisted(info, [m.key for m in reversed(metas)]), _LOOKED_AT):
+            if version.flushed_at > since:
+                found.unlisted.append(_shown(version, self._fits(info, version)))
+
+    def _unlisted(self, info: RepoInfo, keys: list[str]) -> Iterator[Snapshot]:
+        for key in keys:
+            try:
+                id = decode_id(key.removeprefix(layout.SNAPSHOTS))
+                if id not in info.snapshots:
+                    yield self._assets.snapshot(id)
+            except IcechunkError:
+                continue
+
+    def _fits(self, info: RepoInfo, version: Snapshot) -> Iterator[str]:
+        """Yield the branches on whose newest version a snapshot was made."""
+        try:
+            log = self._assets.transaction_log(version.id)
+        except IcechunkError:
+            return
+        for name, tip in sorted(info.branches.items()):
+            try:
+                before = self._assets.snapshot(tip)
+            except IcechunkError:
+                continue
+            if before.flushed_at < version.flushed_at and says_all(log, before, version):
+                yield name
+
+    def _adopt(self, info: RepoInfo, branch: str, id: bytes) -> str:
+        """Make a snapshot that no state lists the newest of a branch."""
+        version = self._assets.snapshot(id)
+        self._assets.transaction_log(id)
+        tip = branch_tip(info, branch)
+        if id in info.snapshots:
+            raise InvalidInputError(
+                f"snapshot {encode_id(id)} is known: Repository.reset_branch moves a branch to it",
+                ErrorKind.NOT_ALLOWED,
+            )
+        if branch not in self._fits(info, version):
+            raise InvalidInputError(
+                f"snapshot {encode_id(id)} was not made on {encode_id(tip)}, the newest of "
+                f"{branch!r}",
+                ErrorKind.NOT_ALLOWED,
+            )
+        if not self._dry_run:
+            entry = SnapshotEntry(id, tip, version.flushed_at, version.message, version.metadata)
+            self._state.update(publish.add_commit(branch, tip, entry), needs_online=False)
+        return encode_id(id)
+
+    # -- spec version 1 --------------------------------------------------------------------
+    def _restore_refs(self, found: _Found, adopt: Mapping[str, str]) -> dict[str, str]:
+        """Look at the refs: there are no copies of them, so the caller says where they were."""
+        storage = self._storage
+        snapshots = [meta.key for meta in storage.list(layout.SNAPSHOTS)]
+        bad = publish_v1.damaged_refs(storage)
+        if not snapshots:
+            raise RepositoryNotFoundError(
+                f"there is no Icechunk repository at {storage.url}, nor what is left of one"
+            )
+        if bad:
+            found.damage = "; ".join(bad)
+            found.unlisted += [_shown(version) for version in _tips(self._assets, snapshots)]
+        for branch, text in adopt.items():
+            id = decode_id(text)
+            list(_history(self._assets, id))
+            if not self._dry_run:
+                publish_v1.restore_branch(storage, branch, id)
+        return dict(adopt)
+
+
+def _shown(version: Snapshot, fits: Iterable[str] = ()) -> UnlistedVersion:
+    written = from_microseconds(version.flushed_at)
+    return UnlistedVersion(encode_id(version.id), version.message, written, tuple(fits))
+
+
+def _history(assets: Assets, id: bytes | None) -> Iterator[Snapshot]:
+    """Yield a snapshot of spec version 1 and its ancestors, all of which must be readable."""
+    while id is not None:
+        version = assets.snapshot(id)
+        yield version
+        id = version.parent_id
+
+
+def _tips(assets: Assets, keys: list[str]) -> list[Snapshot]:
+    """Return the snapshots that no other one has as its parent, newest first."""
+    found: dict[bytes, Snapshot] = {}
+    for key in keys:
+        try:
+            id = decode_id(key.removeprefix(layout.SNAPSHOTS))
+            found[id] = assets.snapshot(id)
+        except IcechunkError:
+            continue
+    parents = {version.parent_id for version in found.values()}
+    tips = [version for id, version in found.items() if id not in parents]
+    return sorted(tips, key=lambda version: version.flushed_at, reverse=True)[:_LOOKED_AT]
+
+
+def _usable(data: BytesLike, key: str) -> RepoInfo:
+    """Return a state that can be worked with.
+
+    Raises
+    ------
+    FormatError
+    """
+    info = decode_repo_info(data, key)
+    if "main" not in info.branches:
+        raise FormatError(f"{key}: there is no branch 'main'", ErrorKind.INVALID_FILE_FORMAT)
+    if not info.updates or info.updates[0].backup is not None:
+        raise FormatError(
+            f"{key}: its operations log does not begin with its newest update",
+            ErrorKind.INVALID_FILE_FORMAT,
+        )
+    list(info.snapshots.values())  # decodes all of them
+    return info

@@ -1,0 +1,281 @@
+"""Repair: every kind of damage to every kind of object, and what comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from icechunk import (
+    ConflictError,
+    FormatError,
+    InvalidInputError,
+    Repository,
+    RepositoryConfig,
+    RepositoryNotFoundError,
+    local_filesystem_storage,
+)
+from icechunk.format import layout
+from icechunk.format.ids import INITIAL_SNAPSHOT_ID
+from tests.repository.damage import KINDS, damaged
+
+
+@pytest.fixture(params=[1, 2], scope="module")
+def original(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with native and inline chunks, several commits, a branch and a tag."""
+    folder = tmp_path_factory.mktemp("repair") / "repo"
+    config = RepositoryConfig(inline_chunk_threshold_bytes=16)
+    repo = Repository.create(
+        local_filesystem_storage(str(folder)), config, spec_version=request.param
+    )
+    session = repo.writable_session("main")
+    root = zarr.create_group(session.store)
+    root.create_array("x", shape=(4, 64), chunks=(1, 64), dtype="i4", compressors=None)
+    root["x"][:] = np.arange(256).reshape(4, 64)
+    root.create_array("small", shape=(4,), chunks=(1,), dtype="i4")[:] = 2
+    first = session.commit("first")
+    repo.create_tag("v1", first)
+    for i in (1, 2):
+        session = repo.writable_session("main")
+        zarr.open_array(session.store, path="x")[i] = 10 * i
+        session.commit(f"x {i}")
+    repo.create_branch("side", first)
+    session = repo.writable_session("main")
+    zarr.open_array(session.store, path="small")[1] = 7
+    session.commit("small")
+    return folder
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    shutil.copytree(original, tmp_path / "repo")
+    return tmp_path / "repo"
+
+
+def opened(folder: Path) -> Repository:
+    return Repository.open(local_filesystem_storage(str(folder)))
+
+
+def chunk_values(folder: Path, branch: str) -> dict[tuple[Any, ...], Any]:
+    """Return what each chunk holds; it is missing here where it cannot be read."""
+    found: dict[tuple[Any, ...], Any] = {}
+    root = zarr.open_group(opened(folder).readonly_session(branch).store, mode="r")
+    for name, array in root.arrays():
+        for row in range(4):
+            found[name, row] = array[row].tolist()
+    return found
+
+
+def objects(folder: Path) -> list[str]:
+    return sorted(
+        str(path.relative_to(folder))
+        for name in ("snapshots", "manifests", "transactions", "chunks")
+        for path in (folder / name).iterdir()
+    )
+
+
+# -- everything, one after the other ----------------------------------------------------------
+@pytest.mark.parametrize("kind", KINDS)
+def test_after_a_repair_all_that_did_not_depend_on_the_damage_is_unchanged(
+    original: Path, tmp_path: Path, kind: str
+) -> None:
+    before = {branch: chunk_values(original, branch) for branch in ("main", "side")}
+    keys = objects(original)
+    if kind != "remove":
+        # a few of each type: the first and the last
+        by_type = [[key for key in keys if key.startswith(name)] for name in "smtc"]
+        keys = sorted({key for group in by_type for key in (group[0], group[-1])})
+    for key in keys:
+        folder = tmp_path / "copy"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(original, folder)
+        if not damaged(folder / key, kind):
+            continue
+        found = opened(folder).verify()
+        tips = [opened(folder).lookup_branch(branch) for branch in ("main", "side")]
+        if key in map("snapshots/{}".format, tips) and not (folder / "repo").exists():
+            # in spec version 1 the history below is known to nobody else
+            with pytest.raises(FormatError, match="no version of the branch"):
+                Repository.repair(folder, branch="main" if key.endswith(tips[0]) else "side")
+            continue
+        touched = {ref for damage in found.damages for ref in damage.refs}
+        for branch in sorted(touched & {"main", "side"}) or ["main"]:
+            plan = Repository.repair(folder, branch=branch, drop_unreadable=True)
+            done = Repository.repair(folder, branch=branch, drop_unreadable=True, dry_run=False)
+            assert (plan.dropped, plan.reset, plan.logs) == (done.dropped, done.reset, done.logs)
+            assert plan.dry_run and plan.snapshot_id is None
+            assert bool(done.dropped) == (done.snapshot_id is not None)
+            # nothing is done without a damage that a verification names
+            assert not (done.dropped or done.reset) or branch in touched, key
+        after = opened(folder).verify()
+        left = [d for d in after.damages if {"main", "side"} & set(d.refs)]
+        assert left == [], key
+        # a log that was lost is there again
+        assert not any(damage.key.startswith("transactions/") for damage in after.damages)
+        if not key.startswith("snapshots/"):
+            for branch in ("main", "side"):
+                now = chunk_values(folder, branch)
+                assert now.keys() == before[branch].keys()
+                dropped = {d.path[1:] for d in _dropped(folder, branch)}
+                for chunk, value in now.items():
+                    fine = value == before[branch][chunk]
+                    assert fine or chunk[0] in dropped, (key, chunk)
+
+
+def _dropped(folder: Path, branch: str) -> list[Any]:
+    repo = opened(folder)
+    (newest, *_) = repo.ancestry(branch=branch)
+    notes = newest.metadata.get("__icechunk", {}).get("dropped", [])
+    return [type("D", (), {"path": note.split(" ")[0].rstrip(":")}) for note in notes]
+
+
+# -- the object that names all versions -----------------------------------------------------------
+def only_2(folder: Path) -> None:
+    if not (folder / "repo").exists():
+        pytest.skip("spec version 1 has no such object")
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x55
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [remove, cut, empty, flip])
+def test_repo_is_restored(folder: Path, damage: Callable[[Path], None]) -> None:
+    only_2(folder)
+    repo = opened(folder)
+    before = {branch: chunk_values(folder, branch) for branch in ("main", "side")}
+    history = [each.id for each in repo.ancestry(branch="main")]
+    newest = sorted((folder / "overwritten").glob("repo.*"))[0]
+    damage(folder / "repo")
+    broken = (folder / "repo").read_bytes() if (folder / "repo").exists() else None
+    with pytest.raises((FormatError, RepositoryNotFoundError)):
+        opened(folder)
+    (told,) = repo.verify().damages
+    assert (told.key, told.problem) == ("repo", "missing" if broken is None else "unreadable")
+    storage = local_filesystem_storage(str(folder))
+    plan = Repository.repair(storage)
+    assert (plan.restored_from, plan.dry_run) == (f"overwritten/{newest.name}", True)
+    assert (folder / "repo").exists() == (broken is not None)
+    done = asyncio.run(Repository.repair_async(storage, dry_run=False))
+    assert done.damage is not None and done.damage.startswith("repo: ")
+    # what was there is kept
+    kept = [p.read_bytes() for p in (folder / "overwritten").glob("damaged-*")]
+    assert kept == ([] if broken is None else [broken])
+    # the copy was made before the last commit, which is not silently lost
+    assert [each.id for each in opened(folder).ancestry(branch="main")] == history[1:]
+    (lost,) = done.unlisted
+    assert (lost.id, lost.message, lost.fits) == (history[0], "small", ("main",))
+    assert history[0] in repr(done) and history[0] in json.dumps(done.to_dict())
+    assert "restored from" in done._repr_html_()
+    with pytest.raises(InvalidInputError, match="was not made on"):
+        Repository.repair(storage, adopt={"side": lost.id})
+    Repository.repair(storage, adopt={"main": lost.id}, dry_run=False)
+    for branch, values in before.items():
+        assert chunk_values(folder, branch) == values
+    assert [each.id for each in opened(folder).ancestry(branch="main")] == history
+    assert opened(folder).verify(deep=True).damages == ()
+    with pytest.raises(InvalidInputError, match="reset_branch"):
+        Repository.repair(storage, adopt={"main": lost.id})
+    assert not Repository.repair(storage, dry_run=False).is_needed
+
+
+def test_copies_that_cannot_be_used_are_passed_over(folder: Path) -> None:
+    only_2(folder)
+    copies = sorted((folder / "overwritten").glob("repo.*"))
+    tip = opened(folder).resolve("main~1")
+    flip(copies[0])
+    # the tip of the two that come next
+    (folder / "snapshots" / tip).unlink()
+    remove(folder / "repo")
+    done = Repository.repair(folder, dry_run=False)
+    passed = [key for key, _ in done.passed_over]
+    assert passed[0] == f"overwritten/{copies[0].name}"
+    assert done.restored_from not in passed
+    assert next(each.message for each in opened(folder).ancestry(branch="main")) == "x 1"
+    assert "cannot be used" in repr(done)
+
+
+def test_without_a_copy_it_says_so(folder: Path) -> None:
+    only_2(folder)
+    flip(folder / "repo")
+    for copy in (folder / "overwritten").iterdir():
+        flip(copy)
+    with pytest.raises(FormatError, match=r"cannot be repaired.*none of \d+ copies"):
+        Repository.repair(folder)
+    shutil.rmtree(folder / "overwritten")
+    with pytest.raises(FormatError, match="none of 0 copies"):
+        Repository.repair(folder)
+
+
+def test_somebody_else_repairs_at_the_same_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_2(folder)
+    remove(folder / "repo")
+    storage = local_filesystem_storage(str(folder))
+    put = type(storage).put
+
+    def late(self: Any, key: str, data: Any, **how: Any) -> Any:
+        monkeypatch.undo()
+        Repository.repair(folder, dry_run=False)
+        return put(self, key, data, **how)
+
+    monkeypatch.setattr(type(storage), "put", late)
+    with pytest.raises(ConflictError, match="somebody else"):
+        Repository.repair(storage, dry_run=False)
+    assert opened(folder).verify().ok
+
+
+def test_nothing_to_repair(folder: Path, tmp_path: Path) -> None:
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    done = Repository.repair(folder, branch="main", drop_unreadable=True, dry_run=False)
+    assert not done.is_needed
+    assert "nothing to repair" in repr(done)
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+    with pytest.raises(RepositoryNotFoundError):
+        Repository.repair(tmp_path / "nothing")
+    with pytest.raises(InvalidInputError, match="needs a branch"):
+        Repository.repair(folder, drop_unreadable=True)
+
+
+def test_refs_of_spec_1(folder: Path) -> None:
+    if (folder / "repo").exists():
+        pytest.skip("refs are objects in spec version 1 only")
+    tip = opened(folder).lookup_branch("main")
+    before = chunk_values(folder, "main")
+    for damage in (remove, empty):
+        damage(folder / "refs" / "branch.main" / "ref.json")
+        plan = Repository.repair(folder)
+        assert plan.damage is not None and "branch.main" in plan.damage
+        assert tip in {each.id for each in plan.unlisted}
+        Repository.repair(folder, adopt={"main": tip}, dry_run=False)
+        assert chunk_values(folder, "main") == before
+    with pytest.raises(InvalidInputError, match="is not lost"):
+        Repository.repair(folder, adopt={"main": tip}, dry_run=False)
+
+
+def test_the_first_log_may_be_missing(folder: Path) -> None:
+    (folder / layout.transaction_key(INITIAL_SNAPSHOT_ID)).unlink(missing_ok=True)
+    assert not Repository.repair(folder, branch="main").is_needed
