@@ -23,7 +23,7 @@ from icechunk.base.async_twin import async_twin
 from icechunk.base.parts import of_part
 from icechunk.base.texts import labelled
 from icechunk.base.zarr_internals import mark_open
-from icechunk.config.repository_config import RepositoryConfig, VirtualChunkSpec
+from icechunk.config import RepositoryConfig, VirtualChunkSpec
 from icechunk.early.checkout import AccessMode, Checkout
 from icechunk.early.config import StoreConfig
 from icechunk.errors import ErrorKind, InvalidInputError, ReadOnlyError, SessionStateError

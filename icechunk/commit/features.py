@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from icechunk.config.repository_config import FeatureFlag
+from icechunk.config import FeatureFlag
 from icechunk.errors import ErrorKind, InvalidInputError, SessionStateError
 from icechunk.format.repo_info import RepoInfo
 from icechunk.format.updates import UpdateEntry, UpdateKind

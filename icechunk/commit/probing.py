@@ -27,8 +27,12 @@ def check_conditions(storage: Storage, key: str, data: BytesLike, version: str |
     StorageError
         If it does so, does not know such puts, or gives no versions.
     """
-    if storage.checks_conditions:
-        return
+    if not storage.checks_conditions:
+        try_condition(storage, key, data, version)
+
+
+def try_condition(storage: Storage, key: str, data: BytesLike, version: str | None) -> None:
+    """Do what `check_conditions` does, also where it is known that the storage checks them."""
     if version is None or version.translate(_OTHER_DIGITS) == version:
         raise StorageError(
             f"{storage.url} gives no versions (etags) of its objects, so concurrent commits "

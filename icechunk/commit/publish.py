@@ -26,7 +26,7 @@ from icechunk.commit.delivery import Outcome, Write, deliver
 from icechunk.commit.features import MOVE_NODE, require_feature
 from icechunk.commit.probing import check_conditions
 from icechunk.commit.retrying import Backoff
-from icechunk.config.repository_config import EffectiveRetries
+from icechunk.config.storage_settings import EffectiveRetries
 from icechunk.errors import (
     ConflictError,
     ErrorKind,

@@ -20,8 +20,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from icechunk.config import RepositoryConfig
 from icechunk.config.conditions import SplitSizes as SplitRules, splitting_rules
-from icechunk.config.repository_config import RepositoryConfig
 from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.snapshot import ArrayInfo
 

@@ -1,75 +1,33 @@
-"""The configuration of a repository: options, conditions, containers, credentials, logs."""
+"""The configuration of a repository: options, conditions, containers, logs.
 
-from icechunk.config.repository_config import (
-    AnyObjectStoreConfig,
-    Attribution,
-    CachingConfig,
-    ChecksumAlgorithm,
-    CompressionAlgorithm,
-    CompressionConfig,
-    FeatureFlag,
-    ManifestConfig,
-    ManifestPreloadCondition,
-    ManifestPreloadConfig,
-    ManifestSplitCondition,
-    ManifestSplitDimCondition,
-    ManifestSplittingConfig,
-    ManifestSplitValues,
-    ManifestVirtualChunkLocationCompressionConfig,
-    ObjectStoreConfig,
-    RepositoryConfig,
-    RepoUpdateRetryConfig,
-    S3Options,
-    SplitSizesDict,
-    StorageConcurrencySettings,
-    StorageRetriesSettings,
-    StorageSettings,
-    StorageTimeoutSettings,
-    VirtualChunkContainer,
-    VirtualChunkSpec,
-    azure_store,
-    gcs_store,
-    http_store,
-    initialize_logs,
-    local_filesystem_store,
-    s3_store,
-    set_logs_filter,
-    shutdown_telemetry,
+Each module lists what it offers, and all of that is here.
+"""
+
+from icechunk.config import (
+    attribution,
+    conditions,
+    logs,
+    manifests,
+    object_stores,
+    repository_config,
+    storage_settings,
+    virtual_chunks,
 )
+from icechunk.config.attribution import *
+from icechunk.config.conditions import *
+from icechunk.config.logs import *
+from icechunk.config.manifests import *
+from icechunk.config.object_stores import *
+from icechunk.config.repository_config import *
+from icechunk.config.storage_settings import *
+from icechunk.config.virtual_chunks import *
 
-__all__ = [
-    "AnyObjectStoreConfig",
-    "Attribution",
-    "CachingConfig",
-    "ChecksumAlgorithm",
-    "CompressionAlgorithm",
-    "CompressionConfig",
-    "FeatureFlag",
-    "ManifestConfig",
-    "ManifestPreloadCondition",
-    "ManifestPreloadConfig",
-    "ManifestSplitCondition",
-    "ManifestSplitDimCondition",
-    "ManifestSplitValues",
-    "ManifestSplittingConfig",
-    "ManifestVirtualChunkLocationCompressionConfig",
-    "ObjectStoreConfig",
-    "RepoUpdateRetryConfig",
-    "RepositoryConfig",
-    "S3Options",
-    "SplitSizesDict",
-    "StorageConcurrencySettings",
-    "StorageRetriesSettings",
-    "StorageSettings",
-    "StorageTimeoutSettings",
-    "VirtualChunkContainer",
-    "VirtualChunkSpec",
-    "azure_store",
-    "gcs_store",
-    "http_store",
-    "initialize_logs",
-    "local_filesystem_store",
-    "s3_store",
-    "set_logs_filter",
-    "shutdown_telemetry",
-]
+__all__: list[str] = []
+__all__ += attribution.__all__
+__all__ += conditions.__all__
+__all__ += logs.__all__
+__all__ += manifests.__all__
+__all__ += object_stores.__all__
+__all__ += repository_config.__all__
+__all__ += storage_settings.__all__
+__all__ += virtual_chunks.__all__

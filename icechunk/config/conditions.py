@@ -17,6 +17,12 @@ from icechunk.config.linear_regex import MAX_PATTERN, compile_regex
 from icechunk.config.options import Family, Kind, Stored, invalid_option, stored_map, text, unsigned
 from icechunk.errors import ErrorKind, InvalidInputError
 
+__all__ = [
+    "ManifestPreloadCondition",
+    "ManifestSplitCondition",
+    "ManifestSplitDimCondition",
+]
+
 #: Deeper nesting than this is not a condition that anybody wrote.
 _MAX_DEPTH: Final = 32
 

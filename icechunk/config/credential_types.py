@@ -19,6 +19,27 @@ from icechunk.base.texts import labelled, plain
 from icechunk.config.options import Family
 from icechunk.errors import ErrorKind, InvalidInputError
 
+__all__ = [
+    "AnyAzureCredential",
+    "AnyAzureRefreshableCredential",
+    "AnyAzureStaticCredential",
+    "AnyCredential",
+    "AnyGcsCredential",
+    "AnyGcsStaticCredential",
+    "AnyS3Credential",
+    "AzureCredentials",
+    "AzureRefreshableCredential",
+    "AzureStaticCredentials",
+    "Credentials",
+    "GcsBearerCredential",
+    "GcsCredentials",
+    "GcsStaticCredentials",
+    "HttpAccess",
+    "LocalFileSystemAccess",
+    "S3Credentials",
+    "S3StaticCredentials",
+]
+
 #: Refresh this long before the stated end, so that a request under way still passes.
 EXPIRY_MARGIN: Final = timedelta(seconds=10)
 
@@ -39,6 +60,9 @@ def _optional_secret() -> Any:
 def _is_one_line(of: Any, value: str) -> bool:
     """Whether a value can stand in a header; some clients abort on one that cannot."""
     return bool(of.metadata.get("lines")) or (value.isascii() and value.isprintable())
+
+
+_W = TypeVar("_W")
 
 
 class _Credential(Displayed):
@@ -81,6 +105,24 @@ class _Credential(Displayed):
                 text = "'***'"
             shown.append(f"{f.name}={text}")
         return f"{type(self).__qualname__}({', '.join(shown)})"
+
+
+@dataclass(frozen=True, repr=False)
+class _Nothing(_Credential):
+    """All that there is to say is the class."""
+
+
+@dataclass(frozen=True, repr=False)
+class _Wrapping(_Credential, Generic[_W]):
+    """Credentials of one family, as a way to authenticate to one kind of store."""
+
+    #: What it holds.
+    _family: ClassVar[type]
+
+    credentials: _W
+
+    def __post_init__(self) -> None:
+        _check_wrapped(self.credentials, self._family, self)
 
 
 class _Expiring(_Credential):
@@ -241,22 +283,16 @@ class S3Credentials(metaclass=Family):
             S3StaticCredentials(access_key_id, secret_access_key, session_token, expires_after)
         )
 
-    @dataclass(frozen=True, repr=False)
-    class FromEnv(_Credential):
+    class FromEnv(_Nothing):
         """Whatever the environment offers: variables, profiles, instance metadata."""
 
-    @dataclass(frozen=True, repr=False)
-    class Anonymous(_Credential):
+    class Anonymous(_Nothing):
         """Requests are not signed."""
 
-    @dataclass(frozen=True, repr=False)
-    class Static(_Credential):
+    class Static(_Wrapping["S3StaticCredentials"]):
         """A fixed key pair."""
 
-        credentials: S3StaticCredentials
-
-        def __post_init__(self) -> None:
-            _check_wrapped(self.credentials, S3StaticCredentials, self)
+        _family = S3StaticCredentials
 
     class Refreshable(_Refreshable[S3StaticCredentials]):
         """Key pairs from a pickled function; see `s3_refreshable_credentials`."""
@@ -327,22 +363,16 @@ AnyGcsStaticCredential: TypeAlias = (
 class GcsCredentials(metaclass=Family):
     """The ways to authenticate to Google Cloud Storage."""
 
-    @dataclass(frozen=True, repr=False)
-    class Anonymous(_Credential):
+    class Anonymous(_Nothing):
         """Requests are not signed."""
 
-    @dataclass(frozen=True, repr=False)
-    class FromEnv(_Credential):
+    class FromEnv(_Nothing):
         """Whatever the environment offers."""
 
-    @dataclass(frozen=True, repr=False)
-    class Static(_Credential):
+    class Static(_Wrapping["AnyGcsStaticCredential"]):
         """Fixed credentials."""
 
-        credentials: AnyGcsStaticCredential
-
-        def __post_init__(self) -> None:
-            _check_wrapped(self.credentials, GcsStaticCredentials, self)
+        _family = GcsStaticCredentials
 
     class Refreshable(_Refreshable[GcsBearerCredential]):
         """Tokens from a pickled function; see `gcs_refreshable_credentials`."""
@@ -423,22 +453,16 @@ AnyAzureStaticCredential: TypeAlias = (
 class AzureCredentials(metaclass=Family):
     """The ways to authenticate to Azure Blob Storage."""
 
-    @dataclass(frozen=True, repr=False)
-    class Anonymous(_Credential):
+    class Anonymous(_Nothing):
         """Requests are not signed."""
 
-    @dataclass(frozen=True, repr=False)
-    class FromEnv(_Credential):
+    class FromEnv(_Nothing):
         """Whatever the environment offers."""
 
-    @dataclass(frozen=True, repr=False)
-    class Static(_Credential):
+    class Static(_Wrapping["AnyAzureStaticCredential"]):
         """Fixed credentials."""
 
-        credentials: AnyAzureStaticCredential
-
-        def __post_init__(self) -> None:
-            _check_wrapped(self.credentials, AzureStaticCredentials, self)
+        _family = AzureStaticCredentials
 
     class Refreshable(_Refreshable[AnyAzureRefreshableCredential]):
         """Credentials from a pickled function; see `azure_refreshable_credentials`."""
@@ -458,39 +482,25 @@ AnyAzureCredential: TypeAlias = (
 class Credentials(metaclass=Family):
     """What a virtual chunk container is authorised with, one class a kind of store."""
 
-    @dataclass(frozen=True, repr=False)
-    class S3(_Credential):
+    class S3(_Wrapping["AnyS3Credential"]):
         """Access to a container on S3."""
 
-        credentials: AnyS3Credential
+        _family = S3Credentials
 
-        def __post_init__(self) -> None:
-            _check_wrapped(self.credentials, S3Credentials, self)
-
-    @dataclass(frozen=True, repr=False)
-    class Gcs(_Credential):
+    class Gcs(_Wrapping["AnyGcsCredential"]):
         """Access to a container on Google Cloud Storage."""
 
-        credentials: AnyGcsCredential
+        _family = GcsCredentials
 
-        def __post_init__(self) -> None:
-            _check_wrapped(self.credentials, GcsCredentials, self)
-
-    @dataclass(frozen=True, repr=False)
-    class Azure(_Credential):
+    class Azure(_Wrapping["AnyAzureCredential"]):
         """Access to a container on Azure Blob Storage."""
 
-        credentials: AnyAzureCredential
+        _family = AzureCredentials
 
-        def __post_init__(self) -> None:
-            _check_wrapped(self.credentials, AzureCredentials, self)
-
-    @dataclass(frozen=True, repr=False)
-    class LocalFileSystemAccess(_Credential):
+    class LocalFileSystemAccess(_Nothing):
         """Access to a folder: a permission, with nothing secret about it."""
 
-    @dataclass(frozen=True, repr=False)
-    class HttpAccess(_Credential):
+    class HttpAccess(_Nothing):
         """Access to a web server: a permission, with nothing secret about it."""
 
 

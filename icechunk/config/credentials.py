@@ -28,38 +28,17 @@ from icechunk.config.credential_types import (
     AnyGcsStaticCredential,
     AnyS3Credential,
     AzureCredentials,
-    AzureRefreshableCredential,
     AzureStaticCredentials,
     Credentials,
     GcsBearerCredential,
     GcsCredentials,
     GcsStaticCredentials,
-    HttpAccess,
-    LocalFileSystemAccess,
     S3Credentials,
     S3StaticCredentials,
     invalid_credentials,
 )
 
 __all__ = [
-    "AnyAzureCredential",
-    "AnyAzureRefreshableCredential",
-    "AnyAzureStaticCredential",
-    "AnyCredential",
-    "AnyGcsCredential",
-    "AnyGcsStaticCredential",
-    "AnyS3Credential",
-    "AzureCredentials",
-    "AzureRefreshableCredential",
-    "AzureStaticCredentials",
-    "Credentials",
-    "GcsBearerCredential",
-    "GcsCredentials",
-    "GcsStaticCredentials",
-    "HttpAccess",
-    "LocalFileSystemAccess",
-    "S3Credentials",
-    "S3StaticCredentials",
     "azure_anonymous_credentials",
     "azure_credentials",
     "azure_from_env_credentials",
@@ -97,6 +76,12 @@ def _pickled(function: Callable[[], Any]) -> bytes:
         ) from exc
 
 
+def _fetching(kind: Any, function: Callable[[], Any], now: bool) -> tuple[bytes, Any]:
+    """Return what a refreshable credential is made of: a function, and what it returns now."""
+    current = kind.call(function) if now else None
+    return _pickled(function), current
+
+
 def _only_one(function: str, **ways: object) -> str | None:
     """Return the name of the one way that was asked for, None if there is none."""
     given = [name for name, value in ways.items() if value is not None and value is not False]
@@ -131,8 +116,7 @@ def s3_refreshable_credentials(
         fails, or returns something else.
     """
     kind = S3Credentials.Refreshable
-    current = kind.call(get_credentials) if scatter_initial_credentials else None
-    return kind(_pickled(get_credentials), current)
+    return kind(*_fetching(kind, get_credentials, scatter_initial_credentials))
 
 
 def s3_static_credentials(
@@ -249,8 +233,7 @@ def gcs_refreshable_credentials(
     `s3_refreshable_credentials`.
     """
     kind = GcsCredentials.Refreshable
-    current = kind.call(get_credentials) if scatter_initial_credentials else None
-    return kind(_pickled(get_credentials), current)
+    return kind(*_fetching(kind, get_credentials, scatter_initial_credentials))
 
 
 def gcs_anonymous_credentials() -> GcsCredentials.Anonymous:
@@ -345,8 +328,7 @@ def azure_refreshable_credentials(
     `s3_refreshable_credentials`.
     """
     kind = AzureCredentials.Refreshable
-    current = kind.call(get_credentials) if scatter_initial_credentials else None
-    return kind(_pickled(get_credentials), current)
+    return kind(*_fetching(kind, get_credentials, scatter_initial_credentials))
 
 
 def azure_from_env_credentials() -> AzureCredentials.FromEnv:

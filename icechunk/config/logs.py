@@ -14,6 +14,8 @@ from typing import Final
 
 from icechunk.errors import ErrorKind, InvalidInputError
 
+__all__ = ["initialize_logs", "set_logs_filter", "shutdown_telemetry"]
+
 ENVIRONMENT: Final = "ICECHUNK_LOG"
 TO_STDOUT: Final = "ICECHUNK_LOG_TO_STDOUT"
 #: The levels of the official client; Python has nothing finer than debug.

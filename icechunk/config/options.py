@@ -236,6 +236,18 @@ class Options(Displayed):
         blocks = (f"{key}:\n{indent(text, '    ')}" for key, text in texts.items())
         return "".join(blocks) or "{}"
 
+    def in_force(self, name: str) -> Any:
+        """Return what an option has, or its default; None without either.
+
+        Options of options are laid over their defaults.
+        """
+        value, default = getattr(self, name), self._in_force.get(name)
+        if value is None:
+            return default
+        if isinstance(default, Options):
+            return default._merge(value)
+        return value
+
     def _dump(self) -> dict[str, Stored]:
         result: dict[str, Stored] = {}
         for name, kind in self._kinds.items():

@@ -11,40 +11,16 @@ for is ever stored.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Final, TypeAlias
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
-from icechunk.base.display import Displayed, NumberedEnum
-from icechunk.base.texts import Labelled, call, labelled, literal
-from icechunk.config.conditions import (
-    AnyDimCondition,
-    ManifestPreloadCondition,
-    ManifestSplitCondition,
-    ManifestSplitDimCondition,
-    SplitSizes,
-    preload_condition,
-    splitting_rules,
-)
-from icechunk.config.logs import initialize_logs, set_logs_filter, shutdown_telemetry
-from icechunk.config.object_stores import (
-    AnyObjectStoreConfig,
-    ChecksumAlgorithm,
-    ObjectStoreConfig,
-    S3Options,
-    VirtualChunkContainer,
-    VirtualChunkSpec,
-    azure_store,
-    containers,
-    gcs_store,
-    http_store,
-    local_filesystem_store,
-    s3_store,
-)
+from icechunk.base.display import NumberedEnum
+from icechunk.base.texts import Labelled
+from icechunk.config.conditions import ManifestPreloadCondition, SplitSizes
+from icechunk.config.manifests import DEFAULT_PRELOAD, ManifestConfig
 from icechunk.config.options import (
     Options,
-    integer,
     invalid_option,
     member,
     nested,
@@ -54,53 +30,19 @@ from icechunk.config.options import (
 from icechunk.config.storage_settings import (
     EffectiveRetries,
     EffectiveStorageSettings,
-    StorageConcurrencySettings,
     StorageRetriesSettings,
     StorageSettings,
-    StorageTimeoutSettings,
-    effective_retries,
-    value_or,
 )
+from icechunk.config.virtual_chunks import VirtualChunkContainer, containers
 from icechunk.errors import ErrorKind, FormatError, InvalidInputError
 
 __all__ = [
-    "AnyObjectStoreConfig",
-    "Attribution",
     "CachingConfig",
-    "ChecksumAlgorithm",
     "CompressionAlgorithm",
     "CompressionConfig",
-    "EffectiveConfig",
-    "EffectiveRetries",
-    "EffectiveStorageSettings",
     "FeatureFlag",
-    "ManifestConfig",
-    "ManifestPreloadCondition",
-    "ManifestPreloadConfig",
-    "ManifestSplitCondition",
-    "ManifestSplitDimCondition",
-    "ManifestSplitValues",
-    "ManifestSplittingConfig",
-    "ManifestVirtualChunkLocationCompressionConfig",
-    "ObjectStoreConfig",
     "RepoUpdateRetryConfig",
     "RepositoryConfig",
-    "S3Options",
-    "SplitSizesDict",
-    "StorageConcurrencySettings",
-    "StorageRetriesSettings",
-    "StorageSettings",
-    "StorageTimeoutSettings",
-    "VirtualChunkContainer",
-    "VirtualChunkSpec",
-    "azure_store",
-    "gcs_store",
-    "http_store",
-    "initialize_logs",
-    "local_filesystem_store",
-    "s3_store",
-    "set_logs_filter",
-    "shutdown_telemetry",
 ]
 
 
@@ -174,145 +116,6 @@ class CachingConfig(Options):
 
 
 @dataclass(repr=False)
-class ManifestPreloadConfig(Options):
-    """Which manifests are fetched in the background when a session opens.
-
-    Parameters
-    ----------
-    max_total_refs : int, optional
-        Stop before this many chunk references. Default 10,000.
-    preload_if : ManifestPreloadCondition, optional
-        Default: manifests of at most 1,000 references, of arrays with names that are usual
-        for coordinates, such as ``time``, ``lat`` or ``x``.
-    max_arrays_to_scan : int, optional
-        Look at this many arrays. Default 50.
-    """
-
-    _in_force: ClassVar = {"max_total_refs": 10_000, "max_arrays_to_scan": 50}
-
-    max_total_refs: Annotated[int | None, unsigned(32)] = None
-    preload_if: Annotated[ManifestPreloadCondition | None, preload_condition()] = None
-    max_arrays_to_scan: Annotated[int | None, unsigned(32)] = None
-
-
-#: Sizes by dimension condition, and those by array condition: what `from_dict` takes.
-ManifestSplitValues: TypeAlias = dict[AnyDimCondition, int]
-SplitSizesDict: TypeAlias = dict[ManifestSplitCondition, ManifestSplitValues]
-
-
-@dataclass(repr=False)
-class ManifestSplittingConfig(Options):
-    """How the references of an array are split into several manifests.
-
-    Parameters
-    ----------
-    split_sizes : tuple, optional
-        Pairs of a `ManifestSplitCondition` and of pairs ``(dimension condition, number
-        of chunks)``. Each dimension takes the first dimension condition that matches,
-        among those of all array conditions that match, in their order, and is not split
-        if there is none. Default: no splitting. (Without this configuration arrays are cut
-        where they have very many references, into manifests of about 130,000.)
-    """
-
-    split_sizes: Annotated[SplitSizes | None, splitting_rules()] = None
-
-    @staticmethod
-    def from_dict(
-        split_sizes: Mapping[ManifestSplitCondition, Mapping[AnyDimCondition, int]],
-    ) -> ManifestSplittingConfig:
-        """Return the configuration for rules as nested dicts, in their order."""
-        try:
-            rules = tuple((array, tuple(dims.items())) for array, dims in split_sizes.items())
-        except AttributeError:
-            raise invalid_option(
-                "ManifestSplittingConfig.from_dict: split_sizes", "a dict of dicts", split_sizes
-            ) from None
-        return ManifestSplittingConfig(rules)
-
-    def to_dict(self) -> dict[ManifestSplitCondition, dict[AnyDimCondition, int]]:
-        """Return the rules as nested dicts."""
-        return {array: dict(dims) for array, dims in self.split_sizes or ()}
-
-    def _merge(self, other: ManifestSplittingConfig) -> ManifestSplittingConfig:
-        # one option as a whole: rules that are not set override others, as official has it
-        return ManifestSplittingConfig(other.split_sizes)
-
-
-@dataclass(repr=False)
-class ManifestVirtualChunkLocationCompressionConfig(Options):
-    """Compression of the locations of virtual chunks with a dictionary.
-
-    Without this configuration locations are compressed only where that makes a manifest
-    smaller, which is rare: manifests are compressed as a whole.
-
-    Parameters
-    ----------
-    min_num_chunks : int, optional
-        Compress in manifests with this many virtual references. Default 1,000.
-    dictionary_max_training_samples : int, optional
-        Default 100.
-    dictionary_max_size_bytes : int, optional
-        Default 2,048.
-    compression_level : int, optional
-        Of zstd. Default 3.
-    """
-
-    _in_force: ClassVar = {
-        "min_num_chunks": 1000,
-        "dictionary_max_training_samples": 100,
-        "dictionary_max_size_bytes": 2048,
-        "compression_level": 3,
-    }
-
-    min_num_chunks: Annotated[int | None, unsigned(16)] = None
-    dictionary_max_training_samples: Annotated[int | None, unsigned(16)] = field(
-        default=None, kw_only=True
-    )
-    dictionary_max_size_bytes: Annotated[int | None, unsigned(32)] = field(
-        default=None, kw_only=True
-    )
-    compression_level: Annotated[int | None, integer(-(2**31), 2**31 - 1)] = field(
-        default=None, kw_only=True
-    )
-
-
-@dataclass(repr=False)
-class ManifestConfig(Options):
-    """Everything about manifests.
-
-    Parameters
-    ----------
-    preload : ManifestPreloadConfig, optional
-    splitting : ManifestSplittingConfig, optional
-    virtual_chunk_location_compression : ManifestVirtualChunkLocationCompressionConfig, optional
-    max_concurrent_manifest_fetches_during_commit : int, optional
-        Default 1.
-    """
-
-    _in_force: ClassVar = {
-        "preload": ManifestPreloadConfig(),
-        "splitting": ManifestSplittingConfig(
-            (
-                (
-                    ManifestSplitCondition.path_matches(".*"),
-                    ((ManifestSplitDimCondition.Any(), 2**32 - 1),),
-                ),
-            )
-        ),
-        "virtual_chunk_location_compression": ManifestVirtualChunkLocationCompressionConfig(),
-        "max_concurrent_manifest_fetches_during_commit": 1,
-    }
-
-    preload: Annotated[ManifestPreloadConfig | None, nested(ManifestPreloadConfig)] = None
-    splitting: Annotated[ManifestSplittingConfig | None, nested(ManifestSplittingConfig)] = None
-    virtual_chunk_location_compression: Annotated[
-        ManifestVirtualChunkLocationCompressionConfig | None,
-        nested(ManifestVirtualChunkLocationCompressionConfig),
-    ] = None
-    max_concurrent_manifest_fetches_during_commit: Annotated[int | None, unsigned(16)] = None
-
-
-@dataclass(repr=False)
 class RepoUpdateRetryConfig(Options):
     """How a lost race for the repository's one mutable object is tried again.
 
@@ -327,22 +130,6 @@ class RepoUpdateRetryConfig(Options):
 
 
 # -- the whole -------------------------------------------------------------------------
-#: Names of coordinates, by the rules with which cf_xarray guesses axes.
-_COORDINATES: Final = "|".join(
-    [
-        r"t|(time|min|hour|day|week|month|year)[0-9]*",
-        r"(z|nav_lev|gdep|lv_|o*lev|bottom_top|sigma|h(ei)?ght|altitude|depth|isobaric|pres"
-        r"|isotherm)[a-z_]*[0-9]*",
-        r"y|j|nlat|rlat|nj|y?(nav_lat|lat|gphi)[a-z0-9]*",
-        r"x|i|nlon|rlon|ni|x?(nav_lon|lon|glam)[a-z0-9]*",
-    ]
-)
-#: Small manifests of coordinates are preloaded unless a condition is set.
-_PRELOAD: Final = ManifestPreloadCondition.name_matches(
-    rf"^({_COORDINATES})$"
-) & ManifestPreloadCondition.num_refs(None, 1001)
-
-
 @dataclass(frozen=True)
 class EffectiveConfig:
     """The values that the library works with, defaults filled in.
@@ -524,119 +311,47 @@ class RepositoryConfig(Options):
 
     def effective(self) -> EffectiveConfig:
         """Return the values to work with (Icechunk spec, "RepositoryConfig")."""
-        compression = self.compression or CompressionConfig()
-        caching = self.caching or CachingConfig()
-        manifest = self.manifest or ManifestConfig()
-        preload = manifest.preload or ManifestPreloadConfig()
-        locations = (
-            manifest.virtual_chunk_location_compression
-            or ManifestVirtualChunkLocationCompressionConfig()
-        )
-        retries = self.repo_update_retries or RepoUpdateRetryConfig()
+        compression, caching = self.in_force("compression"), self.in_force("caching")
+        manifest = self.in_force("manifest")
+        preload = manifest.in_force("preload")
+        locations = manifest.in_force("virtual_chunk_location_compression")
+        wanted = self.manifest or ManifestConfig()
         return EffectiveConfig(
-            inline_chunk_threshold_bytes=value_or(self.inline_chunk_threshold_bytes, 512),
-            get_partial_values_concurrency=value_or(self.get_partial_values_concurrency, 10),
-            compression_level=min(value_or(compression.level, 3), 22),
-            max_concurrent_requests=value_or(self.max_concurrent_requests, 256),
-            max_concurrent_decodes=value_or(self.max_concurrent_decodes, os.cpu_count() or 1),
-            num_snapshot_nodes=value_or(caching.num_snapshot_nodes, 500_000),
-            num_chunk_refs=value_or(caching.num_chunk_refs, 15_000_000),
-            num_transaction_changes=value_or(caching.num_transaction_changes, 0),
-            num_bytes_attributes=value_or(caching.num_bytes_attributes, 0),
-            num_bytes_chunks=value_or(caching.num_bytes_chunks, 0),
-            preload_max_total_refs=value_or(preload.max_total_refs, 10_000),
-            preload_if=value_or(preload.preload_if, _PRELOAD),
-            preload_max_arrays_to_scan=value_or(preload.max_arrays_to_scan, 50),
-            split_sizes=None
-            if manifest.splitting is None
-            else manifest.splitting.split_sizes or (),
-            location_compression_is_wanted=manifest.virtual_chunk_location_compression is not None,
-            location_compression_min_num_chunks=value_or(locations.min_num_chunks, 1000),
-            location_compression_max_training_samples=value_or(
-                locations.dictionary_max_training_samples, 100
+            inline_chunk_threshold_bytes=self.in_force("inline_chunk_threshold_bytes"),
+            get_partial_values_concurrency=self.in_force("get_partial_values_concurrency"),
+            # more than zstd has
+            compression_level=min(compression.in_force("level"), 22),
+            max_concurrent_requests=self.in_force("max_concurrent_requests"),
+            max_concurrent_decodes=self.in_force("max_concurrent_decodes"),
+            num_snapshot_nodes=caching.in_force("num_snapshot_nodes"),
+            num_chunk_refs=caching.in_force("num_chunk_refs"),
+            num_transaction_changes=caching.in_force("num_transaction_changes"),
+            num_bytes_attributes=caching.in_force("num_bytes_attributes"),
+            num_bytes_chunks=caching.in_force("num_bytes_chunks"),
+            preload_max_total_refs=preload.in_force("max_total_refs"),
+            preload_if=preload.preload_if or DEFAULT_PRELOAD,
+            preload_max_arrays_to_scan=preload.in_force("max_arrays_to_scan"),
+            # by itself it differs from the rules that are shown: arrays are cut by their size
+            split_sizes=None if wanted.splitting is None else wanted.splitting.split_sizes or (),
+            location_compression_is_wanted=wanted.virtual_chunk_location_compression is not None,
+            location_compression_min_num_chunks=locations.in_force("min_num_chunks"),
+            location_compression_max_training_samples=locations.in_force(
+                "dictionary_max_training_samples"
             ),
-            location_compression_max_dictionary_size=value_or(
-                locations.dictionary_max_size_bytes, 2048
+            location_compression_max_dictionary_size=locations.in_force(
+                "dictionary_max_size_bytes"
             ),
-            location_compression_level=value_or(locations.compression_level, 3),
-            max_concurrent_manifest_fetches_during_commit=value_or(
-                manifest.max_concurrent_manifest_fetches_during_commit, 1
+            location_compression_level=locations.in_force("compression_level"),
+            max_concurrent_manifest_fetches_during_commit=manifest.in_force(
+                "max_concurrent_manifest_fetches_during_commit"
             ),
-            repo_update_retries=effective_retries(retries.default, 100, 50, 30_000),
-            num_updates_per_repo_info_file=value_or(self.num_updates_per_repo_info_file, 1000),
+            repo_update_retries=self.in_force("repo_update_retries")
+            .in_force("default")
+            .effective(),
+            num_updates_per_repo_info_file=self.in_force("num_updates_per_repo_info_file"),
             storage=(self.storage or StorageSettings()).effective(),
             virtual_chunk_containers=dict(self.virtual_chunk_containers or {}),
         )
-
-
-#: ``name`` or ``name/version`` in the characters of a token (RFC 9110, "User-Agent").
-_PRODUCT: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+(/[-!#$%&'*+.^_`|~0-9A-Za-z]+)?")
-#: Printable ASCII without what stands between the labels.
-_LABEL: Final = re.compile(r"[ -~]*")
-_BETWEEN_LABELS: Final = frozenset('()\\;="')
-_MAX_ATTRIBUTION: Final = 128
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Attribution(Displayed):
-    r"""Who makes the requests, for the access logs of the storage.
-
-    Parameters
-    ----------
-    client : str, optional
-        The program: ``name`` or ``name/version``, of the characters that HTTP allows there.
-    workload, principal : str, optional
-        What it is doing, and on whose behalf: printable ASCII without any of ``()\\;="``.
-
-    Raises
-    ------
-    InvalidInputError
-        If a label is longer than 128 bytes, or has other characters.
-    """
-
-    client: str | None = None
-    workload: str | None = None
-    principal: str | None = None
-
-    def __repr__(self) -> str:
-        return call("icechunk.Attribution", self._texts())
-
-    def __str__(self) -> str:
-        return labelled("icechunk.Attribution", self._texts())
-
-    def _texts(self) -> dict[str, str]:
-        return {name: literal(value) for name, value in vars(self).items()}
-
-    def __post_init__(self) -> None:
-        for name in ("client", "workload", "principal"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            where = f"Attribution: {name}"
-            if not isinstance(value, str):
-                raise invalid_option(where, "a string", value)
-            if len(value.encode()) > _MAX_ATTRIBUTION:
-                raise invalid_option(where, f"at most {_MAX_ATTRIBUTION} bytes long", value)
-            if name == "client" and not _PRODUCT.fullmatch(value):
-                raise invalid_option(where, "'name' or 'name/version' without spaces", value)
-            if not _LABEL.fullmatch(value) or _BETWEEN_LABELS.intersection(value):
-                raise invalid_option(where, 'printable ASCII without any of ()\\;="', value)
-
-    def user_agent(self, library: str) -> str:
-        """Return the header that carries it, in the form of the official client.
-
-        Parameters
-        ----------
-        library : str
-            What this library calls itself.
-        """
-        labels = [
-            f"{name}={value}"
-            for name, value in (("workload", self.workload), ("principal", self.principal))
-            if value is not None
-        ]
-        comment = [f"({'; '.join(labels)})"] if labels else []
-        return " ".join([*([self.client] if self.client else []), library, *comment])
 
 
 @dataclass(frozen=True, repr=False)

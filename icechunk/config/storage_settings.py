@@ -7,6 +7,13 @@ from typing import Annotated, Any, ClassVar, Final
 
 from icechunk.config.options import Options, flag, nested, text, unsigned
 
+__all__ = [
+    "StorageConcurrencySettings",
+    "StorageRetriesSettings",
+    "StorageSettings",
+    "StorageTimeoutSettings",
+]
+
 
 @dataclass(frozen=True)
 class EffectiveRetries:
@@ -50,22 +57,9 @@ class StorageRetriesSettings(Options):
     initial_backoff_ms: Annotated[int | None, unsigned(32)] = None
     max_backoff_ms: Annotated[int | None, unsigned(32)] = None
 
-
-def effective_retries(settings: StorageRetriesSettings | None, *defaults: int) -> EffectiveRetries:
-    """Return the settings, with three defaults in the order of the fields."""
-    tries, initial, longest = defaults
-    if settings is None:
-        return EffectiveRetries(tries, initial, longest)
-    return EffectiveRetries(
-        value_or(settings.max_tries, tries),
-        value_or(settings.initial_backoff_ms, initial),
-        value_or(settings.max_backoff_ms, longest),
-    )
-
-
-def value_or(value: Any, default: Any) -> Any:
-    """Return `default` for None, else the value."""
-    return default if value is None else value
+    def effective(self) -> EffectiveRetries:
+        """Return the values to work with."""
+        return EffectiveRetries(*map(self.in_force, self._kinds))
 
 
 @dataclass(repr=False)
@@ -204,18 +198,18 @@ class StorageSettings(Options):
 
     def effective(self) -> EffectiveStorageSettings:
         """Return the values to work with (Icechunk spec, "RepositoryConfig")."""
-        concurrency = self.concurrency or StorageConcurrencySettings()
+        concurrency = self.in_force("concurrency")
         return EffectiveStorageSettings(
-            value_or(concurrency.max_concurrent_requests_for_object, 18),
-            value_or(concurrency.ideal_concurrent_request_size, 12 * 1024**2),
-            effective_retries(self.retries, 10, 100, 180_000),
+            concurrency.in_force("max_concurrent_requests_for_object"),
+            concurrency.in_force("ideal_concurrent_request_size"),
+            self.in_force("retries").effective(),
             self.timeouts or StorageTimeoutSettings(),
-            self.unsafe_use_conditional_create is not False,
-            self.unsafe_use_conditional_update is not False,
-            self.unsafe_use_metadata is not False,
-            value_or(self.metadata_storage_class, self.storage_class),
-            value_or(self.chunks_storage_class, self.storage_class),
-            value_or(self.minimum_size_for_multipart_upload, 100 * 1024**2),
+            self.in_force("unsafe_use_conditional_create"),
+            self.in_force("unsafe_use_conditional_update"),
+            self.in_force("unsafe_use_metadata"),
+            _value_or(self.metadata_storage_class, self.storage_class),
+            _value_or(self.chunks_storage_class, self.storage_class),
+            self.in_force("minimum_size_for_multipart_upload"),
         )
 
     def limited(self, limits: StorageSettings | None) -> StorageSettings:
@@ -238,12 +232,16 @@ class StorageSettings(Options):
         )
         copied.timeouts = StorageTimeoutSettings(
             **{
-                name: None if value is None else min(value, value_or(getattr(times, name), limit))
+                name: None if value is None else min(value, _value_or(getattr(times, name), limit))
                 for name, limit in _LONGEST_MS.items()
                 for value in [getattr(mine.timeouts, name)]
             }
         )
         return copied
+
+
+def _value_or(value: Any, default: Any) -> Any:
+    return default if value is None else value
 
 
 #: In milliseconds, for what only somebody else wants to wait for.

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 from icechunk.changes.change_set import OnConflict
 from icechunk.commit.snapshot_info import SnapshotInfo
 from icechunk.commit.version_names import require_snapshot
-from icechunk.config.repository_config import RepositoryConfig
+from icechunk.config import RepositoryConfig
 from icechunk.early.config import StoreConfig
 from icechunk.errors import ErrorKind, InvalidInputError, RepositoryExistsError, SessionStateError
 from icechunk.format.ids import decode_id

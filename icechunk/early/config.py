@@ -10,15 +10,14 @@ import os
 import uuid
 from dataclasses import dataclass
 
-from icechunk.config.credentials import (
+from icechunk.config import ObjectStoreConfig, RepositoryConfig, S3Options, VirtualChunkContainer
+from icechunk.config.credential_types import (
     AnyCredential,
     AnyS3Credential,
     Credentials,
     S3Credentials,
     S3StaticCredentials,
 )
-from icechunk.config.object_stores import ObjectStoreConfig, S3Options, VirtualChunkContainer
-from icechunk.config.repository_config import RepositoryConfig
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.storage import (
     MemoryStorage,

@@ -13,7 +13,7 @@ from icechunk.commit.features import feature_flags, set_feature
 from icechunk.commit.publish import RepoState
 from icechunk.commit.publish_v1 import needs_upgrade
 from icechunk.commit.snapshot_info import to_microseconds
-from icechunk.config.repository_config import FeatureFlag
+from icechunk.config import FeatureFlag
 from icechunk.errors import ErrorKind, InvalidInputError, ObjectNotFoundError
 from icechunk.format import layout
 from icechunk.format.metadata import Metadata

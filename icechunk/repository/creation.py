@@ -5,7 +5,7 @@ from __future__ import annotations
 from icechunk.commit import publish
 from icechunk.commit.assets import Assets
 from icechunk.commit.building import now_microseconds
-from icechunk.config.repository_config import RepositoryConfig
+from icechunk.config import RepositoryConfig
 from icechunk.errors import ErrorKind, InvalidInputError, RepositoryExistsError
 from icechunk.format import layout
 from icechunk.format.encoding import flexbuf

@@ -10,13 +10,9 @@ from typing import Any
 
 from icechunk.commit.assets import Assets
 from icechunk.commit.publish import RepoState
-from icechunk.config.credentials import AnyCredential
-from icechunk.config.repository_config import (
-    Attribution,
-    EffectiveConfig,
-    RepositoryConfig,
-    StorageSettings,
-)
+from icechunk.config import Attribution, RepositoryConfig, StorageSettings
+from icechunk.config.credential_types import AnyCredential
+from icechunk.config.repository_config import EffectiveConfig
 from icechunk.format.manifest import LocationCompression
 from icechunk.session.context import RequestLimit, SessionContext
 from icechunk.storage import Storage

@@ -23,8 +23,8 @@ from icechunk.commit.version_names import (
     resolve,
     resolve_ref,
 )
-from icechunk.config.credentials import AnyCredential
-from icechunk.config.repository_config import Attribution, RepositoryConfig, StorageSettings
+from icechunk.config import Attribution, RepositoryConfig, StorageSettings
+from icechunk.config.credential_types import AnyCredential
 from icechunk.config.times import Time
 from icechunk.errors import (
     AlreadyExistsError,

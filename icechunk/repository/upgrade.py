@@ -17,7 +17,7 @@ from icechunk.commit import publish_v1
 from icechunk.commit.building import now_microseconds
 from icechunk.commit.publish import exists
 from icechunk.commit.publish_v1 import AllRefs
-from icechunk.config.repository_config import RepositoryConfig
+from icechunk.config import RepositoryConfig
 from icechunk.errors import (
     ErrorKind,
     FormatError,

@@ -11,7 +11,8 @@ from weakref import WeakKeyDictionary
 from icechunk.base.display import NumberedEnum
 from icechunk.commit.assets import Assets
 from icechunk.commit.publish import RepoState
-from icechunk.config.repository_config import EffectiveConfig, RepositoryConfig
+from icechunk.config import RepositoryConfig
+from icechunk.config.repository_config import EffectiveConfig
 from icechunk.virtual.resolver import VirtualResolver
 
 

@@ -17,7 +17,8 @@ from icechunk.changes.zarr_metadata import parse_node_metadata
 from icechunk.commit.building import transaction_log
 from icechunk.commit.conflicts import ConflictSolver
 from icechunk.commit.diff import Diff, diff_from_logs
-from icechunk.config.repository_config import EffectiveConfig, RepositoryConfig
+from icechunk.config import RepositoryConfig
+from icechunk.config.repository_config import EffectiveConfig
 from icechunk.errors import (
     ErrorKind,
     InvalidInputError,

@@ -1,6 +1,6 @@
 """Where the objects of a repository live; `base.Storage` says what one must do."""
 
-from icechunk.config.repository_config import (
+from icechunk.config import (
     AnyObjectStoreConfig,
     ChecksumAlgorithm,
     ObjectStoreConfig,

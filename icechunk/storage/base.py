@@ -22,7 +22,7 @@ from datetime import datetime
 from typing import Final, TypeAlias
 
 from icechunk.base.display import Displayed
-from icechunk.config.repository_config import StorageSettings
+from icechunk.config import StorageSettings
 from icechunk.errors import (
     ErrorKind,
     InvalidInputError,

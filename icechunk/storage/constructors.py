@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import datetime
-from typing import TypedDict, Unpack
+from inspect import signature
+from typing import Any, Final, TypedDict, Unpack
 
-from icechunk.config.credentials import (
+from icechunk.config import ChecksumAlgorithm, S3Options
+from icechunk.config.credential_types import (
     AnyAzureRefreshableCredential,
+    AnyS3Credential,
     GcsBearerCredential,
     S3StaticCredentials,
-    azure_credentials,
-    gcs_credentials,
-    s3_credentials,
 )
-from icechunk.config.repository_config import ChecksumAlgorithm, S3Options
+from icechunk.config.credentials import azure_credentials, gcs_credentials, s3_credentials
 from icechunk.storage import from_config
 from icechunk.storage.guarded_http import GuardedHttp, anywhere
 from icechunk.storage.local import LocalStorage
@@ -43,6 +43,27 @@ class S3Arguments(TypedDict, total=False):
     read_headers: dict[str, str] | None
     write_headers: dict[str, str] | None
     headers: dict[str, str] | None
+
+
+#: Which of them are of credentials, and which of requests: the rest are those of `S3Options`.
+_OF_CREDENTIALS: Final = signature(s3_credentials).parameters.keys()
+_OF_REQUESTS: Final = {"legacy_rooted_keys", "read_headers", "write_headers", "headers"}
+
+
+def _described(
+    region: str | None, endpoint_url: str | None, arguments: S3Arguments
+) -> tuple[S3Options, AnyS3Credential, dict[str, Any]]:
+    """Return options, credentials, and what remains."""
+    given: dict[str, Any] = {"network_stream_timeout_seconds": 60, **arguments}
+    others = {name: given.pop(name) for name in _OF_REQUESTS & given.keys()}
+    credentials = s3_credentials(**{name: given[name] for name in _OF_CREDENTIALS & given.keys()})
+    anonymous = bool(given.pop("anonymous", None))
+    options = {name: value for name, value in given.items() if name not in _OF_CREDENTIALS}
+    return (
+        S3Options(region=region, endpoint_url=endpoint_url, anonymous=anonymous, **options),
+        credentials,
+        others,
+    )
 
 
 def in_memory_storage() -> MemoryStorage:
@@ -156,34 +177,30 @@ def s3_storage(
     InvalidInputError
         If arguments exclude each other, or cannot be right.
     """
-    return from_config.s3(
-        S3Options(
-            region=region,
-            endpoint_url=endpoint_url,
-            allow_http=allow_http,
-            anonymous=bool(anonymous),
-            force_path_style=force_path_style,
-            network_stream_timeout_seconds=network_stream_timeout_seconds,
-            requester_pays=requester_pays,
-            checksum_algorithm=checksum_algorithm,
-        ),
-        bucket,
-        prefix,
-        s3_credentials(
-            access_key_id=access_key_id,
-            secret_access_key=secret_access_key,
-            session_token=session_token,
-            expires_after=expires_after,
-            anonymous=anonymous,
-            from_env=from_env,
-            get_credentials=get_credentials,
-            scatter_initial_credentials=scatter_initial_credentials,
-        ),
-        legacy_rooted_keys,
-        read_headers=read_headers,
-        write_headers=write_headers,
-        headers=headers,
+    options, credentials, others = _described(
+        region,
+        endpoint_url,
+        {
+            "allow_http": allow_http,
+            "access_key_id": access_key_id,
+            "secret_access_key": secret_access_key,
+            "session_token": session_token,
+            "expires_after": expires_after,
+            "anonymous": anonymous,
+            "from_env": from_env,
+            "get_credentials": get_credentials,
+            "scatter_initial_credentials": scatter_initial_credentials,
+            "force_path_style": force_path_style,
+            "network_stream_timeout_seconds": network_stream_timeout_seconds,
+            "requester_pays": requester_pays,
+            "checksum_algorithm": checksum_algorithm,
+            "legacy_rooted_keys": legacy_rooted_keys,
+            "read_headers": read_headers,
+            "write_headers": write_headers,
+            "headers": headers,
+        },
     )
+    return from_config.s3(options, bucket, prefix, credentials, **others)
 
 
 def s3_object_store_storage(
@@ -230,14 +247,8 @@ def r2_storage(
     InvalidInputError
         Without an account and an endpoint, or without a bucket.
     """
-    bucket, prefix = from_config.r2_bucket(bucket, prefix)
-    return s3_storage(
-        bucket=bucket,
-        prefix=prefix,
-        endpoint_url=endpoint_url or from_config.r2_endpoint(account_id),
-        region=region or "auto",
-        **arguments,
-    )
+    options, credentials, others = _described(region, endpoint_url, arguments)
+    return from_config.r2(options, bucket, prefix, account_id, credentials, **others)
 
 
 def tigris_storage(
@@ -269,17 +280,8 @@ def tigris_storage(
     InvalidInputError
         Without a region, unless consistency may be weak.
     """
-    if not use_weak_consistency:
-        consistent = from_config.tigris_headers(region)
-        arguments["headers"] = from_config.merged(consistent, arguments.get("headers"))
-    storage = s3_storage(
-        bucket=bucket,
-        prefix=prefix,
-        region=region or "auto",
-        endpoint_url=endpoint_url or from_config.TIGRIS_ENDPOINT,
-        **arguments,
-    )
-    return storage.as_read_only() if use_weak_consistency else storage
+    options, credentials, others = _described(region, endpoint_url, arguments)
+    return from_config.tigris(options, bucket, prefix, use_weak_consistency, credentials, **others)
 
 
 def hf_storage(
@@ -298,13 +300,8 @@ def hf_storage(
         As in `s3_storage`. The key pair is made from an access token on their site; the
         token itself is none.
     """
-    return s3_storage(
-        bucket=bucket,
-        prefix=prefix,
-        region=from_config.HF_REGION,
-        endpoint_url=from_config.hf_endpoint(namespace),
-        **arguments,
-    )
+    options, credentials, others = _described(None, None, arguments)
+    return from_config.hf(options, bucket, prefix, namespace, credentials, **others)
 
 
 def gcs_storage(

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
-from icechunk.config.credentials import AnyAzureCredential, AnyGcsCredential, AnyS3Credential
-from icechunk.config.repository_config import S3Options
+from icechunk.config import S3Options
+from icechunk.config.credential_types import AnyAzureCredential, AnyGcsCredential, AnyS3Credential
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.storage.guarded_http import GuardedHttp
 from icechunk.storage.object_store import ObjectStorage
 
 Headers: TypeAlias = Mapping[str, str] | None
-
-TIGRIS_ENDPOINT: Final = "https://t3.storage.dev"
-HF_REGION: Final = "us-east-1"
 
 
 def s3(
@@ -99,8 +96,13 @@ def r2(
     headers: Headers = None,
 ) -> ObjectStorage:
     """Return the storage in a bucket of Cloudflare R2; see `r2_storage`."""
-    bucket, prefix = r2_bucket(bucket, prefix)
-    endpoint = config.endpoint_url or r2_endpoint(account_id)
+    if bucket is None:
+        bucket, _, prefix = (prefix or "").lstrip("/").partition("/")
+    if config.endpoint_url is None and account_id is None:
+        raise InvalidInputError(
+            "r2_storage: pass account_id or endpoint_url", ErrorKind.STORAGE_CONFIG
+        )
+    endpoint = config.endpoint_url or f"https://{account_id}.r2.cloudflarestorage.com"
     return s3(
         replace(config, endpoint_url=endpoint, region=config.region or "auto"),
         bucket,
@@ -128,11 +130,11 @@ def tigris(
     """Return the storage in a bucket of Tigris; see `tigris_storage`."""
     region = config.region
     if not use_weak_consistency:
-        headers = merged(tigris_headers(region), headers)
+        headers = merged(_tigris_headers(region), headers)
     storage = s3(
         replace(
             config,
-            endpoint_url=config.endpoint_url or TIGRIS_ENDPOINT,
+            endpoint_url=config.endpoint_url or "https://t3.storage.dev",
             region=region or "auto",
         ),
         bucket,
@@ -160,7 +162,7 @@ def hf(
 ) -> ObjectStorage:
     """Return the storage in a storage bucket of Hugging Face; see `hf_storage`."""
     return s3(
-        replace(config, endpoint_url=hf_endpoint(namespace), region=HF_REGION),
+        replace(config, endpoint_url=f"https://s3.hf.co/{namespace}", region="us-east-1"),
         bucket,
         prefix,
         credentials,
@@ -209,37 +211,8 @@ def http(base_url: str, config: Headers = None, headers: Headers = None) -> Guar
     return GuardedHttp(base_url, config, headers)
 
 
-# -- what services are like --------------------------------------------------------------
-def r2_bucket(bucket: str | None, prefix: str | None) -> tuple[str, str | None]:
-    """Return bucket and prefix; the prefix may hold both."""
-    if bucket is None:
-        bucket, _, prefix = (prefix or "").lstrip("/").partition("/")
-    return bucket, prefix
-
-
-def r2_endpoint(account_id: str | None) -> str:
-    """Return the endpoint of an account.
-
-    Raises
-    ------
-    InvalidInputError
-        Without an account.
-    """
-    if account_id is None:
-        raise InvalidInputError(
-            "r2_storage: pass account_id or endpoint_url", ErrorKind.STORAGE_CONFIG
-        )
-    return f"https://{account_id}.r2.cloudflarestorage.com"
-
-
-def tigris_headers(region: str | None) -> dict[str, str]:
-    """Return the headers that make reads consistent.
-
-    Raises
-    ------
-    InvalidInputError
-        Without a region.
-    """
+def _tigris_headers(region: str | None) -> dict[str, str]:
+    """Return the headers that make reads consistent."""
     if region is None:
         raise InvalidInputError(
             "tigris_storage: pass the region of the bucket, or use_weak_consistency=True "
@@ -251,11 +224,6 @@ def tigris_headers(region: str | None) -> dict[str, str]:
         "x-tigris-regions": region,
         "cache-control": "no-cache",
     }
-
-
-def hf_endpoint(namespace: str) -> str:
-    """Return the endpoint of a user or organisation."""
-    return f"https://s3.hf.co/{namespace}"
 
 
 def merged(both: Headers, one: Headers) -> dict[str, str]:

@@ -26,7 +26,7 @@ from urllib.request import getproxies, proxy_bypass
 from icechunk._version import user_agent
 from icechunk.base.public_url import public_url, url_credentials
 from icechunk.base.texts import labelled
-from icechunk.config.repository_config import StorageSettings
+from icechunk.config import StorageSettings
 from icechunk.errors import (
     ErrorKind,
     InvalidInputError,

@@ -26,11 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from icechunk.base.texts import labelled
-from icechunk.config.repository_config import StorageSettings
-from icechunk.config.storage_settings import (
-    StorageConcurrencySettings,
-    StorageRetriesSettings,
-)
+from icechunk.config import StorageConcurrencySettings, StorageRetriesSettings, StorageSettings
 from icechunk.errors import (
     ErrorKind,
     InvalidInputError,

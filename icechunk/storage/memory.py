@@ -12,11 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from icechunk.base.texts import labelled
-from icechunk.config.repository_config import StorageSettings
-from icechunk.config.storage_settings import (
-    StorageConcurrencySettings,
-    StorageRetriesSettings,
-)
+from icechunk.config import StorageConcurrencySettings, StorageRetriesSettings, StorageSettings
 from icechunk.errors import (
     InvalidInputError,
     ObjectNotFoundError,

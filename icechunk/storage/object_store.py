@@ -25,7 +25,8 @@ from obstore.store import ObjectStore
 
 from icechunk.base.texts import labelled
 from icechunk.base.threads import map_in_threads
-from icechunk.config.credentials import (
+from icechunk.config import S3Options, StorageSettings
+from icechunk.config.credential_types import (
     AnyAzureCredential,
     AnyGcsCredential,
     AnyS3Credential,
@@ -33,7 +34,6 @@ from icechunk.config.credentials import (
     GcsCredentials,
     S3Credentials,
 )
-from icechunk.config.repository_config import S3Options, StorageSettings
 from icechunk.errors import (
     ErrorKind,
     IcechunkError,

@@ -19,8 +19,9 @@ from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
 from icechunk._version import user_agent as own_user_agent
 from icechunk.base.public_url import public_url
-from icechunk.config.credential_types import EXPIRY_MARGIN
-from icechunk.config.credentials import (
+from icechunk.config import ChecksumAlgorithm, S3Options
+from icechunk.config.credential_types import (
+    EXPIRY_MARGIN,
     AnyAzureCredential,
     AnyGcsCredential,
     AnyS3Credential,
@@ -33,7 +34,7 @@ from icechunk.config.credentials import (
     S3Credentials,
     S3StaticCredentials,
 )
-from icechunk.config.repository_config import ChecksumAlgorithm, EffectiveStorageSettings, S3Options
+from icechunk.config.storage_settings import EffectiveStorageSettings
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage import aws_environment
 from icechunk.storage.aws_profile import (
@@ -85,6 +86,21 @@ _WRITE_STREAM_TIMEOUT: Final = 60
 _S3_VARIABLES: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 _CHECKSUMS: Final = {ChecksumAlgorithm.Sha256: "SHA256", ChecksumAlgorithm.Crc64Nvme: "CRC64NVME"}
+
+
+@dataclass(frozen=True)
+class _Client:
+    """What a client is told whatever the service: see `client_options`."""
+
+    settings: EffectiveStorageSettings
+    headers: Mapping[str, str]
+    agent: str
+    silence: int
+    retry: Any
+
+    def options(self, more: Mapping[str, Any], silence: int | None = None) -> Any:
+        wait = self.silence if silence is None else silence
+        return client_options(self.settings, self.headers, more, self.agent, wait)
 
 
 @dataclass(frozen=True, repr=False)
@@ -155,10 +171,13 @@ class Place(ABC):
         check_headers({**headers, "User-Agent": self.user_agent}, self.url)
         try:
             return self._open(
-                headers,
-                settings,
-                retry_options(settings, write=write),
-                _WRITE_STREAM_TIMEOUT if write else _STREAM_TIMEOUT,
+                _Client(
+                    settings,
+                    headers,
+                    self.user_agent,
+                    _WRITE_STREAM_TIMEOUT if write else _STREAM_TIMEOUT,
+                    retry_options(settings, write=write),
+                )
             )
         except InvalidInputError:
             raise
@@ -174,13 +193,7 @@ class Place(ABC):
         raise failure
 
     @abstractmethod
-    def _open(
-        self,
-        headers: dict[str, str],
-        settings: EffectiveStorageSettings,
-        retry: Any,
-        silence: int,
-    ) -> ObjectStore: ...
+    def _open(self, client: _Client) -> ObjectStore: ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -248,13 +261,7 @@ class S3Place(Place):
             "secret_access_key=..., or get_credentials=..., or anonymous=True for public data"
         )
 
-    def _open(
-        self,
-        headers: dict[str, str],
-        settings: EffectiveStorageSettings,
-        retry: Any,
-        silence: int,
-    ) -> ObjectStore:
+    def _open(self, client: _Client) -> ObjectStore:
         options = self.options
         allow_http = options.allow_http
         # the path style works everywhere: with AWS, with IP addresses, without DNS
@@ -295,16 +302,10 @@ class S3Place(Place):
             self.bucket,
             prefix=self.prefix or None,
             config=config,  # type: ignore[arg-type]
-            client_options=client_options(
-                settings,
-                headers,
-                {"allow_http": allow_http},
-                self.user_agent,
-                silence
-                if options.network_stream_timeout_seconds is None
-                else options.network_stream_timeout_seconds,
+            client_options=client.options(
+                {"allow_http": allow_http}, options.network_stream_timeout_seconds
             ),
-            retry_config=retry,
+            retry_config=client.retry,
             credential_provider=provider,  # type: ignore[arg-type]
         )
 
@@ -350,26 +351,11 @@ class GcsPlace(Place):
             raise InvalidInputError(f"{version!r} is no version of an object in {self.url}")
         return {"e_tag": etag, "version": generation}
 
-    def _open(
-        self,
-        headers: dict[str, str],
-        settings: EffectiveStorageSettings,
-        retry: Any,
-        silence: int,
-    ) -> ObjectStore:
+    def _open(self, client: _Client) -> ObjectStore:
         return GCSStore(
             self.bucket,
             prefix=self.prefix or None,
-            **_arguments(
-                self.config,
-                {},
-                self.credentials,
-                headers,
-                settings,
-                retry,
-                self.user_agent,
-                silence,
-            ),
+            **_arguments(client, self.config, self.credentials, {}),
         )
 
 
@@ -400,42 +386,23 @@ class AzurePlace(Place):
         prefix = {"prefix": self.prefix} if self.prefix else {}
         return {"type": "Azure", **names, **prefix}
 
-    def _open(
-        self,
-        headers: dict[str, str],
-        settings: EffectiveStorageSettings,
-        retry: Any,
-        silence: int,
-    ) -> ObjectStore:
+    def _open(self, client: _Client) -> ObjectStore:
         account = {} if self.account is None else {"account_name": self.account}
         return AzureStore(
             self.container,
             prefix=self.prefix or None,
-            **_arguments(
-                self.config,
-                account,
-                self.credentials,
-                headers,
-                settings,
-                retry,
-                self.user_agent,
-                silence,
-            ),
+            **_arguments(client, self.config, self.credentials, account),
         )
 
 
 def _arguments(
+    client: _Client,
     config: Mapping[str, str],
-    more: Mapping[str, str],
     credentials: AnyGcsCredential | AnyAzureCredential,
-    headers: Mapping[str, str],
-    settings: EffectiveStorageSettings,
-    retry: Any,
-    agent: str,
-    silence: int,
+    more: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return what the clients for Google and Azure take, except for their place."""
-    service, client = split_options(config)
+    service, of_client = split_options(config)
     check_headers({k: v for k, v in config.items() if _is_short(k)}, "options")
     for name, value in config.items():
         if name.lower().endswith(("base_url", "endpoint")):
@@ -454,8 +421,8 @@ def _arguments(
         service[option] = getattr(credentials.credentials, attribute)
     return {
         "config": service,
-        "client_options": client_options(settings, headers, client, agent, silence),
-        "retry_config": retry,
+        "client_options": client.options(of_client),
+        "retry_config": client.retry,
         "credential_provider": provider,
     }
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from obstore.exceptions import NotModifiedError
 
-from icechunk.config.repository_config import EffectiveStorageSettings
+from icechunk.config.storage_settings import EffectiveStorageSettings
 from icechunk.errors import IcechunkError, PreconditionFailedError, StorageError
 from icechunk.storage.base import (
     ByteRange,

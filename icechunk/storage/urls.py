@@ -15,8 +15,8 @@ from urllib.parse import parse_qsl, unquote, urljoin, urlsplit
 
 from icechunk._version import user_agent
 from icechunk.base.public_url import public_url, url_credentials
+from icechunk.config import S3Options
 from icechunk.config.credentials import azure_credentials, gcs_credentials, s3_credentials
-from icechunk.config.repository_config import S3Options
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage.base import Storage
 from icechunk.storage.bounded_body import Allowance, TimedResponse

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal, TypeVar
 
-from icechunk.config.repository_config import StorageSettings
+from icechunk.config import StorageSettings
 from icechunk.errors import InvalidInputError, StorageError
 from icechunk.storage.base import ByteRange, BytesLike, GetResult, ObjectMeta, Storage
 

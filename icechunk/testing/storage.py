@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from icechunk.config.repository_config import StorageConcurrencySettings, StorageSettings
+from icechunk.config import StorageConcurrencySettings, StorageSettings
 from icechunk.errors import (
     InvalidInputError,
     ObjectNotFoundError,

@@ -9,9 +9,9 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from icechunk.config.credentials import AnyCredential, Credentials
+from icechunk.config import AnyObjectStoreConfig, ObjectStoreConfig, S3Options
+from icechunk.config.credential_types import AnyCredential, Credentials
 from icechunk.config.object_stores import serves
-from icechunk.config.repository_config import AnyObjectStoreConfig, ObjectStoreConfig, S3Options
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.storage.base import Storage
 from icechunk.storage.guarded_http import GuardedHttp

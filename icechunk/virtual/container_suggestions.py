@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from icechunk.config.repository_config import (
+from icechunk.config import (
     AnyObjectStoreConfig,
     ObjectStoreConfig,
     S3Options,

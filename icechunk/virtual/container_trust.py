@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from icechunk.base.public_url import public_url
+from icechunk.config import AnyObjectStoreConfig, ObjectStoreConfig, S3Options, StorageSettings
 from icechunk.config.object_stores import is_storable_header
-from icechunk.config.repository_config import AnyObjectStoreConfig, ObjectStoreConfig, S3Options
-from icechunk.config.storage_settings import StorageSettings
 from icechunk.errors import ErrorKind, InvalidInputError
 
 #: What goes into a host name: anything else could make it another host.

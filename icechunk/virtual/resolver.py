@@ -17,12 +17,9 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from icechunk.config.credentials import AnyCredential, containers_credentials
-from icechunk.config.repository_config import (
-    StorageSettings,
-    VirtualChunkContainer,
-    VirtualChunkSpec,
-)
+from icechunk.config import StorageSettings, VirtualChunkContainer, VirtualChunkSpec
+from icechunk.config.credential_types import AnyCredential
+from icechunk.config.credentials import containers_credentials
 from icechunk.errors import (
     ErrorKind,
     InvalidInputError,

@@ -9,7 +9,7 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
-from icechunk.config.repository_config import VirtualChunkSpec
+from icechunk.config import VirtualChunkSpec
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format.chunk_refs import ChunkRefs, RefKind, optional_strings
 from icechunk.format.encoding.string_heap import StringHeap

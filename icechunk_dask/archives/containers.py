@@ -12,7 +12,7 @@ from icechunk import (
     s3_store,
     suggest_containers,
 )
-from icechunk.config.credentials import HttpAccess, LocalFileSystemAccess
+from icechunk.credentials import HttpAccess, LocalFileSystemAccess
 
 __all__ = ["authorization", "derive_containers"]
 
