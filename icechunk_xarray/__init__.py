@@ -1,4 +1,4 @@
-"""xarray and Icechunk: write with `to_icechunk`.
+"""xarray and Icechunk: write with `to_icechunk`; in many processes, after `initialize`.
 
 Importing this package adds the accessor ``.icechunk`` to Datasets, DataArrays and DataTrees.
 """
@@ -7,6 +7,8 @@ import warnings
 
 try:
     from icechunk_xarray.accessor import IcechunkAccessor
+    from icechunk_xarray.regions import plan_regions
+    from icechunk_xarray.templates import initialize
     from icechunk_xarray.writer import to_icechunk
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
@@ -19,4 +21,4 @@ warnings.filterwarnings(
     "ignore", message="Numcodecs codecs are not in the Zarr version 3 specification", append=True
 )
 
-__all__ = ["IcechunkAccessor", "to_icechunk"]
+__all__ = ["IcechunkAccessor", "initialize", "plan_regions", "to_icechunk"]

@@ -8,7 +8,8 @@ from typing import Any
 
 import xarray as xr
 
-from icechunk_xarray.writer import Writable, to_icechunk
+from icechunk_xarray.groups import Writable
+from icechunk_xarray.writer import to_icechunk
 
 
 @xr.register_dataset_accessor("icechunk")  # type: ignore[no-untyped-call]

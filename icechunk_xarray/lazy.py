@@ -62,16 +62,22 @@ class LazyWrite:
         InvalidInputError
             If a value cannot be stored, among other reasons.
         """
-        if not writes:
-            return
+        if writes:
+            self.store(writes)
+
+    def store(self, writes: list[PendingWrite], **how: Any) -> Any:
+        """Write as `icechunk_dask.store_dask` is told to."""
         try:
-            self._store(writes, progress=self.progress, **self.options)
+            return self._store(writes, progress=self.progress, **self.options, **how)
         except TaskError as error:
             refusal = error.__cause__
-            if isinstance(refusal, InvalidInputError):
-                # of a value: what the task says of its region stays in the cause
-                raise InvalidInputError(refusal.message, refusal.kind) from error
-            raise
+            if not isinstance(refusal, InvalidInputError):
+                raise
+            # of a value: what the task says of its region stays in the cause
+            refused = InvalidInputError(refusal.message, refusal.kind)
+            for note in getattr(error, "__notes__", ()):
+                refused.add_note(note)
+            raise refused from error
 
     def delay(self, writes: list[PendingWrite], session: Session) -> Any:
         """Return what writes into a session when it is computed."""

@@ -23,6 +23,7 @@ from icechunk import (
 )
 from icechunk.errors import ErrorKind
 from icechunk_xarray import safety
+from icechunk_xarray.regions import edges_of
 from icechunk_xarray.values import Check
 from icechunk_xarray.xarray_internals import encode
 
@@ -41,6 +42,8 @@ class Options:
     align_chunks: bool
     safe_append: bool
     safe_encoding: bool
+    #: Whether arrays that exist were made for these values, with the encoding that was asked for.
+    is_fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,12 +136,14 @@ def _is_written(store: IcechunkStore, group: str, name: str, region: Sequence[sl
     """Whether any chunk of a part of an array is stored."""
     path = f"{group}/{name}".strip("/")
     array = zarr.open_array(store, path=path, mode="r")
-    grid = array.shards or array.chunks
     touched = tuple(
-        slice(bounds[0] // chunk, -(-bounds[1] // chunk))
-        for bounds, chunk in zip(
+        slice(
+            int(np.searchsorted(edges, bounds[0], side="right")) - 1,
+            int(np.searchsorted(edges, bounds[1], side="left")),
+        )
+        for bounds, edges in zip(
             (part.indices(size) for part, size in zip(region, array.shape, strict=True)),
-            grid,
+            edges_of(array),
             strict=True,
         )
     )
@@ -313,7 +318,7 @@ def _checked(
             safety.check_region(*place, write.target.shape)
     if not options.safe_encoding:
         return _cast(write)
-    check = Check.of(name, original, variable, exact=name in existing)
+    check = Check.of(name, original, variable, exact=name in existing and not options.is_fresh)
     if not check.needed(original.dtype, write.source.dtype):
         return _cast(write)
     if not write.is_lazy:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-import xarray as xr
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 from icechunk import (
     IcechunkStore,
@@ -19,21 +17,16 @@ from icechunk import (
 )
 from icechunk.errors import ErrorKind
 from icechunk.storage import VersionURL, version_url
+from icechunk_xarray.groups import Writable, describe, groups_of, stage_groups, write_now
 from icechunk_xarray.lazy import LazyWrite
-from icechunk_xarray.safety import check_tree_append
-from icechunk_xarray.staging import Mode, Options, PendingWrite, Region, choose_mode, stage
+from icechunk_xarray.resuming import JobWrite
+from icechunk_xarray.staging import Mode, Options, Region, choose_mode
 from icechunk_xarray.targets import DEFAULT_BRANCH, Authorization, Target, open_repository
 
 if TYPE_CHECKING:
     from icechunk_dask import Status
 
 __all__ = ["to_icechunk"]
-
-Writable: TypeAlias = xr.Dataset | xr.DataArray | xr.DataTree
-
-# the names that xarray gives to arrays without one, and looks for when it opens them
-_ARRAY_NAME = "__xarray_dataarray_name__"
-_ARRAY_VARIABLE = "__xarray_dataarray_variable__"
 
 
 def to_icechunk(
@@ -61,6 +54,8 @@ def to_icechunk(
     storage_options: Mapping[str, Any] | None = None,
     config: RepositoryConfig | None = None,
     authorize_virtual_chunk_access: Authorization | None = None,
+    job: str | None = None,
+    commit_every: int | str | timedelta | None = None,
 ) -> Any:
     """Write a Dataset, DataArray or DataTree.
 
@@ -147,6 +142,15 @@ def to_icechunk(
         Overrides the stored configuration; stored where the repository is created.
     authorize_virtual_chunk_access : mapping of str to credentials, optional
         Prefixes of the virtual chunk containers that may be read, and how.
+    job : str, optional
+        With a repository: a name in `Repository.jobs`, which knows what is done. Arrays and
+        coordinates are committed first, then values in batches, which others see as they come.
+        Whatever ends the call, the same call goes on, and writes nothing again that is committed;
+        it is refused if the object has changed. Values that Dask computes, or that are in files,
+        are not compared.
+    commit_every : int, str or timedelta, optional
+        With `job`: how large a batch is, as for `icechunk_dask.distributed_write`: a number of
+        blocks, ``"1GB"`` of values in memory, or ``"60s"``. Default: ``"1GB"``.
 
     Returns
     -------
@@ -186,7 +190,13 @@ def to_icechunk(
     url = version_url(target)
     if url is not None:
         target, branch, group = _named(url, branch, group)
-    destination = _destination(target, session)
+    opening = {
+        "storage_options": storage_options,
+        "config": config,
+        "authorize_virtual_chunk_access": authorize_virtual_chunk_access,
+    }
+    given = {"branch": branch, "message": message, "metadata": metadata, "job": job, **opening}
+    destination = _destination(target, session, given)
     options = Options(
         choose_mode(mode, append_dim, region),
         append_dim,
@@ -197,20 +207,18 @@ def to_icechunk(
         safe_encoding,
     )
     path = (group or "").strip("/")
-    parts = _parts(obj, path, encoding or {}, inherit=write_inherited_coords)
+    parts = groups_of(obj, path, encoding or {}, inherit=write_inherited_coords)
     lazy = LazyWrite(split_every, align_chunks, progress, dict(chunkmanager_store_kwargs or {}))
     lazy.check(compute=compute)
-    opening = {
-        "storage_options": storage_options,
-        "config": config,
-        "authorize_virtual_chunk_access": authorize_virtual_chunk_access,
-    }
+    if commit_every is not None and job is None:
+        raise InvalidInputError(
+            "commit_every makes several commits, so that a job can go on after the last one: name "
+            "it with job=",
+            ErrorKind.NOT_ALLOWED,
+        )
     if isinstance(destination, Session):
-        given = {"branch": branch, "message": message, "metadata": metadata, **opening}
-        _refuse_with_session(given)
-        _check_writable(destination)
         work = destination.fork()
-        waiting = _write(parts, work, options)
+        waiting = write_now(stage_groups(parts, work, options))
         if compute:
             lazy.write(waiting)
             destination.merge(work)
@@ -229,10 +237,13 @@ def to_icechunk(
         **opening,  # type: ignore[arg-type]
         create=creates and branch in (None, DEFAULT_BRANCH),
     )
+    if job is not None:
+        resumable = JobWrite(parts, repository, branch or DEFAULT_BRANCH, options, job)
+        return resumable.write(lazy, message or describe(parts, options), metadata, commit_every)
     committing = repository.writable_session(branch or DEFAULT_BRANCH)
-    waiting = _write(parts, committing, options)
+    waiting = write_now(stage_groups(parts, committing, options))
     lazy.write(waiting)
-    return committing.commit(message or _describe(parts, options), metadata)
+    return committing.commit(message or describe(parts, options), metadata)
 
 
 # -- arguments ----------------------------------------------------------------------------
@@ -256,22 +267,34 @@ def _named(
     return url.storage, branch, "/".join(filter(None, (url.path, (group or "").strip("/")))) or None
 
 
-def _destination(target: Target | None, session: Session | None) -> Target:
+def _destination(
+    target: Target | None, session: Session | None, arguments: Mapping[str, object]
+) -> Target:
     if (target is None) == (session is None):
         raise InvalidInputError(
             "to_icechunk needs one target: a session, or a repository, its URL or path",
             ErrorKind.NOT_ALLOWED,
         )
-    destination = session if target is None else target
+    return destination_of(session if target is None else target, **arguments)
+
+
+def destination_of(destination: Any, **arguments: object) -> Target:
+    """Return where to write: a writable session, or what names a repository.
+
+    `arguments` are those that do not go with a session.
+    """
     if isinstance(destination, IcechunkStore):
         if destination.read_only:
             raise ReadOnlyError(
                 "this store is read-only; get one from Repository.writable_session(branch)",
                 ErrorKind.READ_ONLY_STORE,
             )
-        return destination.session
-    assert destination is not None
-    return destination
+        destination = destination.session
+    if isinstance(destination, Session):
+        _refuse_with_session(arguments)
+        _check_writable(destination)
+    found: Target = destination
+    return found
 
 
 def _refuse_with_session(arguments: Mapping[str, object]) -> None:
@@ -297,85 +320,3 @@ def _check_writable(session: Session) -> None:
             "Repository.writable_session(branch)",
             ErrorKind.REARRANGE_SESSION_ONLY,
         )
-
-
-_Part: TypeAlias = tuple[str, xr.Dataset, Mapping[str, Mapping[str, Any]]]
-
-
-def _parts(obj: Writable, group: str, encoding: Mapping[Any, Any], *, inherit: bool) -> list[_Part]:
-    """Return the groups to write: path, dataset and encoding of each."""
-    if isinstance(obj, xr.DataArray):
-        return [(group, _as_dataset(obj), encoding)]
-    if isinstance(obj, xr.Dataset):
-        return [(group, obj, encoding)]
-    if not isinstance(obj, xr.DataTree):
-        raise InvalidInputError(
-            f"to_icechunk writes a Dataset, DataArray or DataTree, not a {type(obj).__name__}",
-            ErrorKind.NOT_ALLOWED,
-        )
-    nodes = list(obj.subtree_with_keys)
-    encodings = {"/" + path.strip("/"): wanted for path, wanted in encoding.items()}
-    paths = {"/" + key.strip("./"): node for key, node in nodes}
-    for path in encodings:
-        if path not in paths:
-            raise InvalidInputError(
-                f"encoding names the node {path!r}, and the tree has no such node: encodings of a "
-                "DataTree are given by path, then by variable",
-                ErrorKind.INVALID_ARRAY_METADATA,
-            )
-    return [
-        (
-            f"{group}{path}".strip("/"),
-            node.to_dataset(inherit=inherit or node is obj),
-            encodings.get(path, {}),
-        )
-        for path, node in paths.items()
-    ]
-
-
-def _as_dataset(array: xr.DataArray) -> xr.Dataset:
-    if array.name is not None and array.name not in (*array.coords, *array.dims):
-        return array.to_dataset()
-    dataset = array.to_dataset(name=_ARRAY_VARIABLE)
-    if array.name is not None:
-        dataset.attrs[_ARRAY_NAME] = array.name
-    return dataset
-
-
-def _describe(parts: list[_Part], options: Options) -> str:
-    """Return the message of a commit for which none was given."""
-    verb = "Write"
-    if options.append_dim is not None:
-        verb = f"Append along {options.append_dim}"
-    elif options.region is not None:
-        verb = "Write a region of"
-    names = [str(name) for _, dataset, _ in parts for name in dataset.data_vars]
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    where = f" in /{parts[0][0]}" if parts[0][0] else ""
-    return f"{verb}{': ' if options.append_dim is not None else ' '}{shown or 'attributes'}{where}"
-
-
-# -- writing ------------------------------------------------------------------------------
-def _write(parts: list[_Part], session: Session, options: Options) -> list[PendingWrite]:
-    """Write all but the values of Dask variables, and return what these are."""
-    store = session.store
-    writes: list[PendingWrite] = []
-    if options.append_dim is not None and options.safe_append:
-        longer = [group for group, dataset, _ in parts if options.append_dim in dataset.dims]
-        check_tree_append(store, longer, options.append_dim)
-    for group, dataset, encoding in parts:
-        fitting = options
-        if len(parts) > 1:
-            # of a tree, what has nothing to do with the dimensions
-            if options.region is not None and not dataset.variables:
-                continue
-            if options.append_dim not in dataset.dims:
-                fitting = replace(options, append_dim=None)
-        writes += stage(dataset, store, group, encoding, fitting)
-    lazy = []
-    for write in writes:
-        if write.is_lazy:
-            lazy.append(write)
-        else:
-            write.target[write.region or ...] = write.source
-    return lazy

@@ -17,7 +17,12 @@ import zarr
 from xarray.backends import ZarrStore
 from xarray.namedarray.pycompat import is_chunked_array
 
-__all__ = ["EncodedWrite", "encode", "is_chunked_array", "name_by_version"]
+__all__ = ["EncodedWrite", "encode", "is_chunked_array", "is_in_memory", "name_by_version"]
+
+
+def is_in_memory(variable: xr.Variable) -> bool:
+    """Whether the values of a variable are here, neither in a file nor to be computed."""
+    return bool(variable._in_memory)
 
 
 # -- writing ------------------------------------------------------------------------------

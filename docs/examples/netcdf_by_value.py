@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 
 import icechunk
+from icechunk_xarray import initialize
 
 files = sorted(Path("files").glob("*.nc"))
 times = np.concatenate([xr.open_dataset(file, engine="h5netcdf").time.values for file in files])
@@ -38,10 +39,7 @@ times = np.concatenate([xr.open_dataset(file, engine="h5netcdf").time.values for
 first = xr.open_dataset(files[0], engine="h5netcdf", chunks={})
 template = first.isel(time=[0]).reindex(time=times)
 repo = icechunk.Repository.create(icechunk.local_filesystem_storage("months"))
-session = repo.writable_session("main")
-encoding = {"t": {"chunks": (28, 4, 5)}}
-to_icechunk(template.chunk({"time": 28}), session, encoding=encoding, compute=False)
-session.commit("Template")
+initialize(template, repo, chunks={"time": 28}, message="Template")
 # --8<-- [end:template]
 
 # --8<-- [start:ingest]

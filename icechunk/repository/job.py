@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import operator
 import os
@@ -94,6 +95,11 @@ class Job(Displayed):
         keys = self._definition.keys
         return None if keys is None else list(keys)
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What `Jobs.create` was told of it."""
+        return copy.deepcopy(self._definition.about or {})
+
     def differences(self, other: Definition) -> Sequence[str]:
         """Return the names of what another definition says otherwise."""
         mine = self._definition
@@ -102,6 +108,7 @@ class Job(Displayed):
             "message": (mine.message, other.message),
             "metadata": (json.dumps(mine.metadata), json.dumps(other.metadata)),
             "keys": (_texts(mine.keys), _texts(other.keys)),
+            "about": (mine.about, other.about),
         }
         return [name for name, (one, another) in pairs.items() if one != another]
 

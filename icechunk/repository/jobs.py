@@ -44,6 +44,7 @@ class Jobs(Displayed):
         branch: str = "main",
         keys: Iterable[Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
+        about: Mapping[str, Any] | None = None,
         exist_ok: bool = False,
     ) -> Job:
         """Create a job.
@@ -61,6 +62,9 @@ class Jobs(Displayed):
             part sees the snapshot that is the newest when it begins.
         metadata : mapping, optional
             Of the commits.
+        about : mapping, optional
+            What else to know of the job later, such as what its input is like: anything that
+            JSON can express. See `Job.about`.
         exist_ok : bool
             Whether to return the job if there is one that says the same: for scripts that run
             many times.
@@ -93,6 +97,7 @@ class Jobs(Displayed):
             created=now(),
             keys=listed,
             base=tip if listed is not None else None,
+            about=None if about is None else json.loads(canonical(dict(about))),
         )
         if files.define(definition):
             return Job(self._repository, files, definition)

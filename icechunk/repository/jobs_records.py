@@ -148,6 +148,7 @@ class Definition:
     created: str
     keys: list[Any] | None = None
     base: str | None = None
+    about: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,110 @@
+"""The groups that an xarray object is written as, and their arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import xarray as xr
+
+from icechunk import InvalidInputError, Session
+from icechunk.errors import ErrorKind
+from icechunk_xarray.safety import check_tree_append
+from icechunk_xarray.staging import Options, PendingWrite, stage
+
+__all__ = ["GroupPart", "Writable", "describe", "groups_of", "stage_groups", "write_now"]
+
+Writable: TypeAlias = xr.Dataset | xr.DataArray | xr.DataTree
+
+#: Path, dataset and encoding of a group.
+GroupPart: TypeAlias = tuple[str, xr.Dataset, Mapping[str, Mapping[str, Any]]]
+
+# the names that xarray gives to arrays without one, and looks for when it opens them
+_ARRAY_NAME = "__xarray_dataarray_name__"
+_ARRAY_VARIABLE = "__xarray_dataarray_variable__"
+
+
+def groups_of(
+    obj: Writable, group: str, encoding: Mapping[Any, Any], *, inherit: bool
+) -> list[GroupPart]:
+    """Return the groups to write: path, dataset and encoding of each."""
+    if isinstance(obj, xr.DataArray):
+        return [(group, _as_dataset(obj), encoding)]
+    if isinstance(obj, xr.Dataset):
+        return [(group, obj, encoding)]
+    if not isinstance(obj, xr.DataTree):
+        raise InvalidInputError(
+            f"to_icechunk writes a Dataset, DataArray or DataTree, not a {type(obj).__name__}",
+            ErrorKind.NOT_ALLOWED,
+        )
+    nodes = list(obj.subtree_with_keys)
+    encodings = {"/" + path.strip("/"): wanted for path, wanted in encoding.items()}
+    paths = {"/" + key.strip("./"): node for key, node in nodes}
+    for path in encodings:
+        if path not in paths:
+            raise InvalidInputError(
+                f"encoding names the node {path!r}, and the tree has no such node: encodings of a "
+                "DataTree are given by path, then by variable",
+                ErrorKind.INVALID_ARRAY_METADATA,
+            )
+    return [
+        (
+            f"{group}{path}".strip("/"),
+            node.to_dataset(inherit=inherit or node is obj),
+            encodings.get(path, {}),
+        )
+        for path, node in paths.items()
+    ]
+
+
+def _as_dataset(array: xr.DataArray) -> xr.Dataset:
+    if array.name is not None and array.name not in (*array.coords, *array.dims):
+        return array.to_dataset()
+    dataset = array.to_dataset(name=_ARRAY_VARIABLE)
+    if array.name is not None:
+        dataset.attrs[_ARRAY_NAME] = array.name
+    return dataset
+
+
+def describe(parts: list[GroupPart], options: Options) -> str:
+    """Return the message of a commit for which none was given."""
+    verb = "Write"
+    if options.append_dim is not None:
+        verb = f"Append along {options.append_dim}"
+    elif options.region is not None:
+        verb = "Write a region of"
+    names = [str(name) for _, dataset, _ in parts for name in dataset.data_vars]
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    where = f" in /{parts[0][0]}" if parts[0][0] else ""
+    return f"{verb}{': ' if options.append_dim is not None else ' '}{shown or 'attributes'}{where}"
+
+
+def stage_groups(parts: list[GroupPart], session: Session, options: Options) -> list[PendingWrite]:
+    """Make the arrays of all groups, and return the writes that remain."""
+    store = session.store
+    writes: list[PendingWrite] = []
+    if options.append_dim is not None and options.safe_append:
+        longer = [group for group, dataset, _ in parts if options.append_dim in dataset.dims]
+        check_tree_append(store, longer, options.append_dim)
+    for group, dataset, encoding in parts:
+        fitting = options
+        if len(parts) > 1:
+            # of a tree, what has nothing to do with the dimensions
+            if options.region is not None and not dataset.variables:
+                continue
+            if options.append_dim not in dataset.dims:
+                fitting = replace(options, append_dim=None)
+        writes += stage(dataset, store, group, encoding, fitting)
+    return writes
+
+
+def write_now(writes: list[PendingWrite]) -> list[PendingWrite]:
+    """Write what is in memory, and return what Dask computes."""
+    lazy = []
+    for write in writes:
+        if write.is_lazy:
+            lazy.append(write)
+        else:
+            write.target[write.region or ...] = write.source
+    return lazy

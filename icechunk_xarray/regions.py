@@ -1,0 +1,201 @@
+"""Where the chunks of arrays end, and regions that end there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+import zarr
+
+from icechunk import InvalidInputError, NodeNotFoundError
+from icechunk.errors import ErrorKind
+from icechunk_xarray.targets import Authorization, Target, open_session
+
+__all__ = ["edges_of", "plan_regions", "split"]
+
+Edges = npt.NDArray[np.int64]
+
+_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+#: What one value of strings and the like counts, whose size nobody knows before.
+_UNKNOWN = 16
+
+
+def plan_regions(
+    target: Target,
+    nbytes: int | str = "500MB",
+    *,
+    group: str | None = None,
+    variables: Sequence[str] | None = None,
+    branch: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    authorize_virtual_chunk_access: Authorization | None = None,
+) -> list[dict[Hashable, slice]]:
+    """Cut the arrays of a group into regions that can be written at the same time.
+
+    Regions end where chunks of all variables end, or shards where there are any, so no two
+    of them share one. They have dimensions that all variables have; each goes to
+    ``to_icechunk(..., region=...)`` as it is. As long as the arrays stay, so does the plan.
+
+    Parameters
+    ----------
+    target : Session, IcechunkStore, Repository, Storage, StorageConfig, str or path
+        As for `to_icechunk`; `initialize` makes the arrays.
+    nbytes : int or str
+        How large the values of a region are at most, before compression: bytes, or ``"500MB"``.
+        A region has one chunk of each variable at least. Values of unknown size count 16 bytes.
+    group : str, optional
+        Path of the group. Default: the root.
+    variables : sequence of str, optional
+        Those to write. Default: all that are no coordinates.
+    branch : str, optional
+        Default: ``main``.
+    storage_options, authorize_virtual_chunk_access
+        As for `to_icechunk`.
+
+    Returns
+    -------
+    list of dict of str to slice
+        Together they cover the variables; later dimensions vary fastest.
+
+    Raises
+    ------
+    InvalidInputError
+        If the variables have no dimension in common: plan them one by one, with `variables`.
+    NodeNotFoundError
+        If there is no such group or variable.
+
+    Examples
+    --------
+    >>> initialize(ds, "/data/repo", chunks={"time": 24})
+    >>> for region in plan_regions("/data/repo", "100MB"):
+    ...     to_icechunk(ds.isel(region), "/data/repo", region=region)
+    """
+    limit = _bytes(nbytes)
+    session = open_session(
+        target,
+        branch=branch,
+        storage_options=storage_options,
+        authorize_virtual_chunk_access=authorize_virtual_chunk_access,
+    )
+    path = "/" + (group or "").strip("/")
+    try:
+        opened = zarr.open_group(session.store, path=path.strip("/"), mode="r")
+        arrays = dict(opened.arrays())
+    except FileNotFoundError:
+        raise NodeNotFoundError(
+            f"there is no group {path!r}; make it with icechunk_xarray.initialize"
+        ) from None
+    names = _data_names(session.store, path, arrays) if variables is None else list(variables)
+    missing = [name for name in names if name not in arrays]
+    if missing or not names:
+        raise NodeNotFoundError(
+            f"the group {path!r} has no variable {missing[0] if missing else 'to write'!r}; it has "
+            f"{', '.join(map(repr, sorted(arrays))) or 'none'}"
+        )
+    chosen = {name: arrays[name] for name in names}
+    shared = _shared(chosen, path)
+    edges = {
+        dim: reduce(
+            np.intersect1d,
+            [edges_of(array)[_dims(array).index(dim)] for array in chosen.values()],
+        )
+        for dim in shared
+    }
+    row = sum(
+        _item_size(array)
+        * math.prod(n for dim, n in zip(_dims(array), array.shape, strict=True) if dim not in edges)
+        for array in chosen.values()
+    )
+    return [dict(zip(edges, box, strict=True)) for box in split(list(edges.values()), row, limit)]
+
+
+def split(edges: Sequence[Edges], row: float, limit: float) -> Iterator[tuple[slice, ...]]:
+    """Cut a box at edges into boxes of a size, the first dimensions first.
+
+    Parameters
+    ----------
+    edges : sequence of int64[n]
+        Where it may be cut, in each dimension, with both ends; rising.
+    row : float
+        Size of one element.
+    limit : float
+        Of a box, if it has more than one cell.
+    """
+    if not edges:
+        yield ()
+        return
+    first, *rest = edges
+    inner = row * math.prod(int(each[-1] - each[0]) for each in rest)
+    start = 0
+    while start < len(first) - 1:
+        fits = np.searchsorted(first, first[start] + limit / max(inner, 1), side="right") - 1
+        stop = max(int(fits), start + 1)
+        cut = slice(int(first[start]), int(first[stop]))
+        for more in split(rest, row * (cut.stop - cut.start), limit):
+            yield (cut, *more)
+        start = stop
+
+
+def edges_of(array: zarr.Array[Any]) -> list[Edges]:
+    """Return where what is stored as a whole begins, and where the last one ends: int64[n + 1]."""
+    # only Zarr versions that know rectilinear grids have it
+    sizes: Any = getattr(array, "write_chunk_sizes", None)
+    if sizes is None:
+        sizes = array.chunks if array.shards is None else array.shards
+    found = []
+    for length, size in zip(array.shape, sizes, strict=True):
+        if isinstance(size, int):
+            ends = np.arange(0, length + max(size, 1), max(size, 1), dtype=np.int64)
+        else:
+            ends = np.cumsum([0, *size], dtype=np.int64)
+        found.append(np.unique(np.minimum(ends, length)))
+    return found
+
+
+def _data_names(store: Any, path: str, arrays: Mapping[str, zarr.Array[Any]]) -> list[str]:
+    dataset = xr.open_zarr(
+        store, group=path.strip("/"), consolidated=False, chunks=None, decode_cf=False
+    )
+    # what the attribute `coordinates` says, too
+    coords = set(xr.decode_cf(dataset, decode_times=False, mask_and_scale=False).coords)
+    return [name for name, array in arrays.items() if name not in coords and array.ndim]
+
+
+def _shared(arrays: Mapping[str, zarr.Array[Any]], path: str) -> list[Hashable]:
+    of_all: list[list[Hashable]] = [_dims(array) for array in arrays.values()]
+    shared = [dim for dim in of_all[0] if all(dim in dims for dims in of_all)]
+    if not shared:
+        listed = ", ".join(f"{name!r} {tuple(_dims(array))}" for name, array in arrays.items())
+        raise InvalidInputError(
+            f"the variables of the group {path!r} have no dimension in common: {listed}. Plan "
+            "those together that have, with variables=[...]",
+            ErrorKind.INVALID_CHUNK_INDEX,
+        )
+    return shared
+
+
+def _dims(array: zarr.Array[Any]) -> list[Hashable]:
+    return list(getattr(array.metadata, "dimension_names", None) or ())
+
+
+def _item_size(array: zarr.Array[Any]) -> int:
+    dtype = array.dtype
+    return _UNKNOWN if dtype.kind in "OT" else int(dtype.itemsize)
+
+
+def _bytes(size: int | str) -> int:
+    text = str(size).strip().lower().replace(" ", "")
+    number = text.rstrip("abcdefghijklmnopqrstuvwxyz")
+    try:
+        found = int(float(number) * _UNITS[text[len(number) :] or "b"])
+    except (KeyError, ValueError, OverflowError):
+        found = 0
+    if found < 1 or isinstance(size, bool):
+        raise InvalidInputError(f"nbytes is {size!r}; it is a number of bytes, such as '500MB'")
+    return found
