@@ -39,6 +39,7 @@ from icechunk.base.display import Displayed, NumberedEnum
 from icechunk.base.first_words import with_first_words
 from icechunk.base.public_url import public_text
 from icechunk.base.texts import labelled
+from icechunk.base.visible import visible
 
 __all__ = [
     "AlreadyExistsError",
@@ -206,8 +207,8 @@ class IcechunkError(Exception):
     kind: ErrorKind
 
     def __init__(self, message: str = "", kind: str | None = None) -> None:
-        # whoever wrote it: what it names may carry a password or a signature
-        message = public_text(message)
+        # whoever wrote it: what it names may carry a password or a signature, or steer terminals
+        message = visible(public_text(message))
         self.kind = ErrorKind(kind) if kind is not None else self.default_kind
         message = with_first_words(str(self.kind), message)
         super().__init__(message)

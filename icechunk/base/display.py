@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 from enum import Enum
 
+from icechunk.base.visible import visible
+
 
 class NumberedEnum(int, Enum):
     """An enumeration whose members are equal to their numbers, and shown by name."""
@@ -19,4 +21,4 @@ class Displayed:
     __slots__ = ()
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(repr(self))}</pre>"
+        return f"<pre>{html.escape(visible(repr(self)))}</pre>"

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from icechunk.base.visible import visible
+
 __all__ = [
     "Html",
     "bullets",
@@ -70,7 +72,7 @@ def escaped(value: object) -> Html:
     if isinstance(value, Html):
         return value
     text = f"{value:%Y-%m-%d %H:%M:%S}" if isinstance(value, datetime) else str(value)
-    return Html(html.escape(text if len(text) <= _TEXT else f"{text[:_TEXT]}..."))
+    return Html(html.escape(visible(text if len(text) <= _TEXT else f"{text[:_TEXT]}...")))
 
 
 def card(kind: str, title: object, *parts: Html) -> Html:
@@ -131,7 +133,7 @@ def bullets(values: Iterable[object]) -> Html:
 
 def code(text: str) -> Html:
     """Return lines as they are, to be copied."""
-    return Html(f"<pre>{html.escape(text)}</pre>" if text else "")
+    return Html(f"<pre>{html.escape(visible(text))}</pre>" if text else "")
 
 
 def note(value: object) -> Html:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from icechunk.base.visible import in_a_line
+
 __all__ = ["is_secret", "public_text", "public_url", "url_credentials"]
 
 _SCHEME: Final = re.compile(r"\A\s*[A-Za-z][A-Za-z0-9+.-]*://")
@@ -41,11 +43,15 @@ def _is_plain(authority: str, after: str) -> bool:
 
 
 def public_url(url: str) -> str:
-    """Return a URL without user, password, query and fragment.
+    """Return a URL without user, password, query and fragment, in a line.
 
     A password may hold what ends the host elsewhere, so nothing is shown of which it is
     not certain that it is no part of one.
     """
+    return in_a_line(_place(url))
+
+
+def _place(url: str) -> str:
     scheme, rest = _split(url)
     if not scheme and url.startswith(("/", ".", "~")):
         return url  # a path

@@ -16,6 +16,7 @@ from textwrap import indent
 from typing import Any, ClassVar, cast
 
 from icechunk.base.display import Displayed
+from icechunk.base.visible import visible
 
 _STEP = "    "
 
@@ -24,6 +25,7 @@ def labelled(name: str, lines: Mapping[str, str]) -> str:
     """Return a label, and a line for each field; a value of many lines is a block."""
     text = f"<{name}>\n"
     for field, value in lines.items():
+        value = visible(value)
         if "\n" in value:
             text += f"{field}:\n{indent(value.rstrip(), _STEP)}\n"
         else:
@@ -34,7 +36,7 @@ def labelled(name: str, lines: Mapping[str, str]) -> str:
 def call(name: str, arguments: Mapping[str, str]) -> str:
     """Return a call with a line for each argument."""
     lines = "".join(
-        f"{_STEP}{key}={value.replace(chr(10), chr(10) + _STEP)},\n"
+        f"{_STEP}{key}={visible(value).replace(chr(10), chr(10) + _STEP)},\n"
         for key, value in arguments.items()
     )
     return f"{name}(\n{lines})"

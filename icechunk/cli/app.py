@@ -12,6 +12,7 @@ from typing import Any, Final
 import click
 
 from icechunk._version import __version__
+from icechunk.base.visible import visible
 from icechunk.errors import IcechunkError
 
 __all__ = ["main"]
@@ -96,7 +97,7 @@ class Commands(click.Group):
                 message = f"{error.name} is not installed: pip install 'icechunk[all]'"
             else:
                 message = str(error) or type(error).__name__
-            raise click.ClickException(message) from error
+            raise click.ClickException(visible(message)) from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

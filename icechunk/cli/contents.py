@@ -9,11 +9,13 @@ from typing import Any
 import click
 import numpy as np
 import zarr
+from rich.text import Text
 from rich.tree import Tree
 
 from icechunk import InvalidInputError, Repository, Session
+from icechunk.base.visible import in_a_line
 from icechunk.cli.options import as_json, ref, repository
-from icechunk.cli.output import console, fields, print_json, printable, size, table, text
+from icechunk.cli.output import console, fields, print_json, size, table, text
 from icechunk.format.chunk_ref import RefKind
 
 __all__ = ["COMMANDS"]
@@ -110,13 +112,13 @@ def tree(repo: Repository, ref: str, path: str, as_json: bool) -> None:
     def grow(branch: Tree, node: zarr.Array[Any] | zarr.Group) -> None:
         if isinstance(node, zarr.Group):
             for name, member in _members(node):
-                grow(branch.add(printable(_line(name, member))), member)
+                grow(branch.add(Text(in_a_line(_line(name, member)))), member)
 
     if as_json:
         print_json(nested(node))
         return
     name = path.strip("/").rpartition("/")[2]
-    drawn = Tree(printable(_line(name, node)))
+    drawn = Tree(Text(in_a_line(_line(name, node))))
     grow(drawn, node)
     console().print(drawn)
 

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from icechunk.base.visible import as_json, in_a_line, visible
+
 __all__ = ["error_console", "fields", "print_json", "size", "table", "text"]
 
 
@@ -29,12 +31,7 @@ def error_console() -> Console:
 
 def text(line: str = "") -> None:
     """Print a line as it is, apart from characters that would steer the terminal."""
-    console().print(Text(printable(line)))
-
-
-def printable(value: str) -> str:
-    """Return text without control characters, which names in a stranger's file may hold."""
-    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in value)
+    console().print(Text(visible(line)))
 
 
 def table(rows: Iterable[Sequence[Any]], *names: str) -> None:
@@ -45,7 +42,7 @@ def table(rows: Iterable[Sequence[Any]], *names: str) -> None:
         numbers = bool(listed) and all(isinstance(row[i], int | float) for row in listed)
         shown.add_column(name, justify="right" if numbers else "left", overflow="fold")
     for row in listed:
-        shown.add_row(*(Text(printable(_short(value))) for value in row))
+        shown.add_row(*(Text(in_a_line(_short(value))) for value in row))
     console().print(shown)
 
 
@@ -55,7 +52,7 @@ def fields(pairs: Mapping[str, Any]) -> None:
     shown.add_column(style="bold")
     shown.add_column(overflow="fold")
     for name, value in pairs.items():
-        shown.add_row(name, Text(printable(_short(value))))
+        shown.add_row(Text(in_a_line(name)), Text(in_a_line(_short(value))))
     console().print(shown)
 
 
@@ -71,8 +68,8 @@ def _short(value: Any) -> str:
 
 def print_json(value: Any) -> None:
     """Print a value as JSON: one document, sorted sets, times in ISO 8601."""
-    json.dump(value, sys.stdout, default=_plain, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
+    text = json.dumps(value, default=_plain, indent=2, ensure_ascii=False)
+    sys.stdout.write(as_json(text) + "\n")
 
 
 def _plain(value: Any) -> Any:

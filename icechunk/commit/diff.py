@@ -8,6 +8,7 @@ from typing import Final
 
 from icechunk.base.display import Displayed
 from icechunk.base.html import Html, bullets, card, chunk_map, note, section
+from icechunk.base.visible import in_a_line
 from icechunk.format.snapshot import Snapshot
 from icechunk.format.transaction_log import TransactionLog
 
@@ -60,7 +61,7 @@ class Diff(Displayed):
 
     def __repr__(self) -> str:
         blocks = [
-            f"{title}:\n" + "".join(f"    {path}\n" for path in sorted(paths)) + "\n"
+            f"{title}:\n" + "".join(f"    {in_a_line(path)}\n" for path in sorted(paths)) + "\n"
             for title, paths in (
                 ("Groups created", self.new_groups),
                 ("Arrays created", self.new_arrays),
@@ -77,9 +78,11 @@ class Diff(Displayed):
             lines = [str(list(chunk)) for chunk in chunks[:_SHOWN]]
             if len(chunks) > _SHOWN:
                 lines.append(f"... {len(chunks) - _SHOWN} more")
-            blocks.append(f"    {path}:\n" + "".join(f"        {line}\n" for line in lines))
+            blocks.append(
+                f"    {in_a_line(path)}:\n" + "".join(f"        {line}\n" for line in lines)
+            )
         if self.moved_nodes:
-            moves = (f"    {old} -> {new}\n" for old, new in self.moved_nodes)
+            moves = (f"    {in_a_line(old)} -> {in_a_line(new)}\n" for old, new in self.moved_nodes)
             blocks.append("Nodes moved/renamed:\n" + "".join(moves) + "\n")
         return "".join(blocks)
 

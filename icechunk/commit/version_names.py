@@ -209,8 +209,8 @@ def _by_name(info: RepoInfo, name: str) -> bytes | None:
     tip, target = info.branches.get(name), info.tags.get(name)
     if tip is not None and target is not None and tip != target:
         raise invalid_version(
-            f"ref {name!r} is both a branch and a tag: name one, as '@branch.{name}' or "
-            f"'@tag.{name}'"
+            f"ref {name!r} is both a branch and a tag: name one, as "
+            f"{f'@branch.{name}'!r} or {f'@tag.{name}'!r}"
         )
     return tip if tip is not None else target
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from icechunk.base.visible import in_a_line
+
 __all__ = ["ImportReport"]
 
 
@@ -55,7 +57,7 @@ class ImportReport:
                 f"zeros are values, not missing: {_listed(self.unmasked)}; if they are missing, "
                 "pass mask_fill_value=True"
             )
-        return "\n".join(lines)
+        return "\n".join(map(in_a_line, lines))
 
 
 def _listed(paths: Sequence[str]) -> str:

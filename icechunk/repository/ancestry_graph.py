@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from icechunk.base.visible import in_a_line
 from icechunk.format.ids import encode_id
 from icechunk.format.repo_info import RepoInfo, SnapshotEntry
 
@@ -223,8 +224,8 @@ def _layout(
             _Row(
                 encode_id(entry.id)[:_ID_LENGTH],
                 _shortened(entry.message),
-                tuple((_printable(name), lane) for name, lane in branches.get(entry.id, ())),
-                tuple(map(_printable, tags.get(entry.id, ()))),
+                tuple((in_a_line(name), lane) for name, lane in branches.get(entry.id, ())),
+                tuple(map(in_a_line, tags.get(entry.id, ()))),
                 lane,
                 ending,
                 passing,
@@ -247,15 +248,10 @@ def _rising_times(entries: dict[bytes, SnapshotEntry]) -> dict[bytes, int]:
 
 def _shortened(message: str) -> str:
     """Return the first line, no longer than fits."""
-    line = _printable(message.split("\n", 1)[0])
+    line = in_a_line(message.split("\n", 1)[0])
     if len(line) > _MESSAGE_LENGTH:
         line = line[: _MESSAGE_LENGTH - 3] + "..."
     return line
-
-
-def _printable(text: str) -> str:
-    """Return text without what would steer a terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _text_length(row: _Row) -> int:

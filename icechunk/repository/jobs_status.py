@@ -7,6 +7,7 @@ from typing import Any
 
 from icechunk.base.display import Displayed
 from icechunk.base.html import card, section, table
+from icechunk.base.visible import in_a_line
 
 __all__ = ["FailedPart", "JobStatus", "RunningPart"]
 
@@ -115,7 +116,7 @@ class JobStatus(Displayed):
 
     def _title(self) -> str:
         of = f", {self.total} parts" if self.total is not None else ""
-        return f"{self.name}, on branch {self.branch!r}: {self.state}{of}"
+        return in_a_line(f"{self.name}, on branch {self.branch!r}: {self.state}{of}")
 
     def __repr__(self) -> str:
         lines = [f"<icechunk.JobStatus> {self._title()}"]
@@ -136,4 +137,4 @@ class JobStatus(Displayed):
 
 def _few(texts: list[str]) -> str:
     more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
-    return "; ".join(texts[:_SHOWN]) + more
+    return "; ".join(map(in_a_line, texts[:_SHOWN])) + more

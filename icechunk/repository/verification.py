@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from icechunk.base.display import Displayed
 from icechunk.base.html import card, fields, note, section, table
+from icechunk.base.visible import in_a_line
 from icechunk.errors import ErrorKind, FormatError
 
 __all__ = ["Damage", "Orphans", "Verification"]
@@ -65,7 +66,7 @@ class Damage(Displayed):
         elif self.snapshots:
             count = len(self.snapshots)
             touched += f"; in {count} older {'version' if count == 1 else 'versions'}"
-        return f"{self.problem}: {self.key}: {self.told}{touched}"
+        return in_a_line(f"{self.problem}: {self.key}: {self.told}{touched}")
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ class Verification(Displayed):
         }
 
     def __repr__(self) -> str:
-        return "\n".join([f"<icechunk.Verification of {self.url}>", *self._lines()])
+        lines = [f"<icechunk.Verification of {self.url}>", *self._lines()]
+        return "\n".join(map(in_a_line, lines))
 
     __str__ = __repr__
 

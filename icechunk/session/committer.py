@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from icechunk.base.visible import in_a_line
 from icechunk.changes.codec import encode_change_set
 from icechunk.commit import publish
 from icechunk.commit.building import Builder, Built
@@ -387,7 +388,7 @@ class Committer:
             level,
             "committed snapshot %s to branch %s, in %d attempts and with %d rebases",
             id,
-            self.branch,
+            in_a_line(str(self.branch)),
             attempts,
             rebases,
         )

@@ -25,6 +25,7 @@ from obstore.store import ObjectStore
 
 from icechunk.base.texts import labelled
 from icechunk.base.threads import map_in_threads
+from icechunk.base.visible import in_a_line
 from icechunk.config import S3Options, StorageSettings
 from icechunk.config.credential_types import (
     AnyAzureCredential,
@@ -270,7 +271,7 @@ class ObjectStorage(Storage):
     ) -> GetResult:
         """Fetch an object or a range of it, a large range in parallel parts."""
         self._check_usable()
-        _log.debug("get %s %s from %s", key, byte_range or "", self.url)
+        _log.debug("get %s %s from %s", in_a_line(key), byte_range or "", self.url)
         read = Read(self._place, key, byte_range, if_match, if_unmodified_since)
         parts = read.parts(self._effective)
         return joined(key, map_in_threads(self._fetch, parts, len(parts)))
@@ -285,7 +286,7 @@ class ObjectStorage(Storage):
     ) -> GetResult:
         """Fetch as `get` does, without blocking the event loop."""
         self._check_usable()
-        _log.debug("get %s %s from %s", key, byte_range or "", self.url)
+        _log.debug("get %s %s from %s", in_a_line(key), byte_range or "", self.url)
         read = Read(self._place, key, byte_range, if_match, if_unmodified_since)
         parts = read.parts(self._effective)
         return joined(key, await asyncio.gather(*map(self._fetch_async, parts)))
@@ -293,7 +294,7 @@ class ObjectStorage(Storage):
     def get_if_changed(self, key: str, etag: str | None) -> GetResult | None:
         """Fetch an object, or return None if the service says that it is still `etag`."""
         self._check_usable()
-        _log.debug("get %s, unless it is %s, from %s", key, etag, self.url)
+        _log.debug("get %s, unless it is %s, from %s", in_a_line(key), etag, self.url)
         read = Read(self._place, key)
         if etag is not None:
             read.options["if_none_match"] = quoted(self._place.etag(etag))
@@ -325,13 +326,7 @@ class ObjectStorage(Storage):
     def _receive(self, read: Read, request: Request) -> tuple[Any, Any]:
         response = obstore.get(self._reader, read.key, options=cast(Any, read.options))
         request.allowance = self._allowance()
-        body = read.body(response, request.allowance)
-        if not body.is_whole:
-            for piece in response.stream(body.piece):
-                body.add(piece)
-                if body.is_whole:
-                    break
-        return response.meta, body.data()
+        return response.meta, read.body(response, request.allowance).read()
 
     async def _fetch_async(self, read: Read) -> GetResult:
         outcome: GetResult | Exception | None = None
@@ -344,14 +339,7 @@ class ObjectStorage(Storage):
                     )
                     request.allowance = self._allowance()
                     body = read.body(response, request.allowance)
-                    if not body.is_whole:
-                        waiting.goes_on()
-                        async for piece in response.stream(body.piece):
-                            body.add(piece)
-                            if body.is_whole:
-                                break
-                            waiting.goes_on()
-                    meta, data = response.meta, body.data()
+                    meta, data = response.meta, await body.read_async(waiting.goes_on)
             except Exception as error:
                 outcome = read.failed(error)
             else:
@@ -440,7 +428,7 @@ class ObjectStorage(Storage):
         if not self.supports_writes:
             raise refuse_write(self, key)
         view = memoryview(data).cast("B")
-        _log.debug("put %s, %d bytes, to %s", key, len(view), self.url)
+        _log.debug("put %s, %d bytes, to %s", in_a_line(key), len(view), self.url)
         return view
 
     def _unprotected(self, if_absent: bool, if_match: str | None) -> bool:
@@ -529,7 +517,7 @@ class ObjectStorage(Storage):
         check_key(target)
         if not self.supports_writes:
             raise refuse_write(self, target)
-        _log.debug("copy %s to %s in %s", source, target, self.url)
+        _log.debug("copy %s to %s in %s", in_a_line(source), in_a_line(target), self.url)
         try:
             copy = partial(obstore.copy, self._writer, source, target)
             answer(self._request("copy", source), copy)

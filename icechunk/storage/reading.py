@@ -6,7 +6,7 @@ what came of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -106,7 +106,8 @@ class Read:
         start, end = response.range
         if self.wants_data and (self._byte_range is None or self._byte_range[1] is None):
             check_whole(self.key, end - start, self._place.url)
-        return Body(self.key, self._place.url, end - start if self.wants_data else 0, allowance)
+        size = end - start if self.wants_data else 0
+        return Body(self.key, self._place.url, response, size, allowance)
 
     def parts(self, settings: EffectiveStorageSettings) -> list[Read]:
         """Return the reads that together give this one, to run at the same time."""
@@ -183,37 +184,23 @@ class Body:
     ----------
     key, url : str
         For messages.
+    response : obstore.GetResult
     size : int
-        How many bytes are announced.
+        How many bytes are announced and wanted.
     allowance : Allowance
         How long they may take.
-
-    Attributes
-    ----------
-    piece : int
-        In how large pieces to read, in bytes; the last may be smaller.
     """
 
-    def __init__(self, key: str, url: str, size: int, allowance: Allowance) -> None:
+    def __init__(self, key: str, url: str, response: Any, size: int, allowance: Allowance) -> None:
         self._key, self._url, self._size = key, url, size
         self._allowance = allowance
         self._pieces: list[Any] = []
         self._received = 0
-        self.piece = max(1, min(size, _PIECE))
-        allowance.count(self.piece // _CREDIT)
+        piece = max(1, min(size, _PIECE))
+        allowance.count(piece // _CREDIT)
+        self._stream: Any = response.stream(piece) if size else ()
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether nothing more is to be read."""
-        return self._received >= self._size
-
-    def add(self, piece: Any) -> None:
-        """Take a piece."""
-        self._pieces.append(piece)
-        self._received += len(piece)
-        self._allowance.count(len(piece))
-
-    def data(self) -> Any:
+    def read(self) -> Any:
         """Return all of it.
 
         Raises
@@ -221,6 +208,28 @@ class Body:
         StorageError
             If it is not as long as was announced.
         """
+        for piece in self._stream:
+            if self._is_last(piece):
+                break
+        return self._data()
+
+    async def read_async(self, goes_on: Callable[[], None]) -> Any:
+        """Return all of it as `read` does; `goes_on` is called before each piece."""
+        if self._size:
+            goes_on()
+            async for piece in self._stream:
+                if self._is_last(piece):
+                    break
+                goes_on()
+        return self._data()
+
+    def _is_last(self, piece: Any) -> bool:
+        self._pieces.append(piece)
+        self._received += len(piece)
+        self._allowance.count(len(piece))
+        return self._received >= self._size
+
+    def _data(self) -> Any:
         if self._received != self._size:
             some = "more" if self._received > self._size else f"{self._received}"
             raise StorageError(

@@ -19,6 +19,7 @@ from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
 from icechunk.base.threads import Interruptible
+from icechunk.base.visible import in_a_line
 from icechunk.errors import StorageError
 from icechunk.storage.bounded_body import Allowance
 
@@ -71,7 +72,7 @@ class Request:
         _log.warning(
             "no answer yet: %s %s in %s; giving up after %.3g s",
             self.operation,
-            self.key,
+            in_a_line(self.key),
             self.url,
             self.seconds,
         )

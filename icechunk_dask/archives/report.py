@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from icechunk import InvalidInputError
 from icechunk.base.html import Html, card, code, fields, section, table
+from icechunk.base.visible import in_a_line
 
 __all__ = ["VariableReport", "VirtualizeReport"]
 
@@ -174,7 +175,7 @@ class VirtualizeReport:
         return json.dumps(self.to_dict(), indent=indent)
 
     def __repr__(self) -> str:
-        return "\n".join(["<icechunk_dask.VirtualizeReport>", *self._lines()])
+        return "\n".join(["<icechunk_dask.VirtualizeReport>", *map(in_a_line, self._lines())])
 
     def _repr_html_(self) -> str:
         sizes = {name: f"{size:,}" for name, size in self.sizes.items()}
