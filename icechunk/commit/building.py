@@ -20,7 +20,7 @@ from icechunk.changes.change_set import ChangeSet
 from icechunk.changes.tree import Tree
 from icechunk.commit.assets import Assets
 from icechunk.commit.splitting import (
-    SplitSizes,
+    BlockSizes,
     block_ids,
     default_sizes,
     is_one_block,
@@ -28,7 +28,7 @@ from icechunk.commit.splitting import (
     split_sizes,
     touches,
 )
-from icechunk.config.conditions import SplitSizes as SplitRules
+from icechunk.config.conditions import SplitRules
 from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.ids import new_object_id
 from icechunk.format.snapshot import ArrayInfo, ManifestFile, ManifestRef, Node, Snapshot
@@ -65,10 +65,10 @@ class _Part:
     before: tuple[ManifestRef, ...]
     grid: tuple[int, ...]
     edits: ChunkRefs | None
-    sizes: SplitSizes
+    sizes: BlockSizes
     manifests: list[tuple[ManifestRef, ManifestFile]]
 
-    def is_of(self, array: ArrayInfo, edits: ChunkRefs | None, sizes: SplitSizes) -> bool:
+    def is_of(self, array: ArrayInfo, edits: ChunkRefs | None, sizes: BlockSizes) -> bool:
         """Whether this is what would be made again."""
         return (self.before, self.grid, self.sizes) == (
             array.manifests,
@@ -216,7 +216,7 @@ class Builder:
         node: Node,
         array: ArrayInfo,
         edits: ChunkRefs | None,
-        sizes: SplitSizes,
+        sizes: BlockSizes,
     ) -> list[tuple[ManifestRef, ManifestFile]]:
         """Return the manifests of one changed array: old ones that still fit, and new ones.
 
@@ -292,7 +292,7 @@ def transaction_log(
 
 
 def _fits(
-    extents: tuple[tuple[int, int], ...], grid: tuple[int, ...], sizes: SplitSizes | None
+    extents: tuple[tuple[int, int], ...], grid: tuple[int, ...], sizes: BlockSizes | None
 ) -> bool:
     """Whether extents lie within the grid and, if `sizes` are given, within a single block."""
     return (
@@ -302,7 +302,7 @@ def _fits(
     )
 
 
-def _blocks(refs: ChunkRefs, sizes: SplitSizes) -> set[tuple[int, ...]]:
+def _blocks(refs: ChunkRefs, sizes: BlockSizes) -> set[tuple[int, ...]]:
     """Return the blocks that some references lie in."""
     if not len(refs):
         return set()

@@ -21,12 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk.config import RepositoryConfig
-from icechunk.config.conditions import SplitSizes as SplitRules, splitting_rules
+from icechunk.config.conditions import SplitRules, splitting_rules
 from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.snapshot import ArrayInfo
 
 Extents = tuple[tuple[int, int], ...]
-SplitSizes = tuple[int | None, ...]
+BlockSizes = tuple[int | None, ...]
 
 #: References that a manifest holds at most, about, where no config says how to cut.
 DEFAULT_REFS: Final = 1 << 17
@@ -37,7 +37,7 @@ _NO_SPLITTING: Final[Any] = [
 ]
 
 
-def split_sizes(path: str, array: ArrayInfo, rules: SplitRules) -> SplitSizes:
+def split_sizes(path: str, array: ArrayInfo, rules: SplitRules) -> BlockSizes:
     """Return the length of a block along each dimension, None where it is not cut."""
     ndim = len(array.num_chunks)
     dimensions = [each for condition, sizes in rules if condition.matches(path) for each in sizes]
@@ -48,7 +48,7 @@ def split_sizes(path: str, array: ArrayInfo, rules: SplitRules) -> SplitSizes:
     )
 
 
-def default_sizes(grid: tuple[int, ...], count: int) -> SplitSizes:
+def default_sizes(grid: tuple[int, ...], count: int) -> BlockSizes:
     """Return the length of a block along each dimension, where no config says anything.
 
     Blocks are consecutive in C order, and their lengths powers of two: what is cut already
@@ -75,7 +75,7 @@ def default_sizes(grid: tuple[int, ...], count: int) -> SplitSizes:
     return tuple(sizes)
 
 
-def block_ids(coords: npt.NDArray[np.uint32], sizes: SplitSizes) -> npt.NDArray[np.int64]:
+def block_ids(coords: npt.NDArray[np.uint32], sizes: BlockSizes) -> npt.NDArray[np.int64]:
     """Return for each coordinate the number of its block; equal numbers, equal block.
 
     Parameters
@@ -108,7 +108,7 @@ def block_ids(coords: npt.NDArray[np.uint32], sizes: SplitSizes) -> npt.NDArray[
     return dense[numbers]
 
 
-def split(refs: ChunkRefs, sizes: SplitSizes) -> Iterator[ChunkRefs]:
+def split(refs: ChunkRefs, sizes: BlockSizes) -> Iterator[ChunkRefs]:
     """Yield the references of each block that has any."""
     if not len(refs):
         return
@@ -124,7 +124,7 @@ def split(refs: ChunkRefs, sizes: SplitSizes) -> Iterator[ChunkRefs]:
         yield refs.take(order[lo:hi])
 
 
-def touches(extents: Extents, blocks: set[tuple[int, ...]], sizes: SplitSizes) -> bool:
+def touches(extents: Extents, blocks: set[tuple[int, ...]], sizes: BlockSizes) -> bool:
     """Whether extents share a place with any of some blocks.
 
     Parameters
@@ -145,7 +145,7 @@ def touches(extents: Extents, blocks: set[tuple[int, ...]], sizes: SplitSizes) -
     )
 
 
-def is_one_block(extents: Extents, sizes: SplitSizes) -> bool:
+def is_one_block(extents: Extents, sizes: BlockSizes) -> bool:
     """Whether extents lie within a single block."""
     return all(
         size is None or lo // size == (hi - 1) // size

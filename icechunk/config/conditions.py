@@ -316,14 +316,14 @@ AnyDimCondition: TypeAlias = (
     | ManifestSplitDimCondition.Any
 )
 
-SplitSizes: TypeAlias = tuple[
+SplitRules: TypeAlias = tuple[
     tuple[ManifestSplitCondition, tuple[tuple[AnyDimCondition, int], ...]], ...
 ]
 
 _NUM_CHUNKS: Final = unsigned(32, low=1)
 
 
-def _check_split_sizes(value: Any, where: str) -> SplitSizes:
+def _check_split_sizes(value: Any, where: str) -> SplitRules:
     try:
         rules = tuple((array, tuple((dim, n) for dim, n in dims)) for array, dims in value)
     except (TypeError, ValueError):
@@ -360,7 +360,7 @@ def _load_dim(stored: Stored, where: str) -> AnyDimCondition:
     raise invalid_option(where, "a condition on dimensions", stored)
 
 
-def _dump_split_sizes(rules: SplitSizes) -> Stored:
+def _dump_split_sizes(rules: SplitRules) -> Stored:
     return [
         [
             condition._dump(),
@@ -370,11 +370,11 @@ def _dump_split_sizes(rules: SplitSizes) -> Stored:
     ]
 
 
-def _show_split_sizes(rules: SplitSizes) -> str:
+def _show_split_sizes(rules: SplitRules) -> str:
     return repr([(condition, list(dims)) for condition, dims in rules])
 
 
-def _load_split_sizes(stored: Stored, where: str) -> SplitSizes:
+def _load_split_sizes(stored: Stored, where: str) -> SplitRules:
     if not isinstance(stored, list):
         raise invalid_option(where, "a list", stored)
     rules = []

@@ -11,7 +11,7 @@ from icechunk.config.conditions import (
     ManifestPreloadCondition,
     ManifestSplitCondition,
     ManifestSplitDimCondition,
-    SplitSizes,
+    SplitRules,
     preload_condition,
     splitting_rules,
 )
@@ -83,7 +83,7 @@ class ManifestSplittingConfig(Options):
         where they have very many references, into manifests of about 130,000.)
     """
 
-    split_sizes: Annotated[SplitSizes | None, splitting_rules()] = None
+    split_sizes: Annotated[SplitRules | None, splitting_rules()] = None
 
     @staticmethod
     def from_dict(

@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar
 
 from icechunk.base.display import NumberedEnum
 from icechunk.base.texts import Labelled
-from icechunk.config.conditions import ManifestPreloadCondition, SplitSizes
+from icechunk.config.conditions import ManifestPreloadCondition, SplitRules
 from icechunk.config.manifests import DEFAULT_PRELOAD, ManifestConfig
 from icechunk.config.options import (
     Options,
@@ -151,7 +151,7 @@ class EffectiveConfig:
     preload_max_total_refs: int
     preload_if: ManifestPreloadCondition
     preload_max_arrays_to_scan: int
-    split_sizes: SplitSizes | None
+    split_sizes: SplitRules | None
     location_compression_is_wanted: bool
     location_compression_min_num_chunks: int
     location_compression_max_training_samples: int
