@@ -45,6 +45,9 @@ class FileVariable:
     read : callable
         Returns the values of a selection (a tuple of slices) as they are stored, read by the
         file's own library. Works while the file is open.
+    odd_attributes : dict of str to str
+        Attributes that cannot be stored, and why: ``"is a reference to an object"``. They
+        have to be left out, or the variable.
     """
 
     dimensions: tuple[str, ...]
@@ -56,6 +59,7 @@ class FileVariable:
     by_value: str
     refused: str
     read: Callable[[tuple[slice, ...]], npt.NDArray[Any]] = field(repr=False, compare=False)
+    odd_attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,10 @@ class Dataset:
         Attributes of each group by path; the root is ``""``.
     variables : dict of str to FileVariable
         By path within the file, such as ``"group/name"``.
+    odd_attributes : dict of str to dict
+        By path of a group, attributes that cannot be stored, and why.
     """
 
     groups: Mapping[str, Mapping[str, Any]]
     variables: Mapping[str, FileVariable]
+    odd_attributes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

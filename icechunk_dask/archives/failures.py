@@ -10,12 +10,13 @@ import math
 import traceback
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from icechunk import IcechunkError
 
-__all__ = ["failure_of", "not_in_json"]
+__all__ = ["Unstorable", "failure_of", "not_in_json"]
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +31,61 @@ _MISTAKES: Final = (
 )
 _OWN: Final = Path(__file__).parents[1]
 _CORE: Final = _OWN.with_name("icechunk")
+
+
+@dataclass
+class Unstorable:
+    """What of a file cannot be stored, and how to leave it out.
+
+    Attributes
+    ----------
+    reasons : list of str
+    variables, attributes : list of str
+        What to name in ``drop_variables`` and in ``drop_attributes``.
+    """
+
+    reasons: list[str] = field(default_factory=list)
+    variables: list[str] = field(default_factory=list)
+    attributes: list[str] = field(default_factory=list)
+
+    def variable(self, name: str, reason: object) -> None:
+        """Note a variable that cannot be."""
+        self.reasons.append(f"its variable {name!r} cannot be stored: {reason}")
+        self.variables.append(name)
+
+    def attribute(self, what: str, path: str, name: str, reason: str) -> None:
+        """Note an attribute that cannot be.
+
+        Parameters
+        ----------
+        what : str
+            ``"variable 'v'"`` or ``"group '/g'"``, which has it.
+        path : str
+            Of that.
+        name, reason : str
+        """
+        self.reasons.append(f"its {what} cannot be stored: its attribute {name!r} {reason}")
+        self.attributes.append(f"{path}:{name}")
+
+    def check(self) -> None:
+        """Raise an error if there is anything, with a way out that takes all of it.
+
+        Raises
+        ------
+        ValueError
+        """
+        if not self.reasons:
+            return
+        ways = [
+            f"{argument}={names!r}"
+            for argument, names in (
+                ("drop_variables", self.variables),
+                ("drop_attributes", self.attributes),
+            )
+            if names
+        ]
+        what = "it" if len(self.reasons) == 1 else "these"
+        raise ValueError(f"{'; '.join(self.reasons)}; leave {what} out with {' and '.join(ways)}")
 
 
 def failure_of(exc: Exception) -> str:
@@ -60,20 +116,21 @@ def failure_of(exc: Exception) -> str:
     return reason
 
 
-def not_in_json(attributes: Mapping[str, Any]) -> str:
-    """Return which attribute has a number that JSON does not have; empty if none has.
+def not_in_json(attributes: Mapping[str, Any]) -> dict[str, str]:
+    """Return which attributes have a number that JSON does not have, and what it is.
 
     Parameters
     ----------
     attributes : mapping
         Numbers, texts, lists and mappings.
     """
+    found: dict[str, str] = {}
     for name, value in attributes.items():
         odd = _odd_number(value)
         if odd is not None:
             token = "NaN" if math.isnan(odd) else "Infinity" if odd > 0 else "-Infinity"
-            return f"its attribute {name!r} is {token}, a number that JSON does not have"
-    return ""
+            found[name] = f"is {token}, a number that JSON does not have"
+    return found
 
 
 def _odd_number(value: Any) -> float | None:

@@ -125,7 +125,7 @@ class Fitting:
                 self._cure(found, wrong)
                 return found
             if self._on_mismatch != "skip":
-                raise _contradiction([m for m in wrong if m.url in bad], self._on_mismatch)
+                raise self._contradiction([m for m in wrong if m.url in bad], bool(kept.blocks))
             # others may fit where these are not: those that differ go before those that
             # only lie behind them
             different = {m.url for m in wrong if not m.placed}
@@ -134,6 +134,33 @@ class Fitting:
                 if mismatch.url in drop:
                     left_out.setdefault(mismatch.url, []).append(mismatch)
             parts = [part for part in parts if part.url not in drop]
+
+    def _contradiction(self, wrong: Sequence[Mismatch], appended: bool) -> InvalidInputError:
+        """Return the error that names what does not fit, and the ways out that there are.
+
+        Parameters
+        ----------
+        wrong : sequence of Mismatch
+        appended : bool
+            Whether the archive has files already, and keeps its variables.
+        """
+        lines = "\n".join(f"  {mismatch}" for mismatch in wrong)
+        files = len({mismatch.url for mismatch in wrong})
+        what = "1 file does" if files == 1 else f"{files} files do"
+        ways = ["on_mismatch='skip' to leave these files out"]
+        hard = {m.variable for m in wrong if not m.curable}
+        rest = {m.variable for m in wrong} - hard
+        # an archive keeps its variables, and files are sorted by the coordinate
+        stays = {*(self._archive.templates if appended else ()), *self._dims}
+        materialize = "on_mismatch='materialize' to write the values of what differs"
+        if not hard and self._on_mismatch == "error":
+            ways.append(materialize)
+        elif hard and not hard & stays:
+            more = f", with {materialize}" if rest and self._on_mismatch == "error" else ""
+            ways.append(f"drop_variables={sorted(hard)!r} to do without these variables{more}")
+        return InvalidInputError(
+            f"{what} not fit the others; nothing is written:\n{lines}\nPass {', or '.join(ways)}."
+        )
 
     def _check_dims(self, parts: Sequence[Part]) -> None:
         several = len(parts) > 1 or (parts and self._archive.templates)
@@ -178,7 +205,7 @@ class Fitting:
         # nothing comes after the last one
         lengths = blocks.lengths[:-1] if blocks is not None else []
         to = common_rows(rows, lengths)
-        if to in (0, variable.chunks[0]):
+        if not to or to == variable.chunks[0]:
             return variable
         return replace(variable, document=with_rows(variable.document, to))
 
@@ -235,17 +262,3 @@ class Fitting:
                 mismatch = by_url.get((part.url, name))
                 if mismatch is not None:
                     found.cured[i, name] = mismatch
-
-
-def _contradiction(wrong: Sequence[Mismatch], on_mismatch: str) -> InvalidInputError:
-    lines = "\n".join(f"  {mismatch}" for mismatch in wrong)
-    files = len({mismatch.url for mismatch in wrong})
-    what = "1 file does" if files == 1 else f"{files} files do"
-    if on_mismatch == "materialize":
-        advice = "These cannot be written by value; pass on_mismatch='skip' to leave them out."
-    else:
-        advice = (
-            "Pass on_mismatch='skip' to leave these files out, or 'materialize' to write the "
-            "values of what differs as native chunks."
-        )
-    return InvalidInputError(f"{what} not fit the others; nothing is written:\n{lines}\n{advice}")

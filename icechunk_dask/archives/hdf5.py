@@ -106,6 +106,7 @@ class _Scan:
         self._dropped = dropped
         self._objects = Objects(file.id)
         self._groups: dict[str, dict[str, Any]] = {}
+        self._odd: dict[str, dict[str, str]] = {}
         self._variables: dict[str, FileVariable] = {}
         self._seen: set[int] = set()
 
@@ -114,7 +115,7 @@ class _Scan:
         left: list[_Left] = [(self._root, "", None)]
         while left:  # as deep as they are nested
             left += reversed(self._group(*left.pop()))
-        return Dataset(self._groups, self._variables)
+        return Dataset(self._groups, self._variables, self._odd)
 
     def _group(self, gid: h5g.GroupID, path: str, above: GroupDimensions | None) -> list[_Left]:
         """Look at a group, and return those in it."""
@@ -122,7 +123,8 @@ class _Scan:
         if address in self._seen:  # several links to one group, in a circle even
             return []
         self._seen.add(address)
-        self._groups[path] = ObjectAttributes(gid).shown
+        attributes = ObjectAttributes(gid)
+        self._groups[path], self._odd[path] = attributes.shown, attributes.odd
         items: list[Item] = []
         groups: list[tuple[str, h5g.GroupID]] = []
         for raw in gid:

@@ -10,11 +10,19 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from h5py import h5a, h5s, h5t
+from h5py import h5a, h5r, h5s, h5t
 
 from icechunk.kerchunk.metadata import with_finite_missing_value
 
-__all__ = ["ObjectAttributes", "masks_bytes", "text_of", "zarr_attributes"]
+__all__ = [
+    "FILL",
+    "MASKS_BYTES",
+    "ObjectAttributes",
+    "UnstorableFillError",
+    "masks_bytes",
+    "text_of",
+    "zarr_attributes",
+]
 
 #: Those that say how NetCDF4 is built on HDF5; h5netcdf shows none of them.
 _HIDDEN: Final = frozenset(
@@ -29,10 +37,18 @@ _HIDDEN: Final = frozenset(
         "_nc3_strict",
     }
 )
-_FILL: Final = "_FillValue"
+FILL: Final = "_FillValue"
 _MISSING: Final = "missing_value"
 #: In the name of a scale of which there is only the length (NetCDF4 format, "dimensions").
 _NOT_A_VARIABLE: Final = b"This is a netCDF dimension but not a netCDF variable."
+
+
+#: Why an attribute ``_FillValue`` of bytes cannot be stored, see `masks_bytes`.
+MASKS_BYTES: Final = "equals some of its texts, which xarray cannot read from Zarr for bytes"
+
+
+class UnstorableFillError(ValueError):
+    """An attribute ``_FillValue`` has no form in a ``zarr.json``."""
 
 
 class _NoJsonError(Exception):
@@ -47,12 +63,16 @@ class ObjectAttributes:
     shown : dict
         By name, in the forms of JSON. Those that JSON has no form for (references) are not
         among them.
+    odd : dict of str to str
+        Why others cannot be shown: JSON has no form for them, or HDF5 cannot read them.
     unreadable : str
-        Which of them HDF5 cannot read, and why; empty if it reads all.
+        Which of those that h5netcdf does not show HDF5 cannot read, and why; empty if it
+        reads all.
     """
 
     def __init__(self, oid: Any) -> None:
         self.shown: dict[str, Any] = {}
+        self.odd: dict[str, str] = {}
         self.unreadable = ""
         self._hidden: dict[str, h5a.AttrID] = {}
         self._found: dict[str, npt.NDArray[Any] | None] = {}
@@ -66,12 +86,12 @@ class ObjectAttributes:
                     self._hidden[name] = attribute
                 else:
                     self.shown[name] = _shown(attribute)
-            except _NoJsonError:
-                continue
+            except _NoJsonError as exc:
+                self.odd[name] = f"is {exc}, for which JSON has no form"
             except MemoryError:
                 raise
             except Exception as exc:  # what HDF5 or h5py raise for a damaged attribute
-                self.unreadable = f"its attribute {name!r} cannot be read: {exc}"
+                self.odd[name] = f"cannot be read: {exc}"
 
     def hidden(self, name: str) -> npt.NDArray[Any] | None:
         """Return one of the attributes that h5netcdf does not show; None if it is absent."""
@@ -174,7 +194,9 @@ def _plain(value: Any) -> Any:
             return [_plain(value[name]) for name in value.dtype.names]
         case bool() | int() | float():
             return value
-    raise _NoJsonError
+        case h5r.Reference():
+            raise _NoJsonError("a reference")
+    raise _NoJsonError("of an opaque type")
 
 
 def zarr_attributes(shown: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, Any]:
@@ -191,24 +213,24 @@ def zarr_attributes(shown: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str,
 
     Raises
     ------
-    ValueError
-        If ``_FillValue`` has no form there; the message says what it is.
+    UnstorableFillError
+        If ``_FillValue`` has no form there; the message says what it is, or does.
     """
     attributes = with_finite_missing_value(shown, dtype)
-    if _FILL not in attributes:
+    if FILL not in attributes:
         return attributes
-    fill = attributes[_FILL]
+    fill = attributes[FILL]
     if dtype.kind in "ST":
         # xarray opens no such array with the attribute; of texts, the other one does the same
-        del attributes[_FILL]
+        del attributes[FILL]
         if dtype.kind == "T" and attributes.setdefault(_MISSING, fill) != fill:
-            raise ValueError(f"its attributes {_FILL} and {_MISSING} differ, which is one in Zarr")
+            raise UnstorableFillError(f"differs from {_MISSING}, which is one in Zarr")
         return attributes
     try:
-        attributes[_FILL] = _fill(fill, dtype)
+        attributes[FILL] = _fill(fill, dtype)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(
-            f"its attribute _FillValue is {fill!r}, which xarray cannot read from Zarr for {dtype}"
+        raise UnstorableFillError(
+            f"is {fill!r}, which xarray cannot read from Zarr for {dtype}"
         ) from None
     return attributes
 
@@ -223,7 +245,7 @@ def masks_bytes(shown: Mapping[str, Any], values: npt.NDArray[Any]) -> bool:
     values : array of bytes
         All of a variable. xarray joins characters along the last dimension before it looks.
     """
-    fill = shown.get(_FILL)
+    fill = shown.get(FILL)
     if values.dtype.kind != "S" or not isinstance(fill, str) or len(fill) > 1:
         return False
     if values.dtype.itemsize == 1 and values.ndim and values.shape[-1]:

@@ -11,7 +11,13 @@ import numpy.typing as npt
 
 from icechunk.errors import InvalidInputError
 from icechunk_dask.archives.described import FileVariable
-from icechunk_dask.archives.hdf5_attributes import masks_bytes, zarr_attributes
+from icechunk_dask.archives.hdf5_attributes import (
+    FILL,
+    MASKS_BYTES,
+    UnstorableFillError,
+    masks_bytes,
+    zarr_attributes,
+)
 from icechunk_dask.archives.hdf5_chunks import table_of
 from icechunk_dask.archives.hdf5_dimensions import Item, is_virtual
 from icechunk_dask.archives.hdf5_located import (
@@ -73,14 +79,18 @@ def variable(
         Names and lengths of the dimensions; a dataset may be shorter than they are.
     """
     stored = stored_type(item.did.get_type())
-    shown = dict(item.attributes.shown)
+    shown, odd = dict(item.attributes.shown), dict(item.attributes.odd)
     try:
         reason = stored.refused or item.attributes.unreadable
         if not reason and shape != item.shape and stored.dtype.kind not in _FILLED_UP:
             reason = f"it has the shape {item.shape}, and its dimensions {shape}"
-        attributes = {} if reason else zarr_attributes(shown, stored.dtype)
         if reason:
             raise ValueError(reason)
+        try:
+            attributes = zarr_attributes(shown, stored.dtype)
+        except UnstorableFillError as exc:
+            odd[FILL] = str(exc)
+            attributes = {name: value for name, value in shown.items() if name != FILL}
         declared = declared_fill(item.did, stored)
         fill = read_fill(item.did, stored, declared)
         read = _reader(path, item, shape, stored, declared)
@@ -88,13 +98,10 @@ def variable(
         found = locate(source, item.did, stored)
         if shape != item.shape and not found.by_value:
             found = _filled_up(found, item, shape, same_bytes(fill, declared))
-        if stored.dtype.kind == "S" and "_FillValue" in shown:
+        if stored.dtype.kind == "S" and FILL in shown:
             everything = (slice(None),) * len(shape)
             if masks_bytes(shown, read(everything)):
-                raise ValueError(
-                    "some of its texts equal its attribute _FillValue, which xarray cannot read "
-                    "from Zarr for bytes"
-                )
+                odd[FILL] = MASKS_BYTES
     except ValueError as exc:
         return refused_variable(
             path, str(exc), dimensions=dimensions, shape=shape, dtype=stored.dtype
@@ -120,7 +127,7 @@ def variable(
             "dimension_names": list(dimensions),
         }
     return FileVariable(
-        dimensions, shape, stored.dtype, shown, document, table, found.by_value, "", read
+        dimensions, shape, stored.dtype, shown, document, table, found.by_value, "", read, odd
     )
 
 

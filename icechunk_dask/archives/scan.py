@@ -11,7 +11,7 @@ import json
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
@@ -27,8 +27,13 @@ from icechunk.kerchunk.tables import ChunkTable
 from icechunk_dask.archives.cutting import in_rows
 from icechunk_dask.archives.described import Dataset, FileVariable
 from icechunk_dask.archives.extents import Extent, extent_of
-from icechunk_dask.archives.failures import failure_of, not_in_json
-from icechunk_dask.archives.hdf5_attributes import masks_bytes
+from icechunk_dask.archives.failures import Unstorable, failure_of, not_in_json
+from icechunk_dask.archives.hdf5_attributes import (
+    FILL,
+    MASKS_BYTES,
+    UnstorableFillError,
+    masks_bytes,
+)
 from icechunk_dask.archives.native import native_document
 from icechunk_dask.archives.opening import OpenFile
 from icechunk_dask.archives.parsed import Parser
@@ -49,6 +54,8 @@ _COMMON: Final = 1 << 24
 _LARGE: Final = 1 << 22
 #: Files of one pipeline whose chunks are looked at first, and one of so many later on.
 _FIRST, _EACH = 2, 16
+#: The key that no node can have.
+_METADATA: Final = "zarr.json"
 #: By call and pipeline, how many files were looked at in this process.
 _looked_at: dict[str, Counter[str]] = {}
 
@@ -218,22 +225,26 @@ class _Block:
     referred: dict[str, tuple[FileVariable, ChunkTable]] = field(default_factory=dict)
     payload: Payload = field(default_factory=lambda: Payload({}, {}))
     common: Payload = field(default_factory=lambda: Payload({}, {}))
+    _unstorable: Unstorable = field(default_factory=Unstorable)
     _read: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         groups = {path: dict(attributes) for path, attributes in self.dataset.groups.items()}
         for path, attributes in groups.items():
-            odd = not_in_json(attributes)
-            if odd:
-                raise ValueError(f"its group '/{path}' cannot be stored: {odd}")
+            odd = {**self.dataset.odd_attributes.get(path, {}), **not_in_json(attributes)}
+            for name, reason in odd.items():
+                self._unstorable.attribute(f"group '/{path}'", path, name, reason)
         self.schema = Schema({}, groups)
         by_group: dict[str, dict[str, FileVariable]] = {group: {} for group in groups}
         for name, variable in self.dataset.variables.items():
-            if variable.refused:
-                raise _unstorable(name, variable.refused)
-            by_group.setdefault(group_of(name), {})[name] = variable
+            reason = variable.refused or _name_taken(name)
+            if reason:
+                self._unstorable.variable(name, reason)
+            else:
+                by_group.setdefault(group_of(name), {})[name] = variable
         for group, variables in by_group.items():
             self._add_group(group, variables)
+        self._unstorable.check()
 
     def values(self, name: str) -> npt.NDArray[Any]:
         """Return the values of a variable as they are stored."""
@@ -298,7 +309,15 @@ class _Block:
                 expanded = [last[name]]
             elif new and (name not in reasons or _is_moment(variable)):
                 expanded = new
-            self._add(name, variable, means[last[name]], reasons.get(name), expanded)
+            try:
+                self._add(name, variable, means[last[name]], reasons.get(name), expanded)
+            except _UnstorableError as exc:
+                self._unstorable.variable(name, exc)
+        for name in last.keys() & self.schema.variables.keys():
+            if not self.schema.variables[name].dimensions and last[name] in self._dims(last):
+                self._unstorable.variable(
+                    name, "it is a scalar with the name of a dimension, which xarray cannot open"
+                )
         for dim in scanner.concat_dims:
             if (group, dim) in self.lengths:
                 self._add_extent(group, dim)
@@ -312,6 +331,7 @@ class _Block:
         expanded: Sequence[str],
     ) -> None:
         scanner = self.scanner
+        odd = dict(variable.odd_attributes)
         dims = (*expanded, *variable.dimensions)
         combined = set(scanner.concat_dims) & set(dims)
         nbytes = math.prod(variable.shape) * max(1, variable.dtype.itemsize)
@@ -327,15 +347,17 @@ class _Block:
                 )
             try:
                 values = self._all(name).reshape((1,) * len(expanded) + variable.shape)
-                document = native_document(name, values.shape, values.dtype, variable, dims)
+                try:
+                    document = native_document(name, values.shape, values.dtype, variable, dims)
+                except UnstorableFillError as exc:
+                    odd[FILL] = str(exc)
+                    kept = {key: v for key, v in variable.attributes.items() if key != FILL}
+                    bare = replace(variable, attributes=kept)
+                    document = native_document(name, values.shape, values.dtype, bare, dims)
             except (TypeError, ValueError) as exc:
-                raise _unstorable(name, exc) from exc
+                raise _UnstorableError(exc) from exc
             if masks_bytes(variable.attributes, values):
-                raise _unstorable(
-                    name,
-                    "some of its texts equal its attribute _FillValue, which xarray cannot read "
-                    "from Zarr for bytes",
-                )
+                odd.setdefault(FILL, MASKS_BYTES)
             (self.payload if combined else self.common).values[name] = values
         else:
             assert variable.document is not None and variable.table is not None
@@ -350,9 +372,8 @@ class _Block:
                         f"its variable {name!r} has {length} along {dim!r}, others of its group "
                         f"{self.lengths[axis]}"
                     )
-        odd = not_in_json(document["attributes"])
-        if odd:
-            raise _unstorable(name, odd)
+        for attribute, problem in {**odd, **not_in_json(document["attributes"])}.items():
+            self._unstorable.attribute(f"variable {name!r}", name, attribute, problem)
         document = {
             **document,
             "shape": [
@@ -365,6 +386,11 @@ class _Block:
             self.digests[name] = digest(self._all(name))
         why, counted = reason or ("", False)
         self.schema.variables[name] = Variable(dims, document, meaning, why, counted)
+
+    def _dims(self, names: Iterable[str]) -> set[str]:
+        """Return the dimensions of some variables."""
+        variables = self.schema.variables
+        return {dim for name in names if name in variables for dim in variables[name].dimensions}
 
     def _add_extent(self, group: str, dim: str) -> None:
         """Find the coordinate of a dimension, in its group or in one around it."""
@@ -454,11 +480,14 @@ def _take(names: Sequence[str], kept: dict[str, _T], added: Mapping[str, _T]) ->
 
 
 # -- variables -------------------------------------------------------------------------
-def _unstorable(name: str, reason: object) -> ValueError:
-    return ValueError(
-        f"its variable {name!r} cannot be stored: {reason}; leave it out with "
-        f"drop_variables=[{name!r}]"
-    )
+class _UnstorableError(Exception):
+    """A variable cannot be stored; the message says why."""
+
+
+def _name_taken(path: str) -> str:
+    """Return what a variable cannot have its name for; empty if it can."""
+    taken = _METADATA in path.split("/")
+    return f"the name {_METADATA!r} is that of metadata of Zarr" if taken else ""
 
 
 def _texts(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from icechunk_dask.archives.described import Dataset, FileVariable
 from icechunk_dask.archives.parts import group_of
 
 __all__ = ["Selection"]
+
+_T = TypeVar("_T")
 
 #: Attributes that name other variables.
 _NAMING: Final = (
@@ -36,11 +38,15 @@ class Selection:
         Names, or paths within the file, of what is left out.
     rename : dict of str to str
         New names of variables and dimensions, by old names or paths.
+    drop_attributes : tuple of str
+        Names of attributes that are left out, or ``"path:name"`` for that of one variable or
+        group; the path of the root is empty.
     """
 
     variables: tuple[str, ...] | None
     drop_variables: tuple[str, ...]
     rename: dict[str, str]
+    drop_attributes: tuple[str, ...] = ()
 
     def of(self, dataset: Dataset) -> Dataset:
         """Return what is taken of a dataset.
@@ -55,11 +61,35 @@ class Selection:
             for name, variable in dataset.variables.items()
             if not _named(name, self.drop_variables)
         }
+        groups, odd = dataset.groups, dataset.odd_attributes
+        if self.drop_attributes:
+            found = {name: self._without(name, variable) for name, variable in found.items()}
+            groups = {path: self._kept(path, shown) for path, shown in groups.items()}
+            odd = {path: self._kept(path, reasons) for path, reasons in odd.items()}
         if self.variables is not None:
             found = self._chosen(found)
         if self.rename:
             found = self._renamed(found)
-        return Dataset(dataset.groups, found)
+        return Dataset(groups, found, odd)
+
+    def _without(self, path: str, variable: FileVariable) -> FileVariable:
+        document = variable.document
+        if document is not None:
+            document = {**document, "attributes": self._kept(path, document["attributes"])}
+        return replace(
+            variable,
+            attributes=self._kept(path, variable.attributes),
+            odd_attributes=self._kept(path, variable.odd_attributes),
+            document=document,
+        )
+
+    def _kept(self, path: str, attributes: Mapping[str, _T]) -> dict[str, _T]:
+        dropped = {name.lstrip("/") for name in self.drop_attributes}
+        return {
+            name: value
+            for name, value in attributes.items()
+            if name not in dropped and f"{path}:{name}" not in dropped
+        }
 
     def _chosen(self, variables: Mapping[str, FileVariable]) -> dict[str, FileVariable]:
         assert self.variables is not None

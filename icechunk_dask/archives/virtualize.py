@@ -48,6 +48,7 @@ def virtualize(
     remote_options: Mapping[str, Any] | None = None,
     variables: Sequence[str] | None = None,
     drop_variables: Sequence[str] = (),
+    drop_attributes: Sequence[str] = (),
     rename: Mapping[str, str] | None = None,
     coordinates: Sequence[str] | str = "auto",
     loadable: Sequence[str] = (),
@@ -111,6 +112,10 @@ def virtualize(
         coordinates is taken, too. Default: all.
     drop_variables : sequence of str
         Names, or paths within the file, of variables to leave out.
+    drop_attributes : sequence of str
+        Names of attributes to leave out wherever they are; ``"t:valid_range"`` is that of a
+        variable, ``"inner:history"`` that of a group, ``":history"`` that of the file.
+        Attributes that are NaN or infinite, references, or of opaque types cannot be stored.
     rename : mapping of str to str, optional
         New names of variables and dimensions. All other arguments take the new names, but
         for `variables` and `drop_variables`.
@@ -226,6 +231,7 @@ def virtualize(
             None if variables is None else _dims(variables),
             _dims(drop_variables),
             dict(rename or {}),
+            _dims(drop_attributes),
         ),
         sources,
         len(todo) > 1 or bool(archive.templates),

@@ -65,6 +65,12 @@ def store_of(dataset: Dataset) -> MemoryStore:
     return store
 
 
+def _without(dataset: Dataset) -> Dataset:
+    """Return a dataset without the variables that have to leave attributes out."""
+    kept = {name: one for name, one in dataset.variables.items() if not one.odd_attributes}
+    return Dataset(dataset.groups, kept)
+
+
 def _chunks(variable: FileVariable) -> Iterator[tuple[str, bytes]]:
     table = variable.table
     assert table is not None
@@ -147,23 +153,29 @@ def check(
     """
     with _quiet(), open_hdf5(path, path.as_uri(), may_open=may_open) as dataset:
         outcome = {
-            name: f"refused: {one.refused}"
-            if one.refused
+            name: f"refused: {_refused(one)}"
+            if _refused(one)
             else f"by value: {one.by_value}"
             if one.by_value
             else "virtual"
             for name, one in dataset.variables.items()
         }
-        store = store_of(dataset)
+        store = store_of(_without(dataset))
         with h5py.File(path) as file:
             for name, one in dataset.variables.items():
-                if not one.refused:
+                if not _refused(one):
                     _check_with_h5py(file[_key(file, name)], one, store, name)
         if xarray:
-            refused = {name for name, one in dataset.variables.items() if one.refused}
+            refused = {name for name, one in dataset.variables.items() if _refused(one)}
             for group in dataset.groups:
                 _check_with_xarray(path, store, group, refused, lost)
     return outcome
+
+
+def _refused(one: FileVariable) -> str:
+    """Why a variable is refused, if nothing is left out."""
+    odd = [f"its attribute {name!r} {reason}" for name, reason in one.odd_attributes.items()]
+    return one.refused or "; ".join(odd)
 
 
 def _key(file: h5py.File, name: str) -> str:

@@ -281,7 +281,7 @@ def test_attributes_that_mask_oddly(tmp_path: Path) -> None:
     found = check(path)
     assert found.pop("fine") == "virtual"
     for name, outcome in found.items():
-        assert outcome.startswith("refused: its attribute _FillValue is "), name
+        assert outcome.startswith("refused: its attribute '_FillValue' is "), name
 
 
 def test_missing_texts(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_missing_texts(tmp_path: Path) -> None:
         file.create_dataset("any", data=["a", "zz"], dtype=h5py.string_dtype())
         file["any"].attrs["_FillValue"] = "zz"
     missing = (
-        "refused: some of its texts equal its attribute _FillValue, which xarray cannot read "
+        "refused: its attribute '_FillValue' equals some of its texts, which xarray cannot read "
         "from Zarr for bytes"
     )
     assert check(path, lost={"_FillValue"}) == {
@@ -366,6 +366,8 @@ def test_attributes_that_have_no_form_in_json(tmp_path: Path) -> None:
             _attribute(owner.id, b"utf-8 called ASCII", "Zürich".encode())
             owner.attrs["long"] = np.longdouble(2.5)
     with open_hdf5(path, path.as_uri()) as dataset:
+        for odd in (dataset.odd_attributes[""], dataset.variables["v"].odd_attributes):
+            assert odd.keys() == {"reference", "references", "opaque"}
         for found in (dataset.groups[""], dataset.variables["v"].attributes):
             assert found == {
                 "record": [1, 2.5],

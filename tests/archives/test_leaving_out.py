@@ -1,0 +1,193 @@
+"""What cannot be stored is named, with an argument that leaves it out, all at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import xarray as xr
+
+from icechunk import InvalidInputError
+from icechunk_dask import virtualize
+from tests.archives.day_files import archived, content, together, write_days
+from tests.archives.grib_files import message
+
+#: Attributes that JSON has no form for, by what an error says of them.
+_ODD: dict[str, Callable[[Any], None]] = {
+    "is NaN": lambda node: node.attrs.create("odd", np.nan),
+    "is -Infinity": lambda node: node.attrs.create("odd", np.asarray([1, -np.inf], "f4")),
+    "is a reference": lambda node: node.attrs.create("odd", node.file.ref, dtype=h5py.ref_dtype),
+    "is of an opaque type": lambda node: node.attrs.create("odd", np.void(b"abc")),
+}
+
+
+def _advice(error: pytest.ExceptionInfo[InvalidInputError], argument: str) -> list[str]:
+    found = re.search(rf"{argument}=(\[.*?\])", str(error.value))
+    return eval(found[1]) if found else []
+
+
+@pytest.mark.parametrize("where", ["", "t", "inner", "inner/t"])
+@pytest.mark.parametrize("kind", _ODD)
+def test_attributes_that_json_has_no_form_for(kind: str, where: str, tmp_path: Path) -> None:
+    path = write_days(tmp_path / "a.nc", 0, group="inner", own=1)
+    expected = content(path, "inner")
+    with h5py.File(path, "a") as file:
+        _ODD[kind](file[where or "/"])
+        file["t"].attrs["kept"] = file.attrs["kept"] = 1
+    with pytest.raises(InvalidInputError, match=f"attribute 'odd' {kind}") as caught:
+        virtualize([path], tmp_path / "repo", scheduler="sync")
+    advice = _advice(caught, "drop_attributes")
+    assert advice == [f"{where}:odd"]
+    for number, names in enumerate((advice, ["odd"], [f"/{where}:odd"])):
+        folder = tmp_path / f"repo{number}"
+        report = virtualize([path], folder, drop_attributes=names, scheduler="sync")
+        xr.testing.assert_identical(archived(folder, report, "inner"), expected)
+        ours = archived(folder, report)
+        assert "odd" not in ours.attrs and ours.attrs["kept"] == ours["t"].attrs["kept"] == 1
+
+
+def _broken(file: h5py.File) -> tuple[set[str], set[str]]:
+    """Put all kinds of things into a file; return variables and attributes to leave out."""
+    file["dangling"] = h5py.SoftLink("/nowhere")
+    file["inner/elsewhere"] = h5py.ExternalLink("other.h5", "/v")
+    file["zarr.json"] = np.arange(3)
+    file.create_dataset("ragged", (2,), dtype=h5py.vlen_dtype("i4"))
+    file["lat"].attrs["odd"] = np.nan
+    file["inner/t"].attrs["valid_range"] = np.asarray([0, np.inf])
+    file["t"].attrs["_FillValue"] = "none"
+    file.attrs["odd"] = np.nan
+    return {"dangling", "inner/elsewhere", "zarr.json", "ragged"}, {
+        "lat:odd",
+        "inner/t:valid_range",
+        "t:_FillValue",
+        ":odd",
+    }
+
+
+@pytest.mark.parametrize("options", [{}, {"coordinates": ()}], ids=["by value", "virtual"])
+def test_all_is_named_at_once(options: dict[str, Any], tmp_path: Path) -> None:
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i, group="inner", own=1) for i in range(2)]
+    expected = {g: together([content(path, g) for path in files]) for g in (None, "inner")}
+    for path in files:
+        with h5py.File(path, "a") as file:
+            variables, attributes = _broken(file)
+    options["scheduler"] = "sync"
+    with pytest.raises(InvalidInputError) as caught:
+        virtualize(files, tmp_path / "repo", **options)
+    dropped = _advice(caught, "drop_variables"), _advice(caught, "drop_attributes")
+    assert (set(dropped[0]), set(dropped[1])) == (variables, attributes)
+    report = virtualize(
+        files,
+        tmp_path / "repo",
+        drop_variables=dropped[0],
+        drop_attributes=dropped[1],
+        **options,
+    )
+    report.raise_for_failures()
+    for group, truth in expected.items():
+        xr.testing.assert_identical(archived(tmp_path / "repo", report, group), truth)
+
+
+def test_a_scalar_named_as_a_dimension(tmp_path: Path) -> None:
+    path = tmp_path / "a.nc"
+    with h5py.File(path, "w") as file:
+        scale = file.create_dataset("x", data=np.arange(4))
+        scale.make_scale("x")
+        file["inner/x"] = 1.0
+        values = file.create_dataset("inner/v", data=np.arange(4.0))
+        values.dims[0].attach_scale(scale)
+    with pytest.raises(ValueError, match="scalar"):
+        content(path, "inner")
+    with pytest.raises(
+        InvalidInputError, match=r"'inner/x'.*a scalar with the name of a dim"
+    ) as caught:
+        virtualize([path], tmp_path / "repo", scheduler="sync")
+    report = virtualize(
+        [path],
+        tmp_path / "repo",
+        drop_variables=_advice(caught, "drop_variables"),
+        scheduler="sync",
+    )
+    assert archived(tmp_path / "repo", report, "inner")["v"].dims == ("x",)
+
+
+def test_scalars_that_are_referred_to(tmp_path: Path) -> None:
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i) for i in range(2)]
+    for path in files:
+        with h5py.File(path, "a") as file:
+            file["scalar"] = 3.5
+    report = virtualize(files, tmp_path / "repo", coordinates=(), scheduler="sync")
+    assert report.variables["scalar"].virtual == 1
+    assert archived(tmp_path / "repo", report)["scalar"] == 3.5
+
+
+def _with(path: Path, first: int, *names: str) -> Path:
+    write_days(path, first)
+    with h5py.File(path, "a") as file:
+        for name in names:
+            file[name] = file["t"][...] + 100
+            for i, dim in enumerate(("time", "lat")):
+                file[name].dims[i].attach_scale(file[dim])
+    return path
+
+
+@pytest.mark.parametrize("mode", ["error", "materialize"])
+@pytest.mark.parametrize("appended", [False, True])
+@pytest.mark.parametrize("names", [("v",), ("u", "v")])
+@pytest.mark.parametrize("has", [0, 1])
+def test_advice_about_variables_of_some_files(
+    mode: str, appended: bool, names: Sequence[str], has: int, tmp_path: Path
+) -> None:
+    files = [_with(tmp_path / f"{i}.nc", 4 * i, *(names if i == has else ())) for i in range(2)]
+    options: dict[str, Any] = {"scheduler": "sync", "on_mismatch": mode}
+    if appended:
+        virtualize(files[:1], tmp_path / "repo", **options)
+    with pytest.raises(InvalidInputError, match="only") as caught:
+        virtualize(files, tmp_path / "repo", **options)
+    assert "materialize" not in str(caught.value)
+    advice = _advice(caught, "drop_variables")
+    # the archive has them already, and keeps them
+    assert advice == ([] if appended and not has else list(names))
+    if advice:
+        report = virtualize(files, tmp_path / "repo", drop_variables=advice, **options)
+        expected = together([content(path).drop_vars(names, errors="ignore") for path in files])
+        xr.testing.assert_identical(archived(tmp_path / "repo", report), expected)
+    assert "on_mismatch='skip'" in str(caught.value)
+    report = virtualize(files, tmp_path / "skipping", **{**options, "on_mismatch": "skip"})
+    assert report.skipped.keys() == {str(files[1])}
+
+
+def test_advice_where_some_of_it_can_be_written(tmp_path: Path) -> None:
+    files = [_with(tmp_path / "0.nc", 0), _with(tmp_path / "1.nc", 4, "v")]
+    with h5py.File(files[1], "a") as file:
+        file["t"].attrs["scale_factor"] = 2.0
+    with pytest.raises(InvalidInputError, match="with on_mismatch='materialize'") as caught:
+        virtualize(files, tmp_path / "repo", scheduler="sync")
+    report = virtualize(
+        files,
+        tmp_path / "repo",
+        drop_variables=_advice(caught, "drop_variables"),
+        on_mismatch="materialize",
+        scheduler="sync",
+    )
+    expected = together([content(path).drop_vars("v", errors="ignore") for path in files])
+    xr.testing.assert_allclose(archived(tmp_path / "repo", report)["t"], expected["t"])
+
+
+def test_attributes_of_grib(tmp_path: Path) -> None:
+    path = tmp_path / "a.grib"
+    path.write_bytes(message())
+    report = virtualize(
+        [path],
+        tmp_path / "repo",
+        expand_dims=["time"],
+        drop_attributes=["GRIB_cfName", "t:units"],
+        scheduler="sync",
+    )
+    ours = archived(tmp_path / "repo", report)["t"]
+    assert {"GRIB_cfName", "units"}.isdisjoint(ours.attrs) and "GRIB_units" in ours.attrs
