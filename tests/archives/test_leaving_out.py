@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.io import netcdf_file
 
 from icechunk import InvalidInputError
 from icechunk_dask import virtualize
@@ -95,25 +96,17 @@ def test_all_is_named_at_once(options: dict[str, Any], tmp_path: Path) -> None:
 
 def test_a_scalar_named_as_a_dimension(tmp_path: Path) -> None:
     path = tmp_path / "a.nc"
-    with h5py.File(path, "w") as file:
-        scale = file.create_dataset("x", data=np.arange(4))
-        scale.make_scale("x")
-        file["inner/x"] = 1.0
-        values = file.create_dataset("inner/v", data=np.arange(4.0))
-        values.dims[0].attach_scale(scale)
-    with pytest.raises(ValueError, match="scalar"):
-        content(path, "inner")
-    with pytest.raises(
-        InvalidInputError, match=r"'inner/x'.*a scalar with the name of a dim"
-    ) as caught:
+    with netcdf_file(path, "w") as file:
+        file.createDimension("x", 4)
+        file.createVariable("x", "f4", ())
+        file.createVariable("v", "f4", ("x",))
+    with pytest.raises(ValueError, match="already exists as a scalar variable"):
+        xr.open_dataset(path, engine="scipy")
+    with pytest.raises(InvalidInputError, match=r"'x'.*a scalar with the name of a dim") as caught:
         virtualize([path], tmp_path / "repo", scheduler="sync")
-    report = virtualize(
-        [path],
-        tmp_path / "repo",
-        drop_variables=_advice(caught, "drop_variables"),
-        scheduler="sync",
-    )
-    assert archived(tmp_path / "repo", report, "inner")["v"].dims == ("x",)
+    dropped = _advice(caught, "drop_variables")
+    report = virtualize([path], tmp_path / "repo", drop_variables=dropped, scheduler="sync")
+    assert archived(tmp_path / "repo", report)["v"].dims == ("x",)
 
 
 def test_scalars_that_are_referred_to(tmp_path: Path) -> None:
