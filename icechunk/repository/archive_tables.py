@@ -66,6 +66,8 @@ def named_table(user_data: bytes) -> Named | None:
     field = json.loads(user_data).get(FIELD)
     if not isinstance(field, Mapping) or not isinstance(field.get("table"), str):
         return None
+    if not is_table(table_key(field["table"])):
+        return None
     array = field.get("array")
     return Named(field["table"], array if isinstance(array, str) else None)
 

@@ -20,18 +20,17 @@ of the history since.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
 import struct
-import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache
 from types import UnionType
-from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from icechunk.errors import (
     ErrorKind,
@@ -41,12 +40,8 @@ from icechunk.errors import (
     ObjectNotFoundError,
     PreconditionFailedError,
 )
+from icechunk.repository.stored_json import packed, unpacked
 from icechunk.storage.base import Storage
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 __all__ = [
     "JOBS",
@@ -68,7 +63,6 @@ JOBS: Final = "jobs/"
 _UNSAFE: Final = re.compile(rb"[^A-Za-z0-9_.-]|^\.")
 _ENCODED: Final = re.compile(r"=([0-9A-F]{2})")
 _MAX_NAME: Final = 100
-_MAX_SIZE: Final = 1 << 30
 _THREADS: Final = 16
 R = TypeVar("R")
 
@@ -243,23 +237,10 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def _pack(value: Any) -> bytes:
-    options: dict[int, int] = {
-        zstd.CompressionParameter.compression_level: 3,
-        zstd.CompressionParameter.checksum_flag: 1,
-    }
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-    return zstd.compress(text.encode(), options=options)
-
-
 def _unpack(data: bytes, key: str) -> Any:
     try:
-        decompressor = zstd.ZstdDecompressor()
-        text = decompressor.decompress(data, max_length=_MAX_SIZE)
-        if not decompressor.eof or decompressor.unused_data:
-            raise ValueError("cut short, or too long")
-        return json.loads(text)
-    except (zstd.ZstdError, ValueError, RecursionError) as error:
+        return unpacked(data)
+    except ValueError as error:
         raise _damaged(key, error) from None
 
 
@@ -346,7 +327,7 @@ class JobFiles:
         """Store what the job is; return whether it was the first."""
         self._id = definition.id
         try:
-            self._storage.put(self._folder + "job", _pack(asdict(definition)), if_absent=True)
+            self._storage.put(self._folder + "job", packed(asdict(definition)), if_absent=True)
         except PreconditionFailedError:
             # the answer to a first attempt may have been lost
             return self.exists()
@@ -394,7 +375,7 @@ class JobFiles:
 
     def _put_attempt(self, attempt: Attempt, *, if_absent: bool = False) -> None:
         key = self._attempt_key(digest_of(canonical(attempt.key)), attempt.number)
-        self._storage.put(key, _pack(asdict(attempt)), if_absent=if_absent)
+        self._storage.put(key, packed(asdict(attempt)), if_absent=if_absent)
 
     def _attempt_key(self, digest: str, number: int) -> str:
         return f"{self._root}attempts/{digest}/{number:06d}"
@@ -415,7 +396,7 @@ class JobFiles:
 
     def put_part(self, part: Part) -> bool:
         """Store a part; return False if there is another one with these keys."""
-        header = _pack({k: v for k, v in asdict(part).items() if k != "change_set"})
+        header = packed({k: v for k, v in asdict(part).items() if k != "change_set"})
         data = struct.pack("<I", len(header)) + header + part.change_set
         name = self.part_name(part.keys)
         self._keys[name] = part.keys
@@ -485,7 +466,7 @@ class JobFiles:
         """Put a new entry; return False if another one has its number."""
         key = self._entry_key(entry.number)
         try:
-            self._storage.put(key, _pack(asdict(entry)), if_absent=True)
+            self._storage.put(key, packed(asdict(entry)), if_absent=True)
         except PreconditionFailedError:
             return self.read_entry(entry.number)[0].token == entry.token
         return True
@@ -499,7 +480,7 @@ class JobFiles:
             If somebody else has changed it.
         """
         return self._storage.put(
-            self._entry_key(entry.number), _pack(asdict(entry)), if_match=version
+            self._entry_key(entry.number), packed(asdict(entry)), if_match=version
         )
 
     def _entry_key(self, number: int) -> str:
@@ -523,50 +504,42 @@ class JobFiles:
 
 def _made(kind: type[R], values: Any, key: str) -> R:
     try:
-        record = kind(**values)
+        made = kind(**values)
     except TypeError as error:
         raise _damaged(key, error) from None
-    record_type: Any = kind  # mypy does not see that types can be hashed
-    for name, expected in _fields(record_type).items():
-        if not _is_of(getattr(record, name), expected):
-            raise _damaged(key, f"{name!r} is {getattr(record, name)!r}")
-    return record
+    for name, wanted in _types(cast(Any, kind)).items():
+        if not _fits(getattr(made, name), wanted):
+            raise _damaged(key, f"{name} is of another type")
+    return made
 
 
-@cache
-def _fields(kind: type[Any]) -> dict[str, Any]:
+@functools.cache
+def _types(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
-def _is_of(value: Any, expected: Any) -> bool:
-    """Whether a value of JSON is what the field of a record holds."""
-    if expected is Any:
+def _fits(value: Any, wanted: Any) -> bool:
+    """Whether a value that came from JSON is what a field is declared to hold."""
+    if wanted is Any:
         return True
-    kind = get_origin(expected) or expected
-    if kind in (UnionType, Union):
-        return any(_is_of(value, each) for each in get_args(expected))
-    # True is a number for Python
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+    if get_origin(wanted) is UnionType:
+        return any(_fits(value, each) for each in get_args(wanted))
+    # elements that are no such values are made into some
+    elements = {str: str, int: int}.get(get_args(wanted)[0]) if get_args(wanted) else None
+    if not isinstance(value, get_origin(wanted) or wanted) or isinstance(value, bool):
         return False
-    inner = get_args(expected)
-    # dictionaries have names as keys whatever they hold
-    return kind is not list or all(_is_of(each, inner[0]) for each in value)
+    return elements is None or all(isinstance(each, elements) for each in value)
 
 
 def _entry(data: bytes, key: str) -> Entry:
-    values = _unpack(data, key)
-    tries = values.get("tries", []) if isinstance(values, dict) else None
-    if not isinstance(tries, list):
-        raise _damaged(key, f"'tries' is {tries!r}")
-    return _made(Entry, {**values, "tries": [_made(Try, each, key) for each in tries]}, key)
+    entry = _made(Entry, _unpack(data, key), key)
+    return replace(entry, tries=[_made(Try, each, key) for each in entry.tries])
 
 
 def _part(data: bytes, key: str) -> Part:
     try:
         (size,) = struct.unpack_from("<I", data)
-    except struct.error as error:
+        header = dict(_unpack(data[4 : 4 + size], key))
+    except (struct.error, TypeError, ValueError) as error:
         raise _damaged(key, error) from None
-    header = _unpack(data[4 : 4 + size], key)
-    if not isinstance(header, dict):
-        raise _damaged(key, f"a {type(header).__name__}")
     return _made(Part, {**header, "change_set": data[4 + size :]}, key)

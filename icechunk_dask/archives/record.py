@@ -8,11 +8,10 @@ changed; each commit that changes the archive writes another one.
 
 from __future__ import annotations
 
-import json
 import secrets
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Final
 
 import numpy as np
@@ -21,19 +20,16 @@ import numpy.typing as npt
 from icechunk import InvalidInputError, ObjectNotFoundError, Session
 from icechunk.errors import FormatError
 from icechunk.repository.archive_tables import named_table, table_key
+from icechunk.repository.stored_json import packed, unpacked
 from icechunk_dask.archives.extents import Extent
 from icechunk_dask.archives.parts import Axis
 from icechunk_dask.archives.sources import Version
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
 __all__ = ["Blocks", "Files", "Record"]
 
 _VERSION: Final = 1
-_LEVEL: Final = 3
+#: No array is as long, and no file as large.
+_MOST: Final = 1 << 62
 
 
 @dataclass
@@ -183,7 +179,7 @@ class Record:
             ],
             "templates": self.templates,
         }
-        return zstd.compress(json.dumps(document, separators=(",", ":")).encode(), level=_LEVEL)
+        return packed(document)
 
     @classmethod
     def decode(cls, data: bytes, name: str) -> Record:
@@ -195,7 +191,7 @@ class Record:
             If they are none, or of a version of the future.
         """
         try:
-            found = json.loads(zstd.decompress(data))
+            found = unpacked(data)
             if found["version"] != _VERSION:
                 raise FormatError(
                     f"{name}: a newer version of this library wrote the table of the archive; "
@@ -213,14 +209,40 @@ class Record:
                 axis = each["group"], each["dimension"]
                 record.places[axis] = each["places"]
                 record.blocks[axis] = Blocks(
-                    each["order"], each["lengths"], _extents(each["extents"]), each["names"]
+                    each["order"], each["lengths"], _extents(each), each["names"]
                 )
             record.templates = found["templates"]
-        except (ValueError, KeyError, TypeError, zstd.ZstdError) as exc:
+            record._check_columns()
+        except (ValueError, KeyError, TypeError) as exc:
             if isinstance(exc, FormatError):
                 raise
             raise FormatError(f"{name}: the table of the archive is damaged: {exc}") from exc
         return record
+
+    def _check_columns(self) -> None:
+        """Check that columns fit together: whoever wrote the repository wrote them."""
+        count, parts = len(self.files.locations), len(self.part_file)
+        _check(self.files.locations, str, count)
+        _check([version.size for version in self.files.versions], int, count, -_MOST, _MOST)
+        _check([version.modified for version in self.files.versions], int, count, -_MOST, _MOST)
+        _check([version.etag for version in self.files.versions], str, count)
+        if len(self.files.by_value) != count:
+            raise ValueError("its columns do not fit together")
+        _check(self.part_file, int, parts, 0, count)
+        _check(self.part_number, int, parts, 0)
+        for axis, places in self.places.items():
+            blocks = self.blocks[axis]
+            number = len(blocks.lengths)
+            _check(list(axis), str, 2)
+            _check(places, int, parts, -1, number)
+            _check(blocks.lengths, int, number, 0, _MOST)
+            _check([sum(blocks.lengths)], int, 1, 0, _MOST)
+            _check(blocks.names, str, number)
+            if len(blocks.extents) != number:
+                raise ValueError("its columns do not fit together")
+        for template in self.templates.values():
+            bytes.fromhex(template["digest"])
+            _check([template["by_value"], template["digest"]], str, 2)
 
     # -- looked at ---------------------------------------------------------------------
     def check(self, name: str, axis: Axis, length: int) -> None:
@@ -296,12 +318,29 @@ def _columns(extents: Sequence[Extent | None]) -> dict[str, Any] | int:
     }
 
 
-def _extents(columns: Any) -> list[Extent | None]:
+def _extents(axis: Any) -> list[Extent | None]:
+    columns, count = axis["extents"], len(axis["lengths"])
     if isinstance(columns, int):
-        return [None] * columns
+        return [None] * count
     kinds = columns["kinds"]
     names = ("kind", "low", "high", "falling", "digest")
     return [
         None if kind < 0 else Extent(kinds[kind], low, high, bool(falling), digest)
         for kind, low, high, falling, digest in zip(*(columns[n] for n in names), strict=True)
     ]
+
+
+def _check(column: Any, kind: type, count: int, low: int | None = None, end: float = inf) -> None:
+    """Check a column of a table: its length, what it holds, and that numbers are in [low, end).
+
+    Raises
+    ------
+    ValueError
+    """
+    if not isinstance(column, list) or len(column) != count:
+        raise ValueError("its columns do not fit together")
+    for value in column:
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"a column holds a {type(value).__name__}")
+        if low is not None and not low <= value < end:  # type: ignore[operator]
+            raise ValueError(f"{value} is out of its range")

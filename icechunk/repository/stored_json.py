@@ -1,0 +1,54 @@
+"""Values that lie beside the objects of the format, as JSON in a zstd frame.
+
+Whoever wrote the repository wrote these, too. So they are bounded, and what they are is looked
+at before anybody relies on it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, Final
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+__all__ = ["packed", "unpacked"]
+
+#: Of the text, when decompressed. A value takes up to a hundred times as much as its text.
+_FREE_SIZE: Final = 1 << 23
+_MAX_RATIO: Final = 100
+_LEVEL: Final = 3
+
+
+def packed(value: Any) -> bytes:
+    """Return a value as stored bytes."""
+    options: dict[int, int] = {
+        zstd.CompressionParameter.compression_level: _LEVEL,
+        zstd.CompressionParameter.checksum_flag: 1,
+    }
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return zstd.compress(text.encode(), options=options)
+
+
+def unpacked(data: bytes) -> Any:
+    """Return the value of stored bytes.
+
+    Raises
+    ------
+    ValueError
+        If they are damaged, or too large when decompressed.
+    """
+    limit = max(_FREE_SIZE, _MAX_RATIO * len(data))
+    decompressor = zstd.ZstdDecompressor()
+    try:
+        text = decompressor.decompress(data, max_length=limit + 1)
+        if len(text) > limit:
+            raise ValueError(f"more than {limit} bytes when decompressed")
+        if not decompressor.eof or decompressor.unused_data:
+            raise ValueError("cut short, or followed by other bytes")
+        return json.loads(text)
+    except (zstd.ZstdError, RecursionError) as error:
+        raise ValueError(str(error)) from None
