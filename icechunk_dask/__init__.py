@@ -3,12 +3,13 @@
 `store_dask` stores Dask arrays, `distributed_write` calls a function for each of many items
 and keeps what it writes. Threads, processes and clusters work with the same call.
 `written_chunks` says what is there already. `virtualize` makes one dataset of the files of an
-archive, without copying their data, and `remove_files` takes some out; both need
-``icechunk[virtual]``, too.
+archive, without copying their data, and `remove_files` takes some out; `ingest` copies them. These
+need ``icechunk[virtual]``, too.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -25,12 +26,14 @@ except ModuleNotFoundError as error:
 
 if TYPE_CHECKING:
     from icechunk_dask.archives.virtualize import remove_files, virtualize
+    from icechunk_dask.copying import ingest
 
 __all__ = [
     "Status",
     "VirtualizeReport",
     "Written",
     "distributed_write",
+    "ingest",
     "remove_files",
     "store_dask",
     "virtualize",
@@ -40,12 +43,14 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # only this needs what reads NetCDF files
-    if name not in ("remove_files", "virtualize"):
+    if name not in ("ingest", "remove_files", "virtualize"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from icechunk_dask.archives import virtualize
+        module = importlib.import_module(
+            "icechunk_dask.copying" if name == "ingest" else "icechunk_dask.archives.virtualize"
+        )
     except ModuleNotFoundError as error:
         raise ImportError(
             f"icechunk_dask.{name} needs {error.name}: pip install 'icechunk[dask,virtual]'"
         ) from error
-    return getattr(virtualize, name)
+    return getattr(module, name)

@@ -20,12 +20,14 @@ import zarr
 from icechunk import (
     AlreadyExistsError,
     ConflictDetector,
+    IcechunkError,
     IcechunkStore,
     InvalidInputError,
     Job,
     NotFoundError,
     Repository,
     SessionStateError,
+    TaskError,
 )
 from icechunk.errors import ErrorKind
 from icechunk_xarray.groups import GroupPart, stage_groups, write_now
@@ -80,7 +82,12 @@ class JobWrite:
         job = self._job(message)
         job.check_history()
         if json.dumps(_ARRAYS) not in job.committed():
-            job.run(self._make_arrays, keys=[_ARRAYS])
+            try:
+                job.run(self._make_arrays, keys=[_ARRAYS])
+            except TaskError as error:
+                if isinstance(error.__cause__, IcechunkError):
+                    raise error.__cause__ from None
+                raise
             job.publish(message=f"{message} (arrays)", metadata=metadata)
         writes = self._values(job)
         commits: tuple[str, ...] = ()
@@ -149,7 +156,12 @@ class JobWrite:
                     f"{'/' + path!r} since the job {self.name!r} began; forget it with "
                     f"Repository.jobs.delete({self.name!r}), and call this again"
                 )
-        writes = stage_groups(self.parts, store.session, self.options)
+        adds = self.options.append_dim is not None or self.options.region is not None
+        parts = [
+            (path, _unread(dataset, {} if adds else encoding, exists=adds), encoding)
+            for path, dataset, encoding in self.parts
+        ]
+        writes = stage_groups(parts, store.session, self.options)
         waiting = write_now([w for w in writes if not self._is_later(w.target.path)])
         LazyWrite(None, True, False, {}).write(waiting)
 
@@ -197,6 +209,21 @@ class JobWrite:
             staged = stage_groups([(path, values, {})], session, options)
             writes += [w for w in staged if w.target.basename in names]
         return [write if write.is_lazy else _as_dask(write) for write in writes]
+
+
+def _unread(
+    dataset: xr.Dataset, encoding: Mapping[str, Mapping[str, Any]], *, exists: bool
+) -> xr.Dataset:
+    """Return a dataset whose data variables nobody reads to make arrays for them."""
+
+    def chunked(array: xr.DataArray) -> xr.DataArray:
+        if array.chunks is not None or is_in_memory(array.variable) or not array.ndim:
+            return array
+        wanted = encoding.get(str(array.name), array.encoding).get("chunks")
+        # one block fits any chunks; where nobody says which, they are those of Dask
+        return array.chunk({} if exists or wanted else "auto")
+
+    return dataset.map(chunked, keep_attrs=True)
 
 
 def _lazily(array: xr.DataArray, store: IcechunkStore, path: str, region: Any) -> xr.DataArray:

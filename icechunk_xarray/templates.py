@@ -13,7 +13,7 @@ from icechunk_xarray.staging import Mode, Options, choose_mode
 from icechunk_xarray.targets import DEFAULT_BRANCH, Authorization, Target, open_repository
 from icechunk_xarray.writer import destination_of
 
-__all__ = ["initialize"]
+__all__ = ["initialize", "with_chunks"]
 
 
 def initialize(
@@ -87,7 +87,7 @@ def initialize(
     path = (group or "").strip("/")
     parts = groups_of(obj, path, encoding or {}, inherit=write_inherited_coords)
     if chunks is not None:
-        parts = _with_chunks(parts, chunks)
+        parts = with_chunks(parts, chunks)
     destination = destination_of(
         target,
         branch=branch,
@@ -122,7 +122,7 @@ def _make(parts: list[GroupPart], session: Session, options: Options) -> None:
     LazyWrite(None, True, False, {}).write(waiting)
 
 
-def _with_chunks(parts: list[GroupPart], chunks: Mapping[Any, int]) -> list[GroupPart]:
+def with_chunks(parts: list[GroupPart], chunks: Mapping[Any, int]) -> list[GroupPart]:
     """Return the groups with sizes of chunks in the encodings of their data variables."""
     known = {dim for _, dataset, _ in parts for dim in dataset.dims}
     for dim, size in chunks.items():
@@ -142,7 +142,7 @@ def _with_chunks(parts: list[GroupPart], chunks: Mapping[Any, int]) -> list[Grou
         for name, array in dataset.data_vars.items():
             variable, given = (
                 array.variable,
-                dict(encoding.get(str(name), variable_encoding(array))),
+                dict(encoding.get(str(name), _encoding_of(array))),
             )
             if not variable.ndim or "chunks" in encoding.get(str(name), {}):
                 continue
@@ -159,7 +159,7 @@ def _with_chunks(parts: list[GroupPart], chunks: Mapping[Any, int]) -> list[Grou
     return result
 
 
-def variable_encoding(array: Any) -> dict[str, Any]:
+def _encoding_of(array: Any) -> dict[str, Any]:
     """Return the encoding of a variable, without what says how it was stored elsewhere."""
     return {k: v for k, v in array.encoding.items() if k in _KEPT}
 

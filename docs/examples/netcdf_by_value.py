@@ -14,6 +14,14 @@ for month in range(1, 5):
         f"files/{month:02}.nc", engine="h5netcdf"
     )
 
+# --8<-- [start:copy]
+from icechunk_dask import ingest
+
+report = ingest("files/*.nc", "copies", chunks={"time": 28})
+report.raise_for_failures()
+# --8<-- [end:copy]
+assert xr.open_dataset("copies", engine="icechunk").sizes["time"] == 112
+
 # --8<-- [start:append]
 import xarray as xr
 

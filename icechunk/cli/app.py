@@ -46,6 +46,7 @@ COMMANDS: Final = {
     "jobs": ("proof", "List jobs, or show how far one is."),
     "gc": ("upkeep", "Delete what no version refers to."),
     "stats": ("upkeep", "How much the chunks take."),
+    "ingest": ("archives", "Copy NetCDF, HDF5 or GRIB files into one dataset."),
     "virtualize": ("archives", "Make one dataset of NetCDF, HDF5 or GRIB files."),
     "import-kerchunk": ("kerchunk_references", "Take over kerchunk references."),
     "export": ("kerchunk_references", "Write kerchunk references of a version."),

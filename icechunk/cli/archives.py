@@ -1,7 +1,8 @@
-"""The command virtualize: files as one dataset, without copying their data."""
+"""The commands virtualize and ingest: files as one dataset, by reference and by value."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -9,27 +10,43 @@ import click
 from icechunk import Storage
 from icechunk.cli.options import branch_option, group_option, message_option, storage
 from icechunk.cli.output import text
-from icechunk_dask import virtualize as virtualize_files
+from icechunk_dask import ingest as ingest_files, virtualize as virtualize_files
 
 __all__ = ["COMMANDS"]
 
 
+def _of_files(command: Callable[..., None]) -> Callable[..., None]:
+    """Add what both commands take."""
+    options = [
+        storage,
+        click.argument("urls", metavar="FILES...", nargs=-1, required=True),
+        click.option(
+            "-d",
+            "--dim",
+            "dims",
+            multiple=True,
+            default=("time",),
+            show_default=True,
+            help="Repeatable.",
+        ),
+        click.option("--expand", multiple=True, help="Scalar that becomes a dimension."),
+        click.option(
+            "--on-mismatch",
+            type=click.Choice(["error", "skip", "materialize"]),
+            default="error",
+            show_default=True,
+        ),
+        group_option,
+        branch_option,
+        message_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @click.command()
-@storage
-@click.argument("urls", metavar="FILES...", nargs=-1, required=True)
-@click.option(
-    "-d", "--dim", "dims", multiple=True, default=("time",), show_default=True, help="Repeatable."
-)
-@click.option("--expand", "expand", multiple=True, help="Scalar that becomes a dimension.")
-@click.option(
-    "--on-mismatch",
-    type=click.Choice(["error", "skip", "materialize"]),
-    default="error",
-    show_default=True,
-)
-@group_option
-@branch_option
-@message_option
+@_of_files
 def virtualize(
     place: Storage,
     urls: tuple[str, ...],
@@ -59,4 +76,50 @@ def virtualize(
         click.get_current_context().exit(1)
 
 
-COMMANDS: dict[str, Any] = {"virtualize": virtualize}
+@click.command()
+@_of_files
+@click.option(
+    "-c", "--chunk", "chunks", multiple=True, metavar="DIM=SIZE", help="Of new arrays. Repeatable."
+)
+@click.option("--commit-every", default="1GB", show_default=True, help="Size of a batch, or time.")
+def ingest(
+    place: Storage,
+    urls: tuple[str, ...],
+    dims: tuple[str, ...],
+    expand: tuple[str, ...],
+    on_mismatch: str,
+    group: str,
+    branch: str,
+    message: str | None,
+    chunks: tuple[str, ...],
+    commit_every: str,
+) -> None:
+    """Copy NetCDF, HDF5 or GRIB files into one dataset of a repository.
+
+    The repository REPO is created where there is none. Called again, it finishes what was begun,
+    and appends new files.
+    """
+    sizes = {}
+    for chunk in chunks:
+        dim, _, size = chunk.partition("=")
+        if not size.lstrip("-").isdecimal():
+            raise click.BadParameter(f"{chunk!r} is not DIM=SIZE, such as time=24")
+        sizes[dim] = int(size)
+    report = ingest_files(
+        list(urls),
+        place,
+        concat_dims=dims,
+        expand_dims=expand,
+        on_mismatch=on_mismatch,
+        group=group,
+        branch=branch,
+        message=message,
+        chunks=sizes or None,
+        commit_every=commit_every,
+    )
+    text(repr(report))
+    if report.failed:
+        click.get_current_context().exit(1)
+
+
+COMMANDS: dict[str, Any] = {"ingest": ingest, "virtualize": virtualize}

@@ -35,8 +35,8 @@ from icechunk import (
     VersionSelection,
 )
 from icechunk.repository.ops import UpdateType
-from icechunk.storage import WrapperStorage
 from icechunk.storage.base import Storage
+from tests.killing import Dying, Killed
 from tests.storages import new_storage
 
 ROOT = Path(__file__).parents[2]
@@ -94,29 +94,6 @@ def leftovers(storage: Storage) -> list[str]:
 
 
 # -- whoever dies where ----------------------------------------------------------------------
-class Killed(BaseException):
-    """What is left of a process, to the test."""
-
-
-class Dying(WrapperStorage):
-    """The storage of a process that is killed before its n-th request that writes."""
-
-    def __init__(self, inner: Storage, nth: int) -> None:
-        super().__init__(inner)
-        self._left = nth
-        self._lock = threading.Lock()
-        self.dead = False
-
-    def before(self, operation: str, keys: tuple[str, ...], written: int) -> None:
-        with self._lock:
-            if operation in ("put", "delete", "copy") and not self.dead:
-                self._left -= 1
-                self.dead = self._left == 0
-            if self.dead:
-                raise Killed
-
-    def with_settings(self, settings: Any) -> Storage:
-        return self
 
 
 def run_all(job: Job, course: str) -> None:

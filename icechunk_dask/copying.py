@@ -1,0 +1,426 @@
+"""Files by value into a repository: scanned as an archive, then copied by a job.
+
+The files first become an archive of references, on a branch of its own that is deleted in the
+end. It makes sure that they fit together and that what is read equals what the files' own
+libraries read. Then its values are written to the branch of the caller, in batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Final
+
+import xarray as xr
+import zarr
+
+from icechunk import (
+    InvalidInputError,
+    Repository,
+    RepositoryConfig,
+    Session,
+)
+from icechunk.repository.archive_tables import FIELD, Named
+from icechunk_dask.archives.containers import authorization, derive_containers
+from icechunk_dask.archives.record import Record
+from icechunk_dask.archives.report import VariableReport, VirtualizeReport
+from icechunk_dask.archives.sources import Sources, Version, location_of
+from icechunk_dask.archives.target import Opened, Target
+from icechunk_dask.archives.virtualize import virtualize
+from icechunk_dask.executors import ExecutorOption
+from icechunk_dask.progress import ProgressOption
+
+__all__ = ["ingest"]
+
+_ON_CHANGED: Final = ("error", "keep")
+#: Encodings of a file that say how numbers are stored, and not where.
+_KEPT: Final = (
+    "dtype",
+    "scale_factor",
+    "add_offset",
+    "_FillValue",
+    "missing_value",
+    "units",
+    "calendar",
+)
+_SHOWN: Final = 10
+
+
+def ingest(
+    urls: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    target: Target,
+    *,
+    concat_dims: Sequence[str] = ("time",),
+    expand_dims: Sequence[str] = (),
+    chunks: Mapping[str, int] | None = None,
+    encoding: Mapping[str, Mapping[str, Any]] | None = None,
+    group: str = "/",
+    branch: str = "main",
+    message: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    remote_options: Mapping[str, Any] | None = None,
+    variables: Sequence[str] | None = None,
+    drop_variables: Sequence[str] = (),
+    rename: Mapping[str, str] | None = None,
+    parser: Any = None,
+    on_mismatch: str = "error",
+    on_changed: str = "error",
+    allow_gaps: bool = False,
+    verify: str = "sample",
+    commit_every: int | str | timedelta = "1GB",
+    executor: ExecutorOption = None,
+    progress: ProgressOption = None,
+) -> VirtualizeReport:
+    """Copy many NetCDF, HDF5 or GRIB files into one dataset of a repository.
+
+    As `virtualize`, but values are written as chunks of the repository, which needs the files
+    no more. Called again, files that are there already are left out, and new ones are appended
+    along the first of `concat_dims`.
+
+    Arrays and coordinates are committed first, then values in batches. Whatever ends the call,
+    the next one first finishes what it began.
+
+    Parameters
+    ----------
+    urls : sequence of str or path, or a pattern
+        Files, or a pattern such as ``"s3://bucket/2024/*.nc"``.
+    target : Repository, Storage, URL or path
+        A repository is created where there is none.
+    concat_dims, expand_dims, variables, drop_variables, rename, parser, allow_gaps, verify
+        As for `virtualize`.
+    chunks : mapping of str to int, optional
+        Sizes of chunks of new arrays, by dimension; -1 is the whole dimension of the first call.
+        Default: those of the files.
+    encoding : mapping, optional
+        Of new arrays, by name, as for `icechunk_xarray.to_icechunk`. Default: numbers are stored
+        as the files have them, with Zarr's compression.
+    group, branch, message, metadata
+        Where it goes, and what the commits say.
+    storage_options, remote_options
+        As for `virtualize`.
+    on_mismatch : {"error", "skip", "materialize"}
+        What to do with files that differ from the first; see `virtualize`. With
+        ``"materialize"`` they are taken if their values can be stored as those of the first.
+    on_changed : {"error", "keep"}
+        What to do with files that are of another version than when they were copied: refuse,
+        or leave what was copied.
+    commit_every : int, str or timedelta
+        How large a batch is; see `distributed_write`.
+    executor : {"threads", "processes", "sync"}, Executor or Client, optional
+        What copies values. Default: what Dask uses.
+    progress : bool, callable or None
+        A bar, none, or a function that is given a `Status` now and then.
+
+    Returns
+    -------
+    VirtualizeReport
+        What became of each file and variable.
+
+    Raises
+    ------
+    InvalidInputError
+        If files contradict each other or what is stored, have changed, or lie between or before
+        those that are stored. The message names what.
+    ConflictError
+        If others have changed the same arrays meanwhile.
+
+    Examples
+    --------
+    >>> report = ingest("/data/2024/*.nc", "/data/repo", chunks={"time": 24})
+    >>> report.raise_for_failures()
+    """
+    if on_changed not in _ON_CHANGED:
+        raise InvalidInputError(
+            f"on_changed is {on_changed!r}, it must be {' or '.join(map(repr, _ON_CHANGED))}"
+        )
+    opened = Opened.of(target, storage_options, remote_options, None)
+    sources = Sources(opened.remote_options)
+    spelled = {location_of(name): name for name in reversed(sources.expand(urls))}
+    locations = {name: location for location, name in reversed(spelled.items())}
+    if opened.repository is None:
+        assert not isinstance(opened.place, Repository)
+        opened.repository = Repository.create(opened.place)
+    scanning = {
+        "concat_dims": concat_dims,
+        "expand_dims": expand_dims,
+        "variables": variables,
+        "drop_variables": drop_variables,
+        "rename": rename,
+        "parser": parser,
+        "on_mismatch": on_mismatch,
+        "allow_gaps": allow_gaps,
+        "verify": verify,
+        "remote_options": opened.remote_options,
+    }
+    writing = {
+        "message": message,
+        "metadata": metadata,
+        "commit_every": commit_every,
+        "chunkmanager_store_kwargs": {} if executor is None else {"executor": executor},
+        "progress": progress,
+    }
+    root = "/" + group.strip("/")
+    dims = [*([expand_dims] if isinstance(expand_dims, str) else expand_dims)]
+    dims += [concat_dims] if isinstance(concat_dims, str) else concat_dims
+    copying = _Copying(
+        opened.made, branch, root, str(dims[0]), scanning, writing, chunks, encoding or {}
+    )
+    copying.finish_begun()
+    known = copying.known()
+    versions = sources.versions([name for name in locations if locations[name] in known])
+    changed = [name for name, now in versions.items() if known[locations[name]].differs(now)]
+    if changed and on_changed == "error":
+        listed = "\n".join(f"  {url}" for url in changed[:_SHOWN])
+        raise InvalidInputError(
+            f"{len(changed)} files have changed since they were copied:\n{listed}\n"
+            "Pass on_changed='keep' to leave what was copied, or copy them into another group"
+        )
+    todo = [name for name in locations if locations[name] not in known]
+    report = copying.begin(todo) if todo else VirtualizeReport(root)
+    already = tuple(name for name in locations if locations[name] in known)
+    return replace(
+        report,
+        group=root,
+        branch=branch,
+        already=already,
+        changed=tuple(changed),
+        target=opened.made.storage.url,
+        options=opened.options,
+    )
+
+
+@dataclass
+class _Copying:
+    """Copies files into one group of a repository."""
+
+    repository: Repository
+    branch: str
+    root: str
+    dim: str
+    scanning: Mapping[str, Any]
+    writing: Mapping[str, Any]
+    chunks: Mapping[str, int] | None
+    encoding: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def _prefix(self) -> str:
+        return f"ingest-{_digest([self.branch, self.root])}-"
+
+    def known(self) -> dict[str, Version]:
+        """Return the files that are there, and of which version."""
+        record = Record.find(self.repository.readonly_session(self.branch), self.root)
+        files = None if record is None else record.files
+        return {} if files is None else dict(zip(files.locations, files.versions, strict=True))
+
+    def finish_begun(self) -> None:
+        """Finish what an earlier call has begun, and delete what it has left."""
+        jobs = self.repository.jobs
+        begun = [name for name in jobs.list() if name.startswith(self._prefix)]
+        for name in begun:
+            if name.endswith("-files"):
+                about = jobs.open(name).about
+                self._copy(name.removesuffix("-files"), about)
+        for staging in self.repository.list_branches():
+            if staging.startswith(self._prefix):
+                self.repository.delete_branch(staging)
+
+    def begin(self, todo: Sequence[str]) -> VirtualizeReport:
+        """Scan new files and copy them."""
+        name = self._prefix + _digest(sorted(todo))
+        repository = self.repository
+        tip = repository.lookup_branch(self.branch)
+        repository.create_branch(name, tip)
+        try:
+            report = virtualize(todo, self._reading(todo), group=name, branch=name, **self.scanning)
+            if report.snapshot_id is None:
+                return report
+            source = Record.find(repository.readonly_session(name), f"/{name}")
+            assert source is not None
+            session = repository.readonly_session(self.branch)
+            node = session.tree.get(self.root)
+            appends = node is not None and any(
+                each.is_array for each in session.tree.within(self.root)
+            )
+            if appends:
+                self._check_units(session, repository.readonly_session(name), name)
+            about = {
+                "files": todo,
+                "appends": appends,
+                "locations": source.files.locations,
+                "versions": [[v.size, v.modified, v.etag] for v in source.files.versions],
+            }
+            repository.jobs.create(
+                f"{name}-files", branch=self.branch, message="files", about=about
+            )
+            group = zarr.open_group(repository.readonly_session(name).store, path=name, mode="r")
+            copied = {
+                key: VariableReport("asked for", bytes_by_value=_size(group[key]))
+                for key in report.variables
+            }
+            snapshot = self._copy(name, about)
+            # what is copied refers to no file
+            whole = _open(repository.readonly_session(self.branch), self.root)
+            return replace(
+                report,
+                snapshot_id=snapshot,
+                variables=copied,
+                sizes={str(dim): size for dim, size in whole.sizes.items()},
+                chunks={},
+                access={},
+                trusted=False,
+            )
+        finally:
+            if f"{name}-files" not in repository.jobs and name in repository.list_branches():
+                repository.delete_branch(name)
+
+    # -- one set of files ----------------------------------------------------------------
+    def _copy(self, name: str, about: Mapping[str, Any]) -> str:
+        """Copy what the archive on a branch has, note the files, and delete the branch."""
+        from icechunk_xarray import to_icechunk
+
+        repository = self.repository
+        reading = self._reading(about["files"]).readonly_session(name)
+        obj = _opened(reading, name)
+        try:
+            if not about["appends"]:
+                obj = obj.map_over_datasets(self._encoded)
+            elif len(obj.children):
+                raise InvalidInputError(
+                    f"the files have groups, and {self.root!r} has data already: copy them into "
+                    "another group"
+                )
+            written = to_icechunk(
+                obj if len(obj.children) else obj.to_dataset(),
+                repository,
+                group=self.root.strip("/") or None,
+                branch=self.branch,
+                job=name,
+                append_dim=self.dim if about["appends"] else None,
+                # a group without arrays may be there
+                mode="a",
+                encoding=self._encoding(obj) if not about["appends"] else None,
+                **{**self.writing, "message": self.writing["message"] or self._message(about)},
+            )
+        except InvalidInputError:
+            if name not in repository.jobs or not repository.jobs.open(name).committed():
+                # nothing was begun, and the same would happen again
+                self._forget(name)
+            raise
+        snapshot = self._note(about, name) or written
+        self._forget(name)
+        return str(snapshot)
+
+    def _forget(self, name: str) -> None:
+        """Delete what a set of files needs while it is copied."""
+        jobs = self.repository.jobs
+        for each in (name, f"{name}-files"):
+            if each in jobs:
+                jobs.delete(each)
+        if name in self.repository.list_branches():
+            self.repository.delete_branch(name)
+
+    def _message(self, about: Mapping[str, Any]) -> str:
+        return f"Copy {len(about['locations'])} files into {self.root}"
+
+    def _note(self, about: Mapping[str, Any], name: str) -> str | None:
+        """Note which files are there, in a table that an array names."""
+        from icechunk import ConflictDetector
+
+        session = self.repository.writable_session(self.branch)
+        # appending may have taken the name of the table from the array that had it
+        before = self.repository.readonly_session(name)
+        record = Record.find(session, self.root) or Record.find(before, self.root) or Record()
+        known = set(record.files.locations)
+        if known >= set(about["locations"]) and Record.find(session, self.root) is not None:
+            return None
+        files = Record().files
+        for location, version in zip(about["locations"], about["versions"], strict=True):
+            if location not in known:
+                files.locations.append(location)
+                files.versions.append(Version(*version))
+                files.by_value.append(True)
+        noted = Record()
+        noted.files.locations = [*record.files.locations, *files.locations]
+        noted.files.versions = [*record.files.versions, *files.versions]
+        noted.files.by_value = [True] * len(noted.files.locations)
+        table = noted.save(session)
+        arrays = sorted(
+            (node for node in session.tree.within(self.root) if node.is_array),
+            # one that an append leaves alone keeps the name
+            key=lambda node: (self.dim.encode() in node.user_data, node.path),
+        )
+        path = arrays[0].path
+        document = json.loads(arrays[0].user_data)
+        within = path.removeprefix(self.root).strip("/")
+        document[FIELD] = Named(table, within).field()
+        session.set_metadata_document(path, json.dumps(document).encode())
+        return session.commit(
+            self.writing["message"] or self._message(about),
+            self.writing["metadata"],
+            rebase_with=ConflictDetector(),
+        )
+
+    def _reading(self, urls: Sequence[str]) -> Repository:
+        """Return the repository as one that may read the files; nothing of it is stored."""
+        options = self.scanning["remote_options"]
+        containers = derive_containers([location_of(url) for url in urls], options)
+        config = RepositoryConfig()
+        for container in containers:
+            config.set_virtual_chunk_container(container)
+        return self.repository.reopen(config, authorization(containers, options))
+
+    def _check_units(self, session: Session, new: Session, name: str) -> None:
+        """Refuse numbers of another meaning than those that are stored."""
+        stored, given = _open(session, self.root), _open(new, name)
+        for key in stored.variables.keys() & given.variables.keys():
+            mine, theirs = (each[key].attrs.get("units") for each in (stored, given))
+            if mine != theirs:
+                raise InvalidInputError(
+                    f"variable {key!r} has the units {theirs!r} in the new files, and {mine!r} in "
+                    f"{self.root!r}: copy them into another group"
+                )
+
+    def _encoded(self, dataset: xr.Dataset) -> xr.Dataset:
+        """Return a dataset that says how its numbers are stored, and nothing of references."""
+        for variable in dataset.variables.values():
+            before = variable.encoding
+            variable.encoding = {key: before[key] for key in _KEPT if key in before}
+            if before.get("chunks"):
+                variable.encoding["chunks"] = tuple(before["chunks"])
+        return dataset
+
+    def _encoding(self, obj: xr.DataTree) -> dict[str, Any]:
+        from icechunk_xarray.templates import with_chunks
+
+        parts = []
+        for node in obj.subtree:
+            path = node.path.strip("/")
+            parts.append((path, node.to_dataset(), self.encoding if not path else {}))
+        if self.chunks is not None:
+            parts = with_chunks(parts, self.chunks)
+        if len(obj.children):
+            return {f"/{path}": wanted for path, _, wanted in parts}
+        return dict(parts[0][2])
+
+
+def _size(array: Any) -> int:
+    return int(array.nbytes)
+
+
+def _open(session: Session, group: str) -> xr.Dataset:
+    return xr.open_dataset(session, engine="icechunk", group=group, chunks=None)  # type: ignore[arg-type]
+
+
+def _opened(session: Session, group: str) -> xr.DataTree:
+    tree = xr.open_datatree(session, engine="icechunk", group=group, chunks=None)  # type: ignore[arg-type]
+    tree.name = None
+    return tree
+
+
+def _digest(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=8).hexdigest()
