@@ -15,10 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray
 import zarr
 
-from icechunk import Repository, StorageError, s3_storage, storage_from_url
+from icechunk import IcechunkError, Repository, StorageError, s3_storage, storage_from_url
 from icechunk.storage import aws_environment, aws_profile
+from icechunk_dask import virtualize
+from icechunk_xarray import to_icechunk
 from tests.servers import ObjectServer, S3Server
 
 FAR = "2099-01-01T00:00:00Z"
@@ -198,12 +201,14 @@ WAYS = [by_file, by_process, by_role, by_a_role_of_its_own_keys, by_web_identity
 WAYS += [by_sso_session, by_sso]
 
 
-def signature(server: ObjectServer) -> tuple[str, str | None]:
-    """Return whose key signed the last request, and the token of the session."""
-    headers = {name.lower(): value for name, value in server.requests[-1].headers.items()}
-    found = re.search(r"Credential=([^/]+)/", headers["authorization"])
-    assert found is not None
-    return found[1], headers.get("x-amz-security-token")
+def signatures(server: ObjectServer) -> set[tuple[str, str | None]]:
+    """Return whose keys signed the requests, and the tokens of the sessions."""
+    found = set()
+    for request in server.requests:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        key = re.search(r"Credential=([^/]+)/", headers.get("authorization", ""))
+        found.add((key[1] if key else "nobody", headers.get("x-amz-security-token")))
+    return found
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -217,7 +222,45 @@ def test_profiles(
     with pytest.raises(FileNotFoundError):
         storage.get("a")
     token = None if way is by_file else "session"
-    assert signature(object_server) == ("FETCHED", token)
+    assert signatures(object_server) == {("FETCHED", token)}
+
+
+def opened(url: str) -> None:
+    Repository.open(url)
+
+
+def created(url: str) -> None:
+    Repository.create(url)
+
+
+def read_by_the_engine(url: str) -> None:
+    xarray.open_dataset(url, engine="icechunk")
+
+
+def written_by_xarray(url: str) -> None:
+    to_icechunk(xarray.Dataset({"x": ("t", [1])}), url)
+
+
+def virtualized(url: str) -> None:
+    virtualize([f"{url}/a.nc"], url)
+
+
+ENTRIES = [opened, created, read_by_the_engine, written_by_xarray, virtualized]
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("way", WAYS)
+def test_profiles_by_every_entry(
+    way: Any, entry: Any, home: Path, object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way(home)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", object_server.url)
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    # the server knows too little of S3 to hold a repository; what is asked tells enough
+    with pytest.raises(IcechunkError):
+        entry("s3://bucket/p")
+    token = None if way is by_file else "session"
+    assert signatures(object_server) == {("FETCHED", token)}
 
 
 async def test_a_profile_in_an_event_loop(home: Path, object_server: ObjectServer) -> None:
@@ -227,7 +270,7 @@ async def test_a_profile_in_an_event_loop(home: Path, object_server: ObjectServe
     )
     with pytest.raises(FileNotFoundError):
         await storage.get_async("a")
-    assert signature(object_server) == ("FETCHED", "session")
+    assert signatures(object_server) == {("FETCHED", "session")}
 
 
 def test_keys_are_kept(home: Path, object_server: ObjectServer, aws: Aws) -> None:
@@ -252,7 +295,7 @@ def test_keys_of_the_environment_win(
     )
     with pytest.raises(FileNotFoundError):
         storage.get("a")
-    assert signature(object_server) == ("MINE", None)
+    assert signatures(object_server) == {("MINE", None)}
 
 
 def test_a_web_identity_of_the_environment(
@@ -267,7 +310,7 @@ def test_a_web_identity_of_the_environment(
     )
     with pytest.raises(FileNotFoundError):
         storage.get("a")
-    assert signature(object_server) == ("FETCHED", "session")
+    assert signatures(object_server) == {("FETCHED", "session")}
 
 
 def test_metadata_of_a_machine(
@@ -279,7 +322,7 @@ def test_metadata_of_a_machine(
     )
     with pytest.raises(FileNotFoundError):
         storage.get("a")
-    assert signature(object_server) == ("FETCHED", "session")
+    assert signatures(object_server) == {("FETCHED", "session")}
     assert "/latest/api/token" in aws.asked
 
 
@@ -328,7 +371,6 @@ def test_a_profile_that_fails(way: str, says: str, home: Path, object_server: Ob
 def test_a_repository_by_a_process(
     home: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    xarray = pytest.importorskip("xarray")
     keys = {"AccessKeyId": s3_server.access_key_id, "SecretAccessKey": s3_server.secret_access_key}
     write(home, f"[profile lab]\ncredential_process = {process(home, keys)}\n")
     monkeypatch.setenv("AWS_PROFILE", "lab")
