@@ -16,7 +16,7 @@ def test_they_are_tested() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     listed = project["dependencies"] + [
-        line for name in ("xarray", "dask", "virtual", "cli") for line in extras[name]
+        line for name in ("xarray", "dask", "virtual", "cli", "aws") for line in extras[name]
     ]
     lowest = {}
     for line in listed:

@@ -159,7 +159,7 @@ def describe_profile() -> str:
     if elsewhere is not None and not _has_botocore():
         return (
             f"the profile {name!r} fetches its keys elsewhere ({elsewhere}), which takes botocore: "
-            "pip install botocore"
+            "pip install 'icechunk[aws]'"
         )
     if elsewhere is not None:
         return f"the profile {name!r} fetches its keys elsewhere ({elsewhere}), and got none"

@@ -341,7 +341,7 @@ def test_region_and_endpoint_of_a_profile(home: Path, object_server: ObjectServe
 def test_without_botocore(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     by_sso(home)
     monkeypatch.setattr(aws_profile, "find_spec", lambda name: None)
-    with pytest.raises(StorageError, match=r"sso_start_url.*pip install botocore"):
+    with pytest.raises(StorageError, match=r"sso_start_url.*pip install .icechunk.aws"):
         Repository.open("s3://bucket/p")
 
 
