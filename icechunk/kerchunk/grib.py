@@ -101,7 +101,9 @@ class GribCodec(ArrayBytesCodec):
                     # no value can be taken for it
                     eccodes.codes_set(handle, "missingValue", float("nan"))
                     values = eccodes.codes_get_array(handle, "values")
-                columns = _columns(handle) if len(shape) > 1 else None
+                # fields without rows have all of their values along one dimension
+                rows = len(shape) > 1 and shape[-1] != values.size
+                columns = _columns(handle) if rows else None
         except eccodes.CodesInternalError as exc:
             raise InvalidInputError(f"ecCodes cannot decode a GRIB message: {exc}") from exc
         if values.size != np.prod(shape, dtype=np.int64):

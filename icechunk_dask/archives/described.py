@@ -74,8 +74,12 @@ class Dataset:
         By path within the file, such as ``"group/name"``.
     odd_attributes : dict of str to dict
         By path of a group, attributes that cannot be stored, and why.
+    keys : dict
+        Of GRIB, what ecCodes says of the first field that may tell the dataset from others:
+        ``{"typeOfLevel": "surface", ...}``.
     """
 
     groups: Mapping[str, Mapping[str, Any]]
     variables: Mapping[str, FileVariable]
     odd_attributes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    keys: Mapping[str, Any] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -24,7 +24,7 @@ from icechunk.kerchunk.grib_sections import GribField, grib_fields
 from icechunk.kerchunk.metadata import array_from_v2
 from icechunk.kerchunk.tables import ChunkTable
 from icechunk_dask.archives.described import Dataset, FileVariable
-from icechunk_dask.archives.grib_header import GribHeader, read_grib_header
+from icechunk_dask.archives.grib_header import GribHeader, grib_matches, read_grib_header
 from icechunk_dask.archives.ranges import FileRanges, open_ranges
 
 __all__ = ["open_grib"]
@@ -35,7 +35,12 @@ _DTYPE: Final = np.dtype("<f8")
 
 
 @contextmanager
-def open_grib(file: str | os.PathLike[str] | BinaryIO, location: str) -> Iterator[list[Dataset]]:
+def open_grib(
+    file: str | os.PathLike[str] | BinaryIO,
+    location: str,
+    *,
+    filter_by_keys: Mapping[str, Any] | None = None,
+) -> Iterator[list[Dataset]]:
     """Scan the fields of a GRIB file, without reading their values.
 
     Fields of one time, step, level, ensemble member and grid form a dataset. Its scalar
@@ -57,6 +62,10 @@ def open_grib(file: str | os.PathLike[str] | BinaryIO, location: str) -> Iterato
     location : str
         Of the file, as references have it.
 
+    filter_by_keys : mapping, optional
+        Keys of ecCodes and the values that fields have to have, or lists of values. Default:
+        all fields are taken.
+
     Yields
     ------
     list of Dataset
@@ -76,7 +85,11 @@ def open_grib(file: str | os.PathLike[str] | BinaryIO, location: str) -> Iterato
     """
     with open_ranges(file) as ranges:
         places: dict[Any, list[_Place]] = {}
+        some = False
         for found in grib_fields(ranges.file, location):
+            some = True
+            if filter_by_keys and not grib_matches(found, filter_by_keys):
+                continue
             header = read_grib_header(found)
             key = _key(header, found)
             known = places.setdefault(key, [])
@@ -85,12 +98,18 @@ def open_grib(file: str | os.PathLike[str] | BinaryIO, location: str) -> Iterato
                 name += "_values"
             place = next((p for p in known if name not in p.variables), None)
             if place is None:
-                place = _Place(header.file_attributes, _coordinates(header))
+                place = _Place(header.file_attributes, _coordinates(header), header.keys)
                 known.append(place)
             place.variables[name] = _variable(header, found, location, ranges)
+        if some and not places:
+            raise InvalidInputError(f"no message of {location} has {filter_by_keys}")
         if not places:
             raise InvalidInputError(f"{location} has no GRIB message of edition 1 or 2")
-        yield [Dataset({"": p.attributes}, p.variables) for known in places.values() for p in known]
+        yield [
+            Dataset({"": place.attributes}, place.variables, keys=place.keys)
+            for known in places.values()
+            for place in known
+        ]
 
 
 @dataclass
@@ -99,6 +118,7 @@ class _Place:
 
     attributes: dict[str, Any]
     variables: dict[str, FileVariable]
+    keys: dict[str, Any]
 
 
 def _key(header: GribHeader, found: GribField) -> Any:
@@ -118,6 +138,11 @@ def _coordinates(header: GribHeader) -> dict[str, FileVariable]:
             if name == "latitude" and dimensions == ("latitude",) and values[0] > values[-1]:
                 attributes["stored_direction"] = "decreasing"  # as cfgrib says
             found[name] = _by_value(dimensions, values, attributes, _FROM_GRID)
+        if header.grid.unplaced:
+            for name in ("latitude", "longitude"):
+                found[name] = FileVariable(
+                    (), (), _DTYPE, {}, None, None, "", header.grid.unplaced, _unreadable
+                )
     return found
 
 

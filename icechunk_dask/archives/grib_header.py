@@ -5,7 +5,8 @@ Names and attributes are those of cfgrib, from its own tables.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from icechunk import InvalidInputError
 from icechunk.kerchunk.grib import grib_handle, grid_points
 from icechunk.kerchunk.grib_sections import GribField
 
-__all__ = ["GribHeader", "Grid", "read_grib_header"]
+__all__ = ["GribHeader", "Grid", "grib_matches", "read_grib_header"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 #: Seconds of units of time, as ecCodes numbers them. It counts 30 days for a month.
@@ -37,6 +38,16 @@ _UNITS: Final = {
 _MOST_POINTS: Final = 1 << 27
 #: What ecCodes and cfgrib call what they have no name for.
 _NAMELESS: Final = (None, "undef", "unknown", "~")
+#: Keys that tell fields of one name apart, which tell most first.
+_TELLING: Final = (
+    "typeOfLevel",
+    "level",
+    "stepType",
+    "stepRange",
+    "number",
+    "gridType",
+    "dataType",
+)
 #: Grids whose coordinates are kept, in their order of use.
 _KEPT: Final = 4
 
@@ -58,12 +69,16 @@ class Grid:
         ecCodes knows none.
     attributes : dict
         Of the variables on it.
+    unplaced : str
+        Why it is not known where the values are; empty if it is, or if they have no places
+        (spherical harmonics).
     """
 
     dimensions: tuple[str, ...]
     shape: tuple[int, ...]
     coordinates: dict[str, tuple[tuple[str, ...], npt.NDArray[np.float64]]]
     attributes: dict[str, Any]
+    unplaced: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,8 @@ class GribHeader:
     grid : Grid or None
     refused : str
         Why the field has no form as a variable; empty if it has.
+    keys : dict
+        Values of keys that may tell fields of one name apart.
     """
 
     name: str
@@ -90,26 +107,55 @@ class GribHeader:
     scalars: dict[str, tuple[np.generic, dict[str, Any]]]
     grid: Grid | None
     refused: str = ""
+    keys: dict[str, Any] = field(default_factory=dict)
 
 
-def read_grib_header(field: GribField) -> GribHeader:
+def grib_matches(found: GribField, wanted: Mapping[str, Any]) -> bool:
+    """Whether a field has the given values of some keys.
+
+    Parameters
+    ----------
+    found : GribField
+    wanted : mapping
+        A value of each key, or a list of values.
+
+    Raises
+    ------
+    InvalidInputError
+        If ecCodes cannot read the message.
+    """
+    try:
+        with grib_handle(found.header) as handle:
+            keys = _Keys(handle)
+            for key, given in wanted.items():
+                values = list(given) if isinstance(given, list | tuple | set) else [given]
+                # some keys are numbers and have a name, too
+                if keys.get(key) not in values and keys.get(key, str) not in map(str, values):
+                    return False
+    except eccodes.CodesInternalError as exc:
+        raise InvalidInputError(f"ecCodes cannot read its header: {exc}") from exc
+    return True
+
+
+def read_grib_header(found: GribField) -> GribHeader:
     """Read what the header of a field says.
 
     What goes wrong is part of the result.
     """
     name = "unreadable"
     try:
-        with grib_handle(field.header) as handle:
+        with grib_handle(found.header) as handle:
             keys = _Keys(handle)
             parameter = _parameter(keys)
             name = _name(keys, parameter)
             scalars = _scalars(keys)
-            grid = _grid(keys, field)
+            grid = _grid(keys, found)
             attributes = _attributes(keys, parameter, grid)
             # in the order of cfgrib
-            found = [n for n in scalars if n != "valid_time"]
-            attributes["coordinates"] = " ".join([*found, *grid.coordinates, "valid_time"])
-            return GribHeader(name, attributes, _file_attributes(keys), scalars, grid)
+            named = [n for n in scalars if n != "valid_time"]
+            attributes["coordinates"] = " ".join([*named, *grid.coordinates, "valid_time"])
+            telling = {key: keys.get(key) for key in _TELLING}
+            return GribHeader(name, attributes, _file_attributes(keys), scalars, grid, keys=telling)
     except (_UnrepresentableError, InvalidInputError) as exc:
         reason = str(exc)
     except eccodes.CodesInternalError as exc:
@@ -289,14 +335,14 @@ def _step(keys: _Keys) -> int:
 _known: dict[tuple[int, bytes], Grid] = {}
 
 
-def _grid(keys: _Keys, field: GribField) -> Grid:
-    key = keys.number("edition"), field.grid
-    grid = _known.pop(key, None) if field.grid else None
+def _grid(keys: _Keys, found: GribField) -> Grid:
+    key = keys.number("edition"), found.grid
+    grid = _known.pop(key, None) if found.grid else None
     if grid is None:
         grid = _computed(keys)
         while len(_known) >= _KEPT:
             del _known[next(iter(_known))]
-    if field.grid:
+    if found.grid:
         _known[key] = grid
     return grid
 
@@ -320,6 +366,10 @@ def _computed(keys: _Keys) -> Grid:
     except eccodes.KeyValueNotFoundError:
         # such as spherical harmonics
         return Grid(dimensions, shape, {}, attributes)
+    except eccodes.CodesInternalError as exc:
+        return Grid(dimensions, shape, {}, attributes, f"ecCodes cannot place its points: {exc}")
+    except InvalidInputError as exc:
+        return Grid(dimensions, shape, {}, attributes, str(exc))
     found = [latitudes, longitudes]
     if len(shape) == 2:
         columns = bool(keys.get("jPointsAreConsecutive", int))
@@ -330,6 +380,7 @@ def _computed(keys: _Keys) -> Grid:
         return Grid(dimensions, shape, coordinates, attributes)
     latitude, longitude = found[0][:, 0].copy(), found[1][0].copy()
     if (found[0] != latitude[:, None]).any() or (found[1] != longitude).any():
-        raise _UnrepresentableError("its points do not lie on parallels and meridians")
+        reason = "its points do not lie on parallels and meridians"
+        return Grid(dimensions, shape, {}, attributes, reason)
     lines = zip(names, (latitude, longitude), strict=True)
     return Grid(dimensions, shape, {name: ((name,), v) for name, v in lines}, attributes)

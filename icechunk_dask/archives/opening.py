@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from icechunk import InvalidInputError
 from icechunk.kerchunk.locations import fsspec_url
 from icechunk.kerchunk.tables import ChunkTable
 from icechunk_dask.archives.classic import open_classic
@@ -45,6 +46,7 @@ class OpenFile:
         parser: Parser | None = None,
         dropped: Sequence[str] = (),
         prefixes: Sequence[str] = (),
+        filter_by_keys: Mapping[str, Any] | None = None,
     ) -> Iterator[OpenFile]:
         """Open a file once; its datasets can be read while it is open.
 
@@ -58,6 +60,13 @@ class OpenFile:
             Paths of variables that are not looked at.
         prefixes : sequence of str
             Below which other files may be that the file names, as HDF5 does.
+        filter_by_keys : mapping, optional
+            Which fields of GRIB are taken.
+
+        Raises
+        ------
+        InvalidInputError
+            If the file is damaged, or of another kind than `filter_by_keys` is for.
         """
         source = sources.open(url)
         location = location_of(url)
@@ -68,6 +77,10 @@ class OpenFile:
                 return
             file = stack.enter_context(source.opened())
             kind = kind_of(file)
+            if filter_by_keys and kind in ("hdf5", "classic"):
+                raise InvalidInputError(
+                    "filter_by_keys is for GRIB, and it is a NetCDF or HDF5 file"
+                )
             file.seek(0)
             # the libraries read local files better than Python hands them over
             given = source.path if source.is_local else file
@@ -82,7 +95,8 @@ class OpenFile:
                 case "classic":
                     datasets = [stack.enter_context(open_classic(given, location))]
                 case _:
-                    datasets = stack.enter_context(open_grib(given, location))
+                    fields = open_grib(given, location, filter_by_keys=filter_by_keys)
+                    datasets = stack.enter_context(fields)
             yield cls(source, datasets, sources, stack, {location: file})
 
     def fetch(self, table: ChunkTable, row: int) -> bytes:

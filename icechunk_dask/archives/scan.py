@@ -87,6 +87,8 @@ class Scanner:
         Of files that no scanner here is for.
     prefixes : tuple of str
         Below which other files may be that a file names, as virtual datasets of HDF5 do.
+    filter_by_keys : mapping or None
+        Which fields of GRIB are taken.
     """
 
     concat_dims: tuple[str, ...]
@@ -101,6 +103,7 @@ class Scanner:
     call: str
     parser: Parser | None = None
     prefixes: tuple[str, ...] = ()
+    filter_by_keys: Mapping[str, Any] | None = None
 
     def __call__(self, url: str) -> Scan:
         """Scan one file. What goes wrong is part of the result."""
@@ -156,6 +159,7 @@ class Scanner:
             parser=self.parser,
             dropped=self.selection.drop_variables,
             prefixes=self.prefixes,
+            filter_by_keys=self.filter_by_keys,
         )
 
     def _others(self, blocks: Sequence[_Block], own: str) -> dict[str, Version]:
@@ -278,8 +282,7 @@ class _Block:
             own, its = self._copy(name), other._copy(name)
             if own is None or its is None or digest(own) != digest(its):
                 raise ValueError(
-                    f"several of its messages have the variable {name!r}; name the scalar "
-                    "coordinates that tell them apart in expand_dims"
+                    f"several of its messages have the variable {name!r}; {self._told(other)}"
                 )
         new = [name for name in theirs if name not in mine]
         mine.update({name: theirs[name] for name in new})
@@ -290,6 +293,28 @@ class _Block:
             _take(new, mine_too.tables, theirs_too.tables)
             _take(new, mine_too.values, theirs_too.values)
         self.lengths.update(other.lengths)
+
+    def _told(self, other: _Block) -> str:
+        """Return how to tell two blocks of messages apart."""
+        own, its = self.dataset.keys, other.dataset.keys
+        ways = []
+        expanded = [
+            name
+            for name, variable in self.dataset.variables.items()
+            if not variable.shape
+            and name in other.dataset.variables
+            and name not in ("valid_time", *self.scanner.concat_dims)
+            and self._all(name) != other._all(name)
+        ]
+        if expanded:
+            ways.append(f"expand_dims={[*self.scanner.expand_dims, *expanded]!r}")
+        key = next((key for key in own if own[key] != its.get(key)), None)
+        if key is not None:
+            chosen, left = ({key: keys.get(key)} for keys in (own, its))
+            ways.append(f"filter_by_keys={chosen!r}, and {left!r} for another group")
+        if not ways:
+            return "nothing tells them apart, such as a level, a step or a type"
+        return f"tell them apart with {', or take some of them with '.join(ways)}"
 
     # -- one group ---------------------------------------------------------------------
     def _add_group(self, group: str, variables: Mapping[str, FileVariable]) -> None:

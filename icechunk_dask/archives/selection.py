@@ -70,7 +70,7 @@ class Selection:
             found = self._chosen(found)
         if self.rename:
             found = self._renamed(found)
-        return Dataset(groups, found, odd)
+        return Dataset(groups, found, odd, dataset.keys)
 
     def _without(self, path: str, variable: FileVariable) -> FileVariable:
         document = variable.document

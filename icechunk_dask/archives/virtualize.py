@@ -52,6 +52,7 @@ def virtualize(
     rename: Mapping[str, str] | None = None,
     coordinates: Sequence[str] | str = "auto",
     loadable: Sequence[str] = (),
+    filter_by_keys: Mapping[str, Any] | None = None,
     parser: Parser | None = None,
     on_mismatch: str = "error",
     on_changed: str = "error",
@@ -125,6 +126,11 @@ def virtualize(
         coordinates are referred to where that is possible.
     loadable : sequence of str
         Variables to write by value in addition.
+    filter_by_keys : mapping, optional
+        Of GRIB files, keys of ecCodes and the values that messages have to have, or lists of
+        them, as cfgrib takes them: ``{"typeOfLevel": "isobaricInhPa"}``. Messages that cannot
+        be combined, such as those of another kind of level, go to a group of their own, by a
+        call for each `group`. Default: all messages are taken.
     parser : callable, optional
         A parser of VirtualiZarr for all files, for other formats or by another reader. It
         takes a URL and an ``ObjectStoreRegistry``, and returns a ``ManifestStore``. It has
@@ -240,6 +246,7 @@ def virtualize(
         uuid.uuid4().hex,
         parser,
         opened.prefixes(branch, list(locations.values()), containers) if todo else (),
+        dict(filter_by_keys) if filter_by_keys else None,
     )
     with progress_of(progress) as shown:
         shown.set(phase="scanning", total=len(todo))
