@@ -370,3 +370,21 @@ def test_repair(folder: Path, repo: Repository) -> None:
     assert "would be dropped" in run("repair", folder, "-b", "main", "--dry-run").output
     run("repair", folder, "-b", "main", "--drop-unreadable", "--yes")
     assert Repository.open(folder).lookup_branch("main") != tip
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("che", ["cherry-pick"]),
+        ("log {} --gr", ["--graph"]),
+    ],
+)
+def test_completion(line: str, completed: list[str], folder: Path) -> None:
+    words = line.format(folder).split(" ")
+    environment = {
+        "_ICECHUNK_COMPLETE": "bash_complete",
+        "COMP_WORDS": f"icechunk {' '.join(words)}",
+        "COMP_CWORD": str(len(words)),
+    }
+    result = CliRunner().invoke(main, prog_name="icechunk", env=environment)
+    assert [answer.partition(",")[2] for answer in result.stdout.split()] == completed
