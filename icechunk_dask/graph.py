@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import dask.base
 import dask.config
@@ -32,6 +32,7 @@ from icechunk import (
     Storage,
     TaskError,
 )
+from icechunk.base.time_limits import call_within
 from icechunk_dask.dask_internals import Task, as_tasks, fused, with_function
 from icechunk_dask.part import Part, failing_as, merge_parts
 from icechunk_dask.progress import Progress, count, counts_of
@@ -61,6 +62,21 @@ _OPTIONS: Final = frozenset(
 )
 
 
+class Trying(NamedTuple):
+    """How hard a task is tried.
+
+    Attributes
+    ----------
+    retries : int
+        How often again, where the scheduler does not.
+    timeout : float or None
+        Seconds after which an attempt fails.
+    """
+
+    retries: int = 0
+    timeout: float | None = None
+
+
 class Named:
     """The function of a task, which says what it was to write when it fails, and counts.
 
@@ -71,26 +87,30 @@ class Named:
     what : str
     topic : str or None
         Where to count on a cluster.
-    retries : int
-        How often to try again, where the scheduler does not.
+    trying : Trying
     """
 
-    __slots__ = ("function", "retries", "topic", "what")
+    __slots__ = ("function", "topic", "trying", "what")
 
     def __init__(
-        self, function: Callable[..., Any], what: str, topic: str | None, retries: int = 0
+        self,
+        function: Callable[..., Any],
+        what: str,
+        topic: str | None,
+        trying: Trying | None = None,
     ) -> None:
         self.function = function
         self.what = what
         self.topic = topic
-        self.retries = retries
+        self.trying = trying or Trying()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Part:
         """Call the function."""
-        for left in range(self.retries, -1, -1):
+        for left in range(self.trying.retries, -1, -1):
             try:
                 with failing_as(self.what):
-                    part: Part = self.function(*args, **kwargs)
+                    call = partial(self.function, *args, **kwargs)
+                    part: Part = call_within(self.trying.timeout, call)
             except TaskError:
                 # if it fails for good, nobody will read it
                 count(self.topic, {"retries": 1})
@@ -99,10 +119,10 @@ class Named:
             else:
                 count(self.topic, counts_of(part))
                 return part
-        raise InternalError(f"retries is {self.retries}")
+        raise InternalError(f"retries is {self.trying.retries}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Named, (self.function, self.what, self.topic, self.retries)
+        return Named, (self.function, self.what, self.topic, self.trying)
 
 
 def _merge_group(parts: Sequence[Part]) -> Part:
@@ -127,21 +147,21 @@ class Write(Delayed):
     too.
     """
 
-    __slots__ = ("_names", "_steps", "recipe", "retries", "topic")
+    __slots__ = ("_names", "_steps", "recipe", "topic", "trying")
 
     def __init__(self, key: Any, graph: Any, names: Names, topic: str | None) -> None:
         super().__init__(key, graph)  # type: ignore[no-untyped-call]
         #: That of a function that is to travel.
         self.recipe: Recipe | None = None
-        #: How often a task is tried again, where the scheduler does not.
-        self.retries = 0
+        #: How hard a task is tried.
+        self.trying = Trying()
         self._names = dict(names)
         self._steps: tuple[Write, Callable[[Any], Any]] | None = None
         self.topic = topic
 
     @property
     def __dask_optimize__(self) -> Callable[..., Any]:
-        return partial(_optimize, names=self._names, topic=self.topic, retries=self.retries)
+        return partial(_optimize, names=self._names, topic=self.topic, trying=self.trying)
 
     def written_by(self, key: Any) -> list[str]:
         """Return what the task with a key was to write, in words; nothing for other tasks."""
@@ -181,7 +201,7 @@ class Write(Delayed):
 
 
 def _optimize(
-    graph: Any, keys: Any, names: Names, topic: str | None, retries: int, **options: Any
+    graph: Any, keys: Any, names: Names, topic: str | None, trying: Trying, **options: Any
 ) -> Any:
     blockwise = optimize_blockwise(graph, keys=keys)
     annotated = any(layer.annotations for layer in graph.layers.values())
@@ -190,18 +210,18 @@ def _optimize(
     if not annotated and any(not name.startswith("icechunk-") for name in single):
         # single tasks are worth fusing, too
         tasks = as_tasks(optimize_array(graph, keys, **options))
-        return _together(_named(_with_sources(tasks, names), names, topic, retries))
+        return _together(_named(_with_sources(tasks, names), names, topic, trying))
     # all that could be fused is; what else the optimisation of arrays does takes longer than
     # anything else here, and forgets annotations
     culled = blockwise.cull(set(flatten(keys)))
     layers = dict(culled.layers)
     for name, layer in layers.items():
         if isinstance(layer, Blockwise) and layer.output in names:
-            tasks = _named(layer, names, topic, retries)
+            tasks = _named(layer, names, topic, trying)
             layers[name] = MaterializedLayer(tasks, annotations=layer.annotations)
-        elif retries and name.startswith("icechunk-item-"):
+        elif trying != Trying() and name.startswith("icechunk-item-"):
             for function, *_ in layer.values():
-                function.retries = retries
+                function.trying = trying
     result = HighLevelGraph(layers, culled.dependencies)
     return result if annotated else _together(as_tasks(result))
 
@@ -250,12 +270,12 @@ def _together(tasks: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def _named(
-    tasks: Mapping[Any, Any], names: Names, topic: str | None, retries: int
+    tasks: Mapping[Any, Any], names: Names, topic: str | None, trying: Trying
 ) -> dict[Any, Any]:
     result = dict(tasks)
     for key, node in result.items():
         if isinstance(key, tuple) and isinstance(node, Task) and key[0] in names:
-            function = Named(node.func, names[key[0]](key[1:]), topic, retries)
+            function = Named(node.func, names[key[0]](key[1:]), topic, trying)
             result[key] = with_function(node, function)
     return result
 
@@ -325,17 +345,24 @@ class Runner:
     progress : Progress
     options : mapping
         For Dask.
+    timeout : float, optional
+        Seconds after which a task fails.
 
     Raises
     ------
     TypeError
         For an option that Dask would ignore in silence.
+    InvalidInputError
+        If `timeout` is no number of seconds.
     """
 
     progress: Progress
     options: Mapping[str, Any]
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
+        if self.timeout is not None and not self.timeout > 0:
+            raise InvalidInputError(f"timeout is {self.timeout!r}, it is a number of seconds")
         unknown = sorted(set(self.options) - _OPTIONS)
         if unknown:
             raise TypeError(
@@ -409,9 +436,9 @@ class Runner:
             If one failed; the rest is cancelled.
         """
         before = self.progress.status
-        if self.client is None:
-            for write in writes:
-                write.retries = int(self.options.get("retries") or 0)
+        retries = 0 if self.client is not None else int(self.options.get("retries") or 0)
+        for write in writes:
+            write.trying = Trying(retries, self.timeout)
         if not self._in_process():
             for write in writes:
                 if write.recipe is not None:

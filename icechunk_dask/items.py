@@ -58,6 +58,7 @@ def distributed_write(
     job: str | None = None,
     key: Callable[[Item], str] | None = None,
     executor: ExecutorOption = None,
+    timeout: float | None = None,
     **dask_options: Any,
 ) -> Written:
     """Call a function for each of many items, on workers, and keep what it writes.
@@ -106,6 +107,9 @@ def distributed_write(
         What runs the tasks: also any `concurrent.futures.Executor`, such as a pool of processes
         or of MPI ranks, that can pickle. Default: what Dask uses, which is a cluster if there
         is a `distributed.Client`.
+    timeout : float, optional
+        Seconds after which a task fails, to be tried again with ``retries``. It runs in a thread of
+        its own then, which nothing can end; what it still writes is in no version.
     **dask_options
         What `dask.compute` and `Client.compute` take: ``scheduler``, ``retries``,
         ``priority``, ``resources``, ``workers`` and the like.
@@ -136,7 +140,7 @@ def distributed_write(
             session, branch, message, metadata, rebase_with, commit_every, publish, job
         )
     with progress_of(progress) as shown:
-        runner = Runner(shown, with_executor(executor, dask_options))
+        runner = Runner(shown, with_executor(executor, dask_options), timeout)
         if committing is not None:
             return committing.do(work, runner, split_every)
         return _into_session(session, work, runner, split_every)

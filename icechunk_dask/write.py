@@ -16,7 +16,7 @@ from icechunk.session.distributed import merge_sessions
 from icechunk_dask.batches import Committing, refuse_commit_options
 from icechunk_dask.blocks import Blocks, Job, Region, change_set_of, make_jobs
 from icechunk_dask.executors import ExecutorOption, with_executor
-from icechunk_dask.graph import Runner
+from icechunk_dask.graph import Runner, Trying
 from icechunk_dask.progress import Progress, ProgressOption, progress_of
 
 __all__ = ["store_dask"]
@@ -41,6 +41,7 @@ def store_dask(
     job: str | None = None,
     resume: bool = False,
     executor: ExecutorOption = None,
+    timeout: float | None = None,
     **store_kwargs: Any,
 ) -> Any:
     """Store Dask arrays in Zarr arrays.
@@ -83,6 +84,9 @@ def store_dask(
         What runs the tasks: also any `concurrent.futures.Executor`, such as a pool of processes
         or of MPI ranks, that can pickle. Default: what Dask uses, which is a cluster if there
         is a `distributed.Client`.
+    timeout : float, optional
+        Seconds after which a task fails, to be tried again with ``retries``. It runs in a thread of
+        its own then, which nothing can end; what it still writes is in no version.
     **store_kwargs
         What `dask.compute` and `Client.compute` take: ``scheduler``, ``retries``,
         ``priority``, ``resources``, ``workers`` and the like.
@@ -116,12 +120,14 @@ def store_dask(
         arrays = [_array(committing, target) for target in arrays]
     jobs = make_jobs(sources, arrays, regions, align_chunks=align_chunks)
     if not compute:
-        Runner(Progress(), with_executor(executor, store_kwargs))
+        Runner(Progress(), with_executor(executor, store_kwargs), timeout)
         (session,) = _sessions(jobs, several=False)
         blocks = Blocks(jobs)
-        return blocks.graph(session, np.arange(len(blocks)), split_every, None, change_set_of)
+        write = blocks.graph(session, np.arange(len(blocks)), split_every, None, change_set_of)
+        write.trying = Trying(0, timeout)
+        return write
     with progress_of(progress) as shown:
-        runner = Runner(shown, with_executor(executor, store_kwargs))
+        runner = Runner(shown, with_executor(executor, store_kwargs), timeout)
         if committing is not None:
             return committing.do(Blocks(jobs), runner, split_every)
         return _into_sessions(jobs, runner, split_every)

@@ -11,13 +11,17 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from icechunk.base.display import Displayed
+from icechunk.base.time_limits import Heartbeat, call_within
 from icechunk.commit.conflicts import ConflictDetector, ConflictSolver
 from icechunk.errors import InvalidInputError, SessionStateError, TaskError
 from icechunk.repository.jobs_publish import Host, Publisher, some
 from icechunk.repository.jobs_records import (
+    LEASE,
     Attempt,
     Definition,
     JobFiles,
@@ -124,6 +128,9 @@ class Job(Displayed):
         index: int | None = None,
         *,
         keys: Iterable[Any] | None = None,
+        retries: int = 0,
+        timeout: float | None = None,
+        lease: float = LEASE,
     ) -> list[PartResult]:
         """Do parts in this process, unless they are done.
 
@@ -138,7 +145,16 @@ class Job(Displayed):
             Position of a key in `Job.keys`: the number of this process in an array of them.
         keys : iterable of JSON values, optional
             Several, one after another; those after one that failed are still done.
-            Exactly one of `index` and `keys` is needed.
+            Exactly one of `index` and `keys` is needed. ``keys=job.status().left`` takes up all
+            that nobody does, or that look dead.
+        retries : int
+            How often a part that failed is tried again at once.
+        timeout : float, optional
+            Seconds after which a part is given up as failed. Its function is called in a thread of
+            its own then, which nothing can end: what it still writes is in no version.
+        lease : float
+            Seconds. A part gives a sign of life three times in each; one that gave none for so long
+            looks dead in `status`, with the time and the host.
 
         Returns
         -------
@@ -157,6 +173,11 @@ class Job(Displayed):
         """
         if not callable(func):
             raise InvalidInputError(f"func is {func!r}, it must be a function of store and key")
+        for name, value in (("timeout", timeout), ("lease", lease)):
+            if value is not None and not value > 0:
+                raise InvalidInputError(f"{name} is {value!r}, it is a number of seconds")
+        if retries < 0:
+            raise InvalidInputError(f"retries is {retries!r}, it must not be negative")
         chosen = self._chosen(index, keys)
         if closing(self._files.log()) == "cancelled":
             raise SessionStateError(f"the job {self.name!r} was cancelled; create another one")
@@ -168,10 +189,13 @@ class Job(Displayed):
             if text in self._files.committed or self._files.has_part(digest_of(text)):
                 results.append(PartResult(key))
                 continue
-            try:
-                results.append(self._run_one(func, key))
-            except TaskError as error:
-                errors.append(error)
+            for left in range(retries, -1, -1):
+                try:
+                    results.append(self._run_one(func, key, timeout, lease))
+                    break
+                except TaskError as error:
+                    if not left:
+                        errors.append(error)
         if errors:
             if len(errors) > 1:
                 errors[0].add_note(f"{len(errors) - 1} other keys of this call failed, too")
@@ -199,16 +223,23 @@ class Job(Displayed):
             )
         return [(known[number], canonical(known[number]))]
 
-    def _run_one(self, func: Callable[[IcechunkStore, Any], Any], key: Any) -> PartResult:
+    def _run_one(
+        self,
+        func: Callable[[IcechunkStore, Any], Any],
+        key: Any,
+        timeout: float | None,
+        lease: float,
+    ) -> PartResult:
         text = canonical(key)
         base = self._definition.base or self._repository.lookup_branch(self.branch)
         attempt = self._files.begin(
-            Attempt(key, 1, base, now(), platform.node() or "unknown", os.getpid())
+            Attempt(key, 1, base, now(), platform.node() or "unknown", os.getpid(), lease=lease)
         )
         try:
             fork = self._repository.session_after_commit(self.branch, base).fork()
-            # a key of its own: what the function does to it changes no record
-            result = func(fork.store, json.loads(text))
+            with Heartbeat(lease / 3, partial(self._files.is_alive, attempt)):
+                # a key of its own: what the function does to it changes no record
+                result = call_within(timeout, func, fork.store, json.loads(text))
             changes = fork.array_changes()
             data = fork.change_set_bytes()
         except BaseException as error:
@@ -384,6 +415,7 @@ class Job(Displayed):
             raise SessionStateError(
                 f"the job {self.name!r} is not done: {len(left)} of {status.total} parts are "
                 f"left, {some(map(canonical, left))}; run them, or publish() what is there"
+                f"{status.said_of_dead()}"
             )
 
     def give_up_commit(self) -> bool:
@@ -473,10 +505,12 @@ class Job(Displayed):
         if keys is None or any(name.startswith("some-") for name in names):
             done |= self.done()
         finished = set(map(digest_of, done))
-        newest = [(digest, max(found)[0]) for digest, found in sorted(begun.items())]
-        attempts = self._files.attempts(each for each in newest if each[0] not in finished)
+        newest = {digest: max(found) for digest, found in sorted(begun.items())}
+        attempts = self._files.attempts(
+            (digest, found.number) for digest, found in newest.items() if digest not in finished
+        )
         running = [
-            RunningPart(a.key, a.number, a.started, a.host, a.pid)
+            self._running(a, newest[digest_of(canonical(a.key))].seen)
             for a in attempts
             if a.ended is None
         ]
@@ -499,6 +533,13 @@ class Job(Displayed):
             missing=[json.loads(text) for text in _texts(keys) if text not in seen],
             commits=[entry.snapshot for entry in log if entry.snapshot is not None],
         )
+
+    @staticmethod
+    def _running(attempt: Attempt, seen: datetime) -> RunningPart:
+        dead = (datetime.now(UTC) - seen).total_seconds() > attempt.lease
+        last = seen.astimezone(UTC).isoformat(timespec="microseconds")
+        a = attempt
+        return RunningPart(a.key, a.number, a.started, a.host, a.pid, last, dead)
 
 
 def _texts(keys: Sequence[Any] | None) -> list[str]:

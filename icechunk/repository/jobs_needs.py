@@ -62,7 +62,7 @@ def needed_by_jobs(storage: Storage) -> Needs:
         files.log()
         names = files.part_names()
         for digest in begun.keys() - names - files.committed_digests:
-            times = dict(begun[digest])
+            times = {attempt.number: attempt.began for attempt in begun[digest]}
             for attempt in files.attempts((digest, number) for number in times):
                 if attempt.ended is None:
                     needs.snapshots.add(decode_id(attempt.base))

@@ -30,7 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from types import UnionType
-from typing import Any, Final, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, Final, NamedTuple, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from icechunk.errors import (
     ErrorKind,
@@ -45,7 +45,9 @@ from icechunk.storage.base import Storage
 
 __all__ = [
     "JOBS",
+    "LEASE",
     "Attempt",
+    "Begun",
     "Definition",
     "Entry",
     "JobFiles",
@@ -63,6 +65,9 @@ JOBS: Final = "jobs/"
 _UNSAFE: Final = re.compile(rb"[^A-Za-z0-9_.-]|^\.")
 _ENCODED: Final = re.compile(r"=([0-9A-F]{2})")
 _MAX_NAME: Final = 100
+#: Seconds without a sign of life after which a part looks dead.
+LEASE: Final = 300.0
+_ALIVE: Final = ".alive"
 _THREADS: Final = 16
 R = TypeVar("R")
 
@@ -158,6 +163,15 @@ class Attempt:
     ended: str | None = None
     error: str | None = None
     traceback: str | None = None
+    lease: float = LEASE
+
+
+class Begun(NamedTuple):
+    """An attempt, as a listing has it: when it began, and when it was last seen."""
+
+    number: int
+    began: datetime
+    seen: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,15 +348,22 @@ class JobFiles:
         return True
 
     # -- attempts ----------------------------------------------------------------------------
-    def attempt_names(self) -> dict[str, list[tuple[int, datetime]]]:
-        """Return number and time of all attempts, by digest, oldest first."""
-        found: dict[str, list[tuple[int, datetime]]] = {}
+    def attempt_names(self) -> dict[str, list[Begun]]:
+        """Return number and times of all attempts, by digest, oldest first."""
+        found: dict[str, list[Begun]] = {}
         for meta in self._storage.list(self._root + "attempts/"):
-            digest, _, number = meta.key.rpartition("/")
+            folder, _, number = meta.key.rpartition("/")
+            known = found.setdefault(folder.rpartition("/")[2], [])
             if number.isdecimal():
-                attempt = int(number), meta.last_modified
-                found.setdefault(digest.rpartition("/")[2], []).append(attempt)
-        return found
+                known.append(Begun(int(number), meta.last_modified, meta.last_modified))
+            elif number.endswith(_ALIVE) and known and f"{known[-1].number:06d}{_ALIVE}" == number:
+                known[-1] = known[-1]._replace(seen=meta.last_modified)
+        return {digest: known for digest, known in found.items() if known}
+
+    def is_alive(self, attempt: Attempt) -> None:
+        """Note that an attempt goes on; when it began stays known."""
+        key = self._attempt_key(digest_of(canonical(attempt.key)), attempt.number)
+        self._storage.put(key + _ALIVE, b"alive")
 
     def attempts(self, names: Iterable[tuple[str, int]]) -> list[Attempt]:
         """Return attempts by digest and number; those that have ended well are left out."""
@@ -370,8 +391,8 @@ class JobFiles:
 
     def forget(self, attempt: Attempt) -> None:
         """Delete an attempt that ended well."""
-        digest = digest_of(canonical(attempt.key))
-        self._storage.delete([self._attempt_key(digest, attempt.number)])
+        key = self._attempt_key(digest_of(canonical(attempt.key)), attempt.number)
+        self._storage.delete([key, key + _ALIVE])
 
     def _put_attempt(self, attempt: Attempt, *, if_absent: bool = False) -> None:
         key = self._attempt_key(digest_of(canonical(attempt.key)), attempt.number)

@@ -28,7 +28,12 @@ class RunningPart(Displayed):
         ISO 8601, in UTC, by the clock of that machine.
     host : str
     pid : int
-        The process. If it is no more, run the part again.
+        The process.
+    seen : str
+        When it gave its last sign of life, by the clock of the storage.
+    looks_dead : bool
+        Whether that is longer ago than its lease. Any process may run the part again; if the
+        first one lives, whoever is done first counts.
     """
 
     key: Any
@@ -36,6 +41,8 @@ class RunningPart(Displayed):
     since: str
     host: str
     pid: int
+    seen: str = ""
+    looks_dead: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,16 +107,38 @@ class JobStatus(Displayed):
         """Whether every part is done."""
         return self.total is not None and len(self.done) == self.total
 
+    @property
+    def left(self) -> list[Any]:
+        """Keys that nobody does: those that are missing, have failed, or look dead."""
+        dead = [part.key for part in self.running if part.looks_dead]
+        return [*self.missing, *(part.key for part in self.failed), *dead]
+
+    def said_of_dead(self) -> str:
+        """Return a sentence about the parts that look dead, if there are any."""
+        dead = [part for part in self.running if part.looks_dead]
+        if not dead:
+            return ""
+        said = [f"{part.key!r} at {part.host} since {part.seen[:19]}Z" for part in dead]
+        return f". No sign of life of {_few(said)}: run(func, keys=job.status().left) takes them up"
+
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as values that JSON can express."""
         return asdict(self)
 
     def _rows(self) -> list[tuple[str, int, str]]:
-        running = [f"{p.key!r} since {p.since[:19]}Z at {p.host}" for p in self.running]
+        running = [
+            f"{p.key!r} since {p.since[:19]}Z at {p.host}" for p in self.running if not p.looks_dead
+        ]
+        dead = [
+            f"{p.key!r} at {p.host}, pid {p.pid}, last seen {p.seen[:19]}Z"
+            for p in self.running
+            if p.looks_dead
+        ]
         failed = [f"{p.key!r} ({p.attempts} times): {p.error}" for p in self.failed]
         return [
             ("done", len(self.done), f"{self.committed} of them committed"),
             ("running", len(running), _few(running)),
+            *([("looks dead", len(dead), _few(dead))] if dead else []),
             ("failed", len(failed), _few(failed)),
             ("missing", len(self.missing), _few([repr(key) for key in self.missing])),
         ]
@@ -121,7 +150,7 @@ class JobStatus(Displayed):
     def __repr__(self) -> str:
         lines = [f"<icechunk.JobStatus> {self._title()}"]
         for what, count, details in self._rows():
-            lines.append(f"{what:8} {count:6}  {details}".rstrip())
+            lines.append(f"{what:10} {count:6}  {details}".rstrip())
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:

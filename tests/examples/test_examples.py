@@ -79,7 +79,7 @@ def test_slurm(run: Any, tmp_path: Path) -> None:
         return output
 
     assert "2 of 4 parts are left" in task(0)
-    assert "done          2" in run("python", "slurm_array.py", "status")
+    assert "done            2" in run("python", "slurm_array.py", "status")
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(task, [1, 2]))
     check(tmp_path)
