@@ -236,18 +236,6 @@ class Options(Displayed):
         blocks = (f"{key}:\n{indent(text, '    ')}" for key, text in texts.items())
         return "".join(blocks) or "{}"
 
-    def in_force(self, name: str) -> Any:
-        """Return what an option has, or its default; None without either.
-
-        Options of options are laid over their defaults.
-        """
-        value, default = getattr(self, name), self._in_force.get(name)
-        if value is None:
-            return default
-        if isinstance(default, Options):
-            return default._merge(value)
-        return value
-
     def _dump(self) -> dict[str, Stored]:
         result: dict[str, Stored] = {}
         for name, kind in self._kinds.items():
@@ -277,3 +265,16 @@ class Options(Displayed):
                 # a copy: a later change to the result must not reach its sources
                 values[name] = copy.deepcopy(mine if theirs is None else theirs)
         return type(self)(**values)
+
+
+def in_force(options: Options, name: str) -> Any:
+    """Return what an option has, or its default; None without either.
+
+    Options of options are laid over their defaults.
+    """
+    value, default = getattr(options, name), options._in_force.get(name)
+    if value is None:
+        return default
+    if isinstance(default, Options):
+        return default._merge(value)
+    return value

@@ -21,6 +21,7 @@ from icechunk.config.conditions import ManifestPreloadCondition, SplitRules
 from icechunk.config.manifests import DEFAULT_PRELOAD, ManifestConfig
 from icechunk.config.options import (
     Options,
+    in_force,
     invalid_option,
     member,
     nested,
@@ -32,6 +33,7 @@ from icechunk.config.storage_settings import (
     EffectiveStorageSettings,
     StorageRetriesSettings,
     StorageSettings,
+    effective_retries,
 )
 from icechunk.config.virtual_chunks import VirtualChunkContainer, containers
 from icechunk.errors import ErrorKind, FormatError, InvalidInputError
@@ -311,44 +313,44 @@ class RepositoryConfig(Options):
 
     def effective(self) -> EffectiveConfig:
         """Return the values to work with (Icechunk spec, "RepositoryConfig")."""
-        compression, caching = self.in_force("compression"), self.in_force("caching")
-        manifest = self.in_force("manifest")
-        preload = manifest.in_force("preload")
-        locations = manifest.in_force("virtual_chunk_location_compression")
+        compression, caching = in_force(self, "compression"), in_force(self, "caching")
+        manifest = in_force(self, "manifest")
+        preload = in_force(manifest, "preload")
+        locations = in_force(manifest, "virtual_chunk_location_compression")
         wanted = self.manifest or ManifestConfig()
         return EffectiveConfig(
-            inline_chunk_threshold_bytes=self.in_force("inline_chunk_threshold_bytes"),
-            get_partial_values_concurrency=self.in_force("get_partial_values_concurrency"),
+            inline_chunk_threshold_bytes=in_force(self, "inline_chunk_threshold_bytes"),
+            get_partial_values_concurrency=in_force(self, "get_partial_values_concurrency"),
             # more than zstd has
-            compression_level=min(compression.in_force("level"), 22),
-            max_concurrent_requests=self.in_force("max_concurrent_requests"),
-            max_concurrent_decodes=self.in_force("max_concurrent_decodes"),
-            num_snapshot_nodes=caching.in_force("num_snapshot_nodes"),
-            num_chunk_refs=caching.in_force("num_chunk_refs"),
-            num_transaction_changes=caching.in_force("num_transaction_changes"),
-            num_bytes_attributes=caching.in_force("num_bytes_attributes"),
-            num_bytes_chunks=caching.in_force("num_bytes_chunks"),
-            preload_max_total_refs=preload.in_force("max_total_refs"),
+            compression_level=min(in_force(compression, "level"), 22),
+            max_concurrent_requests=in_force(self, "max_concurrent_requests"),
+            max_concurrent_decodes=in_force(self, "max_concurrent_decodes"),
+            num_snapshot_nodes=in_force(caching, "num_snapshot_nodes"),
+            num_chunk_refs=in_force(caching, "num_chunk_refs"),
+            num_transaction_changes=in_force(caching, "num_transaction_changes"),
+            num_bytes_attributes=in_force(caching, "num_bytes_attributes"),
+            num_bytes_chunks=in_force(caching, "num_bytes_chunks"),
+            preload_max_total_refs=in_force(preload, "max_total_refs"),
             preload_if=preload.preload_if or DEFAULT_PRELOAD,
-            preload_max_arrays_to_scan=preload.in_force("max_arrays_to_scan"),
+            preload_max_arrays_to_scan=in_force(preload, "max_arrays_to_scan"),
             # by itself it differs from the rules that are shown: arrays are cut by their size
             split_sizes=None if wanted.splitting is None else wanted.splitting.split_sizes or (),
             location_compression_is_wanted=wanted.virtual_chunk_location_compression is not None,
-            location_compression_min_num_chunks=locations.in_force("min_num_chunks"),
-            location_compression_max_training_samples=locations.in_force(
-                "dictionary_max_training_samples"
+            location_compression_min_num_chunks=in_force(locations, "min_num_chunks"),
+            location_compression_max_training_samples=in_force(
+                locations, "dictionary_max_training_samples"
             ),
-            location_compression_max_dictionary_size=locations.in_force(
-                "dictionary_max_size_bytes"
+            location_compression_max_dictionary_size=in_force(
+                locations, "dictionary_max_size_bytes"
             ),
-            location_compression_level=locations.in_force("compression_level"),
-            max_concurrent_manifest_fetches_during_commit=manifest.in_force(
-                "max_concurrent_manifest_fetches_during_commit"
+            location_compression_level=in_force(locations, "compression_level"),
+            max_concurrent_manifest_fetches_during_commit=in_force(
+                manifest, "max_concurrent_manifest_fetches_during_commit"
             ),
-            repo_update_retries=self.in_force("repo_update_retries")
-            .in_force("default")
-            .effective(),
-            num_updates_per_repo_info_file=self.in_force("num_updates_per_repo_info_file"),
+            repo_update_retries=effective_retries(
+                in_force(in_force(self, "repo_update_retries"), "default")
+            ),
+            num_updates_per_repo_info_file=in_force(self, "num_updates_per_repo_info_file"),
             storage=(self.storage or StorageSettings()).effective(),
             virtual_chunk_containers=dict(self.virtual_chunk_containers or {}),
         )

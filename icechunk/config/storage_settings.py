@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final
 
-from icechunk.config.options import Options, flag, nested, text, unsigned
+from icechunk.config.options import Options, flag, in_force, nested, text, unsigned
 
 __all__ = [
     "StorageConcurrencySettings",
@@ -57,9 +57,11 @@ class StorageRetriesSettings(Options):
     initial_backoff_ms: Annotated[int | None, unsigned(32)] = None
     max_backoff_ms: Annotated[int | None, unsigned(32)] = None
 
-    def effective(self) -> EffectiveRetries:
-        """Return the values to work with."""
-        return EffectiveRetries(*map(self.in_force, self._kinds))
+
+def effective_retries(settings: StorageRetriesSettings) -> EffectiveRetries:
+    """Return the values to work with."""
+    names = ("max_tries", "initial_backoff_ms", "max_backoff_ms")
+    return EffectiveRetries(*(in_force(settings, name) for name in names))
 
 
 @dataclass(repr=False)
@@ -198,18 +200,18 @@ class StorageSettings(Options):
 
     def effective(self) -> EffectiveStorageSettings:
         """Return the values to work with (Icechunk spec, "RepositoryConfig")."""
-        concurrency = self.in_force("concurrency")
+        concurrency = in_force(self, "concurrency")
         return EffectiveStorageSettings(
-            concurrency.in_force("max_concurrent_requests_for_object"),
-            concurrency.in_force("ideal_concurrent_request_size"),
-            self.in_force("retries").effective(),
+            in_force(concurrency, "max_concurrent_requests_for_object"),
+            in_force(concurrency, "ideal_concurrent_request_size"),
+            effective_retries(in_force(self, "retries")),
             self.timeouts or StorageTimeoutSettings(),
-            self.in_force("unsafe_use_conditional_create"),
-            self.in_force("unsafe_use_conditional_update"),
-            self.in_force("unsafe_use_metadata"),
+            in_force(self, "unsafe_use_conditional_create"),
+            in_force(self, "unsafe_use_conditional_update"),
+            in_force(self, "unsafe_use_metadata"),
             _value_or(self.metadata_storage_class, self.storage_class),
             _value_or(self.chunks_storage_class, self.storage_class),
-            self.in_force("minimum_size_for_multipart_upload"),
+            in_force(self, "minimum_size_for_multipart_upload"),
         )
 
     def limited(self, limits: StorageSettings | None) -> StorageSettings:
