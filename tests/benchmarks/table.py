@@ -24,6 +24,7 @@ NAMES = (
     "many_arrays",
     "long_history",
     "small_chunks",
+    "many_manifests",
     "large_chunks",
     "commits",
 )

@@ -112,6 +112,36 @@ def _chunks(folder: Path, steps: Steps, count: int, items: int) -> None:
     assert np.array_equal(read, values)
 
 
+def many_manifests(folder: Path, steps: Steps) -> None:
+    """20,000 chunks in 500 manifests, read and written again in sessions that find them there."""
+    count, manifests = scaled(20_000), 500
+    condition, dimension = icechunk.ManifestSplitCondition, icechunk.ManifestSplitDimCondition
+    sizes = {condition.AnyArray(): {dimension.Any(): max(count // manifests, 1)}}
+    splitting = icechunk.ManifestSplittingConfig.from_dict(sizes)
+    config = icechunk.RepositoryConfig(manifest=icechunk.ManifestConfig(splitting=splitting))
+    storage = storage_in(folder)
+    icechunk.Repository.create(storage, config)
+    for size, items in (("4 KiB", 1024), ("4 bytes", 1)):
+        repository = icechunk.Repository.open(storage)
+        session = repository.writable_session("main")
+        options: Any = {"shape": (count * items,), "chunks": (items,), "dtype": "f4"}
+        array = zarr.create_array(session.store, name=size, compressors=None, **options)
+        values = np.random.default_rng(0).random(count * items, dtype="f4")
+        array[:] = values
+        session.commit("chunks")
+        repository = icechunk.Repository.open(storage)
+        with timed(steps, f"read {size}"):
+            store = repository.readonly_session("main").store
+            read = zarr.open_array(store, path=size, mode="r")[:]
+        assert np.array_equal(read, values)
+        repository = icechunk.Repository.open(storage)
+        session = repository.writable_session("main")
+        with timed(steps, f"write {size}"):
+            zarr.open_array(session.store, path=size, mode="r+")[:] = values + 1
+        with timed(steps, f"commit {size}"):
+            session.commit("other chunks")
+
+
 def small_chunks(folder: Path, steps: Steps) -> None:
     """20,000 chunks of 4 KiB."""
     _chunks(folder, steps, scaled(20_000), 1024)
@@ -207,6 +237,7 @@ WORKLOADS: dict[str, Callable[[Path, Steps], None]] = {
         many_arrays,
         long_history,
         small_chunks,
+        many_manifests,
         large_chunks,
         commits,
     )
