@@ -109,7 +109,7 @@ def initialize(
         authorize_virtual_chunk_access=authorize_virtual_chunk_access,
         create=branch in (None, DEFAULT_BRANCH),
     )
-    session = repository.writable_session(branch or DEFAULT_BRANCH)
+    session: Session = repository.writable_session(branch or DEFAULT_BRANCH)
     _make(parts, session, options)
     said = message or describe(parts, options).replace("Write", "Arrays for", 1)
     return session.commit(said, metadata)
