@@ -132,6 +132,9 @@ from icechunk.repository.jobs import (
 from icechunk.repository.jobs_status import (
     JobStatus as JobStatus,
 )
+from icechunk.repository.repack import (
+    RepackSummary as RepackSummary,
+)
 from icechunk.repository.upgrade import (
     upgrade_icechunk_repository as upgrade_icechunk_repository,
 )

@@ -59,7 +59,7 @@ class Recipe:
     ) -> None:
         self.token = uuid.uuid4().hex
         known = {array.path: (array.metadata, array.async_array.config) for array in arrays}
-        self._content: _Content | None = _Content(session.fork(), known, function)
+        self._content: _Content | None = _Content(session.fork(pack=True), known, function)
         self._pickled = b""
 
     def fork(self) -> ForkSession:

@@ -217,7 +217,7 @@ def to_icechunk(
             ErrorKind.NOT_ALLOWED,
         )
     if isinstance(destination, Session):
-        work = destination.fork()
+        work = destination.fork(pack=True)
         waiting = write_now(stage_groups(parts, work, options))
         if compute:
             lazy.write(waiting)
@@ -240,7 +240,7 @@ def to_icechunk(
     if job is not None:
         resumable = JobWrite(parts, repository, branch or DEFAULT_BRANCH, options, job)
         return resumable.write(lazy, message or describe(parts, options), metadata, commit_every)
-    committing = repository.writable_session(branch or DEFAULT_BRANCH)
+    committing = repository.writable_session(branch or DEFAULT_BRANCH, pack=True)
     waiting = write_now(stage_groups(parts, committing, options))
     lazy.write(waiting)
     return committing.commit(message or describe(parts, options), metadata)

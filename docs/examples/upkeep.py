@@ -25,6 +25,11 @@ print(repo.garbage_collect(now - timedelta(days=2), dry_run=True))  # what would
 repo.garbage_collect(now - timedelta(days=2))
 # --8<-- [end:expire]
 
+# --8<-- [start:repack]
+print(repo.repack("main", dry_run=True))  # objects that chunks share, and what they waste
+repo.repack("main", max_waste=0.5)
+# --8<-- [end:repack]
+
 # --8<-- [start:verify]
 found = repo.verify(deep="sample")
 print(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal, Self, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from icechunk.base.html import card, fields, section
 from icechunk.base.texts import Labelled
@@ -13,7 +13,13 @@ from icechunk.format.repo_info import SnapshotEntry
 from icechunk.format.snapshot import ManifestFile
 from icechunk.format.snapshot_table import SnapshotTable
 
-__all__ = ["CommitMethod", "ManifestFileInfo", "SnapshotInfo", "SnapshotMetadata"]
+__all__ = [
+    "CommitMethod",
+    "ManifestFileInfo",
+    "SnapshotInfo",
+    "SnapshotMetadata",
+    "snapshot_of_row",
+]
 
 #: How a session puts its changes on a branch: as a snapshot of their own, or as a part of the
 #: newest one.
@@ -31,15 +37,6 @@ class _OfTable:
     __slots__ = ("_row", "_table")
     _row: int
     _table: SnapshotTable
-
-    @classmethod
-    def of_row(cls, table: SnapshotTable, row: int) -> Self:
-        """Return the public form of the snapshot at a place of a table."""
-        self = cls.__new__(cls)
-        # the class is frozen
-        object.__setattr__(self, "_table", table)
-        object.__setattr__(self, "_row", row)
-        return self
 
     def __getattr__(self, name: str) -> Any:
         # of an empty slot
@@ -103,6 +100,15 @@ class SnapshotInfo(_OfTable, Labelled):
 
 #: The name of this class in the early Icechunk API.
 SnapshotMetadata = SnapshotInfo
+
+
+def snapshot_of_row(table: SnapshotTable, row: int) -> SnapshotInfo:
+    """Return the public form of the snapshot at a place of a table."""
+    info = SnapshotInfo.__new__(SnapshotInfo)
+    # the class is frozen
+    object.__setattr__(info, "_table", table)
+    object.__setattr__(info, "_row", row)
+    return info
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -12,6 +12,7 @@ from icechunk.commit.publish import RepoState
 from icechunk.commit.snapshot_info import (
     ManifestFileInfo,
     SnapshotInfo,
+    snapshot_of_row,
 )
 from icechunk.commit.version_names import require_snapshot, resolve
 from icechunk.errors import ErrorKind, InvalidInputError
@@ -66,7 +67,7 @@ class History:
         info = self._state.load()
         start = resolve(info, branch, tag, snapshot_id, ref)
         if isinstance(info.snapshots, SnapshotTable):
-            return map(partial(SnapshotInfo.of_row, info.snapshots), info.ancestry_rows(start))
+            return map(partial(snapshot_of_row, info.snapshots), info.ancestry_rows(start))
         return map(SnapshotInfo.from_entry, info.ancestry(start))
 
     async def async_ancestry(

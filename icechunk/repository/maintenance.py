@@ -324,7 +324,7 @@ class _Sizes:
     Attributes
     ----------
     native : list of array
-        Columns: id in two parts, length.
+        Columns: id in two parts, offset, length: several chunks may share an object.
     virtual : list of (StringHeap, array)
         Locations, and columns: index of the location, offset, length.
     inline : int
@@ -340,8 +340,9 @@ class _Sizes:
         sizes = cls([], [], 0)
         for refs in manifest.arrays.values():
             ids = native_ids(refs)
-            lengths = refs.length[refs.kind == RefKind.NATIVE]
-            sizes.native.append((id_prefixes(ids), _id_rests(ids), lengths))
+            rows = refs.kind == RefKind.NATIVE
+            place = refs.offset[rows], refs.length[rows]
+            sizes.native.append((id_prefixes(ids), _id_rests(ids), *place))
             if refs.location is not None and refs.locations is not None:
                 rows = refs.kind == RefKind.VIRTUAL
                 columns = refs.location[rows], refs.offset[rows], refs.length[rows]
@@ -356,7 +357,7 @@ def _id_rests(ids: npt.NDArray[np.uint8]) -> Column:
 
 
 def _total(manifests: Iterable[_Sizes]) -> ChunkStorageStats:
-    native, virtual = DistinctRows(3), DistinctRows(3)
+    native, virtual = DistinctRows(4), DistinctRows(3)
     numbers: dict[str, int] = {}
     inline = 0
     for sizes in manifests:
@@ -369,5 +370,5 @@ def _total(manifests: Iterable[_Sizes]) -> ChunkStorageStats:
             known = [numbers.setdefault(locations[i], len(numbers)) for i in used.tolist()]
             virtual.add(np.array(known, np.uint64)[at], offset, length)
     return ChunkStorageStats(
-        int(native.columns()[2].sum()), int(virtual.columns()[2].sum()), inline
+        int(native.columns()[3].sum()), int(virtual.columns()[2].sum()), inline
     )

@@ -57,6 +57,7 @@ from icechunk.repository.ops import RepoStatus
 from icechunk.repository.overview import overview
 from icechunk.repository.preload import preloading
 from icechunk.repository.recipe import RepositoryRecipe, new_key
+from icechunk.repository.repack import RepackSummary, repack
 from icechunk.repository.repair import Repairer
 from icechunk.repository.repairs import Repair
 from icechunk.repository.rework import Rework
@@ -618,15 +619,24 @@ class Repository:
         session = Session(self._context, resolved, SessionMode.readonly)
         return preloading(session, self._context.assets)
 
-    def writable_session(self, branch: str) -> Session:
+    def writable_session(self, branch: str, *, pack: bool = False) -> Session:
         """Return a session that edits the newest snapshot of a branch.
+
+        Parameters
+        ----------
+        branch : str
+        pack : bool, default False
+            Whether chunks of less than 256 KiB share objects of about 4 MiB. Far fewer
+            requests write them, and neighbours are read by one. A chunk that is written
+            again leaves its old bytes in the object; `repack` tells how many, and makes
+            objects without them. Every client of the format reads packed chunks.
 
         Raises
         ------
         RefNotFoundError
             If there is no such branch.
         """
-        return self._open_branch(branch, SessionMode.writable)
+        return self._open_branch(branch, SessionMode.writable, pack=pack)
 
     def rearrange_session(self, branch: str) -> Session:
         """Return a session that moves nodes of the newest snapshot of a branch.
@@ -638,11 +648,11 @@ class Repository:
         """
         return self._open_branch(branch, SessionMode.rearrange)
 
-    def _open_branch(self, branch: str, mode: SessionMode) -> Session:
+    def _open_branch(self, branch: str, mode: SessionMode, *, pack: bool = False) -> Session:
         info = self._writable_info()
         if mode is SessionMode.rearrange:
             self._context.state.require_version_2("moving nodes")
-        session = Session(self._context, branch_tip(info, branch), mode, branch)
+        session = Session(self._context, branch_tip(info, branch), mode, branch, pack=pack)
         return preloading(session, self._context.assets)
 
     def _writable_info(self) -> RepoInfo:
@@ -782,6 +792,48 @@ class Repository:
             message, noted, amends=commit_method == "amend"
         )
 
+    def repack(
+        self,
+        branch: str,
+        *,
+        message: str = "Pack small chunks",
+        max_waste: float = 0.5,
+        dry_run: bool = False,
+    ) -> RepackSummary:
+        """Write small chunks of the newest snapshot into objects that they share, and commit.
+
+        These are the native chunks of less than 256 KiB that have an object each, and those in
+        objects of which too much is waste, because chunks were written again or deleted.
+        Older versions keep the objects that they refer to: `expire_snapshots` and
+        `garbage_collect` delete what no version needs.
+
+        Parameters
+        ----------
+        branch : str
+        message : str
+            Of the commit.
+        max_waste : float, default 0.5
+            The share of an object, from 0 to 1, up to which waste is left in peace.
+        dry_run : bool, default False
+            Whether to tell only what is there.
+
+        Returns
+        -------
+        RepackSummary
+            How many bytes are wasted, how many chunks are written again, and the new snapshot.
+
+        Raises
+        ------
+        RefNotFoundError
+            If there is no such branch.
+        InvalidInputError
+            If `max_waste` is no share.
+        ConflictError
+            If the branch moves meanwhile.
+        """
+        session = self.writable_session(branch, pack=True)
+        return repack(session, message, max_waste=max_waste, dry_run=dry_run)
+
     # -- the repository as a whole ---------------------------------------------------------
     ops_log = of_part("_administration", Administration.ops_log)
     ops_log_async = of_part("_administration", Administration.ops_log_async)
@@ -850,6 +902,7 @@ class Repository:
     diff_async = async_twin(diff)
     ancestry_graph_async = async_twin(ancestry_graph)
     rewrite_manifests_async = async_twin(rewrite_manifests)
+    repack_async = async_twin(repack)
     get_metadata_async = async_twin(get_metadata)
     set_metadata_async = async_twin(set_metadata)
     update_metadata_async = async_twin(update_metadata)

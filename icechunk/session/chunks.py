@@ -13,7 +13,13 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from icechunk.errors import ErrorKind, InvalidInputError, NodeNotFoundError, StorageError
+from icechunk.errors import (
+    ErrorKind,
+    InvalidInputError,
+    NodeNotFoundError,
+    SessionStateError,
+    StorageError,
+)
 from icechunk.format import layout
 from icechunk.format.chunk_refs import ChunkRef, ChunkRefs, RefKind
 from icechunk.format.ids import new_object_id
@@ -22,7 +28,9 @@ from icechunk.format.snapshot import ArrayInfo, ManifestRef, Node
 from icechunk.session.context import SessionContext
 from icechunk.session.edits import Edits
 from icechunk.session.manifest_index import ManifestIndex
+from icechunk.session.packing import MAX_PACKED, Packer
 from icechunk.storage.base import ByteRange, BytesLike, resolve_range
+from icechunk.virtual.coalescing import Coalescer, Source
 
 Coordinate = tuple[int, ...]
 
@@ -60,15 +68,40 @@ class ChunkStore:
     context : SessionContext
     edits : Edits
         Come first when a chunk is looked up, and note where a new one is.
+    pack : bool
+        Whether small chunks share objects, which `send` puts.
     """
 
-    def __init__(self, context: SessionContext, edits: Edits) -> None:
+    def __init__(self, context: SessionContext, edits: Edits, *, pack: bool = False) -> None:
         self._assets = context.assets
         self._virtual = context.virtual
         self._inline_threshold = context.effective.inline_chunk_threshold_bytes
         self._limit = context.limit
         self._edits = edits
         self._indexes: dict[bytes, ManifestIndex] = {}
+        self._packer = Packer(context.assets.storage) if pack else None
+        self._coalescer = Coalescer()
+
+    @property
+    def packs(self) -> bool:
+        """Whether small chunks share objects."""
+        return self._packer is not None
+
+    def send(self) -> None:
+        """Put what is not put yet: somebody else gets to know of it.
+
+        Raises
+        ------
+        StorageError
+            If that fails. It can be tried again.
+        """
+        if self._packer is not None:
+            self._packer.flush()
+
+    def discard(self) -> None:
+        """Drop what is not put yet."""
+        if self._packer is not None:
+            self._packer.clear()
 
     # -- one chunk -------------------------------------------------------------
     def find(self, node: Node, coordinate: Coordinate) -> ChunkRef | None:
@@ -189,6 +222,11 @@ class ChunkStore:
             current = self._edits.tree.get(node.path)
             if current is None or current.id != node.id:
                 raise NodeNotFoundError(f"the array {node.path!r} was deleted during a write")
+            if self._packer is not None and self._packer.has_dropped(ref.chunk_id):
+                raise SessionStateError(
+                    f"the changes of the session were discarded while chunk {coordinate} of "
+                    f"{node.path!r} was written; write it again"
+                )
             top = self._edits.layers[-1]
             top.edits(node.id, node.path, len(array.shape)).set(coordinate, ref)
             self._edits.failed.forget(node.id, coordinate)
@@ -286,7 +324,7 @@ class ChunkStore:
                 (start, end),
             )
         key, wanted = _native(ref, start, end)
-        known = self._assets.chunk_bytes(key, wanted)
+        known = self._known(ref, key, wanted)
         if known is not None:
             return known
         return self._kept(self._assets.storage.get(key, byte_range=wanted).data, key, wanted)
@@ -308,12 +346,24 @@ class ChunkStore:
                     (start, end),
                 )
         key, wanted = _native(ref, start, end)
-        known = self._assets.chunk_bytes(key, wanted)
+        known = self._known(ref, key, wanted)
         if known is not None:
             return known
+        storage = self._assets.storage
         async with self._limit.slot():
-            result = await self._assets.storage.get_async(key, byte_range=wanted)
+            if ref.offset:
+                # its neighbours in the object may be asked for in this moment
+                result = await self._coalescer.get(Source(storage, key), *wanted)
+            else:
+                result = await storage.get_async(key, byte_range=wanted)
         return self._kept(result.data, key, wanted)
+
+    def _known(self, ref: ChunkRef, key: str, wanted: tuple[int, int]) -> BytesLike | None:
+        if self._packer is not None:
+            packed = self._packer.get(ref.chunk_id or b"", *wanted)
+            if packed is not None:
+                return packed
+        return self._assets.chunk_bytes(key, wanted)
 
     def _kept(self, data: BytesLike, key: str, wanted: tuple[int, int]) -> BytesLike:
         checked = _checked(data, key, wanted)
@@ -324,6 +374,8 @@ class ChunkStore:
         """Store the bytes of a chunk and return the reference to them."""
         if len(data) <= self._inline_threshold:
             return ChunkRef.inline(bytes(data))
+        if self._packer is not None and len(data) <= MAX_PACKED:
+            return self._packer.add(data)
         chunk_id = new_object_id()
         self._assets.storage.put(layout.chunk_key(chunk_id), data)
         return ChunkRef.native(chunk_id, len(data))
@@ -331,6 +383,8 @@ class ChunkStore:
     async def _write_async(self, data: BytesLike) -> ChunkRef:
         if len(data) <= self._inline_threshold:
             return ChunkRef.inline(bytes(data))
+        if self._packer is not None and len(data) <= MAX_PACKED:
+            return await self._packer.add_async(data, self._limit)
         chunk_id = new_object_id()
         async with self._limit.slot():
             await self._assets.storage.put_async(layout.chunk_key(chunk_id), data)

@@ -102,6 +102,8 @@ class Committer:
         The one that a commit moves; None for sessions that do not commit.
     needs : collection of bytes
         Versions from which chunks were taken over, and that must be there until the commit.
+    send : callable
+        Puts chunks that are not put yet.
 
     Attributes
     ----------
@@ -115,12 +117,14 @@ class Committer:
         edits: Edits,
         branch: str | None,
         needs: Collection[bytes] = (),
+        send: Callable[[], None] = lambda: None,
     ) -> None:
         self._context = context
         self._edits = edits
         self._lock = edits.lock
         self._sent: list[_Sent] = []
         self._needs = needs
+        self._send = send
         self.branch = branch
         self.committed: Committed | None = None
 
@@ -177,6 +181,7 @@ class Committer:
             seen = self._context.state.look()
             if self._finish_landed(seen.info):
                 return encode_id(self._edits.snapshot_id)
+            self._send()
             built = self._build(self._builder(), message, metadata)
             attempts = self._publish(built, publish.add_detached(self._entry(built)), seen)
             return self._finish(built, attempts, 0)
@@ -215,6 +220,7 @@ class Committer:
             if self._finish_landed(seen.info):
                 return encode_id(self._edits.snapshot_id)
             self.check_committable(allow_empty=allow_empty)
+            self._send()
             amended = self._amended_log() if amends else None
             builder = self._builder(rewrites=rewrites)
             return self._put(message, metadata, seen, builder, amended, rebasing, on_built, turn)

@@ -65,9 +65,10 @@ class Session:
         branch: str | None = None,
         layers: Sequence[ChangeSet] = (),
         needs: Collection[bytes] = (),
+        pack: bool = False,
     ) -> None:
         edits = Edits(context.assets.snapshot, snapshot_id, mode, layers)
-        self._take_parts(context, edits, branch, needs=needs)
+        self._take_parts(context, edits, branch, needs=needs, pack=pack)
         self.load()
 
     def _take_parts(
@@ -77,13 +78,14 @@ class Session:
         branch: str | None = None,
         copies: Copies | None = None,
         needs: Collection[bytes] = (),
+        pack: bool = False,
     ) -> None:
         self._context = context
         self._copies = copies or Copies()
         self._edits = edits
         self._lock = edits.lock
-        self._committer = Committer(context, edits, branch, needs)
-        self.chunks = ChunkStore(context, edits)
+        self.chunks = ChunkStore(context, edits, pack=pack)
+        self._committer = Committer(context, edits, branch, needs, self.chunks.send)
         self._arrays = ArrayChunks(edits, self.chunks, context.virtual)
 
     # -- what it is --------------------------------------------------------------
@@ -198,7 +200,8 @@ class Session:
         # here would end the process that receives it
         context = state["recipe"].context()
         edits = Edits(context.assets.snapshot, **state["edits"])
-        self._take_parts(context, edits, copies=Copies(state.get("originals", ())))
+        copies = Copies(state.get("originals", ()))
+        self._take_parts(context, edits, copies=copies, pack=state.get("pack", False))
 
     @property
     def is_loaded(self) -> bool:
@@ -468,7 +471,9 @@ class Session:
 
     def changes(self) -> ChangeSet:
         """Return the uncommitted changes, of a fork those since it was forked."""
-        return self._edits.own()
+        with self._lock:
+            self.chunks.send()
+            return self._edits.own()
 
     def change_set_bytes(self) -> bytes:
         """Return the uncommitted changes, to be sent to the coordinator of a job.
@@ -477,26 +482,37 @@ class Session:
         what travels is where they are.
         """
         self._edits.check_written()
+        changes = self.changes()
         self._context.assets.storage.sync()
-        return encode_change_set(self._edits.own())
+        return encode_change_set(changes)
 
     def discard_changes(self) -> None:
         """Drop all uncommitted changes."""
         if self.read_only:
             self._edits.check_editable()
-        self._edits.discard()
+        with self._lock:
+            self._edits.discard()
+            self.chunks.discard()
 
     def discard_inherited_changes(self) -> None:
         """Drop all uncommitted changes, of a fork also those that its parent had done before."""
         if self.read_only:
             self._edits.check_editable()
-        self._edits.discard(inherited=True)
+        with self._lock:
+            self._edits.discard(inherited=True)
+            self.chunks.discard()
 
-    def fork(self) -> ForkSession:
+    def fork(self, *, pack: bool | None = None) -> ForkSession:
         """Return a session for other processes, which sees what this one has done.
 
         It pickles. What is written through it, or through copies of it, comes back by
         `merge`, or as `change_set_bytes` for `merge_change_sets`.
+
+        Parameters
+        ----------
+        pack : bool, optional
+            Whether small chunks share objects, as for `Repository.writable_session`.
+            Default: as in this session.
         """
         if self.mode is not SessionMode.writable:
             raise SessionStateError(
@@ -505,8 +521,12 @@ class Session:
                 else "only a writable session can be forked",
                 ErrorKind.CANNOT_FORK_READ_ONLY_SESSION,
             )
-        lineage, inherited = self._edits.fork()
-        return ForkSession(self._context, self._edits.snapshot_id, lineage, inherited)
+        with self._lock:
+            self.chunks.send()
+            lineage, inherited = self._edits.fork()
+            packs = self.chunks.packs if pack is None else pack
+            start = self._edits.snapshot_id
+        return ForkSession(self._context, start, lineage, inherited, packs)
 
     def merge(self, *others: ForkSession) -> None:
         """Take over what forks of this session did.
@@ -729,6 +749,7 @@ class ForkSession(Session):
         snapshot_id: bytes,
         lineage: bytes,
         inherited: Sequence[ChangeSet],
+        pack: bool = False,
     ) -> None:
         layers = [*inherited, ChangeSet(snapshot_id, lineage)]
         edits = Edits(
@@ -739,7 +760,7 @@ class ForkSession(Session):
             len(inherited),
             lineage,
         )
-        self._take_parts(context, edits)
+        self._take_parts(context, edits, pack=pack)
         self.load()
 
     @property
@@ -749,12 +770,16 @@ class ForkSession(Session):
 
     def __getstate__(self) -> dict[str, Any]:
         self._edits.check_written()
+        with self._lock:
+            self.chunks.send()
+            edits = self._edits.to_send()
         # whoever commits what travels knows nothing of this process's files
         self._context.assets.storage.sync()
         return {
             "recipe": self._context.recipe,
-            "edits": self._edits.to_send(),
+            "edits": edits,
             "originals": self._copies.send(),
+            "pack": self.chunks.packs,
         }
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 import icechunk
-from icechunk.commit.snapshot_info import SnapshotInfo
+from icechunk.commit.snapshot_info import SnapshotInfo, snapshot_of_row
 from icechunk.format import snapshot_table
 from icechunk.format.metadata import Metadata
 from icechunk.format.snapshot_table import SnapshotEntry, SnapshotTable
@@ -32,16 +32,16 @@ def test_from_a_table(count: int) -> None:
         assert row is not None
         made = SnapshotInfo.from_entry(entry)
         for field in ("metadata", "id", "parent_id", "written_at", "message"):
-            assert getattr(SnapshotInfo.of_row(table, row), field) == getattr(made, field)
-        assert repr(SnapshotInfo.of_row(table, row)) == repr(made)
-        assert pickle.loads(pickle.dumps(SnapshotInfo.of_row(table, row))) == made
-        assert copy.deepcopy(SnapshotInfo.of_row(table, row)) == made
-        assert SnapshotInfo.of_row(table, row) == made
+            assert getattr(snapshot_of_row(table, row), field) == getattr(made, field)
+        assert repr(snapshot_of_row(table, row)) == repr(made)
+        assert pickle.loads(pickle.dumps(snapshot_of_row(table, row))) == made
+        assert copy.deepcopy(snapshot_of_row(table, row)) == made
+        assert snapshot_of_row(table, row) == made
 
 
 def test_a_field_that_there_is_not() -> None:
     rows = entries(1)
-    told = SnapshotInfo.of_row(SnapshotTable.of({rows[0].id: rows[0]}), 0)
+    told = snapshot_of_row(SnapshotTable.of({rows[0].id: rows[0]}), 0)
     assert not hasattr(told, "author")
     with pytest.raises(AttributeError, match="author"):
         told.author  # type: ignore[attr-defined]  # noqa: B018
