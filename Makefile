@@ -91,7 +91,7 @@ check: .venv/.installed ## lint, format, types, import layers
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-bench: .venv/.installed $(OFFICIAL_ENV) ## measure, beside the official client where it is installed
+bench: .venv/.installed $(OFFICIAL_ENV) ## measure, beside the official client where it is installed: 30 minutes at --scale 0.5
 	@.venv/bin/python tests/benchmarks/table.py $(BENCH_ARGS)
 
 bench-all: .venv/.installed $(OFFICIAL_ENV) ## the other measurements: opening, Dask, Parquet, virtual reads
