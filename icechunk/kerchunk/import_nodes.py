@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from icechunk.errors import AlreadyExistsError, ErrorKind, InvalidInputError
 from icechunk.format.ids import normalize_path, parent_paths
 from icechunk.kerchunk.append import Place
+from icechunk.kerchunk.attributes import kept_attributes, not_in_json
 from icechunk.kerchunk.dimensions import name_dimensions
 from icechunk.kerchunk.metadata import (
     ArrayMetadata,
@@ -19,10 +20,16 @@ from icechunk.kerchunk.metadata import (
 from icechunk.kerchunk.tables import References, is_array, refuse
 from icechunk.session.session import Session
 
-__all__ = ["arrays_of", "groups_of", "new_place"]
+__all__ = ["arrays_of", "check_attributes", "drop_attributes_of", "groups_of", "new_place"]
+
+
+#: The key of the metadata of a node, which no node can be called.
+_METADATA: Final = "zarr.json"
 
 
 def _absolute(root: str, path: str) -> str:
+    if _METADATA in path.split("/"):
+        refuse(path, f"no node can be called {_METADATA!r}", ErrorKind.INVALID_PATH)
     try:
         return normalize_path(f"{root}/{path}")
     except InvalidInputError as exc:
@@ -57,6 +64,53 @@ def arrays_of(
             "the references have no Zarr metadata", ErrorKind.INVALID_VIRTUAL_REF
         )
     return found
+
+
+def drop_attributes_of(source: References, dropped: Sequence[str]) -> None:
+    """Leave attributes out of the metadata of references.
+
+    Parameters
+    ----------
+    source : References
+    dropped : sequence of str
+        As `kept_attributes` takes them.
+    """
+    if not dropped:
+        return
+    for key, document in source.documents.items():
+        head, _, name = key.rpartition("/")
+        if name == ".zattrs":
+            source.documents[key] = kept_attributes(head, document, dropped)
+        elif name == _METADATA:
+            kept = kept_attributes(head, document.get("attributes") or {}, dropped)
+            source.documents[key] = {**document, "attributes": kept}
+
+
+def check_attributes(source: References, arrays: Mapping[str, ArrayMetadata]) -> None:
+    """Refuse attributes that cannot be stored, all of them at once.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    attributes = {
+        array.keys.path: array.document.get("attributes") or {} for array in arrays.values()
+    }
+    for key, document in source.documents.items():
+        head, _, name = key.rpartition("/")
+        if name in (".zattrs", _METADATA) and head not in attributes:
+            attributes[head] = document if name == ".zattrs" else document.get("attributes") or {}
+    odd = {
+        f"{path}:{name}": f"attribute {name!r} of {'/' + path!r} {reason}"
+        for path, given in attributes.items()
+        for name, reason in not_in_json(given).items()
+    }
+    if odd:
+        what = "it" if len(odd) == 1 else "these"
+        raise InvalidInputError(
+            f"{'; '.join(odd.values())}; leave {what} out with drop_attributes={[*odd]!r}",
+            ErrorKind.BAD_METADATA,
+        )
 
 
 def groups_of(

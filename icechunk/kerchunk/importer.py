@@ -7,7 +7,7 @@ fork: an import that fails leaves it as it was.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +17,13 @@ from icechunk.kerchunk.append import appended, in_region
 from icechunk.kerchunk.guard import VERIFY
 from icechunk.kerchunk.import_checks import ImportChecks
 from icechunk.kerchunk.import_chunks import Import
-from icechunk.kerchunk.import_nodes import arrays_of, groups_of, new_place
+from icechunk.kerchunk.import_nodes import (
+    arrays_of,
+    check_attributes,
+    drop_attributes_of,
+    groups_of,
+    new_place,
+)
 from icechunk.kerchunk.import_report import ImportReport
 from icechunk.kerchunk.locations import normalizer
 from icechunk.kerchunk.references import open_references
@@ -41,6 +47,7 @@ def import_references(
     remote_options: Mapping[str, Any] | None = None,
     base_url: str | None = None,
     mask_fill_value: bool | None = None,
+    drop_attributes: Sequence[str] = (),
     validate_containers: bool = True,
     last_modified: datetime | None = None,
     verify: str = "sample",
@@ -87,6 +94,10 @@ def import_references(
         Default: all that are not zero. kerchunk makes the fill value of a file's
         ``_FillValue``, and takes that attribute away; where a file has none, it writes zero.
         True is right for files whose missing values are zero.
+    drop_attributes : sequence of str
+        Names of attributes to leave out wherever they are; ``"t:valid_range"`` is that of an
+        array or group of this path, ``":history"`` that of the root. Attributes that are NaN
+        or infinite cannot be stored.
     validate_containers : bool
         Whether to refuse locations that no virtual chunk container of the configuration
         holds.
@@ -134,7 +145,9 @@ def import_references(
         normalizer(remote_protocol, base_url),
         storage_options,
     )
+    drop_attributes_of(source, drop_attributes)
     arrays = arrays_of(source, root, mask_fill_value)
+    check_attributes(source, arrays)
     if append_dim is not None:
         places = appended(session, root, arrays, append_dim)
     elif region is not None:

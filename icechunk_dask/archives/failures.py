@@ -6,17 +6,15 @@ A damaged file is told from too little memory, and from a mistake of this librar
 from __future__ import annotations
 
 import logging
-import math
 import traceback
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from icechunk import IcechunkError
 
-__all__ = ["Unstorable", "failure_of", "not_in_json"]
+__all__ = ["Unstorable", "failure_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -114,31 +112,3 @@ def failure_of(exc: Exception) -> str:
                 "possible"
             )
     return reason
-
-
-def not_in_json(attributes: Mapping[str, Any]) -> dict[str, str]:
-    """Return which attributes have a number that JSON does not have, and what it is.
-
-    Parameters
-    ----------
-    attributes : mapping
-        Numbers, texts, lists and mappings.
-    """
-    found: dict[str, str] = {}
-    for name, value in attributes.items():
-        odd = _odd_number(value)
-        if odd is not None:
-            token = "NaN" if math.isnan(odd) else "Infinity" if odd > 0 else "-Infinity"
-            found[name] = f"is {token}, a number that JSON does not have"
-    return found
-
-
-def _odd_number(value: Any) -> float | None:
-    match value:
-        case float() if not math.isfinite(value):
-            return value
-        case list():
-            return next((odd for odd in map(_odd_number, value) if odd is not None), None)
-        case dict():
-            return _odd_number(list(value.values()))
-    return None

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from icechunk.kerchunk.attributes import not_in_json
 from icechunk.kerchunk.guard import check_sizes, check_values, pipeline_of
 from icechunk.kerchunk.locations import fsspec_url
 from icechunk.kerchunk.metadata import MEANING
@@ -27,7 +28,7 @@ from icechunk.kerchunk.tables import ChunkTable
 from icechunk_dask.archives.cutting import in_rows
 from icechunk_dask.archives.described import Dataset, FileVariable
 from icechunk_dask.archives.extents import Extent, extent_of
-from icechunk_dask.archives.failures import Unstorable, failure_of, not_in_json
+from icechunk_dask.archives.failures import Unstorable, failure_of
 from icechunk_dask.archives.hdf5_attributes import (
     FILL,
     MASKS_BYTES,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
+from icechunk.kerchunk.attributes import kept_attributes
 from icechunk_dask.archives.described import Dataset, FileVariable
 from icechunk_dask.archives.parts import group_of
 
@@ -84,12 +85,7 @@ class Selection:
         )
 
     def _kept(self, path: str, attributes: Mapping[str, _T]) -> dict[str, _T]:
-        dropped = {name.lstrip("/") for name in self.drop_attributes}
-        return {
-            name: value
-            for name, value in attributes.items()
-            if name not in dropped and f"{path}:{name}" not in dropped
-        }
+        return kept_attributes(path, attributes, self.drop_attributes)
 
     def _chosen(self, variables: Mapping[str, FileVariable]) -> dict[str, FileVariable]:
         assert self.variables is not None

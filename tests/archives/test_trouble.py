@@ -11,9 +11,10 @@ import xarray as xr
 import zarr
 
 from icechunk import ConflictError, InvalidInputError, Repository, Session, StorageError
+from icechunk.kerchunk.attributes import not_in_json
 from icechunk_dask import Status, remove_files, virtualize
 from icechunk_dask.archives import scan
-from icechunk_dask.archives.failures import failure_of, not_in_json
+from icechunk_dask.archives.failures import failure_of
 
 FILES = 3
 
@@ -61,7 +62,7 @@ def test_mistakes_of_this_library_are_called_so(
         return not_in_json(dim)  # type: ignore[arg-type]
 
     monkeypatch.setattr(scan, "extent_of", wrong)
-    with pytest.raises(InvalidInputError, match=r"AttributeError.*failures\.py.*please report"):
+    with pytest.raises(InvalidInputError, match=r"AttributeError.*attributes\.py.*please report"):
         virtualize(files[:1], tmp_path / "repo", scheduler="sync")
 
 

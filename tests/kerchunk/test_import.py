@@ -485,14 +485,34 @@ def _no_constant(token: str) -> None:
 
 
 def test_attributes_that_json_does_not_have(tmp_path: Path) -> None:
-    refs = array_refs({}, (6,), (6,), attributes={"valid_min": -np.inf})
+    given = {"_ARRAY_DIMENSIONS": ["x"], "valid_min": -np.inf, "kept": 1}
+    refs = {
+        **array_refs({}, (6,), (6,), attributes=given),
+        ".zattrs": json.dumps({"top": np.nan, "kept": 1}),
+        "g/.zgroup": json.dumps({"zarr_format": 2}),
+        "g/.zattrs": json.dumps({"list": [1, np.inf]}),
+    }
     session = repository(tmp_path, storage=MemoryStorage()).writable_session("main")
-    with pytest.raises(InvalidInputError, match="'/a': attribute 'valid_min' is -Infinity"):
-        import_references(refs, session)
-    refs = {**array_refs({}, (6,), (6,)), ".zattrs": json.dumps({"top": np.nan})}
-    with pytest.raises(InvalidInputError, match="node '/': attribute 'top' is NaN"):
+    with pytest.raises(InvalidInputError, match="'valid_min' of '/a' is -Infinity") as caught:
         import_references(refs, session)
     assert not session.has_uncommitted_changes
+    names = ["a:valid_min", ":top", "g:list"]
+    assert str(caught.value).endswith(f"leave these out with drop_attributes={names!r}")
+    for dropped in (names, ["valid_min", "top", "list"], ["/a:valid_min", ":top", "/g:list"]):
+        session = repository(tmp_path, storage=MemoryStorage()).writable_session("main")
+        import_references(refs, session, drop_attributes=dropped)
+        for path in ("/", "/a"):
+            document = json.loads(session.tree.require(path).user_data, parse_constant=_no_constant)
+            assert document["attributes"]["kept"] == 1
+            assert {"valid_min", "top"}.isdisjoint(document["attributes"])
+
+
+@pytest.mark.parametrize("key", ["zarr.json/a", "a/zarr.json", "zarr.json"])
+def test_a_name_that_zarr_takes(key: str, tmp_path: Path) -> None:
+    refs = {k.replace("a/", f"{key}/", 1): v for k, v in array_refs({}, (6,), (6,)).items()}
+    session = repository(tmp_path, storage=MemoryStorage()).writable_session("main")
+    with pytest.raises(InvalidInputError, match=r"no node can be called 'zarr\.json'"):
+        import_references(refs, session)
 
 
 def test_region(tmp_path: Path) -> None:
