@@ -75,7 +75,7 @@ class Labelled(Displayed):
     _label: ClassVar[str]
 
     def __repr__(self) -> str:
-        names = [field.name for field in fields(cast(Any, self))]
+        names = [field.name for field in fields(cast(Any, self)) if field.repr]
         return labelled(self._label, {name: self._shown(name) for name in names})
 
     def _shown(self, name: str) -> str:

@@ -10,7 +10,7 @@ import click
 
 from icechunk import Repository, Storage, upgrade_icechunk_repository
 from icechunk.cli.options import as_json, confirm, repository, storage, when
-from icechunk.cli.output import fields, print_json, size, text
+from icechunk.cli.output import error_console, fields, print_json, size, text
 
 __all__ = ["COMMANDS"]
 
@@ -69,6 +69,7 @@ def rewrite(repo: Repository, branch: str, message: str) -> None:
 @click.option("--older-than", type=when, required=True, help="A date, or 30d.")
 @click.option("--branches", is_flag=True, help="Delete branches whose newest commit expires.")
 @click.option("--tags", is_flag=True, help="Delete tags whose commit expires.")
+@dry_run_option
 @as_json
 @confirm
 def expire(
@@ -76,10 +77,28 @@ def expire(
     older_than: datetime,
     branches: bool,
     tags: bool,
+    dry_run: bool,
     as_json: bool,
     ask: Callable[[str], None],
 ) -> None:
     """Take commits older than a time out of the history. Nothing is deleted yet."""
+    if dry_run:
+        told = repo.preview_expiration(
+            older_than, delete_expired_branches=branches, delete_expired_tags=tags
+        )
+        if as_json:
+            print_json(told)
+            return
+        text(f"{len(told.snapshots)} commits would expire, and a collection would free:")
+        fields(
+            {
+                "bytes": size(told.bytes_freed),
+                "chunks": told.chunks_freed,
+                "branches": told.branches,
+                "tags": told.tags,
+            }
+        )
+        return
     ask(f"Take commits before {older_than:%Y-%m-%d %H:%M} UTC out of the history?")
     expired = repo.expire_snapshots(
         older_than, delete_expired_branches=branches, delete_expired_tags=tags
@@ -109,7 +128,14 @@ def gc(
     """
     if not dry_run:
         ask(f"Delete unused objects written before {older_than:%Y-%m-%d %H:%M} UTC?")
-    found = repo.garbage_collect(older_than, dry_run=dry_run)
+    with error_console().status("") as status:
+        found = repo.garbage_collect(
+            older_than,
+            dry_run=dry_run,
+            progress=lambda what, done, total: status.update(
+                f"{what.replace('_', ' ')}: {done:,}" + (f" of {total:,}" if total else "")
+            ),
+        )
     if as_json:
         print_json(found)
         return
@@ -121,8 +147,11 @@ def gc(
             "manifests": found.manifests_deleted,
             "snapshots": found.snapshots_deleted,
             "transaction logs": found.transaction_logs_deleted,
+            "kept, too young": sum(each["young"] for each in found.kept.values()),
         }
     )
+    for reason in found.reasons:
+        text(f"objects since {found.since:%Y-%m-%d %H:%M:%S} UTC stay: {reason}")
     if found.objects_failed_to_delete:
         raise click.ClickException(f"{found.objects_failed_to_delete} objects were not deleted")
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from icechunk.errors import (
     ErrorKind,
@@ -20,10 +23,12 @@ from icechunk.errors import (
 )
 from icechunk.format import layout
 from icechunk.format.chunk_refs import ChunkRefs
+from icechunk.format.encoding.envelope import FileType
 from icechunk.format.ids import encode_id, new_object_id
 from icechunk.format.manifest import (
     LocationCompression,
     Manifest,
+    decode_chunk_ids,
     decode_manifest,
     encode_manifest,
 )
@@ -36,6 +41,7 @@ from icechunk.format.transaction_log import (
 from icechunk.storage.base import BytesLike, Storage
 
 T = TypeVar("T")
+Inspect: TypeAlias = Callable[[FileType, str, BytesLike], None]
 
 #: What one decoded chunk reference and one snapshot node take in memory, about. The
 #: config bounds caches by their number, the caches themselves count bytes.
@@ -109,6 +115,8 @@ class Assets:
         Of zstd.
     location_compression : LocationCompression, optional
         When and how to compress the locations of virtual chunks; None for never.
+    inspect : callable, optional
+        Called with type, key and bytes of each object that was fetched and decoded.
     """
 
     def __init__(
@@ -120,8 +128,10 @@ class Assets:
         max_chunk_bytes: int = 0,
         compression_level: int,
         location_compression: LocationCompression | None,
+        inspect: Inspect | None = None,
     ) -> None:
         self.storage = storage
+        self._inspect = inspect or (lambda file_type, key, data: None)
         self.compression_level = compression_level
         self._location_compression = location_compression
         self._snapshots: _Cache[Snapshot] = _Cache(
@@ -134,7 +144,7 @@ class Assets:
             _Cache(max_chunk_bytes, len) if max_chunk_bytes else None
         )
 
-    def uncached(self) -> Assets:
+    def uncached(self, inspect: Inspect | None = None) -> Assets:
         """Return access to what is stored now, that keeps nothing.
 
         For work that looks at everything once, or that must not trust what was read before:
@@ -146,6 +156,7 @@ class Assets:
             max_chunk_refs=0,
             compression_level=self.compression_level,
             location_compression=self._location_compression,
+            inspect=inspect,
         )
 
     # -- reading ---------------------------------------------------------------
@@ -168,6 +179,7 @@ class Assets:
                 ) from None
             snapshot = decode_snapshot(data, key)
             _check_id(snapshot.id, snapshot_id, key)
+            self._inspect(FileType.SNAPSHOT, key, data)
             return snapshot
 
         return self._snapshots.get(snapshot_id, fetch)
@@ -187,11 +199,26 @@ class Assets:
 
         def fetch() -> Manifest:
             key = layout.manifest_key(manifest_id)
-            manifest = decode_manifest(self._get(key, "manifest"), key)
+            data = self._get(key, "manifest")
+            manifest = decode_manifest(data, key)
             _check_id(manifest.id, manifest_id, key)
+            self._inspect(FileType.MANIFEST, key, data)
             return manifest
 
         return self._manifests.get(manifest_id, fetch)
+
+    def chunk_ids(self, manifest_id: bytes) -> NDArray[np.uint8]:
+        """Fetch a manifest for nothing but the ids of its native chunks: uint8[n, 12].
+
+        Raises
+        ------
+        StorageError, FormatError
+            As `manifest`.
+        """
+        key = layout.manifest_key(manifest_id)
+        found, ids = decode_chunk_ids(self._get(key, "manifest"), key)
+        _check_id(found, manifest_id, key)
+        return ids
 
     def cached_manifest(self, manifest_id: bytes) -> Manifest | None:
         """Return a manifest if that takes no request."""
@@ -205,9 +232,11 @@ class Assets:
     def transaction_log(self, snapshot_id: bytes) -> TransactionLog:
         """Fetch the transaction log of a snapshot."""
         key = layout.transaction_key(snapshot_id)
-        log = decode_transaction_log(self._get(key, "transaction log"), key)
+        data = self._get(key, "transaction log")
+        log = decode_transaction_log(data, key)
         # it carries the id of its snapshot (Icechunk spec, "Transaction logs")
         _check_id(log.id, snapshot_id, key)
+        self._inspect(FileType.TRANSACTION_LOG, key, data)
         return log
 
     def _get(self, key: str, what: str) -> Any:

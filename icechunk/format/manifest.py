@@ -39,6 +39,7 @@ __all__ = [
     "LocationCompression",
     "Manifest",
     "StoredLocations",
+    "decode_chunk_ids",
     "decode_manifest",
     "encode_manifest",
     "read_location_compression",
@@ -235,6 +236,25 @@ def decode_manifest(data: BytesLike, name: str) -> Manifest:
         except InvalidInputError as e:
             raise FormatError(f"{where}: {e}; the file is damaged") from e
     return Manifest(manifest_id.tobytes(), arrays)
+
+
+def decode_chunk_ids(data: BytesLike, name: str) -> tuple[bytes, NDArray[np.uint8]]:
+    """Read the id of a manifest, and those of its native chunks: uint8[n, 12].
+
+    Nothing else of it is read: coordinates and locations take many times as long.
+
+    Raises
+    ------
+    FormatError
+        If it is not a manifest, or a damaged one.
+    """
+    payload, _ = unwrap(data, FileType.MANIFEST, name)
+    root = read_root(payload, name)
+    manifest_id, _ = root.struct(0, OBJECT_ID_SIZE, "id")
+    arrays, _ = root.children(1, "arrays", required=True)
+    refs, _ = arrays.children(1, "refs", required=True, smallest=_SMALLEST_REF)
+    ids, native = refs.struct(4, OBJECT_ID_SIZE, "chunk_id", required=False)
+    return manifest_id.tobytes(), ids if native.all() else ids[native]
 
 
 def read_location_compression(data: BytesLike, name: str) -> StoredLocations:

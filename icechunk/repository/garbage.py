@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import compress, islice
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,6 @@ from icechunk.commit.assets import Assets
 from icechunk.errors import ObjectNotFoundError, StorageError
 from icechunk.format import layout
 from icechunk.format.ids import OBJECT_ID_SIZE, decode_ids
-from icechunk.format.manifest import Manifest
 from icechunk.format.repo_info import RepoInfo, decode_repo_info
 from icechunk.format.snapshot import Snapshot
 from icechunk.repository import archive_tables
@@ -37,13 +37,13 @@ from icechunk.repository.reachable import (
     batches,
     id_prefixes,
     manifest_files,
-    native_ids,
     reachable_snapshots,
     read_manifests,
 )
+from icechunk.repository.storage_clock import CLOCK_PROBES
 from icechunk.storage.base import ObjectMeta, Storage
 
-__all__ = ["Collector", "DeleteLimits"]
+__all__ = ["Collector", "DeleteLimits", "Progress"]
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +51,8 @@ _log = logging.getLogger(__name__)
 _LISTED: Final = 10_000
 _DELETED: Final = 1000
 _COPIES: Final = f"{layout.OVERWRITTEN}{layout.REPO_KEY}."
+#: What is looked at, how many were, and how many there are.
+Progress: TypeAlias = Callable[[str, int, int], None]
 #: Messages of failures in a summary.
 _MAX_ERRORS: Final = 10
 
@@ -81,16 +83,33 @@ class Collector:
     cutoff : datetime
         Objects written at that time or later stay.
     limits : Limits
+    progress : callable, optional
+        Called with what is looked at, how many were, and how many there are, 0 if unknown.
+    reasons : iterable of str
+        Why the cutoff is before the time that a user gave.
     """
 
-    def __init__(self, assets: Assets, cutoff: datetime, limits: Limits) -> None:
+    def __init__(
+        self,
+        assets: Assets,
+        cutoff: datetime,
+        limits: Limits,
+        progress: Progress | None = None,
+        reasons: Iterable[str] = (),
+    ) -> None:
         self._assets = assets
+        self._progress = progress or (lambda what, done, total: None)
+        self._reasons = list(reasons)
+        self._kept: dict[str, Counter[str]] = {}
         self._storage = assets.storage
         self._limits = limits
         # First: a part that is gone when we look was committed before the state that `keep` gets.
         needed = needed_by_jobs(self._storage)
         self._bases = needed.snapshots
-        self._cutoff = cutoff = min(cutoff, needed.since) if needed.since is not None else cutoff
+        if needed.since is not None and needed.since < cutoff:
+            self._reasons.append("a part of a job that is running began then")
+            cutoff = needed.since
+        self._cutoff = cutoff
         self._snapshots: set[bytes] = set()
         self._manifests: set[bytes] = set()
         self._chunks = DistinctRows(1)
@@ -111,10 +130,16 @@ class Collector:
                 (self._old if _is_older(meta, cutoff) else self._young).add(id.tobytes())
 
     # -- what stays ----------------------------------------------------------------------
-    def keep(self, info: RepoInfo) -> RepoInfo:
+    def keep(self, info: RepoInfo, *, all_listed: bool = False) -> RepoInfo:
         """Find all that must stay, and return the state without the other snapshots.
 
         Can be called again with a newer state; it reads what it has not read before.
+
+        Parameters
+        ----------
+        info : RepoInfo
+        all_listed : bool
+            Whether every snapshot stays that the state lists.
 
         Raises
         ------
@@ -124,7 +149,8 @@ class Collector:
         kept = reachable = reachable_snapshots(info)
         changed = info
         if info.spec_version > 1:
-            kept = reachable | (info.snapshots.keys() - (self._old - self._bases))
+            old = set() if all_listed else self._old - self._bases
+            kept = reachable | (info.snapshots.keys() - old)
             changed = without_snapshots(info, info.snapshots.keys() - kept, kept)
             self._logs.update(log for entry in changed.snapshots.values() for log in entry.pruned)
         # of sessions that have not committed, or are about to
@@ -142,10 +168,16 @@ class Collector:
         others = manifest_files(self._assets, new & optional, self._limits, optional, look)
         missing = {id: f for id, f in (others | needed).items() if id not in self._manifests}
         _log.info("%d more snapshots refer to %d more manifests", len(new), len(missing))
-        for prefixes in read_manifests(
-            self._assets, missing, self._limits, _chunk_prefixes, others.keys() - needed.keys()
-        ):
+        # eight bytes of twelve: should a chunk have those of another, it stays, too
+        found = read_manifests(
+            missing,
+            self._limits,
+            lambda id: id_prefixes(self._assets.chunk_ids(id)),
+            others.keys() - needed.keys(),
+        )
+        for done, prefixes in enumerate(found, 1):
             self._chunks.add(prefixes)
+            self._progress("manifests", done, len(missing))
         self._manifests |= missing.keys()
         self._snapshots |= new
 
@@ -176,7 +208,7 @@ class Collector:
             if total.failed:
                 skipped.append(name)
                 continue
-            done = deleter.delete(self._garbage(folder, kept))
+            done = deleter.delete(self._garbage(folder, name, kept))
             _log.info("%s: %d deleted, %d failed", name, done.count, done.failed)
             counts[name] = done.count
             total.add(done)
@@ -195,25 +227,38 @@ class Collector:
             objects_failed_to_delete=total.failed,
             delete_errors=total.errors,
             skipped_phases=skipped,
+            kept={name: dict(counts) for name, counts in self._kept.items()},
+            since=self._cutoff,
+            reasons=self._reasons,
         )
 
-    def _garbage(self, folder: str, kept: npt.NDArray[np.uint64]) -> Iterator[ObjectMeta]:
+    def _garbage(
+        self, folder: str, name: str, kept: npt.NDArray[np.uint64]
+    ) -> Iterator[ObjectMeta]:
         """Yield the objects of a folder that do not stay; `kept` is sorted."""
+        why = self._kept[name] = Counter(needed=0, young=0, foreign=0)
+        listed = 0
         for batch in batches(self._storage.list(folder), _LISTED):
             metas, ids = _named(batch, folder)
+            listed += len(batch)
+            why["foreign"] += len(batch) - len(metas)
             prefixes = id_prefixes(ids)
             # where it would be, and whether it is there; `isin` would sort `kept` each time
             stays = np.searchsorted(kept, prefixes, "right") > np.searchsorted(kept, prefixes)
-            for meta, stay in zip(metas, stays.tolist(), strict=True):
-                if not stay and _is_older(meta, self._cutoff):
-                    yield meta
+            why["needed"] += int(stays.sum())
+            for place in np.flatnonzero(~stays).tolist():
+                if _is_older(metas[place], self._cutoff):
+                    yield metas[place]
+                else:
+                    why["young"] += 1
+            self._progress(name, listed, 0)
 
     def _lost_copies(self) -> Iterator[ObjectMeta]:
         """Yield copies of the repo info, made for updates that were lost to others."""
         copies = [
             meta
             for meta in self._storage.list(layout.OVERWRITTEN)
-            if meta.key.startswith(_COPIES) and _is_older(meta, self._cutoff)
+            if meta.key.startswith((_COPIES, CLOCK_PROBES)) and _is_older(meta, self._cutoff)
         ]
         # in this order: a copy that counts is in the log by now
         named = logged_copies(self._storage) if copies else None
@@ -250,12 +295,6 @@ def _named(
     """Return the objects whose names are ids, and the ids; nobody knows what others are."""
     valid, ids = decode_ids([meta.key.removeprefix(folder) for meta in metas])
     return list(compress(metas, valid)), ids
-
-
-def _chunk_prefixes(manifest: Manifest) -> npt.NDArray[np.uint64]:
-    # Eight bytes of twelve: should a chunk have those of another, it stays, too.
-    parts = [id_prefixes(native_ids(refs)) for refs in manifest.arrays.values()]
-    return np.concatenate([np.empty(0, np.uint64), *parts])
 
 
 def _sorted_prefixes(ids: Iterable[bytes]) -> npt.NDArray[np.uint64]:

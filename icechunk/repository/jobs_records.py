@@ -401,6 +401,10 @@ class JobFiles:
     def _attempt_key(self, digest: str, number: int) -> str:
         return f"{self._root}attempts/{digest}/{number:06d}"
 
+    def key_of(self, rest: str) -> str:
+        """Return the key of a record of the job that was opened."""
+        return f"{self._root}{rest}"
+
     # -- parts -------------------------------------------------------------------------------
     def part_names(self) -> set[str]:
         """Return the digests of the parts that are there, and not committed for sure."""

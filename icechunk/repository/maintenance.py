@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from icechunk.commit.assets import Assets
 from icechunk.commit.publish import RepoState, require_online
 from icechunk.commit.snapshot_info import to_microseconds
 from icechunk.config.times import Time, has_zone, instant
-from icechunk.errors import ErrorKind, InvalidInputError, ReadOnlyError
+from icechunk.errors import ErrorKind, InvalidInputError, ReadOnlyError, StorageError
 from icechunk.format.chunk_ref import RefKind
 from icechunk.format.encoding.string_heap import StringHeap
 from icechunk.format.ids import encode_id
@@ -25,8 +26,8 @@ from icechunk.format.manifest import Manifest
 from icechunk.format.repo_info import RepoInfo
 from icechunk.format.updates import UpdateEntry, UpdateKind
 from icechunk.repository.expiration import expire, expire_v1
-from icechunk.repository.garbage import Collector, DeleteLimits
-from icechunk.repository.ops import GCSummary
+from icechunk.repository.garbage import Collector, DeleteLimits, Progress
+from icechunk.repository.ops import ExpirationPreview, GCSummary
 from icechunk.repository.reachable import (
     Column,
     DistinctRows,
@@ -38,6 +39,7 @@ from icechunk.repository.reachable import (
     read_manifests,
 )
 from icechunk.repository.stats import ChunkStorageStats
+from icechunk.repository.storage_clock import ahead_of_storage
 
 _log = logging.getLogger(__name__)
 
@@ -107,6 +109,55 @@ class Maintenance:
         _log.info("%d snapshots expired in %s", len(released), self._assets.storage.url)
         return {encode_id(id) for id in released}
 
+    def preview_expiration(
+        self,
+        older_than: Time,
+        *,
+        delete_expired_branches: bool = False,
+        delete_expired_tags: bool = False,
+    ) -> ExpirationPreview:
+        """Say what `expire_snapshots` would take out of the history, and what that would free.
+
+        Nothing is changed. All versions and manifests are read.
+
+        Parameters
+        ----------
+        older_than, delete_expired_branches, delete_expired_tags
+            As for `expire_snapshots`.
+
+        Returns
+        -------
+        ExpirationPreview
+
+        Raises
+        ------
+        InvalidInputError
+            As for `expire_snapshots`.
+        FormatError
+            If the repository is of spec version 1.
+        """
+        limit = to_microseconds(_cutoff(older_than, "older_than"))
+        self._state.require_version_2("a preview of an expiration")
+        info = self._state.load()
+        branches, tags = bool(delete_expired_branches), bool(delete_expired_tags)
+        after, released = expire(info, limit, branches=branches, tags=tags)
+        now, then = (self._garbage_of(state) for state in (info, after))
+        return ExpirationPreview(
+            frozenset(encode_id(id) for id in released),
+            tuple(sorted(info.branches.keys() - after.branches.keys())),
+            tuple(sorted(info.tags.keys() - after.tags.keys())),
+            then.bytes_deleted - now.bytes_deleted,
+            then.chunks_deleted - now.chunks_deleted,
+            then.manifests_deleted - now.manifests_deleted,
+        )
+
+    def _garbage_of(self, info: RepoInfo) -> GCSummary:
+        """Return what a collection would delete of a state, whatever its age."""
+        future = datetime.now(UTC) + timedelta(days=365)
+        collector = Collector(self._assets.uncached(), future, Limits())
+        collector.keep(info)
+        return collector.delete(DeleteLimits(), dry_run=True)
+
     def garbage_collect(
         self,
         delete_object_older_than: Time,
@@ -119,6 +170,7 @@ class Maintenance:
         max_concurrent_deletes: int = 10,
         max_consecutive_delete_failures: int = 50,
         max_concurrent_listings: int | None = None,
+        progress: Progress | None = None,
     ) -> GCSummary:
         """Delete all objects that no branch or tag leads to, and that are old enough.
 
@@ -134,7 +186,8 @@ class Maintenance:
         delete_object_older_than : datetime, date, numpy.datetime64 or str
             In UTC if it has no zone; a date is its first instant. Objects that were written
             later, by the clock of the storage, stay in any case; a time in the future protects
-            no commit that is under way.
+            no commit that is under way. If the clock of this machine is ahead of the storage's,
+            objects stay so much longer.
         dry_run : bool, default False
             Count what would be deleted, and change nothing.
         max_snapshots_in_memory : int, default 50
@@ -151,6 +204,9 @@ class Maintenance:
             After so many failures in a row the run ends with an error.
         max_concurrent_listings : int, optional
             Accepted for programs that set it: each folder is listed by itself.
+        progress : callable, optional
+            Called with what is looked at, how many were, and how many there are, 0 if that is
+            not known.
 
         Returns
         -------
@@ -178,18 +234,40 @@ class Maintenance:
         if max_concurrent_listings is not None:
             _check_positive("max_concurrent_listings", max_concurrent_listings)
         self._require_writable("collect garbage", dry_run=dry_run)
-        collector = Collector(self._assets.uncached(), cutoff, limits)
+        deletes = DeleteLimits(max_concurrent_deletes, max_consecutive_delete_failures)
+        reasons = []
+        if not dry_run:
+            ahead = ahead_of_storage(self._assets.storage)
+            cutoff -= ahead
+            if ahead:
+                reasons.append(f"the clock of this machine is {ahead} ahead of the storage's")
+
+        def collector() -> Collector:
+            return Collector(self._assets.uncached(), cutoff, limits, progress, reasons)
+
+        current = collector()
         if self._state.spec_version < 2:
-            self._keep_v1(collector)
+            self._keep_v1(current)
         elif dry_run:
-            collector.keep(self._state.load())
+            current.keep(self._state.load())
         else:
-            self._state.update(
-                lambda info: (collector.keep(info), UpdateEntry(kind=UpdateKind.GC_RAN))
-            )
-        return collector.delete(
-            DeleteLimits(max_concurrent_deletes, max_consecutive_delete_failures), dry_run=dry_run
-        )
+            try:
+                self._drop(current)
+            except StorageError as error:
+                if not _is_full(error):
+                    raise
+                # what no listed version needs can go before a new state is written
+                _log.info("%s is full: making room first", self._assets.storage.url)
+                first = collector()
+                first.keep(self._state.load(), all_listed=True)
+                first.delete(deletes, dry_run=False)
+                current = collector()
+                self._drop(current)
+        return current.delete(deletes, dry_run=dry_run)
+
+    def _drop(self, collector: Collector) -> None:
+        """Publish the state without the versions that nothing leads to."""
+        self._state.update(lambda info: (collector.keep(info), UpdateEntry(kind=UpdateKind.GC_RAN)))
 
     def _keep_v1(self, collector: Collector) -> None:
         """Find what stays, of one state of all refs at least."""
@@ -245,7 +323,8 @@ class Maintenance:
         if info.spec_version < 2:
             info = publish_v1.load_whole(assets, publish_v1.read_all_refs(assets.storage))
         files = manifest_files(assets, reachable_snapshots(info), limits)
-        return _total(read_manifests(assets, files, limits, _Sizes.of))
+        read = read_manifests(files, limits, lambda id: _Sizes.of(assets.manifest(id)))
+        return _total(read)
 
     def total_chunks_storage(
         self,
@@ -299,6 +378,15 @@ def _cutoff(when: Time, name: str) -> datetime:
             ErrorKind.NOT_ALLOWED,
         )
     return checked
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether a storage has no room left."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _check_positive(name: str, value: int) -> None:

@@ -12,7 +12,14 @@ from icechunk.commit.snapshot_info import from_microseconds
 from icechunk.format.ids import encode_id
 from icechunk.format.updates import FIELDS, Status, UpdateEntry, UpdateKind
 
-__all__ = ["GCSummary", "RepoAvailability", "RepoStatus", "Update", "UpdateType"]
+__all__ = [
+    "ExpirationPreview",
+    "GCSummary",
+    "RepoAvailability",
+    "RepoStatus",
+    "Update",
+    "UpdateType",
+]
 
 #: These name a branch, others a branch or tag.
 _OF_A_COMMIT: Final = {UpdateKind.NEW_COMMIT, UpdateKind.COMMIT_AMENDED}
@@ -79,6 +86,15 @@ class GCSummary(Labelled):
         they refer to must go before them.
     throttled_batches : int
         Always 0: the storage retries requests that are throttled, and does not tell.
+    kept : dict of str to dict of str to int
+        Why objects stay, by kind: how many are ``"needed"`` by a version or a job, are
+        ``"young"`` though nothing refers to them, or are ``"foreign"``: they have no name of
+        this format.
+    since : datetime or None
+        Objects written at that time or later, by the clock of the storage, stay. It is before
+        the time that was given where a job or a clock says so.
+    reasons : list of str
+        Why it is before.
     """
 
     _label = "icechunk.ops.GCSummary"
@@ -93,6 +109,36 @@ class GCSummary(Labelled):
     throttled_batches: int = 0
     delete_errors: list[str] = field(default_factory=list)
     skipped_phases: list[str] = field(default_factory=list)
+    # the official class has none of these, and programs compare what it shows
+    kept: dict[str, dict[str, int]] = field(default_factory=dict, repr=False, compare=False)
+    since: datetime | None = field(default=None, repr=False, compare=False)
+    reasons: list[str] = field(default_factory=list, repr=False, compare=False)
+
+
+@dataclass(frozen=True, repr=False)
+class ExpirationPreview(Labelled):
+    """What an expiration would do, and what a collection after it would free.
+
+    Attributes
+    ----------
+    snapshots : frozenset of str
+        Ids of the snapshots that would be in no history any more.
+    branches, tags : tuple of str
+        Those that would be deleted.
+    bytes_freed : int
+        What a collection would delete beside what it would delete now already.
+    chunks_freed, manifests_freed : int
+        Numbers of objects.
+    """
+
+    _label = "icechunk.ops.ExpirationPreview"
+
+    snapshots: frozenset[str]
+    branches: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    bytes_freed: int = 0
+    chunks_freed: int = 0
+    manifests_freed: int = 0
 
 
 class _Kind:

@@ -20,7 +20,6 @@ from icechunk.errors import ErrorKind, SnapshotNotFoundError, StorageError
 from icechunk.format.chunk_ref import RefKind
 from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.ids import OBJECT_ID_SIZE
-from icechunk.format.manifest import Manifest
 from icechunk.format.repo_info import RepoInfo
 from icechunk.format.snapshot import ManifestFile, Snapshot
 
@@ -130,20 +129,19 @@ def manifest_files(
 
 # -- manifests ---------------------------------------------------------------------------
 def read_manifests(
-    assets: Assets,
     files: Mapping[bytes, ManifestFile],
     limits: Limits,
-    extract: Callable[[Manifest], T],
+    read: Callable[[bytes], T],
     optional: Collection[bytes] = (),
 ) -> Iterator[T]:
-    """Yield what a function makes of each manifest.
+    """Yield what a function reads of each manifest.
 
     Parameters
     ----------
-    assets : Assets
     files : mapping
     limits : Limits
-    extract : callable
+    read : callable
+        Called with the id of a manifest, by several threads.
     optional : collection of bytes
         Manifests that need not be there.
 
@@ -153,9 +151,9 @@ def read_manifests(
         If one is missing or damaged.
     """
 
-    def read(file: ManifestFile) -> list[T]:
+    def looked_at(file: ManifestFile) -> list[T]:
         try:
-            return [extract(assets.manifest(file.id))]
+            return [read(file.id)]
         except StorageError as error:
             if file.id not in optional or error.kind is not ErrorKind.OBJECT_NOT_FOUND:
                 raise
@@ -163,7 +161,7 @@ def read_manifests(
 
     with ThreadPoolExecutor(min(limits.manifests, MAX_THREADS)) as pool:
         for batch in _affordable(files.values(), limits):
-            for found in pool.map(read, batch):
+            for found in pool.map(looked_at, batch):
                 yield from found
 
 

@@ -460,6 +460,7 @@ class Repository:
             self._context.state.load,
             virtual=self._context.virtual if sources else None,
             read_values=decode if deep else None,
+            all_copies=deep is True,
             progress=progress,
         ).run()
 
@@ -865,6 +866,7 @@ class Repository:
 
     # -- what is not needed any more -------------------------------------------------------
     expire_snapshots = of_part("_maintenance", Maintenance.expire_snapshots)
+    preview_expiration = of_part("_maintenance", Maintenance.preview_expiration)
     garbage_collect = of_part("_maintenance", Maintenance.garbage_collect)
     chunk_storage_stats = of_part("_maintenance", Maintenance.chunk_storage_stats)
     total_chunks_storage = of_part("_maintenance", Maintenance.total_chunks_storage)
@@ -917,6 +919,7 @@ class Repository:
     inspect_manifest_async = async_twin(inspect_manifest)
     inspect_transaction_log_async = async_twin(inspect_transaction_log)
     expire_snapshots_async = async_twin(expire_snapshots)
+    preview_expiration_async = async_twin(preview_expiration)
     garbage_collect_async = async_twin(garbage_collect)
     chunk_storage_stats_async = async_twin(chunk_storage_stats)
     total_chunks_storage_async = async_twin(total_chunks_storage)

@@ -7,7 +7,7 @@ them cost a hundred requests; ids and sizes are columns.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -29,16 +29,22 @@ from icechunk.errors import (
 )
 from icechunk.format import layout
 from icechunk.format.chunk_refs import ChunkRefs, RefKind
+from icechunk.format.encoding.envelope import BytesLike, FileType
 from icechunk.format.ids import INITIAL_SNAPSHOT_ID, encode_id, parent_paths
+from icechunk.format.invariants import broken_invariants
 from icechunk.format.manifest import Manifest
 from icechunk.format.metadata import Metadata
 from icechunk.format.nodes import ManifestFile, ManifestRef, Node
 from icechunk.format.repo_info import RepoInfo, SnapshotEntry
 from icechunk.format.snapshot import Snapshot
+from icechunk.format.transaction_log import TransactionLog
+from icechunk.repository import archive_tables
 from icechunk.repository.decoding import NOT_ALLOWED
 from icechunk.repository.listing import Listing
 from icechunk.repository.reachable import MAX_THREADS, batches
+from icechunk.repository.relog import NodeState, node_states, untold
 from icechunk.repository.verification import Damage, Verification
+from icechunk.repository.verify_records import Found, job_damages, repo_damages, table_damages
 from icechunk.virtual.resolver import VirtualResolver
 
 __all__ = ["Verifier", "damage_to_all"]
@@ -88,6 +94,8 @@ class Verifier:
     read_values : callable or None
         Called with the id of a snapshot and the path of an array; yields coordinates of chunks
         and what is wrong with them, or None if nothing is. None to decode nothing.
+    all_copies : bool
+        Whether to decode all copies of the repo info, and not only the newest.
     progress : callable or None
         Called with what is looked at, how many were, and how many there are.
     """
@@ -100,9 +108,13 @@ class Verifier:
         virtual: VirtualResolver | None = None,
         read_values: Callable[[str, str], Iterator[tuple[tuple[int, ...], str | None]]]
         | None = None,
+        all_copies: bool = False,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
-        self._assets = assets
+        self._assets = assets.uncached(self._inspect)
+        self._all_copies = all_copies
+        self._broken: dict[str, list[str]] = defaultdict(list)
+        self._tables: dict[str, set[bytes]] = defaultdict(set)
         self._storage = assets.storage
         self._virtual = virtual
         self._read_values = read_values
@@ -123,14 +135,12 @@ class Verifier:
     def run(self) -> Verification:
         """Look at everything."""
         self._check_refs()
-        entries = list(self._entries.values())
-        for entry, snapshot in self._each("snapshots", entries, self._snapshot):
-            if snapshot is not None:
-                self._check_snapshot(entry, snapshot)
+        self._check_snapshots()
         files = list(self._files.values())
         for file, manifest in self._each("manifests", files, self._manifest):
             if manifest is not None:
                 self._check_manifest(file, manifest)
+        self._check_records()
         if self._virtual is not None:
             self._check_sources(self._virtual)
         if self._read_values is not None:
@@ -152,6 +162,9 @@ class Verifier:
                     self._checked[what] += 1
                     yield item, found
                 self._progress(what, self._checked[what], len(items))
+
+    def _inspect(self, file_type: FileType, key: str, data: BytesLike) -> None:
+        self._broken[key] += broken_invariants(file_type, data, key)
 
     # -- damages -----------------------------------------------------------------------
     def _found(
@@ -229,16 +242,56 @@ class Verifier:
                 told = f"snapshot {encode_id(entry.id)} is not younger than its parent"
                 self._found("inconsistent", layout.REPO_KEY, told, [entry.id])
 
-    def _snapshot(self, entry: SnapshotEntry) -> Snapshot | None:
+    def _check_snapshots(self) -> None:
+        """Look at every version, and at whether its log tells what it changed."""
+        entries = sorted(self._entries.values(), key=lambda entry: entry.flushed_at)
+        children = Counter(entry.parent_id for entry in entries)
+        states: dict[bytes, dict[bytes, NodeState]] = {}
+        for entry, (snapshot, log) in self._each("snapshots", entries, self._snapshot):
+            parent = entry.parent_id
+            before = states.get(parent) if parent is not None else None
+            children[parent] -= 1
+            if parent is not None and not children[parent]:
+                states.pop(parent, None)
+            if snapshot is None:
+                continue
+            self._check_snapshot(entry, snapshot)
+            after = node_states(snapshot)
+            if children[entry.id]:
+                states[entry.id] = after
+            # what expired between a version of spec 1 and the first one is nowhere told
+            is_cut = snapshot.parent_id is not None and parent == self._first_of(entry)
+            if before is not None and log is not None and not entry.pruned and not is_cut:
+                for told in untold(log, before, after):
+                    key = layout.transaction_key(entry.id)
+                    self._found("inconsistent", key, f"it does not say {told}", [entry.id])
+
+    def _first_of(self, entry: SnapshotEntry) -> bytes | None:
+        """Return the parent of a snapshot if that has none itself."""
+        parent = self._entries.get(entry.parent_id or b"")
+        return parent.id if parent is not None and parent.parent_id is None else None
+
+    def _snapshot(self, entry: SnapshotEntry) -> tuple[Snapshot | None, TransactionLog | None]:
         key = layout.snapshot_key(entry.id)
         self._listings[layout.SNAPSHOTS].size_of(entry.id)
-        snapshot = self._read(key, [entry.id], lambda: self._assets.snapshot(entry.id))
+        snapshot = self._read(key, [entry.id], lambda: _whole(self._assets.snapshot(entry.id)))
         # the first snapshot of spec 1 has none, also when it was upgraded
         has_log = self._listings[layout.TRANSACTIONS].size_of(entry.id) is not None
+        log = None
         if has_log or (entry.id != INITIAL_SNAPSHOT_ID and entry.parent_id is not None):
-            log_key = layout.transaction_key(entry.id)
-            self._read(log_key, [entry.id], lambda: self._assets.transaction_log(entry.id))
-        return snapshot
+            log = self._log(entry.id, entry.id)
+        for id in entry.pruned:
+            # a rebase replays what has expired between a version and the one before it
+            self._listings[layout.TRANSACTIONS].size_of(id)
+            self._log(id, entry.id)
+        return snapshot, log
+
+    def _log(self, id: bytes, needed_by: bytes) -> TransactionLog | None:
+        key = layout.transaction_key(id)
+        log = self._read(key, [needed_by], lambda: self._assets.transaction_log(id))
+        for told in self._broken.pop(key, ()):
+            self._found("inconsistent", key, told, [needed_by])
+        return log
 
     def _check_snapshot(self, entry: SnapshotEntry, snapshot: Snapshot) -> None:
         key = layout.snapshot_key(entry.id)
@@ -246,19 +299,22 @@ class Verifier:
         def wrong(told: str, path: str | None = None) -> None:
             self._found("inconsistent", key, told, [entry.id], path)
 
+        for told in self._broken.pop(key, ()):
+            wrong(told)
         if snapshot.flushed_at != entry.flushed_at:
             wrong("it was written at another time than the repo info says")
+        if (snapshot.message, snapshot.metadata) != (entry.message, entry.metadata):
+            wrong("it has another message or other metadata than the repo info says")
+        used: set[bytes] = set()
         nodes = list(snapshot.nodes())
         groups = {node.path for node in nodes if node.array is None}
         ids: set[bytes] = set()
-        paths: set[str] = set()
         for node in nodes:
             if node.id in ids:
                 wrong(f"{node.path} has the id of another node", node.path)
-            if node.path in paths:
-                wrong(f"there are two nodes {node.path}", node.path)
+            for table in archive_tables.tables_in(node.user_data):
+                self._tables[table].add(entry.id)
             ids.add(node.id)
-            paths.add(node.path)
             for parent in parent_paths(node.path):
                 if parent != "/" and parent not in groups:
                     wrong(f"{node.path} lies below {parent}, which is no group", node.path)
@@ -268,6 +324,7 @@ class Verifier:
             if node.array is None:
                 continue
             for ref in node.array.manifests:
+                used.add(ref.id)
                 file = snapshot.manifest_files.get(ref.id)
                 if file is None:
                     wrong(
@@ -276,6 +333,8 @@ class Verifier:
                     continue
                 self._files.setdefault(ref.id, file)
                 self._use(entry.id, node, ref)
+        for id in snapshot.manifest_files.keys() - used:
+            wrong(f"it lists manifest {encode_id(id)}, which no array uses")
 
     def _use(self, snapshot_id: bytes, node: Node, ref: ManifestRef) -> None:
         assert node.array is not None
@@ -296,7 +355,9 @@ class Verifier:
         if len(paths) == 1:
             lost |= {"array": paths.pop(), "region": _box(use.extents for use in uses)}
         size = self._listings[layout.MANIFESTS].size_of(file.id)
-        manifest = self._read(key, users, lambda: self._assets.manifest(file.id), **lost)
+        manifest = self._read(key, users, lambda: _unpacked(self._assets.manifest(file.id)), **lost)
+        for told in self._broken.pop(key, ()):
+            self._found("inconsistent", key, told, users)
         if manifest is not None and size is not None and size != file.size_bytes:
             told = f"it has {size} bytes, and snapshots say {file.size_bytes}"
             self._found("inconsistent", key, told, users)
@@ -375,6 +436,23 @@ class Verifier:
                 else f"it has {self._listings[layout.CHUNKS].size_of(id)} bytes of {needed}"
             )
             self._found(problem, layout.chunk_key(id), told, users, uses[0].path, refs.coords[mine])
+
+    # -- beside the versions ---------------------------------------------------------------
+    def _check_records(self) -> None:
+        found: list[Found] = []
+        if self._info.spec_version > 1:
+            found += repo_damages(self._storage, self._info, all_copies=self._all_copies)
+        found += job_damages(self._storage, self._use_of_job)
+        for each in found:
+            self._found(each.problem, each.key, each.told, [])
+        for each in table_damages(self._storage, set(self._tables)):
+            self._found(each.problem, each.key, each.told, self._tables[each.key])
+
+    def _use_of_job(self, key: str, path: str, ids: npt.NDArray[np.uint8]) -> None:
+        gone = self._listings[layout.CHUNKS].find(ids) < 0
+        for id in ids[gone]:
+            chunk = layout.chunk_key(id.tobytes())
+            self._found("missing", chunk, f"there is no such object; {key} needs it", [], path)
 
     # -- files elsewhere -------------------------------------------------------------------
     def _note_sources(self, uses: Sequence[_Use], refs: ChunkRefs) -> None:
@@ -462,6 +540,22 @@ def damage_to_all(state: RepoState) -> Damage | None:
     return Damage(problem, key, told)
 
 
+def _whole(snapshot: Snapshot) -> Snapshot:
+    """Return a snapshot of which everything was decoded."""
+    list(snapshot.nodes())
+    dict(snapshot.metadata)
+    len(snapshot.manifest_files)
+    return snapshot
+
+
+def _unpacked(manifest: Manifest) -> Manifest:
+    """Return a manifest whose locations were all decompressed."""
+    for refs in manifest.arrays.values():
+        if refs.locations is not None:
+            len(refs.locations.data)
+    return manifest
+
+
 def _history(info: RepoInfo) -> dict[bytes, SnapshotEntry]:
     """Return all snapshots that a repository knows of."""
     if info.spec_version > 1:
@@ -509,6 +603,9 @@ def _contradictions(node: Node) -> Iterator[str]:
     elif document.num_chunks != array.num_chunks:
         by_document = document.num_chunks
         yield f"{node.path} has {array.num_chunks} chunks, and {by_document} by its zarr.json"
+    names = array.dimension_names
+    if names is not None and len(names) != len(array.shape):
+        yield f"{node.path} has {len(names)} names of {len(array.shape)} dimensions"
     boxes = sorted(ref.extents for ref in array.manifests)
     if any(len(box) not in (0, len(array.num_chunks)) for box in boxes):
         yield f"a manifest of {node.path} has extents of another number of dimensions"

@@ -388,3 +388,11 @@ def test_completion(line: str, completed: list[str], folder: Path) -> None:
     }
     result = CliRunner().invoke(main, prog_name="icechunk", env=environment)
     assert [answer.partition(",")[2] for answer in result.stdout.split()] == completed
+
+
+def test_preview_of_an_expiration(folder: Path, repo: Repository) -> None:
+    told = data("expire", folder, "--older-than", "0d", "--dry-run", "--tags")
+    assert told["tags"] == ["v1"]
+    assert "would expire" in run("expire", folder, "--older-than", "0d", "--dry-run").output
+    assert list(repo.list_tags()) == ["v1"]
+    assert "kept, too young" in run("gc", folder, "--older-than", "1d", "--dry-run").output

@@ -36,7 +36,7 @@ def damaged(path: Path, kind: str) -> bool:
         middle = (len(data) + _HEADER) // 2
         path.write_bytes(data[:middle] + bytes([data[middle] ^ 0x55]) + data[middle + 1 :])
     elif kind == "swap":
-        others = [p for p in sorted(path.parent.iterdir()) if p != path]
+        others = [p for p in sorted(path.parent.iterdir()) if p != path and p.is_file()]
         if not others:
             return False
         shutil.copyfile(others[0], path)
