@@ -5,8 +5,6 @@ That is the log of updates with its copies, the records of jobs, and the tables 
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
@@ -23,12 +21,8 @@ from icechunk.format.repo_info import RepoInfo, decode_repo_info
 from icechunk.repository import archive_tables
 from icechunk.repository.jobs_records import JOBS, JobFiles, canonical, digest_of
 from icechunk.repository.reachable import native_ids
+from icechunk.repository.stored_json import unpacked
 from icechunk.storage.base import Storage
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 __all__ = ["Found", "job_damages", "repo_damages", "table_damages"]
 
@@ -210,10 +204,10 @@ def table_damages(storage: Storage, needed: set[str]) -> Iterator[Found]:
             yield Found("missing", key, f"{_GONE}; files cannot be added to the archive")
             continue
         try:
-            document = json.loads(zstd.decompress(bytes(storage.get(key).data)))
+            document = unpacked(bytes(storage.get(key).data))
             if not isinstance(document, dict) or "version" not in document:
                 raise ValueError("no table of an archive")
-        except (zstd.ZstdError, ValueError) as error:
-            yield Found("unreadable", key, str(error))
         except IcechunkError as error:
             yield _unreadable(key, error)
+        except ValueError as error:
+            yield Found("unreadable", key, str(error))
