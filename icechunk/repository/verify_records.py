@@ -144,7 +144,7 @@ def job_damages(
         except IcechunkError as error:
             yield _of_message(error, f"{JOBS}{name}")
         for digest, numbers in attempts.items():
-            for number, _ in numbers:
+            for number, *_ in numbers:
                 yield from _attempt_damages(files, name, digest, number)
         for part in sorted(parts):
             yield from _part_damages(files, name, part, use)
@@ -162,7 +162,7 @@ def _attempt_damages(files: JobFiles, name: str, digest: str, number: int) -> It
     try:
         for attempt in files.attempts([(digest, number)]):
             if (digest_of(canonical(attempt.key)), attempt.number) != (digest, number):
-                key = files.attempt_key(digest, number)
+                key = files.key_of(f"attempts/{digest}/{number:06d}")
                 yield Found("inconsistent", key, "it is the record of another attempt")
     except IcechunkError as error:
         yield _of_message(error, f"{JOBS}{name}")
@@ -174,7 +174,7 @@ def _part_damages(
     part: str,
     use: Callable[[str, str, npt.NDArray[np.uint8]], None],
 ) -> Iterator[Found]:
-    key = files.part_key(part)
+    key = files.key_of(f"parts/{part}")
     try:
         for found in files.parts([part]):
             if files.part_name(found.keys) != part:
