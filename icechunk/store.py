@@ -491,7 +491,8 @@ class IcechunkStore(Store):
     async def delete(self, key: str) -> None:
         """Delete a key; one without a value is ignored.
 
-        Deleting the metadata of a node deletes the node with all below it.
+        Deleting the metadata of a group deletes all below it. An array goes alone, with its
+        chunks; nodes below it, if there are any, stay.
         """
         await asyncio.to_thread(self.delete_sync, key)
 
@@ -502,7 +503,7 @@ class IcechunkStore(Store):
         if isinstance(parsed, ChunkKey):
             self._session.chunks.delete(parsed.path, parsed.coordinate)
         elif isinstance(parsed, MetadataKey):
-            self._session.delete_nodes(parsed.path)
+            self._session.delete_nodes(parsed.path, below=False)
 
     async def delete_dir(self, prefix: str) -> None:
         """Delete all keys below a prefix."""

@@ -198,8 +198,20 @@ class Tree:
         self._present[path] = node
         return node
 
-    def delete(self, path: str) -> None:
-        """Delete the node at a path and all below it; a missing one is ignored."""
+    def delete(self, path: str, *, below: bool = True) -> None:
+        """Delete the node at a path, and all below it; a missing one is ignored.
+
+        Parameters
+        ----------
+        path : str
+        below : bool
+            Whether what is below goes in any case. Otherwise it goes with a group, but stays
+            where an array goes: there it has keys of its own.
+        """
+        top = self.get(path)
+        if not below and top is not None and top.is_array:
+            self._delete(top)
+            return
         for node in self.within(path):
             self._delete(node)
 

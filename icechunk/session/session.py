@@ -239,11 +239,14 @@ class Session:
                 raise v1.irregular_grid(path)
             self._edits.tree.put(path, user_data)
 
-    def delete_nodes(self, path: str) -> None:
-        """Delete a node and all below it; a missing one is ignored."""
+    def delete_nodes(self, path: str, *, below: bool = True) -> None:
+        """Delete a node and all below it; a missing one is ignored.
+
+        With ``below=False`` nodes below an array stay.
+        """
         with self._lock:
             self._edits.check_editable()
-            self._edits.tree.delete(path)
+            self._edits.tree.delete(path, below=below)
 
     def move(self, from_path: str, to_path: str) -> None:
         """Move a group or array, with all below it, to another path.

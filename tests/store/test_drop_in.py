@@ -141,6 +141,17 @@ def test_nodes_below_an_array_are_kept(tmp_path: Any) -> None:
     fork_of.merge(pickle.loads(pickle.dumps(fork)), fork_of)
     fork_of.commit("merged")
     assert "a/b/c/e/zarr.json" in below(repository.readonly_session("main").store, "a/b/c")
+    # an array goes alone, as in the official client; a folder goes whole
+    session = repository.writable_session("main")
+    sync(session.store.delete("a/b/c/zarr.json"))
+    left = ["a/b/c/d/c/0", "a/b/c/d/zarr.json", "a/b/c/e/zarr.json"]
+    assert below(session.store, "a/b/c") == left
+    session.commit("one of them")
+    session = repository.writable_session("main")
+    assert below(session.store, "a/b/c") == left
+    assert zarr.open_array(session.store, path="a/b/c/d", mode="r")[:].tolist() == [1, 2, 3]
+    sync(session.store.delete_dir("a/b"))
+    assert below(session.store, "") == ["a/zarr.json", "zarr.json"]
 
 
 def test_a_session_that_cannot_be_pickled_raises_a_value_error(repository: Repository) -> None:
