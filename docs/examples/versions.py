@@ -42,3 +42,10 @@ repo.cherry_pick("again", "main~1")  # and made once more, on another branch
 # --8<-- [end:rework]
 values = zarr.open_array(repo.readonly_session("again").store, path="a", mode="r")[:].tolist()
 assert values == [7, 1, 2, 0]
+
+# --8<-- [start:elsewhere]
+print(repo.annotate("a"))  # which commit last changed each chunk
+backup = icechunk.in_memory_storage()
+print(repo.copy_to(backup, "again"))  # a branch with its history
+# --8<-- [end:elsewhere]
+assert icechunk.Repository.open(backup).verify().ok

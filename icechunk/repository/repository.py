@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
@@ -35,13 +35,15 @@ from icechunk.errors import (
     RepositoryNotFoundError,
 )
 from icechunk.format.encoding import flexbuf
-from icechunk.format.ids import decode_id, encode_id
+from icechunk.format.ids import decode_id, encode_id, normalize_path
 from icechunk.format.metadata import Metadata, with_reserved
 from icechunk.format.repo_info import RepoInfo
 from icechunk.format.spec import SpecVersion, supported_spec_versions
 from icechunk.format.updates import UpdateEntry, UpdateKind
 from icechunk.repository.administration import Administration
+from icechunk.repository.annotation import Annotation, annotate, in_region
 from icechunk.repository.branches_and_tags import BranchesAndTags
+from icechunk.repository.copying import Copied, Copier
 from icechunk.repository.creation import (
     already_exists,
     check_clean,
@@ -534,6 +536,110 @@ class Repository:
         repairer = Repairer(context.assets.uncached(), context.state, dry_run=dry_run)
         return repairer.run(branch, adopt or {}, drop_unreadable=drop_unreadable)
 
+    # -- elsewhere, and since when -------------------------------------------------------
+    def copy_to(
+        self,
+        target: AnyStorage,
+        ref: str = "main",
+        *,
+        branch: str | None = None,
+        history: bool = True,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Copied:
+        """Copy a version into another repository, with its history and its chunks.
+
+        Objects are copied byte for byte and keep their names, so that ids of snapshots mean the
+        same there. What is there already is skipped: a copy that was broken off goes on when it
+        is called again, and a later one brings what is new. Virtual references stay as they are.
+        The branch is moved when everything is there. Do not collect garbage in the target
+        meanwhile.
+
+        Parameters
+        ----------
+        target : Storage, str or path
+            Where there is no repository yet, or a copy of this one.
+        ref : str, default "main"
+            The version, as `resolve` takes it.
+        branch : str, optional
+            The branch of the target that will be at it. Default: `ref` if that is the name of
+            a branch, else ``main``.
+        history : bool, default True
+            Whether to copy all versions before it, too. Otherwise they are as expired there.
+        progress : callable, optional
+            Called with what is copied, how many were, and how many there are.
+
+        Returns
+        -------
+        Copied
+
+        Raises
+        ------
+        RefNotFoundError, SnapshotNotFoundError
+            If there is no such version.
+        InvalidInputError
+            If the target is another repository.
+        ConflictError
+            If its branch has commits that are not in the history of the version.
+        FormatError
+            If one of them is of spec version 1; `icechunk.upgrade_icechunk_repository` helps.
+
+        Examples
+        --------
+        >>> repo.copy_to("s3://backup/weather")  # doctest: +SKIP
+        """
+        self._context.state.require_version_2("a copy of versions")
+        info = self._info
+        if branch is None:
+            branch = ref if ref in info.branches else "main"
+        other = self._make(as_storage(target), self.config, None).context
+        copier = Copier(
+            self._context.assets.uncached(), info, other.assets.uncached(), other.state, progress
+        )
+        return copier.run(resolve_ref(info, ref), branch, history=history)
+
+    def annotate(
+        self,
+        path: str,
+        ref: str = "main",
+        *,
+        region: Sequence[tuple[int, int]] | None = None,
+    ) -> Annotation:
+        """Say which commit last changed each chunk of an array.
+
+        By the transaction logs, newest first, until all chunks are found.
+
+        Parameters
+        ----------
+        path : str
+            Of the array.
+        ref : str, default "main"
+            The version, as `resolve` takes it.
+        region : sequence of (int, int), optional
+            A box ``[from, to)`` of chunk coordinates, per dimension. Default: all chunks.
+
+        Returns
+        -------
+        Annotation
+            Of the chunks that have a value. ``print`` it, or ask it `of` a chunk.
+
+        Raises
+        ------
+        RefNotFoundError, SnapshotNotFoundError, NodeNotFoundError
+            If there is no such version or array.
+        InvalidInputError
+            If the region has another number of dimensions.
+
+        Examples
+        --------
+        >>> print(repo.annotate("/temperature", region=[(0, 10), (0, 1)]))  # doctest: +SKIP
+        """
+        info = self._info
+        session = self._session_at(info, None, None, None, ref, None)
+        node, _ = session.tree.require_array(normalize_path(path))
+        refs = in_region(session.chunk_refs(node.path), region)
+        tip = decode_id(session.snapshot_id)
+        return annotate(self._context.assets, info, tip, node, refs)
+
     def set_default_commit_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Set metadata that every commit of sessions opened from now on gets."""
         Metadata(metadata)  # refuses what cannot be stored
@@ -885,6 +991,8 @@ class Repository:
     writable_session_async = async_twin(writable_session)
     rearrange_session_async = async_twin(rearrange_session)
     replay_session_async = async_twin(replay_session)
+    copy_to_async = async_twin(copy_to)
+    annotate_async = async_twin(annotate)
     repair_async = async_twin(repair)
     squash_async = async_twin(squash)
     cherry_pick_async = async_twin(cherry_pick)

@@ -396,3 +396,24 @@ def test_preview_of_an_expiration(folder: Path, repo: Repository) -> None:
     assert "would expire" in run("expire", folder, "--older-than", "0d", "--dry-run").output
     assert list(repo.list_tags()) == ["v1"]
     assert "kept, too young" in run("gc", folder, "--older-than", "1d", "--dry-run").output
+
+
+def test_copy_and_annotate(folder: Path, repo: Repository, tmp_path: Path) -> None:
+    told = data("copy", folder, tmp_path / "other")
+    assert (told["branch"], told["snapshots"]) == ("main", 3)
+    assert "were there" in run("copy", folder, tmp_path / "other", "-r", "v1", "-b", "old").output
+    other = Repository.open(tmp_path / "other")
+    assert other.lookup_branch("main") == repo.lookup_branch("main")
+    assert other.lookup_branch("old") == repo.lookup_tag("v1")
+    run("copy", folder, tmp_path / "third", "--no-history")
+    run("copy", folder, tmp_path / "fourth", "--to-option", "x", code=2)
+    told = data("annotate", folder, "g/a")
+    first, second = repo.lookup_tag("v1"), repo.lookup_branch("main")
+    assert told["metadata"] == first
+    assert {k: v["chunks"] for k, v in told["commits"].items()} == {
+        second: [[1, 0], [1, 1]],
+        first: [[0, 0], [0, 1]],
+    }
+    shown = run("annotate", folder, "g/a", "-c", "0:1,0:9").stdout
+    assert first in shown and second not in shown
+    run("annotate", folder, "g/a", "-c", "0-1", code=2)

@@ -34,3 +34,20 @@ def test_commits_of_commits(ours: Ours, official: Official, tmp_path: Path) -> N
     official.run("rework.write", folder, "main", 0, 99, "on top")
     assert official.run("rework.state", folder, "main")["values"][:2] == [99, 99]
     assert repo.verify().ok
+
+
+def test_a_copy(ours: Ours, official: Official, tmp_path: Path) -> None:
+    folder, other = str(tmp_path / "repo"), str(tmp_path / "copy")
+    official.run("rework.create", folder)
+    for i in range(3):
+        official.run("rework.write", folder, "main", i, 10 + i, f"commit {i}")
+    repo = Repository.open(local_filesystem_storage(folder))
+    repo.copy_to(other)
+    before = official.run("rework.state", folder, "main")
+    assert official.run("rework.state", other, "main") == before
+    official.run("rework.write", other, "main", 4, 9, "in the copy")
+    found = official.run("rework.state", other, "main")
+    assert found["values"] == [10, 11, 12, 12, 9, 9, 0, 0]
+    repo.copy_to(other, branch="again", history=False)
+    assert official.run("rework.state", other, "again")["values"] == before["values"]
+    assert Repository.open(local_filesystem_storage(other)).verify().ok

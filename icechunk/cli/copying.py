@@ -1,0 +1,98 @@
+"""Commands that copy versions elsewhere, and say who changed what: copy, annotate."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+from icechunk import Repository, storage_from_url
+from icechunk.cli.options import as_json, ref, repository
+from icechunk.cli.output import error_console, print_json, size, table, text
+
+__all__ = ["COMMANDS"]
+
+
+def _options(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for item in given:
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{name!r} is not NAME=VALUE")
+        found[name] = {"true": True, "false": False}.get(value.lower(), value)
+    return found
+
+
+@click.command()
+@repository
+@click.argument("target")
+@ref
+@click.option("-b", "--branch", help="Of the target. Default: that of the version, or main.")
+@click.option("--no-history", is_flag=True, help="Only this version, and none before it.")
+@click.option(
+    "--to-option",
+    "options",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_options,
+    help="Option of the storage of the target. Repeatable.",
+)
+@as_json
+def copy(
+    repo: Repository,
+    target: str,
+    ref: str,
+    branch: str | None,
+    no_history: bool,
+    options: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Copy a version with its history and its chunks to TARGET, another repository.
+
+    What is there already is skipped, so that a copy that was broken off goes on.
+    """
+    with error_console().status("") as status:
+        found = repo.copy_to(
+            storage_from_url(target, **options),
+            ref,
+            branch=branch,
+            history=not no_history,
+            progress=lambda what, done, count: status.update(f"{what}: {done:,} of {count:,}"),
+        )
+    if as_json:
+        print_json(found)
+        return
+    text(
+        f"{found.branch} of {found.url} is at {found.snapshot_id}: {found.snapshots} versions, "
+        f"{found.objects} objects with {size(found.nbytes)} copied, {found.skipped} were there"
+    )
+
+
+def _region(ctx: click.Context, param: click.Parameter, given: str | None) -> Any:
+    if given is None:
+        return None
+    if not re.fullmatch(r"\d+:\d+(,\d+:\d+)*", given):
+        raise click.BadParameter(f"{given!r} is no box of chunks, such as 0:4,2:3")
+    return [tuple(map(int, axis.split(":"))) for axis in given.split(",")]
+
+
+@click.command()
+@repository
+@click.argument("path")
+@ref
+@click.option("-c", "--chunks", "region", callback=_region, help="A box of chunks: 0:4,2:3.")
+@as_json
+def annotate(repo: Repository, path: str, ref: str, region: Any, as_json: bool) -> None:
+    """Say which commit last changed each chunk of the array PATH."""
+    found = repo.annotate(path, ref, region=region)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    if found.metadata is not None:
+        text(f"zarr.json: {found.metadata.id} {found.metadata.message.partition(chr(10))[0]}")
+    rows = [(id, time, count, box, told) for id, time, told, count, box in found.rows()]
+    table(rows, "commit", "written (UTC)", "chunks", "where", "message")
+
+
+COMMANDS: dict[str, Any] = {"annotate": annotate, "copy": copy}

@@ -1,0 +1,171 @@
+"""Which commit last changed what: of an array, chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from icechunk.base.display import Displayed
+from icechunk.base.html import card, note, table
+from icechunk.commit.assets import Assets
+from icechunk.commit.snapshot_info import SnapshotInfo
+from icechunk.errors import IcechunkError, InvalidInputError
+from icechunk.format.chunk_refs import ChunkRefs
+from icechunk.format.nodes import Node
+from icechunk.format.repo_info import RepoInfo
+from icechunk.format.transaction_log import TransactionLog
+
+__all__ = ["Annotation", "annotate", "in_region"]
+
+_SHOWN: Final = 50
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Annotation(Displayed):
+    """Which commit last changed each chunk of an array.
+
+    Attributes
+    ----------
+    path : str
+    chunks : uint32[n, ndim]
+        Coordinates of the chunks that have a value, sorted.
+    commit : int64[n]
+        For each the place of its commit in `commits`; -1 where that is not known.
+    commits : list of SnapshotInfo
+        Newest first. One that stands for commits that have expired before it is in `expired`.
+    expired : frozenset of str
+        Ids of commits that may have been made by one before them, which has expired.
+    metadata : SnapshotInfo or None
+        The commit that last changed the ``zarr.json``, or made the array.
+    """
+
+    path: str
+    chunks: npt.NDArray[np.uint32]
+    commit: npt.NDArray[np.int64]
+    commits: list[SnapshotInfo] = field(default_factory=list)
+    expired: frozenset[str] = frozenset()
+    metadata: SnapshotInfo | None = None
+
+    def of(self, chunk: Sequence[int]) -> SnapshotInfo | None:
+        """Return the commit that last changed a chunk; None if the chunk has no value."""
+        rows = np.flatnonzero((self.chunks == np.asarray(chunk, np.uint32)).all(axis=1))
+        if not len(rows) or self.commit[rows[0]] < 0:
+            return None
+        return self.commits[int(self.commit[rows[0]])]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {
+            "path": self.path,
+            "metadata": None if self.metadata is None else self.metadata.id,
+            "commits": {
+                each.id: {
+                    "written_at": each.written_at.isoformat(),
+                    "message": each.message,
+                    "expired": each.id in self.expired,
+                    "chunks": self.chunks[self.commit == place].tolist(),
+                }
+                for place, each in enumerate(self.commits)
+            },
+            "unknown": self.chunks[self.commit < 0].tolist(),
+        }
+
+    def rows(self) -> Iterator[tuple[str, str, str, int, str]]:
+        """Yield id, time, message, number of chunks, and their box, a commit each."""
+        for place, each in enumerate(self.commits):
+            chunks = self.chunks[self.commit == place]
+            box = ", ".join(f"{axis.min()}:{axis.max() + 1}" for axis in chunks.T)
+            first = each.message.partition("\n")[0]
+            more = " (or before, expired)" if each.id in self.expired else ""
+            yield each.id, f"{each.written_at:%Y-%m-%d %H:%M:%S}", first + more, len(chunks), box
+
+    def __repr__(self) -> str:
+        lines = [f"<icechunk.Annotation of {self.path}>"]
+        rows = list(self.rows())
+        lines += [
+            f"{id} {time} {count:>6} [{box}] {told}" for id, time, told, count, box in rows[:_SHOWN]
+        ]
+        if len(rows) > _SHOWN:
+            lines.append(f"and {len(rows) - _SHOWN} more commits")
+        unknown = int((self.commit < 0).sum())
+        if unknown:
+            lines.append(f"{unknown} chunks of which nothing is known")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        names = ("commit", "written (UTC)", "message", "chunks", "where")
+        count = note(f"{len(self.chunks):,} chunks")
+        return card("Annotation", self.path, count, table(names, list(self.rows())))
+
+
+def annotate(assets: Assets, info: RepoInfo, tip: bytes, node: Node, refs: ChunkRefs) -> Annotation:
+    """Follow the history of a version back until all chunks of an array are found.
+
+    Parameters
+    ----------
+    assets : Assets
+    info : RepoInfo
+    tip : bytes
+    node : Node
+        The array, in that version.
+    refs : ChunkRefs
+        Those of its chunks that are asked for.
+    """
+    owner = np.full(len(refs), -1, np.int64)
+    commits: list[SnapshotInfo] = []
+    expired: set[str] = set()
+    metadata: SnapshotInfo | None = None
+    for entry in info.ancestry(tip):
+        made = False
+        for log_id in (entry.id, *reversed(entry.pruned)):
+            log = _log(assets, log_id)
+            if log is None:
+                continue
+            told = SnapshotInfo.from_entry(entry)
+            made = made or node.id in log.new_arrays
+            if metadata is None and (made or node.id in log.updated_arrays):
+                metadata = told
+            rows = _rows(refs, log, node.id)
+            rows = rows[owner[rows] < 0]
+            if len(rows):
+                if not commits or commits[-1].id != told.id:
+                    commits.append(told)
+                owner[rows] = len(commits) - 1
+                if log_id != entry.id:
+                    expired.add(told.id)
+        if made or (metadata is not None and (owner >= 0).all()):
+            break
+    return Annotation(node.path, refs.coords, owner, commits, frozenset(expired), metadata)
+
+
+def _log(assets: Assets, id: bytes) -> TransactionLog | None:
+    try:
+        return assets.transaction_log(id)
+    except IcechunkError:
+        return None  # the first snapshot of spec 1 has none
+
+
+def _rows(refs: ChunkRefs, log: TransactionLog, node_id: bytes) -> npt.NDArray[np.int64]:
+    parts = [part for part in log.updated_chunks.get(node_id, ()) if part.shape[1] == refs.ndim]
+    if not parts:
+        return np.empty(0, np.int64)
+    rows = refs.find_many(np.concatenate(parts))
+    return np.unique(rows[rows >= 0])
+
+
+def in_region(refs: ChunkRefs, region: Sequence[tuple[int, int]] | None) -> ChunkRefs:
+    """Return the references of the chunks in a box of the grid."""
+    if region is None:
+        return refs
+    if len(region) != refs.ndim:
+        raise InvalidInputError(
+            f"the region has {len(region)} dimensions, and the array {refs.ndim}"
+        )
+    inside = np.ones(len(refs), np.bool_)
+    for axis, (low, high) in enumerate(region):
+        inside &= (refs.coords[:, axis] >= low) & (refs.coords[:, axis] < high)
+    return refs.take(np.flatnonzero(inside))
