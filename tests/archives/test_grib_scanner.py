@@ -305,8 +305,9 @@ def test_steps(tmp_path: Path, unit: str, count: int) -> None:
     start = np.datetime64("2024-02-28T18:30")
     assert ours["time"].values == start
     assert ours["valid_time"].values == start + np.timedelta64(count * seconds, "s")
-    hours = ours["step"].values / np.timedelta64(1, "s")
-    assert hours == pytest.approx(count * seconds, rel=1e-12)
+    # not all versions of xarray decode it without being asked
+    step = xr.decode_cf(ours[["step"]], decode_timedelta=True)["step"]
+    assert step.values / np.timedelta64(1, "s") == pytest.approx(count * seconds, rel=1e-12)
     if count == 15:
         check_cfgrib(path)
 

@@ -172,6 +172,10 @@ def test_texts_that_are_not_utf8(tmp_path: Path) -> None:
         assert dataset.variables["plain"].read((slice(None),)).tolist() == [0, 1, 2]
 
 
+#: Of HDF5 2.0; older versions of h5py do not have it.
+NATIVE_COMPLEX = getattr(h5t, "COMPLEX_IEEE_F32LE", None)
+
+
 def test_other_types(tmp_path: Path) -> None:
     path = tmp_path / "types.h5"
     with h5py.File(path, "w") as file:
@@ -181,7 +185,8 @@ def test_other_types(tmp_path: Path) -> None:
         file["c8"] = np.array([1 + 2j, 3 - 1j], "<c8")
         file["c16 big"] = np.array([1 + 2j, 3 - 1j], ">c16")
         file.create_dataset("c8 fill", (3,), "<c8", chunks=(2,), fillvalue=2 - 3j)
-        create(file, "native complex", "c8", (2,), tid=h5t.COMPLEX_IEEE_F32LE)[...] = [1j, 2]
+        if NATIVE_COMPLEX is not None:
+            create(file, "native complex", "c8", (2,), tid=NATIVE_COMPLEX)[...] = [1j, 2]
         enum = h5py.enum_dtype({"LAND": 0, "SEA": 5}, "i2")
         file.create_dataset("enum", data=[0, 5, 0], dtype=enum)
         big = h5py.enum_dtype({"LAND": 0, "SEA": 5}, ">i4")
@@ -197,10 +202,11 @@ def test_other_types(tmp_path: Path) -> None:
         file["empty"] = h5py.Empty("f4")
         h5d.create(file.id, b"time", h5t.UNIX_D32LE, h5s.create_simple((2,)))
     found = check(path, xarray=False)
-    assert {name for name, one in found.items() if one == "virtual"} == {
-        "plain", "bool", "bool unwritten", "c8", "c16 big", "c8 fill", "native complex", "enum",
-        "enum big", "enum fill", "opaque",
+    assert {name for name, one in found.items() if one == "virtual"} - {"native complex"} == {
+        "plain", "bool", "bool unwritten", "c8", "c16 big", "c8 fill", "enum", "enum big",
+        "enum fill", "opaque",
     }  # fmt: skip
+    assert NATIVE_COMPLEX is None or found["native complex"] == "virtual"
     assert {name: one for name, one in found.items() if one != "virtual"} == {
         "longdouble": "refused: Zarr has no data type for float128",
         "references": "refused: its elements are references to objects of the file",
