@@ -32,7 +32,7 @@ def _options(ctx: click.Context, param: click.Parameter, given: tuple[str, ...])
 @click.option("--no-history", is_flag=True, help="Only this version, and none before it.")
 @click.option(
     "--to-option",
-    "options",
+    "to_options",
     metavar="NAME=VALUE",
     multiple=True,
     callback=_options,
@@ -45,7 +45,7 @@ def copy(
     ref: str,
     branch: str | None,
     no_history: bool,
-    options: dict[str, Any],
+    to_options: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Copy a version with its history and its chunks to TARGET, another repository.
@@ -54,7 +54,7 @@ def copy(
     """
     with error_console().status("") as status:
         found = repo.copy_to(
-            storage_from_url(target, **options),
+            storage_from_url(target, **to_options),
             ref,
             branch=branch,
             history=not no_history,
