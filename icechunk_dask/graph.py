@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ import dask.local
 import dask.threaded
 from dask.array.optimization import optimize as optimize_array
 from dask.blockwise import Blockwise, optimize_blockwise
+from dask.callbacks import Callback
 from dask.core import flatten
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
@@ -443,8 +444,9 @@ class Runner:
             for write in writes:
                 if write.recipe is not None:
                     write.recipe.check_travels()
+        running = _Running()
         try:
-            with self.progress.watching(self.client, writes[0].topic), _quiet():
+            with self.progress.watching(self.client, writes[0].topic), _quiet(), running:
                 parts = list(dask.base.compute(*writes, **self.options))
         except IcechunkError:
             raise
@@ -452,7 +454,7 @@ class Runner:
             # the scheduler of processes wraps what it cannot raise again
             raise error.exception from error.exception.__cause__
         except Exception as error:
-            raise _failure(error, writes, of) from error
+            raise _failure(error, writes, of, running.keys) from error
         # the last messages of workers may be on their way, and tasks may have run twice
         exact = {
             name: getattr(before, name) + sum(getattr(part, name) for part in parts)
@@ -462,8 +464,32 @@ class Runner:
         return parts
 
 
-def _failure(error: Exception, writes: Sequence[Write], of: str) -> TaskError:
+class _Running(Callback):
+    """The tasks that have begun and not ended, where Dask's local scheduler hands them out."""
+
+    def __init__(self) -> None:
+        self.keys: dict[Any, None] = {}
+        super().__init__(pretask=self._begins, posttask=self._ends)  # type: ignore[no-untyped-call]
+
+    def _begins(self, key: Any, *_: Any) -> None:
+        self.keys[key] = None
+
+    def _ends(self, key: Any, *_: Any) -> None:
+        self.keys.pop(key, None)
+
+
+def _failure(
+    error: Exception, writes: Sequence[Write], of: str, running: Iterable[Any]
+) -> TaskError:
     """Return the error for what no task of ours has raised."""
+    if isinstance(error, BrokenExecutor):
+        found = [what for key in running for write in writes for what in write.written_by(key)]
+        more = f" or one of {len(found) - 5} more" if len(found) > 5 else ""
+        which = " or ".join(found[:5]) + more or of
+        return TaskError(
+            f"a process of the pool died while it was writing {which}: it had too little memory, "
+            "or it was killed. Call again; a pool of yours is of no use any more, make a new one"
+        )
     if type(error).__name__ == "KilledWorker":
         key = getattr(error, "task", None)
         written = [what for write in writes for what in write.written_by(key)]

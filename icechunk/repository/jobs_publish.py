@@ -15,15 +15,19 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
+from icechunk.base.threads import map_in_threads
+from icechunk.changes.codec import decode_change_set
 from icechunk.commit.conflicts import Conflict, ConflictDetector, ConflictSolver
 from icechunk.commit.snapshot_info import SnapshotInfo
 from icechunk.errors import (
     ConflictError,
     ErrorKind,
     IcechunkError,
+    ObjectNotFoundError,
     PreconditionFailedError,
     SessionStateError,
 )
+from icechunk.format.layout import chunk_key
 from icechunk.repository.jobs_records import (
     Definition,
     Entry,
@@ -34,11 +38,14 @@ from icechunk.repository.jobs_records import (
     closing,
 )
 from icechunk.repository.ops import Update, UpdateType
+from icechunk.repository.reachable import native_ids
 from icechunk.session.session import Session
 from icechunk.storage import Storage
 
 __all__ = ["Host", "Publisher", "some"]
 
+#: Parts that are looked at at the same time.
+_THREADS = 16
 _log = logging.getLogger(__name__)
 
 
@@ -122,6 +129,7 @@ class Publisher:
             parts = self._next_parts()
             if not parts:
                 return None
+            self._check_chunks(parts)
             # before there is an entry: parts that contradict each other stay parts
             self._session(parts[0].base, parts)
             entry = Entry(
@@ -165,6 +173,36 @@ class Publisher:
         # what an attempt has left that was late, or a process that died after a commit
         files.delete_parts(useless)
         return chosen
+
+    def _check_chunks(self, parts: Sequence[Part]) -> None:
+        """Drop parts whose chunks another client has taken for garbage, and say so.
+
+        What a part has first and last is looked at: a collection goes by age.
+        """
+        storage, name = self._repository.storage, self._definition.name
+
+        def is_lost(part: Part) -> bool:
+            changes = decode_change_set(part.change_set, f"a part of the job {name!r}")
+            written = [native_ids(edits.refs()) for edits in changes.chunks.values()]
+            written = [ids for ids in written if len(ids)]
+            ends = {written[0][0].tobytes(), written[-1][-1].tobytes()} if written else set()
+            try:
+                for id in ends:
+                    storage.get(chunk_key(id), byte_range=(0, 1))
+            except ObjectNotFoundError:
+                return True
+            return False
+
+        found = map_in_threads(is_lost, parts, _THREADS)
+        lost = [part for part, gone in zip(parts, found, strict=True) if gone]
+        if lost:
+            self._files.delete_parts([self._files.part_name(part.keys) for part in lost])
+            keys = some(canonical(key) for part in lost for key in part.keys)
+            raise SessionStateError(
+                f"the job {name!r}: chunks that it wrote for {keys} are gone: other clients take "
+                "what jobs have written for garbage. Let them collect only what is older than the "
+                "job, and run these parts again"
+            )
 
     def _session(self, base: str, parts: Sequence[Part]) -> Session:
         session = self._repository.session_after_commit(self._definition.branch, base)

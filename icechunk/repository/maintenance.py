@@ -176,7 +176,8 @@ class Maintenance:
 
         Others may read and write meanwhile. But **a session must not be older than the time
         given here when it commits**: nothing refers to what it has written, and only its
-        age protects that. The same is true of readers of versions that have expired.
+        age protects that. The same is true of readers of versions that have expired. What jobs
+        need that are not closed is kept, whatever its age.
 
         Every version is read before anything is deleted. If one cannot be, nothing is.
         Progress is logged at level INFO.
