@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -12,7 +13,7 @@ import zarr
 from rich.text import Text
 from rich.tree import Tree
 
-from icechunk import InvalidInputError, Repository, Session
+from icechunk import FormatError, IcechunkError, InvalidInputError, Repository, Session
 from icechunk.base.visible import in_a_line
 from icechunk.cli.options import as_json, ref, repository
 from icechunk.cli.output import console, fields, print_json, size, table, text
@@ -21,6 +22,23 @@ from icechunk.format.chunk_ref import RefKind
 __all__ = ["COMMANDS"]
 
 path_argument = click.argument("path", default="/")
+
+
+def _read_by_zarr(command: Callable[..., None]) -> Callable[..., None]:
+    """Say of a document that Zarr fails at that it is no good, whatever Zarr raises."""
+
+    @functools.wraps(command)
+    def reading(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except (IcechunkError, click.ClickException, click.exceptions.Exit, OSError):
+            raise
+        except Exception as error:
+            raise FormatError(
+                f"Zarr cannot read {kwargs.get('path', '/')!r}: {type(error).__name__}: {error}"
+            ) from error
+
+    return reading
 
 
 def _node(session: Session, path: str) -> zarr.Array[Any] | zarr.Group:
@@ -69,6 +87,7 @@ def _line(name: str, node: zarr.Array[Any] | zarr.Group) -> str:
 @path_argument
 @ref
 @as_json
+@_read_by_zarr
 def ls(repo: Repository, ref: str, path: str, as_json: bool) -> None:
     """List the groups and arrays of a group."""
     node = _node(repo.readonly_session(ref=ref), path)
@@ -99,6 +118,7 @@ def ls(repo: Repository, ref: str, path: str, as_json: bool) -> None:
 @path_argument
 @ref
 @as_json
+@_read_by_zarr
 def tree(repo: Repository, ref: str, path: str, as_json: bool) -> None:
     """Draw all groups and arrays below a group."""
     node = _node(repo.readonly_session(ref=ref), path)
@@ -128,6 +148,7 @@ def tree(repo: Repository, ref: str, path: str, as_json: bool) -> None:
 @path_argument
 @click.option("-c", "--chunk", "index", metavar="I,J,...", help="Print the values of a chunk.")
 @ref
+@_read_by_zarr
 def cat(repo: Repository, ref: str, path: str, index: str | None) -> None:
     """Print the zarr.json of a group or array, or the values of a chunk."""
     session = repo.readonly_session(ref=ref)
@@ -168,6 +189,7 @@ def _index(array: zarr.Array[Any], text: str) -> list[int]:
 @path_argument
 @ref
 @as_json
+@_read_by_zarr
 def chunks(repo: Repository, ref: str, path: str, as_json: bool) -> None:
     """Say where the chunks of an array are, and which are missing."""
     session = repo.readonly_session(ref=ref)

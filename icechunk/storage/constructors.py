@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from datetime import datetime
@@ -103,14 +104,16 @@ def http_storage(
         Sent with every request to this server.
     follow_redirects : bool, default False
         Follow redirects to other servers too. Those to the same one are always followed,
-        those from https to http never; headers do not go to other servers.
+        those from https to http never, nor those from the world to this machine or an address
+        of a private network; headers do not go to other servers.
 
     Raises
     ------
     InvalidInputError
         If it is another URL, or an option is unknown.
     """
-    return GuardedHttp(base_url, opts, headers, anywhere if follow_redirects else None)
+    may_follow = functools.partial(anywhere, base_url) if follow_redirects else None
+    return GuardedHttp(base_url, opts, headers, may_follow)
 
 
 def s3_storage(

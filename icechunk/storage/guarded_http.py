@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import functools
 import http.client
+import ipaddress
 import os
 import random
 import re
@@ -60,6 +61,7 @@ _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
 _FAILURES: Final = (OSError, http.client.HTTPException)
 #: Printable ASCII, which stays as it is in a path or a query.
 _PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F)))
+_WEB: Final = re.compile(r"https?(?:\+icechunk)?://")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 #: In seconds, for a silent server, and for all tries of a request.
 _PATIENCE: Final = 60.0
@@ -417,9 +419,26 @@ class GuardedHttp(Storage):
         return GuardedHttp(base_url, named, headers, may_follow, self._settings)
 
 
-def anywhere(url: str) -> bool:
-    """Let redirects lead to every web server."""
-    return _is_web(url)
+def anywhere(start: str, url: str) -> bool:
+    """Let redirects lead to every web server, but not from the world into a private network."""
+    return _is_web(url) and (is_inside(start) or not is_inside(url))
+
+
+def is_inside(url: str) -> bool:
+    """Whether a URL has an address of this machine or of a private network for its host."""
+    if not _WEB.match(url):
+        return False
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return True
+    if host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
+        return True
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        # also forms that the system reads as addresses: 127.1, 0x7f000001, 2130706433
+        return bool(re.fullmatch(r"[0-9.]+|0x[0-9a-f.x]+", host))
 
 
 @functools.cache

@@ -6,12 +6,11 @@ import dataclasses
 import functools
 import http.client
 import inspect
-import ipaddress
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias
-from urllib.parse import parse_qsl, unquote, urljoin, urlsplit
+from urllib.parse import parse_qsl, unquote, urljoin
 
 from icechunk._version import user_agent
 from icechunk.base.public_url import public_url, url_credentials
@@ -22,7 +21,7 @@ from icechunk.storage.base import Storage
 from icechunk.storage.bounded_body import Allowance, TimedResponse
 from icechunk.storage.constructors import http_storage, r2_storage, s3_storage, tigris_storage
 from icechunk.storage.from_config import merged
-from icechunk.storage.guarded_http import web_parts
+from icechunk.storage.guarded_http import is_inside, web_parts
 from icechunk.storage.local import LocalStorage
 from icechunk.storage.memory import MemoryStorage
 from icechunk.storage.object_store import ObjectStorage
@@ -336,28 +335,8 @@ def redirect_storage(base_url: str) -> Storage:
 def _check_hop(start: str, target: str) -> None:
     if start.startswith("https:") and target.startswith(("http:", "http+icechunk:")):
         raise _bad_redirect(start, "it leads from https to http")
-    if _is_inside(target) and not _is_inside(start):
+    if is_inside(target) and not is_inside(start):
         raise _bad_redirect(start, "it leads into this machine or a private network")
-
-
-def _is_inside(url: str) -> bool:
-    """Whether a URL has an address of this machine or of a private network for its host."""
-    if not _WEB.match(url):
-        return False
-    try:
-        host = urlsplit(url).hostname or ""
-    except ValueError:
-        return True
-    if host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
-        return True
-    try:
-        return not ipaddress.ip_address(host).is_global
-    except ValueError:
-        # also forms that the system reads as addresses: 127.1, 0x7f000001, 2130706433
-        return bool(re.fullmatch(r"[0-9.]+|0x[0-9a-f.x]+", host))
-
-
-_WEB: Final = re.compile(r"https?(?:\+icechunk)?://")
 
 
 def _redirected(scheme: str, rest: str) -> Storage:

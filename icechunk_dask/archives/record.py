@@ -213,7 +213,7 @@ class Record:
                 )
             record.templates = found["templates"]
             record._check_columns()
-        except (ValueError, KeyError, TypeError) as exc:
+        except (ValueError, KeyError, TypeError, IndexError) as exc:
             if isinstance(exc, FormatError):
                 raise
             raise FormatError(f"{name}: the table of the archive is damaged: {exc}") from exc
@@ -240,6 +240,7 @@ class Record:
             _check(blocks.names, str, number)
             if len(blocks.extents) != number:
                 raise ValueError("its columns do not fit together")
+        _check([self.templates], dict, 1)
         for template in self.templates.values():
             bytes.fromhex(template["digest"])
             _check([template["by_value"], template["digest"]], str, 2)

@@ -11,12 +11,15 @@ import json
 import os
 import pickle
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from click.testing import CliRunner
 
 from icechunk import (
     MemoryStorage,
@@ -28,6 +31,7 @@ from icechunk import (
     local_filesystem_store,
     s3_store,
 )
+from icechunk.cli.app import main
 from icechunk.errors import IcechunkError
 from icechunk.kerchunk import import_references
 from icechunk.storage import Storage
@@ -192,13 +196,52 @@ def by_dask(place: Storage, allowed: dict[str, Any]) -> Any:
         return dataset["a"].data.compute(scheduler="synchronous")
 
 
+def by_command(place: Storage, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Run each command that reads; nobody can allow it anything."""
+    monkeypatch.setattr("icechunk.cli.options._storage", lambda repo, options: place)
+    numbers = str(np.frombuffer(CANARY, "u1")[:3])[1:-1]
+    target = folder / "references.json"
+    lines = (
+        ["cat", "R", "a", "-c", "0"],
+        ["verify", "R", "--sources", "--deep", "all", "--json"],
+        ["export", "R", str(target)],
+        *([command, "R", *more] for command, *more in (["tree"], ["chunks", "a"], ["info"])),
+    )
+    for line in lines:
+        result = CliRunner().invoke(main, line)
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        assert CANARY.decode() not in result.output and numbers not in result.output
+        assert line[0] != "cat" or (result.exit_code == 1 and "chunk" in result.output)
+    assert not target.exists() or CANARY not in target.read_bytes()
+
+
+def by_maintenance(place: Storage, allowed: dict[str, Any]) -> None:
+    """Do what goes through all references of a repository; it never reads what they refer to."""
+    repository = Repository.open(place, authorize_virtual_chunk_access=allowed)
+    repository.verify(sources=True, deep=True)
+    old = {meta.key for meta in place.list()}
+    repository.rewrite_manifests("anew", branch="main")
+    repository.chunk_storage_stats()
+    repository.expire_snapshots(datetime.now(UTC))
+    repository.garbage_collect(datetime.now(UTC))
+    for meta in place.list():
+        if meta.key not in old:
+            assert CANARY not in bytes(place.get(meta.key).data)
+
+
 ENTRIES = (by_session, by_pickle, by_writing, by_engine, by_dask)
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("kind", ["memory", "local", "s3", "http"])
 def test_attacks(
-    attack: str, kind: str, web: WebServer, folder: Path, request: pytest.FixtureRequest
+    attack: str,
+    kind: str,
+    web: WebServer,
+    folder: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     place = MemoryStorage() if kind == "http" else new_storage(kind, request)
     allowed = written(ATTACKS[attack], web, folder, place)
@@ -212,6 +255,9 @@ def test_attacks(
         with pytest.raises(IcechunkError) as caught:
             entry(place, allowed)
         assert "chunk" in str(caught.value)
+    by_command(place, monkeypatch, tmp_path)
+    if kind != "http":
+        by_maintenance(place, allowed)
     asked = {path for path, _ in web.requests if not path.startswith("/repository")}
     # a redirect is asked for, and not followed
     assert asked <= {"/public/r"}
@@ -226,7 +272,9 @@ BY_LOCATION = [
 
 
 @pytest.mark.parametrize("attack", BY_LOCATION)
-def test_attacks_by_references(attack: str, web: WebServer, folder: Path) -> None:
+def test_attacks_by_references(
+    attack: str, web: WebServer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """References of a stranger, imported into a repository of one's own."""
     row = ATTACKS[attack]
     names = {"web": web.url, "folder": folder.as_uri()}
@@ -251,8 +299,15 @@ def test_attacks_by_references(attack: str, web: WebServer, folder: Path) -> Non
         "a/.zarray": json.dumps(array),
         "a/0": [location, 0, 16],
     }
-    session = Repository.create(MemoryStorage(), config, allowed).writable_session("main")
+    place = MemoryStorage()
+    session = Repository.create(place, config, allowed).writable_session("main")
     with pytest.raises(IcechunkError):
         import_references(refs, session)
         zarr.open_array(session.store, path="a", mode="r")[:]
+    (tmp_path / "refs.json").write_text(json.dumps(refs))
+    monkeypatch.setattr("icechunk.cli.options._storage", lambda repo, options: place)
+    result = CliRunner().invoke(main, ["import-kerchunk", "R", str(tmp_path / "refs.json")])
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    if result.exit_code == 0:
+        by_command(place, monkeypatch, tmp_path)
     assert {path for path, _ in web.requests} <= {"/public/r"}

@@ -6,6 +6,7 @@ The neighbours of an attack are generated: encodings, positions and schemes.
 from __future__ import annotations
 
 import itertools
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from icechunk import (
     Repository,
     RepositoryConfig,
     S3Options,
+    StorageError,
     StorageRetriesSettings,
     StorageSettings,
     StorageTimeoutSettings,
@@ -25,6 +27,7 @@ from icechunk import (
     containers_credentials,
     gcs_credentials,
     gcs_store,
+    http_storage,
     http_store,
     s3_credentials,
     s3_store,
@@ -291,3 +294,56 @@ def test_stored_waits_are_cut(prefix: str, store: Any, credential: Any) -> None:
         Trust(containers=False),
     )
     assert resolver.resolve(prefix + "f")[1] == "f"
+
+
+# -- redirects -----------------------------------------------------------------------------
+INSIDE = (
+    "http://127.0.0.1/x",
+    "http://localhost/x",
+    "http://169.254.169.254/latest/meta-data/",
+    "http://10.0.0.1/x",
+    "http://192.168.1.1:8080/x",
+    "http://[::1]/x",
+    "http://[fd00::1]/x",
+    "http://[::ffff:127.0.0.1]/x",
+    "http://0/x",
+    "http://127.1/x",
+    "http://2130706433/x",
+    "http://0x7f000001/x",
+    "http://metadata.google.internal/x",
+    "http://x.localhost/x",
+)
+
+
+@pytest.mark.parametrize("target", INSIDE)
+def test_the_world_does_not_redirect_into_a_private_network(target: str) -> None:
+    outside = http_storage("http://data.example.org/r", follow_redirects=True)
+    inside = http_storage("http://127.0.0.1:1/r", follow_redirects=True)
+    for storage in (outside, pickle.loads(pickle.dumps(outside))):
+        assert not storage._may_follow(target)
+        assert storage._may_follow("http://mirror.example.org/r/x")
+        for other in (
+            "file:///etc/passwd",
+            "ftp://mirror.example.org/x",
+            "s3://b/x",
+            "",
+            "http://",
+        ):
+            assert not storage._may_follow(other)
+    assert inside._may_follow(target)
+
+
+def test_headers_stay_with_their_server(web: WebServer) -> None:
+    """Also those of a user and a signature in the URL, where redirects lead elsewhere."""
+    with serving() as other:
+        other.files["/f"] = DATA
+        web.redirects["/r/f"] = other.url + "f"
+        place = f"http://me:SEKRET@{web.url.removeprefix('http://')}r?sig=SEKRET"
+        storage = http_storage(place, headers={"X-Token": "SEKRET"}, follow_redirects=True)
+        assert storage.get("f").data == DATA
+        assert "SEKRET" in str(web.requests)
+        assert "SEKRET" not in str(other.requests)
+        refused = http_storage(place, headers={"X-Token": "SEKRET"})
+        with pytest.raises(StorageError, match="follow_redirects"):
+            refused.get("f")
+        assert len(other.requests) == 1
