@@ -112,12 +112,14 @@ def expire(
 @click.command()
 @repository
 @click.option("--older-than", type=when, required=True, help="A date, or 2d.")
+@click.option("--incremental", is_flag=True, help="Look at what changed since the last such run.")
 @dry_run_option
 @as_json
 @confirm
 def gc(
     repo: Repository,
     older_than: datetime,
+    incremental: bool,
     dry_run: bool,
     as_json: bool,
     ask: Callable[[str], None],
@@ -132,6 +134,7 @@ def gc(
         found = repo.garbage_collect(
             older_than,
             dry_run=dry_run,
+            incremental=incremental,
             progress=lambda what, done, total: status.update(
                 f"{what.replace('_', ' ')}: {done:,}" + (f" of {total:,}" if total else "")
             ),

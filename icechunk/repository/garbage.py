@@ -43,7 +43,7 @@ from icechunk.repository.reachable import (
 from icechunk.repository.storage_clock import CLOCK_PROBES
 from icechunk.storage.base import ObjectMeta, Storage
 
-__all__ = ["Collector", "DeleteLimits", "Progress"]
+__all__ = ["Collector", "DeleteLimits", "Deleter", "Progress"]
 
 _log = logging.getLogger(__name__)
 
@@ -195,10 +195,10 @@ class Collector:
         StorageError
             If too many requests fail in a row.
         """
-        deleter = _Deleter(self._storage, limits, dry_run)
+        deleter = Deleter(self._storage, limits, dry_run)
         counts: dict[str, int] = {}
         skipped: list[str] = []
-        total = _Deleted()
+        total = Deleted()
         for folder, name, kept in (
             (layout.SNAPSHOTS, "snapshots", _sorted_prefixes(self._snapshots)),
             (layout.TRANSACTIONS, "transaction_logs", _sorted_prefixes(self._logs)),
@@ -312,20 +312,32 @@ def _is_older(meta: ObjectMeta, cutoff: datetime) -> bool:
 
 # -- deleting ----------------------------------------------------------------------------
 @dataclass
-class _Deleted:
+class Deleted:
+    """What was deleted, and what could not be."""
+
     count: int = 0
     bytes: int = 0
     failed: int = 0
     errors: list[str] = field(default_factory=list)
 
-    def add(self, other: _Deleted) -> None:
+    def add(self, other: Deleted) -> None:
+        """Count what another call has done, too."""
         self.count += other.count
         self.bytes += other.bytes
         self.failed += other.failed
         self.errors += other.errors[: _MAX_ERRORS - len(self.errors)]
 
 
-class _Deleter:
+class Deleter:
+    """Deletes objects, many at a time, and counts them.
+
+    Parameters
+    ----------
+    storage : Storage
+    limits : DeleteLimits
+    dry_run : bool
+    """
+
     def __init__(self, storage: Storage, limits: DeleteLimits, dry_run: bool) -> None:
         self._storage = storage
         self._limits = limits
@@ -333,8 +345,15 @@ class _Deleter:
         self._lock = threading.Lock()
         self._in_a_row = 0
 
-    def delete(self, metas: Iterable[ObjectMeta]) -> _Deleted:
-        total = _Deleted()
+    def delete(self, metas: Iterable[ObjectMeta]) -> Deleted:
+        """Delete objects.
+
+        Raises
+        ------
+        StorageError
+            If too many requests fail in a row.
+        """
+        total = Deleted()
         groups = batches(metas, _DELETED)
         threads = min(self._limits.concurrency, MAX_THREADS)
         with ThreadPoolExecutor(threads) as pool:
@@ -343,11 +362,11 @@ class _Deleter:
                     total.add(done)
         return total
 
-    def _delete(self, metas: list[ObjectMeta]) -> _Deleted:
+    def _delete(self, metas: list[ObjectMeta]) -> Deleted:
         if self._dry_run or self._succeeds(metas, []):
-            return _Deleted(len(metas), sum(meta.size for meta in metas))
+            return Deleted(len(metas), sum(meta.size for meta in metas))
         # which of them failed, nobody says
-        done = _Deleted()
+        done = Deleted()
         for meta in metas:
             if self._succeeds([meta], done.errors):
                 done.count += 1

@@ -27,6 +27,11 @@ from icechunk.format.repo_info import RepoInfo
 from icechunk.format.updates import UpdateEntry, UpdateKind
 from icechunk.repository.expiration import expire, expire_v1
 from icechunk.repository.garbage import Collector, DeleteLimits, Progress
+from icechunk.repository.incremental import (
+    IncrementalCollector,
+    LiveRecord,
+    StaleRecordError,
+)
 from icechunk.repository.ops import ExpirationPreview, GCSummary
 from icechunk.repository.reachable import (
     Column,
@@ -170,6 +175,7 @@ class Maintenance:
         max_concurrent_deletes: int = 10,
         max_consecutive_delete_failures: int = 50,
         max_concurrent_listings: int | None = None,
+        incremental: bool = False,
         progress: Progress | None = None,
     ) -> GCSummary:
         """Delete all objects that no branch or tag leads to, and that are old enough.
@@ -205,6 +211,12 @@ class Maintenance:
             After so many failures in a row the run ends with an error.
         max_concurrent_listings : int, optional
             Accepted for programs that set it: each folder is listed by itself.
+        incremental : bool, default False
+            Whether to go on from what the last incremental run has noted. Only versions that
+            are new or gone since are read, and chunks are not listed: the time grows with what
+            has changed. What sessions have left that never committed is not found, and sizes
+            are those that references tell; run a whole collection now and then. The first run
+            reads all versions. Not in spec version 1.
         progress : callable, optional
             Called with what is looked at, how many were, and how many there are, 0 if that is
             not known.
@@ -242,6 +254,22 @@ class Maintenance:
             cutoff -= ahead
             if ahead:
                 reasons.append(f"the clock of this machine is {ahead} ahead of the storage's")
+
+        if incremental:
+            self._state.require_version_2("an incremental collection")
+            assets = self._assets.uncached()
+            record = LiveRecord.load(assets.storage)
+            for known in (record, LiveRecord(etag=record.etag)):
+                run = IncrementalCollector(known, assets, cutoff, limits, progress, reasons)
+                try:
+                    if dry_run:
+                        run.keep(self._state.load())
+                    else:
+                        self._drop(run)
+                except StaleRecordError:
+                    _log.info("what the last collection noted is not true any more")
+                    continue
+                return run.delete(deletes, dry_run=dry_run)
 
         def collector() -> Collector:
             return Collector(self._assets.uncached(), cutoff, limits, progress, reasons)

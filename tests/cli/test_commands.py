@@ -396,6 +396,7 @@ def test_preview_of_an_expiration(folder: Path, repo: Repository) -> None:
     assert "would expire" in run("expire", folder, "--older-than", "0d", "--dry-run").output
     assert list(repo.list_tags()) == ["v1"]
     assert "kept, too young" in run("gc", folder, "--older-than", "1d", "--dry-run").output
+    assert "deleted" in run("gc", folder, "--older-than", "1d", "--incremental", "--yes").output
 
 
 def test_copy_and_annotate(folder: Path, repo: Repository, tmp_path: Path) -> None:
