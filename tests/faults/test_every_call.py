@@ -1,0 +1,41 @@
+"""Something goes wrong at each request of everything that people do.
+
+It is tried until it succeeds, as a user would. Then it was done exactly once, and the
+repository is whole. ``ICECHUNK_EVERY_CALL=1`` tries every request; otherwise one in a few of each.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+
+import pytest
+
+from icechunk import MemoryStorage
+from tests.faults.operations import OPERATIONS, check_whole, finish, prepared
+from tests.faults.troubled import FAULTS, Fault, Troubled
+
+pytestmark = pytest.mark.usefixtures("no_pauses")
+
+#: Requests from one that fails to the next.
+STRIDE = 1 if os.environ.get("ICECHUNK_EVERY_CALL") else 23
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(("name", "spec_version"), OPERATIONS)
+def test_something_goes_wrong_at_each_request(name: str, spec_version: int, fault: Fault) -> None:
+    nth = 1 + zlib.crc32(f"{name} {spec_version} {fault}".encode()) % STRIDE
+    while True:
+        storage = MemoryStorage()
+        troubled = Troubled(storage)
+        made = prepared(name, spec_version, storage, troubled)
+        troubled.plan(nth, fault)
+        error = finish(made, troubled.heal)
+        try:
+            check_whole(storage, made)
+        except Exception as problem:
+            problem.add_note(f"request {nth} went wrong ({fault}); told: {error!r}")
+            raise
+        if not troubled.reached:
+            break
+        nth += STRIDE
