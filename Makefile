@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help demo notebooks docs screenshots test test-python3 test-python3.13 test-oldest check bench bench-all \
-    mutations clean
+    faults mutations soak clean
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -106,6 +106,13 @@ bench-all: .venv/.installed $(OFFICIAL_ENV) ## the other measurements: opening, 
 
 mutations: .venv/.installed ## a million mutated files through every decoder; half an hour
 	@.venv/bin/python -m tests.format.mutations --count 1000000
+
+faults: .venv/.installed ## what goes wrong at every single request; half an hour
+	@ICECHUNK_EVERY_CALL=1 .venv/bin/python $(PYTEST) tests/faults $(PYTEST_ARGS)
+
+soak: .venv/.installed $(OFFICIAL_ENV) ## writers that are killed, on a folder and on S3, five minutes each
+	@.venv/bin/python -m tests.faults.soak --on folder --writers 20 --seconds 300
+	@.venv/bin/python -m tests.faults.soak --on s3 --writers 16 --seconds 300
 
 clean: ## remove environments, caches and build results
 	rm -rf .venv .venv313 .venv-docs .venv-oldest .venv-official .venv-official-1 build dist .hypothesis \
