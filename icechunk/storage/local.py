@@ -49,6 +49,7 @@ from icechunk.storage.base import (
 )
 from icechunk.storage.folder import Folder
 from icechunk.storage.locks import exclusive, open_lock
+from icechunk.storage.mounts import warn_of_missing_locks
 from icechunk.storage.pace import Pace
 from icechunk.storage.queueing import queue_at
 from icechunk.storage.staging import Staged, file_etag
@@ -122,6 +123,7 @@ class LocalStorage(Storage):
         # said again and again: after a failure the system forgets what it could not write,
         # and claims success when asked once more
         self._lost: StorageError | None = None
+        self._is_checked = False
 
     @property
     def path(self) -> str:
@@ -430,6 +432,9 @@ class LocalStorage(Storage):
         if not _exists(folder, name):
             raise _changed(key, if_match)
         self.sync()
+        if not self._is_checked:
+            self._is_checked = True
+            warn_of_missing_locks(self._folder.root)
         with exclusive(open_lock(name + _LOCK_SUFFIX, dir_fd=folder)):
             try:
                 current = os.stat(name, dir_fd=folder, follow_symlinks=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -59,6 +60,14 @@ def open_lock(path: str, *, dir_fd: int | None = None) -> int:
     return os.open(path, _FLAGS, 0o666, dir_fd=dir_fd)
 
 
+#: What file systems without locks say.
+_NO_LOCKS: Final = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
+_ADVICE: Final = (
+    "This file system has no file locks, and of two writers at a time one would be lost: mount "
+    "it with locks, as NFS of version 4 has them, or put the repository elsewhere"
+)
+
+
 @contextmanager
 def exclusive(fd: int) -> Iterator[None]:
     """Hold the lock on a file while the block runs, and close the file.
@@ -68,7 +77,12 @@ def exclusive(fd: int) -> Iterator[None]:
     would let two holders lock two files of one name.
     """
     try:
-        _acquire(fd)
+        try:
+            _acquire(fd)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                raise OSError(error.errno, f"{error.strerror}. {_ADVICE}") from error
+            raise
         yield
     finally:
         os.close(fd)

@@ -7,6 +7,7 @@ killed, try again as a user would, and then ask `Made.check` and `Repository.ver
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -138,7 +139,9 @@ def sources() -> list[str]:
 def reading(storage: Storage) -> Repository:
     """Open a repository for somebody who may read the files of the archive."""
     folder = Path(sources()[0]).parent
-    return Repository.open(storage, authorize_virtual_chunk_access={f"{folder.as_uri()}/": LocalFileSystemAccess})
+    return Repository.open(
+        storage, authorize_virtual_chunk_access={f"{folder.as_uri()}/": LocalFileSystemAccess}
+    )
 
 
 # -- what is done --------------------------------------------------------------------------
@@ -426,10 +429,8 @@ def finish(made: Made, heal: Callable[[], None]) -> IcechunkError | None:
     except IcechunkError as error:
         assert str(error)
         heal()
-        try:
+        with suppress(*made.said):
             made.act()
-        except made.said:
-            pass
         return error
     heal()
     return None

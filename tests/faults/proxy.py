@@ -198,9 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
         reply = self.proxy.handle(Ask(self.command, self.path, headers, body), self._forward)
         if reply is None:
             # a reset, and no polite end
-            self.connection.setsockopt(
-                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-            )
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close_connection = True
             return
         self.send_response(reply.status)
@@ -359,4 +357,3 @@ CASES: dict[str, Case] = {
     "a body is shorter": Case(shorter, is_read),
     "another range is sent": Case(another, is_read),
 }
-

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from icechunk import IcechunkError, Repository, StorageError
+from icechunk import IcechunkError
 from icechunk.config.repository_config import StorageRetriesSettings, StorageSettings
 from tests.faults.operations import OPERATIONS, check_whole, finish, prepared
-from tests.faults.proxy import CASES, Ask, Plan, Proxy, misbehaving, unconditional
+from tests.faults.proxy import CASES, Plan, Proxy, misbehaving
 from tests.servers import S3Server
 
 pytestmark = pytest.mark.usefixtures("no_pauses")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import Literal
 
 from icechunk import PreconditionFailedError, StorageError
@@ -67,10 +68,8 @@ class Troubled(WrapperStorage):
         if self._sent is not None:
             key, data, if_absent, if_match = self._sent
             self._sent = None
-            try:
+            with suppress(PreconditionFailedError):
                 self.inner.put(key, data, if_absent=if_absent, if_match=if_match)
-            except PreconditionFailedError:
-                pass
 
     def put(
         self, key: str, data: BytesLike, *, if_absent: bool = False, if_match: str | None = None
