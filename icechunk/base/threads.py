@@ -12,6 +12,8 @@ R = TypeVar("R")
 
 #: What threads are waiting for, by their number; cancelled when nobody wants it any more.
 _waiting: dict[int, Future[Any]] = {}
+#: Threads that are to wait for nothing any more.
+_stopped: set[int] = set()
 
 
 class Interruptible:
@@ -27,10 +29,47 @@ class Interruptible:
         self._future = future
 
     def __enter__(self) -> None:
-        _waiting[threading.get_ident()] = self._future
+        number = threading.get_ident()
+        _waiting[number] = self._future
+        if number in _stopped:
+            self._future.cancel()
 
     def __exit__(self, *_: object) -> None:
         _waiting.pop(threading.get_ident(), None)
+
+
+class Threads(ThreadPoolExecutor):
+    """A pool whose block ends at once with an error, or an interrupt of the one who waits.
+
+    What its threads are waiting for is cancelled then.
+
+    Parameters
+    ----------
+    count : int
+        Threads at most.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._numbers: set[int] = set()
+        super().__init__(count, initializer=self._note)
+
+    def _note(self) -> None:
+        self._numbers.add(threading.get_ident())
+
+    def __exit__(self, kind: type[BaseException] | None, *more: Any) -> None:
+        if kind is not None:
+            self.shutdown(wait=False, cancel_futures=True)
+            # also those who are about to begin with another request
+            _stopped.update(self._numbers)
+            for number in self._numbers:
+                waited = _waiting.get(number)
+                if waited is not None:
+                    waited.cancel()
+        try:
+            super().__exit__(kind, *more)
+        finally:
+            # numbers of threads are used again
+            _stopped.difference_update(self._numbers)
 
 
 def map_in_threads(function: Callable[[T], R], items: Sequence[T], limit: int) -> list[R]:
@@ -52,20 +91,5 @@ def map_in_threads(function: Callable[[T], R], items: Sequence[T], limit: int) -
     """
     if len(items) < 2:
         return [function(item) for item in items]
-    numbers: set[int] = set()
-
-    def work(item: T) -> R:
-        numbers.add(threading.get_ident())
-        return function(item)
-
-    with ThreadPoolExecutor(min(limit, len(items))) as pool:
-        futures = [pool.submit(work, item) for item in items]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for number in numbers:
-                waited = _waiting.get(number)
-                if waited is not None:
-                    waited.cancel()
-            raise
+    with Threads(min(limit, len(items))) as pool:
+        return list(pool.map(function, items))

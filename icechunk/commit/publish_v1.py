@@ -13,13 +13,13 @@ import re
 import time
 from collections import ChainMap
 from collections.abc import Collection, ItemsView, Iterator, Mapping, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Final, cast
 from urllib.parse import quote, unquote
 
+from icechunk.base.threads import Threads
 from icechunk.commit.assets import Assets
 from icechunk.commit.delivery import Outcome, Write
 from icechunk.errors import (
@@ -412,7 +412,7 @@ class AllRefs:
 def read_all_refs(storage: Storage) -> AllRefs:
     """Fetch every ref."""
     live, tags = _Lazy(storage, _BRANCH), _Lazy(storage, _TAG)
-    with ThreadPoolExecutor(_REQUESTS) as pool:
+    with Threads(_REQUESTS) as pool:
         deleted = _list_names(storage, _TAG)[1]
         was = pool.map(lambda name: _deleted_target(storage, name), deleted)
         for refs in (live, tags):
@@ -439,7 +439,7 @@ def load_whole(assets: Assets, refs: AllRefs, concurrency: int = 64) -> RepoInfo
             return None
 
     keys = [meta.key for meta in assets.storage.list(layout.SNAPSHOTS)]
-    with ThreadPoolExecutor(concurrency) as pool:
+    with Threads(concurrency) as pool:
         fetched = {entry.id: entry for entry in pool.map(fetch, keys) if entry is not None}
     # the rest is fetched as it is reached, with errors that say what is missing
     history = ChainMap(fetched, cast("MutableMapping[bytes, SnapshotEntry]", info.snapshots))

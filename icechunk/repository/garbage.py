@@ -11,7 +11,6 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import compress, islice
@@ -20,6 +19,7 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from icechunk.base.threads import Threads
 from icechunk.commit.assets import Assets
 from icechunk.errors import ObjectNotFoundError, StorageError
 from icechunk.format import layout
@@ -356,7 +356,7 @@ class Deleter:
         total = Deleted()
         groups = batches(metas, _DELETED)
         threads = min(self._limits.concurrency, MAX_THREADS)
-        with ThreadPoolExecutor(threads) as pool:
+        with Threads(threads) as pool:
             while some := list(islice(groups, threads)):
                 for done in pool.map(self._delete, some):
                     total.add(done)

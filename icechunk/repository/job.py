@@ -10,6 +10,7 @@ import platform
 import traceback
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from icechunk.base.display import Displayed
 from icechunk.base.time_limits import Heartbeat, call_within
 from icechunk.commit.conflicts import ConflictDetector, ConflictSolver
-from icechunk.errors import InvalidInputError, SessionStateError, TaskError
+from icechunk.errors import InvalidInputError, SessionStateError, StorageError, TaskError
 from icechunk.repository.jobs_publish import Host, Publisher, some
 from icechunk.repository.jobs_records import (
     LEASE,
@@ -245,7 +246,10 @@ class Job(Displayed):
         except BaseException as error:
             said = f"{type(error).__name__}: {error}"
             noted = replace(attempt, ended=now(), error=said, traceback=traceback.format_exc())
-            self._files.note(noted)
+            # who is interrupted waits for no other request, and what hides the reason is no help
+            if not isinstance(error, KeyboardInterrupt):
+                with suppress(StorageError):
+                    self._files.note(noted)
             if not isinstance(error, Exception):
                 raise
             raise TaskError(f"the part {text} of the job {self.name!r} failed: {said}") from error

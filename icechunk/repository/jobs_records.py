@@ -26,12 +26,12 @@ import json
 import re
 import struct
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from types import UnionType
 from typing import Any, Final, NamedTuple, TypeVar, cast, get_args, get_origin, get_type_hints
 
+from icechunk.base.threads import Threads
 from icechunk.errors import (
     ErrorKind,
     FormatError,
@@ -39,6 +39,7 @@ from icechunk.errors import (
     InvalidInputError,
     ObjectNotFoundError,
     PreconditionFailedError,
+    StorageError,
 )
 from icechunk.repository.stored_json import packed, unpacked
 from icechunk.storage.base import Storage
@@ -69,6 +70,8 @@ _MAX_NAME: Final = 100
 LEASE: Final = 300.0
 _ALIVE: Final = ".alive"
 _THREADS: Final = 16
+#: Attempts at one part that may begin at the same time.
+_MOST_BESIDE: Final = 100
 R = TypeVar("R")
 
 
@@ -377,13 +380,17 @@ class JobFiles:
         folder = f"{self._root}attempts/{digest}/"
         numbers = [int(n) for m in self._storage.list(folder) if (n := m.key[-6:]).isdecimal()]
         attempt = replace(attempt, number=max(numbers, default=0) + 1)
-        while True:
+        for _ in range(_MOST_BESIDE):
             try:
                 self._put_attempt(attempt, if_absent=True)
             except PreconditionFailedError:
                 attempt = replace(attempt, number=attempt.number + 1)
             else:
                 return attempt
+        raise StorageError(
+            f"{folder} in {self._storage.url}: {_MOST_BESIDE} new objects were refused as if each "
+            "existed; see whether this service supports conditional puts"
+        )
 
     def note(self, attempt: Attempt) -> None:
         """Note how an attempt went."""
@@ -522,7 +529,7 @@ class JobFiles:
         if len(keys) < 2:
             found = [read(key) for key in keys]
         else:
-            with ThreadPoolExecutor(_THREADS) as pool:
+            with Threads(_THREADS) as pool:
                 found = list(pool.map(read, keys))
         return [(key, data) for key, data in zip(keys, found, strict=True) if data is not None]
 

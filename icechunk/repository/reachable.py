@@ -7,7 +7,6 @@ millions of them, and most manifests repeat those of the manifest before.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, TypeAlias, TypeVar
@@ -15,6 +14,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from icechunk.base.threads import Threads
 from icechunk.commit.assets import BYTES_PER_CHUNK_REF, Assets
 from icechunk.errors import ErrorKind, SnapshotNotFoundError, StorageError
 from icechunk.format.chunk_ref import RefKind
@@ -120,7 +120,7 @@ def manifest_files(
             look(snapshot)
         return snapshot.manifest_files
 
-    with ThreadPoolExecutor(min(limits.snapshots, MAX_THREADS)) as pool:
+    with Threads(min(limits.snapshots, MAX_THREADS)) as pool:
         for batch in batches(snapshots, limits.snapshots):
             for files in pool.map(read, batch):
                 found.update(files)
@@ -159,7 +159,7 @@ def read_manifests(
                 raise
             return []
 
-    with ThreadPoolExecutor(min(limits.manifests, MAX_THREADS)) as pool:
+    with Threads(min(limits.manifests, MAX_THREADS)) as pool:
         for batch in _affordable(files.values(), limits):
             for found in pool.map(looked_at, batch):
                 yield from found

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from icechunk.base.threads import Threads
 from icechunk.changes.zarr_metadata import parse_node_metadata
 from icechunk.commit.assets import Assets
 from icechunk.commit.publish import RepoState
@@ -156,7 +156,7 @@ class Verifier:
         self, what: str, items: Sequence[T], read: Callable[[T], Any]
     ) -> Iterator[tuple[T, Any]]:
         """Read many at a time, and yield them one by one."""
-        with ThreadPoolExecutor(MAX_THREADS) as pool:
+        with Threads(MAX_THREADS) as pool:
             for batch in batches(items, MAX_THREADS):
                 for item, found in zip(batch, pool.map(read, batch), strict=True):
                     self._checked[what] += 1
