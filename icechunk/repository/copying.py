@@ -7,7 +7,6 @@ off goes on, and a later one brings what is new.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk.base.display import Displayed
+from icechunk.base.threads import Threads
 from icechunk.commit.assets import Assets
 from icechunk.commit.building import now_microseconds
 from icechunk.commit.publish import RepoState
@@ -167,7 +167,7 @@ class Copier:
             for node in snapshot.nodes():
                 tables |= archive_tables.tables_in(node.user_data)
         ids = np.empty((0, OBJECT_ID_SIZE), np.uint8)
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with Threads(_THREADS) as pool:
             for batch in batches(sorted(manifests), _THREADS):
                 ids = _distinct([ids, *pool.map(self._assets.chunk_ids, batch)])
         rows = np.frombuffer(b"".join(sorted(manifests)), np.uint8)
@@ -209,7 +209,7 @@ class Copier:
             return memoryview(data).nbytes
 
         done = 0
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with Threads(_THREADS) as pool:
             for batch in batches(keys, _AT_A_TIME):
                 for size in pool.map(copy, batch):
                     done += 1
