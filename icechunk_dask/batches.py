@@ -263,7 +263,7 @@ class Committing:
         if run.skipped:
             _log.info("%d of %d are done, %d left", run.skipped, len(work), len(pending))
         progress = runner.progress
-        progress.set(phase="writing", total=len(work), tasks=run.skipped)
+        progress.set(phase="writing", total=len(work), tasks=run.skipped, skipped=run.skipped)
         sizes = _Sizes(self.every, work.nbytes, runner.slots)
         with run.explained():
             with Pipeline(self, record, partial(self._commit, run, progress)) as pipeline:

@@ -80,7 +80,8 @@ def distributed_write(
         How many change sets are merged at a time. Default: 16.
     progress : bool, callable or None
         A bar, none, or a function that is given a `Status` now and then. Default: a bar in
-        a terminal or a notebook.
+        a terminal or a notebook; elsewhere a line in the log each minute, at level INFO of
+        ``icechunk_dask``.
     return_results : bool
         Whether to return what `func` returned.
     branch, message, metadata, rebase_with

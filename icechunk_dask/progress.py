@@ -7,12 +7,13 @@ known from the result. Nothing of it waits for anything.
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -24,8 +25,17 @@ from icechunk_dask.part import Part
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Progress", "ProgressOption", "Status", "count", "progress_of", "terminal_bar"]
+__all__ = [
+    "LogLines",
+    "Progress",
+    "ProgressOption",
+    "Status",
+    "count",
+    "progress_of",
+    "terminal_bar",
+]
 
+_log: Final = logging.getLogger("icechunk_dask")
 #: Seconds between two messages of a worker.
 _SEND_EVERY: Final = 0.5
 #: Seconds between two calls of a callback.
@@ -51,6 +61,10 @@ class Status:
     retries : int
         Times a task failed while the others went on.
     commits : int
+    skipped : int
+        Tasks that an earlier run has done.
+    seconds : float
+        Since the call began.
     """
 
     phase: str = "writing"
@@ -61,6 +75,26 @@ class Status:
     merged: int = 0
     retries: int = 0
     commits: int = 0
+    skipped: int = 0
+    seconds: float = field(default=0.0, compare=False)
+
+    @property
+    def rate(self) -> float:
+        """Tasks a second, in this call."""
+        return (self.tasks - self.skipped) / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def bytes_per_second(self) -> float:
+        """Bytes stored a second."""
+        return self.nbytes / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds that the rest takes if it goes on like this; None as long as nobody knows."""
+        return (self.total - self.tasks) / self.rate if self.rate > 0 else None
+
+    def __str__(self) -> str:
+        return f"{self.phase}: {self.tasks:,} of {self.total:,} tasks, {_words(self)}"
 
 
 ProgressOption: TypeAlias = bool | Callable[[Status], object] | None
@@ -81,6 +115,7 @@ class Progress:
         self._told = 0.0
         self._later: threading.Timer | None = None
         self._single = False
+        self._began = time.monotonic()
         self.status = Status()
 
     @property
@@ -120,6 +155,7 @@ class Progress:
             self._later = None
         if self._tell is not None:
             self._told = time.monotonic()
+            self.status = replace(self.status, seconds=self._told - self._began)
             self._tell(self.status)
 
     @contextmanager
@@ -228,11 +264,14 @@ def progress_of(option: ProgressOption) -> Iterator[Progress]:
     ----------
     option : bool, callable or None
         A bar, none, or a function that gets a `Status`. None means a bar in a terminal or
-        a notebook.
+        a notebook, and elsewhere a line in the log each minute, at level INFO.
     """
+    was_open = option is None
     if option is None:
         # a bar that nobody asked for is no reason to fail without rich
         option = _in_notebook() or (sys.stderr.isatty() and find_spec("rich") is not None)
+    if option is False and was_open and _log.isEnabledFor(logging.INFO):
+        option = LogLines()
     if callable(option):
         shown: Any = nullcontext(option)
     elif not isinstance(option, bool):
@@ -251,13 +290,44 @@ def _in_notebook() -> bool:
     return hasattr(shell, "kernel")
 
 
+class LogLines:
+    """Logs how far a write is: when a phase begins, and each minute.
+
+    Parameters
+    ----------
+    every : float
+        Seconds.
+    """
+
+    def __init__(self, every: float = 60.0) -> None:
+        self._every = every
+        self._next = every
+
+    def __call__(self, status: Status) -> None:
+        """Log it, if it is time."""
+        if status.phase == "done" or status.seconds >= self._next:
+            self._next = status.seconds + self._every
+            _log.info("%s", status)
+
+
 def _words(status: Status) -> str:
     words = f"{status.chunks:,} chunks, {_bytes(status.nbytes)}, {status.merged:,} merged"
+    if status.nbytes and status.seconds >= 1:
+        words += f", {_bytes(status.bytes_per_second)}/s"
+    if status.remaining and status.seconds >= 1 and status.phase != "done":
+        words += f", {_time(status.remaining)} left"
     if status.commits:
         words += f", {status.commits:,} commits"
     if status.retries:
         words += f", {status.retries:,} retries"
     return words
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"about {seconds / size:.0f} {unit}"
+    return f"about {seconds:.0f} s"
 
 
 def _bytes(size: float) -> str:

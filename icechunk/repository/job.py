@@ -20,6 +20,7 @@ from icechunk.base.display import Displayed
 from icechunk.base.time_limits import Heartbeat, call_within
 from icechunk.commit.conflicts import ConflictDetector, ConflictSolver
 from icechunk.errors import InvalidInputError, SessionStateError, StorageError, TaskError
+from icechunk.repository.jobs_progress import JobProgress
 from icechunk.repository.jobs_publish import Host, Publisher, some
 from icechunk.repository.jobs_records import (
     LEASE,
@@ -497,6 +498,19 @@ class Job(Displayed):
             if unknown:
                 raise InvalidInputError(f"the job {self.name!r} has no part with {some(unknown)}")
         return texts
+
+    def progress(self, every: float = 5.0) -> JobProgress:
+        """Return a bar and the status, which follow the job in a notebook.
+
+        Any notebook can show it at any time, also one that was connected anew, whoever runs the
+        parts.
+
+        Parameters
+        ----------
+        every : float
+            Seconds between two looks at the records of the job.
+        """
+        return JobProgress(self.status, every)
 
     def status(self) -> JobStatus:
         """Return what is done, running, failed and missing."""

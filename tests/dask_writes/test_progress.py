@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pty
 import re
@@ -10,11 +11,14 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zarr
 
-from icechunk import LocalStorage, Repository, RepositoryConfig
+from icechunk import LocalStorage, MemoryStorage, Repository, RepositoryConfig
+from icechunk_dask import Status, distributed_write
+from icechunk_dask.progress import LogLines
 from tests.dask_writes.cluster_processes import TIMEOUT, Cluster, start
 from tests.dask_writes.watched import ROWS
 
@@ -87,3 +91,34 @@ def test_nothing_but_the_bar_is_on_the_terminal(cluster: Cluster, url: str) -> N
     assert lines[-1].startswith("done")
     assert f" {ROWS}/{ROWS} " in lines[-1]
     assert filled(url)
+
+
+def test_rates_and_lines_of_a_log(caplog: pytest.LogCaptureFixture) -> None:
+    status = Status(tasks=30, total=90, skipped=10, nbytes=4_000_000, seconds=40)
+    assert (status.rate, status.bytes_per_second, status.remaining) == (0.5, 100_000, 120)
+    assert str(status) == (
+        "writing: 30 of 90 tasks, 0 chunks, 4 MB, 0 merged, 100 kB/s, about 2 min left"
+    )
+    assert Status().remaining is None
+    lines = LogLines()
+    with caplog.at_level(logging.INFO, "icechunk_dask"):
+        for seconds in (0, 30, 59, 61, 62, 120, 122):
+            lines(Status(seconds=seconds))
+        lines(Status("done", seconds=123))
+    assert len(caplog.records) == 3
+
+
+def test_a_log_where_there_is_no_terminal(caplog: pytest.LogCaptureFixture) -> None:
+    repository = Repository.create(MemoryStorage())
+
+    def write(store: Any, item: int) -> None:
+        zarr.create_array(store, name=str(item), shape=(1,), dtype="i4")[:] = item
+
+    with caplog.at_level(logging.INFO, "icechunk_dask"):
+        distributed_write(write, range(3), repository, message="m", executor="sync")
+        distributed_write(
+            lambda store, item: None, [0], repository, message="m", executor="sync", progress=False
+        )
+    said = [r.message for r in caplog.records if r.name == "icechunk_dask"]
+    assert len(said) == 1
+    assert said[0].startswith("done: 3 of 3 tasks, ")

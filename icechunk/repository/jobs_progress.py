@@ -1,0 +1,85 @@
+"""A bar for a job that other processes run: any notebook can attach to it, again and again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from icechunk.base.display import Displayed
+from icechunk.errors import IcechunkError, InvalidInputError
+from icechunk.repository.jobs_status import JobStatus
+
+__all__ = ["JobProgress"]
+
+
+class JobProgress(Displayed):
+    """Shows how far a job is, as the last line of a cell, and follows it.
+
+    It reads the records of the job only, so it does not matter who runs the parts, or whether
+    this notebook was connected all the time. Made by `Job.progress`.
+
+    Parameters
+    ----------
+    status : callable
+        Returns a `JobStatus`.
+    every : float
+        Seconds between two looks.
+    """
+
+    def __init__(self, status: Callable[[], JobStatus], every: float) -> None:
+        if not every > 0:
+            raise InvalidInputError(f"every is {every!r}, it is a number of seconds")
+        self._status = status
+        self._every = every
+        self._end = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __repr__(self) -> str:
+        status = self._status()
+        of = "" if status.total is None else f" of {status.total}"
+        return f"<icechunk.JobProgress> {len(status.done)}{of} parts are done\n{status!r}"
+
+    def _repr_html_(self) -> str:
+        return _page(self._status())
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import HTML, display
+
+        handle = display(HTML(self._repr_html_()), display_id=True)
+        self._thread = threading.Thread(
+            target=self._follow,
+            args=(lambda page: handle.update(HTML(page)),),
+            daemon=True,
+            name="icechunk-progress",
+        )
+        self._thread.start()
+
+    def _follow(self, show: Callable[[str], Any]) -> None:
+        while not self._end.wait(self._every):
+            try:
+                status = self._status()
+            except IcechunkError as error:
+                show(f"<pre>{error}</pre>")
+                return
+            show(_page(status))
+            if status.state != "open":
+                return
+
+    def stop(self) -> None:
+        """Do not follow it any more."""
+        self._end.set()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the job is finished or cancelled, if it is followed."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+
+def _page(status: JobStatus) -> str:
+    done = len(status.done)
+    bar = f"<progress value='{done}' max='{max(status.total or done, 1)}'></progress>"
+    of = "" if status.total is None else f"/{status.total:,}"
+    return (
+        f"<div>{bar} {done:,}{of} parts, {status.committed:,} committed</div>{status._repr_html_()}"
+    )
