@@ -41,6 +41,8 @@ class Mismatch:
         Whether its values can be stored in the way of the others.
     placed : bool
         Whether it is only about the place of the file.
+    lone : bool
+        Whether it is about a variable that only some files have.
     """
 
     url: str
@@ -48,6 +50,7 @@ class Mismatch:
     problem: str
     curable: bool
     placed: bool = False
+    lone: bool = False
 
     def __str__(self) -> str:
         return f"{self.url}: {self.variable}: {self.problem}"
@@ -106,7 +109,8 @@ class Comparison:
             found = list(self._schema(part.schema))
             self._known[id(part.schema)] = part.schema, found
         for name, problem, curable in found:
-            yield Mismatch(part.url, name, problem, curable)
+            lone = name not in self.templates or name not in part.schema.variables
+            yield Mismatch(part.url, name, problem, curable, lone=lone)
         wrong = {name for name, _, _ in found}
         digests = digests_of(part)
         for name, template in self.templates.items():

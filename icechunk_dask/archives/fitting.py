@@ -150,12 +150,14 @@ class Fitting:
         ways = ["on_mismatch='skip' to leave these files out"]
         hard = {m.variable for m in wrong if not m.curable}
         rest = {m.variable for m in wrong} - hard
-        # an archive keeps its variables, and files are sorted by the coordinate
-        stays = {*(self._archive.templates if appended else ()), *self._dims}
+        # other coordinates are other places, whether they are left out or not; and an archive
+        # keeps its variables
+        lone = {m.variable for m in wrong if m.lone}
+        droppable = lone - (self._archive.templates.keys() if appended else set())
         materialize = "on_mismatch='materialize' to write the values of what differs"
         if not hard and self._on_mismatch == "error":
             ways.append(materialize)
-        elif hard and not hard & stays:
+        elif hard and hard <= droppable:
             more = f", with {materialize}" if rest and self._on_mismatch == "error" else ""
             ways.append(f"drop_variables={sorted(hard)!r} to do without these variables{more}")
         return InvalidInputError(

@@ -155,6 +155,15 @@ def test_advice_about_variables_of_some_files(
     assert report.skipped.keys() == {str(files[1])}
 
 
+def test_no_advice_to_leave_out_what_tells_files_apart(tmp_path: Path) -> None:
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i) for i in range(2)]
+    with h5py.File(files[1], "a") as file:
+        file["lat"][...] += 1
+    with pytest.raises(InvalidInputError, match="lat: has other values") as caught:
+        virtualize(files, tmp_path / "repo", scheduler="sync")
+    assert "drop_variables" not in str(caught.value)
+
+
 def test_advice_where_some_of_it_can_be_written(tmp_path: Path) -> None:
     files = [_with(tmp_path / "0.nc", 0), _with(tmp_path / "1.nc", 4, "v")]
     with h5py.File(files[1], "a") as file:
