@@ -159,10 +159,21 @@ class Comparison:
                 yield f"has {theirs} along {dim!r}, the others {ours}", False
                 return
         combined = set(self.dims) & set(template.dimensions)
-        # what has none of them is stored once, from the first file; and values are written,
-        # whatever they were like
-        if not combined or self._is_recoded(template, variable):
+        # values are written, whatever they were like
+        if combined and self._is_recoded(template, variable):
             return
+        # what has none of them is stored once, from the first file, and its values are compared
+        if combined:
+            yield from self._layout(template, variable)
+        for key in sorted({*template.meaning, *variable.meaning}):
+            meant, means = template.meaning.get(key), variable.meaning.get(key)
+            if not equal(meant, means):
+                curable = key not in ("units", "calendar") or _is_time(meant, means)
+                problem = f"its attribute {key!r} is {means!r}, of the others {meant!r}"
+                yield problem, curable and bool(combined)
+
+    def _layout(self, template: Template, variable: Variable) -> Iterator[tuple[str, bool]]:
+        """Yield in which ways the chunks of a variable would not be decoded."""
         form = decoding_form(variable.document)
         for key in _LAYOUT:
             if key == "chunk_grid" and self._is_cut(template, variable):
@@ -172,11 +183,6 @@ class Comparison:
                     f"its {key} is {_json(form[key])}, of the others {_json(template.form[key])}",
                     True,
                 )
-        for key in sorted({*template.meaning, *variable.meaning}):
-            meant, means = template.meaning.get(key), variable.meaning.get(key)
-            if not equal(meant, means):
-                curable = key not in ("units", "calendar") or _is_time(meant, means)
-                yield f"its attribute {key!r} is {means!r}, of the others {meant!r}", curable
 
 
 def _same_kind(template: Template, variable: Variable) -> bool:

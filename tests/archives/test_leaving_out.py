@@ -164,6 +164,36 @@ def test_no_advice_to_leave_out_what_tells_files_apart(tmp_path: Path) -> None:
     assert "drop_variables" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("scale_factor", 2.0, None),
+        ("scale_factor", None, 2.0),
+        ("add_offset", 1.0, 2.0),
+        ("_FillValue", 1.0, 2.0),
+        ("units", "m", "km"),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"coordinates": ()}], ids=["by value", "virtual"])
+@pytest.mark.parametrize("appended", [False, True])
+def test_what_all_files_have_means_the_same(
+    appended: bool, options: dict[str, Any], name: str, first: Any, second: Any, tmp_path: Path
+) -> None:
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i) for i in range(2)]
+    for path, value in zip(files, (first, second), strict=True):
+        with h5py.File(path, "a") as file:
+            file["k"] = np.arange(3.0)
+            if value is not None:
+                file["k"].attrs[name] = value
+    for mode in ("error", "materialize"):
+        folder = tmp_path / mode
+        given = {**options, "on_mismatch": mode, "scheduler": "sync"}
+        if appended:
+            virtualize(files[:1], folder, **given)
+        with pytest.raises(InvalidInputError, match=f"k: its attribute '{name}' is "):
+            virtualize(files, folder, **given)
+
+
 def test_advice_where_some_of_it_can_be_written(tmp_path: Path) -> None:
     files = [_with(tmp_path / "0.nc", 0), _with(tmp_path / "1.nc", 4, "v")]
     with h5py.File(files[1], "a") as file:
