@@ -96,6 +96,12 @@ def failing(store: Any, item: int) -> None:
         raise RuntimeError(f"item {item} of {store!r}")
 
 
+def shows(storage: Any) -> None:
+    """Do what a dashboard, a log and an error of a program do with what a task was given."""
+    logging.getLogger("distributed.worker").warning("%r %s", storage, [storage])
+    raise RuntimeError(f"{storage!r} {storage}")
+
+
 def test_what_a_cluster_shows(web: WebServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     url = f"http://me:{SECRET}@{web.url.removeprefix('http://')}r?sig={SECRET}"
@@ -113,6 +119,8 @@ def test_what_a_cluster_shows(web: WebServer, caplog: pytest.LogCaptureFixture) 
     errors: list[str] = []
     pages: list[str] = []
     with running("inproc") as client:
+        for storage in (behind, keys):
+            errors.append(str(client.submit(shows, storage, pure=False).exception()))
         with xr.open_dataset(behind, engine="icechunk", chunks={"x": 2}) as dataset:
             lazy = dataset["a"].data.persist()
             assert lazy.compute().tolist() == [1] * 4
