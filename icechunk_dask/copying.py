@@ -165,8 +165,10 @@ def ingest(
         "progress": progress,
     }
     root = "/" + group.strip("/")
-    dims = [*([expand_dims] if isinstance(expand_dims, str) else expand_dims)]
-    dims += [concat_dims] if isinstance(concat_dims, str) else concat_dims
+    dims = [concat_dims] if isinstance(concat_dims, str) else [*concat_dims]
+    dims += [expand_dims] if isinstance(expand_dims, str) else expand_dims
+    if not dims:
+        raise InvalidInputError("concat_dims names no dimension")
     copying = _Copying(
         opened.made, branch, root, str(dims[0]), scanning, writing, chunks, encoding or {}
     )
@@ -247,7 +249,7 @@ class _Copying:
                 each.is_array for each in session.tree.within(self.root)
             )
             if appends:
-                self._check_units(session, repository.readonly_session(name), name)
+                self._check_fit(session, repository.readonly_session(name), name)
             about = {
                 "files": todo,
                 "appends": appends,
@@ -374,8 +376,8 @@ class _Copying:
             config.set_virtual_chunk_container(container)
         return self.repository.reopen(config, authorization(containers, options))
 
-    def _check_units(self, session: Session, new: Session, name: str) -> None:
-        """Refuse numbers of another meaning than those that are stored."""
+    def _check_fit(self, session: Session, new: Session, name: str) -> None:
+        """Refuse numbers of another meaning than those stored, and what would replace some."""
         stored, given = _open(session, self.root), _open(new, name)
         for key in stored.variables.keys() & given.variables.keys():
             mine, theirs = (each[key].attrs.get("units") for each in (stored, given))
@@ -384,6 +386,19 @@ class _Copying:
                     f"variable {key!r} has the units {theirs!r} in the new files, and {mine!r} in "
                     f"{self.root!r}: copy them into another group"
                 )
+            both = stored.variables[key], given.variables[key]
+            if not any(self.dim in each.dims for each in both) and not _equal(*both):
+                raise InvalidInputError(
+                    f"variable {key!r} has other values in the new files than in {self.root!r}, "
+                    f"and no dimension {self.dim!r}: leave it out with drop_variables=[{key!r}], "
+                    "or copy the files into another group"
+                )
+        new_names = sorted(map(str, given.data_vars.keys() - stored.variables.keys()))
+        if new_names:
+            raise InvalidInputError(
+                f"{self.root!r} has no variable {new_names[0]!r}: leave it out with "
+                f"drop_variables={new_names}, or copy the files into another group"
+            )
 
     def _encoded(self, dataset: xr.Dataset) -> xr.Dataset:
         """Return a dataset that says how its numbers are stored, and nothing of references."""
@@ -406,6 +421,10 @@ class _Copying:
         if len(obj.children):
             return {f"/{path}": wanted for path, _, wanted in parts}
         return dict(parts[0][2])
+
+
+def _equal(one: xr.Variable, other: xr.Variable) -> bool:
+    return bool(one.equals(other))  # type: ignore[no-untyped-call]
 
 
 def _size(array: Any) -> int:

@@ -118,7 +118,7 @@ class JobWrite:
                     self.name,
                     branch=self.branch,
                     message=message,
-                    about={"input": about, "starts": starts},
+                    about={"input": about, "starts": starts, "existing": self._existing()},
                 )
             except AlreadyExistsError:
                 job = jobs.open(self.name)
@@ -145,6 +145,14 @@ class JobWrite:
             for path, dataset, _ in self.parts
             if dim in dataset.dims
         }
+
+    def _existing(self) -> list[str]:
+        """Return the arrays that the job does not make: they hold values exactly."""
+        if self.options.mode in ("w", "w-"):
+            return []
+        tree = self.repository.readonly_session(self.branch).tree
+        paths = {f"/{path}/{name}".replace("//", "/") for path, ds, _ in self.parts for name in ds}
+        return sorted(path for path in paths if tree.get(path) is not None)
 
     # -- its parts ---------------------------------------------------------------------------
     def _make_arrays(self, store: IcechunkStore, key: Any) -> None:
@@ -194,9 +202,11 @@ class JobWrite:
             if not names:
                 continue
             values = dataset[names].drop_vars(list(dataset.coords))
-            # what exists already holds values exactly; what was made for these, as it was asked to
-            adds = dim is not None or self.options.region is not None
-            options = replace(self.options, mode="r+", append_dim=None, is_fresh=not adds)
+            existing = job.about.get("existing") or []
+            fresh = {name for name in names if f"/{path}/{name}".replace("//", "/") not in existing}
+            options = replace(
+                self.options, mode="r+", append_dim=None, fresh=frozenset(map(str, fresh))
+            )
             if dim is not None:
                 start = starts[path]
                 region = {str(dim): slice(start, start + dataset.sizes[dim])}

@@ -42,8 +42,8 @@ class Options:
     align_chunks: bool
     safe_append: bool
     safe_encoding: bool
-    #: Whether arrays that exist were made for these values, with the encoding that was asked for.
-    is_fresh: bool = False
+    #: Arrays that were made for these values, with the encoding that was asked for.
+    fresh: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -318,7 +318,7 @@ def _checked(
             safety.check_region(*place, write.target.shape)
     if not options.safe_encoding:
         return _cast(write)
-    check = Check.of(name, original, variable, exact=name in existing and not options.is_fresh)
+    check = Check.of(name, original, variable, exact=name in existing and name not in options.fresh)
     if not check.needed(original.dtype, write.source.dtype):
         return _cast(write)
     if not write.is_lazy:

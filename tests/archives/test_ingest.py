@@ -28,7 +28,9 @@ def _sync() -> Any:
         yield
 
 
-def write_month(folder: Path, month: int, **attrs: str) -> Path:
+def write_month(
+    folder: Path, month: int, area: float = 1, more: bool = False, **attrs: str
+) -> Path:
     path = folder / f"{month:02}.nc"
     dataset = xr.Dataset(
         {
@@ -39,7 +41,8 @@ def write_month(folder: Path, month: int, **attrs: str) -> Path:
             ),
             "p": (("time", "x"), np.where(np.arange(50) % 7, np.arange(50) / 4, np.nan)
                   .reshape(10, 5)),
-            "area": (("y", "x"), np.ones((4, 5))),
+            "area": (("y", "x"), np.full((4, 5), float(area))),
+            **({"more": ("time", np.ones(10))} if more else {}),
         },
         {"time": pd.date_range(f"2023-{month:02}-01", periods=10), "y": np.arange(4)},
         {"title": "months"},
@@ -126,12 +129,19 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path, files: list[Path])
     for urls, words in (
         ([files[0]], "time"),
         ([write_month(other, 5, units="C")], "variable 't' has the units 'C'"),
+        ([write_month(other, 6, area=2)], r"'area' has other values .*drop_variables=\['area'\]"),
+        ([write_month(other, 7, more=True)], r"no variable 'more': .*drop_variables=\['more'\]"),
         ([damaged], "none of 1 files could be read"),
         ([tmp_path / "none.nc"], "none of 1 files could be read"),
     ):
         for _ in range(2):
             with pytest.raises(InvalidInputError, match=words):
                 ingest(urls, storage)
+    # what the messages say
+    for number, (month, name) in enumerate([(6, "area"), (7, "more")]):
+        added = ingest([other / f"{month:02}.nc"], storage, drop_variables=[name], progress=False)
+        assert added.sizes["time"] == 30 + number * 10
+    tip = Repository.open(storage).lookup_branch("main")
     write_month(tmp_path, 2, units="C")
     with pytest.raises(InvalidInputError, match=r"1 files have changed(.|\n)*02.nc"):
         ingest(files, storage)

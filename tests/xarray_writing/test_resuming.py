@@ -289,6 +289,21 @@ def test_values_that_cannot_be_stored_are_refused() -> None:
     assert any("the same call goes on" in note for note in refused.value.__notes__)
 
 
+@pytest.mark.parametrize("lazy", [True, False])
+def test_existing_arrays_hold_values_exactly(lazy: bool) -> None:
+    """As without a job; arrays that the job makes take what was asked for."""
+    repository = Repository.create(MemoryStorage())
+    to_icechunk(xr.Dataset({"n": ("x", np.arange(4, dtype="i4"))}), repository)
+    given_ = xr.Dataset({"n": ("x", np.arange(4) + 0.5), "new": ("x", np.arange(4) / 3)})
+    dataset = given_.chunk(x=2) if lazy else given_
+    how: dict[str, Any] = {"mode": "a", "encoding": {"new": {"dtype": "f4"}}, "progress": False}
+    for job in (None, "j"):
+        with pytest.raises(InvalidInputError, match="'n'"):
+            to_icechunk(dataset, repository, job=job, **how)
+    to_icechunk(dataset.drop_vars("n"), repository, job="k", **how)
+    assert read(repository).new.dtype == np.float32
+
+
 def test_others_commit_meanwhile() -> None:
     repository = Repository.create(MemoryStorage(), CONFIG)
     to_icechunk(FIRST, repository, encoding=ENCODING)
