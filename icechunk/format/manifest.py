@@ -253,8 +253,11 @@ def decode_chunk_ids(data: BytesLike, name: str) -> tuple[bytes, NDArray[np.uint
     manifest_id, _ = root.struct(0, OBJECT_ID_SIZE, "id")
     arrays, _ = root.children(1, "arrays", required=True)
     refs, _ = arrays.children(1, "refs", required=True, smallest=_SMALLEST_REF)
-    ids, native = refs.struct(4, OBJECT_ID_SIZE, "chunk_id", required=False)
-    return manifest_id.tobytes(), ids if native.all() else ids[native]
+    native = refs.present(4)
+    ids = np.empty((0, OBJECT_ID_SIZE), np.uint8)
+    if native.any():
+        ids, _ = (refs if native.all() else refs.take(native)).struct(4, OBJECT_ID_SIZE, "chunk_id")
+    return manifest_id.tobytes(), ids
 
 
 def read_location_compression(data: BytesLike, name: str) -> StoredLocations:

@@ -11,7 +11,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import compress, islice
 from typing import Final, TypeAlias
@@ -53,6 +53,8 @@ _DELETED: Final = 1000
 _COPIES: Final = f"{layout.OVERWRITTEN}{layout.REPO_KEY}."
 #: What is looked at, how many were, and how many there are.
 Progress: TypeAlias = Callable[[str, int, int], None]
+#: Bytes of manifests, by the estimate of the cache, of which ids are read at a time.
+_AT_A_TIME: Final = 64 << 20
 #: Messages of failures in a summary.
 _MAX_ERRORS: Final = 10
 
@@ -102,7 +104,8 @@ class Collector:
         self._reasons = list(reasons)
         self._kept: dict[str, Counter[str]] = {}
         self._storage = assets.storage
-        self._limits = limits
+        # what a user allows is for whole manifests, and no faster than this
+        self._limits = replace(limits, decoded_bytes=min(limits.decoded_bytes, _AT_A_TIME))
         # First: a part that is gone when we look was committed before the state that `keep` gets.
         needed = needed_by_jobs(self._storage)
         self._bases = needed.snapshots

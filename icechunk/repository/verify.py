@@ -16,11 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk.base.threads import Threads
-from icechunk.changes.zarr_metadata import parse_node_metadata
 from icechunk.commit.assets import Assets
 from icechunk.commit.publish import RepoState
 from icechunk.errors import (
-    ErrorKind,
     FormatError,
     IcechunkError,
     ObjectNotFoundError,
@@ -44,13 +42,13 @@ from icechunk.repository.listing import Listing
 from icechunk.repository.reachable import MAX_THREADS, batches
 from icechunk.repository.relog import NodeState, node_states, untold
 from icechunk.repository.verification import Damage, Verification
+from icechunk.repository.verify_nodes import Extents, box, contradictions, problem_of_source
 from icechunk.repository.verify_records import Found, job_damages, repo_damages, table_damages
 from icechunk.virtual.resolver import VirtualResolver
 
 __all__ = ["Verifier", "damage_to_all"]
 
 T = TypeVar("T")
-Extents = tuple[tuple[int, int], ...]
 
 _FOLDERS: Final = (layout.SNAPSHOTS, layout.MANIFESTS, layout.TRANSACTIONS, layout.CHUNKS)
 
@@ -319,7 +317,7 @@ class Verifier:
                 if parent != "/" and parent not in groups:
                     wrong(f"{node.path} lies below {parent}, which is no group", node.path)
                     break
-            for told in _contradictions(node):
+            for told in contradictions(node):
                 wrong(told, node.path)
             if node.array is None:
                 continue
@@ -353,7 +351,7 @@ class Verifier:
         paths = {use.path for use in uses}
         lost: dict[str, Any] = {"chunks": file.num_chunk_refs}
         if len(paths) == 1:
-            lost |= {"array": paths.pop(), "region": _box(use.extents for use in uses)}
+            lost |= {"array": paths.pop(), "region": box(use.extents for use in uses)}
         size = self._listings[layout.MANIFESTS].size_of(file.id)
         manifest = self._read(key, users, lambda: _unpacked(self._assets.manifest(file.id)), **lost)
         for told in self._broken.pop(key, ()):
@@ -485,7 +483,7 @@ class Verifier:
             except IcechunkError as error:
                 if error.kind in NOT_ALLOWED:
                     return "", ""
-                return _problem_of_source(error), str(error)
+                return problem_of_source(error), str(error)
             return None
 
         for source, bad in self._each("sources", list(self._sources), look):
@@ -573,67 +571,3 @@ def _history(info: RepoInfo) -> dict[bytes, SnapshotEntry]:
                     found[id] = SnapshotEntry(id, None, 0, "", Metadata({}))
                 id = found[id].parent_id
     return found
-
-
-def _problem_of_source(error: IcechunkError) -> str:
-    if error.kind is ErrorKind.VIRTUAL_CHUNK_MODIFIED:
-        return "changed"
-    if isinstance(error.__cause__, ObjectNotFoundError):
-        return "missing"
-    # without a cause the read went well, and there were too few bytes
-    is_short = error.kind is ErrorKind.VIRTUAL_CHUNK_FETCH and error.__cause__ is None
-    return "short" if is_short else "unreadable"
-
-
-def _contradictions(node: Node) -> Iterator[str]:
-    """Yield how a node contradicts its ``zarr.json``, or itself."""
-    try:
-        document = parse_node_metadata(node.user_data, node.path)
-    except IcechunkError as error:
-        yield str(error)
-        return
-    if document.is_array != node.is_array:
-        yield f"the zarr.json of {node.path} describes another kind of node"
-        return
-    array = node.array
-    if array is None:
-        return
-    if document.shape != array.shape:
-        yield f"{node.path} has the shape {array.shape}, and {document.shape} in its zarr.json"
-    elif document.num_chunks != array.num_chunks:
-        by_document = document.num_chunks
-        yield f"{node.path} has {array.num_chunks} chunks, and {by_document} by its zarr.json"
-    names = array.dimension_names
-    if names is not None and len(names) != len(array.shape):
-        yield f"{node.path} has {len(names)} names of {len(array.shape)} dimensions"
-    boxes = sorted(ref.extents for ref in array.manifests)
-    if any(len(box) not in (0, len(array.num_chunks)) for box in boxes):
-        yield f"a manifest of {node.path} has extents of another number of dimensions"
-    elif _overlapping(boxes):
-        yield f"manifests of {node.path} overlap, so that chunks are hidden"
-
-
-def _overlapping(boxes: list[Extents]) -> bool:
-    """Whether two sorted boxes share a place."""
-    if len(boxes) > 1 and not all(boxes):
-        return True  # one without extents covers everything
-    active: list[Extents] = []
-    for box in boxes:
-        if not box:
-            continue
-        active = [other for other in active if other[0][1] > box[0][0]]
-        for other in active:
-            if all(a < d and c < b for (a, b), (c, d) in zip(box, other, strict=True)):
-                return True
-        active.append(box)
-    return False
-
-
-def _box(extents: Iterable[Extents]) -> Extents | None:
-    boxes = [box for box in extents if box]
-    if not boxes:
-        return None
-    return tuple(
-        (min(low for low, _ in axis), max(high for _, high in axis))
-        for axis in zip(*boxes, strict=True)
-    )
