@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
+import numpy as np
 import xarray as xr
 import zarr
 
@@ -26,7 +27,7 @@ from icechunk import (
 )
 from icechunk.repository.archive_tables import FIELD, Named
 from icechunk_dask.archives.containers import authorization, derive_containers
-from icechunk_dask.archives.record import Record
+from icechunk_dask.archives.record import Files, Record
 from icechunk_dask.archives.report import VariableReport, VirtualizeReport
 from icechunk_dask.archives.sources import Sources, Version, location_of
 from icechunk_dask.archives.target import Opened, Target
@@ -216,8 +217,10 @@ class _Copying:
     def known(self) -> dict[str, Version]:
         """Return the files that are there, and of which version."""
         record = Record.find(self.repository.readonly_session(self.branch), self.root)
-        files = None if record is None else record.files
-        return {} if files is None else dict(zip(files.locations, files.versions, strict=True))
+        if record is None:
+            return {}
+        files = record.files
+        return {location: files.version(row) for row, location in enumerate(files.locations)}
 
     def finish_begun(self) -> None:
         """Finish what an earlier call has begun, and delete what it has left."""
@@ -253,8 +256,11 @@ class _Copying:
             about = {
                 "files": todo,
                 "appends": appends,
-                "locations": source.files.locations,
-                "versions": [[v.size, v.modified, v.etag] for v in source.files.versions],
+                "locations": list(source.files.locations),
+                "versions": [
+                    [v.size, v.modified, v.etag]
+                    for v in map(source.files.version, range(len(source.files)))
+                ],
             }
             repository.jobs.create(
                 f"{name}-files", branch=self.branch, message="files", about=about
@@ -340,16 +346,12 @@ class _Copying:
         known = set(record.files.locations)
         if known >= set(about["locations"]) and Record.find(session, self.root) is not None:
             return None
-        files = Record().files
-        for location, version in zip(about["locations"], about["versions"], strict=True):
-            if location not in known:
-                files.locations.append(location)
-                files.versions.append(Version(*version))
-                files.by_value.append(True)
-        noted = Record()
-        noted.files.locations = [*record.files.locations, *files.locations]
-        noted.files.versions = [*record.files.versions, *files.versions]
-        noted.files.by_value = [True] * len(noted.files.locations)
+        versions = dict(zip(about["locations"], about["versions"], strict=True))
+        new = [location for location in versions if location not in known]
+        files = record.files.followed_by(
+            Files.of(new, [Version(*versions[location]) for location in new], [True] * len(new))
+        )
+        noted = Record(replace(files, by_value=np.ones(len(files), np.bool_)))
         table = noted.save(session)
         arrays = sorted(
             (node for node in session.tree.within(self.root) if node.is_array),

@@ -15,7 +15,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-__all__ = ["packed", "unpacked"]
+__all__ = ["compressed", "decompressed", "first_unpacked", "packed", "unpacked"]
 
 #: Of the text, when decompressed. A value takes up to a hundred times as much as its text.
 _FREE_SIZE: Final = 1 << 23
@@ -25,12 +25,17 @@ _LEVEL: Final = 3
 
 def packed(value: Any) -> bytes:
     """Return a value as stored bytes."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return compressed(text.encode())
+
+
+def compressed(data: bytes) -> bytes:
+    """Return bytes as one zstd frame, with a checksum."""
     options: dict[int, int] = {
         zstd.CompressionParameter.compression_level: _LEVEL,
         zstd.CompressionParameter.checksum_flag: 1,
     }
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-    return zstd.compress(text.encode(), options=options)
+    return zstd.compress(data, options=options)
 
 
 def unpacked(data: bytes) -> Any:
@@ -41,14 +46,31 @@ def unpacked(data: bytes) -> Any:
     ValueError
         If they are damaged, or too large when decompressed.
     """
+    value, rest = first_unpacked(data)
+    if rest:
+        raise ValueError("followed by other bytes")
+    return value
+
+
+def first_unpacked(data: bytes) -> tuple[Any, bytes]:
+    """Return the value that bytes begin with, and what follows it; errors as of `unpacked`."""
+    text, rest = decompressed(data)
+    try:
+        return json.loads(text), rest
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+
+
+def decompressed(data: bytes) -> tuple[bytes, bytes]:
+    """Return what the first frame of bytes holds, and what follows; errors as of `unpacked`."""
     limit = max(_FREE_SIZE, _MAX_RATIO * len(data))
     decompressor = zstd.ZstdDecompressor()
     try:
         text = decompressor.decompress(data, max_length=limit + 1)
-        if len(text) > limit:
-            raise ValueError(f"more than {limit} bytes when decompressed")
-        if not decompressor.eof or decompressor.unused_data:
-            raise ValueError("cut short, or followed by other bytes")
-        return json.loads(text)
-    except (zstd.ZstdError, RecursionError) as error:
+    except zstd.ZstdError as error:
         raise ValueError(str(error)) from None
+    if len(text) > limit:
+        raise ValueError(f"more than {limit} bytes when decompressed")
+    if not decompressor.eof:
+        raise ValueError("cut short")
+    return text, decompressor.unused_data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-__all__ = ["Extent", "extent_of"]
+__all__ = ["Extent", "Extents", "ends", "extent_of"]
 
 #: Point of time from which times are counted, in any calendar.
 _EPOCH: Final = "microseconds since 1970-01-01"
@@ -29,15 +30,104 @@ class Extent:
         Of times and durations in microseconds.
     falling : bool
         Whether it goes from high to low.
-    digest : str
-        Of all values, in hexadecimal.
+    digest : int
+        Of all values, 32 bits: with equal ends it says that others are equal, too.
     """
 
     kind: str
     low: Any
     high: Any
     falling: bool
-    digest: str
+    digest: int
+
+
+@dataclass(frozen=True)
+class Extents:
+    """Many extents, as columns.
+
+    Attributes
+    ----------
+    kinds : tuple of str
+    kind : int16[n]
+        Index into `kinds`, -1 where there is no extent; the other columns say nothing then.
+    low, high : int64[n], float64[n] or object[n]
+        Objects are texts, or integers beside floats.
+    falling : bool[n]
+    digest : uint32[n]
+    """
+
+    kinds: tuple[str, ...]
+    kind: npt.NDArray[np.int16]
+    low: npt.NDArray[Any]
+    high: npt.NDArray[Any]
+    falling: npt.NDArray[np.bool_]
+    digest: npt.NDArray[np.uint32]
+
+    @classmethod
+    def of(cls, extents: Sequence[Extent | None]) -> Extents:
+        """Return extents as columns."""
+        kinds = tuple(dict.fromkeys(e.kind for e in extents if e is not None))
+        number = {kind: i for i, kind in enumerate(kinds)}
+        count = len(extents)
+        return cls(
+            kinds,
+            np.fromiter((-1 if e is None else number[e.kind] for e in extents), np.int16, count),
+            ends([0 if e is None else e.low for e in extents]),
+            ends([0 if e is None else e.high for e in extents]),
+            np.fromiter((e is not None and e.falling for e in extents), np.bool_, count),
+            np.fromiter((0 if e is None else e.digest for e in extents), np.uint32, count),
+        )
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    def __getitem__(self, index: int) -> Extent | None:
+        kind = int(self.kind[index])
+        if kind < 0:
+            return None
+        low, high = (column[index : index + 1].tolist()[0] for column in (self.low, self.high))
+        falling, digest = bool(self.falling[index]), int(self.digest[index])
+        return Extent(self.kinds[kind], low, high, falling, digest)
+
+    def take(self, rows: npt.NDArray[Any]) -> Extents:
+        """Return some of them, by their numbers or a mask."""
+        columns = (self.kind, self.low, self.high, self.falling, self.digest)
+        return Extents(self.kinds, *(column[rows] for column in columns))
+
+    def followed_by(self, other: Extents) -> Extents:
+        """Return these and others."""
+        kinds = tuple(dict.fromkeys((*self.kinds, *other.kinds)))
+        # the last one is that of no extent
+        numbers = np.asarray([*map(kinds.index, other.kinds), -1], np.int16)
+        return Extents(
+            kinds,
+            np.concatenate([self.kind, numbers[other.kind]]),
+            _joined(self.low, other.low),
+            _joined(self.high, other.high),
+            np.concatenate([self.falling, other.falling]),
+            np.concatenate([self.digest, other.digest]),
+        )
+
+
+def ends(values: Sequence[Any]) -> npt.NDArray[Any]:
+    """Return ends of extents as a column that holds them exactly."""
+    kinds = set(map(type, values))
+    if kinds <= {int} and all(-(1 << 63) <= value < 1 << 63 for value in values):
+        return np.asarray(values, np.int64)
+    if kinds == {float}:
+        return np.asarray(values, np.float64)
+    found = np.empty(len(values), object)
+    found[:] = values
+    return found
+
+
+def _joined(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if not len(a) or not len(b):
+        return a if len(a) else b
+    if a.dtype == b.dtype:
+        return np.concatenate([a, b])
+    # in one column they are one type, or objects
+    return ends([*a.tolist(), *b.tolist()])
 
 
 def extent_of(name: str, variable: xr.Variable) -> Extent | None:
@@ -57,7 +147,7 @@ def extent_of(name: str, variable: xr.Variable) -> Extent | None:
     low, high = min(listed), max(listed)
     falling = len(listed) > 1 and listed[-1] < listed[0]
     hashed = hashlib.blake2b(repr(listed).encode(), digest_size=8)
-    return Extent(kind, low, high, falling, hashed.hexdigest())
+    return Extent(kind, low, high, falling, int.from_bytes(hashed.digest()[:4]))
 
 
 def _ordinals(name: str, variable: xr.Variable) -> tuple[str, npt.NDArray[Any]]:

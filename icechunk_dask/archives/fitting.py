@@ -100,7 +100,7 @@ class Fitting:
         self._check_dims(parts)
         while True:
             again = {location_of(part.url) for part in parts}
-            leaving = {location for location in out if location not in scanned - again}
+            leaving = sorted(location for location in out if location not in scanned - again)
             kept = archive.record.without(leaving)
             found = Fitted(
                 dict(archive.templates),
@@ -176,7 +176,7 @@ class Fitting:
         starts = found.placement.starts()
 
         def rank(i: int) -> tuple[bool, list[int]]:
-            part, places = found.parts[i], found.placement.places[i]
+            part, places = found.parts[i], found.placement.of(i)
             # what has no steps does not tell how chunks are
             return not any(part.lengths.values()), [
                 int(starts[axis][index]) for axis, index in sorted(places.items())
@@ -205,7 +205,7 @@ class Fitting:
         axis = group_of(name), variable.dimensions[0] if variable.dimensions else ""
         blocks = found.placement.blocks.get(axis)
         # nothing comes after the last one
-        lengths = blocks.lengths[:-1] if blocks is not None else []
+        lengths = blocks.lengths[:-1].tolist() if blocks is not None else []
         to = common_rows(rows, lengths)
         if not to or to == variable.chunks[0]:
             return variable
@@ -214,7 +214,8 @@ class Fitting:
     def _mismatches(self, found: Fitted) -> Iterator[Mismatch]:
         comparison = Comparison(found.templates, self._dims)
         starts = found.placement.starts()
-        for part, places in zip(found.parts, found.placement.places, strict=True):
+        for i, part in enumerate(found.parts):
+            places = found.placement.of(i)
             if part.lengths and not places:
                 # no steps, no chunks: only what all files share has to fit
                 yield from (m for m in comparison.mismatches(part) if not m.curable)

@@ -17,7 +17,7 @@ import zarr
 from icechunk import ErrorKind, InvalidInputError, Repository, Session
 from icechunk.repository.archive_tables import FIELD
 from icechunk_dask.archives.combine import Template
-from icechunk_dask.archives.extents import Extent, extent_of
+from icechunk_dask.archives.extents import Extent, Extents, extent_of
 from icechunk_dask.archives.parts import Axis, group_of
 from icechunk_dask.archives.record import Blocks, Files, Record
 from icechunk_dask.archives.scan import digest, meanings
@@ -111,14 +111,14 @@ class ArchiveGroup:
         """Whether files may still say what the arrays are like."""
         return not self.templates or (
             bool(self.record.blocks)
-            and not any(sum(b.lengths) for b in self.record.blocks.values())
+            and not any(b.lengths.any() for b in self.record.blocks.values())
         )
 
     @property
     def is_recorded(self) -> bool:
         """Whether it is known which file is where."""
-        versions = self.record.files.versions
-        return any(version != UNKNOWN for version in versions)
+        files = self.record.files
+        return any(files.version(row) != UNKNOWN for row in range(len(files)))
 
     @staticmethod
     def dimensions(session: Session | None, root: str) -> list[str]:
@@ -152,7 +152,7 @@ class ArchiveGroup:
             if not those:
                 raise InvalidInputError(f"{url} is not in the archive in {self.root}")
             found.update(zip(those, those, strict=True))
-        if not self.record.are_apart(set(found.values())):
+        if not self.record.are_apart(list(found.values())):
             raise InvalidInputError(
                 f"nobody has recorded where in the archive in {self.root} these files are: they "
                 "were there before there was a table of its files; virtualize those that are to "
@@ -213,14 +213,19 @@ class ArchiveGroup:
                 f"there is no table of the files of the archive in {self.root}, and it has "
                 "several dimensions; virtualize all of its files again, into another group"
             )
-        files = Files(names, [UNKNOWN] * len(names), [name not in locations for name in names])
-        self.record = Record(files, list(range(len(names))), [0] * len(names))
+        by_value_too = [name not in locations for name in names]
+        files = Files.of(names, [UNKNOWN] * len(names), by_value_too)
+        none = np.zeros(len(names), np.int64)
+        self.record = Record(files, np.arange(len(names)), none)
         for axis, length in lengths.items():
             extent = extents.get(axis)
             self.record.blocks[axis] = Blocks(
-                "url" if extent is None else "coordinate", [length], [extent], [names[0]]
+                "url" if extent is None else "coordinate",
+                np.asarray([length], np.int64),
+                Extents.of([extent]),
+                none[:1],
             )
-            self.record.places[axis] = [0] * len(self.record.part_file)
+            self.record.places[axis] = none
 
     def _look_at_group(
         self,

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy.typing as npt
 
 from icechunk import InvalidInputError
 from icechunk_dask.archives.combine import Mismatch
-from icechunk_dask.archives.extents import Extent
+from icechunk_dask.archives.extents import Extent, Extents
 from icechunk_dask.archives.parts import Axis, Part
 from icechunk_dask.archives.record import Blocks, Record
 from icechunk_dask.archives.sources import location_of
@@ -38,29 +37,25 @@ class Placement:
         Those of the archive afterwards.
     moved : dict of Axis to int64[n]
         Of each block that was there before, which block it becomes; -1 if it is gone.
-    places : list of dict of Axis to int
-        Of each new part its blocks.
+    places : dict of Axis to int64[m]
+        Of each new part its block, -1 if it has none.
+    files : dict of str to int
+        Numbers of the files of new parts, by location; they come after those that are kept.
     """
 
     blocks: dict[Axis, Blocks] = field(default_factory=dict)
     moved: dict[Axis, npt.NDArray[np.int64]] = field(default_factory=dict)
-    places: list[dict[Axis, int]] = field(default_factory=list)
+    places: dict[Axis, npt.NDArray[np.int64]] = field(default_factory=dict)
+    files: dict[str, int] = field(default_factory=dict)
 
     def starts(self) -> dict[Axis, npt.NDArray[np.int64]]:
         """Return where blocks begin, and at last where they end."""
         return {axis: blocks.starts() for axis, blocks in self.blocks.items()}
 
-
-@dataclass(slots=True, eq=False)
-class _Item:
-    """A block before it has its place."""
-
-    key: Any
-    length: int
-    extent: Extent | None
-    name: str
-    url: str
-    old: int = -1
+    def of(self, part: int) -> dict[Axis, int]:
+        """Return the blocks of a new part."""
+        found = {axis: int(column[part]) for axis, column in self.places.items()}
+        return {axis: place for axis, place in found.items() if place >= 0}
 
 
 def other_kinds(
@@ -69,7 +64,9 @@ def other_kinds(
     """Return the parts whose coordinates cannot be compared with those of the others."""
     first: dict[Axis, str] = {}
     for axis, known in blocks.items():
-        first.update((axis, e.kind) for e in known.extents[:1] if e is not None)
+        extent = known.extents[0] if len(known) else None
+        if extent is not None:
+            first[axis] = extent.kind
     found = []
     for part in parts:
         for axis, extent in part.extents.items():
@@ -101,101 +98,164 @@ def place(
     InvalidInputError
         If blocks overlap, or have no coordinate to sort them by.
     """
-    found = Placement(places=[{} for _ in parts])
-    used = {dim for part in parts for _, dim in part.lengths} | {dim for _, dim in record.blocks}
-    axes = list(record.blocks)
+    found = Placement()
     for part in parts:
-        axes.extend(axis for axis in part.lengths if axis not in axes)
+        found.files.setdefault(location_of(part.url), len(record.files) + len(found.files))
+    axes = dict.fromkeys((*record.blocks, *(axis for part in parts for axis in part.lengths)))
+    used = {dim for _, dim in axes}
     # the groups outside come first: others may follow their order
     for axis in sorted(axes, key=lambda axis: (dims.index(axis[1]), axis[0].count("/"), axis)):
-        _place_along(found, axis, parts, record, order, unique=len(used) == 1)
-    _check_places(found, parts, record)
+        _Along(found, axis, parts, record, unique=len(used) == 1).place(order)
+    if len(used) > 1:
+        # with one dimension no two parts share a place
+        _check_places(found, parts, record)
     return found
 
 
-def _place_along(
-    found: Placement,
-    axis: Axis,
-    parts: Sequence[Part],
-    record: Record,
-    order: str,
-    *,
-    unique: bool,
-) -> None:
-    known = record.blocks.get(axis, Blocks())
-    # blocks without a part go
-    alive = set(record.places.get(axis, ())) - {-1}
-    members = [i for i, part in enumerate(parts) if part.lengths.get(axis)]
-    extents = {i: parts[i].extents.get(axis) for i in members}
-    if not known.lengths:
-        order = _chosen_order(list(extents.values()), order, unique=unique)
-        if order == "url" and (guide := _guide(found, axis)) is not None:
-            # this group says nothing, and another one does
-            theirs = {i: parts[i].extents.get(guide) for i in members}
-            if None not in theirs.values():
-                extents, order = theirs, "coordinate"
-    else:
-        order = known.order
-        guide = _guide(found, axis)
-        for i in members:
-            if extents[i] is None and guide is not None:
-                extents[i] = parts[i].extents.get(guide)
-    items = [
-        _Item(_key(order, extent, name), length, extent, name, name, i)
-        for i, (length, extent, name) in enumerate(
-            zip(known.lengths, known.extents, known.names, strict=True)
+class _Along:
+    """Places parts along one dimension of one group."""
+
+    def __init__(
+        self,
+        found: Placement,
+        axis: Axis,
+        parts: Sequence[Part],
+        record: Record,
+        *,
+        unique: bool,
+    ) -> None:
+        self._found = found
+        self._axis = axis
+        self._parts = parts
+        self._record = record
+        self._unique = unique
+        known = record.blocks.get(axis, Blocks())
+        # blocks without a part go
+        alive = np.zeros(len(known), np.bool_)
+        places = record.places.get(axis, np.empty(0, np.int64))
+        alive[places[places >= 0]] = True
+        self._count = len(known)
+        self._old = np.flatnonzero(alive)
+        self._known = known.take(self._old)
+        self._members = [i for i, part in enumerate(parts) if part.lengths.get(axis)]
+
+    def place(self, order: str) -> None:
+        """Find out how blocks follow each other."""
+        members = self._members
+        extents: list[Extent | None] = [self._parts[i].extents.get(self._axis) for i in members]
+        guide = _guide(self._found, self._axis)
+        if not self._count:
+            order = _chosen_order(extents, order, unique=self._unique)
+            if order == "url" and guide is not None:
+                # this group says nothing, and another one does
+                theirs = [self._parts[i].extents.get(guide) for i in members]
+                if None not in theirs:
+                    extents, order = theirs, "coordinate"
+        else:
+            order = self._known.order
+            if guide is not None:
+                extents = [
+                    extent or self._parts[i].extents.get(guide)
+                    for i, extent in zip(members, extents, strict=True)
+                ]
+        if order == "coordinate":
+            for i, extent in zip(members, extents, strict=True):
+                if extent is None:
+                    raise InvalidInputError(
+                        f"{self._parts[i].url} has no coordinate {self._axis[1]!r} to sort files "
+                        f"by{_of(self._axis)}; pass order='url' for a new archive that is sorted "
+                        "by the names of its files"
+                    )
+        blocks = self._all(order, extents)
+        self._arrange(blocks, self._keys(blocks))
+
+    def _all(self, order: str, extents: Sequence[Extent | None]) -> Blocks:
+        """Return known blocks, and after them one of each new part."""
+        known, members = self._known, self._members
+        lengths = [self._parts[i].lengths[self._axis] for i in members]
+        files = [self._found.files[location_of(self._parts[i].url)] for i in members]
+        return Blocks(
+            order,
+            np.append(known.lengths, np.asarray(lengths, np.int64)),
+            known.extents.followed_by(Extents.of(extents)),
+            np.append(known.files, np.asarray(files, np.int64)),
         )
-        if i in alive
-    ]
-    place_of = {(item.extent and item.extent.digest, item.key): item for item in items}
-    new: dict[int, _Item] = {}
-    for i in members:
-        part, extent = parts[i], extents[i]
-        if order == "coordinate" and extent is None:
+
+    def _keys(self, blocks: Blocks) -> npt.NDArray[Any]:
+        """Return what blocks are sorted by."""
+        if blocks.order == "coordinate":
+            return blocks.extents.low
+        # as bytes, texts in UTF-8 have the order of their characters
+        names = [name.encode() for name in self._record.files.locations.take(self._known.files)]
+        for i in self._members:
+            part = self._parts[i]
+            name = location_of(part.url)
+            names.append((name if part.number == 0 else f"{name}#{part.number:06}").encode())
+        return np.asarray(names, np.bytes_)
+
+    def _arrange(self, blocks: Blocks, keys: npt.NDArray[Any]) -> None:
+        found, axis, extents = self._found, self._axis, blocks.extents
+        rows = _sorted(keys, falling=blocks.order == "coordinate" and bool(extents.falling.any()))
+        keys, ordered = keys[rows], extents.take(rows)
+        same = np.zeros(len(rows), np.bool_)
+        same[1:] = (
+            (keys[1:] == keys[:-1])
+            & (ordered.kind[1:] == ordered.kind[:-1])
+            & (ordered.digest[1:] == ordered.digest[:-1])
+            & (ordered.high[1:] == ordered.high[:-1])
+        )
+        # of blocks that are the same the first stays; it is the one that was there
+        if self._unique and same.any():
+            second = int(same.argmax())
+            first, new = sorted((int(rows[second - 1]), int(rows[second])))
             raise InvalidInputError(
-                f"{part.url} has no coordinate {axis[1]!r} to sort files by{_of(axis)}; pass "
-                "order='url' for a new archive that is sorted by the names of its files"
+                f"{self._url(blocks, new)} and {self._url(blocks, first)} have the same "
+                f"{axis[1]!r}{_of(axis)}: take one of them out, with "
+                "icechunk_dask.remove_files if it is in the archive, or pass order='url' for a "
+                "new archive that is sorted by the names of its files"
             )
-        name = location_of(part.url)
-        key = _key(order, extent, name if part.number == 0 else f"{name}#{part.number:06}")
-        item = _Item(key, part.lengths[axis], extent, name, part.url)
-        same = place_of.get((extent and extent.digest, key))
-        if same is None:
-            place_of[extent and extent.digest, key] = item
-            items.append(item)
-        elif unique:
+        number = np.cumsum(~same) - 1
+        kept = rows[~same]
+        if blocks.order == "coordinate":
+            self._check_overlaps(blocks, kept)
+        where = np.empty(len(rows), np.int64)
+        where[rows] = number
+        found.blocks[axis] = blocks.take(kept)
+        found.moved[axis] = np.full(self._count, -1, np.int64)
+        found.moved[axis][self._old] = where[: len(self._old)]
+        found.places[axis] = np.full(len(self._parts), -1, np.int64)
+        found.places[axis][self._members] = where[len(self._old) :]
+
+    def _check_overlaps(self, blocks: Blocks, rows: npt.NDArray[np.int64]) -> None:
+        axis = self._axis
+        low, high = blocks.extents.low[rows], blocks.extents.high[rows]
+        after = low[1:] >= low[:-1]
+        apart = np.where(after, low[1:] > high[:-1], low[:-1] > high[1:])
+        for i in np.flatnonzero(~apart.astype(np.bool_)).tolist():
+            other, new = sorted((int(rows[i]), int(rows[i + 1])))
             raise InvalidInputError(
-                f"{part.url} and {same.url} have the same {axis[1]!r}{_of(axis)}: take one of "
-                "them out, with icechunk_dask.remove_files if it is in the archive, or pass "
-                "order='url' for a new archive that is sorted by the names of its files"
+                f"{self._url(blocks, new)}: its {axis[1]!r}{_of(axis)}, "
+                f"{_shown(blocks.extents[new])}, overlaps that of {self._url(blocks, other)}, "
+                f"{_shown(blocks.extents[other])}; files may not overlap"
             )
-        new[i] = same or item
-    falling = any(item.extent is not None and item.extent.falling for item in items)
-    items.sort(key=lambda item: item.key, reverse=falling and order == "coordinate")
-    if order == "coordinate":
-        _check_overlaps(items, axis)
-    where = {id(item): n for n, item in enumerate(items)}
-    found.blocks[axis] = Blocks(
-        order,
-        [item.length for item in items],
-        [item.extent for item in items],
-        [item.name for item in items],
-    )
-    moved = np.full(len(known.lengths), -1, np.int64)
-    for item in items:
-        if item.old >= 0:
-            moved[item.old] = where[id(item)]
-    found.moved[axis] = moved
-    for i, item in new.items():
-        found.places[i][axis] = where[id(item)]
+
+    def _url(self, blocks: Blocks, row: int) -> str:
+        """Return what a block is called in messages."""
+        number = row - len(self._old)
+        if number >= 0:
+            return self._parts[self._members[number]].url
+        return self._record.files.locations[int(blocks.files[row])]
+
+
+def _sorted(keys: npt.NDArray[Any], *, falling: bool) -> npt.NDArray[np.int64]:
+    """Return the order of keys, equal ones as they come."""
+    if falling:
+        return (len(keys) - 1 - np.argsort(keys[::-1], kind="stable"))[::-1]
+    return np.argsort(keys, kind="stable")
 
 
 def _of(axis: Axis) -> str:
     return f" in the group {axis[0]!r}" if axis[0] else ""
-
-
-def _key(order: str, extent: Extent | None, name: str) -> Any:
-    return extent.low if order == "coordinate" and extent is not None else name
 
 
 def _chosen_order(extents: Sequence[Extent | None], order: str, *, unique: bool) -> str:
@@ -211,23 +271,9 @@ def _chosen_order(extents: Sequence[Extent | None], order: str, *, unique: bool)
 def _guide(found: Placement, axis: Axis) -> Axis | None:
     """Return the same dimension of another group, which is sorted by its coordinate."""
     for other, blocks in found.blocks.items():
-        if other[1] == axis[1] and blocks.order == "coordinate" and blocks.lengths:
+        if other[1] == axis[1] and blocks.order == "coordinate" and len(blocks):
             return other
     return None
-
-
-def _check_overlaps(items: Sequence[_Item], axis: Axis) -> None:
-    for before, after in pairwise(items):
-        if before.extent is None or after.extent is None:
-            continue
-        low, high = sorted((before.extent, after.extent), key=lambda extent: extent.low)
-        if high.low > low.high:
-            continue
-        new, other = (after, before) if after.old < 0 else (before, after)
-        raise InvalidInputError(
-            f"{new.url}: its {axis[1]!r}{_of(axis)}, {_shown(new.extent)}, overlaps that of "
-            f"{other.url}, {_shown(other.extent)}; files may not overlap"
-        )
 
 
 def _shown(extent: Extent | None) -> str:
@@ -247,7 +293,8 @@ def _shown(extent: Extent | None) -> str:
 def _check_places(found: Placement, parts: Sequence[Part], record: Record) -> None:
     """Check that no two parts give a variable at one place different values."""
     taken: dict[tuple[Any, ...], tuple[str, bytes]] = {}
-    for part, places in zip(parts, found.places, strict=True):
+    for i, part in enumerate(parts):
+        places = found.of(i)
         digests = dict(part.digests)
         for name, variable in part.schema.variables.items():
             group = name.rpartition("/")[0]
@@ -260,20 +307,16 @@ def _check_places(found: Placement, parts: Sequence[Part], record: Record) -> No
                 raise InvalidInputError(
                     f"{part.url} and {url} have different values of {name!r} at the same place"
                 )
-    if len({dim for _, dim in found.blocks}) < 2 or not record.part_file:
+    if not len(record.part_file):
         return
-    # with one dimension blocks differ already
     there: dict[tuple[int, ...], str] = {}
     axes = list(record.places)
-    for row, file in enumerate(record.part_file):
-        place_of = tuple(
-            int(found.moved[axis][record.places[axis][row]])
-            if record.places[axis][row] >= 0
-            else -1
-            for axis in axes
-        )
-        there[place_of] = record.files.locations[file]
-    for part, places in zip(parts, found.places, strict=True):
+    # a place before the first is none
+    columns = [np.append(found.moved[axis], -1)[record.places[axis]].tolist() for axis in axes]
+    for file, *place_of in zip(record.part_file.tolist(), *columns, strict=True):
+        there[tuple(place_of)] = record.files.locations[file]
+    for i, part in enumerate(parts):
+        places = found.of(i)
         other = there.get(tuple(places.get(axis, -1) for axis in axes))
         if other is not None and places:
             raise InvalidInputError(

@@ -9,9 +9,8 @@ changed; each commit that changes the archive writes another one.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from math import inf
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -19,62 +18,126 @@ import numpy.typing as npt
 
 from icechunk import InvalidInputError, ObjectNotFoundError, Session
 from icechunk.errors import FormatError
+from icechunk.kerchunk.tables import StringHeap
 from icechunk.repository.archive_tables import named_table, table_key
-from icechunk.repository.stored_json import packed, unpacked
-from icechunk_dask.archives.extents import Extent
+from icechunk_dask.archives.columns import (
+    Columns,
+    decode,
+    encode,
+    heap_of,
+    joined_heaps,
+    rows_in,
+)
+from icechunk_dask.archives.extents import Extent, Extents
 from icechunk_dask.archives.parts import Axis
 from icechunk_dask.archives.sources import Version
 
 __all__ = ["Blocks", "Files", "Record"]
 
-_VERSION: Final = 1
-#: No array is as long, and no file as large.
-_MOST: Final = 1 << 62
+_VERSION: Final = 2
+_NONE: Final = heap_of([])
 
 
-@dataclass
+def _no_numbers() -> npt.NDArray[np.int64]:
+    return np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
 class Files:
     """The files of an archive, as columns.
 
     Attributes
     ----------
-    locations : list of str
-        As references have them.
-    versions : list of Version
-        What nobody knows is never taken for changed.
-    by_value : list of bool
+    locations : StringHeap
+        As references have them; distinct.
+    sizes, modified : int64[n]
+        Of their versions. What nobody knows is never taken for changed.
+    etags : StringHeap
+        Of their versions; empty texts for none.
+    by_value : bool[n]
         Whether no chunk refers to them.
     """
 
-    locations: list[str] = field(default_factory=list)
-    versions: list[Version] = field(default_factory=list)
-    by_value: list[bool] = field(default_factory=list)
+    locations: StringHeap = _NONE
+    sizes: npt.NDArray[np.int64] = field(default_factory=_no_numbers)
+    modified: npt.NDArray[np.int64] = field(default_factory=_no_numbers)
+    etags: StringHeap = _NONE
+    by_value: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
+
+    @classmethod
+    def of(
+        cls, locations: Sequence[str], versions: Sequence[Version], by_value: Iterable[bool]
+    ) -> Files:
+        """Return files as columns."""
+        return cls(
+            heap_of(locations),
+            np.asarray([version.size for version in versions], np.int64),
+            np.asarray([version.modified for version in versions], np.int64),
+            heap_of([version.etag for version in versions]),
+            np.asarray(list(by_value), np.bool_),
+        )
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def version(self, row: int) -> Version:
+        """Return the version of a file."""
+        return Version(int(self.sizes[row]), int(self.modified[row]), self.etags[row])
+
+    def rows(self, locations: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Return the numbers of files by their locations, -1 for those that are not here."""
+        return rows_in(self.locations, locations)
+
+    def take(self, rows: npt.NDArray[Any]) -> Files:
+        """Return some of them."""
+        return Files(
+            self.locations.take(rows),
+            self.sizes[rows],
+            self.modified[rows],
+            self.etags.take(rows),
+            self.by_value[rows],
+        )
+
+    def followed_by(self, other: Files) -> Files:
+        """Return these and others."""
+        return Files(
+            joined_heaps(self.locations, other.locations),
+            np.concatenate([self.sizes, other.sizes]),
+            np.concatenate([self.modified, other.modified]),
+            joined_heaps(self.etags, other.etags),
+            np.concatenate([self.by_value, other.by_value]),
+        )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Blocks:
-    """What lies one after the other along one dimension of a group.
+    """What lies one after the other along one dimension of a group, as columns.
 
     Attributes
     ----------
     order : {"coordinate", "url"}
         What blocks are sorted by.
-    lengths : list of int
-    extents : list of Extent or None
-    names : list of str
-        Location of a file of each block.
+    lengths : int64[n]
+    extents : Extents
+    files : int64[n]
+        A file of each block, by its number.
     """
 
     order: str = "url"
-    lengths: list[int] = field(default_factory=list)
-    extents: list[Extent | None] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
+    lengths: npt.NDArray[np.int64] = field(default_factory=_no_numbers)
+    extents: Extents = field(default_factory=lambda: Extents.of([]))
+    files: npt.NDArray[np.int64] = field(default_factory=_no_numbers)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
 
     def starts(self) -> npt.NDArray[np.int64]:
         """Return where each block begins, and at last where they end."""
-        found = np.zeros(len(self.lengths) + 1, np.int64)
-        np.cumsum(self.lengths, out=found[1:])
-        return found
+        return np.append(0, np.cumsum(self.lengths))
+
+    def take(self, rows: npt.NDArray[Any]) -> Blocks:
+        """Return some of them, in any order."""
+        return Blocks(self.order, self.lengths[rows], self.extents.take(rows), self.files[rows])
 
 
 @dataclass
@@ -84,9 +147,9 @@ class Record:
     Attributes
     ----------
     files : Files
-    part_file, part_number : list of int
+    part_file, part_number : int64[m]
         Of each part, which of the files it is of, and which of its parts.
-    places : dict of Axis to list of int
+    places : dict of Axis to int64[m]
         Of each part its block, -1 if it has none.
     blocks : dict of Axis to Blocks
     templates : dict of str to dict
@@ -95,9 +158,9 @@ class Record:
     """
 
     files: Files = field(default_factory=Files)
-    part_file: list[int] = field(default_factory=list)
-    part_number: list[int] = field(default_factory=list)
-    places: dict[Axis, list[int]] = field(default_factory=dict)
+    part_file: npt.NDArray[np.int64] = field(default_factory=_no_numbers)
+    part_number: npt.NDArray[np.int64] = field(default_factory=_no_numbers)
+    places: dict[Axis, npt.NDArray[np.int64]] = field(default_factory=dict)
     blocks: dict[Axis, Blocks] = field(default_factory=dict)
     templates: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -155,31 +218,41 @@ class Record:
 
     def encode(self) -> bytes:
         """Return the table as bytes."""
-        versions = self.files.versions
-        document = {
-            "version": _VERSION,
-            "locations": self.files.locations,
-            "sizes": [version.size for version in versions],
-            "modified": [version.modified for version in versions],
-            "etags": [version.etag for version in versions],
-            "by_value": [int(each) for each in self.files.by_value],
+        files = self.files
+        columns: Columns = {
+            "locations": files.locations,
+            "sizes": files.sizes,
+            "modified": files.modified,
+            "etags": files.etags,
+            "by_value": files.by_value,
             "part_file": self.part_file,
             "part_number": self.part_number,
-            "axes": [
+        }
+        axes = []
+        for number, (axis, blocks) in enumerate(self.blocks.items()):
+            extents = blocks.extents
+            axes.append(
                 {
                     "group": axis[0],
                     "dimension": axis[1],
-                    "places": self.places[axis],
                     "order": blocks.order,
-                    "lengths": blocks.lengths,
-                    "names": blocks.names,
-                    "extents": _columns(blocks.extents),
+                    "kinds": extents.kinds,
                 }
-                for axis, blocks in self.blocks.items()
-            ],
-            "templates": self.templates,
-        }
-        return packed(document)
+            )
+            for name, column in (
+                ("places", self.places[axis]),
+                ("lengths", blocks.lengths),
+                ("files", blocks.files),
+                ("kind", extents.kind.astype(np.int64)),
+                ("low", extents.low),
+                # ends are often one step after the beginning
+                *_high(extents),
+                ("falling", extents.falling),
+                ("digest", extents.digest),
+            ):
+                columns[f"{number}.{name}"] = column
+        document = {"version": _VERSION, "axes": axes, "templates": self.templates}
+        return encode(document, columns)
 
     @classmethod
     def decode(cls, data: bytes, name: str) -> Record:
@@ -191,59 +264,72 @@ class Record:
             If they are none, or of a version of the future.
         """
         try:
-            found = unpacked(data)
-            if found["version"] != _VERSION:
+            document, columns = decode(data)
+            if document["version"] == 1:
+                record = _first_version(document)
+                record._check()
+                return record
+            if document["version"] != _VERSION:
                 raise FormatError(
                     f"{name}: a newer version of this library wrote the table of the archive; "
-                    f"it is of version {found['version']}, and {_VERSION} is known"
+                    f"it is of version {document['version']}, and {_VERSION} is known"
                 )
-            versions = [
-                Version(size, modified, etag)
-                for size, modified, etag in zip(
-                    found["sizes"], found["modified"], found["etags"], strict=True
-                )
-            ]
-            files = Files(found["locations"], versions, list(map(bool, found["by_value"])))
-            record = cls(files, found["part_file"], found["part_number"])
-            for each in found["axes"]:
+            found: Any = columns
+            record = cls(
+                Files(*(found[key] for key in _FILES)), found["part_file"], found["part_number"]
+            )
+            for number, each in enumerate(document["axes"]):
                 axis = each["group"], each["dimension"]
-                record.places[axis] = each["places"]
-                record.blocks[axis] = Blocks(
-                    each["order"], each["lengths"], _extents(each), each["names"]
+                own = {key: found[f"{number}.{key}"] for key in _BLOCKS}
+                high = found.get(f"{number}.high")
+                extents = Extents(
+                    tuple(each["kinds"]),
+                    own["kind"].astype(np.int16),
+                    own["low"],
+                    own["low"] + found[f"{number}.width"] if high is None else high,
+                    own["falling"],
+                    own["digest"],
                 )
-            record.templates = found["templates"]
-            record._check_columns()
-        except (ValueError, KeyError, TypeError, IndexError) as exc:
-            if isinstance(exc, FormatError):
-                raise
+                record.places[axis] = own["places"]
+                record.blocks[axis] = Blocks(each["order"], own["lengths"], extents, own["files"])
+            record.templates = document["templates"]
+            record._check()
+        except FormatError:
+            raise
+        except (*_WRONG, InvalidInputError) as exc:
             raise FormatError(f"{name}: the table of the archive is damaged: {exc}") from exc
         return record
 
-    def _check_columns(self) -> None:
+    def _check(self) -> None:
         """Check that columns fit together: whoever wrote the repository wrote them."""
-        count, parts = len(self.files.locations), len(self.part_file)
-        _check(self.files.locations, str, count)
-        _check([version.size for version in self.files.versions], int, count, -_MOST, _MOST)
-        _check([version.modified for version in self.files.versions], int, count, -_MOST, _MOST)
-        _check([version.etag for version in self.files.versions], str, count)
-        if len(self.files.by_value) != count:
+        files, count, parts = self.files, len(self.files.locations), len(self.part_file)
+        _numbers(files.sizes, count, -_MOST, _MOST)
+        _numbers(files.modified, count, -_MOST, _MOST)
+        _column(files.by_value, np.bool_, count)
+        _numbers(self.part_file, parts, 0, count)
+        _numbers(self.part_number, parts, 0, _MOST)
+        if len(files.etags) != count:
             raise ValueError("its columns do not fit together")
-        _check(self.part_file, int, parts, 0, count)
-        _check(self.part_number, int, parts, 0)
         for axis, places in self.places.items():
-            blocks = self.blocks[axis]
+            blocks, extents = self.blocks[axis], self.blocks[axis].extents
             number = len(blocks.lengths)
-            _check(list(axis), str, 2)
-            _check(places, int, parts, -1, number)
-            _check(blocks.lengths, int, number, 0, _MOST)
-            _check([sum(blocks.lengths)], int, 1, 0, _MOST)
-            _check(blocks.names, str, number)
-            if len(blocks.extents) != number:
-                raise ValueError("its columns do not fit together")
-        _check([self.templates], dict, 1)
+            _texts(*axis, blocks.order, *extents.kinds)
+            _numbers(places, parts, -1, number)
+            _numbers(blocks.lengths, number, 0, _MOST)
+            if float(blocks.lengths.sum(dtype=np.float64)) >= _MOST:
+                raise ValueError("its files are too long")
+            _numbers(blocks.files, number, 0, count)
+            _numbers(extents.kind, number, -1, len(extents.kinds))
+            _column(extents.falling, np.bool_, number)
+            _column(extents.digest, np.uint32, number)
+            for column in (extents.low, extents.high):
+                if len(column) != number or column.dtype not in _ENDS:
+                    raise ValueError("its columns do not fit together")
+        if not isinstance(self.templates, dict):
+            raise ValueError("it has something else in place of what variables are like")
         for template in self.templates.values():
             bytes.fromhex(template["digest"])
-            _check([template["by_value"], template["digest"]], str, 2)
+            _texts(template["by_value"], template["digest"])
 
     # -- looked at ---------------------------------------------------------------------
     def check(self, name: str, axis: Axis, length: int) -> None:
@@ -255,7 +341,7 @@ class Record:
             If somebody else has written it.
         """
         blocks = self.blocks.get(axis)
-        known = length if blocks is None else sum(blocks.lengths)
+        known = length if blocks is None else int(blocks.lengths.sum())
         if length != known:
             raise InvalidInputError(
                 f"the variable {name!r} has {length} steps along {axis[1]!r}, and the files of "
@@ -263,85 +349,143 @@ class Record:
                 "be added any more"
             )
 
-    def without(self, locations: set[str]) -> Record:
+    def without(self, locations: Sequence[str]) -> Record:
         """Return the table without some files; blocks stay as they are."""
-        gone = [location in locations for location in self.files.locations]
-        number = np.cumsum(np.logical_not(gone)) - 1
-        kept = [i for i, file in enumerate(self.part_file) if not gone[file]]
-        stay = [i for i, drop in enumerate(gone) if not drop]
-        files = Files(
-            [self.files.locations[i] for i in stay],
-            [self.files.versions[i] for i in stay],
-            [self.files.by_value[i] for i in stay],
-        )
+        rows = self.files.rows(locations)
+        gone = np.zeros(len(self.files), np.bool_)
+        gone[rows[rows >= 0]] = True
+        if not gone.any():
+            return self
+        number = np.cumsum(~gone) - 1
+        kept = ~gone[self.part_file]
+        places = {axis: column[kept] for axis, column in self.places.items()}
+        part_file = number[self.part_file[kept]]
+        blocks = {}
+        for axis, known in self.blocks.items():
+            # what several files share is named by one that stays
+            files = np.where(gone[known.files], 0, number[known.files])
+            lost = gone[known.files][places[axis]] & (places[axis] >= 0)
+            files[places[axis][lost]] = part_file[lost]
+            blocks[axis] = replace(known, files=files)
         return Record(
-            files,
-            [int(number[self.part_file[i]]) for i in kept],
-            [self.part_number[i] for i in kept],
-            {axis: [column[i] for i in kept] for axis, column in self.places.items()},
-            self.blocks,
+            self.files.take(np.flatnonzero(~gone)),
+            part_file,
+            self.part_number[kept],
+            places,
+            blocks,
             self.templates,
         )
 
-    def are_apart(self, locations: set[str]) -> bool:
+    def are_apart(self, locations: Sequence[str]) -> bool:
         """Whether some files can be told from the others by their places."""
-        placed: dict[bool, set[tuple[int, ...]]] = {True: set(), False: set()}
-        columns = list(self.places.values())
-        for row, file in enumerate(self.part_file):
-            chosen = self.files.locations[file] in locations
-            placed[chosen].add(tuple(column[row] for column in columns))
+        chosen = np.isin(self.part_file, self.files.rows(locations))
+        columns = np.stack([*self.places.values()], axis=1)
         # what has no steps has no place
-        shared = placed[True] & placed[False]
-        return not any(max(place, default=-1) >= 0 for place in shared)
+        placed = (columns >= 0).any(axis=1)
+        some = set(map(tuple, columns[placed & chosen].tolist()))
+        return some.isdisjoint(map(tuple, columns[placed & ~chosen].tolist()))
 
-    def parts_of(self, locations: set[str]) -> list[dict[Axis, int]]:
+    def parts_of(self, locations: Sequence[str]) -> list[dict[Axis, int]]:
         """Return the blocks of the parts of some files."""
-        rows = [i for i, f in enumerate(self.part_file) if self.files.locations[f] in locations]
+        rows = np.flatnonzero(np.isin(self.part_file, self.files.rows(locations))).tolist()
         return [
-            {axis: column[i] for axis, column in self.places.items() if column[i] >= 0}
+            {axis: int(column[i]) for axis, column in self.places.items() if column[i] >= 0}
             for i in rows
         ]
 
 
-def _columns(extents: Sequence[Extent | None]) -> dict[str, Any] | int:
-    """Return extents as columns; only how many if none is known."""
-    known = [extent for extent in extents if extent is not None]
-    if not known:
-        return len(extents)
-    kinds = sorted({extent.kind for extent in known})
-    return {
-        "kinds": kinds,
-        "kind": [-1 if e is None else kinds.index(e.kind) for e in extents],
-        "low": [None if e is None else e.low for e in extents],
-        "high": [None if e is None else e.high for e in extents],
-        "falling": [int(e is not None and e.falling) for e in extents],
-        "digest": ["" if e is None else e.digest for e in extents],
-    }
+_FILES: Final = ("locations", "sizes", "modified", "etags", "by_value")
+_BLOCKS: Final = ("places", "lengths", "files", "kind", "low", "falling", "digest")
 
 
-def _extents(axis: Any) -> list[Extent | None]:
-    columns, count = axis["extents"], len(axis["lengths"])
+def _high(extents: Extents) -> list[tuple[str, npt.NDArray[Any]]]:
+    """Return the upper ends, as what they are above the lower ones where that is exact."""
+    if extents.low.dtype == np.int64 == extents.high.dtype:
+        return [("width", extents.high - extents.low)]
+    return [("high", extents.high)]
+
+
+_WRONG: Final = (ValueError, LookupError, TypeError, AttributeError)
+#: No array is as long, and no file as large.
+_MOST: Final = 1 << 62
+_ENDS: Final = (np.dtype(np.int64), np.dtype(np.float64), np.dtype(object))
+
+
+def _column(column: Any, dtype: Any, count: int) -> None:
+    if column.dtype != dtype or column.shape != (count,):
+        raise ValueError("its columns do not fit together")
+
+
+def _numbers(column: Any, count: int, low: int, end: int) -> None:
+    """Check a column of numbers: how many there are, and that they are in [low, end)."""
+    if column.dtype.kind != "i" or column.shape != (count,):
+        raise ValueError("its columns do not fit together")
+    if count and not low <= int(column.min()) <= int(column.max()) < end:
+        raise ValueError("a column has a number that is out of its range")
+
+
+def _texts(*values: Any) -> None:
+    if not all(isinstance(value, str) for value in values):
+        raise ValueError("it has something else in place of a text")
+
+
+# -- tables of the first version, which were JSON --------------------------------------------
+def _first_version(found: dict[str, Any]) -> Record:
+    versions = [
+        Version(_integer(size), _integer(modified), etag)
+        for size, modified, etag in zip(
+            found["sizes"], found["modified"], found["etags"], strict=True
+        )
+    ]
+    _texts(*found["locations"], *found["etags"])
+    files = Files.of(found["locations"], versions, map(bool, found["by_value"]))
+    record = Record(files, _integers(found["part_file"]), _integers(found["part_number"]))
+    _numbers(record.part_file, len(record.part_file), 0, len(files.locations))
+    for each in found["axes"]:
+        axis = each["group"], each["dimension"]
+        places = record.places[axis] = _integers(each["places"])
+        lengths = _integers(each["lengths"])
+        _numbers(places, len(record.part_file), -1, len(lengths))
+        _texts(*each["names"])
+        rows = files.rows(each["names"])
+        if len(rows) != len(lengths):
+            raise ValueError("its columns do not fit together")
+        # a file that named a block may have been taken out
+        for row, block in zip(record.part_file.tolist(), places.tolist(), strict=True):
+            if block >= 0 and rows[block] < 0:
+                rows[block] = row
+        record.blocks[axis] = Blocks(
+            each["order"],
+            lengths,
+            Extents.of(_extents(each["extents"], len(lengths))),
+            np.maximum(rows, 0),
+        )
+    record.templates = found["templates"]
+    return record
+
+
+def _integer(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= _MOST:
+        raise ValueError(f"a column holds {value!r} in place of a number")
+    return value
+
+
+def _integers(values: Any) -> npt.NDArray[np.int64]:
+    return np.asarray([*map(_integer, values)], np.int64)
+
+
+def _extents(columns: Any, count: int) -> list[Extent | None]:
     if isinstance(columns, int):
         return [None] * count
     kinds = columns["kinds"]
     names = ("kind", "low", "high", "falling", "digest")
-    return [
-        None if kind < 0 else Extent(kinds[kind], low, high, bool(falling), digest)
-        for kind, low, high, falling, digest in zip(*(columns[n] for n in names), strict=True)
-    ]
-
-
-def _check(column: Any, kind: type, count: int, low: int | None = None, end: float = inf) -> None:
-    """Check a column of a table: its length, what it holds, and that numbers are in [low, end).
-
-    Raises
-    ------
-    ValueError
-    """
-    if not isinstance(column, list) or len(column) != count:
-        raise ValueError("its columns do not fit together")
-    for value in column:
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise ValueError(f"a column holds a {type(value).__name__}")
-        if low is not None and not low <= value < end:  # type: ignore[operator]
-            raise ValueError(f"{value} is out of its range")
+    found = []
+    for kind, low, high, falling, digest in zip(*(columns[n] for n in names), strict=True):
+        if _integer(kind) < 0:
+            found.append(None)
+            continue
+        for end in (low, high):
+            if isinstance(end, bool) or not isinstance(end, int | float | str):
+                raise ValueError("an end is no number and no text")
+        found.append(Extent(kinds[kind], low, high, bool(falling), int(digest[:8], 16)))
+    return found

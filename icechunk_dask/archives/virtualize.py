@@ -16,11 +16,12 @@ from icechunk_dask.archives.fitting import ON_MISMATCH, Fitting
 from icechunk_dask.archives.group import ArchiveGroup
 from icechunk_dask.archives.parsed import Parser
 from icechunk_dask.archives.placement import ORDERS
+from icechunk_dask.archives.record import Files
 from icechunk_dask.archives.report import VirtualizeReport
 from icechunk_dask.archives.scan import Scanner
 from icechunk_dask.archives.scan_many import scan_many
 from icechunk_dask.archives.selection import Selection
-from icechunk_dask.archives.sources import Sources, Version, location_of
+from icechunk_dask.archives.sources import Sources, location_of
 from icechunk_dask.archives.target import Opened, Target
 from icechunk_dask.archives.writing import Writing
 from icechunk_dask.progress import ProgressOption, progress_of
@@ -212,8 +213,9 @@ def virtualize(
     session = opened.session(branch)
     root = "/" + group.strip("/")
     archive = ArchiveGroup.of(opened.repository, session, branch, root, dims)
-    known = dict(zip(archive.record.files.locations, archive.record.files.versions, strict=True))
-    changed = _changed(sources, locations, known)
+    rows = archive.record.files.rows(list(locations.values())).tolist()
+    known = {name: row for name, row in zip(names, rows, strict=True) if row >= 0}
+    changed = _changed(sources, archive.record.files, known)
     if changed and on_changed == "error":
         listed = "\n".join(f"  {url}" for url in changed[:_SHOWN])
         raise InvalidInputError(
@@ -222,7 +224,7 @@ def virtualize(
             "as it is; reading them fails then."
         )
     again = set(changed if on_changed == "replace" else ())
-    todo = [name for name in names if locations[name] not in known or name in again]
+    todo = [name for name in names if name not in known or name in again]
     for name in todo:
         if session is not None:
             session.virtual.validate(locations[name])
@@ -420,13 +422,10 @@ def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
         raise InvalidInputError(f"{name} is one of {tuple(allowed)}, not {value!r}")
 
 
-def _changed(
-    sources: Sources, locations: Mapping[str, str], known: Mapping[str, Version]
-) -> list[str]:
+def _changed(sources: Sources, files: Files, known: Mapping[str, int]) -> list[str]:
     """Return those files of an archive, by URL, that are of another version now."""
-    there = [name for name, location in locations.items() if location in known]
-    versions = sources.versions(there)
-    return [name for name in there if known[locations[name]].differs(versions[name])]
+    versions = sources.versions(list(known))
+    return [name for name, row in known.items() if files.version(row).differs(versions[name])]
 
 
 def _message(added: Sequence[str], replaced: Sequence[str], root: str) -> str:

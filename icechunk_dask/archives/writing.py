@@ -177,7 +177,8 @@ class Writing:
         """Take out what files had alone of blocks that they shared with others."""
         kept = self._fitted.kept
         axes = list(array.axes.values())
-        columns = [kept.places.get(axis, [-1] * len(kept.part_file)) for axis in axes]
+        none = np.full(len(kept.part_file), -1)
+        columns = [kept.places.get(axis, none).tolist() for axis in axes]
         shared = set(zip(*columns, strict=True))
         boxes, filled = [], []
         for places in self._fitted.taken_out:
@@ -286,7 +287,7 @@ class Writing:
         fitted = self._fitted
         tables, starts, modified = [], [], []
         for i, payload in zip(batch, payloads, strict=True):
-            part, places = fitted.parts[i], fitted.placement.places[i]
+            part, places = fitted.parts[i], fitted.placement.of(i)
             start = self._start(array, places)
             if start is None or array.name not in part.schema.variables:
                 continue
@@ -391,28 +392,28 @@ class Writing:
 
     def _record(self) -> Record:
         fitted = self._fitted
-        kept = fitted.kept
-        files = Files(
-            list(kept.files.locations), list(kept.files.versions), list(kept.files.by_value)
+        kept, placement = fitted.kept, fitted.placement
+        locations = list(placement.files)
+        urls = {location_of(part.url): part.url for part in fitted.parts}
+        files = Files.of(
+            locations,
+            [self._scans[urls[location]].version for location in locations],
+            [urls[location] not in self.referred for location in locations],
         )
-        found = Record(files, list(kept.part_file), list(kept.part_number))
-        found.blocks = fitted.placement.blocks
-        number = {location: i for i, location in enumerate(files.locations)}
+        own = [placement.files[location_of(part.url)] for part in fitted.parts]
+        numbers = [part.number for part in fitted.parts]
+        found = Record(
+            kept.files.followed_by(files),
+            np.append(kept.part_file, np.asarray(own, np.int64)),
+            np.append(kept.part_number, np.asarray(numbers, np.int64)),
+            blocks=placement.blocks,
+        )
+        none = np.full(len(kept.part_file), -1)
         for axis in found.blocks:
-            moved = np.append(fitted.placement.moved.get(axis, np.empty(0, np.int64)), -1)
-            old = kept.places.get(axis) or [-1] * len(kept.part_file)
-            found.places[axis] = moved[np.asarray(old, np.int64)].tolist()
-        for part, places in zip(fitted.parts, fitted.placement.places, strict=True):
-            location = location_of(part.url)
-            if location not in number:
-                number[location] = len(files.locations)
-                files.locations.append(location)
-                files.versions.append(self._scans[part.url].version)
-                files.by_value.append(part.url not in self.referred)
-            found.part_file.append(number[location])
-            found.part_number.append(part.number)
-            for axis in found.blocks:
-                found.places[axis].append(places.get(axis, -1))
+            # a place before the first is none
+            moved = np.append(placement.moved[axis], -1)
+            old = moved[kept.places.get(axis, none)]
+            found.places[axis] = np.append(old, placement.places[axis])
         found.templates = {
             name: {
                 "meaning": template.meaning,
@@ -426,11 +427,7 @@ class Writing:
     def locations(self) -> list[str]:
         """Return the files that chunks of the archive refer to."""
         kept = self._fitted.kept.files
-        before = [
-            location
-            for location, values in zip(kept.locations, kept.by_value, strict=True)
-            if not values
-        ]
+        before = kept.locations.take(np.flatnonzero(~kept.by_value))
         return [*before, *map(location_of, self.referred)]
 
     def sizes(self) -> dict[str, int]:

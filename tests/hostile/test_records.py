@@ -20,7 +20,13 @@ import zarr
 from icechunk import FormatError, MemoryStorage, Repository
 from icechunk.errors import IcechunkError
 from icechunk.repository.archive_tables import named_table
-from icechunk.repository.stored_json import packed, unpacked
+from icechunk.repository.stored_json import (
+    compressed,
+    decompressed,
+    first_unpacked,
+    packed,
+    unpacked,
+)
 from icechunk_dask.archives.record import Record
 from tests.hostile.test_bombs import MIB
 
@@ -167,18 +173,49 @@ TABLE: dict[str, Any] = {
 }
 
 
-def test_tables_of_archives() -> None:
-    assert Record.decode(packed(TABLE), "x").files.locations == TABLE["locations"]
+def look_at(data: bytes) -> None:
+    with suppress(FormatError):
+        record = Record.decode(data, "x")
+        # what was accepted fits together
+        for axis, places in record.places.items():
+            assert len(places) == len(record.part_file)
+            assert len(record.blocks[axis].starts()) == len(record.blocks[axis]) + 1
+        names = list(record.files.locations)
+        record.without(names[:1])
+        record.are_apart(names[:1])
+        record.parts_of(names)
+        record.encode()
+
+
+def test_tables_of_archives_in_their_first_version() -> None:
+    assert list(Record.decode(packed(TABLE), "x").files.locations) == TABLE["locations"]
     for each in neighbours(TABLE):
-        with suppress(FormatError):
-            record = Record.decode(packed(each), "x")
-            # what was accepted fits together
-            for axis, places in record.places.items():
-                assert len(places) == len(record.part_file)
-                assert len(record.blocks[axis].starts()) == len(record.blocks[axis].names) + 1
-            record.without(set(record.files.locations[:1]))
-            record.are_apart(set(record.files.locations[:1]))
-            record.parts_of(set(record.files.locations))
+        look_at(packed(each))
+
+
+def test_tables_of_archives() -> None:
+    data = Record.decode(packed(TABLE), "x").encode()
+    document, columns = first_unpacked(data)
+    for each in neighbours(document):
+        look_at(packed(each) + columns)
+    raw, _ = decompressed(columns[8:])
+    for at in range(len(raw)):
+        for byte in (0, 1, 0x7F, 0x80, 0xFF):
+            stored = compressed(raw[:at] + bytes([byte]) + raw[at + 1 :])
+            look_at(packed(document) + columns[:4] + struct.pack("<I", len(stored)) + stored)
+
+
+def test_columns_that_grow() -> None:
+    data = bomb(b"\x01")
+    document = {"version": 2, "columns": [["sizes", "steps of <i1", 512 * MIB, 512 * MIB]]}
+    table = packed(document) + b"\x50\x2a\x4d\x18" + struct.pack("<I", len(data)) + data
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError, match="decompressed"):
+            Record.decode(table, "archives/x")
+        assert tracemalloc.get_traced_memory()[1] < 100 * MIB
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
