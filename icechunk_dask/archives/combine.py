@@ -87,6 +87,28 @@ class Template(Documented):
         return decoding_form(self.document)
 
 
+@dataclass(frozen=True)
+class _Compared:
+    """How files of one kind differ from an archive, and what of each file is left to compare.
+
+    Attributes
+    ----------
+    schema : Schema
+        Held here, so that no other one gets its identity.
+    problems : list of (str, str, bool)
+        The variable, how it differs, and whether that is curable.
+    shared : list of str
+        Variables whose values have to be those of the archive.
+    recoded : list of str
+        Variables whose values are written in another form.
+    """
+
+    schema: Schema
+    problems: list[tuple[str, str, bool]]
+    shared: list[str]
+    recoded: list[str]
+
+
 @dataclass
 class Comparison:
     """Compares files with an archive; files of one kind only once.
@@ -100,33 +122,47 @@ class Comparison:
 
     templates: Mapping[str, Template]
     dims: tuple[str, ...]
-    _known: dict[int, tuple[Schema, list[tuple[str, str, bool]]]] = field(default_factory=dict)
+    _known: dict[int, _Compared] = field(default_factory=dict)
 
     def mismatches(self, part: Part) -> Iterator[Mismatch]:
         """Yield how a part differs from what the archive is like."""
-        schema, found = self._known.get(id(part.schema), (None, []))
-        if schema is None:
-            found = list(self._schema(part.schema))
-            self._known[id(part.schema)] = part.schema, found
-        for name, problem, curable in found:
+        compared = self._known.get(id(part.schema))
+        if compared is None:
+            compared = self._known[id(part.schema)] = self._compared(part.schema)
+        for name, problem, curable in compared.problems:
             lone = name not in self.templates or name not in part.schema.variables
             yield Mismatch(part.url, name, problem, curable, lone=lone)
-        wrong = {name for name, _, _ in found}
-        digests = digests_of(part)
-        for name, template in self.templates.items():
-            if name in wrong or name not in part.schema.variables:
-                continue
-            combined = set(self.dims) & set(template.dimensions)
+        digests = digests_of(part) if compared.shared else {}
+        for name in compared.shared:
             own = digests.get(name)
-            if not combined and template.digest and own and template.digest != own:
+            if own and self.templates[name].digest != own:
                 problem = f"has other values, and none of the dimensions {self.dims}"
                 yield Mismatch(part.url, name, problem, False)
+        for name in compared.recoded:
             variable = part.schema.variables[name]
-            if combined and self._is_recoded(template, variable):
-                try:
-                    recode(part.payload().values[name], variable, template)
-                except ValueError as exc:
-                    yield Mismatch(part.url, name, str(exc), False)
+            try:
+                recode(part.payload().values[name], variable, self.templates[name])
+            except ValueError as exc:
+                yield Mismatch(part.url, name, str(exc), False)
+
+    def _compared(self, schema: Schema) -> _Compared:
+        problems = list(self._schema(schema))
+        wrong = {name for name, _, _ in problems}
+        shared, recoded = [], []
+        for name, template in self.templates.items():
+            if name in wrong or name not in schema.variables:
+                continue
+            variable = schema.variables[name]
+            combined = set(self.dims) & set(template.dimensions)
+            if not combined and template.digest:
+                shared.append(name)
+            if (
+                combined
+                and self._is_recoded(template, variable)
+                and not _is_same(variable, template)
+            ):
+                recoded.append(name)
+        return _Compared(schema, problems, shared, recoded)
 
     def _schema(self, schema: Schema) -> Iterator[tuple[str, str, bool]]:
         """Yield how all files of one kind differ: the variable, how, and whether it is curable."""
@@ -189,6 +225,12 @@ def _same_kind(template: Template, variable: Variable) -> bool:
     return equal(decoding_form(variable.document)["codecs"][-1], template.form["codecs"][-1])
 
 
+def _is_same(variable: Variable, template: Template) -> bool:
+    """Whether values of a variable are those of the archive as they are."""
+    same_type = equal(normal_form(variable.document)["data_type"], template.document["data_type"])
+    return same_type and equal(template.meaning, variable.meaning)
+
+
 def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
@@ -212,11 +254,10 @@ def recode(values: Any, variable: Variable, template: Template) -> npt.NDArray[A
     ValueError
         If they cannot be stored in that way; the message says why.
     """
+    if _is_same(variable, template):
+        return np.asarray(values)
     ours, theirs = template.meaning, variable.meaning
     data_type = template.document["data_type"]
-    same_type = equal(normal_form(variable.document)["data_type"], data_type)
-    if same_type and equal(ours, theirs):
-        return np.asarray(values)
     time = _is_time(ours.get("units"), theirs.get("units"))
     for key in ("units", "calendar"):
         if not time and ours.get(key) != theirs.get(key):

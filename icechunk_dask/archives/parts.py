@@ -1,26 +1,24 @@
 """What the pipeline keeps of a file: little, because there may be a hundred thousand.
 
 What files of one kind have in common, such as documents and attributes, is a `Schema` that
-they share. Tables and values are packed until they are written.
+they share. References and values of many files are packed together, as columns, until they are
+written: the client has no object for each.
 """
 
 from __future__ import annotations
 
 import pickle
 import sys
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-import numpy.typing as npt
-
 from icechunk.kerchunk.metadata import Documented
-from icechunk.kerchunk.tables import ChunkTable
+from icechunk_dask.archives.bundles import Bundle, Payload, unpacked
 from icechunk_dask.archives.extents import Extent
 from icechunk_dask.archives.sources import UNKNOWN, Version
 
-__all__ = ["Axis", "Part", "Payload", "Scan", "Schema", "SchemaTable", "Variable", "group_of"]
+__all__ = ["Axis", "Part", "Scan", "Schema", "SchemaTable", "Variable", "group_of"]
 
 #: A dimension of a group: ``("", "time")`` is that of the root.
 Axis: TypeAlias = tuple[str, str]
@@ -72,22 +70,6 @@ class Schema:
     groups: dict[str, dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Payload:
-    """What of a part is of use only when it is written.
-
-    Attributes
-    ----------
-    tables : dict of str to ChunkTable
-        Of variables that are referred to.
-    values : dict of str to array
-        Of the others, as they are stored.
-    """
-
-    tables: dict[str, ChunkTable]
-    values: dict[str, npt.NDArray[Any]]
-
-
 @dataclass(frozen=True, slots=True)
 class Part:
     """A block of the combined dataset: a file, or the messages of a GRIB file of one place.
@@ -99,15 +81,19 @@ class Part:
     schema : Schema
     lengths : dict of Axis to int
         Of the dimensions along which files are combined.
-    extents : dict of Axis to Extent
-        Of their coordinates, where there are some.
+    axes : tuple of Axis
+        Those of `lengths` that have a coordinate.
+    ends : tuple of Extent
+        Of these coordinates.
     digests : tuple of (str, bytes)
         Of the values of variables without all of the combined dimensions, which several
         files have to agree about.
-    packed : bytes
-        The `Payload` of variables with one of the combined dimensions.
+    bundle : Bundle
+        That has the `Payload` of variables with one of the combined dimensions.
     common : bytes
-        That of the others, which is the same in many files.
+        That of the others, which is the same in many files, packed.
+    row : int
+        Which payload of the bundle is its own.
     number : int
         Which of the parts of its file it is.
     """
@@ -115,22 +101,26 @@ class Part:
     url: str
     schema: Schema
     lengths: dict[Axis, int]
-    extents: dict[Axis, Extent]
+    axes: tuple[Axis, ...]
+    ends: tuple[Extent, ...]
     digests: tuple[tuple[str, bytes], ...]
-    packed: bytes
+    bundle: Bundle
     common: bytes
+    row: int = 0
     number: int = 0
 
-    @staticmethod
-    def pack(payload: Payload) -> bytes:
-        """Return a payload as bytes."""
-        return zlib.compress(pickle.dumps(payload, pickle.HIGHEST_PROTOCOL), 1)
+    @property
+    def extents(self) -> dict[Axis, Extent]:
+        """Return the extents of coordinates."""
+        return dict(zip(self.axes, self.ends, strict=True))
 
-    def payload(self, *, common: bool = False) -> Payload:
-        """Return tables and values, which workers of this very call have packed."""
-        found = pickle.loads(zlib.decompress(self.common if common else self.packed))
-        assert isinstance(found, Payload)
-        return found
+    def payload(self) -> Payload:
+        """Return tables and values of variables with one of the combined dimensions."""
+        return self.bundle.payloads()[self.row]
+
+    def common_payload(self) -> Payload:
+        """Return tables and values of the other variables."""
+        return unpacked([self.common])[0]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape that a variable has in this part."""
@@ -176,24 +166,41 @@ class SchemaTable:
 
     _known: dict[Any, Any] = field(default_factory=dict)
 
-    def share(self, scan: Scan) -> Scan:
-        """Return a scan that shares with others what is equal."""
-        parts = tuple(
-            Part(
-                part.url,
-                self._same(pickle.dumps(part.schema), part.schema),
-                self._same(("lengths", *part.lengths.items()), part.lengths),
-                part.extents,
-                self._same(part.digests, part.digests),
-                part.packed,
-                self._same(part.common, part.common),
-                part.number,
-            )
-            for part in scan.parts
-        )
-        copied = self._same(scan.copied, scan.copied)
-        failure = sys.intern(scan.failure)
-        return Scan(scan.url, parts, scan.version, scan.others, copied, failure)
+    def share(self, scans: Iterable[Scan], urls: Iterable[str]) -> list[Scan]:
+        """Return scans that share with others, and each other, what is equal.
+
+        Parameters
+        ----------
+        scans : iterable of Scan
+        urls : iterable of str
+            Of these scans, which share them with the caller.
+        """
+        # what was pickled together is one object already
+        schemas: dict[int, Schema] = {}
+        found = []
+        for scan, url in zip(scans, urls, strict=True):
+            parts = []
+            for part in scan.parts:
+                schema = schemas.get(id(part.schema))
+                if schema is None:
+                    schema = self._same(pickle.dumps(part.schema), part.schema)
+                    schemas[id(part.schema)] = schema
+                lengths = self._same(("lengths", *part.lengths.items()), part.lengths)
+                parts.append(
+                    replace(
+                        part,
+                        url=url,
+                        schema=schema,
+                        lengths=lengths,
+                        axes=self._same(part.axes, part.axes),
+                        digests=self._same(part.digests, part.digests),
+                        common=self._same(part.common, part.common),
+                    )
+                )
+            copied = self._same(scan.copied, scan.copied)
+            failure = sys.intern(scan.failure)
+            found.append(Scan(url, tuple(parts), scan.version, scan.others, copied, failure))
+        return found
 
     def _same(self, key: Any, value: Any) -> Any:
         return self._known.setdefault(key, value)

@@ -479,7 +479,7 @@ def _extents(columns: Any, count: int) -> list[Extent | None]:
         return [None] * count
     kinds = columns["kinds"]
     names = ("kind", "low", "high", "falling", "digest")
-    found = []
+    found: list[Extent | None] = []
     for kind, low, high, falling, digest in zip(*(columns[n] for n in names), strict=True):
         if _integer(kind) < 0:
             found.append(None)

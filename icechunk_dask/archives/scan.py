@@ -11,7 +11,7 @@ import json
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
@@ -25,6 +25,7 @@ from icechunk.kerchunk.guard import check_sizes, check_values, pipeline_of
 from icechunk.kerchunk.locations import fsspec_url
 from icechunk.kerchunk.metadata import MEANING
 from icechunk.kerchunk.tables import ChunkTable
+from icechunk_dask.archives.bundles import Bundle, Payload, bundled, packed
 from icechunk_dask.archives.cutting import in_rows
 from icechunk_dask.archives.described import Dataset, FileVariable
 from icechunk_dask.archives.extents import Extent, extent_of
@@ -38,7 +39,7 @@ from icechunk_dask.archives.hdf5_attributes import (
 from icechunk_dask.archives.native import native_document
 from icechunk_dask.archives.opening import OpenFile
 from icechunk_dask.archives.parsed import Parser
-from icechunk_dask.archives.parts import Axis, Part, Payload, Scan, Schema, Variable, group_of
+from icechunk_dask.archives.parts import Axis, Part, Scan, Schema, SchemaTable, Variable, group_of
 from icechunk_dask.archives.selection import Selection
 from icechunk_dask.archives.sources import Sources, Version, location_of
 
@@ -115,6 +116,26 @@ class Scanner:
                 return self._scan(url)
         except Exception as exc:  # any file may be damaged in any way
             return Scan(url, failure=failure_of(exc))
+
+    def some(self, urls: Sequence[str], counted: Callable[[], None] | None = None) -> list[Scan]:
+        """Scan some files; what they hold is packed together, for it travels to the client."""
+        found = []
+        for url in urls:
+            found.append(self(url))
+            if counted is not None:
+                counted()
+        scans = SchemaTable().share(found, urls)
+        rows = bundled([part.payload() for scan in scans for part in scan.parts])
+        return [
+            replace(
+                scan,
+                parts=tuple(
+                    replace(part, bundle=bundle, row=row)
+                    for part, (bundle, row) in zip(scan.parts, rows, strict=False)
+                ),
+            )
+            for scan in scans
+        ]
 
     def __repr__(self) -> str:
         return f"Scanner({self.concat_dims})"
@@ -262,9 +283,17 @@ class _Block:
 
     def part(self, url: str, number: int) -> Part:
         """Return what is kept of it."""
-        digests = tuple(sorted(self.digests.items()))
-        packed, common = Part.pack(self.payload), Part.pack(self.common)
-        return Part(url, self.schema, self.lengths, self.extents, digests, packed, common, number)
+        return Part(
+            url,
+            self.schema,
+            self.lengths,
+            tuple(self.extents),
+            tuple(self.extents.values()),
+            tuple(sorted(self.digests.items())),
+            Bundle([self.payload]),
+            packed([self.common]),
+            number=number,
+        )
 
     def _copy(self, name: str) -> npt.NDArray[Any] | None:
         found = self.payload.values.get(name)

@@ -9,6 +9,7 @@ from typing import Any, Final
 import dask.base
 from dask.callbacks import Callback
 from dask.delayed import delayed
+from dask.system import CPU_COUNT
 
 from icechunk import InvalidInputError
 from icechunk_dask.archives.parts import Scan, SchemaTable
@@ -19,7 +20,9 @@ from icechunk_dask.progress import Progress
 __all__ = ["scan_many"]
 
 #: Files that are given to Dask at the same time.
-_TASKS: Final = 2048
+_TASKS: Final = 4096
+#: Files that one task scans, at most: their references travel together.
+_MOST: Final = 64
 
 
 def scan_many(
@@ -43,19 +46,35 @@ def scan_many(
     """
     gathered = _Gathered(scanner.max_bytes, progress)
     if scheduler == "sync":
-        return [gathered.take(scanner(url)) for url in urls]
+        for some in _batches(urls, _MOST):
+            gathered.take(some, scanner.some(some, gathered.count))
+        return gathered.scans
     options = {} if scheduler is None else {"scheduler": scheduler}
     client = Runner(progress, options).client
     if client is not None:
-        return [gathered.take(scan) for scan in _on_cluster(client, scanner, urls)]
-    scan: Any = delayed(scanner, pure=False, traverse=False)
-    found: list[Scan] = []
-    # a few thousand tasks at a time: those that wait take memory, too
-    for first in range(0, len(urls), _TASKS):
+        for some, scans in _on_cluster(client, scanner, urls):
+            gathered.take(some, scans)
+        return gathered.scans
+    scan: Any = delayed(scanner.some, pure=False, traverse=False)
+    batches = _batches(urls, _size(len(urls), 4 * CPU_COUNT))
+    # a few thousand files at a time: those that wait take memory, too
+    each = max(1, _TASKS // len(batches[0])) if batches else 1
+    for first in range(0, len(batches), each):
         with Callback(posttask=gathered.ended):
-            done = dask.base.compute(*map(scan, urls[first : first + _TASKS]), **options)
-        found.extend(map(gathered.take, done))
-    return found
+            chosen = batches[first : first + each]
+            done = dask.base.compute(*map(scan, chosen), **options)
+        for some, scans in zip(chosen, done, strict=True):
+            gathered.take(some, scans)
+    return gathered.scans
+
+
+def _size(files: int, tasks: int) -> int:
+    """Return how many files a task scans, where there are to be enough tasks for all."""
+    return max(1, min(_MOST, files // tasks))
+
+
+def _batches(urls: Sequence[str], size: int) -> list[Sequence[str]]:
+    return [urls[first : first + size] for first in range(0, len(urls), size)]
 
 
 class _Gathered:
@@ -66,48 +85,62 @@ class _Gathered:
         self._progress = progress
         self._schemas = SchemaTable()
         self._copied: Counter[str] = Counter()
-        self._counts = 0
+        self._counted = 0
+        self.scans: list[Scan] = []
+
+    def count(self, files: int = 1) -> None:
+        """Count files that are scanned, before their results are taken."""
+        self._counted += files
+        self._progress.add({"tasks": files})
 
     def ended(self, _: Any, result: Any, *__: Any) -> None:
-        """Count a file whose result is still in Dask's hands."""
-        if isinstance(result, Scan):
-            self._counts += 1
-            self._progress.add({"tasks": 1})
+        """Count files whose results are still in Dask's hands."""
+        if isinstance(result, list):
+            self.count(len(result))
 
-    def take(self, scan: Scan) -> Scan:
-        """Take a result."""
-        if self._counts:
-            self._counts -= 1
-        else:
-            self._progress.add({"tasks": 1})
-        for name, size, reason in scan.copied:
-            self._copied[name] += size
-            if self._copied[name] > self._max_bytes:
-                raise InvalidInputError(
-                    f"the variable {name!r} has to be copied: {reason}; with {scan.url} that is "
-                    f"more than max_bytes_by_value, {self._max_bytes} bytes. Pass a larger one, "
-                    f"or leave it out with drop_variables=[{name!r}]"
-                )
-        return self._schemas.share(scan)
+    def take(self, urls: Sequence[str], scans: Sequence[Scan]) -> None:
+        """Take results of some URLs."""
+        before = min(self._counted, len(scans))
+        self._counted -= before
+        self._progress.add({"tasks": len(scans) - before})
+        for scan in scans:
+            for name, size, reason in scan.copied:
+                self._copied[name] += size
+                if self._copied[name] > self._max_bytes:
+                    raise InvalidInputError(
+                        f"the variable {name!r} has to be copied: {reason}; with {scan.url} that "
+                        f"is more than max_bytes_by_value, {self._max_bytes} bytes. Pass a larger "
+                        f"one, or leave it out with drop_variables=[{name!r}]"
+                    )
+        self.scans.extend(self._schemas.share(scans, urls))
 
 
-def _on_cluster(client: Any, scanner: Scanner, urls: Sequence[str]) -> Iterator[Scan]:
+def _on_cluster(
+    client: Any, scanner: Scanner, urls: Sequence[str], *, single: bool = False
+) -> Iterator[tuple[Sequence[str], list[Scan]]]:
     from distributed.client import as_completed
 
     completed: Any = as_completed
-    futures: dict[Any, str] = {}
+    if single:
+        batches = _batches(urls, 1)
+    else:
+        batches = _batches(urls, _size(len(urls), 4 * sum(client.nthreads().values())))
+    each = max(1, _TASKS // len(batches[0])) if batches else 1
+    futures: dict[Any, Sequence[str]] = {}
     try:
-        for first in range(0, len(urls), _TASKS):
-            some = urls[first : first + _TASKS]
-            futures = dict(zip(client.map(scanner, some, pure=False), some, strict=True))
+        for first in range(0, len(batches), each):
+            some = batches[first : first + each]
+            futures = dict(zip(client.map(scanner.some, some, pure=False), some, strict=True))
             for future in completed(list(futures)):
                 problem = future.exception()
-                # such as a worker that died of the file, again and again
-                yield (
-                    future.result()
-                    if problem is None
-                    else Scan(futures[future], failure=f"{type(problem).__name__}: {problem}")
-                )
+                if problem is None:
+                    yield futures[future], future.result()
+                elif len(futures[future]) > 1:
+                    # such as a worker that died of one of the files, again and again
+                    yield from _on_cluster(client, scanner, futures[future], single=True)
+                else:
+                    why = f"{type(problem).__name__}: {problem}"
+                    yield futures[future], [Scan(futures[future][0], failure=why)]
                 future.release()
     finally:
         client.cancel(list(futures))

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import groupby, product
 from typing import Any, Final
 
 import numpy as np
@@ -16,14 +16,15 @@ import zarr
 
 from icechunk import InvalidInputError, Session
 from icechunk.kerchunk.placing import clear_chunks, move_chunks, place_tables
-from icechunk.kerchunk.tables import ChunkTable
+from icechunk.kerchunk.tables import IN_PLACE, ChunkTable, StringHeap
 from icechunk.repository.archive_tables import FIELD, Named
+from icechunk_dask.archives.bundles import Payload
 from icechunk_dask.archives.combine import Template, recode
 from icechunk_dask.archives.cutting import cut
 from icechunk_dask.archives.fitting import Fitted
 from icechunk_dask.archives.group import ArchiveGroup
 from icechunk_dask.archives.native import selection, write_together
-from icechunk_dask.archives.parts import Axis, Part, Payload, Scan, group_of
+from icechunk_dask.archives.parts import Axis, Part, Scan, group_of
 from icechunk_dask.archives.record import Files, Record
 from icechunk_dask.archives.report import VariableReport
 from icechunk_dask.archives.sources import location_of
@@ -34,9 +35,7 @@ __all__ = ["Writing"]
 _WHOLE: Final = 1 << 28
 #: Blocks of values are written together, up to so many bytes, and so many.
 _FLUSHED: Final = 1 << 26
-_MANY: Final = 4096
-#: Files whose tables and values are unpacked at the same time.
-_BATCH: Final = 256
+_MANY: Final = 1024
 
 
 @dataclass
@@ -101,12 +100,14 @@ class Writing:
         arrays = [self._array(name, template) for name, template in fitted.templates.items()]
         for array in arrays:
             self._prepare(array)
-        # a payload is unpacked once, for all arrays
-        for first in range(0, len(fitted.parts), _BATCH):
-            batch = range(first, min(first + _BATCH, len(fitted.parts)))
+        # what was packed together is unpacked once, for all arrays
+        for bundle, same in groupby(range(len(fitted.parts)), lambda i: fitted.parts[i].bundle):
+            batch = list(same)
             payloads = [fitted.parts[i].payload() for i in batch]
+            modified = self._modified(batch)
             for array in arrays:
-                self._place(array, batch, payloads)
+                self._place(array, batch, payloads, modified)
+            bundle.drop()
         for array in arrays:
             self._write_values(array)
         self._finish(arrays)
@@ -283,18 +284,25 @@ class Writing:
         ]
 
     # -- what is new -------------------------------------------------------------------
-    def _place(self, array: _Array, batch: range, payloads: list[Payload]) -> None:
+    def _place(
+        self,
+        array: _Array,
+        batch: list[int],
+        payloads: list[Payload],
+        modified: Callable[[ChunkTable], npt.NDArray[np.uint32]],
+    ) -> None:
         fitted = self._fitted
-        tables, starts, modified = [], [], []
+        tables, starts = [], []
         for i, payload in zip(batch, payloads, strict=True):
             part, places = fitted.parts[i], fitted.placement.of(i)
             start = self._start(array, places)
             if start is None or array.name not in part.schema.variables:
                 continue
-            array.seen.add(start)
+            if not array.axes or self._is_shared(array, places):
+                array.seen.add(start)
             variable = part.schema.variables[array.name]
             if not array.axes:
-                payload = part.payload(common=True)
+                payload = part.common_payload()
             values = payload.values.get(array.name)
             if (i, array.name) in fitted.cured:
                 array.later.append((i, start))
@@ -310,27 +318,37 @@ class Writing:
                     table = cut(table, variable.chunks[0], chunks[0], length)
                 tables.append(table)
                 starts.append(tuple(a // c for a, c in zip(start, chunks, strict=True)))
-                modified.append(self._modified(part, table))
-                if len(table.locations) and len(table.coords):
+                if (table.location != IN_PLACE).any():
                     self.referred.add(part.url)
         size = sum(block.nbytes for _, block in array.small)
         if size > _FLUSHED or len(array.small) > _MANY:
             write_together(self._opened(self._session, array), array.small)
             array.small.clear()
-        virtual, inline = place_tables(self._session, array.path, tables, starts, modified)
+        times = [modified(table) for table in tables]
+        virtual, inline = place_tables(self._session, array.path, tables, starts, times)
         array.report.virtual += virtual
         array.report.inline += inline
 
-    def _modified(self, part: Part, table: ChunkTable) -> npt.NDArray[np.uint32]:
-        """Return of each row when its file was modified."""
-        scan = self._scans[part.url]
-        known = {**dict(scan.others), location_of(part.url): scan.version.last_modified}
-        found = np.zeros(len(table.locations) + 1, np.uint32)
-        for number, location in enumerate(table.locations):
-            found[number] = known.get(location, 0)
-            if len(known) > 1:
+    def _modified(self, batch: list[int]) -> Callable[[ChunkTable], npt.NDArray[np.uint32]]:
+        """Return what tells of each row of a table when its file was modified."""
+        known: dict[str, int] = {}
+        for i in batch:
+            scan = self._scans[self._fitted.parts[i].url]
+            for location, _ in scan.others:
                 self._session.virtual.validate(location)
-        return found[table.location]
+            known.update(scan.others)
+            known[location_of(scan.url)] = scan.version.last_modified
+        times: dict[int, tuple[StringHeap, npt.NDArray[np.uint32]]] = {}
+
+        def modified(table: ChunkTable) -> npt.NDArray[np.uint32]:
+            heap = table.locations
+            if id(heap) not in times:
+                # of rows in place there may be no location at all
+                found = [*(known.get(location, 0) for location in heap), 0]
+                times[id(heap)] = heap, np.asarray(found, np.uint32)
+            return times[id(heap)][1][table.location]
+
+        return modified
 
     def _write_values(self, array: _Array) -> None:
         """Write values, where chunks that refer to files are in place already."""
@@ -356,18 +374,18 @@ class Writing:
                 return None
             start[i] = int(self._new[axis][places[axis]])
         found = tuple(start)
-        if found in array.seen or self._is_there(array, places):
-            return None
-        return found
+        return None if found in array.seen or self._is_there(array, places) else found
+
+    def _is_shared(self, array: _Array, places: Mapping[Axis, int]) -> bool:
+        """Whether several files have the same of an array."""
+        group = group_of(array.name)
+        return len(set(array.axes.values())) < len([axis for axis in places if axis[0] == group])
 
     def _is_there(self, array: _Array, places: Mapping[Axis, int]) -> bool:
         """Whether an earlier call has written what several files have in common."""
-        own = set(array.axes.values())
-        if not own < set(places):
-            return False
-        group = group_of(array.name)
-        return len(own) < len([axis for axis in places if axis[0] == group]) and all(
-            bool((self._fitted.placement.moved[axis] == places[axis]).any()) for axis in own
+        return self._is_shared(array, places) and all(
+            bool((self._fitted.placement.moved[axis] == places[axis]).any())
+            for axis in set(array.axes.values())
         )
 
     def _recoded(self, array: _Array, part: Part, values: npt.NDArray[Any]) -> npt.NDArray[Any]:

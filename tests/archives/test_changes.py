@@ -170,13 +170,13 @@ def test_a_file_that_is_replaced_while_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = [write_days(tmp_path / f"{i}.nc", 4 * i) for i in range(2)]
-    packed = scan_module.Part.pack
+    verify = scan_module.Scanner._verify
 
-    def meanwhile(payload: Any) -> bytes:
+    def meanwhile(*args: Any) -> None:
+        verify(*args)
         replaced(files[1], 4, shift=7)
-        return packed(payload)
 
-    monkeypatch.setattr(scan_module.Part, "pack", staticmethod(meanwhile))
+    monkeypatch.setattr(scan_module.Scanner, "_verify", meanwhile)
     report = run(files, tmp_path / "repo")
     assert "was replaced or written to while" in report.failed[str(files[1])]
     assert report.added == (str(files[0]),)
