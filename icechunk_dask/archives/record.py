@@ -379,7 +379,7 @@ class Record:
     def are_apart(self, locations: Sequence[str]) -> bool:
         """Whether some files can be told from the others by their places."""
         chosen = np.isin(self.part_file, self.files.rows(locations))
-        columns = np.stack([*self.places.values()], axis=1)
+        columns = np.stack([*self.places.values(), np.full(len(chosen), -1)], axis=1)
         # what has no steps has no place
         placed = (columns >= 0).any(axis=1)
         some = set(map(tuple, columns[placed & chosen].tolist()))

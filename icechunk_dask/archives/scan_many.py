@@ -26,7 +26,7 @@ _MOST: Final = 64
 
 
 def scan_many(
-    scanner: Scanner, urls: Sequence[str], scheduler: Any, progress: Progress
+    scanner: Scanner, urls: Sequence[str], options: dict[str, Any], progress: Progress
 ) -> list[Scan]:
     """Scan files, many at a time; each of them ends in a result.
 
@@ -34,8 +34,8 @@ def scan_many(
     ----------
     scanner : Scanner
     urls : sequence of str
-    scheduler : optional
-        Of Dask; ``"sync"`` does without Dask.
+    options : dict
+        For Dask; with ``"sync"`` as scheduler it does without Dask.
     progress : Progress
         Counts files as tasks.
 
@@ -45,11 +45,10 @@ def scan_many(
         If more bytes of a variable would be copied than was allowed.
     """
     gathered = _Gathered(scanner.max_bytes, progress)
-    if scheduler == "sync":
+    if options.get("scheduler") == "sync":
         for some in _batches(urls, _MOST):
             gathered.take(some, scanner.some(some, gathered.count))
         return gathered.scans
-    options = {} if scheduler is None else {"scheduler": scheduler}
     client = Runner(progress, options).client
     if client is not None:
         for some, scans in _on_cluster(client, scanner, urls):

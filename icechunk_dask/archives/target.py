@@ -16,6 +16,7 @@ from icechunk import (
     VirtualChunkContainer,
     storage_from_url,
 )
+from icechunk.kerchunk.tables import StringHeap
 from icechunk.storage.option_names import for_fsspec, for_storage
 from icechunk.virtual.container_storage import credential_call
 from icechunk_dask.archives.containers import authorization, derive_containers
@@ -140,7 +141,7 @@ class Opened:
         access: dict[str, str] = {}
         trusted = False
         for container in (self.repository.config.virtual_chunk_containers or {}).values():
-            if any(location.startswith(container.url_prefix) for location in locations):
+            if _any_begins_with(locations, container.url_prefix):
                 access[container.url_prefix] = credential_call(container.store)
                 options = getattr(container.store, "options", None)
                 trusted |= getattr(options, "endpoint_url", None) is not None
@@ -150,6 +151,18 @@ class Opened:
             "target": self.repository.storage.url,
             "options": self.options,
         }
+
+
+def _any_begins_with(locations: Sequence[str], prefix: str) -> bool:
+    if not isinstance(locations, StringHeap):
+        return any(location.startswith(prefix) for location in locations)
+    # one after the other in one piece: what separates them is not looked at
+    data, begin = locations.data.tobytes(), prefix.encode()
+    starts = set(locations.offsets.tolist())
+    at = data.find(begin)
+    while at >= 0 and at not in starts:
+        at = data.find(begin, at + 1)
+    return at >= 0
 
 
 def _is_folder(container: VirtualChunkContainer) -> bool:

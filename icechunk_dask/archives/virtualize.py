@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
 from icechunk import InvalidInputError, VirtualChunkContainer
 from icechunk.kerchunk.guard import VERIFY
+from icechunk_dask.archives.adding import Adding, none_read
 from icechunk_dask.archives.committing import commit
 from icechunk_dask.archives.fitting import ON_MISMATCH, Fitting
 from icechunk_dask.archives.group import ArchiveGroup
@@ -19,11 +21,11 @@ from icechunk_dask.archives.placement import ORDERS
 from icechunk_dask.archives.record import Files
 from icechunk_dask.archives.report import VirtualizeReport
 from icechunk_dask.archives.scan import Scanner
-from icechunk_dask.archives.scan_many import scan_many
 from icechunk_dask.archives.selection import Selection
 from icechunk_dask.archives.sources import Sources, location_of
 from icechunk_dask.archives.target import Opened, Target
 from icechunk_dask.archives.writing import Writing
+from icechunk_dask.executors import ExecutorOption, with_executor
 from icechunk_dask.progress import ProgressOption, progress_of
 
 __all__ = ["VirtualizeReport", "remove_files", "virtualize"]
@@ -62,13 +64,16 @@ def virtualize(
     verify: str = "sample",
     containers: Sequence[VirtualChunkContainer] | None = None,
     authorize_virtual_chunk_access: Mapping[str, Any] | None = None,
+    commit_every: int | None = None,
+    executor: ExecutorOption = None,
     scheduler: Any = None,
     progress: ProgressOption = None,
 ) -> VirtualizeReport:
     """Make one dataset of many NetCDF or GRIB files, without copying their data.
 
     Chunks become virtual references to the files. Coordinates, their bounds, texts and
-    small variables are read and written as native chunks. All of it is one commit.
+    small variables are read and written as native chunks. All of it is one commit, unless
+    `commit_every` says otherwise.
 
     The dataset equals what the files' own libraries read, or nothing is committed: what
     cannot be represented is refused by the name of the file and the variable.
@@ -163,10 +168,17 @@ def virtualize(
         For a repository that is created. Default: derived from the URLs.
     authorize_virtual_chunk_access : mapping, optional
         To open or create the repository. Default: what is needed, if it is created.
+    commit_every : int, optional
+        Files that one commit adds, in the order of their URLs. A call that is stopped loses
+        no more than these, and goes on when it is made again. The first of them say what the
+        archive is like: what files are sorted by, and their chunks. Default: one commit for
+        all.
+    executor : {"threads", "processes", "sync"}, Executor or Client, optional
+        What scans files: threads, processes, a pool of `concurrent.futures`, a
+        `distributed.Client`. ``"sync"`` scans one file after the other without Dask.
+        Default: Dask's default, which is the cluster if there is a client.
     scheduler : optional
-        Of Dask: ``"threads"``, ``"processes"``, a `distributed.Client`. ``"sync"`` scans
-        one file after the other without Dask. Default: Dask's default, which is the
-        cluster if there is a client.
+        The same by the name that Dask has for it.
     progress : bool, callable or None
         A bar, none, or a function that is given a `Status` now and then. Default: a bar in
         a terminal or a notebook.
@@ -183,7 +195,8 @@ def virtualize(
     InvalidInputError
         If files contradict each other, overlap, or lie in no container of the repository,
         if a file of the archive has changed, or if no file could be read. Nothing is
-        committed then.
+        committed then, but for what `commit_every` has committed before: a note of the
+        exception tells of it.
     ConflictError
         If others have changed the archive meanwhile. Nothing is committed then; what they
         committed elsewhere does not matter.
@@ -204,6 +217,9 @@ def virtualize(
     _one_of("order", order, ORDERS)
     if isinstance(coordinates, str) and coordinates != "auto":
         raise InvalidInputError(f"coordinates is 'auto' or a list of names, not {coordinates!r}")
+    if commit_every is not None and commit_every < 1:
+        raise InvalidInputError(f"commit_every is a number of files, not {commit_every}")
+    options = with_executor(executor, {} if scheduler is None else {"scheduler": scheduler})
     opened = Opened.of(target, storage_options, remote_options, authorize_virtual_chunk_access)
     sources = Sources(opened.remote_options)
     # one file may be spelled in several ways
@@ -224,7 +240,8 @@ def virtualize(
             "as it is; reading them fails then."
         )
     again = set(changed if on_changed == "replace" else ())
-    todo = [name for name in names if name not in known or name in again]
+    # a commit of some of them leaves no gap before the others
+    todo = sorted(name for name in names if name not in known or name in again)
     for name in todo:
         if session is not None:
             session.virtual.validate(locations[name])
@@ -250,76 +267,29 @@ def virtualize(
         opened.prefixes(branch, list(locations.values()), containers) if todo else (),
         dict(filter_by_keys) if filter_by_keys else None,
     )
-    with progress_of(progress) as shown:
-        shown.set(phase="scanning", total=len(todo))
-        scans = {scan.url: scan for scan in scan_many(scanner, todo, scheduler, shown)}
-        shown.set(phase="done", tasks=len(todo))
-    failed = {name: scans[name].failure for name in todo if scans[name].failure}
-    if todo and len(failed) == len(names):
-        listed = "\n".join(f"  {url}: {why}" for url, why in [*failed.items()][:_SHOWN])
-        raise InvalidInputError(f"none of {len(failed)} files could be read:\n{listed}")
-    read = [scans[name] for name in sorted(todo) if not scans[name].failure]
-    withheld: list[str] = []
-    gaps = [name for name in failed if name not in again]
-    if gaps and not allow_gaps:
-        withheld = [scan.url for scan in read if scan.url > min(gaps) and scan.url not in again]
-        read = [scan for scan in read if scan.url not in set(withheld)]
-    fitting = Fitting(archive, dims, on_mismatch, order)
-    fitted = fitting.fit(read, {locations[url] for url in again if not scans[url].failure})
-    in_place = set(fitted.urls())
-    report: dict[str, Any] = {
-        "group": root,
-        "branch": branch,
-        "already": tuple(name for name in names if name not in scans),
-        "changed": tuple(url for url in changed if url not in in_place),
-        "failed": failed,
-        "withheld": tuple(withheld),
-        "skipped": {
-            url: tuple(f"{m.variable}: {m.problem}" for m in found)
-            for url, found in sorted(fitted.left_out.items())
-        },
-    }
-    if not fitted.parts:
-        return VirtualizeReport(**report, **opened.reading(archive.record.files.locations))
-    if session is None:
-        opened.create(list(locations.values()), containers)
-        session = opened.session(branch)
-        assert session is not None
-    begun = session.snapshot_id
-    writing = Writing(
-        session,
-        archive,
-        fitted,
-        scans,
-        scanner.read,
-        lambda: opened.made.readonly_session(snapshot_id=begun),
-    )
-    found = writing.write()
-    added = tuple(url for url in fitted.urls() if url not in again)
-    replaced = tuple(url for url in fitted.urls() if url in again)
-    materialized: dict[str, list[str]] = {}
-    for (i, _), mismatch in fitted.cured.items():
-        problems = materialized.setdefault(fitted.parts[i].url, [])
-        problems.append(f"{mismatch.variable}: {mismatch.problem}")
-    snapshot = commit(
-        opened.made,
-        session,
-        message or _message(added, replaced, root),
-        metadata,
+    adding = Adding(
+        opened,
+        branch,
         root,
-        found,
+        locations,
+        scanner,
+        options,
+        on_mismatch,
+        order,
+        allow_gaps,
+        containers,
+        message,
+        metadata,
     )
-    return VirtualizeReport(
-        snapshot_id=snapshot,
-        added=added,
-        replaced=replaced,
-        materialized={url: tuple(problems) for url, problems in sorted(materialized.items())},
-        variables=found,
-        sizes=writing.sizes(),
-        chunks=writing.counts(found),
-        order=writing.order(),
-        **report,
-        **opened.reading(writing.locations()),
+    with progress_of(progress) as shown:
+        report = adding.add(session, archive, todo, again, commit_every, shown)
+    if todo and len(report.failed) == len(names):
+        raise none_read(report.failed)
+    replaced, scanned = set(report.replaced), set(todo)
+    return replace(
+        report,
+        already=tuple(name for name in names if name not in scanned),
+        changed=tuple(url for url in changed if url not in replaced),
     )
 
 
@@ -426,11 +396,3 @@ def _changed(sources: Sources, files: Files, known: Mapping[str, int]) -> list[s
     """Return those files of an archive, by URL, that are of another version now."""
     versions = sources.versions(list(known))
     return [name for name, row in known.items() if files.version(row).differs(versions[name])]
-
-
-def _message(added: Sequence[str], replaced: Sequence[str], root: str) -> str:
-    count = len(added) or len(replaced)
-    files = "1 file" if count == 1 else f"{count} files"
-    more = f", {len(replaced)} replaced" if added and replaced else ""
-    what = "as virtual chunks" if added else "replaced"
-    return f"{files} {what}{more} in {root}"

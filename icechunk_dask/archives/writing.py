@@ -19,6 +19,7 @@ from icechunk.kerchunk.placing import clear_chunks, move_chunks, place_tables
 from icechunk.kerchunk.tables import IN_PLACE, ChunkTable, StringHeap
 from icechunk.repository.archive_tables import FIELD, Named
 from icechunk_dask.archives.bundles import Payload
+from icechunk_dask.archives.columns import heap_of, joined_heaps
 from icechunk_dask.archives.combine import Template, recode
 from icechunk_dask.archives.cutting import cut
 from icechunk_dask.archives.fitting import Fitted
@@ -442,11 +443,11 @@ class Writing:
         }
         return found
 
-    def locations(self) -> list[str]:
+    def locations(self) -> StringHeap:
         """Return the files that chunks of the archive refer to."""
         kept = self._fitted.kept.files
         before = kept.locations.take(np.flatnonzero(~kept.by_value))
-        return [*before, *map(location_of, self.referred)]
+        return joined_heaps(before, heap_of([*map(location_of, self.referred)]))
 
     def sizes(self) -> dict[str, int]:
         """Return the lengths of the dimensions; of the outermost group that has them."""

@@ -1,0 +1,277 @@
+"""Adding files to an archive: scanned, fitted, written and committed, in one go or in several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from icechunk import InvalidInputError, Session, VirtualChunkContainer
+from icechunk_dask.archives.committing import commit
+from icechunk_dask.archives.fitting import Fitting
+from icechunk_dask.archives.group import ArchiveGroup
+from icechunk_dask.archives.report import VariableReport, VirtualizeReport
+from icechunk_dask.archives.scan import Scanner
+from icechunk_dask.archives.scan_many import scan_many
+from icechunk_dask.archives.target import Opened
+from icechunk_dask.archives.writing import Writing
+from icechunk_dask.progress import Progress
+
+__all__ = ["Adding", "none_read"]
+
+#: Reasons that an error lists.
+_SHOWN: Final = 10
+
+
+@dataclass
+class Adding:
+    """Adds files to one group.
+
+    Attributes
+    ----------
+    opened : Opened
+    branch, root : str
+    locations : dict of str to str
+        Of all files of the call, by URL.
+    scanner : Scanner
+    options : dict
+        For Dask.
+    on_mismatch, order : str
+    allow_gaps : bool
+    containers : sequence of VirtualChunkContainer or None
+        For a repository that is created.
+    message, metadata : optional
+        Of the commits.
+    """
+
+    opened: Opened
+    branch: str
+    root: str
+    locations: Mapping[str, str]
+    scanner: Scanner
+    options: dict[str, Any]
+    on_mismatch: str
+    order: str
+    allow_gaps: bool
+    containers: Sequence[VirtualChunkContainer] | None
+    message: str | None
+    metadata: Mapping[str, Any] | None
+
+    def add(
+        self,
+        session: Session | None,
+        archive: ArchiveGroup,
+        todo: Sequence[str],
+        again: set[str],
+        commit_every: int | None,
+        progress: Progress,
+    ) -> VirtualizeReport:
+        """Add files, with a commit for so many of them.
+
+        Parameters
+        ----------
+        session : Session or None
+            Writable; None if there is no repository yet.
+        archive : ArchiveGroup
+            As it is in that session.
+        todo : sequence of str
+            URLs, in their order.
+        again : set of str
+            Those of them that are in the archive, in another version.
+        commit_every : int, optional
+            Default: one commit.
+        progress : Progress
+        """
+        progress.set(phase="scanning", total=len(todo))
+        report = VirtualizeReport(self.root, branch=self.branch, **self._reading(archive))
+        size = commit_every or max(1, len(todo))
+        for first in range(0, len(todo), size):
+            if first:
+                session, archive = self._now()
+            with self._telling(report, len(todo)):
+                some = self._add(session, archive, todo[first : first + size], again, progress)
+            report = _together(report, some)
+            if first + size < len(todo) and not self.allow_gaps:
+                gaps = [url for url in some.failed if url not in again]
+                if gaps:
+                    # what comes after a gap waits for it
+                    rest = tuple(url for url in todo[first + size :] if url not in again)
+                    report = replace(report, withheld=(*report.withheld, *rest))
+                    todo = [url for url in todo if url in again or url not in set(rest)]
+                    return _together(report, self._rest(todo[first + size :], again, progress))
+        progress.set(phase="done", tasks=len(todo))
+        return report
+
+    def _rest(self, todo: Sequence[str], again: set[str], progress: Progress) -> VirtualizeReport:
+        """Replace what is to be replaced behind a gap."""
+        if not todo:
+            return VirtualizeReport(self.root, branch=self.branch)
+        return self._add(*self._now(), todo, again, progress)
+
+    def _now(self) -> tuple[Session | None, ArchiveGroup]:
+        """Return what there is after a commit: a session, and the archive in it."""
+        repository = self.opened.repository
+        session = self.opened.session(self.branch)
+        dims = self.scanner.concat_dims
+        archive = ArchiveGroup.of(repository, session, self.branch, self.root, dims)
+        if session is not None:
+            archive.read_digests(session, dims)
+        return session, archive
+
+    @contextmanager
+    def _telling(self, report: VirtualizeReport, count: int) -> Iterator[None]:
+        """Tell whoever stops it, or is stopped, what is committed."""
+        try:
+            yield
+        except BaseException as exc:
+            done = len(report.added) + len(report.replaced)
+            if done:
+                exc.add_note(
+                    f"{done} of {count} files are committed to {self.root} of {self.branch!r}, in "
+                    f"the snapshot {report.snapshot_id}. Call virtualize with the same arguments "
+                    "again to go on with the others."
+                )
+            elif isinstance(exc, KeyboardInterrupt):
+                exc.add_note(
+                    "Nothing is committed. With commit_every= a call that is stopped goes on "
+                    "where it was."
+                )
+            raise
+
+    def _reading(self, archive: ArchiveGroup) -> dict[str, Any]:
+        return self.opened.reading(archive.record.files.locations)
+
+    def _add(
+        self,
+        session: Session | None,
+        archive: ArchiveGroup,
+        todo: Sequence[str],
+        again: set[str],
+        progress: Progress,
+    ) -> VirtualizeReport:
+        """Add files in one commit."""
+        opened, root = self.opened, self.root
+        progress.set(phase="scanning")
+        scans = {scan.url: scan for scan in scan_many(self.scanner, todo, self.options, progress)}
+        failed = {name: scans[name].failure for name in todo if scans[name].failure}
+        read = [scans[name] for name in sorted(todo) if not scans[name].failure]
+        withheld: list[str] = []
+        gaps = [name for name in failed if name not in again]
+        if gaps and not self.allow_gaps:
+            withheld = [scan.url for scan in read if scan.url > min(gaps) and scan.url not in again]
+            read = [scan for scan in read if scan.url not in set(withheld)]
+        fitting = Fitting(archive, self.scanner.concat_dims, self.on_mismatch, self.order)
+        fitted = fitting.fit(
+            read, {self.locations[url] for url in todo if url in again and url not in failed}
+        )
+        report = VirtualizeReport(
+            root,
+            branch=self.branch,
+            failed=failed,
+            withheld=tuple(withheld),
+            skipped={
+                url: tuple(f"{m.variable}: {m.problem}" for m in found)
+                for url, found in sorted(fitted.left_out.items())
+            },
+        )
+        if not fitted.parts:
+            return report
+        if session is None:
+            opened.create(list(self.locations.values()), self.containers)
+            session = opened.session(self.branch)
+            assert session is not None
+        progress.set(phase="writing")
+        begun = session.snapshot_id
+        writing = Writing(
+            session,
+            archive,
+            fitted,
+            scans,
+            self.scanner.read,
+            lambda: opened.made.readonly_session(snapshot_id=begun),
+        )
+        found = writing.write()
+        added = tuple(url for url in fitted.urls() if url not in again)
+        replaced = tuple(url for url in fitted.urls() if url in again)
+        materialized: dict[str, list[str]] = {}
+        for (i, _), mismatch in fitted.cured.items():
+            problems = materialized.setdefault(fitted.parts[i].url, [])
+            problems.append(f"{mismatch.variable}: {mismatch.problem}")
+        progress.set(phase="committing")
+        snapshot = commit(
+            opened.made,
+            session,
+            self.message or _message(added, replaced, root),
+            self.metadata,
+            root,
+            found,
+        )
+        progress.add({"commits": 1})
+        return replace(
+            report,
+            snapshot_id=snapshot,
+            added=added,
+            replaced=replaced,
+            materialized={url: tuple(problems) for url, problems in sorted(materialized.items())},
+            variables=found,
+            sizes=writing.sizes(),
+            chunks=writing.counts(found),
+            order=writing.order(),
+            **opened.reading(writing.locations()),
+        )
+
+
+def none_read(failed: Mapping[str, str]) -> InvalidInputError:
+    """Return the error of a call that could read no file."""
+    listed = "\n".join(f"  {url}: {why}" for url, why in [*failed.items()][:_SHOWN])
+    return InvalidInputError(f"none of {len(failed)} files could be read:\n{listed}")
+
+
+def _together(first: VirtualizeReport, second: VirtualizeReport) -> VirtualizeReport:
+    """Return one report of two commits."""
+    if second.snapshot_id is None:
+        base = first
+    else:
+        base = replace(
+            second,
+            chunks={
+                kind: first.chunks.get(kind, 0) + count for kind, count in second.chunks.items()
+            },
+            variables={
+                name: _sum(first.variables.get(name), each)
+                for name, each in second.variables.items()
+            },
+        )
+    return replace(
+        base,
+        added=(*first.added, *second.added),
+        replaced=(*first.replaced, *second.replaced),
+        failed={**first.failed, **second.failed},
+        withheld=(*first.withheld, *second.withheld),
+        skipped={**first.skipped, **second.skipped},
+        materialized={**first.materialized, **second.materialized},
+    )
+
+
+def _sum(first: VariableReport | None, second: VariableReport) -> VariableReport:
+    if first is None:
+        return second
+    reasons = dict(first.reasons)
+    for reason, size in second.reasons.items():
+        reasons[reason] = reasons.get(reason, 0) + size
+    return VariableReport(
+        second.by_value,
+        first.virtual + second.virtual,
+        first.inline + second.inline,
+        first.bytes_by_value + second.bytes_by_value,
+        reasons,
+    )
+
+
+def _message(added: Sequence[str], replaced: Sequence[str], root: str) -> str:
+    count = len(added) or len(replaced)
+    files = "1 file" if count == 1 else f"{count} files"
+    more = f", {len(replaced)} replaced" if added and replaced else ""
+    what = "as virtual chunks" if added else "replaced"
+    return f"{files} {what}{more} in {root}"
