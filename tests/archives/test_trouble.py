@@ -118,7 +118,7 @@ def test_changes_of_the_archive_by_others_are_not_overwritten(tmp_path: Path, ch
     virtualize(files[:1], target, scheduler="sync")
 
     def meanwhile(status: Status) -> None:
-        if status.phase != "done":
+        if status.phase != "committing":
             return
         if change == "append":
             virtualize(files[:2], target, scheduler="sync")
