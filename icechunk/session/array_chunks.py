@@ -47,7 +47,7 @@ class ChunkType(NumberedEnum):
 
 
 class ArrayChunks:
-    """The chunks of a session, an array at a time; `icechunk.Session` says what each does.
+    """The chunks of a session, an array at a time.
 
     Parameters
     ----------
@@ -62,8 +62,68 @@ class ArrayChunks:
         self._virtual = virtual
 
     # -- looking -----------------------------------------------------------------------
-    def type_of(self, array_path: str, chunk_coordinates: Sequence[int]) -> ChunkType:
-        """Say where the bytes of a chunk are."""
+    def chunk_refs(self, path: str) -> ChunkRefs:
+        """Return all references of an array, with the edits of this session."""
+        return self._chunks.refs(path)
+
+    def set_refs(self, path: str, refs: ChunkRefs) -> None:
+        """Set many chunk references of one array at once.
+
+        Raises
+        ------
+        NodeNotFoundError, InvalidInputError
+            If there is no such array, or its grid does not hold all of them.
+        """
+        self._chunks.set_refs(path, refs)
+
+    def written_chunks(self, path: str, *, base: bool = False) -> npt.NDArray[np.bool_]:
+        """Say which chunks of an array have a value, here or in the base snapshot.
+
+        Only manifests are read. Where the array is sharded, its shards are meant. A chunk
+        that holds nothing but the fill value is usually not stored, and not told from one
+        that was never written.
+
+        Parameters
+        ----------
+        path : str
+            Of the array.
+        base : bool
+            Whether to leave out the edits of this session.
+
+        Returns
+        -------
+        bool[...]
+            In the shape of the chunk grid.
+
+        Raises
+        ------
+        NodeNotFoundError, InvalidInputError
+            If there is no such array.
+        """
+        return self._chunks.written(normalize_path(path), base=base)
+
+    def changed_chunks(self, path: str) -> npt.NDArray[np.bool_]:
+        """Say which chunks of an array this session has written or deleted.
+
+        Of a fork they include those that its parent had changed before. Parameters, result
+        and errors are those of `written_chunks`.
+        """
+        return self._chunks.changed(normalize_path(path))
+
+    def chunk_type(self, array_path: str, chunk_coordinates: Sequence[int]) -> ChunkType:
+        """Say where the bytes of a chunk are.
+
+        Parameters
+        ----------
+        array_path : str
+        chunk_coordinates : sequence of int
+            One that the chunk grid does not have was never written.
+
+        Raises
+        ------
+        NodeNotFoundError, InvalidInputError
+            If there is no such array, or a coordinate is negative.
+        """
         node, array = self._edits.tree.require_array(normalize_path(array_path))
         coordinate = tuple(map(operator.index, chunk_coordinates))
         if min(coordinate, default=0) < 0:
@@ -74,8 +134,14 @@ class ArrayChunks:
         ref = self._chunks.find(node, coordinate) if in_grid(array, coordinate) else None
         return ChunkType(int(ref.kind)) if ref is not None else ChunkType.uninitialized
 
-    def all_virtual_locations(self) -> list[str]:
-        """Return the URL of the file that a virtual chunk is in, for all of all arrays."""
+    def all_virtual_chunk_locations(self) -> list[str]:
+        """Return the URL of the file that a virtual chunk is in, for all of all arrays.
+
+        Raises
+        ------
+        InvalidInputError
+            If a location names a container that the configuration does not have.
+        """
         return [
             location
             for node in self._edits.tree.nodes()
@@ -83,15 +149,55 @@ class ArrayChunks:
             for location in self._virtual_locations(self._chunks.refs(node.path))
         ]
 
-    async def coordinates(self, array_path: str, batch_size: int) -> AsyncIterator[Coordinate]:
-        """Yield the coordinates of all chunks that were written, in order."""
+    async def chunk_coordinates(
+        self, array_path: str, batch_size: int = 1000
+    ) -> AsyncIterator[tuple[int, ...]]:
+        """Yield the coordinates of all chunks that were written, in order.
+
+        Parameters
+        ----------
+        array_path : str
+        batch_size : int
+            How many are made at once.
+
+        Raises
+        ------
+        NodeNotFoundError, InvalidInputError
+            If there is no such array.
+        """
         refs = await asyncio.to_thread(self._written, array_path)
         for rows in _batches(len(refs), batch_size):
             for row in refs.coords[rows].tolist():
                 yield tuple(row)
 
-    async def batches(self, array_path: str, batch_size: int) -> AsyncIterator[ChunkBatch]:
-        """Yield the references to all chunks that were written, as columns, in order."""
+    async def chunk_batches(
+        self, array_path: str, batch_size: int = 100_000
+    ) -> AsyncIterator[ChunkBatch]:
+        """Yield the references to all chunks that were written, as columns, in order.
+
+        Parameters
+        ----------
+        array_path : str
+        batch_size : int
+            Rows of a batch, at most.
+
+        Yields
+        ------
+        coords : uint32[n, ndim]
+        kinds : uint8[n]
+            Values of `ChunkType`.
+        places : list of str
+            URL of a virtual chunk, id of a native one, empty for an inline one.
+        offsets, lengths : uint64[n]
+            In bytes, in the file or object; the offset of an inline chunk is 0.
+        inlined : dict of int to bytes
+            Of inline chunks the bytes, by row.
+
+        Raises
+        ------
+        NodeNotFoundError, InvalidInputError
+            If there is no such array, or a location names an unknown container.
+        """
         refs = await asyncio.to_thread(self._written, array_path)
         for rows in _batches(len(refs), batch_size):
             part = refs.take(np.arange(len(refs))[rows])
@@ -135,8 +241,26 @@ class ArrayChunks:
         return refs.take((refs.coords < grid).all(axis=1))
 
     # -- moving ------------------------------------------------------------------------
-    def shift(self, array_path: str, chunk_offset: Iterable[int]) -> None:
-        """Move all chunks of an array by so many chunks along each dimension."""
+    def shift_array(self, array_path: str, chunk_offset: Iterable[int]) -> None:
+        """Move all chunks of an array by so many chunks along each dimension.
+
+        What leaves the grid is dropped, and what is left behind reads as the fill value; to
+        keep all, resize the array before. No data is copied.
+
+        Parameters
+        ----------
+        array_path : str
+        chunk_offset : iterable of int
+            Per dimension, in chunks; may be negative.
+
+        Raises
+        ------
+        ReadOnlyError, SessionStateError
+            If the session does not take edits.
+        NodeNotFoundError, InvalidInputError
+            If there is no such array, its chunk grid is not regular, or the offset has not
+            one number per dimension.
+        """
         node, array = self._movable(array_path)
         offset = tuple(map(operator.index, chunk_offset))
         if len(offset) != len(array.shape):
@@ -155,10 +279,33 @@ class ArrayChunks:
         moved = refs.take(inside).at(targets[inside])
         self._chunks.set_refs(node.path, ChunkRefs.deleted(refs.coords).overlay(moved))
 
-    def reindex(
+    def reindex_array(
         self, array_path: str, forward: Reindexing, backward: Reindexing | None = None
     ) -> None:
-        """Move each chunk of an array to where a function says."""
+        """Move each chunk of an array to where a function says.
+
+        Only chunks that were written are visited, in order; where two move to one place the
+        later one stays. A chunk that moves is still where it was, too, unless another one
+        takes its place or `backward` says that it has to go.
+
+        Parameters
+        ----------
+        array_path : str
+        forward : callable
+            Gets the position of a chunk as a list, returns the new one, or None to leave it.
+        backward : callable, optional
+            The inverse: gets the position of a chunk, returns where it would come from. If
+            that is None, or there is no chunk, the chunk reads as the fill value afterwards.
+
+        Raises
+        ------
+        ReadOnlyError, SessionStateError
+            If the session does not take edits.
+        NodeNotFoundError, InvalidInputError
+            If there is no such array, its chunk grid is not regular, or `forward` returns
+            what is no position in it. In this case, and if a function raises, nothing has
+            changed.
+        """
         node, array = self._movable(array_path)
         refs = self._written(node.path)
         positions = refs.coords.tolist()

@@ -92,7 +92,7 @@ class _Sent:
 
 
 class Committer:
-    """Commits the edits of one session; `icechunk.Session` says what each method does.
+    """Commits the edits of one session.
 
     Parameters
     ----------
@@ -140,7 +140,45 @@ class Committer:
         after_rebase: Callable[[int], None] | None = None,
         on_built: Callable[[str], None] | None = None,
     ) -> str:
-        """Make the changes a new snapshot of the branch."""
+        """Make the changes a new snapshot of the branch.
+
+        The session is read-only afterwards, at the new snapshot.
+
+        Parameters
+        ----------
+        message : str
+        metadata : mapping, optional
+            Anything that JSON can express, to be found in the history.
+        rebase_with : ConflictSolver, optional
+            If the branch has moved, rebase with this solver and try again.
+        rebase_tries : int
+            How often at most.
+        before_rebase, after_rebase : callable, optional
+            Called around every rebase with its number, from 1 on.
+        allow_empty : bool
+            Whether to commit when nothing changed.
+        on_built : callable, optional
+            Called with the id of the new snapshot before the branch moves there, in each
+            attempt. For records that must tell later whether the commit took place: the
+            operations log names each snapshot that did. If it raises, nothing is committed.
+
+        Returns
+        -------
+        str
+            Id of the new snapshot.
+
+        Raises
+        ------
+        ConflictError
+            If the branch has moved since the session began.
+        RebaseFailedError
+            If `rebase_with` cannot settle a conflict.
+        OutcomeUnknownError
+            If the storage gave no answer, and nobody knows whether the commit was made. Commit
+            again: the session finds out, and does not commit twice.
+        SessionStateError
+            If nothing changed, or the session cannot commit.
+        """
         if rebase_with is None:
             return self.put(message, metadata, allow_empty, amends=False, on_built=on_built)
         if not isinstance(rebase_with, ConflictSolver):
@@ -158,8 +196,42 @@ class Committer:
             message, metadata, allow_empty, amends=False, rebasing=rebasing, on_built=on_built
         )
 
+    def amend(
+        self,
+        message: str,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        allow_empty: bool = False,
+    ) -> str:
+        """Replace the newest snapshot of the branch by one that has the changes too.
+
+        Parameters and errors are those of `commit`; the first snapshot of a repository
+        cannot be amended, and neither can one that moved nodes by a session that edits.
+        """
+        self._context.state.require_version_2("amend")
+        return self.put(message, metadata, allow_empty, amends=True)
+
+    def rewrite_manifests(
+        self, message: str, metadata: Mapping[str, Any] | None, *, amends: bool
+    ) -> str:
+        """Commit with new manifests for all arrays; see `Repository.rewrite_manifests`."""
+        return self.put(message, metadata, True, amends=amends, rewrites=True)
+
     def rebase(self, solver: ConflictSolver) -> None:
-        """Carry the changes over to the newest snapshot of the branch."""
+        """Carry the changes over to the newest snapshot of the branch.
+
+        Parameters
+        ----------
+        solver : ConflictSolver
+            Says how to go on where others changed the same.
+
+        Raises
+        ------
+        RebaseFailedError
+            If the solver cannot settle a conflict; then the session stays as it was.
+        SessionStateError
+            If the session cannot commit, or a transaction log is missing.
+        """
         self.check_committable(allow_empty=True)
         with self._lock:
             info = self._context.state.load()
@@ -174,7 +246,11 @@ class Committer:
             self._edits.reset(self._context.assets.snapshot(tip), [changes])
 
     def flush(self, message: str, *, metadata: Mapping[str, Any] | None = None) -> str:
-        """Store the changes as a snapshot that belongs to no branch."""
+        """Store the changes, if any, as a snapshot that belongs to no branch.
+
+        The session is read-only afterwards. Garbage collection removes the snapshot in
+        time, unless a branch or tag is made of it.
+        """
         self.check_committable(allow_empty=True)
         _check_words(message, metadata)
         with self._lock:

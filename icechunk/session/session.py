@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from icechunk.base.async_twin import async_twin
+from icechunk.base.parts import of_part
 from icechunk.base.texts import labelled
 from icechunk.changes.change_set import ArrayChanges, ChangeSet, OnConflict
 from icechunk.changes.codec import decode_change_set, encode_change_set
 from icechunk.changes.tree import Tree
 from icechunk.changes.zarr_metadata import parse_node_metadata
 from icechunk.commit.building import transaction_log
-from icechunk.commit.conflicts import ConflictSolver
 from icechunk.commit.diff import Diff, diff_from_logs
 from icechunk.config import RepositoryConfig
 from icechunk.config.repository_config import EffectiveConfig
@@ -26,9 +23,8 @@ from icechunk.errors import (
     UnpicklableSessionError,
 )
 from icechunk.format import v1
-from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.ids import encode_id, normalize_path
-from icechunk.session.array_chunks import ArrayChunks, ChunkBatch, ChunkType, Reindexing
+from icechunk.session.array_chunks import ArrayChunks, ChunkType
 from icechunk.session.chunks import ChunkStore
 from icechunk.session.committer import Committed, Committer
 from icechunk.session.context import SessionContext, SessionMode
@@ -282,180 +278,16 @@ class Session:
         return encode_id(self._edits.tree.require(normalize_path(path)).id)
 
     # -- chunks of an array ------------------------------------------------------------
-    def chunk_refs(self, path: str) -> ChunkRefs:
-        """Return all references of an array, with the edits of this session."""
-        return self.chunks.refs(path)
-
-    def set_refs(self, path: str, refs: ChunkRefs) -> None:
-        """Set many chunk references of one array at once.
-
-        Raises
-        ------
-        NodeNotFoundError, InvalidInputError
-            If there is no such array, or its grid does not hold all of them.
-        """
-        self.chunks.set_refs(path, refs)
-
-    def written_chunks(self, path: str, *, base: bool = False) -> npt.NDArray[np.bool_]:
-        """Say which chunks of an array have a value, here or in the base snapshot.
-
-        Only manifests are read. Where the array is sharded, its shards are meant. A chunk
-        that holds nothing but the fill value is usually not stored, and not told from one
-        that was never written.
-
-        Parameters
-        ----------
-        path : str
-            Of the array.
-        base : bool
-            Whether to leave out the edits of this session.
-
-        Returns
-        -------
-        bool[...]
-            In the shape of the chunk grid.
-
-        Raises
-        ------
-        NodeNotFoundError, InvalidInputError
-            If there is no such array.
-        """
-        return self.chunks.written(normalize_path(path), base=base)
-
-    def changed_chunks(self, path: str) -> npt.NDArray[np.bool_]:
-        """Say which chunks of an array this session has written or deleted.
-
-        Of a fork they include those that its parent had changed before. Parameters, result
-        and errors are those of `written_chunks`.
-        """
-        return self.chunks.changed(normalize_path(path))
-
-    def chunk_type(self, array_path: str, chunk_coordinates: Sequence[int]) -> ChunkType:
-        """Say where the bytes of a chunk are.
-
-        Parameters
-        ----------
-        array_path : str
-        chunk_coordinates : sequence of int
-            One that the chunk grid does not have was never written.
-
-        Raises
-        ------
-        NodeNotFoundError, InvalidInputError
-            If there is no such array, or a coordinate is negative.
-        """
-        return self._arrays.type_of(array_path, chunk_coordinates)
-
-    def all_virtual_chunk_locations(self) -> list[str]:
-        """Return the URL of the file that a virtual chunk is in, for all of all arrays.
-
-        Raises
-        ------
-        InvalidInputError
-            If a location names a container that the configuration does not have.
-        """
-        return self._arrays.all_virtual_locations()
-
-    async def chunk_coordinates(
-        self, array_path: str, batch_size: int = 1000
-    ) -> AsyncIterator[tuple[int, ...]]:
-        """Yield the coordinates of all chunks that were written, in order.
-
-        Parameters
-        ----------
-        array_path : str
-        batch_size : int
-            How many are made at once.
-
-        Raises
-        ------
-        NodeNotFoundError, InvalidInputError
-            If there is no such array.
-        """
-        async for coordinate in self._arrays.coordinates(array_path, batch_size):
-            yield coordinate
-
-    async def chunk_batches(
-        self, array_path: str, batch_size: int = 100_000
-    ) -> AsyncIterator[ChunkBatch]:
-        """Yield the references to all chunks that were written, as columns, in order.
-
-        Parameters
-        ----------
-        array_path : str
-        batch_size : int
-            Rows of a batch, at most.
-
-        Yields
-        ------
-        coords : uint32[n, ndim]
-        kinds : uint8[n]
-            Values of `ChunkType`.
-        places : list of str
-            URL of a virtual chunk, id of a native one, empty for an inline one.
-        offsets, lengths : uint64[n]
-            In bytes, in the file or object; the offset of an inline chunk is 0.
-        inlined : dict of int to bytes
-            Of inline chunks the bytes, by row.
-
-        Raises
-        ------
-        NodeNotFoundError, InvalidInputError
-            If there is no such array, or a location names an unknown container.
-        """
-        async for batch in self._arrays.batches(array_path, batch_size):
-            yield batch
-
-    def shift_array(self, array_path: str, chunk_offset: Iterable[int]) -> None:
-        """Move all chunks of an array by so many chunks along each dimension.
-
-        What leaves the grid is dropped, and what is left behind reads as the fill value; to
-        keep all, resize the array before. No data is copied.
-
-        Parameters
-        ----------
-        array_path : str
-        chunk_offset : iterable of int
-            Per dimension, in chunks; may be negative.
-
-        Raises
-        ------
-        ReadOnlyError, SessionStateError
-            If the session does not take edits.
-        NodeNotFoundError, InvalidInputError
-            If there is no such array, its chunk grid is not regular, or the offset has not
-            one number per dimension.
-        """
-        self._arrays.shift(array_path, chunk_offset)
-
-    def reindex_array(
-        self, array_path: str, forward: Reindexing, backward: Reindexing | None = None
-    ) -> None:
-        """Move each chunk of an array to where a function says.
-
-        Only chunks that were written are visited, in order; where two move to one place the
-        later one stays. A chunk that moves is still where it was, too, unless another one
-        takes its place or `backward` says that it has to go.
-
-        Parameters
-        ----------
-        array_path : str
-        forward : callable
-            Gets the position of a chunk as a list, returns the new one, or None to leave it.
-        backward : callable, optional
-            The inverse: gets the position of a chunk, returns where it would come from. If
-            that is None, or there is no chunk, the chunk reads as the fill value afterwards.
-
-        Raises
-        ------
-        ReadOnlyError, SessionStateError
-            If the session does not take edits.
-        NodeNotFoundError, InvalidInputError
-            If there is no such array, its chunk grid is not regular, or `forward` returns
-            what is no position in it. In this case, and if a function raises, nothing has
-            changed.
-        """
-        self._arrays.reindex(array_path, forward, backward)
+    chunk_refs = of_part("_arrays", ArrayChunks.chunk_refs)
+    set_refs = of_part("_arrays", ArrayChunks.set_refs)
+    written_chunks = of_part("_arrays", ArrayChunks.written_chunks)
+    changed_chunks = of_part("_arrays", ArrayChunks.changed_chunks)
+    chunk_type = of_part("_arrays", ArrayChunks.chunk_type)
+    all_virtual_chunk_locations = of_part("_arrays", ArrayChunks.all_virtual_chunk_locations)
+    chunk_coordinates = of_part("_arrays", ArrayChunks.chunk_coordinates)
+    chunk_batches = of_part("_arrays", ArrayChunks.chunk_batches)
+    shift_array = of_part("_arrays", ArrayChunks.shift_array)
+    reindex_array = of_part("_arrays", ArrayChunks.reindex_array)
 
     # -- changes -----------------------------------------------------------------------
     def array_changes(self) -> list[ArrayChanges]:
@@ -591,118 +423,16 @@ class Session:
         self._edits.merge(parts, on_conflict)
 
     # -- committing ----------------------------------------------------------------------
-    def commit(
-        self,
-        message: str,
-        metadata: Mapping[str, Any] | None = None,
-        *,
-        rebase_with: ConflictSolver | None = None,
-        rebase_tries: int = 1000,
-        allow_empty: bool = False,
-        before_rebase: Callable[[int], None] | None = None,
-        after_rebase: Callable[[int], None] | None = None,
-        on_built: Callable[[str], None] | None = None,
-    ) -> str:
-        """Make the changes a new snapshot of the branch.
-
-        The session is read-only afterwards, at the new snapshot.
-
-        Parameters
-        ----------
-        message : str
-        metadata : mapping, optional
-            Anything that JSON can express, to be found in the history.
-        rebase_with : ConflictSolver, optional
-            If the branch has moved, rebase with this solver and try again.
-        rebase_tries : int
-            How often at most.
-        before_rebase, after_rebase : callable, optional
-            Called around every rebase with its number, from 1 on.
-        allow_empty : bool
-            Whether to commit when nothing changed.
-        on_built : callable, optional
-            Called with the id of the new snapshot before the branch moves there, in each
-            attempt. For records that must tell later whether the commit took place: the
-            operations log names each snapshot that did. If it raises, nothing is committed.
-
-        Returns
-        -------
-        str
-            Id of the new snapshot.
-
-        Raises
-        ------
-        ConflictError
-            If the branch has moved since the session began.
-        RebaseFailedError
-            If `rebase_with` cannot settle a conflict.
-        OutcomeUnknownError
-            If the storage gave no answer, and nobody knows whether the commit was made. Commit
-            again: the session finds out, and does not commit twice.
-        SessionStateError
-            If nothing changed, or the session cannot commit.
-        """
-        return self._committer.commit(
-            message,
-            metadata,
-            rebase_with=rebase_with,
-            rebase_tries=rebase_tries,
-            allow_empty=allow_empty,
-            before_rebase=before_rebase,
-            after_rebase=after_rebase,
-            on_built=on_built,
-        )
+    commit = of_part("_committer", Committer.commit)
+    amend = of_part("_committer", Committer.amend)
+    flush = of_part("_committer", Committer.flush)
+    rebase = of_part("_committer", Committer.rebase)
+    rewrite_manifests = of_part("_committer", Committer.rewrite_manifests)
 
     @property
     def committed(self) -> Committed | None:
         """What the commit of this session took; None before there is one."""
         return self._committer.committed
-
-    def rebase(self, solver: ConflictSolver) -> None:
-        """Carry the changes over to the newest snapshot of the branch.
-
-        Parameters
-        ----------
-        solver : ConflictSolver
-            Says how to go on where others changed the same.
-
-        Raises
-        ------
-        RebaseFailedError
-            If the solver cannot settle a conflict; then the session stays as it was.
-        SessionStateError
-            If the session cannot commit, or a transaction log is missing.
-        """
-        self._committer.rebase(solver)
-
-    def amend(
-        self,
-        message: str,
-        *,
-        metadata: Mapping[str, Any] | None = None,
-        allow_empty: bool = False,
-    ) -> str:
-        """Replace the newest snapshot of the branch by one that has the changes too.
-
-        Parameters and errors are those of `commit`; the first snapshot of a repository
-        cannot be amended, and neither can one that moved nodes by a session that edits.
-        """
-        self._context.state.require_version_2("amend")
-        return self._committer.put(message, metadata, allow_empty, amends=True)
-
-    def flush(self, message: str, *, metadata: Mapping[str, Any] | None = None) -> str:
-        """Store the changes, if any, as a snapshot that belongs to no branch.
-
-        The session is read-only afterwards. Garbage collection removes the snapshot in
-        time, unless a branch or tag is made of it.
-        """
-        return self._committer.flush(message, metadata=metadata)
-
-    def rewrite_manifests(
-        self, message: str, metadata: Mapping[str, Any] | None, *, amends: bool
-    ) -> str:
-        """Commit with new manifests for all arrays; see `Repository.rewrite_manifests`."""
-        return self._committer.put(message, metadata, True, amends=amends, rewrites=True)
 
     def distributed_commit(
         self,
