@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from datetime import datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
-import numpy as np
 from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import (
     ByteRequest,
@@ -23,31 +21,20 @@ from icechunk.base.async_twin import async_twin
 from icechunk.base.parts import of_part
 from icechunk.base.texts import labelled
 from icechunk.base.zarr_internals import mark_open
-from icechunk.config import RepositoryConfig, VirtualChunkSpec
+from icechunk.config import RepositoryConfig
 from icechunk.early.checkout import AccessMode, Checkout
 from icechunk.early.config import StoreConfig
-from icechunk.errors import ErrorKind, InvalidInputError, ReadOnlyError, SessionStateError
-from icechunk.format.chunk_refs import ChunkRefs
-from icechunk.format.ids import normalize_path
+from icechunk.errors import ErrorKind, InvalidInputError, ReadOnlyError
 from icechunk.format.snapshot import Node
 from icechunk.repository.repository import Authorization
 from icechunk.session import listing
 from icechunk.session.array_chunks import ChunkBatch
-from icechunk.session.keys import (
-    ChunkKey,
-    MetadataKey,
-    V2Key,
-    find_key,
-    parse_key,
-)
+from icechunk.session.keys import ChunkKey, MetadataKey, find_key, writable_key
 from icechunk.session.overview import store_overview
 from icechunk.session.session import Session
+from icechunk.session.virtual_refs import VirtualRefs
 from icechunk.storage import AnyStorage
 from icechunk.storage.base import ByteRange, BytesLike, resolve_range
-from icechunk.virtual.specs import checksum_parts, refs_from_arrays, refs_from_specs, scalar_place
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 __all__ = ["IcechunkStore"]
 
@@ -314,28 +301,16 @@ class IcechunkStore(Store):
     ) -> Buffer | None:
         """Return the value of a key as `get` does, without an event loop."""
         wanted = _byte_range(byte_range)
-        found = self._lookup(key)
+        found = listing.find(self._session, key)
         if isinstance(found, tuple):
             data = self._session.chunks.get(*found, wanted)
         else:
             data = _cut(found, wanted)
         return _buffer(data, prototype)
 
-    def _lookup(self, key: str) -> bytes | tuple[Node, tuple[int, ...]] | None:
-        """Return the metadata that a key means, or the chunk."""
-        parsed = find_key(key)
-        if parsed is None or isinstance(parsed, V2Key):
-            return None
-        node = self._session.tree.get(parsed.path)
-        if node is None:
-            return None
-        if isinstance(parsed, MetadataKey):
-            return node.user_data
-        return (node, parsed.coordinate) if node.is_array else None
-
     async def _lookup_async(self, key: str) -> bytes | tuple[Node, tuple[int, ...]] | None:
         await self._loaded()
-        return self._lookup(key)
+        return listing.find(self._session, key)
 
     async def _loaded(self) -> None:
         if not self._session.is_loaded:
@@ -388,16 +363,7 @@ class IcechunkStore(Store):
 
     async def getsize_prefix(self, prefix: str) -> int:
         """Return the size in bytes of all values below a prefix, without reading them."""
-        return await asyncio.to_thread(self._size_below, prefix)
-
-    def _size_below(self, prefix: str) -> int:
-        total = 0
-        for node, refs in listing.below(self._session, prefix):
-            if refs is None:
-                total += len(node.user_data)
-            else:
-                total += int(refs.length.sum())
-        return total
+        return await asyncio.to_thread(listing.size_below, self._session, prefix)
 
     # -- writing -------------------------------------------------------------------
     async def set(self, key: str, value: Buffer) -> None:
@@ -435,16 +401,7 @@ class IcechunkStore(Store):
                 f"Got an instance of {type(value)} instead."
             )
         data: Any = value.as_numpy_array()
-        return self._writable_key(key), memoryview(data).cast("B")
-
-    def _writable_key(self, key: str) -> MetadataKey | ChunkKey:
-        parsed = parse_key(key)
-        if isinstance(parsed, V2Key):
-            raise SessionStateError(
-                f"{key!r}: documents of Zarr format 2 cannot be stored; write zarr_format=3",
-                ErrorKind.UNIMPLEMENTED,
-            )
-        return parsed
+        return writable_key(key), memoryview(data).cast("B")
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """Set the value of a key that has none yet."""
@@ -507,20 +464,8 @@ class IcechunkStore(Store):
 
     async def delete_dir(self, prefix: str) -> None:
         """Delete all keys below a prefix."""
-        await asyncio.to_thread(self._delete_below, prefix)
-
-    def _delete_below(self, prefix: str) -> None:
         self._check_writable()
-        path = normalize_path(prefix)
-        if path == "/" or self._session.tree.get(path) is not None:
-            self._session.delete_nodes(path)
-            return
-        # implicit groups have descendants but no document; c/0 is a part of an array
-        for node, refs in list(listing.below(self._session, prefix)):
-            if refs is None:
-                self._session.delete_nodes(node.path)
-            else:
-                self._session.set_refs(node.path, ChunkRefs.deleted(refs.coords))
+        await asyncio.to_thread(listing.delete_below, self._session, prefix)
 
     async def clear(self) -> None:
         """Delete all groups and arrays from the session. History stays as it is."""
@@ -532,141 +477,20 @@ class IcechunkStore(Store):
         self._session.delete_nodes("/")
 
     # -- virtual chunks ----------------------------------------------------------------
-    def set_virtual_ref(
-        self,
-        key: str,
-        location: str,
-        *,
-        offset: int,
-        length: int,
-        checksum: str | datetime | None = None,
-        validate_container: bool = True,
-    ) -> None:
-        """Make a chunk refer to bytes of a foreign file.
+    @property
+    def _virtual_refs(self) -> VirtualRefs:
+        self._check_writable()
+        return VirtualRefs(self._session)
 
-        Parameters
-        ----------
-        key : str
-            Of the chunk, such as ``array/c/0/0``.
-        location : str
-            URL of the file, such as ``s3://bucket/path/file.nc``, or
-            ``vcc://<container>/<path>``.
-        offset, length : int
-            Where the chunk is in the file, in bytes.
-        checksum : str or datetime, optional
-            The ETag that the file must have, or the time after which it must not have
-            been modified. Reading fails if it does not hold.
-        validate_container : bool
-            Whether to refuse a location that no container of the config holds.
-
-        Raises
-        ------
-        InvalidInputError
-            If the key is that of no chunk, the length is zero, or the location is in no
-            container.
-        NodeNotFoundError
-            If there is no such array.
-        """
-        parsed = self._writable_key(key)
-        if not isinstance(parsed, ChunkKey):
-            raise InvalidInputError(
-                f"invalid zarr key format: {key!r} is not the key of a chunk", ErrorKind.INVALID_KEY
-            )
-        etag, modified = checksum_parts(checksum)
-        spec = VirtualChunkSpec(list(parsed.coordinate), location, offset, length, etag, modified)
-        failed = self.set_virtual_refs(parsed.path, [spec], validate_containers=validate_container)
-        if failed:
-            self._session.virtual.validate(location)
+    set_virtual_ref = of_part("_virtual_refs", VirtualRefs.set_virtual_ref)
+    set_virtual_refs = of_part("_virtual_refs", VirtualRefs.set_virtual_refs)
+    set_virtual_refs_arr = of_part("_virtual_refs", VirtualRefs.set_virtual_refs_arr)
 
     def array_chunk_iterator(
         self, array_path: str, batch_size: int = 100_000
     ) -> AsyncIterator[ChunkBatch]:
         """Yield the references of an array, as `icechunk.Session.chunk_batches` does."""
         return self._session.chunk_batches(array_path, batch_size)
-
-    def set_virtual_refs(
-        self,
-        array_path: str,
-        chunks: list[VirtualChunkSpec],
-        *,
-        validate_containers: bool = True,
-    ) -> list[tuple[int, ...]] | None:
-        """Make many chunks of one array refer to bytes of foreign files.
-
-        Parameters
-        ----------
-        array_path : str
-        chunks : list of VirtualChunkSpec
-        validate_containers : bool
-            Whether to leave out locations that no container of the config holds.
-
-        Returns
-        -------
-        list of tuple of int, or None
-            Coordinates of the chunks that were left out, None if all were set.
-        """
-        self._check_writable()
-        node, array = self._session.tree.require_array(normalize_path(array_path))
-        refs = refs_from_specs(chunks, len(array.shape))
-        return self._set_virtual(node.path, refs, validate_containers)
-
-    def set_virtual_refs_arr(
-        self,
-        array_path: str,
-        chunk_grid_shape: tuple[int, ...],
-        locations: list[str],
-        offsets: npt.NDArray[np.uint64],
-        lengths: npt.NDArray[np.uint64],
-        *,
-        validate_containers: bool = True,
-        arr_offset: tuple[int, ...] | None = None,
-        checksum: datetime | str | None = None,
-    ) -> list[tuple[int, ...]] | None:
-        """Make a block of chunks refer to bytes of foreign files, from arrays.
-
-        Parameters
-        ----------
-        array_path : str
-        chunk_grid_shape : tuple of int
-            Shape of the block; the other arguments are flat and in C order.
-        locations : sequence of str
-            URL of each chunk's file; empty where there is no chunk.
-        offsets, lengths : array of uint64
-            Where each chunk is in its file, in bytes.
-        validate_containers : bool
-            Whether to leave out locations that no container of the config holds.
-        arr_offset : tuple of int, optional
-            Coordinates of the block's first chunk. Default: zeros.
-        checksum : str or datetime, optional
-            ETag or time of last modification of all the files.
-
-        Returns
-        -------
-        list of tuple of int, or None
-            Coordinates of the chunks that were left out, None if all were set.
-        """
-        self._check_writable()
-        path = normalize_path(array_path)
-        ndim = len(self._session.tree.require_array(path)[1].shape)
-        grid = scalar_place(chunk_grid_shape, ndim, 1)
-        start = None if arr_offset is None else scalar_place(arr_offset, ndim)
-        etag, modified = checksum_parts(checksum)
-        refs = refs_from_arrays(grid, locations, offsets, lengths, start, etag, modified)
-        return self._set_virtual(path, refs, validate_containers)
-
-    def _set_virtual(
-        self, path: str, refs: ChunkRefs, validate: bool
-    ) -> list[tuple[int, ...]] | None:
-        failed: list[tuple[int, ...]] | None = None
-        if validate and refs.locations is not None and refs.location is not None:
-            bad = self._session.virtual.invalid_locations(refs.locations)
-            if bad:
-                outside = np.isin(refs.location, bad)
-                failed = [tuple(c) for c in refs.coords[outside].tolist()]
-                refs = refs.take(~outside)
-        if len(refs):
-            self._session.set_refs(path, refs)
-        return failed or None
 
     # -- listing -----------------------------------------------------------------------
     async def list(self) -> AsyncIterator[str]:

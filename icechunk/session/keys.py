@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.errors import ErrorKind, InvalidInputError, SessionStateError
 
 METADATA_NAME: Final = "zarr.json"
 _CHUNK: Final = re.compile(r"(?:(?P<path>.*)/)?c(?P<coordinate>(?:/[0-9]{1,10})*)", re.DOTALL)
@@ -73,6 +73,25 @@ def parse_key(key: str) -> Key:
         raise InvalidInputError(
             f"invalid zarr key format: {key!r}, expected <path>/zarr.json or <path>/c/0/0",
             ErrorKind.INVALID_KEY,
+        )
+    return found
+
+
+def writable_key(key: str) -> MetadataKey | ChunkKey:
+    """Say what a key means that is to be written.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is none of the keys that Zarr uses.
+    SessionStateError
+        If it is a document of Zarr format 2.
+    """
+    found = parse_key(key)
+    if isinstance(found, V2Key):
+        raise SessionStateError(
+            f"{key!r}: documents of Zarr format 2 cannot be stored; write zarr_format=3",
+            ErrorKind.UNIMPLEMENTED,
         )
     return found
 

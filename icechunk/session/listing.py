@@ -1,4 +1,4 @@
-"""Listing: the Zarr keys that nodes and chunk references stand for."""
+"""Zarr keys and the nodes and chunk references they stand for: find, list, delete below."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from icechunk.format.chunk_refs import ChunkRefs
+from icechunk.format.ids import normalize_path
 from icechunk.format.snapshot import Node
 from icechunk.session.keys import (
     METADATA_NAME,
     ChunkKey,
     MetadataKey,
+    V2Key,
     chunk_key,
     find_key,
     metadata_key,
@@ -32,6 +34,19 @@ def keys_below(session: Session, prefix: str) -> Iterator[str]:
             yield metadata_key(node.path)
         else:
             yield from (chunk_key(node.path, tuple(c)) for c in refs.coords.tolist())
+
+
+def find(session: Session, key: str) -> bytes | tuple[Node, tuple[int, ...]] | None:
+    """Return the metadata that a key means, or the array and the coordinate of a chunk."""
+    parsed = find_key(key)
+    if parsed is None or isinstance(parsed, V2Key):
+        return None
+    node = session.tree.get(parsed.path)
+    if node is None:
+        return None
+    if isinstance(parsed, MetadataKey):
+        return node.user_data
+    return (node, parsed.coordinate) if node.is_array else None
 
 
 def below(session: Session, prefix: str) -> Iterator[tuple[Node, ChunkRefs | None]]:
@@ -90,3 +105,25 @@ def names_in(session: Session, prefix: str) -> list[str]:
                 for index in np.unique(refs.coords[:, len(leading)]).tolist():
                     names[str(index)] = None
     return list(names)
+
+
+def size_below(session: Session, prefix: str) -> int:
+    """Return the size in bytes of all values below a folder, without reading chunks."""
+    return sum(
+        len(node.user_data) if refs is None else int(refs.length.sum())
+        for node, refs in below(session, prefix)
+    )
+
+
+def delete_below(session: Session, prefix: str) -> None:
+    """Delete all values below a folder."""
+    path = normalize_path(prefix)
+    if path == "/" or session.tree.get(path) is not None:
+        session.delete_nodes(path)
+        return
+    # implicit groups have descendants but no document; c/0 is a part of an array
+    for node, refs in list(below(session, prefix)):
+        if refs is None:
+            session.delete_nodes(node.path)
+        else:
+            session.set_refs(node.path, ChunkRefs.deleted(refs.coords))
