@@ -101,6 +101,10 @@ check: .venv/.installed ## lint, format, types, import layers
 bench: .venv/.installed $(OFFICIAL_ENV) ## measure, beside the official client where it is installed: 30 minutes at --scale 0.5
 	@.venv/bin/python tests/benchmarks/table.py $(BENCH_ARGS)
 
+fuzz: .venv/.installed ## a million damaged manifests, looked up and decoded: about an hour
+	@ICECHUNK_FUZZ=$${ICECHUNK_FUZZ:-1000000} .venv/bin/python -m pytest -q --timeout 0 \
+	    tests/format/test_stored_manifest.py -k much_damage $(PYTEST_ARGS)
+
 bench-all: .venv/.installed $(OFFICIAL_ENV) ## the other measurements: opening, Dask, Parquet, virtual reads
 	@.venv/bin/python -m pytest tests/benchmarks -s $(PYTEST_ARGS)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import numpy as np
@@ -22,17 +22,17 @@ from icechunk.errors import (
     StorageError,
 )
 from icechunk.format import layout
-from icechunk.format.chunk_refs import ChunkRefs
+from icechunk.format.chunk_refs import ChunkRef, ChunkRefs
 from icechunk.format.encoding.envelope import FileType
 from icechunk.format.ids import encode_id, new_object_id
 from icechunk.format.manifest import (
     LocationCompression,
     Manifest,
     decode_chunk_ids,
-    decode_manifest,
     encode_manifest,
 )
 from icechunk.format.snapshot import ManifestFile, Snapshot, decode_snapshot, encode_snapshot
+from icechunk.format.stored_manifest import StoredManifest
 from icechunk.format.transaction_log import (
     TransactionLog,
     decode_transaction_log,
@@ -137,7 +137,7 @@ class Assets:
         self._snapshots: _Cache[Snapshot] = _Cache(
             max_snapshot_nodes * BYTES_PER_NODE, lambda s: (len(s) + 1) * BYTES_PER_NODE
         )
-        self._manifests: _Cache[Manifest] = _Cache(
+        self._manifests: _Cache[StoredManifest] = _Cache(
             max_chunk_refs * BYTES_PER_CHUNK_REF, lambda m: m.nbytes
         )
         self._chunks: _Cache[bytes] | None = (
@@ -189,18 +189,37 @@ class Assets:
         self._snapshots.forget(snapshot_id)
 
     def manifest(self, manifest_id: bytes) -> Manifest:
-        """Fetch a manifest.
+        """Fetch a manifest, and decode all of it.
 
         Raises
         ------
         StorageError
             If there is no such object: the repository is damaged.
+        FormatError
+            If it is damaged.
+        """
+        stored = self.stored_manifest(manifest_id)
+        before = stored.nbytes
+        manifest = stored.whole()
+        if stored.nbytes != before:
+            self._manifests.put(manifest_id, stored)
+        return manifest
+
+    def stored_manifest(self, manifest_id: bytes) -> StoredManifest:
+        """Fetch a manifest, to look up some chunks.
+
+        Raises
+        ------
+        StorageError
+            If there is no such object: the repository is damaged.
+        FormatError
+            If it is damaged where it was looked at.
         """
 
-        def fetch() -> Manifest:
+        def fetch() -> StoredManifest:
             key = layout.manifest_key(manifest_id)
             data = self._get(key, "manifest")
-            manifest = decode_manifest(data, key)
+            manifest = StoredManifest(data, key)
             _check_id(manifest.id, manifest_id, key)
             self._inspect(FileType.MANIFEST, key, data)
             return manifest
@@ -220,7 +239,24 @@ class Assets:
         _check_id(found, manifest_id, key)
         return ids
 
-    def cached_manifest(self, manifest_id: bytes) -> Manifest | None:
+    def chunk_ref(
+        self, manifest_id: bytes, node_id: bytes, coordinate: Sequence[int]
+    ) -> ChunkRef | None:
+        """Return the reference to a chunk in a manifest, None if there is none.
+
+        Raises
+        ------
+        StorageError, FormatError
+            As `stored_manifest` and `manifest` do.
+        """
+        stored = self.stored_manifest(manifest_id)
+        is_known, ref = stored.peek(node_id, coordinate)
+        if not is_known:
+            whole = StoredManifest.of(self.manifest(manifest_id))
+            _, ref = whole.peek(node_id, coordinate)
+        return ref
+
+    def cached_manifest(self, manifest_id: bytes) -> StoredManifest | None:
         """Return a manifest if that takes no request."""
         return self._manifests.peek(manifest_id)
 
@@ -283,7 +319,7 @@ class Assets:
         )
         self.storage.put(layout.manifest_key(manifest_id), data)
         # a session that goes on after its commit reads what it wrote
-        self._manifests.put(manifest_id, Manifest(manifest_id, dict(arrays)))
+        self._manifests.put(manifest_id, StoredManifest.of(Manifest(manifest_id, dict(arrays))))
         return ManifestFile(manifest_id, len(data), sum(len(refs) for refs in arrays.values()))
 
     def write_transaction_log(self, log: TransactionLog, *, spec_version: int = 2) -> None:

@@ -211,13 +211,22 @@ def decode_manifest(data: BytesLike, name: str) -> Manifest:
         If it is not a manifest, or a damaged one.
     """
     payload, _ = unwrap(data, FileType.MANIFEST, name)
-    root = read_root(payload, name)
+    return decode_payload(payload, name)
+
+
+def decode_payload(payload: bytes, name: str) -> Manifest:
+    """Do what `decode_manifest` does, with what is in the envelope."""
+    return decode_root(read_root(payload, name), name)
+
+
+def decode_root(root: Tables, name: str) -> Manifest:
+    """Do what `decode_manifest` does, with the root of what is in the envelope."""
     manifest_id, _ = root.struct(0, OBJECT_ID_SIZE, "id")
     tables, _ = root.children(1, "arrays", required=True)
     ids, _ = tables.struct(0, NODE_ID_SIZE, "node_id")
     refs, ends = tables.children(1, "refs", required=True, smallest=_SMALLEST_REF)
     index, index_ends = refs.vector(0, "<u4", "index", required=True)
-    columns, heaps = _read_columns(root, refs, name)
+    columns, heaps = read_columns(root, refs, name)
 
     arrays: dict[bytes, ChunkRefs] = {}
     for row, (start, end) in enumerate(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)):
@@ -282,7 +291,7 @@ def read_location_compression(data: BytesLike, name: str) -> StoredLocations:
     )
 
 
-def _read_columns(
+def read_columns(
     root: Tables, refs: Tables, name: str
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Return columns without the coordinates, and heaps, as `ChunkRefs` names them."""

@@ -23,7 +23,6 @@ from icechunk.errors import (
 from icechunk.format import layout
 from icechunk.format.chunk_refs import ChunkRef, ChunkRefs, RefKind
 from icechunk.format.ids import new_object_id
-from icechunk.format.manifest import Manifest
 from icechunk.format.snapshot import ArrayInfo, ManifestRef, Node
 from icechunk.session.context import SessionContext
 from icechunk.session.edits import Edits
@@ -110,7 +109,9 @@ class ChunkStore:
         if edited is not None:
             return edited if edited.kind != RefKind.DELETED else None
         ref = self._manifest_of(node, coordinate)
-        return _find(self._assets.manifest(ref.id), node, coordinate) if ref else None
+        if ref is None:
+            return None
+        return self._assets.chunk_ref(ref.id, node.id, coordinate)
 
     async def find_async(self, node: Node, coordinate: Coordinate) -> ChunkRef | None:
         """Find as `find` does; only a manifest that is not cached leaves the event loop."""
@@ -121,9 +122,11 @@ class ChunkStore:
         if ref is None:
             return None
         manifest = self._assets.cached_manifest(ref.id)
-        if manifest is None:
-            manifest = await asyncio.to_thread(self._assets.manifest, ref.id)
-        return _find(manifest, node, coordinate)
+        if manifest is not None:
+            is_known, found = manifest.peek(node.id, coordinate)
+            if is_known:
+                return found
+        return await asyncio.to_thread(self._assets.chunk_ref, ref.id, node.id, coordinate)
 
     def _manifest_of(self, node: Node, coordinate: Coordinate) -> ManifestRef | None:
         array = node.array
@@ -389,15 +392,6 @@ class ChunkStore:
         async with self._limit.slot():
             await self._assets.storage.put_async(layout.chunk_key(chunk_id), data)
         return ChunkRef.native(chunk_id, len(data))
-
-
-def _find(manifest: Manifest, node: Node, coordinate: Coordinate) -> ChunkRef | None:
-    refs = manifest.arrays.get(node.id)
-    # any coordinate may be asked for, and the empty extents of a scalar hold all of them
-    if refs is None or refs.ndim != len(coordinate):
-        return None
-    row = refs.find(coordinate)
-    return refs.row(row) if row >= 0 else None
 
 
 def _inline(ref: ChunkRef) -> bytes:

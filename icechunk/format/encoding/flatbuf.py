@@ -187,6 +187,11 @@ class Tables:
         """Return the tables at these rows (indices, a slice or a mask)."""
         return Tables(self._payload, self._positions[rows], self._field)
 
+    def at(self, positions: Ints, field: str) -> Tables:
+        """Return tables of another type at these places of the payload."""
+        self._payload.check(positions, 4, field)
+        return Tables(self._payload, positions, field)
+
     def present(self, slot: int) -> Bools:
         """Return which tables have the field: bool[n]."""
         has: Bools = np.broadcast_to(self._offsets(slot) != 0, (len(self),))
