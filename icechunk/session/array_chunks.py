@@ -227,10 +227,9 @@ class ArrayChunks:
         if refs.location is None or refs.locations is None:
             return []
         which = refs.location[refs.kind == RefKind.VIRTUAL]
-        distinct, index = np.unique(which, return_inverse=True)
-        expand = self._virtual.expand
-        expanded = [expand(refs.locations[int(i)]) for i in distinct]
-        return [expanded[i] for i in index.tolist()]
+        used = np.flatnonzero(np.bincount(which)).tolist()
+        expanded = {i: self._virtual.expand(refs.locations[i]) for i in used}
+        return [expanded[i] for i in which.tolist()]
 
     def _written(self, array_path: str) -> ChunkRefs:
         """Return the references within the grid of an array."""
@@ -366,5 +365,8 @@ def _batches(count: int, size: int) -> Iterator[slice]:
 
 
 def _put(values: list[str], where: npt.NDArray[np.bool_], chosen: list[str]) -> None:
+    if len(chosen) == len(values):
+        values[:] = chosen
+        return
     for row, value in zip(np.flatnonzero(where).tolist(), chosen, strict=True):
         values[row] = value
