@@ -198,7 +198,9 @@ class Assets:
         FormatError
             If it is damaged.
         """
-        stored = self.stored_manifest(manifest_id)
+        return self._whole(manifest_id, self.stored_manifest(manifest_id))
+
+    def _whole(self, manifest_id: bytes, stored: StoredManifest) -> Manifest:
         before = stored.nbytes
         manifest = stored.whole()
         if stored.nbytes != before:
@@ -252,8 +254,8 @@ class Assets:
         stored = self.stored_manifest(manifest_id)
         is_known, ref = stored.peek(node_id, coordinate)
         if not is_known:
-            whole = StoredManifest.of(self.manifest(manifest_id))
-            _, ref = whole.peek(node_id, coordinate)
+            self._whole(manifest_id, stored)
+            _, ref = stored.peek(node_id, coordinate)
         return ref
 
     def cached_manifest(self, manifest_id: bytes) -> StoredManifest | None:
