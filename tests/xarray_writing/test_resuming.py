@@ -147,8 +147,9 @@ def test_a_process_dies_at_any_request(course: str, kind: str) -> None:
         xr.testing.assert_identical(read(repository), after)
         job = repository.jobs.open("j")
         if '"arrays"' in done:
-            # the chunks of what was not done, and not one more
-            assert counting.chunks == sum(map(chunks_of, job.committed() - done))
+            # the chunks of what was not done, and not one more; small ones may share an object
+            left = job.committed() - done
+            assert len(left) <= counting.chunks <= sum(map(chunks_of, left))
         once = Dying(storage)
         write(Repository.open(once), dataset)
         assert once.chunks == 0
