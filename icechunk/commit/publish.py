@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from icechunk.commit import publish_v1
@@ -50,7 +50,7 @@ from icechunk.format.repo_info import (
     with_item,
 )
 from icechunk.format.updates import UpdateEntry, UpdateKind
-from icechunk.storage.base import Storage
+from icechunk.storage.base import BytesLike, Storage
 
 _log = logging.getLogger(__name__)
 
@@ -73,10 +73,13 @@ class Seen:
     info : RepoInfo
     etag : str or None
         Its version; None in spec version 1, where each ref has one.
+    data : bytes-like or None
+        As it is stored.
     """
 
     info: RepoInfo
     etag: str | None
+    data: BytesLike | None = field(default=None, repr=False, compare=False)
 
 
 class RepoState:
@@ -176,7 +179,7 @@ class RepoState:
                 f"{error.message}; Repository.repair says whether a copy can be restored",
                 error.kind,
             ) from error
-        seen = Seen(info, result.etag)
+        seen = Seen(info, result.etag, result.data)
         self._keep(seen)
         return seen
 
@@ -244,7 +247,7 @@ class RepoState:
 
         self._deliver_first(Write(send, look), entry)
         if etag is not None:
-            self._keep(Seen(info, etag))
+            self._keep(Seen(info, etag, data))
 
     def _probe_first_snapshot(self, info: RepoInfo) -> None:
         """Replace the first snapshot by itself, if it were another version; that must fail."""
@@ -350,7 +353,11 @@ class RepoState:
         )
         data = encode_repo_info(candidate, level=self._assets.compression_level)
         try:
-            self._storage.copy(layout.REPO_KEY, layout.backup_key(backup), if_match=etag)
+            if self._storage.copies_by_reading and seen.data is not None:
+                # it was read already, and is known to be whole
+                self._storage.put(layout.backup_key(backup), seen.data)
+            else:
+                self._storage.copy(layout.REPO_KEY, layout.backup_key(backup), if_match=etag)
         except PreconditionFailedError:
             return False
         self._probe_backup(backup, etag)
@@ -372,7 +379,7 @@ class RepoState:
             self._drop_backup(backup)
             return False
         if new_etag is not None:
-            self._keep(Seen(candidate, new_etag))
+            self._keep(Seen(candidate, new_etag, data))
         return True
 
     def _has_backup(self, stored: RepoInfo, backup: str, before: RepoInfo) -> bool:

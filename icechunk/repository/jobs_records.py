@@ -436,7 +436,13 @@ class JobFiles:
             self._storage.put(f"{self._root}parts/{name}", data, if_absent=True)
         except PreconditionFailedError:
             stored = self.parts([name])
-            return bool(stored) and stored[0].token == part.token
+            if not stored:
+                raise StorageError(
+                    f"{self._root}parts/{name} in {self._storage.url}: refused as if it existed, "
+                    "and it does not; try again, and if that does not help, see whether this "
+                    "service supports conditional puts"
+                ) from None
+            return stored[0].token == part.token
         return True
 
     @staticmethod
@@ -511,9 +517,16 @@ class JobFiles:
         PreconditionFailedError
             If somebody else has changed it.
         """
-        return self._storage.put(
-            self._entry_key(entry.number), packed(asdict(entry)), if_match=version
-        )
+        try:
+            return self._storage.put(
+                self._entry_key(entry.number), packed(asdict(entry)), if_match=version
+            )
+        except PreconditionFailedError:
+            # it may have been sent twice, because the first answer was lost
+            stored, stored_version = self.read_entry(entry.number)
+            if stored != entry:
+                raise
+            return stored_version
 
     def _entry_key(self, number: int) -> str:
         return f"{self._root}log/{number:08d}"

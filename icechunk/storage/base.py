@@ -122,6 +122,8 @@ class Storage(Displayed, ABC):
     checks_conditions: bool = False
     #: Whether `turn` makes others wait.
     queues_writers: bool = False
+    #: Whether `copy` with a condition fetches the object and puts it.
+    copies_by_reading: bool = False
 
     # -- constructors of the official client ---------------------------------------
     new_in_memory = _Constructor("constructors", "in_memory_storage")

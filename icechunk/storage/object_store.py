@@ -106,6 +106,8 @@ class ObjectStorage(Storage):
         Refuse to write.
     """
 
+    copies_by_reading = True
+
     def __init__(
         self,
         place: Place,

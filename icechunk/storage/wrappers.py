@@ -41,6 +41,7 @@ class WrapperStorage(Storage):
         self.supports_writes = inner.supports_writes
         self.checks_conditions = inner.checks_conditions
         self.queues_writers = inner.queues_writers
+        self.copies_by_reading = inner.copies_by_reading
 
     def before(self, operation: str, keys: tuple[str, ...], written: int) -> None:
         """Do something before a call reaches the inner storage; may raise.

@@ -282,7 +282,14 @@ def _finish(storage: Storage, repository: Repository) -> Made:
         assert newest(storage) == {**START, 2: 101, 3: 101, 4: 101}
         assert Repository.open(storage).jobs.open("j").status().state == "finished"
 
-    return Made(lambda: repository.jobs.open("j").finish(), check)
+    def act() -> None:
+        job = repository.jobs.open("j")
+        if job.status().state != "finished":
+            # parts whose chunks seem to be gone are dropped, and said to be
+            job.run(_add, keys=job.status().missing)
+            job.finish()
+
+    return Made(act, check)
 
 
 def _virtualize(storage: Storage, repository: Repository) -> Made:
