@@ -20,7 +20,7 @@ SCRIPT = Path(__file__).parent / "partition_script.py"
 def _can_unshare() -> bool:
     try:
         done = subprocess.run(
-            ["unshare", "-rnm", "sh", "-c", "ip link add a type veth peer name b"],
+            ["unshare", "-rnm", "sh", "-c", "ip link add name here type veth peer name there"],
             capture_output=True,
             check=False,
         )
