@@ -531,6 +531,8 @@ class LocalStorage(Storage):
         reason = error.strerror or str(error)
         if error.errno == errno.ELOOP:
             reason = "a symbolic link is in the way"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason += "; with a few kilobytes free, garbage_collect can make room"
         return StorageError(f"cannot {operation} {key} in {self.url}: {reason}", ErrorKind.IO)
 
 

@@ -299,6 +299,7 @@ class Soak:
         expired, collected = (sum(map(int, place.said(n))) for n in ("expired", "collected"))
         return (
             f"{commits} commits ({told} told), {self.kills} kills, {lost} lost, "
+            f"{int((found[-1] != -1).sum())} by the last writer, "
             f"{len(place.said('refused'))} refused, {len(place.said('verified'))} times verified, "
             f"{expired} snapshots expired, {collected} chunks collected, "
             f"{len(self.problems)} problems"

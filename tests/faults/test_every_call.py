@@ -18,7 +18,7 @@ from tests.faults.troubled import FAULTS, Fault, Troubled
 pytestmark = pytest.mark.usefixtures("no_pauses")
 
 #: Requests from one that fails to the next.
-STRIDE = 1 if os.environ.get("ICECHUNK_EVERY_CALL") else 23
+STRIDE = 1 if os.environ.get("ICECHUNK_EVERY_CALL") else 37
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -73,7 +73,7 @@ def test_a_disk_that_is_full_at_each_write(
         assert list(storage._objects("", lambda name: "#" in name and len(name) > 22)) == []
         if not disk.is_full:
             break
-        assert "No space left on device" in str(error)
+        assert "No space left on device; with a few kilobytes free" in str(error)
         nth += STRIDE
 
 

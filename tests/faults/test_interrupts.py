@@ -13,10 +13,14 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
-from tests.faults.operations import OPERATIONS, check_whole, prepared
+from icechunk import LocalStorage, Repository
+from icechunk.storage import locks
+from icechunk.storage.locks import exclusive, open_lock
+from tests.faults.operations import CONFIG, OPERATIONS, check_whole, commit, prepared
 from tests.faults.proxy import Ask, Forward, Plan, Proxy, Reply, misbehaving
 from tests.servers import S3Server
 
@@ -88,3 +92,48 @@ def test_an_interrupt(name: str, spec_version: int, proxy: Proxy, s3_server: S3S
         if not silence.is_silent:
             break
         answered += STRIDE
+
+
+@pytest.mark.parametrize("lock", ["repo#0", "repo#1"], ids=["the lock", "the queue"])
+def test_an_interrupt_while_others_hold_a_lock(
+    lock: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = LocalStorage(tmp_path)
+    made = prepared("commit", 2, storage, storage)
+    if lock == "repo#1":
+        # who has lost once stands in the queue
+        commit(Repository.open(storage, CONFIG), {5: 5})
+    free, was_waited_for = threading.Event(), threading.Event()
+
+    def hold(held: threading.Event) -> None:
+        with exclusive(open_lock(str(tmp_path / lock))):
+            held.set()
+            if not free.wait(PATIENCE):
+                was_waited_for.set()
+
+    held = threading.Event()
+    holder = threading.Thread(target=hold, args=(held,))
+    holder.start()
+    held.wait()
+    acquire = locks._acquire
+
+    def press(fd: int) -> None:
+        if os.path.samestat(os.fstat(fd), os.stat(tmp_path / lock)):
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+        acquire(fd)
+
+    monkeypatch.setattr(locks, "_acquire", press)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            if lock == "repo#1":
+                with storage.turn("repo"):
+                    pass
+            made.act()
+        assert not was_waited_for.is_set()
+    finally:
+        free.set()
+        holder.join()
+    monkeypatch.setattr(locks, "_acquire", acquire)
+    if lock == "repo#0":
+        made.act()
+        check_whole(storage, made)
