@@ -31,6 +31,8 @@ __all__ = ["NUMCODEC", "GribCodec", "grib_handle", "grid_points"]
 
 #: Name of the codec among those of numcodecs.
 NUMCODEC: Final = "grib"
+#: More parallels between pole and equator than any Gaussian grid has.
+_MOST_PARALLELS: Final = 1 << 14
 #: ecCodes is not safe to use from several threads.
 _ECCODES: Final = threading.RLock()
 
@@ -166,6 +168,7 @@ def grid_points(handle: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.fl
     import eccodes
 
     count = eccodes.codes_get_size(handle, "values")
+    _check_grid(handle, count)
     copy = eccodes.codes_clone(handle)
     try:
         # values that rise show the order
@@ -186,6 +189,39 @@ def grid_points(handle: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.fl
             "this way"
         )
     return table[:, 0].copy(), table[:, 1].copy()
+
+
+def _check_grid(handle: Any, count: int) -> None:
+    """Check the description of a Gaussian or reduced grid.
+
+    ecCodes does not when it computes coordinates: it ends the process, writes beyond its
+    memory, or computes for hours, if that is damaged.
+
+    Raises
+    ------
+    InvalidInputError
+        If the lengths of rows contradict the number of points, or the number of parallels
+        that of rows.
+    """
+    import eccodes
+
+    kind = eccodes.codes_get(handle, "gridType", str)
+    if kind.endswith("_gg"):
+        parallels, rows = (eccodes.codes_get_long(handle, key) for key in ("N", "Nj"))
+        if not (rows + 1) // 2 <= parallels <= _MOST_PARALLELS:
+            raise InvalidInputError(
+                f"its Gaussian grid has {parallels} parallels from pole to equator, and {rows} rows"
+            )
+    if not kind.startswith("reduced_"):
+        return
+    lengths = np.zeros(0, np.int64)
+    if eccodes.codes_is_defined(handle, "pl"):
+        lengths = np.asarray(eccodes.codes_get_array(handle, "pl"), np.int64)
+    points = int(lengths.sum())
+    # of a part of the globe, Gaussian grids have the lengths that rows have around the globe
+    part = kind != "reduced_ll" and points > count and lengths.all()
+    if points != count and not part:
+        raise InvalidInputError(f"the rows of its grid have {points} points, and it has {count}")
 
 
 def _columns(handle: Any) -> tuple[int, int] | None:
