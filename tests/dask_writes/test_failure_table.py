@@ -93,8 +93,8 @@ def run(storage: Storage, folder: Path, executor: str, fate: str) -> None:
     assert all(ran[row] == (1 if row < BATCH else ran[row]) <= 2 for row in range(ROWS))
     chunks = len(list(storage.list("chunks/")))
     wrote = ran.total() - (fate in ("raise", "hang"))
-    # a process of a pool that breaks may be ended before its put
-    assert wrote - (fate == "kill") <= chunks <= wrote
+    # small chunks are put when the task ends, and this one did not
+    assert wrote - (fate in ("kill", "raise late")) <= chunks <= wrote
     again = call()
     assert (again.tasks, again.skipped) == (0, ROWS)
 
