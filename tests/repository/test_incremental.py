@@ -50,6 +50,8 @@ steps = st.lists(
 
 def step(repo: Repository, kind: str, branch: str, what: Any, number: int) -> None:
     history = [each.id for each in repo.ancestry(branch=branch)]
+    if kind == "revert" and what >= len(history) - 2:
+        return  # that would take the array away
     if kind in ("commit", "amend", "flush"):
         session = repo.writable_session(branch)
         histories.write(session, what)
