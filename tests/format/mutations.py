@@ -290,8 +290,7 @@ def _add_text(found: dict[str, Kind], name: str, payload: bytes) -> None:
 
 
 def _add_job_record(found: dict[str, Kind], key: str, data: bytes) -> None:
-    folder = key.split("/")[2]
-    # a job that is over has no parts, and its definition lies beside the folders
+    folder = next((name for name in ("attempts", "parts", "log") if f"/{name}/" in key), "job")
     if folder == "parts":
         (size,) = struct.unpack_from("<I", data)
         text, rest = zstd.decompress(data[4 : 4 + size]), data[4 + size :]
