@@ -243,7 +243,7 @@ def _bounds(
         part = given[axis] if axis < len(given) else slice(None)
         if not isinstance(part, slice) or part.step not in (None, 1):
             raise InvalidInputError(
-                f"array {path!r}, {names[axis]}: {part!r} is no slice of step 1; regions are "
+                f"array {path!r}, {names[axis]}: {part!r} is not a slice of step 1; regions are "
                 "tuples of such slices",
                 ErrorKind.INVALID_CHUNK_INDEX,
             )

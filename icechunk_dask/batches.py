@@ -146,7 +146,8 @@ class Every:
             pass
         if not any(size is not None and size > 0 for size in vars(every).values()):
             raise InvalidInputError(
-                f"commit_every is {value!r}; it is a number of tasks, a size such as '1GB', or "
+                f"commit_every is {value!r}; it must be a number of tasks, a size such as '1GB', "
+                "or "
                 "a time such as '60s'",
                 ErrorKind.INVALID_COMMIT_CONFIGURATION,
             )
@@ -226,7 +227,7 @@ class Committing:
         InvalidInputError
         """
         if message is None:
-            raise _wrong("a repository is committed to, so message must say what the commit is")
+            raise _wrong("a write to a repository is a commit: pass a message")
         if publish not in ("batch", "end"):
             raise _wrong(f"publish is {publish!r}, it must be 'batch' or 'end'")
         if publish == "end" and not job:

@@ -65,8 +65,8 @@ def make_jobs(
         regions = [regions] * len(sources)
     if not len(sources) == len(targets) == len(regions):
         raise InvalidInputError(
-            f"{len(sources)} sources, {len(targets)} targets and {len(regions)} regions: there "
-            "must be as many of each"
+            f"{len(sources)} sources, {len(targets)} targets and {len(regions)} regions: "
+            "pass the same number of each"
         )
     if not sources:
         raise InvalidInputError("there is nothing to store: sources is empty")
@@ -74,7 +74,8 @@ def make_jobs(
     for source, array, region in zip(sources, targets, regions, strict=True):
         if not isinstance(array, zarr.Array):
             raise InvalidInputError(
-                f"the target {array!r} is no zarr.Array; open it from the store of a session, or "
+                f"the target {array!r} is not a zarr.Array; open it from the store of a session, "
+                "or "
                 "pass repository= to name arrays of a branch by their paths"
             )
         if not isinstance(source, da.Array):

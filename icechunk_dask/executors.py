@@ -59,7 +59,7 @@ def _scheduler(executor: ExecutorOption) -> Any:
     if hasattr(executor, "scheduler_info") and hasattr(executor, "get"):
         return executor
     raise InvalidInputError(
-        f"executor is {executor!r}; it is {', '.join(map(repr, _NAMES))}, a "
+        f"executor is {executor!r}; it must be {', '.join(map(repr, _NAMES))}, a "
         "concurrent.futures.Executor such as a pool, or a distributed.Client"
     )
 

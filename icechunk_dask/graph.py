@@ -311,7 +311,7 @@ def reduced(
     """
     width = SPLIT_EVERY if split_every is None else split_every
     if width < 2:
-        raise InvalidInputError(f"split_every is {split_every}, it must be 2 at least")
+        raise InvalidInputError(f"split_every is {split_every}, it must be at least 2")
     token = uuid.uuid4().hex
     name = f"icechunk-merge-{token}"
     tree: dict[Any, Any] = {}
@@ -363,11 +363,11 @@ class Runner:
 
     def __post_init__(self) -> None:
         if self.timeout is not None and not self.timeout > 0:
-            raise InvalidInputError(f"timeout is {self.timeout!r}, it is a number of seconds")
+            raise InvalidInputError(f"timeout must be a number of seconds, not {self.timeout!r}")
         unknown = sorted(set(self.options) - _OPTIONS)
         if unknown:
             raise TypeError(
-                f"unknown option {unknown[0]!r}; what is passed on to Dask is one of "
+                f"unknown option {unknown[0]!r}; options that are passed on to Dask are "
                 f"{', '.join(sorted(_OPTIONS))}"
             )
 

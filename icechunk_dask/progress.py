@@ -275,7 +275,7 @@ def progress_of(option: ProgressOption) -> Iterator[Progress]:
     if callable(option):
         shown: Any = nullcontext(option)
     elif not isinstance(option, bool):
-        raise InvalidInputError(f"progress is True, False, None or a function, not {option!r}")
+        raise InvalidInputError(f"progress must be True, False, None or a function, not {option!r}")
     elif not option:
         shown = nullcontext(None)
     else:

@@ -197,5 +197,5 @@ def _bytes(size: int | str) -> int:
     except (KeyError, ValueError, OverflowError):
         found = 0
     if found < 1 or isinstance(size, bool):
-        raise InvalidInputError(f"nbytes is {size!r}; it is a number of bytes, such as '500MB'")
+        raise InvalidInputError(f"nbytes is {size!r}; it must be a number of bytes such as '500MB'")
     return found

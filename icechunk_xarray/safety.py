@@ -39,7 +39,7 @@ def check_names(dataset: xr.Dataset, encoding: Mapping[str, Any]) -> None:
     for name in encoding:
         if name not in dataset.variables:
             raise _refused(
-                f"encoding names {name!r}, and the dataset has no such variable, only "
+                f"encoding names {name!r}, but the dataset has no such variable, only "
                 f"{_listed(dataset.variables)}"
             )
         if not isinstance(encoding[name], Mapping):
@@ -74,7 +74,7 @@ def resolve_region(
     for dim, part in region.items():
         if dim not in dataset.dims:
             raise _refused(
-                f"region has the dimension {dim!r}, and the dataset has only "
+                f"region has the dimension {dim!r}, but the dataset has only "
                 f"{_listed(dataset.dims)}"
             )
         if dim not in sizes:
@@ -340,12 +340,14 @@ def _check_labels(dataset: xr.Dataset, existing: Mapping[str, xr.Variable]) -> N
 def _check_append_dim(dataset: xr.Dataset, dim: Hashable, sizes: Mapping[Hashable, int]) -> None:
     if dim not in sizes:
         raise _refused(
-            f"append_dim {dim!r} is no dimension of an array on disk, only {_listed(sizes)}; write "
+            f"append_dim {dim!r} is not a dimension of the arrays on disk, which have "
+            f"{_listed(sizes)}; write "
             "the first part without append_dim"
         )
     if dim not in dataset.dims:
         raise _refused(
-            f"append_dim {dim!r} is no dimension of the dataset, only {_listed(dataset.dims)}; "
+            f"append_dim {dim!r} is not a dimension of the dataset, which has "
+            f"{_listed(dataset.dims)}; "
             f"use .expand_dims({dim!r})"
         )
 

@@ -133,7 +133,7 @@ def with_chunks(parts: list[GroupPart], chunks: Mapping[Any, int]) -> list[Group
             )
         if isinstance(size, bool) or not isinstance(size, int) or not (size > 0 or size == -1):
             raise InvalidInputError(
-                f"chunks has {size!r} for {dim!r}; it is a length, or -1 for all of it",
+                f"chunks has {size!r} for {dim!r}; it must be a length, or -1 for all of it",
                 ErrorKind.INVALID_ARRAY_METADATA,
             )
     result: list[GroupPart] = []

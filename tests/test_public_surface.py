@@ -203,7 +203,7 @@ def test_filters_of_logs(directive: str, shown: set[str]) -> None:
 @pytest.mark.usefixtures("reset_logs")
 def test_a_filter_that_is_none_changes_nothing() -> None:
     icechunk.set_logs_filter("info")
-    with pytest.raises(InvalidInputError, match="'loud' is no level"):
+    with pytest.raises(InvalidInputError, match="'loud' is not a level"):
         icechunk.set_logs_filter("debug,icechunk=loud")
     assert logging.getLogger("icechunk").level == logging.INFO
 

@@ -134,7 +134,7 @@ def _unwrap(data: bytes, name: str) -> bytearray:
     data = bytes(data)
     start = len(MAGIC) + 1
     if data[: len(MAGIC)] != MAGIC:
-        raise _damaged(name, "these bytes are no change set")
+        raise _damaged(name, "these bytes are not a change set")
     if len(data) < start or data[len(MAGIC)] != VERSION:
         raise _damaged(name, f"version {data[len(MAGIC) : start].hex() or 'missing'} is not known")
     limit = min(MAX_PAYLOAD, max(_FREE_SIZE, _MAX_RATIO * len(data)))
@@ -167,17 +167,17 @@ def _build(header: dict[str, Any], heap: memoryview, name: str) -> ChangeSet:
     def node_id(text: str) -> bytes:
         raw = bytes.fromhex(text)
         if len(raw) != NODE_ID_SIZE:
-            raise _damaged(name, f"{text!r} is no node id")
+            raise _damaged(name, f"{text!r} is not a node id")
         return raw
 
     def path(text: str) -> str:
         if not isinstance(text, str) or normalize_path(text) != text:
-            raise _damaged(name, f"{text!r} is no path")
+            raise _damaged(name, f"{text!r} is not a path")
         return text
 
     base = bytes.fromhex(header["base"])
     if len(base) != OBJECT_ID_SIZE:
-        raise _damaged(name, "the base is no snapshot id")
+        raise _damaged(name, "the base is not a snapshot id")
     changes = ChangeSet(base, bytes.fromhex(header["lineage"]))
     for raw, where, is_array, at in header["new"]:
         node = NewNode(node_id(raw), path(where), bytes(span(*at)), bool(is_array))

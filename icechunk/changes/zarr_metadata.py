@@ -153,13 +153,13 @@ def _check_edges(edges: Any, length: int, axis: int, path: str) -> None:
             raise _bad(
                 path,
                 f"chunk size {edge!r} along axis {axis} of the rectilinear grid: expected a "
-                "positive integer, or a size and how many times it comes",
+                "positive integer, or a pair of a size and a count",
             )
         total += size * times
     if total < length:
         raise _bad(
             path,
-            f"the chunks along axis {axis} of the rectilinear grid are {total} long together, and "
+            f"the chunks along axis {axis} of the rectilinear grid add up to {total}, but "
             f"the array is {length} long",
         )
 

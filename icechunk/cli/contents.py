@@ -180,7 +180,7 @@ def _index(array: zarr.Array[Any], text: str) -> list[int]:
         not 0 <= i < n for i, n in zip(found, counts, strict=True)
     )
     if outside:
-        raise click.BadParameter(f"{text!r} is no chunk of an array of {counts} chunks")
+        raise click.BadParameter(f"{text!r} is not a chunk of an array of {counts} chunks")
     return found
 
 

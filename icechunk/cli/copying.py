@@ -73,7 +73,7 @@ def _region(ctx: click.Context, param: click.Parameter, given: str | None) -> An
     if given is None:
         return None
     if not re.fullmatch(r"\d+:\d+(,\d+:\d+)*", given):
-        raise click.BadParameter(f"{given!r} is no box of chunks, such as 0:4,2:3")
+        raise click.BadParameter(f"{given!r} is not a box of chunks such as 0:4,2:3")
     return [tuple(map(int, axis.split(":"))) for axis in given.split(",")]
 
 

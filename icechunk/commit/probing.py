@@ -50,8 +50,8 @@ def try_condition(storage: Storage, key: str, data: BytesLike, version: str | No
             error.kind,
         ) from error
     raise StorageError(
-        f"{storage.url} ignores the condition of a put (If-Match): of concurrent commits some "
-        f"would be lost in silence; {_ADVICE}"
+        f"{storage.url} ignores the condition of a put (If-Match): some concurrent commits "
+        f"would be lost silently; {_ADVICE}"
     )
 
 

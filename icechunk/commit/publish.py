@@ -428,7 +428,7 @@ def require_online(info: RepoInfo) -> None:
     if info.status.availability == READ_ONLY:
         reason = f": {info.status.reason}" if info.status.reason else ""
         raise ReadOnlyError(
-            f"the repository was set read-only{reason}; Repository.set_status says otherwise",
+            f"the repository was set read-only{reason}; Repository.set_status changes that",
             ErrorKind.READ_ONLY_REPOSITORY,
         )
 
@@ -544,8 +544,8 @@ def needing(change: Compute, versions: Collection[bytes]) -> Compute:
         for id in versions:
             if id not in info.snapshots:
                 raise SnapshotNotFoundError(
-                    f"snapshot {encode_id(id)}, from which chunks were taken over, was removed "
-                    "since; they may be deleted, so nothing was committed"
+                    f"snapshot {encode_id(id)}, whose chunks this commit refers to, was removed "
+                    "since; they may be gone, so nothing was committed"
                 )
         return change(info)
 

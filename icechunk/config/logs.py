@@ -88,7 +88,7 @@ def _parse(directive: str) -> dict[str, int]:
         name, equals, level = part.rpartition("=")
         if level.lower() not in _LEVELS:
             raise InvalidInputError(
-                f"filter of logs {directive!r}: {level!r} is no level; they are "
+                f"log filter {directive!r}: {level!r} is not a level; the levels are "
                 f"{', '.join(_LEVELS)}",
                 ErrorKind.NOT_ALLOWED,
             )

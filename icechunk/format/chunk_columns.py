@@ -191,7 +191,7 @@ def checked(
     count = len(table)
     kinds = _column(kind, np.uint8, "kind", (count,))
     if count and kinds.max() > RefKind.INLINE:
-        raise InvalidInputError(f"{int(kinds.max())} is no kind of chunk reference")
+        raise InvalidInputError(f"{int(kinds.max())} is not a kind of chunk reference")
     is_kind = [kinds == k for k in RefKind]
     stored = ~is_kind[RefKind.DELETED]
     offsets = _cleared(_column(offset, np.uint64, "offset", (count,)), stored, 0)

@@ -59,7 +59,7 @@ class ChunkEdits:
         key = tuple(map(operator.index, coord))
         if len(key) != self.ndim or not 0 <= min(key, default=0) <= max(key, default=0) < 2**32:
             raise InvalidInputError(
-                f"{list(key)} is no chunk of an array of {self.ndim} dimensions",
+                f"{list(key)} is not a chunk of an array of {self.ndim} dimensions",
                 ErrorKind.INVALID_CHUNK_INDEX,
             )
         with self._lock:

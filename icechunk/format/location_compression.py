@@ -187,7 +187,7 @@ class CompressedHeap(StringHeap):
         offsets = np.zeros(len(texts) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)), out=offsets[1:])
         if offsets[-1] > _MOST_READ:
-            raise FormatError(f"{self._name}: the locations are too long to be any")
+            raise FormatError(f"{self._name}: the locations are too long")
         try:
             plain = StringHeap(np.frombuffer(b"".join(texts), np.uint8), offsets)
         except InvalidInputError as e:
@@ -200,7 +200,7 @@ class CompressedHeap(StringHeap):
         try:
             # a declared size is believed by the library, whatever the limit
             if zstandard.frame_content_size(frame) > _LONGEST_READ:
-                raise FormatError(f"{self._name}: a location is too long to be one")
+                raise FormatError(f"{self._name}: a location is too long")
             with self._lock:
                 return bytes(
                     self._unpacker.decompress(

@@ -132,7 +132,7 @@ def appended(
         if not reason and old[axis] % size:
             reason = (
                 f"the last chunk of {path!r} along {dimension!r} is not full: its length "
-                f"{old[axis]} is no multiple of {size}"
+                f"{old[axis]} is not a multiple of {size}"
             )
         grown = list(old)
         grown[axis] += array.shape[axis]

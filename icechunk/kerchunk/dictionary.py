@@ -203,7 +203,7 @@ def _coordinates(names: Sequence[str], keys: ChunkKeys) -> npt.NDArray[np.uint32
         example = keys.prefix + keys.separator.join("0" * ndim)
         refuse(
             keys.key(wrong),
-            f"{wrong!r} is no chunk of an array of {ndim} dimensions; expected one like "
+            f"{wrong!r} is not a chunk of an array of {ndim} dimensions; expected a key like "
             f"{example!r}",
         )
     table = flat.astype(np.int64).reshape(len(names), ndim)

@@ -78,7 +78,7 @@ def compile_template(template: str) -> Callable[[Scope], str]:
 
 def _plain(text: str) -> str:
     if _STATEMENT.search(text):
-        raise ExpressionError("only expressions between {{ and }} are known, and no statements")
+        raise ExpressionError("only expressions between {{ and }} are supported, not statements")
     return text
 
 
@@ -128,7 +128,7 @@ class _Parser:
     def _sum(self) -> Evaluate:
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise ExpressionError(f"expressions within expressions, {MAX_DEPTH} deep")
+            raise ExpressionError(f"expressions nest deeper than {MAX_DEPTH}")
         result = self._product()
         while (sign := self._next("+", "-", "~")) is not None:
             result = _binary(sign, result, self._product())
@@ -223,7 +223,7 @@ def _lookup(name: str) -> Evaluate:
     def look(scope: Scope) -> Value:
         value: Value = _found(scope, name)
         if not isinstance(value, int | float | str):
-            problem = f"needs arguments: {name}(...)" if callable(value) else "is no value"
+            problem = f"needs arguments: {name}(...)" if callable(value) else "is not a value"
             raise ExpressionError(f"{name!r} {problem}")
         return value
 
@@ -232,7 +232,7 @@ def _lookup(name: str) -> Evaluate:
 
 def _text(value: Any) -> str:
     if isinstance(value, tuple):
-        raise ExpressionError("several values stand for one")
+        raise ExpressionError("several values where one is expected")
     return _short(str(value))
 
 
@@ -254,7 +254,7 @@ def _number(value: Any) -> int | float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         _bounded(value)
         return value
-    raise ExpressionError(f"{str(value)[:50]!r} is no number")
+    raise ExpressionError(f"{str(value)[:50]!r} is not a number")
 
 
 def _binary(sign: str, left: Evaluate, right: Evaluate) -> Evaluate:
@@ -296,7 +296,7 @@ def _to_int(value: Evaluate) -> Evaluate:
     def convert(scope: Scope) -> Value:
         found = _single(value(scope))
         if isinstance(found, str) and not re.fullmatch(r"\s*[-+]?[0-9]{1,25}\s*", found):
-            raise ExpressionError(f"{found[:50]!r} is no whole number")
+            raise ExpressionError(f"{found[:50]!r} is not a whole number")
         return _bounded(int(found))
 
     return convert

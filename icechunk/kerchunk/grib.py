@@ -110,12 +110,13 @@ class GribCodec(ArrayBytesCodec):
             raise InvalidInputError(f"ecCodes cannot decode a GRIB message: {exc}") from exc
         if values.size != np.prod(shape, dtype=np.int64):
             raise InvalidInputError(
-                f"the GRIB message has {values.size} values, and its chunk the shape {shape}"
+                f"the GRIB message has {values.size} values, but its chunk has the shape {shape}"
             )
         if columns is not None:
             if shape[-2:] != columns[::-1]:
                 raise InvalidInputError(
-                    f"the GRIB message has {columns[::-1]} points, and its chunk the shape {shape}"
+                    f"the GRIB message has {columns[::-1]} points, but its chunk has the shape "
+                    f"{shape}"
                 )
             values = np.ascontiguousarray(values.reshape(columns).T)
         dtype = self.dtype or ("float64" if coordinate else "float32")
@@ -185,7 +186,7 @@ def grid_points(handle: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.fl
     if len(table) != count or (np.diff(table[:, 2]) < 0).any():
         kind = eccodes.codes_get(handle, "gridType", str)
         raise InvalidInputError(
-            f"ecCodes does not say where the points of a grid {kind!r} are that is scanned in "
+            f"ecCodes does not say where the points of a {kind!r} grid lie that is scanned in "
             "this way"
         )
     return table[:, 0].copy(), table[:, 1].copy()

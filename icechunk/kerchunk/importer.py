@@ -137,7 +137,7 @@ def import_references(
         )
     if verify not in VERIFY:
         raise InvalidInputError(
-            f"verify is one of {VERIFY}, not {verify!r}", ErrorKind.INVALID_VIRTUAL_REF
+            f"verify must be one of {VERIFY}, not {verify!r}", ErrorKind.INVALID_VIRTUAL_REF
         )
     root = normalize_path(group)
     source = open_references(

@@ -81,7 +81,7 @@ def _check_path(url: str, scheme: str, path: str) -> None:
     """
     if scheme in _LOCAL:
         if os.name != "nt" and _WINDOWS.match(path):
-            raise InvalidInputError(f"{url!r} is a path of Windows, and this is another system")
+            raise InvalidInputError(f"{url!r} is a Windows path, but this system is not Windows")
         path = os.path.abspath(path).replace("\\", "/").lstrip("/")
     elif scheme in _WEB:
         path = unquote(re.split("[?#]", path)[0])

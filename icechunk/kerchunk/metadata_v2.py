@@ -177,5 +177,5 @@ def _decode_fill(key: str, value: Any, dtype: np.dtype[Any]) -> Any:
                 parts = [_decode_fill(key, part, np.dtype("f8")) for part in value]
                 return complex(*parts)
     except (ValueError, struct.error):
-        refuse_metadata(key, f"{FILL_VALUE} is {value!r}, which is no fill value of Zarr v3")
+        refuse_metadata(key, f"{FILL_VALUE} is {value!r}, which is not a fill value of Zarr v3")
     return value

@@ -46,7 +46,7 @@ def read_file(fs: Any, path: str) -> bytes:
             return _pieces(file, MAX_FILE, path)
     info = fs.info(path)
     if info.get("type") not in (None, "file"):
-        raise StorageError(f"{path} is no file: it is a {info['type']}", ErrorKind.IO)
+        raise StorageError(f"{path} is not a file but a {info['type']}", ErrorKind.IO)
     size = info.get("size")
     if size is not None and size > MAX_FILE:
         raise _too_large(path, MAX_FILE)

@@ -163,7 +163,7 @@ def in_region(refs: ChunkRefs, region: Sequence[tuple[int, int]] | None) -> Chun
         return refs
     if len(region) != refs.ndim:
         raise InvalidInputError(
-            f"the region has {len(region)} dimensions, and the array {refs.ndim}"
+            f"the region has {len(region)} dimensions, but the array has {refs.ndim}"
         )
     inside = np.ones(len(refs), np.bool_)
     for axis, (low, high) in enumerate(region):

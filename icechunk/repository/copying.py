@@ -148,7 +148,7 @@ class Copier:
         first = there.snapshots.get(entries[-1].id)
         if first is None or first.flushed_at != entries[-1].flushed_at:
             raise InvalidInputError(
-                f"{self._target.storage.url} is a repository with another history, and no copy of "
+                f"{self._target.storage.url} has another history and is not a copy of "
                 f"{self._assets.storage.url}: copy to a place where there is none",
                 ErrorKind.NOT_ALLOWED,
             )

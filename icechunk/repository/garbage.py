@@ -388,7 +388,7 @@ class Deleter:
                 hopeless = self._in_a_row >= self._limits.failures
             if hopeless:
                 raise StorageError(
-                    f"gave up after {self._in_a_row} failures in a row to delete garbage; what "
+                    f"gave up after {self._in_a_row} failures in a row when deleting garbage; what "
                     f"versions refer to is untouched, and the next run goes on. The last: {error}"
                 ) from error
             return False

@@ -122,7 +122,7 @@ class History:
             logs += [assets.transaction_log(pruned) for pruned in reversed(entry.pruned)]
         else:
             raise InvalidInputError(
-                f"snapshot {encode_id(start)} is no ancestor of {encode_id(end)}; "
+                f"snapshot {encode_id(start)} is not an ancestor of {encode_id(end)}; "
                 "diff goes from an earlier version to a later one",
                 ErrorKind.BAD_SNAPSHOT_CHAIN_FOR_DIFF,
             )

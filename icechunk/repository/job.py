@@ -177,7 +177,7 @@ class Job(Displayed):
             raise InvalidInputError(f"func is {func!r}, it must be a function of store and key")
         for name, value in (("timeout", timeout), ("lease", lease)):
             if value is not None and not value > 0:
-                raise InvalidInputError(f"{name} is {value!r}, it is a number of seconds")
+                raise InvalidInputError(f"{name} must be a number of seconds, not {value!r}")
         if retries < 0:
             raise InvalidInputError(f"retries is {retries!r}, it must not be negative")
         chosen = self._chosen(index, keys)
@@ -567,7 +567,7 @@ def _texts(keys: Sequence[Any] | None) -> list[str]:
 def listed_keys(keys: Iterable[Any]) -> list[Any]:
     """Return keys as a list; refuse what is one key rather than many."""
     if isinstance(keys, str | bytes | Mapping):
-        raise InvalidInputError(f"keys is {keys!r}; it is a list of keys, such as [{keys!r}]")
+        raise InvalidInputError(f"keys must be a list of keys such as [{keys!r}], not {keys!r}")
     return list(keys)
 
 
@@ -576,5 +576,5 @@ def check_distinct(texts: Sequence[str]) -> None:
     seen: set[str] = set()
     for text in texts:
         if text in seen:
-            raise InvalidInputError(f"the key {text} is there twice; each part needs its own")
+            raise InvalidInputError(f"the key {text} occurs twice; each part needs its own")
         seen.add(text)

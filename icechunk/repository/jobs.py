@@ -80,7 +80,7 @@ class Jobs(Displayed):
         """
         files = JobFiles(self._repository.storage, name)
         if not isinstance(message, str):
-            raise InvalidInputError(f"the message of a job is a string, not {message!r}")
+            raise InvalidInputError(f"the message of a job must be a string, not {message!r}")
         Metadata(metadata or {})  # refuses what cannot be stored
         tip = self._repository.lookup_branch(branch)
         listed = None

@@ -85,7 +85,7 @@ def folder_of(name: str) -> str:
     """
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= _MAX_NAME:
         raise InvalidInputError(
-            f"{name!r} is no name of a job: up to {_MAX_NAME} printable characters",
+            f"{name!r} is not a valid job name: use up to {_MAX_NAME} printable characters",
             ErrorKind.INVALID_REF_NAME,
         )
     return _UNSAFE.sub(lambda found: b"=%02X" % found[0][0], name.encode()).decode("ascii")
@@ -121,7 +121,7 @@ def canonical(key: Any) -> str:
         ) from None
     if not _has_text_keys(key):
         raise InvalidInputError(
-            f"{key!r} cannot be the key of a part: JSON makes strings of the keys of a dict"
+            f"{key!r} cannot be the key of a part: JSON turns the keys of a dict into strings"
         )
     return text
 
@@ -314,7 +314,7 @@ class JobFiles:
     @property
     def _root(self) -> str:
         if self._id is None:
-            raise InternalError("nobody has read what the job is")
+            raise InternalError("the definition of the job was not read yet")
         return f"{self._folder}{self._id}/"
 
     def open(self) -> Definition | None:
@@ -337,7 +337,7 @@ class JobFiles:
             return None
         definition = _made(Definition, _unpack(bytes(data), key), key)
         if not re.fullmatch("[0-9a-f]{32}", str(definition.id)):
-            raise _damaged(key, f"{definition.id!r} is no id")
+            raise _damaged(key, f"{definition.id!r} is not an id")
         return definition
 
     def define(self, definition: Definition) -> bool:

@@ -62,7 +62,7 @@ class _Array:
 def repack(session: Session, message: str, *, max_waste: float, dry_run: bool) -> RepackSummary:
     """Do what `Repository.repack` says, in a session that packs."""
     if not 0 <= max_waste <= 1:
-        raise InvalidInputError(f"max_waste is {max_waste}, it must be a share from 0 to 1")
+        raise InvalidInputError(f"max_waste is {max_waste}, it must be a number from 0 to 1")
     arrays = list(_arrays(session))
     ids, live, packed = _live(arrays)
     names = {layout.chunk_key(id.ljust(OBJECT_ID_SIZE, b"\0")): i for i, id in enumerate(ids)}

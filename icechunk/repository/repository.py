@@ -448,7 +448,7 @@ class Repository:
         >>> print(repo.verify(deep="sample"))  # doctest: +SKIP
         """
         if deep not in (False, True, "sample"):
-            raise InvalidInputError(f"deep is False, True or 'sample', not {deep!r}")
+            raise InvalidInputError(f"deep must be False, True or 'sample', not {deep!r}")
 
         def decode(snapshot_id: str, path: str) -> Iterator[tuple[tuple[int, ...], str | None]]:
             session = self.readonly_session(snapshot_id=snapshot_id)

@@ -305,7 +305,8 @@ def _above(info: RepoInfo, tip: bytes, base: bytes) -> Iterator[SnapshotEntry]:
             return
         yield entry
     raise InvalidInputError(
-        f"snapshot {encode_id(base)} is no ancestor of {encode_id(tip)}: name a version below it",
+        f"snapshot {encode_id(base)} is not an ancestor of {encode_id(tip)}: name a version below "
+        "it",
         ErrorKind.BAD_SNAPSHOT_CHAIN_FOR_DIFF,
     )
 

@@ -315,7 +315,7 @@ class Verifier:
             ids.add(node.id)
             for parent in parent_paths(node.path):
                 if parent != "/" and parent not in groups:
-                    wrong(f"{node.path} lies below {parent}, which is no group", node.path)
+                    wrong(f"{node.path} lies below {parent}, which is not a group", node.path)
                     break
             for told in contradictions(node):
                 wrong(told, node.path)

@@ -78,7 +78,7 @@ def missing_credentials() -> str | None:
     disabled = _is_true("AWS_EC2_METADATA_DISABLED")
     if not disabled and (any(map(os.environ.get, _METADATA)) or _is_in_ec2()):
         return None
-    metadata = "AWS_EC2_METADATA_DISABLED is set" if disabled else "this is no machine of EC2"
+    metadata = "AWS_EC2_METADATA_DISABLED is set" if disabled else "this is not an EC2 machine"
     return (
         f"{_KEYS[0]} is not set, {describe_profile()}, no web identity or "
         f"container is named (AWS_WEB_IDENTITY_TOKEN_FILE, AWS_CONTAINER_CREDENTIALS_*), and "

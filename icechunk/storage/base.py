@@ -346,7 +346,7 @@ def check_key(key: str) -> str:
     """
     if _BAD_KEY.search(key):
         raise InvalidInputError(
-            f"{key!r} is no key of a storage: it must be relative, without empty segments, "
+            f"{key!r} is not a valid key: it must be relative, without empty segments, "
             "'.', '..' or control characters"
         )
     return key
@@ -362,7 +362,7 @@ def check_folder(prefix: str) -> str:
     """
     if prefix and not (prefix.endswith("/") and check_key(prefix[:-1])):
         raise InvalidInputError(
-            f"{prefix!r} is no folder to list: end it with '/'", ErrorKind.BAD_PREFIX
+            f"{prefix!r} is not a folder to list: end it with '/'", ErrorKind.BAD_PREFIX
         )
     return prefix
 
@@ -389,8 +389,8 @@ def check_whole(key: str, size: int, where: str) -> None:
     """
     if size > whole_limit():
         raise StorageError(
-            f"cannot read {key} in {where}: it has {size} bytes, and no object that is read "
-            f"whole has more than {whole_limit()}"
+            f"cannot read {key} in {where}: it has {size} bytes, and an object that is read "
+            f"whole may have {whole_limit()}"
         )
 
 
@@ -406,7 +406,7 @@ def check_range(byte_range: ByteRange) -> None:
     bounds = [bound for bound in byte_range if bound is not None]
     if not bounds or min(bounds) < 0 or (start is not None and end is not None and end < start):
         raise InvalidInputError(
-            f"{byte_range!r} is no range of bytes: expected (start, end), (start, None) or "
+            f"{byte_range!r} is not a range of bytes: expected (start, end), (start, None) or "
             "(None, length), not negative and in order",
             ErrorKind.INVALID_BYTE_RANGE,
         )

@@ -71,7 +71,7 @@ class Allowance:
         """
         if self.is_spent:
             raise TimeoutError(
-                f"the answer took more than {self._whole:g} seconds, {self._received} bytes came"
+                f"the answer took more than {self._whole:g} seconds, {self._received} bytes were received"
             )
         left = self._whole - (time.monotonic() - self._start)
         return min(self._silence, left) if left > 0 else self._silence
@@ -128,7 +128,7 @@ def read_body(response: http.client.HTTPResponse, byte_range: ByteRange | None) 
         return _tail(response, end or 0)
     if start > whole_limit() and not (response.length or math.inf) <= whole_limit():
         raise UnfitAnswerError(
-            f"the server knows no ranges: it would send the {start} bytes before them, too"
+            f"the server does not support ranges: it would send the {start} bytes before them, too"
         )
     skip = start
     while skip and (skipped := len(response.read(min(skip, _PIECE)))):
@@ -154,7 +154,7 @@ def _announced(response: http.client.HTTPResponse, byte_range: ByteRange | None)
             if end is None:
                 _check_whole(size)
             return size
-    raise UnfitAnswerError("the server sent another range than asked for")
+    raise UnfitAnswerError("the server sent a different range than requested")
 
 
 def _check_whole(size: int) -> None:

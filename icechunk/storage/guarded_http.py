@@ -268,8 +268,10 @@ class GuardedHttp(Storage):
         downgraded = url.startswith("https:") and not target.startswith("https:")
         if downgraded or not _is_web(target) or not self._may_follow(target):
             raise StorageError(
-                f"{key}: {self.url} redirects to {public_url(target)}, where nobody allowed to "
-                "read: authorise a virtual chunk container there, or pass follow_redirects=True "
+                f"{key}: {self.url} redirects to {public_url(target)}, and the caller did not "
+                "allow to "
+                "read there: authorise a virtual chunk container there, or pass "
+                "follow_redirects=True "
                 "to http_storage",
                 ErrorKind.BAD_REDIRECT,
             )
@@ -466,7 +468,7 @@ def web_parts(url: str) -> SplitResult:
     InvalidInputError
         If it is none. The message shows no secret.
     """
-    problem = "is no URL of a web server"
+    problem = "is not the URL of a web server"
     try:
         parts = urlsplit(url)
         # the port is looked at to know that it is one
@@ -475,7 +477,9 @@ def web_parts(url: str) -> SplitResult:
     except ValueError:
         parts = urlsplit("")
     if "@" not in parts.netloc and url_credentials(url) == "a user or password":
-        problem = "is no URL of a web server: in a user or password, percent-encode / ? # and @"
+        problem = (
+            "is not the URL of a web server: in a user or password, percent-encode / ? # and @"
+        )
     elif _CONTROL.search(url):
         problem = "has a line break or another control character"
     if problem:

@@ -31,7 +31,8 @@ def check_headers(headers: Mapping[str, str], where: str) -> None:
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise InvalidInputError(
-                f"{where}: headers are texts, not {type(name).__name__} and {type(value).__name__}",
+                f"{where}: headers must be strings, not {type(name).__name__} and "
+                f"{type(value).__name__}",
                 ErrorKind.STORAGE_CONFIG,
             )
         if not _NAME.fullmatch(name):

@@ -110,7 +110,7 @@ class LocalStorage(Storage):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         text = os.fspath(path)
         if not text or "\0" in text:
-            raise InvalidInputError(f"{text!r} is no path of a folder", ErrorKind.BAD_PREFIX)
+            raise InvalidInputError(f"{text!r} is not the path of a folder", ErrorKind.BAD_PREFIX)
         self._folder = Folder(os.path.abspath(text))
         self._lock = threading.Lock()
         self._reads, self._writes = Pace(_QUICK_READ), Pace(_QUICK_WRITE)
@@ -239,7 +239,7 @@ class LocalStorage(Storage):
         self, prefix: str, folder: int | str, wanted: Callable[[str], bool]
     ) -> Iterator[ObjectMeta]:
         if prefix.count("/") > _MAX_DEPTH:
-            raise OSError(errno.ENAMETOOLONG, f"folders within folders, {_MAX_DEPTH} deep")
+            raise OSError(errno.ENAMETOOLONG, f"folders nest deeper than {_MAX_DEPTH}")
         with os.scandir(folder) as entries:
             # a folder counts as its name with the slash: then walking in this order
             # yields whole keys in order
@@ -522,8 +522,8 @@ class LocalStorage(Storage):
     def _checked(self, key: str) -> str:
         if _STAGING.search(check_key(key)):
             raise InvalidInputError(
-                f"{key!r} is no key of a folder: names that end with '#' and digits are "
-                "those of files that are being written"
+                f"{key!r} is not a valid key in a folder: names that end with '#' and digits are "
+                "reserved for files that are being written"
             )
         return key
 

@@ -31,7 +31,8 @@ def check_name(what: str, name: object) -> None:
     if not isinstance(name, str) or not name or not _NOT_A_NAME.isdisjoint(name):
         hidden = isinstance(name, str) and not _NOT_SHOWN.isdisjoint(name)
         raise InvalidInputError(
-            f"{'what was passed' if hidden else repr(name)} is no name of a {what}: it may not be "
+            f"{'what was passed' if hidden else repr(name)} is not a valid {what} name: it must "
+            "not be "
             "empty or contain any of / @ : ? #, and credentials are arguments of their own",
             ErrorKind.STORAGE_CONFIG,
         )

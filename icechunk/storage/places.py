@@ -348,7 +348,7 @@ class GcsPlace(Place):
         """Return the mode of a put that replaces this generation."""
         etag, found, generation = version.rpartition("#")
         if not found:
-            raise InvalidInputError(f"{version!r} is no version of an object in {self.url}")
+            raise InvalidInputError(f"{version!r} is not a version of an object in {self.url}")
         return {"e_tag": etag, "version": generation}
 
     def _open(self, client: _Client) -> ObjectStore:

@@ -188,7 +188,7 @@ def as_storage(storage: AnyStorage) -> Storage:
     if callable(convert):
         return convert()
     raise InvalidInputError(
-        f"a {type(storage).__name__} is no storage: pass a Storage, a URL such as "
+        f"a {type(storage).__name__} is not a storage: pass a Storage, a URL such as "
         "'s3://bucket/prefix', or a path",
         ErrorKind.STORAGE_CONFIG,
     )
@@ -233,7 +233,7 @@ def storage_from_url(url: str | os.PathLike[str], **options: Any) -> Storage:
                 )
             )
             raise InvalidInputError(
-                f"this URL names {what} in {public_url(text)}, and a storage is needed here: leave "
+                f"this URL names {what} in {public_url(text)}, but a storage is needed here: leave "
                 "out what follows |icechunk:, and pass it as ref= or path where one is taken; "
                 "xarray.open_dataset(url, engine='icechunk') takes all of it",
                 ErrorKind.CANNOT_PARSE_URL,
@@ -256,7 +256,7 @@ def storage_from_url(url: str | os.PathLike[str], **options: Any) -> Storage:
 def _make(scheme: str, rest: str, options: Options) -> Storage:
     if scheme not in _SCHEMES:
         raise InvalidInputError(
-            f"{scheme}:// is no scheme of a storage: expected a path or one of "
+            f"{scheme}:// is not the scheme of a storage: expected a path or one of "
             f"{', '.join(f'{s}://' for s in _SCHEMES)}",
             ErrorKind.CANNOT_PARSE_URL,
         )
@@ -327,7 +327,7 @@ def redirect_storage(base_url: str) -> Storage:
         if scheme in _REDIRECT_SCHEMES:
             return _redirected(scheme, rest)
         if scheme not in ("http", "https"):
-            raise _bad_redirect(base_url, f"it leads to {scheme}://, which is no storage")
+            raise _bad_redirect(base_url, f"it leads to {scheme}://, which is not a storage")
         current = location
     raise _bad_redirect(base_url, f"more than {_MAX_REDIRECTS} redirects")
 
@@ -356,7 +356,7 @@ def _location(url: str) -> str:
         parts = web_parts(url)
     except InvalidInputError:
         raise InvalidInputError(
-            f"{public_url(url)!r} is no http:// or https:// URL", ErrorKind.CANNOT_PARSE_URL
+            f"{public_url(url)!r} is not an http:// or https:// URL", ErrorKind.CANNOT_PARSE_URL
         ) from None
     secure = parts.scheme == "https"
     connect = http.client.HTTPSConnection if secure else http.client.HTTPConnection
@@ -381,11 +381,11 @@ def _location(url: str) -> str:
         raise _bad_redirect(url, failure)
     location = response.getheader("location")
     if not 300 <= response.status < 400 or not location:
-        raise _bad_redirect(url, f"the server answered {response.status} and no redirect")
+        raise _bad_redirect(url, f"the server answered {response.status}, not a redirect")
     try:
         return urljoin(url, location)
     except ValueError:
-        raise _bad_redirect(url, "it leads to something that is no URL") from None
+        raise _bad_redirect(url, "it leads to something that is not a URL") from None
 
 
 def _bad_redirect(url: str, reason: str) -> StorageError:

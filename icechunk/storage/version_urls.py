@@ -93,7 +93,9 @@ def _check(ref: str, storage: str) -> None:
         return
     if not dot and _ID.fullmatch(kind.upper()):
         return
-    raise _invalid(storage, f"{ref!r} is no version: write @branch.NAME, @tag.NAME or @SNAPSHOT_ID")
+    raise _invalid(
+        storage, f"{ref!r} is not a version: write @branch.NAME, @tag.NAME or @SNAPSHOT_ID"
+    )
 
 
 def _invalid(storage: str, reason: str) -> InvalidInputError:

@@ -422,7 +422,7 @@ class FaultyStorage(WrapperStorage):
         """
         if operation is not None and operation not in READS + WRITES:
             raise InvalidInputError(
-                f"{operation!r} is no operation: expected one of {', '.join(READS + WRITES)}"
+                f"{operation!r} is not an operation: expected one of {', '.join(READS + WRITES)}"
             )
         if nth < 1 or times < 1:
             raise InvalidInputError(f"nth ({nth}) and times ({times}) must be at least 1")

@@ -104,7 +104,7 @@ def open_container(
     bucket, prefix = parts.netloc, unquote(parts.path)[1:-1]
     if not _BUCKET.fullmatch(bucket) or prefix != prefix.strip("/"):
         raise InvalidInputError(
-            f"{shown(root)} is no prefix of a bucket that can be read",
+            f"{shown(root)} is not a prefix of a bucket that can be read",
             ErrorKind.INVALID_VIRTUAL_REF,
         )
     if isinstance(store, ObjectStoreConfig.Gcs):

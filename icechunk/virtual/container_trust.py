@@ -108,7 +108,8 @@ def check_stored_options(store: AnyObjectStoreConfig, root: str, trust: Trust) -
         raise InvalidInputError(
             f"{public_url(root)}: the configuration stored in the repository sets "
             f"{', '.join(refused)} for this virtual chunk container; only you may, because "
-            "that could send your credentials, or requests from within your network, to whom you "
+            "that could send your credentials, or requests from within your network, to someone "
+            "you "
             "did not choose. If you trust it, open the repository with it as yours, "
             "config=Repository.fetch_config(storage)",
             ErrorKind.UNAUTHORIZED_VIRTUAL_CHUNK_CONTAINER,

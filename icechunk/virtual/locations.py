@@ -55,7 +55,7 @@ def normalize_location(location: str) -> str:
     found = _SCHEME.match(location) if isinstance(location, str) else None
     if found is None:
         raise invalid_location(
-            location, "is no absolute URL; that of a file begins with 'file:///'"
+            location, "is not an absolute URL; the URL of a file begins with 'file:///'"
         )
     if _PLAIN_FILE.fullmatch(location) and "/." not in location:
         return location  # most are like this, and there may be millions
@@ -64,7 +64,9 @@ def normalize_location(location: str) -> str:
     if scheme == "file":
         return "file://" + _normalize_file(location, rest.rstrip(_AROUND).translate(_WITHIN))
     if not rest.startswith("//"):
-        raise invalid_location(location, f"is no absolute URL; it must begin with '{scheme}://'")
+        raise invalid_location(
+            location, f"is not an absolute URL; it must begin with '{scheme}://'"
+        )
     return f"{scheme}:{rest}"
 
 

@@ -62,7 +62,7 @@ def location_heap(locations: Any) -> tuple[StringHeap, Indices]:
         for location in locations:
             if not isinstance(location, str):
                 raise invalid_location(
-                    location, "is no absolute URL; that of a file begins with 'file:///'"
+                    location, "is not an absolute URL; the URL of a file begins with 'file:///'"
                 ) from None
         raise
 

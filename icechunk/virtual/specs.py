@@ -189,7 +189,7 @@ def _coordinates(places: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
     if outside.any():
         first = tuple(places[int(outside.any(axis=1).argmax())].tolist())
         raise InvalidInputError(
-            f"chunk {first} has an index that no grid has", ErrorKind.INVALID_CHUNK_INDEX
+            f"chunk {first} has an index outside of any grid", ErrorKind.INVALID_CHUNK_INDEX
         )
     return np.ascontiguousarray(places, np.uint32)
 

@@ -154,7 +154,7 @@ class ArchiveGroup:
             found.update(zip(those, those, strict=True))
         if not self.record.are_apart(list(found.values())):
             raise InvalidInputError(
-                f"nobody has recorded where in the archive in {self.root} these files are: they "
+                f"where in the archive in {self.root} these files are was not recorded: they "
                 "were there before there was a table of its files; virtualize those that are to "
                 "stay into another group"
             )

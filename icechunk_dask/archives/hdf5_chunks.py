@@ -112,7 +112,7 @@ def chunked(
     # releases of HDF5 differ in what they call an offset here
     asked = did.get_chunk_info_by_coord(tuple(map(int, starts[last])))
     if (starts % chunks).any() or asked.byte_offset != offset[last]:
-        raise ValueError("this release of HDF5 does not say where its chunks begin")
+        raise ValueError("this version of HDF5 does not tell where its chunks begin")
     mask = np.array(masks, np.uint64).astype(np.uint32)
     inside = (starts < shape).all(axis=1)
     return Rows(

@@ -212,7 +212,9 @@ class GroupDimensions:
             try:
                 return self._checked(item, [by_number[int(n)] for n in np.atleast_1d(numbers)])
             except KeyError as exc:
-                raise ValueError(f"there is no dimension of number {exc}, which it has") from None
+                raise ValueError(
+                    f"it refers to dimension number {exc}, and there is none"
+                ) from None
         scales = item.scales()
         if scales and scales[0] is not None:
             return self._checked(item, [self._objects.name(scale) for scale in scales])
@@ -223,7 +225,7 @@ class GroupDimensions:
         for length in item.shape:
             same = [one.name for one in self.own.values() if one.length == length]
             if seen[length] >= len(same):
-                raise ValueError(f"there is no dimension of length {length}, which it has")
+                raise ValueError(f"it has a length of {length}, and no dimension is that long")
             found.append(same[seen[length]])
             seen[length] += 1
         return tuple(found)

@@ -76,6 +76,6 @@ def external(reach: Reach | None, plist: h5p.PropDCID) -> tuple[str, int, int]:
     name = os.fsdecode(raw)
     if not os.path.isabs(name):
         # HDF5 looks for it in whatever folder is the current one
-        raise ValueError(f"{_EXTERNAL}, and {name!r} is no absolute path")
+        raise ValueError(f"{_EXTERNAL}, and {name!r} is not an absolute path")
     path, location = reach.find(name)
     return location, offset, os.path.getsize(path)

@@ -139,7 +139,7 @@ class Sources:
                     raise InvalidInputError(
                         f"{text} is a folder; pass a pattern such as {text.rstrip('/') + '/*.nc'!r}"
                     )
-                raise InvalidInputError(f"urls is a list or a pattern; pass [{text!r}]")
+                raise InvalidInputError(f"urls must be a list or a pattern; pass [{text!r}]")
             urls = [text]
         found: list[str] = []
         for url in urls:
@@ -249,4 +249,4 @@ def kind_of(file: Any) -> str:
             return "hdf5"
     if b"GRIB" in head:
         return "grib"
-    raise ValueError(f"it is no NetCDF, HDF5 or GRIB file; it begins with {head[:8]!r}")
+    raise ValueError(f"it is not a NetCDF, HDF5 or GRIB file; it begins with {head[:8]!r}")

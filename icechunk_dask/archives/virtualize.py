@@ -216,7 +216,9 @@ def virtualize(
     _one_of("verify", verify, VERIFY)
     _one_of("order", order, ORDERS)
     if isinstance(coordinates, str) and coordinates != "auto":
-        raise InvalidInputError(f"coordinates is 'auto' or a list of names, not {coordinates!r}")
+        raise InvalidInputError(
+            f"coordinates must be 'auto' or a list of names, not {coordinates!r}"
+        )
     if commit_every is not None and commit_every < 1:
         raise InvalidInputError(f"commit_every is a number of files, not {commit_every}")
     options = with_executor(executor, {} if scheduler is None else {"scheduler": scheduler})
@@ -389,7 +391,7 @@ def _dims(names: Any) -> tuple[str, ...]:
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
-        raise InvalidInputError(f"{name} is one of {tuple(allowed)}, not {value!r}")
+        raise InvalidInputError(f"{name} must be one of {tuple(allowed)}, not {value!r}")
 
 
 def _changed(sources: Sources, files: Files, known: Mapping[str, int]) -> list[str]:

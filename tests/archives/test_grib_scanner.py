@@ -671,7 +671,7 @@ def test_the_codec_says_what_is_wrong() -> None:
     for data, shape, words in [
         (b"nothing", SHAPE, "truncated"),
         (b"nothing at all", SHAPE, "not with b'GRIB'"),
-        (whole, (4, 4), "15 values, and its chunk the shape"),
+        (whole, (4, 4), "15 values, but its chunk has the shape"),
         (whole[:-9], SHAPE, "damaged|truncated"),
         (message(jPointsAreConsecutive=1), (5, 3), "3, 5"),
     ]:

@@ -428,7 +428,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     report = virtualize(every, tmp_path / "repo", scheduler="sync")
     assert report.added == tuple(map(str, files[:2]))
     assert list(report.failed) == [str(files[2]), str(text), str(tmp_path / "missing.nc")]
-    assert "no NetCDF" in report.failed[str(text)]
+    assert "not a NetCDF" in report.failed[str(text)]
     assert "FileNotFoundError" in report.failed[str(tmp_path / "missing.nc")]
     assert all(url in repr(report) for url in report.failed)
     files[2].write_bytes(whole)

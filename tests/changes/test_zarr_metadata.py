@@ -116,8 +116,8 @@ def test_strict_json_is_taken_and_nothing_else(attributes: dict[str, Any]) -> No
         ([[5, "2"]], r"chunk size \[5, '2'\]"),
         ([[5, 0], 10], r"chunk size \[5, 0\]"),
         ([[5, 2, 1]], r"chunk size \[5, 2, 1\]"),
-        ([4, 5], "9 long together, and the array is 10 long"),
-        ([], "0 long together"),
+        ([4, 5], "add up to 9, but the array is 10 long"),
+        ([], "add up to 0"),
     ],
 )
 def test_rectilinear_grids_that_do_not_cover_the_array(edges: list[Any], words: str) -> None:

@@ -257,7 +257,7 @@ def test_doctor_finds_a_server_that_loses_commits(
         (["log", "{}", "-r", "mian"], "mian"),
         (["ls", "{}", "/nope"], "nope"),
         (["chunks", "{}", "/g"], "is a group"),
-        (["cat", "{}", "/g/a", "-c", "9,9"], "is no chunk"),
+        (["cat", "{}", "/g/a", "-c", "9,9"], "is not a chunk"),
         (["gc", "{}", "--older-than", "yesterday"], "is no time"),
         (["info", "{}", "-o", "nonsense"], "NAME=VALUE"),
         (["info", "s3:/bucket"], "s3"),

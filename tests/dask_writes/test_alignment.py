@@ -131,8 +131,8 @@ def test_the_message_says_what_would_fit() -> None:
 @pytest.mark.parametrize(
     ("region", "words"),
     [
-        ((slice(0, 4, 2), slice(None)), "no slice of step 1"),
-        ((0,), "no slice of step 1"),
+        ((slice(0, 4, 2), slice(None)), "not a slice of step 1"),
+        ((0,), "not a slice of step 1"),
         ((slice(0, 9),), "axis 0: the region ends at 9, the array at 4; resize"),
         ((slice(None),) * 3, "3 slices for 2 dimensions"),
     ],

@@ -200,5 +200,5 @@ def test_masked_arrays_without_masked_values() -> None:
 
 
 def test_targets_that_are_paths_need_a_repository() -> None:
-    with pytest.raises(InvalidInputError, match=r"target 'a' is no zarr\.Array.*repository="):
+    with pytest.raises(InvalidInputError, match=r"target 'a' is not a zarr\.Array.*repository="):
         store_dask(sources=[da.zeros(4)], targets=["a"])

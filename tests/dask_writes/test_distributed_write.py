@@ -336,12 +336,12 @@ def test_what_cannot_be_asked_for(repository: Repository, here: None) -> None:
     session = repository.writable_session("main")
     for words, where, options in (
         ("need a repository in place of a session", session, {"message": "x"}),
-        ("message must say", repository, {}),
+        ("pass a message", repository, {}),
         ("name it with job=", repository, {"message": "x", "publish": "end"}),
         ("'batch' or 'end'", repository, {"message": "x", "publish": "never"}),
         ("commit_every is '5 parsecs'", repository, {"message": "x", "commit_every": "5 parsecs"}),
         ("commit_every is 0", repository, {"message": "x", "commit_every": 0}),
-        ("progress is True, False", session, {"progress": "yes"}),
+        ("progress must be True, False", session, {"progress": "yes"}),
     ):
         with pytest.raises(InvalidInputError, match=words):
             distributed_write(fill, [1], where, **options)  # type: ignore[arg-type]

@@ -177,7 +177,7 @@ def test_creating_another_version(storage: Storage, version: int) -> None:
 @pytest.mark.parametrize("place", [5, None, object(), b"/tmp"])
 def test_places_that_are_none(place: Any) -> None:
     for call in (Repository.open, Repository.create, Repository.exists):
-        refused(lambda c=call: c(place), InvalidInputError, ValueError, says="is no storage")
+        refused(lambda c=call: c(place), InvalidInputError, ValueError, says="is not a storage")
 
 
 @pytest.mark.parametrize("url", ["ftp://host/x", "s4://bucket/x", "s3://", "gs:///x", "http://"])

@@ -230,7 +230,7 @@ def test_references_that_grow(tmp_path: Path, bomb: bytes, form: str) -> None:
 def test_references_that_are_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = Repository.create(MemoryStorage()).writable_session("main")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(StorageError, match="no file"):
+    with pytest.raises(StorageError, match="not a file"):
         import_references(tmp_path / "pipe", session)
     with open(tmp_path / "sparse", "wb") as file:
         file.truncate(1 << 42)

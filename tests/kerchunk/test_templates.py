@@ -184,7 +184,7 @@ def test_generators_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_values_of_dimensions_are_values() -> None:
     entry = {"key": "k{{i}}", "url": "u", "dimensions": {"i": ["a", 1, [2]]}}
-    with pytest.raises(InvalidInputError, match="no value"):
+    with pytest.raises(InvalidInputError, match="not a value"):
         Templates({}).generate([entry])
     with pytest.raises(InvalidInputError, match="dimension and a template"):
         Templates({"i": "x"}).generate([entry])

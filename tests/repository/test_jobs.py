@@ -394,11 +394,11 @@ def test_names_of_any_kind(kind: str, request: pytest.FixtureRequest) -> None:
 @pytest.mark.parametrize(
     ("words", "call"),
     [
-        ("is no name of a job", lambda jobs, job: jobs.create("a\n", message="m")),
-        ("is no name of a job", lambda jobs, job: jobs.create("", message="m")),
+        ("is not a valid job name", lambda jobs, job: jobs.create("a\n", message="m")),
+        ("is not a valid job name", lambda jobs, job: jobs.create("", message="m")),
         ("the message of a job", lambda jobs, job: jobs.create("a", message=None)),
         ("key 1 is there twice", lambda jobs, job: jobs.create("a", keys=[1, 1], message="m")),
-        ("of the keys of a dict", lambda jobs, job: jobs.create("a", keys=[{1: 2}], message="m")),
+        ("the keys of a dict", lambda jobs, job: jobs.create("a", keys=[{1: 2}], message="m")),
         ("cannot be the key", lambda jobs, job: jobs.create("a", keys=[b"x"], message="m")),
         ("cannot be the key", lambda jobs, job: jobs.create("a", keys=[float("nan")], message="m")),
         ("has 3 parts, counted from 0", lambda jobs, job: job.run(add_one, 3)),

@@ -156,8 +156,8 @@ def test_a_part_is_tried_again(repository: Repository) -> None:
 def test_wrong_arguments(repository: Repository) -> None:
     job = repository.jobs.open("rows")
     for wrong, words in (
-        ({"timeout": 0}, "timeout is 0, it is a number of seconds"),
-        ({"lease": -1}, "lease is -1"),
+        ({"timeout": 0}, "timeout must be a number of seconds, not 0"),
+        ({"lease": -1}, "lease must be a number of seconds, not -1"),
         ({"retries": -1}, "retries is -1"),
     ):
         with pytest.raises(InvalidInputError, match=words):

@@ -126,7 +126,7 @@ def test_squash_refuses() -> None:
     other = histories.commit(repo, {0: b"a"}, "side")
     with pytest.raises(InvalidInputError, match="nothing to squash"):
         repo.squash("main", "main", "none")
-    with pytest.raises(InvalidInputError, match="no ancestor"):
+    with pytest.raises(InvalidInputError, match="not an ancestor"):
         repo.squash("main", other, "none")
 
 

@@ -338,7 +338,7 @@ def changed_array(path: str, **changes: Any) -> Callable[[Any], list[Any]]:
     [
         (changed_array("/g/inline", shape=(5,)), "has the shape"),
         (changed_array("/g/inline", num_chunks=(9,)), "chunks"),
-        (lambda node: [] if node.path == "/g" else [node], "which is no group"),
+        (lambda node: [] if node.path == "/g" else [node], "which is not a group"),
     ],
 )
 def test_nodes_that_contradict(folder: Path, edit: Callable[[Any], Any], message: str) -> None:
@@ -416,7 +416,7 @@ def test_history_that_contradicts(folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_mistakes(folder: Path) -> None:
-    with pytest.raises(icechunk.InvalidInputError, match="deep is False, True or 'sample'"):
+    with pytest.raises(icechunk.InvalidInputError, match="deep must be False, True or 'sample'"):
         opened(folder).verify(deep="all")  # type: ignore[arg-type]
 
 

@@ -449,7 +449,7 @@ def test_diff(repository: Repository) -> None:
     assert not diff.deleted_groups
     assert repository.diff(from_snapshot_id=two, to_branch="main").deleted_groups == {"/gone"}
     assert repository.diff(from_branch="main", to_branch="main").is_empty()
-    with pytest.raises(InvalidInputError, match="no ancestor") as error:
+    with pytest.raises(InvalidInputError, match="not an ancestor") as error:
         repository.diff(from_branch="main", to_tag="v1")
     assert error.value.kind == ErrorKind.BAD_SNAPSHOT_CHAIN_FOR_DIFF
 

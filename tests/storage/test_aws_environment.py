@@ -46,7 +46,7 @@ def test_no_credentials(object_server: ObjectServer) -> None:
         "AWS_ACCESS_KEY_ID",
         "no profile 'default' in ~/.aws/credentials",
         "AWS_WEB_IDENTITY_TOKEN_FILE",
-        "this is no machine of EC2",
+        "this is not an EC2 machine",
         "access_key_id=...",
         "get_credentials=...",
         "anonymous=True",

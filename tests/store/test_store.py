@@ -423,7 +423,7 @@ async def test_a_tuple_is_no_byte_request(store: IcechunkStore, array: zarr.Arra
 async def test_byte_requests_that_make_no_sense(
     store: IcechunkStore, array: zarr.Array[Any], key: str, wanted: ByteRequest
 ) -> None:
-    with pytest.raises(InvalidInputError, match="is no range of bytes"):
+    with pytest.raises(InvalidInputError, match="is not a range of bytes"):
         await store.get(key, PROTOTYPE, byte_range=wanted)
 
 

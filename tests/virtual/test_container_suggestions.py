@@ -96,13 +96,13 @@ def test_names_and_stores() -> None:
     ("references", "message"),
     [
         ("s3://b/k", "expected URLs"),
-        (["relative/path"], "no absolute URL"),
+        (["relative/path"], "not an absolute URL"),
         (["file:///hostname"], "in no folder"),
         (["s3://b"], "in no folder"),
         (["s3://{{u}}/k"], "template"),
         (["ftp://host/k"], "stores={'ftp': ...}"),
         (["az://c/k"], "azure_store"),
-        ([3], "no absolute URL"),
+        ([3], "not an absolute URL"),
     ],
 )
 def test_what_no_container_can_hold(references: Any, message: str) -> None:

@@ -167,7 +167,7 @@ def test_kinds_of_input(make: Callable[[list[str]], Any], beyond_ascii: bool) ->
 @pytest.mark.parametrize("wrong", [None, 5, b"s3://bucket/b"])
 def test_what_is_no_text_is_named(wrong: Any) -> None:
     store = writable(2).store
-    with pytest.raises(IcechunkError, match="is no absolute URL") as caught:
+    with pytest.raises(IcechunkError, match="is not an absolute URL") as caught:
         store.set_virtual_refs_arr("a", (2,), ["s3://bucket/a", wrong], [0, 0], [1, 1])
     assert repr(wrong) in str(caught.value)
 
