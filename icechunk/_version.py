@@ -9,5 +9,5 @@ RELEASE = __version__.rpartition("+py")[2]
 
 
 def user_agent() -> str:
-    """Return what this library calls itself in requests."""
+    """Return the user agent of this library's requests."""
     return f"icechunk-py/{RELEASE}"

@@ -90,7 +90,7 @@ class Status:
 
     @property
     def remaining(self) -> float | None:
-        """Seconds that the rest takes if it goes on like this; None as long as nobody knows."""
+        """Estimated seconds until the rest is done; None while unknown."""
         return (self.total - self.tasks) / self.rate if self.rate > 0 else None
 
     def __str__(self) -> str:

@@ -116,7 +116,9 @@ def store_dask(
     else:
         committing = Committing.of(repository, branch, *how, resume=resume)
         if not compute:
-            raise InvalidInputError("compute=False cannot be combined with repository=: its commits wait")
+            raise InvalidInputError(
+                "compute=False cannot be combined with repository=: its commits wait"
+            )
         arrays = [_array(committing, target) for target in arrays]
     jobs = make_jobs(sources, arrays, regions, align_chunks=align_chunks)
     if not compute:

@@ -46,7 +46,7 @@ class ConflictSolver(ABC):
 
     @abstractmethod
     def settles(self, conflict: Conflict) -> bool:
-        """Whether this solver has a way to go on from a conflict."""
+        """Whether this solver can settle a conflict."""
 
     @property
     def drops_our_chunks(self) -> bool:
@@ -94,7 +94,7 @@ class BasicConflictSolver(ConflictSolver):
             )
 
     def settles(self, conflict: Conflict) -> bool:
-        """Whether this solver has a way to go on from a conflict."""
+        """Whether this solver can settle a conflict."""
         kind = conflict.conflict_type
         if kind is ConflictType.ChunkDoubleUpdate:
             return self.on_chunk_conflict is not VersionSelection.Fail

@@ -72,7 +72,7 @@ def tag_target(info: RepoInfo, tag: str) -> bytes:
 
 
 def require_snapshot(info: RepoInfo, snapshot_id: bytes) -> SnapshotEntry:
-    """Return what the history says of a snapshot.
+    """Return the entry of a snapshot in the history.
 
     Raises
     ------

@@ -77,7 +77,7 @@ def set_logs_filter(log_filter_directive: str | None) -> None:
 
 
 def shutdown_telemetry() -> None:
-    """Hand over what is still in the handlers of logs. There is no telemetry here to stop."""
+    """Flush the log handlers. There is no telemetry to stop."""
     for handler in _ROOT.handlers:
         handler.flush()
 

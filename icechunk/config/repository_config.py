@@ -119,7 +119,7 @@ class CachingConfig(Options):
 
 @dataclass(repr=False)
 class RepoUpdateRetryConfig(Options):
-    """How a lost race for the repository's one mutable object is tried again.
+    """How updates of the repository's one mutable object are retried after a lost race.
 
     Parameters
     ----------

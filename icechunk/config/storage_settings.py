@@ -17,7 +17,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class EffectiveRetries:
-    """How often and how fast something is tried again.
+    """How often and how fast failed requests are tried again.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class EffectiveRetries:
 
 @dataclass(repr=False)
 class StorageRetriesSettings(Options):
-    """How often and how fast something is tried again.
+    """How often and how fast failed requests are tried again.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ class EffectiveStorageSettings:
 
 @dataclass(repr=False)
 class StorageSettings(Options):
-    """How the storage of a repository is talked to.
+    """How requests to the storage of a repository are made.
 
     Parameters
     ----------

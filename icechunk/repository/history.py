@@ -35,7 +35,7 @@ class History:
         self._state = state
 
     def lookup_snapshot(self, snapshot_id: str) -> SnapshotInfo:
-        """Return what the history says of a snapshot.
+        """Return the entry of a snapshot in the history.
 
         Raises
         ------

@@ -87,12 +87,12 @@ class Job(Displayed):
     # -- what it is --------------------------------------------------------------------------
     @property
     def name(self) -> str:
-        """Its name."""
+        """The name of the job."""
         return self._definition.name
 
     @property
     def branch(self) -> str:
-        """Where it commits."""
+        """The branch that it commits to."""
         return self._definition.branch
 
     @property
@@ -107,7 +107,7 @@ class Job(Displayed):
         return copy.deepcopy(self._definition.about or {})
 
     def differences(self, other: Definition) -> Sequence[str]:
-        """Return the names of what another definition says otherwise."""
+        """Return the names of what is different in another definition."""
         mine = self._definition
         pairs = {
             "branch": (mine.branch, other.branch),
@@ -381,7 +381,7 @@ class Job(Displayed):
         return self._publisher.publish(rebase_with, message, metadata)
 
     def finish(self, *, rebase_with: ConflictSolver | None = _DETECT) -> str | None:
-        """Commit what is left, and close the job; again, and by many at once, if need be.
+        """Commit what is left, and close the job. Many may call it at once, and again.
 
         Parameters
         ----------
@@ -477,7 +477,7 @@ class Job(Displayed):
         return committed | set(map(canonical, waiting))
 
     def waiting_base(self) -> str | None:
-        """Return the snapshot that parts were made on which are not committed; None without any."""
+        """Return the snapshot that uncommitted parts are based on; None if there are no such parts."""
         names = self._files.part_names()
         self._files.log()
         parts = self._files.parts(sorted(names - self._files.committed_digests))

@@ -136,7 +136,7 @@ class Jobs(Displayed):
         return JobFiles.names(self._repository.storage)
 
     def delete(self, name: str) -> None:
-        """Forget a job and what it knows; parts that are not committed are lost.
+        """Delete a job and its records; parts that are not committed are lost.
 
         What it has committed stays. `Job.cancel` keeps the record.
         """

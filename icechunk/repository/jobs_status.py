@@ -109,7 +109,7 @@ class JobStatus(Displayed):
 
     @property
     def left(self) -> list[Any]:
-        """Keys that nobody does: those that are missing, have failed, or look dead."""
+        """Keys still to be done: those that are missing, have failed, or look dead."""
         dead = [part.key for part in self.running if part.looks_dead]
         return [*self.missing, *(part.key for part in self.failed), *dead]
 

@@ -319,7 +319,7 @@ class Maintenance:
         max_decoded_manifest_mem_bytes: int = 4 * 1024 * 1024 * 1024,
         max_concurrent_manifest_fetches: int = 500,
     ) -> ChunkStorageStats:
-        """Return how much the chunks of all versions take that a branch or tag leads to.
+        """Return how much space the chunks of all versions take that branches and tags lead to.
 
         What only expired or abandoned snapshots refer to is not counted; that is what
         `garbage_collect` would delete.

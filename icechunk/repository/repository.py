@@ -476,7 +476,7 @@ class Repository:
         dry_run: bool = True,
         config: RepositoryConfig | None = None,
     ) -> Repair:
-        """Make a damaged repository one that can be opened and read again.
+        """Repair a damaged repository, so that it can be opened and read again.
 
         If the object ``repo``, which names all versions, is missing, cut or damaged, it is
         restored from the newest copy in ``overwritten/`` that can be read and whose branches
@@ -819,7 +819,7 @@ class Repository:
         rebase_with: ConflictSolver | None = None,
         rebase_tries: int = 1000,
     ) -> Iterator[IcechunkStore]:
-        """Give a writable store and commit it at the end of the block.
+        """Yield a writable store, and commit at the end of the block.
 
         If the block raises, nothing is committed. The parameters are those of
         `Session.commit`.
@@ -860,7 +860,7 @@ class Repository:
         metadata: Mapping[str, Any] | None = None,
         commit_method: CommitMethod = "new_commit",
     ) -> str:
-        """Cut the references of all arrays into manifests anew, and commit.
+        """Split the references of all arrays into new manifests, and commit.
 
         The rules are those of the configuration in force, and are noted in the metadata of
         the commit, as ``metadata["__icechunk"]["splitting_config"]``. Every array gets new
@@ -907,7 +907,7 @@ class Repository:
         max_waste: float = 0.5,
         dry_run: bool = False,
     ) -> RepackSummary:
-        """Write small chunks of the newest snapshot into objects that they share, and commit.
+        """Pack small chunks of the newest snapshot into shared objects, and commit.
 
         These are the native chunks of less than 256 KiB that have an object each, and those in
         objects of which too much is waste, because chunks were written again or deleted.

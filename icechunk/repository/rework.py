@@ -160,7 +160,7 @@ class Rework:
         message: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> str:
-        """Make the changes of one commit once more, on another branch.
+        """Apply the changes of one commit to another branch, as a new commit.
 
         Parameters
         ----------
@@ -203,7 +203,7 @@ class Rework:
         message: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> str:
-        """Take the changes of one commit back, with a new one.
+        """Undo the changes of one commit, by a new commit.
 
         What was written before the commit is there again; what came after it stays. The
         history keeps both.

@@ -135,7 +135,7 @@ class ArrayChunks:
         return ChunkType(int(ref.kind)) if ref is not None else ChunkType.uninitialized
 
     def all_virtual_chunk_locations(self) -> list[str]:
-        """Return the URL of the file that a virtual chunk is in, for all of all arrays.
+        """Return the URL of the file of each virtual chunk, for all arrays.
 
         Raises
         ------

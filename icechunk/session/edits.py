@@ -97,7 +97,7 @@ class Edits:
         return tree
 
     def load(self) -> None:
-        """Fetch the snapshot, if that was not done yet."""
+        """Fetch the snapshot, unless it was fetched before."""
         _ = self.tree
 
     @property
@@ -115,7 +115,7 @@ class Edits:
 
     @property
     def has_changes(self) -> bool:
-        """Whether a commit would have anything to say."""
+        """Whether there are changes to commit."""
         return any(not layer.is_void for layer in self.layers[self._inherited :])
 
     @property

@@ -137,7 +137,7 @@ class Session:
 
     @property
     def has_uncommitted_changes(self) -> bool:
-        """Whether a commit would have anything to say."""
+        """Whether there are changes to commit."""
         return self._edits.has_changes
 
     @property
@@ -205,7 +205,7 @@ class Session:
         return self._edits.is_loaded
 
     def load(self) -> None:
-        """Fetch the snapshot, if that was not done yet."""
+        """Fetch the snapshot, unless it was fetched before."""
         self._edits.load()
 
     # -- nodes -------------------------------------------------------------------------
@@ -431,7 +431,7 @@ class Session:
 
     @property
     def committed(self) -> Committed | None:
-        """What the commit of this session took; None before there is one."""
+        """What the commit of this session took; None before the commit."""
         return self._committer.committed
 
     def distributed_commit(

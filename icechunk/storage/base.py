@@ -227,14 +227,14 @@ class Storage(Displayed, ABC):
         """Delete objects; those that do not exist are ignored."""
 
     def sync(self) -> None:
-        """Make what was put so far outlive a crash of the machine.
+        """Make everything put so far survive a crash of the machine.
 
         For objects whose names are about to be handed on by other ways than a put with a
         condition. Default: nothing.
         """
 
     def delete_leftovers(self, before: datetime, *, dry_run: bool = False) -> int:
-        """Delete what writers left that were killed, where a storage has such things.
+        """Delete what killed writers left behind, where a storage has such leftovers.
 
         Parameters
         ----------

@@ -154,15 +154,15 @@ class WrapperStorage(Storage):
         self.after("delete", doomed, 0)
 
     def sync(self) -> None:
-        """Pass on `Storage.sync`, which is no request."""
+        """Pass on `Storage.sync`, which is not a request."""
         self.inner.sync()
 
     def turn(self, key: str) -> AbstractContextManager[None]:
-        """Pass on `Storage.turn`, which is no request."""
+        """Pass on `Storage.turn`, which is not a request."""
         return self.inner.turn(key)
 
     def delete_leftovers(self, before: datetime, *, dry_run: bool = False) -> int:
-        """Pass on `Storage.delete_leftovers`, which is no request."""
+        """Pass on `Storage.delete_leftovers`, which is not a request."""
         return self.inner.delete_leftovers(before, dry_run=dry_run)
 
     def copy(self, source: str, target: str, *, if_match: str | None = None) -> None:
