@@ -397,7 +397,7 @@ def test_names_of_any_kind(kind: str, request: pytest.FixtureRequest) -> None:
         ("is not a valid job name", lambda jobs, job: jobs.create("a\n", message="m")),
         ("is not a valid job name", lambda jobs, job: jobs.create("", message="m")),
         ("the message of a job", lambda jobs, job: jobs.create("a", message=None)),
-        ("key 1 is there twice", lambda jobs, job: jobs.create("a", keys=[1, 1], message="m")),
+        ("key 1 occurs twice", lambda jobs, job: jobs.create("a", keys=[1, 1], message="m")),
         ("the keys of a dict", lambda jobs, job: jobs.create("a", keys=[{1: 2}], message="m")),
         ("cannot be the key", lambda jobs, job: jobs.create("a", keys=[b"x"], message="m")),
         ("cannot be the key", lambda jobs, job: jobs.create("a", keys=[float("nan")], message="m")),
