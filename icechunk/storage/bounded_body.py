@@ -71,7 +71,8 @@ class Allowance:
         """
         if self.is_spent:
             raise TimeoutError(
-                f"the answer took more than {self._whole:g} seconds, {self._received} bytes were received"
+                f"the answer took more than {self._whole:g} seconds, {self._received} bytes were "
+                "received"
             )
         left = self._whole - (time.monotonic() - self._start)
         return min(self._silence, left) if left > 0 else self._silence
