@@ -528,7 +528,7 @@ BUCKET = "s3://b/f"
         (lambda s: s.set_virtual_ref("a/c/0/0", BUCKET, offset=-1, length=1), 0, "offset"),
         (lambda s: s.set_virtual_ref("a/c/0/0", BUCKET, offset=0, length=-1), 0, "length"),
         (lambda s: s.set_virtual_ref("a/c/0/0", BUCKET, offset=0, length=2**64), 0, "length"),
-        (lambda s: s.set_virtual_ref("a/c/0/0", "no URL", offset=0, length=1), 0, "not an absolute"),
+        (lambda s: s.set_virtual_ref("a/c/0/0", "no URL", offset=0, length=1), 0, "an absolute"),
         (lambda s: s.set_virtual_ref("a/c/0/0", "", offset=0, length=1), 0, "not an absolute"),
         (
             lambda s: s.set_virtual_ref("a/c/0/0", BUCKET, offset=0, length=1, checksum=5),
@@ -569,8 +569,12 @@ BUCKET = "s3://b/f"
         (lambda s: arrays(s, (1, 1), ["no URL"], [0], [1]), 0, "not an absolute"),
         (lambda s: arrays(s, (1, 1), [BUCKET], [0], [1], arr_offset=(1,)), 0, "rank"),
         (lambda s: arrays(s, (1, 1), [BUCKET], [0], [1], arr_offset=(4, 0)), 0, "outside"),
-        (lambda s: arrays(s, (1, 1), [BUCKET], [0], [1], arr_offset=(-1, 0)), 0, "outside of any grid"),
-        (lambda s: arrays(s, (2, 1), [BUCKET] * 2, [0] * 2, [1] * 2, (2**32 - 1, 0)), 0, "outside of any grid"),
+        (lambda s: arrays(s, (1, 1), [BUCKET], [0], [1], arr_offset=(-1, 0)), 0, "any grid"),
+        (
+            lambda s: arrays(s, (2, 1), [BUCKET] * 2, [0] * 2, [1] * 2, (2**32 - 1, 0)),
+            0,
+            "any grid",
+        ),
         (lambda s: arrays(s, (-1, -1), [BUCKET], [0], [1]), 0, "0 chunks"),
         (lambda s: s.set_virtual_refs("", [VirtualChunkSpec([0], BUCKET, 0, 1)]), 0, "is a group"),
         (lambda s: s.set_virtual_refs("b", [VirtualChunkSpec([0], BUCKET, 0, 1)]), 1, "'/b'"),
