@@ -477,8 +477,7 @@ class Job(Displayed):
         return committed | set(map(canonical, waiting))
 
     def waiting_base(self) -> str | None:
-        """Return the snapshot that uncommitted parts are based on; None if there are no such "
-        "parts."""
+        """Return the snapshot that uncommitted parts are based on; None if there are none."""
         names = self._files.part_names()
         self._files.log()
         parts = self._files.parts(sorted(names - self._files.committed_digests))

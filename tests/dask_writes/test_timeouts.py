@@ -88,5 +88,5 @@ def test_blocks_hang(tmp_path: Path) -> None:
             progress=False,
             chunkmanager_store_kwargs={"timeout": 0.2, "scheduler": "sync"},
         )
-    with pytest.raises(InvalidInputError, match="timeout must be .*not -1"):
+    with pytest.raises(InvalidInputError, match="timeout must be a number of seconds, not -1"):
         store_dask(sources=[hung()], targets=["a"], timeout=-1, **how)

@@ -569,11 +569,11 @@ BUCKET = "s3://b/f"
         (lambda s: arrays(s, (1, 1), ["no URL"], [0], [1]), 0, "not an absolute"),
         (lambda s: arrays(s, (1, 1), [BUCKET], [0], [1], arr_offset=(1,)), 0, "rank"),
         (lambda s: arrays(s, (1, 1), [BUCKET], [0], [1], arr_offset=(4, 0)), 0, "outside"),
-        (lambda s: arrays(s, (1, 1), [BUCKET], [0], [1], arr_offset=(-1, 0)), 0, "any grid"),
+        (lambda s: arrays(s, (1, 1), [BUCKET], [0], [1], arr_offset=(-1, 0)), 0, "grid"),
         (
             lambda s: arrays(s, (2, 1), [BUCKET] * 2, [0] * 2, [1] * 2, (2**32 - 1, 0)),
             0,
-            "any grid",
+            "grid",
         ),
         (lambda s: arrays(s, (-1, -1), [BUCKET], [0], [1]), 0, "0 chunks"),
         (lambda s: s.set_virtual_refs("", [VirtualChunkSpec([0], BUCKET, 0, 1)]), 0, "is a group"),
