@@ -13,7 +13,7 @@ from icechunk.kerchunk.metadata import array_from_v2
 from icechunk_dask.archives.described import FileVariable
 from icechunk_dask.archives.hdf5_attributes import zarr_attributes
 
-__all__ = ["native_document", "selection", "write_together"]
+__all__ = ["native_document", "selection", "stored_texts", "write_together"]
 
 #: Bytes of a chunk, about.
 _CHUNK: Final = 1 << 16
@@ -66,6 +66,23 @@ def native_document(
         # attributes in the forms that readers of Zarr understand
         document["attributes"] = variable.document["attributes"]
     return document
+
+
+def stored_texts(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return values with texts in the form in which they are stored.
+
+    Raises
+    ------
+    ValueError
+        If they are objects of other kinds.
+    """
+    if values.dtype.kind == "O":
+        texts = [v.decode() if isinstance(v, bytes) else v for v in values.ravel().tolist()]
+        other = {type(text).__name__ for text in texts if not isinstance(text, str)}
+        if other:
+            raise ValueError(f"its values are objects of {', '.join(sorted(other))}, not texts")
+        return np.asarray(texts, dtype=np.dtypes.StringDType()).reshape(values.shape)
+    return values.astype(np.dtypes.StringDType()) if values.dtype.kind == "U" else values
 
 
 def _chunks(shape: Sequence[int], itemsize: int) -> list[int]:

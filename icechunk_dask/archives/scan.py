@@ -36,7 +36,7 @@ from icechunk_dask.archives.hdf5_attributes import (
     UnstorableFillError,
     masks_bytes,
 )
-from icechunk_dask.archives.native import native_document
+from icechunk_dask.archives.native import native_document, stored_texts
 from icechunk_dask.archives.opening import OpenFile
 from icechunk_dask.archives.parsed import Parser
 from icechunk_dask.archives.parts import Axis, Part, Scan, Schema, SchemaTable, Variable, group_of
@@ -523,7 +523,7 @@ class _Block:
         if found is None:
             variable = self.dataset.variables[name]
             try:
-                found = _texts(variable.read(tuple(slice(0, n) for n in variable.shape)))
+                found = stored_texts(variable.read(tuple(slice(0, n) for n in variable.shape)))
             except MemoryError as exc:
                 raise MemoryError(f"its variable {name!r}: {exc or 'cannot be held'}") from exc
             self._read[name] = found
@@ -543,17 +543,6 @@ def _name_taken(path: str) -> str:
     """Return what a variable cannot have its name for; empty if it can."""
     taken = _METADATA in path.split("/")
     return f"the name {_METADATA!r} is that of metadata of Zarr" if taken else ""
-
-
-def _texts(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return values with texts in the form in which they are stored."""
-    if values.dtype.kind == "O":
-        texts = [v.decode() if isinstance(v, bytes) else v for v in values.ravel().tolist()]
-        other = {type(text).__name__ for text in texts if not isinstance(text, str)}
-        if other:
-            raise ValueError(f"its values are objects of {', '.join(sorted(other))}, not texts")
-        return np.asarray(texts, dtype=np.dtypes.StringDType()).reshape(values.shape)
-    return values.astype(np.dtypes.StringDType()) if values.dtype.kind == "U" else values
 
 
 def meanings(attributes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
