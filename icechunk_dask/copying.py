@@ -29,7 +29,7 @@ from icechunk.repository.archive_tables import FIELD, Named
 from icechunk_dask.archives.containers import authorization, derive_containers
 from icechunk_dask.archives.record import Files, Record
 from icechunk_dask.archives.report import VariableReport, VirtualizeReport
-from icechunk_dask.archives.sources import Sources, Version, location_of
+from icechunk_dask.archives.sources import GONE, Sources, Version, location_of
 from icechunk_dask.archives.target import Opened, Target
 from icechunk_dask.archives.virtualize import virtualize
 from icechunk_dask.executors import ExecutorOption
@@ -176,7 +176,12 @@ def ingest(
     copying.finish_begun()
     known = copying.known()
     versions = sources.versions([name for name in locations if locations[name] in known])
-    changed = [name for name, now in versions.items() if known[locations[name]].differs(now)]
+    changed = [
+        name
+        for name, now in versions.items()
+        # what is copied does not need it any more
+        if now != GONE and known[locations[name]].differs(now)
+    ]
     if changed and on_changed == "error":
         listed = "\n".join(f"  {url}" for url in changed[:_SHOWN])
         raise InvalidInputError(

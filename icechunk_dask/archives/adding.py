@@ -11,6 +11,7 @@ from icechunk import InvalidInputError, Session, VirtualChunkContainer
 from icechunk_dask.archives.committing import commit
 from icechunk_dask.archives.fitting import Fitting
 from icechunk_dask.archives.group import ArchiveGroup
+from icechunk_dask.archives.parts import Scan
 from icechunk_dask.archives.report import VariableReport, VirtualizeReport
 from icechunk_dask.archives.scan import Scanner
 from icechunk_dask.archives.scan_many import scan_many
@@ -22,6 +23,8 @@ __all__ = ["Adding", "none_read"]
 
 #: Reasons that an error lists.
 _SHOWN: Final = 10
+#: Files that take so long to scan that the first may have changed before the last was read.
+_MANY: Final = 2
 
 
 @dataclass
@@ -155,7 +158,8 @@ class Adding:
         progress.set(phase="scanning")
         scans = {scan.url: scan for scan in scan_many(self.scanner, todo, self.options, progress)}
         failed = {name: scans[name].failure for name in todo if scans[name].failure}
-        read = [scans[name] for name in sorted(todo) if not scans[name].failure]
+        failed |= self._replaced(scans)
+        read = [scans[name] for name in sorted(todo) if name not in failed]
         withheld: list[str] = []
         gaps = [name for name in failed if name not in again]
         if gaps and not self.allow_gaps:
@@ -220,6 +224,16 @@ class Adding:
             order=writing.order(),
             **opened.reading(writing.locations()),
         )
+
+    def _replaced(self, scans: Mapping[str, Scan]) -> dict[str, str]:
+        """Return why files cannot be added that others wrote to while the rest was scanned."""
+        read = [url for url, scan in scans.items() if not scan.failure]
+        if len(read) < _MANY:
+            # a single file was looked at a moment ago
+            return {}
+        now = self.scanner.sources.versions(read)
+        why = "it was replaced or written to after it was read; call again"
+        return {url: why for url in read if scans[url].version.differs(now[url])}
 
 
 def none_read(failed: Mapping[str, str]) -> InvalidInputError:

@@ -13,7 +13,7 @@ import fsspec
 from icechunk import InvalidInputError
 from icechunk.kerchunk.locations import normalizer
 
-__all__ = ["UNKNOWN", "Source", "Sources", "Version", "kind_of", "location_of"]
+__all__ = ["GONE", "UNKNOWN", "Source", "Sources", "Version", "kind_of", "location_of"]
 
 #: Where an HDF5 file may begin (HDF5 file format specification, "Superblock").
 _HDF5_STARTS: Final = (0, 512, 1024, 2048, 4096)
@@ -62,6 +62,8 @@ class Version:
 
 
 UNKNOWN: Final = Version()
+#: Of a file that is not there any more. It differs from all that are known.
+GONE: Final = Version(0)
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,8 @@ def _is_local(url: str) -> bool:
 def _quietly(source: Source) -> Version:
     try:
         return source.version()
+    except FileNotFoundError:
+        return GONE
     except Exception:  # whatever it is, reading the file will tell
         return UNKNOWN
 

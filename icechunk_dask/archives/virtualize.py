@@ -22,7 +22,7 @@ from icechunk_dask.archives.record import Files
 from icechunk_dask.archives.report import VirtualizeReport
 from icechunk_dask.archives.scan import Scanner
 from icechunk_dask.archives.selection import Selection
-from icechunk_dask.archives.sources import Sources, location_of
+from icechunk_dask.archives.sources import GONE, Sources, location_of
 from icechunk_dask.archives.target import Opened, Target
 from icechunk_dask.archives.writing import Writing
 from icechunk_dask.executors import ExecutorOption, with_executor
@@ -150,9 +150,9 @@ def virtualize(
         no place in the archive, such as other shapes or variables, cannot be materialized,
         and is an error then.
     on_changed : {"error", "replace", "keep"}
-        What to do with files of the archive that are of another version now: write nothing
-        and list them, scan them again and put them in the place of the old ones, or leave
-        the archive as it is, in which reading them fails.
+        What to do with files of the archive that are of another version now, or are gone:
+        write nothing and list them, scan them again and put them in the place of the old
+        ones, or leave the archive as it is, in which reading them fails.
     allow_gaps : bool
         Whether to add files that come after one that cannot be read, in the order of URLs.
         Default: they are withheld, until that one is repaired or left out of the list.
@@ -237,9 +237,9 @@ def virtualize(
     if changed and on_changed == "error":
         listed = "\n".join(f"  {url}" for url in changed[:_SHOWN])
         raise InvalidInputError(
-            f"{len(changed)} files of the archive have changed since they were added:\n{listed}\n"
-            "Pass on_changed='replace' to take the new versions, or 'keep' to leave the archive "
-            "as it is; reading them fails then."
+            f"{len(changed)} files of the archive have changed since they were added, or are "
+            f"gone:\n{listed}\nPass on_changed='replace' to take the new versions, or 'keep' to "
+            "leave the archive as it is; reading them fails then. remove_files takes files out."
         )
     again = set(changed if on_changed == "replace" else ())
     # a commit of some of them leaves no gap before the others
@@ -397,4 +397,10 @@ def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
 def _changed(sources: Sources, files: Files, known: Mapping[str, int]) -> list[str]:
     """Return those files of an archive, by URL, that are of another version now."""
     versions = sources.versions(list(known))
-    return [name for name, row in known.items() if files.version(row).differs(versions[name])]
+    return [
+        name
+        for name, row in known.items()
+        if files.version(row).differs(versions[name])
+        # nobody reads again what is stored by value
+        and not (files.by_value[row] and versions[name] == GONE)
+    ]

@@ -182,6 +182,50 @@ def test_a_file_that_is_replaced_while_it_is_read(
     assert report.added == (str(files[0]),)
 
 
+@pytest.mark.parametrize("change", ["replaced", "cut", "gone"])
+@pytest.mark.parametrize("allow_gaps", [False, True])
+def test_a_file_that_changes_while_others_are_read(
+    change: str, allow_gaps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i) for i in range(4)]
+    scan = scan_module.Scanner.__call__
+
+    def meanwhile(self: Any, url: str) -> Any:
+        if url == str(files[3]):
+            if change == "replaced":
+                replaced(files[1], 4, shift=7)
+            elif change == "cut":
+                files[1].write_bytes(files[1].read_bytes()[:3000])
+            else:
+                files[1].unlink()
+        return scan(self, url)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scan_module.Scanner, "__call__", meanwhile)
+        report = run(files, tmp_path / "repo", allow_gaps=allow_gaps)
+    assert (
+        list(report.failed) == [str(files[1])]
+        and "after it was read" in report.failed[str(files[1])]
+    )
+    inside = [files[i] for i in ((0, 2, 3) if allow_gaps else (0,))]
+    assert report.added == tuple(map(str, inside))
+    expected = together([content(path) for path in inside])
+    xr.testing.assert_identical(archived(tmp_path / "repo", report), expected)
+
+
+def test_a_file_that_is_gone(tmp_path: Path) -> None:
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i) for i in range(3)]
+    run(files, tmp_path / "repo")
+    files[1].unlink()
+    with pytest.raises(InvalidInputError, match=r"or are gone:\n.*1\.nc\n.*remove_files"):
+        run(files, tmp_path / "repo")
+    report = run(files, tmp_path / "repo", on_changed="replace")
+    assert list(report.failed) == [str(files[1])] and report.changed == (str(files[1]),)
+    assert run(files, tmp_path / "repo", on_changed="keep").changed == (str(files[1]),)
+    # what is not listed is not looked for
+    assert len(run([files[0], files[2]], tmp_path / "repo").already) == 2
+
+
 def test_a_reprocessed_file_with_the_times_of_the_only_one(tmp_path: Path) -> None:
     a = write_days(tmp_path / "a.nc", 0)
     run([a], tmp_path / "repo")

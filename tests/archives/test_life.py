@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from icechunk import InvalidInputError, LocalStorage, Repository
 from icechunk_dask import VirtualizeReport, remove_files, virtualize
+from icechunk_dask.archives import adding
+from icechunk_dask.archives.record import Record
+from icechunk_dask.archives.sources import Sources, location_of
 from tests.archives.day_files import archived, content, together, write_days
 
 SLOTS = st.integers(0, 6)
@@ -78,14 +82,15 @@ class ArchiveLife(RuleBasedStateMachine):
             self.broken.add(slot)
 
     @precondition(lambda self: set(self.versions) - self.broken)
-    @rule(allow_gaps=st.booleans(), lose=st.booleans())
-    def is_virtualized(self, allow_gaps: bool, lose: bool) -> None:
+    @rule(allow_gaps=st.booleans(), commit_every=st.sampled_from([None, 1, 2]))
+    def is_virtualized(self, allow_gaps: bool, commit_every: int | None) -> None:
         slots = sorted(self.versions)
         files = [self.path(slot) for slot in slots]
         if self.stale:
             with pytest.raises(InvalidInputError, match="have changed since"):
                 virtualize(files, self.repo, scheduler="sync")
         options: dict[str, Any] = {"allow_gaps": allow_gaps, "on_changed": "replace"}
+        options["commit_every"] = commit_every
         fresh = [slot for slot in slots if slot not in self.inside]
         gaps = [slot for slot in fresh if slot in self.broken]
         expected = {
@@ -107,6 +112,39 @@ class ArchiveLife(RuleBasedStateMachine):
         self.stale.clear()
         self.report = report
         self._check()
+
+    @precondition(lambda self: set(self.versions) - self.broken)
+    @rule(at=st.integers(0, 2), commit_every=st.sampled_from([None, 1, 2]))
+    def is_killed(self, at: int, commit_every: int | None) -> None:
+        """What is committed stays, and nothing else."""
+        files = [self.path(slot) for slot in sorted(self.versions)]
+        commit, left = adding.commit, [at]
+
+        def killed(*args: Any, **options: Any) -> Any:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            return commit(*args, **options)
+
+        options: dict[str, Any] = {"on_changed": "replace", "commit_every": commit_every}
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(adding, "commit", killed)
+            with suppress(KeyboardInterrupt, InvalidInputError):
+                virtualize(files, self.repo, scheduler="sync", allow_gaps=True, **options)
+        if not Repository.exists(LocalStorage(self.repo)):
+            return
+        session = Repository.open(LocalStorage(self.repo)).readonly_session("main")
+        record = Record.find(session, "/")
+        if record is None:
+            return
+        for slot in sorted(self.versions):
+            path = self.path(slot)
+            (row,) = record.files.rows([location_of(str(path))]).tolist()
+            if row >= 0 and record.files.version(row) == Sources({}).open(str(path)).version():
+                self.inside[slot] = content(path), content(path, "own")
+                self.stale.discard(slot)
+        if self.report is not None:
+            self._check()
 
     @precondition(lambda self: self.inside)
     @rule(data=st.data())
@@ -131,8 +169,7 @@ class ArchiveLife(RuleBasedStateMachine):
         self._check()
 
     def _check(self) -> None:
-        assert self.report is not None
-        if self.stale or not self.inside:
+        if self.report is None or self.stale or not self.inside:
             return
         for group, index in ((None, 0), ("own", 1)):
             expected = together([parts[index] for _, parts in sorted(self.inside.items())])
