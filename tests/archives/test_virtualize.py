@@ -158,7 +158,7 @@ def test_months_and_one_more(anywhere: str, tmp_path: Path) -> None:
     report = virtualize(
         files, tmp_path / "repo", concat_dims=["time_counter"], progress=told.append
     )
-    assert told[-1] == Status("done", tasks=3, total=3)
+    assert told[-1] == Status("done", tasks=3, total=3, commits=1)
     assert report.sizes["time_counter"] == 3 and report.order == {"time_counter": "url"}
     options: dict[str, Any] = {
         "combine": "nested",
