@@ -74,6 +74,7 @@ def names_an_object(error: IcechunkError, prefix: str) -> bool:
         "repo",
         "config.yaml",
         prefix,
+        "snapshot ",
         "the tag 't'",
         "job 'j'",
         *(f"{folder}/" for folder in folders),
