@@ -21,7 +21,7 @@ from icechunk.format.repo_info import RepoInfo, decode_repo_info
 from icechunk.repository import archive_tables
 from icechunk.repository.jobs_records import JOBS, JobFiles, canonical, digest_of
 from icechunk.repository.reachable import native_ids
-from icechunk.repository.stored_json import unpacked
+from icechunk.repository.stored_json import first_unpacked
 from icechunk.storage.base import Storage
 
 __all__ = ["Found", "job_damages", "repo_damages", "table_damages"]
@@ -204,7 +204,7 @@ def table_damages(storage: Storage, needed: set[str]) -> Iterator[Found]:
             yield Found("missing", key, f"{_GONE}; files cannot be added to the archive")
             continue
         try:
-            document = unpacked(bytes(storage.get(key).data))
+            document, _ = first_unpacked(bytes(storage.get(key).data))
             if not isinstance(document, dict) or "version" not in document:
                 raise ValueError("no table of an archive")
         except IcechunkError as error:
