@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,11 +15,14 @@ from icechunk.commit.assets import Assets
 from icechunk.commit.snapshot_info import SnapshotInfo
 from icechunk.errors import IcechunkError, InvalidInputError
 from icechunk.format.chunk_refs import ChunkRefs
+from icechunk.format.ids import decode_id, normalize_path
 from icechunk.format.nodes import Node
 from icechunk.format.repo_info import RepoInfo
 from icechunk.format.transaction_log import TransactionLog
+from icechunk.repository.sessions import Sessions
+from icechunk.session.context import SessionContext
 
-__all__ = ["Annotation", "annotate", "in_region"]
+__all__ = ["Annotation", "Annotations"]
 
 _SHOWN: Final = 50
 
@@ -102,7 +105,68 @@ class Annotation(Displayed):
         return card("Annotation", self.path, count, table(names, list(self.rows())))
 
 
-def annotate(assets: Assets, info: RepoInfo, tip: bytes, node: Node, refs: ChunkRefs) -> Annotation:
+class Annotations:
+    """Says which commits changed what.
+
+    Parameters
+    ----------
+    context : callable
+        Returns what the sessions of the repository share.
+    sessions : Sessions
+    """
+
+    def __init__(self, context: Callable[[], SessionContext], sessions: Sessions) -> None:
+        self._context = context
+        self._sessions = sessions
+
+    def annotate(
+        self,
+        path: str,
+        ref: str = "main",
+        *,
+        region: Sequence[tuple[int, int]] | None = None,
+    ) -> Annotation:
+        """Say which commit last changed each chunk of an array.
+
+        By the transaction logs, newest first, until all chunks are found.
+
+        Parameters
+        ----------
+        path : str
+            Of the array.
+        ref : str, default "main"
+            The version, as `resolve` takes it.
+        region : sequence of (int, int), optional
+            A box ``[from, to)`` of chunk coordinates, per dimension. Default: all chunks.
+
+        Returns
+        -------
+        Annotation
+            Of the chunks that have a value. ``print`` it, or ask it `of` a chunk.
+
+        Raises
+        ------
+        RefNotFoundError, SnapshotNotFoundError, NodeNotFoundError
+            If there is no such version or array.
+        InvalidInputError
+            If the region has another number of dimensions.
+
+        Examples
+        --------
+        >>> print(repo.annotate("/temperature", region=[(0, 10), (0, 1)]))  # doctest: +SKIP
+        """
+        context = self._context()
+        info = context.state.load()
+        session = self._sessions.at(info, None, None, None, ref, None)
+        node, _ = session.tree.require_array(normalize_path(path))
+        refs = _in_region(session.chunk_refs(node.path), region)
+        tip = decode_id(session.snapshot_id)
+        return _annotate(context.assets, info, tip, node, refs)
+
+
+def _annotate(
+    assets: Assets, info: RepoInfo, tip: bytes, node: Node, refs: ChunkRefs
+) -> Annotation:
     """Follow the history of a version back until all chunks of an array are found.
 
     Parameters
@@ -157,7 +221,7 @@ def _rows(refs: ChunkRefs, log: TransactionLog, node_id: bytes) -> npt.NDArray[n
     return np.unique(rows[rows >= 0])
 
 
-def in_region(refs: ChunkRefs, region: Sequence[tuple[int, int]] | None) -> ChunkRefs:
+def _in_region(refs: ChunkRefs, region: Sequence[tuple[int, int]] | None) -> ChunkRefs:
     """Return the references of the chunks in a box of the grid."""
     if region is None:
         return refs

@@ -18,6 +18,7 @@ from icechunk.base.threads import Threads
 from icechunk.commit.assets import Assets
 from icechunk.commit.building import now_microseconds
 from icechunk.commit.publish import RepoState
+from icechunk.commit.version_names import resolve_ref
 from icechunk.errors import (
     ConflictError,
     ErrorKind,
@@ -33,8 +34,11 @@ from icechunk.format.updates import UpdateEntry, UpdateKind
 from icechunk.repository import archive_tables
 from icechunk.repository.listing import Listing
 from icechunk.repository.reachable import batches
+from icechunk.repository.recipe import context_at
+from icechunk.session.context import SessionContext
+from icechunk.storage import AnyStorage
 
-__all__ = ["Copied", "Copier"]
+__all__ = ["Copied", "Copier", "Copying"]
 
 #: What is copied, how many were, and how many there are.
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -68,6 +72,80 @@ class Copied(Displayed):
     objects: int
     nbytes: int
     skipped: int
+
+
+class Copying:
+    """Copies versions of a repository into others.
+
+    Parameters
+    ----------
+    context : callable
+        Returns what the sessions of the repository share.
+    """
+
+    def __init__(self, context: Callable[[], SessionContext]) -> None:
+        self._context = context
+
+    def copy_to(
+        self,
+        target: AnyStorage,
+        ref: str = "main",
+        *,
+        branch: str | None = None,
+        history: bool = True,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Copied:
+        """Copy a version into another repository, with its history and its chunks.
+
+        Objects are copied byte for byte and keep their names, so that ids of snapshots mean the
+        same there. What is there already is skipped: a copy that was broken off goes on when it
+        is called again, and a later one brings what is new. Virtual references stay as they are.
+        The branch is moved when everything is there. Do not collect garbage in the target
+        meanwhile.
+
+        Parameters
+        ----------
+        target : Storage, str or path
+            Where there is no repository yet, or a copy of this one.
+        ref : str, default "main"
+            The version, as `resolve` takes it.
+        branch : str, optional
+            The branch of the target that will be at it. Default: `ref` if that is the name of
+            a branch, else ``main``.
+        history : bool, default True
+            Whether to copy all versions before it, too. Otherwise they are as expired there.
+        progress : callable, optional
+            Called with what is copied, how many were, and how many there are.
+
+        Returns
+        -------
+        Copied
+
+        Raises
+        ------
+        RefNotFoundError, SnapshotNotFoundError
+            If there is no such version.
+        InvalidInputError
+            If the target is another repository.
+        ConflictError
+            If its branch has commits that are not in the history of the version.
+        FormatError
+            If one of them is of spec version 1; `icechunk.upgrade_icechunk_repository` helps.
+
+        Examples
+        --------
+        >>> repo.copy_to("s3://backup/weather")  # doctest: +SKIP
+        """
+        context = self._context()
+        context.state.require_version_2("a copy of versions")
+        info = context.state.load()
+        if branch is None:
+            branch = ref if ref in info.branches else "main"
+        other = context_at(target, context.config)
+        copier = Copier(
+            context.assets.uncached(), info, other.assets.uncached(), other.state, progress
+        )
+        return copier.run(resolve_ref(info, ref), branch, history=history)
 
 
 class Copier:

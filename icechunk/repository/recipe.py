@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from icechunk._version import user_agent
 from icechunk.commit.assets import Assets
 from icechunk.commit.publish import RepoState
 from icechunk.config import Attribution, RepositoryConfig, StorageSettings
@@ -15,7 +17,7 @@ from icechunk.config.credential_types import AnyCredential
 from icechunk.config.repository_config import EffectiveConfig
 from icechunk.format.manifest import LocationCompression
 from icechunk.session.context import RequestLimit, SessionContext
-from icechunk.storage import Storage
+from icechunk.storage import AnyStorage, Storage, as_storage
 from icechunk.virtual.container_trust import Trust
 from icechunk.virtual.resolver import VirtualResolver
 
@@ -44,6 +46,26 @@ class RepositoryRecipe:
     attribution: Attribution | None = None
     key: bytes = field(default_factory=new_key, repr=False)
 
+    @classmethod
+    def of(
+        cls,
+        storage: Storage,
+        config: RepositoryConfig,
+        authorization: Mapping[str, AnyCredential | None] | None,
+        attribution: Attribution | None = None,
+        *,
+        own_containers: bool = True,
+        own_settings: StorageSettings | None = None,
+    ) -> RepositoryRecipe:
+        """Return a recipe, whose storage has the settings of the configuration."""
+        if config.storage is not None:
+            storage = storage.with_settings(config.storage)
+        if attribution is not None:
+            storage = storage.with_user_agent(attribution.user_agent(user_agent()))
+        authorized = dict(authorization or {})
+        trusted = (own_containers, own_settings)
+        return cls(storage, config, authorized, *trusted, attribution=attribution)
+
     def context(self) -> SessionContext:
         """Return what sessions share: that of other copies, if this process has it."""
         with _contexts_lock:
@@ -68,6 +90,11 @@ class RepositoryRecipe:
         return SessionContext(
             assets, state, virtual, self.config, effective, self, limit, self.commit_metadata
         )
+
+
+def context_at(storage: AnyStorage, config: RepositoryConfig) -> SessionContext:
+    """Return what sessions share, of the repository in a storage, without credentials."""
+    return RepositoryRecipe.of(as_storage(storage), config, None).context()
 
 
 #: What is in use in this process, by key of the recipe.

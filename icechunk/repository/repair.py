@@ -16,6 +16,7 @@ from icechunk.commit.assets import Assets
 from icechunk.commit.publish import RepoState
 from icechunk.commit.snapshot_info import from_microseconds
 from icechunk.commit.version_names import branch_tip
+from icechunk.config import RepositoryConfig
 from icechunk.errors import (
     ConflictError,
     ErrorKind,
@@ -31,12 +32,14 @@ from icechunk.format import layout
 from icechunk.format.ids import decode_id, encode_id
 from icechunk.format.repo_info import RepoInfo, SnapshotEntry, decode_repo_info
 from icechunk.format.snapshot import Snapshot
+from icechunk.repository.recipe import context_at
 from icechunk.repository.relog import says_all
 from icechunk.repository.repairs import Repair, UnlistedVersion
 from icechunk.repository.salvage import Salvage
+from icechunk.storage import AnyStorage
 from icechunk.storage.base import BytesLike
 
-__all__ = ["Repairer"]
+__all__ = ["Repairer", "repair"]
 
 _COPIES: Final = f"{layout.OVERWRITTEN}{layout.REPO_KEY}."
 #: Snapshots that no state lists and that are looked at, newest first.
@@ -51,6 +54,76 @@ class _Found:
     restored_from: str | None = None
     passed_over: list[tuple[str, str]] = field(default_factory=list)
     unlisted: list[UnlistedVersion] = field(default_factory=list)
+
+
+def repair(
+    storage: AnyStorage,
+    *,
+    branch: str | None = None,
+    drop_unreadable: bool = False,
+    adopt: Mapping[str, str] | None = None,
+    dry_run: bool = True,
+    config: RepositoryConfig | None = None,
+) -> Repair:
+    """Repair a damaged repository, so that it can be opened and read again.
+
+    If the object ``repo``, which names all versions, is missing, cut or damaged, it is
+    restored from the newest copy in ``overwritten/`` that can be read and whose branches
+    and tags can be. What was there is kept beside it. Such a copy is the state *before* an
+    update: the last commit may be unknown to it, and is listed for `adopt`.
+
+    Nothing is dropped unless `drop_unreadable` asks for it, and then only from the newest
+    version of one branch, by a new commit; older versions stay as they are.
+
+    Parameters
+    ----------
+    storage : Storage, str or path
+        Where: the repository need not be one that can be opened.
+    branch : str, optional
+        A branch whose newest version is looked at. Transaction logs of its history that
+        cannot be read are made anew, from the snapshots.
+    drop_unreadable : bool, default False
+        Whether to commit to that branch a version without what cannot be read: chunks
+        whose objects are missing or cut short, manifests, nodes. **What is dropped reads as
+        fill values**; the report names each. If the newest version cannot be read at all,
+        the branch is moved to the newest that can be.
+    adopt : mapping of str to str, optional
+        Branches, and the ids of snapshots that become their newest versions: commits that
+        the restored state does not know. In spec 1, where no copies of refs exist, it says
+        where a branch was that cannot be read.
+    dry_run : bool, default True
+        Change nothing, and say what would be done.
+    config : RepositoryConfig, optional
+        For how objects are written.
+
+    Returns
+    -------
+    Repair
+        What was found and done. ``print`` it.
+
+    Raises
+    ------
+    RepositoryNotFoundError
+        If there is nothing to restore a repository from.
+    FormatError
+        If no copy can be restored, or no version of the branch can be read.
+    InvalidInputError
+        If a snapshot cannot be the next one of the branch that shall adopt it.
+    ConflictError
+        If somebody else writes meanwhile.
+    ReadOnlyError
+        If the storage takes no writes.
+
+    Examples
+    --------
+    >>> print(Repository.repair("s3://bucket/weather"))  # doctest: +SKIP
+    >>> Repository.repair("s3://bucket/weather", dry_run=False)  # doctest: +SKIP
+    """
+    if drop_unreadable and branch is None:
+        raise InvalidInputError("drop_unreadable needs a branch: name the one to drop from")
+    context = context_at(storage, config or RepositoryConfig())
+    repairer = Repairer(context.assets.uncached(), context.state, dry_run=dry_run)
+    return repairer.run(branch, adopt or {}, drop_unreadable=drop_unreadable)
 
 
 class Repairer:

@@ -1,0 +1,83 @@
+"""Proof that all is there: the verification that users start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+from icechunk.errors import InvalidInputError
+from icechunk.repository.decoding import decode_chunks
+from icechunk.repository.sessions import Sessions
+from icechunk.repository.verification import Verification
+from icechunk.repository.verify import Verifier, damage_to_all
+from icechunk.session.context import SessionContext
+
+__all__ = ["Proof"]
+
+
+class Proof:
+    """Verifies a repository.
+
+    Parameters
+    ----------
+    context : callable
+        Returns what the sessions of the repository share.
+    sessions : Sessions
+    """
+
+    def __init__(self, context: Callable[[], SessionContext], sessions: Sessions) -> None:
+        self._context = context
+        self._sessions = sessions
+
+    def verify(
+        self,
+        *,
+        sources: bool = False,
+        deep: bool | Literal["sample"] = False,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Verification:
+        """Prove that all that versions refer to is there, and fits together.
+
+        Reads the snapshots, transaction logs and manifests of all versions, and lists the
+        chunks. Nothing is changed; others may commit meanwhile, but collection of garbage may
+        look like damage.
+
+        Parameters
+        ----------
+        sources : bool
+            Whether to look at the files that virtual chunks are in: one request for each file
+            tells whether it is there, long enough, and the version that was referred to.
+        deep : bool or "sample"
+            Whether to decode the chunks of the newest version of each branch and tag: all of
+            them, or a few of each array.
+        progress : callable, optional
+            Called with what is looked at, how many were, and how many there are.
+
+        Returns
+        -------
+        Verification
+            Falsy if there is damage; it says what is wrong, and what that touches.
+
+        Examples
+        --------
+        >>> print(repo.verify(deep="sample"))  # doctest: +SKIP
+        """
+        if deep not in (False, True, "sample"):
+            raise InvalidInputError(f"deep must be False, True or 'sample', not {deep!r}")
+
+        def decode(snapshot_id: str, path: str) -> Iterator[tuple[tuple[int, ...], str | None]]:
+            session = self._sessions.readonly_session(snapshot_id=snapshot_id)
+            return decode_chunks(session, path, sample=deep == "sample")
+
+        context = self._context()
+        damage = damage_to_all(context.state)
+        if damage is not None:
+            return Verification(context.assets.storage.url, (damage,))
+        return Verifier(
+            context.assets.uncached(),
+            context.state.load,
+            virtual=context.virtual if sources else None,
+            read_values=decode if deep else None,
+            all_copies=deep is True,
+            progress=progress,
+        ).run()

@@ -1,0 +1,221 @@
+"""Sessions on a repository: those that read a version, and those that edit a branch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from icechunk.commit import publish
+from icechunk.commit.conflicts import ConflictSolver
+from icechunk.commit.version_names import (
+    as_of as snapshot_as_of,
+    branch_tip,
+    invalid_version,
+    resolve,
+    resolve_ref,
+)
+from icechunk.config.times import Time
+from icechunk.errors import ErrorKind, ReadOnlyError
+from icechunk.format.ids import decode_id, encode_id
+from icechunk.format.repo_info import RepoInfo
+from icechunk.repository.preload import preloading
+from icechunk.session.context import SessionContext, SessionMode
+from icechunk.session.replay import changes_between
+from icechunk.session.session import Session
+
+if TYPE_CHECKING:
+    from icechunk.store import IcechunkStore
+
+__all__ = ["Sessions"]
+
+
+class Sessions:
+    """Opens sessions on a repository.
+
+    Parameters
+    ----------
+    context : callable
+        Returns what the sessions of the repository share.
+    """
+
+    def __init__(self, context: Callable[[], SessionContext]) -> None:
+        self._context = context
+
+    def readonly_session(
+        self,
+        branch: str | None = None,
+        *,
+        tag: str | None = None,
+        snapshot_id: str | None = None,
+        ref: str | None = None,
+        as_of: Time | None = None,
+    ) -> Session:
+        """Return a session that reads one version.
+
+        Parameters
+        ----------
+        branch, tag, snapshot_id, ref : str
+            Exactly one of them. Of an id its beginning is enough, if no other begins so; for
+            `ref` see `resolve`.
+        as_of : datetime, date, numpy.datetime64 or str, optional
+            With `branch`: the newest snapshot of its history that is not younger. Strings are
+            dates or times in ISO 8601. A time without zone is in UTC, a date is its first
+            instant.
+
+        Raises
+        ------
+        RefNotFoundError, SnapshotNotFoundError
+            If there is no such version.
+        InvalidInputError
+            If not exactly one version is named.
+        """
+        if as_of is not None and branch is None:
+            raise invalid_version("as_of argument must be provided together with a branch name")
+        return self.at(self._context().state.load(), branch, tag, snapshot_id, ref, as_of)
+
+    def resolve(self, ref: str) -> str:
+        """Return the id of the snapshot that a text names.
+
+        Parameters
+        ----------
+        ref : str
+            A branch, a tag, or the id of a snapshot or its beginning (4 characters or more, if
+            no other begins so). ``@branch.NAME``, ``@tag.NAME`` and ``@{ID}`` say which of these
+            is meant. After any of them, ``~N`` is the snapshot N commits before, and ``@TIME``
+            the newest of the history that is not younger: a date or time in ISO 8601, in UTC
+            if it has no zone.
+
+        Raises
+        ------
+        RefNotFoundError, SnapshotNotFoundError
+            If there is no such version; the message has names that are near.
+        InvalidInputError
+            If more than one version is called so.
+
+        Examples
+        --------
+        >>> before = repo.resolve("main~2")
+        >>> repo.readonly_session(ref="main@2024-05-01")
+        """
+        return encode_id(resolve_ref(self._context().state.load(), ref))
+
+    def at(
+        self,
+        info: RepoInfo,
+        branch: str | None,
+        tag: str | None,
+        snapshot_id: str | None,
+        ref: str | None,
+        as_of: Time | None,
+    ) -> Session:
+        """Return a session that reads one version, in a state of the repository."""
+        resolved = resolve(info, branch, tag, snapshot_id, ref)
+        if as_of is not None and branch is not None:
+            resolved = snapshot_as_of(info, branch, as_of)
+        session = Session(self._context(), resolved, SessionMode.readonly)
+        return preloading(session, self._context().assets)
+
+    def writable_session(self, branch: str, *, pack: bool = False) -> Session:
+        """Return a session that edits the newest snapshot of a branch.
+
+        Parameters
+        ----------
+        branch : str
+        pack : bool, default False
+            Whether chunks of less than 256 KiB share objects of about 4 MiB. Far fewer
+            requests write them, and neighbours are read by one. A chunk that is written
+            again leaves its old bytes in the object; `repack` tells how many, and makes
+            objects without them. Every client of the format reads packed chunks.
+
+        Raises
+        ------
+        RefNotFoundError
+            If there is no such branch.
+        """
+        return self._open_branch(branch, SessionMode.writable, pack=pack)
+
+    def rearrange_session(self, branch: str) -> Session:
+        """Return a session that moves nodes of the newest snapshot of a branch.
+
+        Raises
+        ------
+        RefNotFoundError
+            If there is no such branch.
+        """
+        return self._open_branch(branch, SessionMode.rearrange)
+
+    def _open_branch(self, branch: str, mode: SessionMode, *, pack: bool = False) -> Session:
+        info = self._writable_info()
+        if mode is SessionMode.rearrange:
+            self._context().state.require_version_2("moving nodes")
+        session = Session(self._context(), branch_tip(info, branch), mode, branch, pack=pack)
+        return preloading(session, self._context().assets)
+
+    def _writable_info(self) -> RepoInfo:
+        """Return the current repo info, if the repository and its storage take writes."""
+        info = self._context().state.load()
+        if not self._context().assets.storage.supports_writes:
+            raise ReadOnlyError(
+                f"{self._context().assets.storage.url} cannot be written; use readonly_session",
+                ErrorKind.READ_ONLY_STORAGE,
+            )
+        publish.require_online(info)
+        return info
+
+    def replay_session(self, branch: str, *, from_snapshot_id: str, to_snapshot_id: str) -> Session:
+        """Return a session that holds what changed between two versions, to be committed.
+
+        To bring the work of one branch to another that has moved meanwhile, as one commit:
+        it began at the first version and led to the second one. The session stands on the
+        first version, so a commit to a branch that is elsewhere needs ``rebase_with``, and
+        is refused where both changed the same.
+
+        Parameters
+        ----------
+        branch : str
+            That the session commits to.
+        from_snapshot_id, to_snapshot_id : str
+            The versions.
+
+        Raises
+        ------
+        RefNotFoundError, SnapshotNotFoundError
+            If there is no such branch or version.
+        SessionStateError
+            If a node was moved in between.
+        """
+        info = self._writable_info()
+        branch_tip(info, branch)  # refuses one that is missing
+        before, after = (
+            Session(self._context(), resolve(info, None, None, id), SessionMode.readonly)
+            for id in (from_snapshot_id, to_snapshot_id)
+        )
+        changes = changes_between(before, after)
+        needs = [decode_id(after.snapshot_id)]
+        return Session(
+            self._context(), changes.base, SessionMode.writable, branch, [changes], needs
+        )
+
+    def session_after_commit(self, branch: str, snapshot_id: str) -> Session:
+        """Return a writable session that goes on from a commit that was just made."""
+        return Session(self._context(), decode_id(snapshot_id), SessionMode.writable, branch)
+
+    @contextmanager
+    def transaction(
+        self,
+        branch: str,
+        *,
+        message: str,
+        metadata: Mapping[str, Any] | None = None,
+        rebase_with: ConflictSolver | None = None,
+        rebase_tries: int = 1000,
+    ) -> Iterator[IcechunkStore]:
+        """Yield a writable store, and commit at the end of the block.
+
+        If the block raises, nothing is committed. The parameters are those of
+        `Session.commit`.
+        """
+        session = self.writable_session(branch)
+        yield session.store
+        session.commit(message, metadata, rebase_with=rebase_with, rebase_tries=rebase_tries)
