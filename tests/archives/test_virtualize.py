@@ -427,7 +427,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     every = [*files, text, tmp_path / "missing.nc"]
     report = virtualize(every, tmp_path / "repo", scheduler="sync")
     assert report.added == tuple(map(str, files[:2]))
-    assert list(report.failed) == [str(files[2]), str(text), str(tmp_path / "missing.nc")]
+    assert list(report.failed) == [str(files[2]), str(tmp_path / "missing.nc"), str(text)]
     assert "not a NetCDF" in report.failed[str(text)]
     assert "FileNotFoundError" in report.failed[str(tmp_path / "missing.nc")]
     assert all(url in repr(report) for url in report.failed)
@@ -529,7 +529,7 @@ def test_others_commit_meanwhile(tmp_path: Path) -> None:
     repository = Repository.open(LocalStorage(tmp_path / "repo"))
 
     def meanwhile(status: Status) -> None:
-        if status.phase == "done":
+        if status.phase == "writing":
             virtualize(files, repository, scheduler="sync")
 
     with pytest.raises(ConflictError):
