@@ -15,19 +15,16 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
-from icechunk.base.threads import map_in_threads
-from icechunk.changes.codec import decode_change_set
 from icechunk.commit.conflicts import Conflict, ConflictDetector, ConflictSolver
 from icechunk.commit.snapshot_info import SnapshotInfo
 from icechunk.errors import (
     ConflictError,
     ErrorKind,
     IcechunkError,
-    ObjectNotFoundError,
     PreconditionFailedError,
     SessionStateError,
 )
-from icechunk.format.layout import chunk_key
+from icechunk.repository.jobs_lost import collected_since, lost_parts
 from icechunk.repository.jobs_records import (
     Definition,
     Entry,
@@ -38,14 +35,11 @@ from icechunk.repository.jobs_records import (
     closing,
 )
 from icechunk.repository.ops import Update, UpdateType
-from icechunk.repository.reachable import native_ids
 from icechunk.session.session import Session
 from icechunk.storage import Storage
 
 __all__ = ["Host", "Publisher", "some"]
 
-#: Parts that are looked at at the same time.
-_THREADS = 16
 _log = logging.getLogger(__name__)
 
 
@@ -110,25 +104,25 @@ class Publisher:
         """
         commits: list[str] = []
         while True:
-            entry = self._pending()
+            entry, is_new = self._pending()
             if entry is None:
                 return commits
-            snapshot = self._complete(entry, solver, message, metadata)
+            snapshot = self._complete(entry, solver, message, metadata, checked=is_new)
             if snapshot is not None:
                 commits.append(snapshot)
 
-    def _pending(self) -> Entry | None:
-        """Return the entry that is to be done next, maybe a new one."""
+    def _pending(self) -> tuple[Entry | None, bool]:
+        """Return the entry that is to be done next, and whether it is a new one."""
         while True:
             log = self._files.log()
             last = log[-1] if log else None
             if last is not None and last.state == "pending":
-                return last
+                return last, False
             if closing(log) is not None:
-                return None
+                return None, False
             parts = self._next_parts()
             if not parts:
-                return None
+                return None, False
             self._check_chunks(parts)
             # before there is an entry: parts that contradict each other stay parts
             self._session(parts[0].base, parts)
@@ -143,7 +137,7 @@ class Publisher:
                 mark=self._newest_update(),
             )
             if self._files.append(entry):
-                return entry
+                return entry, True
 
     def _next_parts(self) -> list[Part]:
         """Return the parts of the next commit: all on one base; `JobFiles.log` was called."""
@@ -175,34 +169,30 @@ class Publisher:
         return chosen
 
     def _check_chunks(self, parts: Sequence[Part]) -> None:
-        """Drop parts whose chunks another client has taken for garbage, and say so.
-
-        What a part has first and last is looked at: a collection goes by age.
-        """
-        storage, name = self._repository.storage, self._definition.name
-
-        def is_lost(part: Part) -> bool:
-            changes = decode_change_set(part.change_set, f"a part of the job {name!r}")
-            written = [native_ids(edits.refs()) for edits in changes.chunks.values()]
-            written = [ids for ids in written if len(ids)]
-            ends = {written[0][0].tobytes(), written[-1][-1].tobytes()} if written else set()
-            try:
-                for id in ends:
-                    storage.get(chunk_key(id), byte_range=(0, 1))
-            except ObjectNotFoundError:
-                return True
-            return False
-
-        found = map_in_threads(is_lost, parts, _THREADS)
-        lost = [part for part, gone in zip(parts, found, strict=True) if gone]
+        """Drop parts whose chunks another client has taken for garbage, and say so."""
+        lost = self._lost(parts)
         if lost:
             self._files.delete_parts([self._files.part_name(part.keys) for part in lost])
-            keys = some(canonical(key) for part in lost for key in part.keys)
-            raise SessionStateError(
-                f"the job {name!r}: chunks that it wrote for {keys} are gone: other clients take "
-                "what jobs have written for garbage. Let them collect only what is older than the "
-                "job, and run these parts again"
-            )
+            raise self._losing(lost, "these parts")
+
+    def _lost(self, parts: Sequence[Part]) -> list[Part]:
+        """Return the parts whose chunks are not all there, as far as that needs a look.
+
+        The ends of each part are looked at always, and everything after a collection.
+        """
+        repository = self._repository
+        exact = repository.spec_version < 2 or collected_since(
+            repository.ops_log(), {part.base for part in parts}
+        )
+        return lost_parts(repository.storage, parts, self._definition.name, exact=exact)
+
+    def _losing(self, lost: Sequence[Part], again: str) -> SessionStateError:
+        keys = some(canonical(key) for part in lost for key in part.keys)
+        return SessionStateError(
+            f"the job {self._definition.name!r}: chunks that it wrote for {keys} are gone: other "
+            "clients take what jobs have written for garbage. Let them collect only what is older "
+            f"than the job, and run {again} again"
+        )
 
     def _session(self, base: str, parts: Sequence[Part]) -> Session:
         session = self._repository.session_after_commit(self._definition.branch, base)
@@ -236,6 +226,8 @@ class Publisher:
         solver: ConflictSolver | None,
         message: str | None,
         metadata: Mapping[str, Any] | None,
+        *,
+        checked: bool = False,
     ) -> str | None:
         """Do what an entry says, unless it is done; return the snapshot."""
         files, number = self._files, entry.number
@@ -251,6 +243,19 @@ class Publisher:
                 f"of {some(map(canonical, entry.keys))} cannot be finished; cancel the job and "
                 "begin again"
             )
+        lost = [] if checked or self._landed(entry) is not None else self._lost(parts)
+        if lost:
+            # whoever put the entry has died, and what it saw is gone since
+            if not self.give_up():
+                raise self._losing(
+                    lost,
+                    f"this again once the branch {self._definition.branch!r} has moved, then "
+                    f"{some(map(canonical, entry.keys))}",
+                )
+            entry, _ = files.read_entry(number)
+            if entry.state == "void":
+                raise self._losing(lost, some(map(canonical, entry.keys)))
+            return entry.snapshot
         while True:
             session = self._session(entry.base, parts)
             if not session.has_uncommitted_changes:
