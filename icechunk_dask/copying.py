@@ -29,10 +29,11 @@ from icechunk.repository.archive_tables import FIELD, Named
 from icechunk_dask.archives.containers import authorization, derive_containers
 from icechunk_dask.archives.record import Files, Record
 from icechunk_dask.archives.report import VariableReport, VirtualizeReport
-from icechunk_dask.archives.sources import GONE, Sources, Version, location_of
+from icechunk_dask.archives.sources import Sources, Version, location_of
 from icechunk_dask.archives.target import Opened, Target
 from icechunk_dask.archives.virtualize import virtualize
 from icechunk_dask.executors import ExecutorOption
+from icechunk_dask.one_call import alone
 from icechunk_dask.progress import ProgressOption
 
 __all__ = ["ingest"]
@@ -129,6 +130,9 @@ def ingest(
         those that are stored. The message names what.
     ConflictError
         If others have changed the same arrays meanwhile.
+    SessionStateError
+        If another call copies files into the same group now. The message says where, since when,
+        and how to go on. One whose process is gone is no such call.
 
     Examples
     --------
@@ -173,32 +177,21 @@ def ingest(
     copying = _Copying(
         opened.made, branch, root, str(dims[0]), scanning, writing, chunks, encoding or {}
     )
-    copying.finish_begun()
-    known = copying.known()
-    versions = sources.versions([name for name in locations if locations[name] in known])
-    changed = [
-        name
-        for name, now in versions.items()
-        # what is copied does not need it any more
-        if now != GONE and known[locations[name]].differs(now)
-    ]
-    if changed and on_changed == "error":
-        listed = "\n".join(f"  {url}" for url in changed[:_SHOWN])
-        raise InvalidInputError(
-            f"{len(changed)} files have changed since they were copied:\n{listed}\n"
-            "Pass on_changed='keep' to leave what was copied, or copy them into another group"
+
+    def call() -> VirtualizeReport:
+        report, already, changed = copying.all_of(locations, sources, on_changed)
+        return replace(
+            report,
+            group=root,
+            branch=branch,
+            already=already,
+            changed=changed,
+            target=opened.made.storage.url,
+            options=opened.options,
         )
-    todo = [name for name in locations if locations[name] not in known]
-    report = copying.begin(todo) if todo else VirtualizeReport(root)
-    already = tuple(name for name in locations if locations[name] in known)
-    return replace(
-        report,
-        group=root,
-        branch=branch,
-        already=already,
-        changed=tuple(changed),
-        target=opened.made.storage.url,
-        options=opened.options,
+
+    return alone(
+        opened.made, branch, copying.running, f"copying files into {root} of {branch!r}", call
     )
 
 
@@ -218,6 +211,30 @@ class _Copying:
     @property
     def _prefix(self) -> str:
         return f"ingest-{_digest([self.branch, self.root])}-"
+
+    @property
+    def running(self) -> str:
+        """How the names of calls that run begin."""
+        return f"{self._prefix}running-"
+
+    def all_of(
+        self, locations: Mapping[str, str], sources: Sources, on_changed: str
+    ) -> tuple[VirtualizeReport, tuple[str, ...], tuple[str, ...]]:
+        """Copy what is not there; return what was, and what of that has changed."""
+        self.finish_begun()
+        known = self.known()
+        already = tuple(name for name in locations if locations[name] in known)
+        versions = sources.versions(list(already))
+        changed = [name for name, now in versions.items() if known[locations[name]].differs(now)]
+        if changed and on_changed == "error":
+            listed = "\n".join(f"  {url}" for url in changed[:_SHOWN])
+            raise InvalidInputError(
+                f"{len(changed)} files have changed since they were copied:\n{listed}\n"
+                "Pass on_changed='keep' to leave what was copied, or copy them into another group"
+            )
+        todo = [name for name in locations if locations[name] not in known]
+        report = self.begin(todo) if todo else VirtualizeReport(self.root)
+        return report, already, tuple(changed)
 
     def known(self) -> dict[str, Version]:
         """Return the files that are there, and of which version."""

@@ -56,8 +56,8 @@ def files(tmp_path: Path) -> list[Path]:
     return [write_month(tmp_path, month) for month in range(1, 5)]
 
 
-def check(target: Any, files: list[Path]) -> xr.Dataset:
-    found = xr.open_dataset(target, engine="icechunk").load()
+def check(target: Any, files: list[Path], group: str | None = None) -> xr.Dataset:
+    found = xr.open_dataset(target, engine="icechunk", group=group).load()
     opened = [xr.open_dataset(file, engine="h5netcdf").load() for file in files]
     kwargs: Any = {"data_vars": "minimal", "coords": "minimal", "compat": "override"}
     xr.testing.assert_identical(found, xr.concat(opened, "time", **kwargs))

@@ -1,0 +1,168 @@
+"""One call at a time for one group: who comes meanwhile is told who is there.
+
+The call that runs is a job of the repository, so it gives signs of life, and whoever looks at
+the jobs sees it. One whose process is gone gives way to the next.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from icechunk import AlreadyExistsError, Job, NotFoundError, Repository, SessionStateError
+
+__all__ = ["alone"]
+
+R = TypeVar("R")
+#: Seconds without a sign of life after which a call is taken for dead.
+_LEASE: Final = 300.0
+#: The calls of this process that run.
+_tokens: set[str] = set()
+
+
+def alone(
+    repository: Repository, branch: str, name: str, what: str, function: Callable[[], R]
+) -> R:
+    """Call a function, unless a call of the same name runs anywhere.
+
+    Parameters
+    ----------
+    repository : Repository
+    branch : str
+        One that is there.
+    name : str
+        Beginning of the names of the jobs that stand for a call.
+    what : str
+        What the call does, for an error.
+    function : callable
+
+    Raises
+    ------
+    SessionStateError
+        If such a call runs, and is not taken for dead.
+    """
+    jobs = repository.jobs
+    before = _refuse_beside(repository, name, "", what)
+    mine = f"{name}{max(before, default=0) + 1}"
+    about = _me()
+    try:
+        job = jobs.create(mine, branch=branch, message=what, about=about)
+    except AlreadyExistsError:
+        # it has just begun
+        raise _running(jobs.open(mine), what) from None
+    token = str(about["token"])
+    _tokens.add(token)
+    try:
+        for number in _refuse_beside(repository, name, mine, what):
+            with suppress(NotFoundError):
+                jobs.delete(f"{name}{number}")
+        return _run(job, function)
+    finally:
+        _tokens.discard(token)
+        with suppress(NotFoundError):
+            jobs.delete(mine)
+
+
+def _run(job: Job, function: Callable[[], R]) -> R:
+    """Call a function as the part of a job, for its signs of life; it raises what it raises."""
+    results: list[R] = []
+    errors: list[Exception] = []
+
+    def call(store: Any, key: Any) -> None:
+        try:
+            results.append(function())
+        except Exception as error:
+            errors.append(error)
+
+    try:
+        job.run(call, keys=["call"], lease=_LEASE)
+    except Exception:
+        # what the call has done counts, and not whether the job was deleted meanwhile
+        if not errors and not results:
+            raise
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _refuse_beside(repository: Repository, name: str, mine: str, what: str) -> list[int]:
+    """Return the numbers of other calls that are dead, and refuse if one is not."""
+    dead = []
+    for each in repository.jobs.list():
+        number = each.removeprefix(name)
+        if each == mine or not each.startswith(name) or not number.isdecimal():
+            continue
+        try:
+            job = repository.jobs.open(each)
+        except NotFoundError:
+            # it has just ended
+            continue
+        if _is_alive(job):
+            raise _running(job, what)
+        dead.append(int(number))
+    return dead
+
+
+def _running(job: Job, what: str) -> SessionStateError:
+    about = job.about
+    return SessionStateError(
+        f"another call does this: {what}, since {str(about.get('since'))[:19]}Z at "
+        f"{about.get('host')}, pid {about.get('pid')}. Wait until it has ended, and call this "
+        "again: what it has done is left out then. To cancel it, end its process; what it has "
+        f"committed stays. It is taken for dead {_LEASE:g} seconds after its last sign of life; if you know "
+        f"that it is, Repository.jobs.delete({job.name!r}) lets the same call go on at once"
+    )
+
+
+def _is_alive(job: Job) -> bool:
+    about = job.about
+    if about.get("machine") and about["machine"] == _me()["machine"]:
+        pid = int(about["pid"])
+        if pid == os.getpid():
+            return about["token"] in _tokens
+        if not _is_process(pid):
+            return False
+    running = job.status().running
+    if running:
+        return not running[0].looks_dead
+    # it is about to begin, or to end
+    since = datetime.fromisoformat(str(about["since"]))
+    return datetime.now(UTC) - since < timedelta(seconds=_LEASE)
+
+
+def _me() -> dict[str, Any]:
+    return {
+        "machine": _machine(),
+        "host": platform.node() or "unknown",
+        "pid": os.getpid(),
+        "since": datetime.now(UTC).isoformat(),
+        "token": uuid.uuid4().hex,
+    }
+
+
+def _machine() -> str | None:
+    """Return what the ids of processes are ids within; None where nothing says so.
+
+    The name of a host is not enough: containers may share it, and count their own processes.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}-{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        return None
+
+
+def _is_process(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
