@@ -50,7 +50,7 @@ def test_lanes(repository: Repository) -> None:
         "│   │ │",
         "│ ● │ │   # (one-a) on one-a",
         "│ │ │ │",
-        "●─┼─┼─╯   # (two-b,  [31mred) two",
+        "●─┼─┼─╯   # (two-b, \\x1b[31mred) two",
         "│ │ │",
         "●─┴─╯     # one",
         "│",
