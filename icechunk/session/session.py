@@ -226,7 +226,7 @@ class Session:
         """
         with self._lock:
             self._edits.check_editable()
-            # looked at closer where it can matter only: the version may take a request
+            # the text first: to parse the document, or ask for the version, costs more
             if (
                 b"rectilinear" in user_data
                 and not parse_node_metadata(user_data, path).is_regular
