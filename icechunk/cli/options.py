@@ -150,7 +150,7 @@ class When(click.ParamType):  # type: ignore[type-arg, unused-ignore]
             return instant(text, "the time")
         except InvalidInputError:
             self.fail(
-                f"{text!r} is no time; write 2024-05-01, 2024-05-01T12:00 or 30d (30 days ago)",
+                f"{text!r} is not a time; write 2024-05-01, 2024-05-01T12:00 or 30d (30 days ago)",
                 param,
                 ctx,
             )

@@ -37,7 +37,7 @@ def _adopted(ctx: click.Context, param: click.Parameter, given: tuple[str, ...])
     metavar="BRANCH=ID",
     multiple=True,
     callback=_adopted,
-    help="Put a commit back that the restored state does not know.",
+    help="Restore a commit that the restored state does not know.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would happen, and stop.")
 @as_json

@@ -99,7 +99,7 @@ def expire(
             }
         )
         return
-    ask(f"Take commits before {older_than:%Y-%m-%d %H:%M} UTC out of the history?")
+    ask(f"Remove commits before {older_than:%Y-%m-%d %H:%M} UTC from the history?")
     expired = repo.expire_snapshots(
         older_than, delete_expired_branches=branches, delete_expired_tags=tags
     )

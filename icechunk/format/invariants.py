@@ -102,7 +102,7 @@ def _manifest(root: Tables) -> Iterator[str]:
         values, _ = refs.take(virtual).distinct_blobs(5, "location")
         bad = [value for value in values if not _URL.match(value)]
         if bad:
-            yield f"{len(bad)} locations that are no URL, such as {bad[0][:80]!r}"
+            yield f"{len(bad)} locations that are not URLs, such as {bad[0][:80]!r}"
 
 
 def _log(root: Tables, spec_version: int) -> Iterator[str]:
@@ -157,7 +157,7 @@ def _texts(what: str, texts: Sequence[str | None]) -> Iterator[str]:
         yield _disorder(what)
     twice = [a for a, b in pairwise(sorted(raw)) if a == b]
     if twice:
-        yield f"{what}: {twice[0].decode()!r} is there twice"
+        yield f"{what}: {twice[0].decode()!r} occurs twice"
 
 
 def _rows(what: str, table: NDArray[Any]) -> Iterator[str]:
@@ -170,7 +170,7 @@ def _rows(what: str, table: NDArray[Any]) -> Iterator[str]:
         rising |= tie & (axis[1:] > axis[:-1])
         tie &= axis[1:] == axis[:-1]
     if tie.any():
-        yield f"{what}: one is there twice"
+        yield f"{what}: one occurs twice"
     if not (rising | tie).all():
         yield _disorder(what)
 

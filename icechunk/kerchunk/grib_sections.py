@@ -262,7 +262,7 @@ def _sections_2(source: _Source, end: int | None) -> Iterator[_Sections2]:
                 bitmap = found[6]
             elif given == 254:  # the one before (code table 6.0)
                 if bitmap is None:
-                    source.bad("is damaged: a bitmap of before is asked for, and there is none")
+                    source.bad("is damaged: it refers to an earlier bitmap, and there is none")
                 found[6] = bitmap
         position, last = position + length, number
         if number == 7:

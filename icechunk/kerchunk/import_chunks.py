@@ -156,7 +156,7 @@ class Import:
                 if size is None:
                     refuse(
                         wanted[location],
-                        f"refers to the whole of {location}, whose size nobody tells",
+                        f"refers to the whole of {location}, whose size is unknown",
                         ErrorKind.VIRTUAL_CHUNK_FETCH,
                     )
                 found[location] = size

@@ -178,7 +178,7 @@ def _read_parquet(name: str, data: bytes, expected: int) -> dict[str, npt.NDArra
         if rows <= max(_FREE_ROWS, _ROWS_PER_BYTE * len(data)):
             frame = file.to_pandas()
     except Exception as exc:  # whatever damage makes of it
-        refuse(name, f"is no Parquet file that can be read: {exc}")
+        refuse(name, f"is not a readable Parquet file: {exc}")
     if rows > max(_FREE_ROWS, _ROWS_PER_BYTE * len(data)):
         refuse(name, f"declares {rows} rows in {len(data)} bytes")
     if len(frame) < expected:

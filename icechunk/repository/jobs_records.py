@@ -263,7 +263,8 @@ def _unpack(data: bytes, key: str) -> Any:
 
 def _damaged(key: str, error: object) -> FormatError:
     return FormatError(
-        f"{key}: no record of a job: {error}; if nothing else helps, Repository.jobs.delete(name) "
+        f"{key}: not a record of a job: {error}; if nothing else helps, "
+        "Repository.jobs.delete(name) "
         "forgets the job"
     )
 

@@ -267,7 +267,7 @@ class Maintenance:
                     else:
                         self._drop(run)
                 except StaleRecordError:
-                    _log.info("what the last collection noted is not true any more")
+                    _log.info("what the last collection noted no longer holds")
                     continue
                 return run.delete(deletes, dry_run=dry_run)
 

@@ -87,7 +87,7 @@ class Folder:
             mode = os.fstat(fd).st_mode
             if not stat.S_ISREG(mode):
                 code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-                why = os.strerror(code) if stat.S_ISDIR(mode) else "it is no regular file"
+                why = os.strerror(code) if stat.S_ISDIR(mode) else "it is not a regular file"
                 raise OSError(code, why)
         except BaseException:
             os.close(fd)

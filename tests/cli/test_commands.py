@@ -258,7 +258,7 @@ def test_doctor_finds_a_server_that_loses_commits(
         (["ls", "{}", "/nope"], "nope"),
         (["chunks", "{}", "/g"], "is a group"),
         (["cat", "{}", "/g/a", "-c", "9,9"], "is not a chunk"),
-        (["gc", "{}", "--older-than", "yesterday"], "is no time"),
+        (["gc", "{}", "--older-than", "yesterday"], "is not a time"),
         (["info", "{}", "-o", "nonsense"], "NAME=VALUE"),
         (["info", "s3:/bucket"], "s3"),
         (["lgo", "{}"], "Did you mean log"),

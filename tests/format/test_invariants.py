@@ -60,7 +60,7 @@ def test_order(file_type: FileType, make: Callable[[], bytes], what: str) -> Non
     data = make()
     assert list(broken_invariants(file_type, data, "name")) == []
     payload = bytes(unwrap(data, file_type, "name")[0])
-    for other, problem in ((b"cccccccc", "not in order"), (b"bbbbbbbb", "there twice")):
+    for other, problem in ((b"cccccccc", "not in order"), (b"bbbbbbbb", "occurs twice")):
         changed = wrap(payload.replace(b"aaaaaaaa", other), file_type)
         told = list(broken_invariants(file_type, changed, "name"))
         assert any(each.startswith(what) and problem in each for each in told), told
@@ -80,4 +80,4 @@ def test_references() -> None:
 
     assert told(b"", b"") == ""
     assert "2 references of no bytes" in told((77).to_bytes(8, "little"), bytes(8))
-    assert "1 locations that are no URL, such as b'nowhere!'" in told(b"s3://b/k", b"nowhere!")
+    assert "1 locations that are not URLs, such as b'nowhere!'" in told(b"s3://b/k", b"nowhere!")
