@@ -186,8 +186,7 @@ def grid_points(handle: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.fl
     if len(table) != count or (np.diff(table[:, 2]) < 0).any():
         kind = eccodes.codes_get(handle, "gridType", str)
         raise InvalidInputError(
-            f"ecCodes does not say where the points of a {kind!r} grid lie that is scanned in "
-            "this way"
+            f"ecCodes does not say where points lie in a grid {kind!r} that is scanned in this way"
         )
     return table[:, 0].copy(), table[:, 1].copy()
 

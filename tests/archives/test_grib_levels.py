@@ -176,7 +176,7 @@ def test_values_without_known_places(tmp_path: Path) -> None:
     path.write_bytes(eccodes.codes_get_message(handle))
     eccodes.codes_release(handle)
     options: dict[str, Any] = {"expand_dims": ["time"], "scheduler": "sync"}
-    with pytest.raises(InvalidInputError, match="where the points of a grid 'lambert'") as caught:
+    with pytest.raises(InvalidInputError, match="where points lie in a grid 'lambert'") as caught:
         virtualize([path], tmp_path / "repo", **options)
     found = re.search(r"drop_variables=(\[.*?\])", str(caught.value))
     assert found
