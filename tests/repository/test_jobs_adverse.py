@@ -225,8 +225,11 @@ def test_a_function_that_changes_its_key(repository: Repository) -> None:
 @pytest.mark.parametrize(
     ("words", "call"),
     [
-        ("keys is 'ab'; it is a list", lambda jobs, job: jobs.create("b", keys="ab", message="m")),
-        ("keys is {0: 1}; it is a list", lambda jobs, job: job.run(write, keys={0: 1})),
+        (
+            "keys must be a list .*not 'ab'",
+            lambda jobs, job: jobs.create("b", keys="ab", message="m"),
+        ),
+        ("keys must be a list .*not {0: 1}", lambda jobs, job: job.run(write, keys={0: 1})),
         ("index is True", lambda jobs, job: job.run(write, True)),
         ("index is 1.0", lambda jobs, job: job.run(write, 1.0)),
     ],
