@@ -115,8 +115,9 @@ def _running(job: Job, what: str) -> SessionStateError:
         f"another call does this: {what}, since {str(about.get('since'))[:19]}Z at "
         f"{about.get('host')}, pid {about.get('pid')}. Wait until it has ended, and call this "
         "again: what it has done is left out then. To cancel it, end its process; what it has "
-        f"committed stays. It is taken for dead {_LEASE:g} seconds after its last sign of life; if you know "
-        f"that it is, Repository.jobs.delete({job.name!r}) lets the same call go on at once"
+        f"committed stays. It is taken for dead {_LEASE:g} seconds after its last sign of life; "
+        f"if you know that it is, Repository.jobs.delete({job.name!r}) lets the same call go on "
+        "at once"
     )
 
 
