@@ -275,6 +275,7 @@ class _Copying:
             )
             if appends:
                 self._check_fit(session, repository.readonly_session(name), name)
+                self._check_repeats(session, repository.readonly_session(name), name, source)
             about = {
                 "files": todo,
                 "appends": appends,
@@ -422,6 +423,28 @@ class _Copying:
             raise InvalidInputError(
                 f"{self.root!r} has no variable {new_names[0]!r}: leave it out with "
                 f"drop_variables={new_names}, or copy the files into another group"
+            )
+
+    def _check_repeats(self, session: Session, new: Session, name: str, source: Record) -> None:
+        """Refuse files with values of the coordinate that are stored, and name them."""
+        stored, given = _open(session, self.root), _open(new, name)
+        blocks = source.blocks.get(("", self.dim))
+        if blocks is None or not all(self.dim in each.coords for each in (stored, given)):
+            return
+        repeated = np.isin(given[self.dim].values, stored[self.dim].values)
+        starts = blocks.starts()
+        urls = [
+            source.files.locations[int(file)]
+            for number, file in enumerate(blocks.files)
+            if repeated[starts[number] : starts[number + 1]].any()
+        ]
+        if urls:
+            listed = "\n".join(f"  {url}" for url in sorted(urls)[:_SHOWN])
+            raise InvalidInputError(
+                f"{len(urls)} files have values of {self.dim!r} that {self.root!r} has already, "
+                "but no call of ingest has copied them, or its record of them is lost:\n"
+                f"{listed}\nLeave them out, and the others are appended; or copy all of them "
+                "into another group"
             )
 
     def _encoded(self, dataset: xr.Dataset) -> xr.Dataset:

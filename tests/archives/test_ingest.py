@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from click.testing import CliRunner
 
 from icechunk import InvalidInputError, MemoryStorage, Repository, local_filesystem_storage
 from icechunk.cli.app import main
+from icechunk.repository.archive_tables import FIELD
 from icechunk_dask import ingest
+from icechunk_xarray import to_icechunk
 from tests.killing import Dying, Killed
 
 PACKED = {"dtype": "i2", "scale_factor": 0.25, "_FillValue": -9}
@@ -152,6 +156,40 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path, files: list[Path])
     repository = Repository.open(storage)
     assert repository.lookup_branch("main") == tip
     assert (repository.jobs.list(), repository.list_branches()) == ([], {"main"})
+
+
+@pytest.mark.parametrize("record", ["is there", "is lost"])
+def test_values_that_something_else_has_written(files: list[Path], record: str) -> None:
+    """The files that have them are named; without them the call goes on."""
+    storage = MemoryStorage()
+    how: Any = {"verify": "none", "progress": False}
+    ingest(files[:2], storage, **how)
+    repository = Repository.open(storage)
+    written = [3]
+    to_icechunk(xr.open_dataset(files[2], engine="h5netcdf"), repository, append_dim="time")
+    if record == "is lost":
+        written = [1, 2, 3]
+        with repository.transaction("main", message="without the record") as store:
+            session = store.session
+            for node in list(session.tree.within("/")):
+                document = json.loads(node.user_data)
+                if document.pop(FIELD, None) is not None:
+                    session.set_metadata_document(node.path, json.dumps(document).encode())
+    tip = repository.lookup_branch("main")
+    with pytest.raises(InvalidInputError) as caught:
+        ingest(files, storage, **how)
+    said = str(caught.value)
+    assert [int(n) for n in re.findall(r"/(\d\d)\.nc$", said, re.MULTILINE)] == written
+    assert "Leave them out" in said
+    assert "safe_append" not in said
+    assert repository.lookup_branch("main") == tip
+    assert (repository.jobs.list(), repository.list_branches()) == ([], {"main"})
+    # what the message says
+    for _ in range(2):
+        ingest(files[3:], storage, **how)
+        check(repository, files)
+    ingest(files, storage, group="other", **how)
+    check(repository, files, "other")
 
 
 def test_groups_and_branches(tmp_path: Path, files: list[Path]) -> None:
