@@ -147,6 +147,8 @@ def ingest(
     sources = Sources(opened.remote_options)
     spelled = {location_of(name): name for name in reversed(sources.expand(urls))}
     locations = {name: location for location, name in reversed(spelled.items())}
+    derived = derive_containers(list(locations.values()), opened.remote_options)
+    sources = replace(sources, prefixes=tuple(each.url_prefix for each in derived))
     if opened.repository is None:
         assert not isinstance(opened.place, Repository)
         opened.repository = Repository.create(opened.place)

@@ -62,6 +62,7 @@ _FAILURES: Final = (OSError, http.client.HTTPException)
 #: Printable ASCII, which stays as it is in a path or a query.
 _PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F)))
 _WEB: Final = re.compile(r"https?(?:\+icechunk)?://")
+_SIZE: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 #: In seconds, for a silent server, and for all tries of a request.
 _PATIENCE: Final = 60.0
@@ -76,6 +77,28 @@ class _Answer(NamedTuple):
 
     status: int
     headers: http.client.HTTPMessage
+    data: bytes
+
+
+class WebFile(NamedTuple):
+    """What a server says of a file.
+
+    Attributes
+    ----------
+    size : int or None
+        In bytes, None if it does not say.
+    has_ranges : bool
+        Whether it sent the range that was asked for, rather than the file.
+    etag, last_modified : optional
+        Of the version, if it has such.
+    data : bytes
+        The beginning of the file.
+    """
+
+    size: int | None
+    has_ranges: bool
+    etag: str | None
+    last_modified: datetime | None
     data: bytes
 
 
@@ -230,6 +253,30 @@ class GuardedHttp(Storage):
         ):
             return None
         return GetResult(answer.data, found, _date(answer.headers.get("Last-Modified")))
+
+    def head(self, key: str) -> WebFile:
+        """Return what the server says of a file, without its bytes where it knows how to.
+
+        Raises
+        ------
+        StorageError
+            As `get`.
+        """
+        try:
+            return _described(self._ask(check_key(key), "HEAD", None))
+        except StorageError:
+            # servers may know GET only, or sign it only
+            return self.start(key, 1)
+
+    def start(self, key: str, size: int) -> WebFile:
+        """Fetch the beginning of a file, with what the server says of the whole.
+
+        Raises
+        ------
+        StorageError
+            As `get`.
+        """
+        return _described(self._ask(check_key(key), "GET", (0, size)))
 
     # -- requests --------------------------------------------------------------------
     def _ask(
@@ -421,6 +468,19 @@ class GuardedHttp(Storage):
         return GuardedHttp(base_url, named, headers, may_follow, self._settings)
 
 
+def _described(answer: _Answer) -> WebFile:
+    ranged = answer.status in (206, 416)
+    named = answer.headers.get("Content-Range", "").rpartition("/")[2] if ranged else None
+    size = answer.headers.get("Content-Length", "") if named is None else named
+    return WebFile(
+        int(size) if _SIZE.fullmatch(size) else None,
+        ranged,
+        answer.headers.get("ETag"),
+        _date(answer.headers.get("Last-Modified")),
+        b"" if answer.status == 416 else answer.data,
+    )
+
+
 def anywhere(start: str, url: str) -> bool:
     """Let redirects lead to every web server, but not from the world into a private network."""
     return _is_web(url) and (is_inside(start) or not is_inside(url))
@@ -503,5 +563,5 @@ def _origin(url: str) -> str:
 def _date(text: str | None) -> datetime | None:
     try:
         return None if text is None else parsedate_to_datetime(text).astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -45,7 +45,6 @@ class OpenFile:
         *,
         parser: Parser | None = None,
         dropped: Sequence[str] = (),
-        prefixes: Sequence[str] = (),
         filter_by_keys: Mapping[str, Any] | None = None,
     ) -> Iterator[OpenFile]:
         """Open a file once; its datasets can be read while it is open.
@@ -58,8 +57,6 @@ class OpenFile:
             Default: the scanner of the kind that the file is of.
         dropped : sequence of str
             Paths of variables that are not looked at.
-        prefixes : sequence of str
-            Below which other files may be that the file names, as HDF5 does.
         filter_by_keys : mapping, optional
             Which fields of GRIB are taken.
 
@@ -88,7 +85,7 @@ class OpenFile:
                 case "hdf5":
 
                     def may_open(other: str) -> bool:
-                        return any(other.startswith(prefix) for prefix in prefixes)
+                        return any(other.startswith(prefix) for prefix in sources.prefixes)
 
                     opened = open_hdf5(given, location, drop_variables=dropped, may_open=may_open)
                     datasets = [stack.enter_context(opened)]

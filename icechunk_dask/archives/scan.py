@@ -87,8 +87,6 @@ class Scanner:
         Tells calls apart.
     parser : Parser or None
         Of files that no scanner here is for.
-    prefixes : tuple of str
-        Below which other files may be that a file names, as virtual datasets of HDF5 do.
     filter_by_keys : mapping or None
         Which fields of GRIB are taken.
     """
@@ -104,7 +102,6 @@ class Scanner:
     max_bytes: int
     call: str
     parser: Parser | None = None
-    prefixes: tuple[str, ...] = ()
     filter_by_keys: Mapping[str, Any] | None = None
 
     def __call__(self, url: str) -> Scan:
@@ -180,7 +177,6 @@ class Scanner:
             url,
             parser=self.parser,
             dropped=self.selection.drop_variables,
-            prefixes=self.prefixes,
             filter_by_keys=self.filter_by_keys,
         )
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, Final
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import fsspec
 
 from icechunk import InvalidInputError
 from icechunk.kerchunk.locations import normalizer
+from icechunk_dask.archives.bucket_files import open_in_bucket
+from icechunk_dask.archives.web_files import WebFiles, is_web
 
 __all__ = ["GONE", "UNKNOWN", "Source", "Sources", "Version", "kind_of", "location_of"]
 
@@ -75,14 +80,17 @@ class Source:
     url : str
         As it was given.
     fs : object
-        A filesystem of fsspec.
+        A filesystem of fsspec, or `WebFiles`.
     path : str
         Within the filesystem.
+    options : mapping
+        Of the filesystem.
     """
 
     url: str
     fs: Any
     path: str
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def is_local(self) -> bool:
@@ -90,11 +98,26 @@ class Source:
         return _is_local(self.url)
 
     def opened(self) -> BinaryIO:
-        """Open the file for reading."""
+        """Open the file for reading.
+
+        Raises
+        ------
+        InvalidInputError
+            If a local path is that of a pipe or a device.
+        """
         if self.is_local:
-            return open(self.path, "rb")
-        file: BinaryIO = self.fs.open(self.path, "rb")
-        return file
+            # a pipe would keep the caller waiting
+            file = open(self.path, "rb", opener=_at_once)  # noqa: SIM115 (returned open)
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                file.close()
+                raise InvalidInputError(f"{self.path} is no file: it may be a pipe or a device")
+            return file
+        if self.url.startswith("s3://"):
+            found = open_in_bucket(self.fs, self.path, self.options)
+            if found is not None:
+                return found
+        remote: BinaryIO = self.fs.open(self.path, "rb")
+        return remote
 
     def version(self) -> Version:
         """Ask for the version that the file has now."""
@@ -111,20 +134,45 @@ class Sources:
     Attributes
     ----------
     options : dict
-        For fsspec, to read remote files.
+        To read remote files: those of web servers as `WebFiles`, others by fsspec.
+    prefixes : tuple of str
+        Below which other files may be: those that a file names, as virtual datasets of HDF5
+        do, and those that web servers redirect to.
     """
 
     options: dict[str, Any]
+    prefixes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         # the options may hold secrets
         return "Sources()"
 
     def open(self, url: str) -> Source:
-        """Return a file; that does not ask whether it exists."""
+        """Return a file; that does not ask whether it exists.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is below one of the prefixes, and a link leads out of there.
+        """
+        if is_web(url):
+            return Source(url, WebFiles(self.options, self.prefixes), url)
         options = {} if _is_local(url) else {**self.options, "use_listings_cache": False}
         fs, path = fsspec.core.url_to_fs(url, **options)
-        return Source(url, fs, path)
+        if _is_local(url):
+            self._check_links(path)
+        return Source(url, fs, path, options)
+
+    def _check_links(self, path: str) -> None:
+        """Refuse what cannot be read as virtual chunks either, and was not authorised."""
+        location, real = location_of(path), os.path.realpath(path)
+        matching = [p for p in self.prefixes if p.startswith("file:") and location.startswith(p)]
+        roots = [os.path.realpath(url2pathname(urlsplit(prefix).path)) for prefix in matching]
+        if matching and not any(os.path.commonpath([root, real]) == root for root in roots):
+            raise InvalidInputError(
+                f"{path} leads out of {matching[0]} by a link, to {real}: pass that path, with a "
+                "virtual chunk container for it"
+            )
 
     def expand(self, urls: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
         """Return URLs with globs replaced by the files that match, each once.
@@ -152,7 +200,7 @@ class Sources:
         return list(dict.fromkeys(found))
 
     def _is_pattern(self, url: str) -> bool:
-        if not _MAGIC & set(url) or url.startswith(("http://", "https://")):
+        if not _MAGIC & set(url) or is_web(url):
             return False
         # such characters may also be those of a name
         return not (_is_local(url) and os.path.exists(self.open(url).path))
@@ -200,6 +248,10 @@ class Sources:
                 entry = listed.get(source.path)
                 found[source.url] = _quietly(source) if entry is None else _version(entry)
         return found
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _is_local(url: str) -> bool:

@@ -20,6 +20,7 @@ from icechunk.kerchunk.tables import StringHeap
 from icechunk.storage.option_names import for_fsspec, for_storage
 from icechunk.virtual.container_storage import credential_call
 from icechunk_dask.archives.containers import authorization, derive_containers
+from icechunk_dask.archives.web_files import is_web
 
 __all__ = ["Opened", "Target"]
 
@@ -95,23 +96,25 @@ class Opened:
 
     def prefixes(
         self,
-        branch: str,
+        session: Session | None,
         locations: Sequence[str],
         containers: Sequence[VirtualChunkContainer] | None,
     ) -> tuple[str, ...]:
-        """Return below which folders files may be read, with what the caller authorised."""
-        if self.repository is None:
+        """Return below which folders and URLs of web servers files may be read.
+
+        That is what the caller authorised, or is going to where there is no repository yet.
+        """
+        if session is None:
             chosen = containers
             if chosen is None:
                 chosen = derive_containers(locations, self.remote_options)
-            return tuple(each.url_prefix for each in chosen if _is_folder(each))
-        virtual = self.repository.readonly_session(branch).virtual
+            return tuple(each.url_prefix for each in chosen if _is_read_here(each))
         found = []
-        for container in (self.repository.config.virtual_chunk_containers or {}).values():
-            if not _is_folder(container):
+        for container in (self.made.config.virtual_chunk_containers or {}).values():
+            if not _is_read_here(container):
                 continue
             try:
-                virtual.resolve(container.url_prefix + "file")
+                session.virtual.resolve(container.url_prefix + "file")
             except InvalidInputError:
                 # it was not authorised
                 continue
@@ -165,5 +168,7 @@ def _any_begins_with(locations: Sequence[str], prefix: str) -> bool:
     return at >= 0
 
 
-def _is_folder(container: VirtualChunkContainer) -> bool:
-    return container.url_prefix.startswith("file://")
+def _is_read_here(container: VirtualChunkContainer) -> bool:
+    # one of all servers allows none in particular
+    prefix = container.url_prefix
+    return prefix.startswith("file://") or (is_web(prefix) and not prefix.endswith("://"))

@@ -113,7 +113,8 @@ def virtualize(
         ``client_kwargs``) are understood, too.
     remote_options : mapping, optional
         The same to read remote files only, where they take others than the target. What
-        is not listed above goes to fsspec as it is.
+        is not listed above goes to fsspec as it is. Files of web servers are read without it:
+        they have ``headers``, ``bearer_token`` and what `icechunk.http_storage` has in ``opts``.
     variables : sequence of str, optional
         Names, or paths within the file, of the variables to take. What they need as
         coordinates is taken, too. Default: all.
@@ -229,6 +230,8 @@ def virtualize(
     locations = {name: location for location, name in reversed(spelled.items())}
     names = list(locations)
     session = opened.session(branch)
+    prefixes = opened.prefixes(session, list(locations.values()), containers)
+    sources = replace(sources, prefixes=prefixes)
     root = "/" + group.strip("/")
     archive = ArchiveGroup.of(opened.repository, session, branch, root, dims)
     rows = archive.record.files.rows(list(locations.values())).tolist()
@@ -266,7 +269,6 @@ def virtualize(
         max_bytes_by_value,
         uuid.uuid4().hex,
         parser,
-        opened.prefixes(branch, list(locations.values()), containers) if todo else (),
         dict(filter_by_keys) if filter_by_keys else None,
     )
     adding = Adding(

@@ -1,0 +1,143 @@
+"""A file that is read by ranges of it, in blocks that are kept for a while."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import OrderedDict
+from typing import Any, Final
+
+from icechunk.errors import StorageError
+from icechunk.storage.base import Storage
+
+__all__ = ["AHEAD", "RangeFile"]
+
+#: How much more than was asked for is read: what is wanted next is mostly near.
+AHEAD: Final = 5 << 20
+_BLOCK: Final = 1 << 18
+#: So much of a file is kept, what was used last.
+_KEPT: Final = 32 << 20
+
+
+class RangeFile(io.RawIOBase):
+    """A file for reading, as much of it as is asked for and a little more.
+
+    All of it is of one version. However long an answer is, no more of it is read than the
+    range that was asked for.
+
+    Parameters
+    ----------
+    storage : Storage
+    key : str
+    size : int
+        In bytes.
+    etag : str or None
+        Of the version that is read; None if the server has no names for versions.
+    ahead : int
+        In bytes, how much more is read at a time.
+    start : bytes, optional
+        With which the file begins, if that is known.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        key: str,
+        size: int,
+        etag: str | None,
+        *,
+        ahead: int = AHEAD,
+        start: bytes = b"",
+    ) -> None:
+        super().__init__()
+        self._storage, self._key, self._size, self._etag = storage, key, size, etag
+        self._ahead = ahead
+        self._position = 0
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._most = max(_KEPT, 2 * (ahead + _BLOCK)) // _BLOCK
+        self._whole = start if len(start) == size else None
+        if self._whole is None:
+            self._keep(0, start)
+
+    def readable(self) -> bool:
+        """Whether it can be read, which it can."""
+        return True
+
+    def seekable(self) -> bool:
+        """Whether one can go to a place in it, which one can."""
+        return True
+
+    def tell(self) -> int:
+        """Return where the next byte is."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Go to a place, also behind the end, where nothing is."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"there is no byte {base + offset} in a file")
+        self._position = base + offset
+        return self._position
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return so many bytes, or as many as there are.
+
+        Raises
+        ------
+        StorageError
+            If they cannot be read, are not as many as the server said, or are of a newer
+            version.
+        """
+        end = self._size if size is None or size < 0 else min(self._position + size, self._size)
+        data = self._range(self._position, end) if end > self._position else b""
+        self._position += len(data)
+        return data
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill a buffer, as far as there are bytes."""
+        view = memoryview(buffer).cast("B")
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def _range(self, start: int, end: int) -> bytes:
+        if self._whole is not None:
+            return self._whole[start:end]
+        if end - start > self._most * _BLOCK // 2:
+            # what is large is read once
+            return self._fetched(start, end)
+        wanted = range(start // _BLOCK, -(-end // _BLOCK))
+        missing = [number for number in wanted if number not in self._kept]
+        held = {number: self._kept[number] for number in wanted if number in self._kept}
+        if missing:
+            first = missing[0] * _BLOCK
+            last = min(-(-(end + self._ahead) // _BLOCK) * _BLOCK, self._size)
+            held.update(self._keep(first, self._fetched(first, last)))
+        for number in wanted:
+            if number in self._kept:
+                self._kept.move_to_end(number)
+        whole = b"".join(held[number] for number in wanted)
+        return whole[start - wanted[0] * _BLOCK : end - wanted[0] * _BLOCK]
+
+    def _keep(self, start: int, data: bytes) -> dict[int, bytes]:
+        """Keep the whole blocks of what was read, and return them."""
+        blocks = {
+            (start + at) // _BLOCK: data[at : at + _BLOCK]
+            for at in range(0, len(data), _BLOCK)
+            if at + _BLOCK <= len(data) or start + len(data) == self._size
+        }
+        for number, block in blocks.items():
+            self._kept[number] = block
+            self._kept.move_to_end(number)
+        while len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+        return blocks
+
+    def _fetched(self, start: int, end: int) -> bytes:
+        found = self._storage.get(self._key, byte_range=(start, end), if_match=self._etag)
+        if len(found.data) != end - start:
+            raise StorageError(
+                f"cannot read {self._key} in {self._storage.url}: the server said that it has "
+                f"{self._size} bytes, and of {start} to {end} it sent {len(found.data)}"
+            )
+        return bytes(found.data)
