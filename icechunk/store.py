@@ -289,7 +289,7 @@ class IcechunkStore(Store):
         if isinstance(found, tuple):
             data = await self._session.chunks.get_async(*found, wanted)
         else:
-            data = _cut(found, wanted)
+            data = _cut(listing.readable(found, key), wanted)
         return _buffer(data, prototype)
 
     def get_sync(
@@ -305,7 +305,7 @@ class IcechunkStore(Store):
         if isinstance(found, tuple):
             data = self._session.chunks.get(*found, wanted)
         else:
-            data = _cut(found, wanted)
+            data = _cut(listing.readable(found, key), wanted)
         return _buffer(data, prototype)
 
     async def _lookup_async(self, key: str) -> bytes | tuple[Node, tuple[int, ...]] | None:

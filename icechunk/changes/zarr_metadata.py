@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
-from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.errors import ErrorKind, FormatError, InvalidInputError
 
 #: The official client counts chunks in a u32 and wraps; larger grids are unusable there.
 MAX_CHUNKS_PER_DIMENSION: Final = 2**32 - 1
@@ -109,6 +109,28 @@ def check_document(user_data: bytes, path: str) -> None:
             _check_edges(edges, shape[axis], axis, path)
 
 
+def check_stored(user_data: bytes, path: str) -> None:
+    """Refuse a stored ``zarr.json`` that no reader of Zarr can make anything of.
+
+    Raises
+    ------
+    FormatError
+        If it is no JSON object, or the chunks of a regular grid cannot be those of its shape.
+    """
+    try:
+        document = json.loads(user_data)
+        if not isinstance(document, dict):
+            raise _bad(path, "not a JSON object")
+        grid = document.get("chunk_grid")
+        if document.get("node_type") == "array" and isinstance(grid, dict):
+            shape = _sizes(document.get("shape"), path, "shape")
+            if grid.get("name") == "regular":
+                _regular(grid.get("configuration"), shape, path)
+    except (InvalidInputError, RecursionError, ValueError) as error:
+        text = error if isinstance(error, InvalidInputError) else _bad(path, f"not JSON: {error}")
+        raise FormatError(f"{text}; write it anew, or delete the node") from None
+
+
 def _check_value(value: Any, path: str, where: tuple[str, ...], depth: int = 1) -> None:
     """Refuse what JSON cannot express, somewhere in a document."""
     if depth > _MAX_DEPTH:
@@ -180,11 +202,7 @@ def _grid(grid: Any, shape: tuple[int, ...], path: str) -> tuple[int, ...]:
     name = grid.get("name") if isinstance(grid, dict) else None
     options = grid.get("configuration") if isinstance(grid, dict) else None
     if name == "regular" and isinstance(options, dict):
-        chunks = _sizes(options.get("chunk_shape"), path, "chunk_shape")
-        if len(chunks) != len(shape):
-            raise _bad(path, f"chunk_shape {chunks} and shape {shape} differ in rank")
-        if any(c == 0 < n for n, c in zip(shape, chunks, strict=True)):
-            raise _bad(path, f"chunk_shape {chunks} has a zero for a dimension that is not empty")
+        chunks = _regular(options, shape, path)
         counts = tuple(-(-n // c) if n else 0 for n, c in zip(shape, chunks, strict=True))
     elif name == "rectilinear" and isinstance(options, dict):
         per_dimension = options.get("chunk_shapes")
@@ -198,6 +216,17 @@ def _grid(grid: Any, shape: tuple[int, ...], path: str) -> tuple[int, ...]:
     if any(n > MAX_CHUNKS_PER_DIMENSION for n in counts):
         raise _bad(path, f"{max(counts)} chunks along one dimension; the format counts to 2**32-1")
     return counts
+
+
+def _regular(options: Any, shape: tuple[int, ...], path: str) -> tuple[int, ...]:
+    """Return the shape of the chunks of a regular grid."""
+    given = options.get("chunk_shape") if isinstance(options, dict) else None
+    chunks = _sizes(given, path, "chunk_shape")
+    if len(chunks) != len(shape):
+        raise _bad(path, f"chunk_shape {chunks} and shape {shape} differ in rank")
+    if any(c == 0 < n for n, c in zip(shape, chunks, strict=True)):
+        raise _bad(path, f"chunk_shape {chunks} has a zero for a dimension that is not empty")
+    return chunks
 
 
 def _edges(edges: Any, length: int, path: str) -> int:

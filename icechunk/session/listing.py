@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from icechunk.changes.zarr_metadata import check_stored
 from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.ids import normalize_path
 from icechunk.format.snapshot import Node
@@ -127,3 +128,16 @@ def delete_below(session: Session, prefix: str) -> None:
             session.delete_nodes(node.path)
         else:
             session.set_refs(node.path, ChunkRefs.deleted(refs.coords))
+
+
+def readable(document: bytes | None, key: str) -> bytes | None:
+    """Return a document after a check: of some, readers of Zarr say what helps nobody.
+
+    Raises
+    ------
+    FormatError
+        If it is such a one. The message names the node.
+    """
+    if document is not None:
+        check_stored(document, "/" + key.rpartition("/")[0])
+    return document

@@ -24,7 +24,7 @@ from click.testing import CliRunner
 
 from icechunk import BasicConflictSolver, MemoryStorage, Repository, upgrade_icechunk_repository
 from icechunk.cli.app import main
-from icechunk.errors import IcechunkError
+from icechunk.errors import FormatError, IcechunkError
 from icechunk.format import layout
 from icechunk.format.ids import encode_id
 from icechunk.format.nodes import Node
@@ -412,10 +412,47 @@ def test_operations(name: str, objects: dict[str, bytes]) -> None:
     assert problems == []
 
 
-#: Zarr reads documents as they are, and raises what it likes.
-FOREIGN: dict[str, tuple[type[Exception], ...]] = dict.fromkeys(
-    ("read", "engine", "commit", "amend", "rebase"), (Exception,)
-)
+#: Zarr says so of a node that is not there.
+FOREIGN: dict[str, tuple[type[Exception], ...]] = {"read": (KeyError,)}
+
+#: Documents that Zarr ends with errors of its own for, and what ours says.
+DOCUMENTS = {
+    "no JSON": "not JSON",
+    "deep JSON": "not JSON",
+    "a number": "not a JSON object",
+    "chunks of nothing": "has a zero",
+    "chunks below nothing": "expected a list of sizes",
+    "another rank": "differ in rank",
+    "no chunk shape": "expected a list of sizes",
+}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_documents(name: str, objects: dict[str, bytes]) -> None:
+    storage = MemoryStorage()
+    for key, data in objects.items():
+        storage.put(key, data)
+    HOSTILE[name](storage)
+    repository = Repository.open(storage)
+    for operation in ("read", "engine"):
+        with pytest.raises(FormatError, match=rf"node '/.*{DOCUMENTS[name]}.*; write it anew"):
+            OPERATIONS[operation](repository)
+    clean = MemoryStorage()
+    for key, data in objects.items():
+        clean.put(key, data)
+    buffer = Repository.open(clean).readonly_session("main").store.get_sync("g0/a/zarr.json")
+    assert buffer is not None
+    good = buffer.to_bytes()
+    session = repository.writable_session("main")
+    # what the message says works
+    for path in ("", "g0/", "g0/a/"):
+        document = good if path.endswith("a/") else b'{"zarr_format":3,"node_type":"group"}'
+        session.set_metadata_document("/" + path.rstrip("/"), document)
+    session.commit("anew")
+    assert zarr.open_group(repository.readonly_session("main").store, mode="r")["g0/a"].shape == (
+        4,
+    )
+
 
 LINES = (
     *(["info"], ["log", "--graph"], ["show"], ["ls"], ["tree"], ["cat", "g0/a"], ["ops"]),
