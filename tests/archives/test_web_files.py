@@ -19,7 +19,7 @@ from icechunk.errors import StorageError
 from icechunk_dask import ingest, virtualize
 from icechunk_dask.archives.hdf5 import open_hdf5
 from icechunk_dask.archives.range_files import RangeFile
-from icechunk_dask.archives.sources import Sources, Version, kind_of
+from icechunk_dask.archives.sources import GONE, Sources, Version, kind_of
 from tests.archives.day_files import write_days
 from tests.web_server import LAST_MODIFIED_SECONDS, WebServer, serving
 
@@ -74,7 +74,7 @@ def test_versions(web: WebServer) -> None:
     found = Sources({}).versions([*urls(web), web.url + "none"])
     size = len(web.files["/d/0.nc"])
     assert found[urls(web)[0]] == Version(size, LAST_MODIFIED_SECONDS * 10**9, "v1")
-    assert found[web.url + "none"] == Version()
+    assert found[web.url + "none"] == GONE
 
 
 def large(path: Path) -> bytes:
