@@ -115,6 +115,8 @@ class Progress:
         self._told = 0.0
         self._later: threading.Timer | None = None
         self._single = False
+        self._thread = threading.get_ident()
+        self._error: BaseException | None = None
         self._began = time.monotonic()
         self.status = Status()
 
@@ -124,8 +126,17 @@ class Progress:
         return self._tell is not None
 
     def set(self, **values: Any) -> None:
-        """Replace values of the status, and tell."""
+        """Replace values of the status, and tell.
+
+        Raises
+        ------
+        BaseException
+            What the listener has raised in a thread of a timer or a client, where it is lost.
+        """
         with self._lock:
+            if self._error is not None and threading.get_ident() == self._thread:
+                error, self._error = self._error, None
+                raise error
             self.status = replace(self.status, **values)
             self._say()
 
@@ -153,10 +164,15 @@ class Progress:
         if self._later is not None:
             self._later.cancel()
             self._later = None
-        if self._tell is not None:
+        if self._tell is not None and self._error is None:
             self._told = time.monotonic()
             self.status = replace(self.status, seconds=self._told - self._began)
-            self._tell(self.status)
+            try:
+                self._tell(self.status)
+            except BaseException as error:
+                if threading.get_ident() == self._thread:
+                    raise
+                self._error = error
 
     @contextmanager
     def watching(self, client: Any, topic: str | None) -> Iterator[None]:

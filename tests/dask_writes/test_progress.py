@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +19,7 @@ import zarr
 
 from icechunk import LocalStorage, MemoryStorage, Repository, RepositoryConfig
 from icechunk_dask import Status, distributed_write
-from icechunk_dask.progress import LogLines
+from icechunk_dask.progress import LogLines, Progress
 from tests.dask_writes.cluster_processes import TIMEOUT, Cluster, start
 from tests.dask_writes.watched import ROWS
 
@@ -45,6 +46,27 @@ def url(tmp_path: Path) -> str:
 def filled(url: str) -> bool:
     store = Repository.open(url).readonly_session("main").store
     return zarr.open_array(store, path="a", mode="r")[:].tolist() == list(range(1, ROWS + 1))
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_what_a_callback_raises_elsewhere_comes_to_the_caller(error: type[BaseException]) -> None:
+    """A thread of a client or a timer would end, and say it on stderr."""
+
+    def tell(status: Status) -> None:
+        if status.tasks == 1 and status.phase != "committing":
+            raise error("stop")
+
+    progress = Progress(tell)
+    progress.set(total=2)
+    progress._told = 0.0
+    thread = threading.Thread(target=progress.add, args=({"tasks": 1},))
+    thread.start()
+    thread.join()
+    with pytest.raises(error, match="stop"):
+        progress.set(phase="committing")
+    # once
+    progress.add({"tasks": 1})
+    progress.set(phase="done")
 
 
 def test_a_callback_sees_the_whole_course(cluster: Cluster, url: str) -> None:
