@@ -32,6 +32,8 @@ __all__ = ["UpdateLog"]
 #: Names of branches and tags; ids, uint8[n, 12]; numbers; statuses.
 _Column: TypeAlias = Values | NDArray[Any] | tuple[Status, ...]
 
+#: Times are 64 bits, in microseconds.
+_LAST_TIME: Final = 2**64 - 1
 _BY_TAG: Final = {int(kind): kind for kind in UpdateKind}
 _IDS: Final = ("snapshot", "previous")
 _BOOLS: Final = ("flag_value", "flag_is_set")
@@ -144,10 +146,20 @@ class UpdateLog(Sequence[UpdateEntry]):
             Where the log went on.
         limit : int
             Entries to keep, if an older one can serve as the link to the rest.
+
+        Raises
+        ------
+        FormatError
+            If no time is left behind that of the newest one.
         """
         if not len(self):
             return UpdateLog.of([replace(entry, backup=None)]), before
         time = max(entry.updated_at, int(self._times[0]) + 1)
+        if time > _LAST_TIME:
+            raise FormatError(
+                "repo: the newest update has the last time that can be stored, so that none can "
+                "follow; Repository.repair restores an older copy"
+            )
         new = UpdateLog.of([replace(entry, updated_at=time, backup=None)])
         tag = int(entry.kind)
         details = dict(self._details)

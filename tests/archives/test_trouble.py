@@ -46,7 +46,7 @@ def test_too_little_memory_is_no_damage(
     def greedy(*_: Any, **__: Any) -> Any:
         raise MemoryError("Unable to allocate 1 TiB")
 
-    target = (scan, "_texts") if place == "values" else (zarr, "open_array")
+    target = (scan, "stored_texts") if place == "values" else (zarr, "open_array")
     monkeypatch.setattr(*target, greedy)
     with pytest.raises(InvalidInputError, match=r"too little memory.*nothing about the file"):
         virtualize(files[:1], tmp_path / "repo", scheduler="sync")

@@ -288,6 +288,13 @@ def test_damaged_metadata_hurt_only_those_who_ask() -> None:
         dict(again.snapshots[entry.id].metadata)
 
 
+def test_no_time_is_left() -> None:
+    last = replace(INFO.updates[0], updated_at=2**64 - 1)
+    info = replace(INFO, updates=(last,))
+    with pytest.raises(FormatError, match="last time that can be stored"):
+        info.with_update(UpdateEntry(kind=UpdateKind.REPO_INITIALIZED), backup="b")
+
+
 @st.composite
 def steps(draw: st.DrawFn) -> list[tuple[SnapshotEntry, UpdateEntry, int]]:
     """Return what some commits add to INFO, in order, and limits of the log."""
@@ -305,11 +312,14 @@ def steps(draw: st.DrawFn) -> list[tuple[SnapshotEntry, UpdateEntry, int]]:
             tuple(draw(st.lists(ids, max_size=2))),
         )
         known.append(id)
-        found.append((entry, draw(updates(backup=False)), draw(st.integers(1, 6))))
+        update = draw(updates(backup=False))
+        # times increase, and some must be left
+        update = replace(update, updated_at=min(update.updated_at, 2**64 - 20))
+        found.append((entry, update, draw(st.integers(1, 6))))
     return found
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(steps(), st.booleans())
 def test_history_in_columns_is_that_in_rows(
     added: list[tuple[SnapshotEntry, UpdateEntry, int]], reopened: bool
