@@ -245,7 +245,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "other separator": ({**GOOD, "a/0/0": "x"}, "'a/0/0'.*2 dimensions"),
     "zeros before": ({**GOOD, "a/00.0": "x"}, "'a/00.0'"),
     "sign": ({**GOOD, "a/+0.0": "x"}, "'a/.0.0'"),
-    "digits of others": ({**GOOD, "a/\u0660.0": "x"}, "no chunk"),
+    "digits of others": ({**GOOD, "a/\u0660.0": "x"}, "not a chunk"),
     "outside": ({**GOOD, "a/0.4": "x"}, r"'a/0.4'.*\(4, 4\)"),
     "two items": ({**GOOD, "a/0.0": ["file:///x", 1]}, "'a/0.0'.*offset, length"),
     "negative": ({**GOOD, "a/0.0": ["file:///x", -1, 5]}, "'a/0.0'.*-1"),
