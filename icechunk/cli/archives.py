@@ -10,7 +10,7 @@ import click
 from icechunk import Storage
 from icechunk.cli.options import branch_option, group_option, message_option, storage
 from icechunk.cli.output import text
-from icechunk_dask import ingest as ingest_files, virtualize as virtualize_files
+from icechunk_dask import VirtualizeReport, ingest as ingest_files, virtualize as virtualize_files
 
 __all__ = ["COMMANDS"]
 
@@ -23,13 +23,15 @@ def _of_files(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "-d",
             "--dim",
-            "dims",
+            "concat_dims",
             multiple=True,
             default=("time",),
             show_default=True,
             help="Repeatable.",
         ),
-        click.option("--expand", multiple=True, help="Scalar that becomes a dimension."),
+        click.option(
+            "--expand", "expand_dims", multiple=True, help="Scalar that becomes a dimension."
+        ),
         click.option(
             "--on-mismatch",
             type=click.Choice(["error", "skip", "materialize"]),
@@ -45,35 +47,21 @@ def _of_files(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _tell(report: VirtualizeReport) -> None:
+    """Print what became of the files; the status is 1 if some failed."""
+    text(repr(report))
+    if report.failed:
+        click.get_current_context().exit(1)
+
+
 @click.command()
 @_of_files
-def virtualize(
-    place: Storage,
-    urls: tuple[str, ...],
-    dims: tuple[str, ...],
-    expand: tuple[str, ...],
-    on_mismatch: str,
-    group: str,
-    branch: str,
-    message: str | None,
-) -> None:
+def virtualize(place: Storage, urls: tuple[str, ...], **arguments: Any) -> None:
     """Make one dataset of NetCDF, HDF5 or GRIB files, without copying their data.
 
     The repository REPO is created where there is none. Called again, new files are added.
     """
-    report = virtualize_files(
-        list(urls),
-        place,
-        concat_dims=dims,
-        expand_dims=expand,
-        on_mismatch=on_mismatch,
-        group=group,
-        branch=branch,
-        message=message,
-    )
-    text(repr(report))
-    if report.failed:
-        click.get_current_context().exit(1)
+    _tell(virtualize_files(list(urls), place, **arguments))
 
 
 @click.command()
@@ -83,16 +71,7 @@ def virtualize(
 )
 @click.option("--commit-every", default="1GB", show_default=True, help="Size of a batch, or time.")
 def ingest(
-    place: Storage,
-    urls: tuple[str, ...],
-    dims: tuple[str, ...],
-    expand: tuple[str, ...],
-    on_mismatch: str,
-    group: str,
-    branch: str,
-    message: str | None,
-    chunks: tuple[str, ...],
-    commit_every: str,
+    place: Storage, urls: tuple[str, ...], chunks: tuple[str, ...], **arguments: Any
 ) -> None:
     """Copy NetCDF, HDF5 or GRIB files into one dataset of a repository.
 
@@ -105,21 +84,7 @@ def ingest(
         if not size.lstrip("-").isdecimal():
             raise click.BadParameter(f"{chunk!r} is not DIM=SIZE, such as time=24")
         sizes[dim] = int(size)
-    report = ingest_files(
-        list(urls),
-        place,
-        concat_dims=dims,
-        expand_dims=expand,
-        on_mismatch=on_mismatch,
-        group=group,
-        branch=branch,
-        message=message,
-        chunks=sizes or None,
-        commit_every=commit_every,
-    )
-    text(repr(report))
-    if report.failed:
-        click.get_current_context().exit(1)
+    _tell(ingest_files(list(urls), place, chunks=sizes or None, **arguments))
 
 
 COMMANDS: dict[str, Any] = {"ingest": ingest, "virtualize": virtualize}
