@@ -20,6 +20,7 @@ import xarray as xr
 import zarr
 
 from icechunk import (
+    ConflictDetector,
     InvalidInputError,
     Repository,
     RepositoryConfig,
@@ -268,7 +269,8 @@ class _Copying:
             report = virtualize(todo, self._reading(todo), group=name, branch=name, **self.scanning)
             if report.snapshot_id is None:
                 return report
-            source = Record.find(repository.readonly_session(name), f"/{name}")
+            staged = repository.readonly_session(name)
+            source = Record.find(staged, f"/{name}")
             assert source is not None
             session = repository.readonly_session(self.branch)
             node = session.tree.get(self.root)
@@ -276,8 +278,9 @@ class _Copying:
                 each.is_array for each in session.tree.within(self.root)
             )
             if appends:
-                self._check_fit(session, repository.readonly_session(name), name)
-                self._check_repeats(session, repository.readonly_session(name), name, source)
+                stored, given = _open(session, self.root), _open(staged, name)
+                self._check_fit(stored, given)
+                self._check_repeats(stored, given, source)
             about = {
                 "files": todo,
                 "appends": appends,
@@ -290,7 +293,7 @@ class _Copying:
             repository.jobs.create(
                 f"{name}-files", branch=self.branch, message="files", about=about
             )
-            group = zarr.open_group(repository.readonly_session(name).store, path=name, mode="r")
+            group = zarr.open_group(staged.store, path=name, mode="r")
             copied = {
                 key: VariableReport("asked for", bytes_by_value=_size(group[key]))
                 for key in report.variables
@@ -362,14 +365,13 @@ class _Copying:
 
     def _note(self, about: Mapping[str, Any], name: str) -> str | None:
         """Note which files are there, in a table that an array names."""
-        from icechunk import ConflictDetector
-
         session = self.repository.writable_session(self.branch)
         # appending may have taken the name of the table from the array that had it
+        there = Record.find(session, self.root)
         before = self.repository.readonly_session(name)
-        record = Record.find(session, self.root) or Record.find(before, self.root) or Record()
+        record = there or Record.find(before, self.root) or Record()
         known = set(record.files.locations)
-        if known >= set(about["locations"]) and Record.find(session, self.root) is not None:
+        if known >= set(about["locations"]) and there is not None:
             return None
         versions = dict(zip(about["locations"], about["versions"], strict=True))
         new = [location for location in versions if location not in known]
@@ -403,9 +405,8 @@ class _Copying:
             config.set_virtual_chunk_container(container)
         return self.repository.reopen(config, authorization(containers, options))
 
-    def _check_fit(self, session: Session, new: Session, name: str) -> None:
+    def _check_fit(self, stored: xr.Dataset, given: xr.Dataset) -> None:
         """Refuse numbers of another meaning than those stored, and what would replace some."""
-        stored, given = _open(session, self.root), _open(new, name)
         for key in stored.variables.keys() & given.variables.keys():
             mine, theirs = (each[key].attrs.get("units") for each in (stored, given))
             if mine != theirs:
@@ -427,9 +428,8 @@ class _Copying:
                 f"drop_variables={new_names}, or copy the files into another group"
             )
 
-    def _check_repeats(self, session: Session, new: Session, name: str, source: Record) -> None:
+    def _check_repeats(self, stored: xr.Dataset, given: xr.Dataset, source: Record) -> None:
         """Refuse files with values of the coordinate that are stored, and name them."""
-        stored, given = _open(session, self.root), _open(new, name)
         blocks = source.blocks.get(("", self.dim))
         if blocks is None or not all(self.dim in each.coords for each in (stored, given)):
             return
