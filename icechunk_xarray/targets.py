@@ -145,8 +145,8 @@ def open_session(
             f"{' and '.join(given)} each name a version: pass one of them",
             ErrorKind.INVALID_REF_TYPE,
         )
-    if as_of is not None and named is not None and (named.ref or "").startswith("@branch."):
-        branch, ref = str(named.ref).removeprefix("@branch."), None
+    if as_of is not None and named is not None and named.branch is not None:
+        branch, ref = named.branch, None
     if as_of is not None and given and branch is None:
         raise InvalidInputError(
             f"{given[0]} names one version, and as_of another: as_of goes with a branch",

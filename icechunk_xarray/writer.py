@@ -252,8 +252,8 @@ def _named(
 ) -> tuple[str, str | None, str | None]:
     """Return repository, branch and group of a URL that names them."""
     if url.ref is not None:
-        mark, dot, name = url.ref.partition(".")
-        if not dot or mark != "@branch":
+        name = url.branch
+        if name is None:
             raise InvalidInputError(
                 f"{url.ref} does not change: write to a branch, as |icechunk:@branch.NAME",
                 ErrorKind.NOT_ALLOWED,

@@ -42,6 +42,12 @@ class VersionURL:
     ref: str | None = None
     path: str = ""
 
+    @property
+    def branch(self) -> str | None:
+        """The branch that the ref names, None where it names none."""
+        kind, _, name = (self.ref or "").partition(".")
+        return name if kind == "@branch" else None
+
 
 def version_url(target: object) -> VersionURL | None:
     """Return what a URL with ``|icechunk:`` names, None for everything else.
