@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypedDict, Unpack
 
 from icechunk.base.display import Displayed
 from icechunk.config import StorageSettings
@@ -37,6 +37,21 @@ from icechunk.errors import (
 ByteRange: TypeAlias = tuple[int | None, int | None]
 
 BytesLike: TypeAlias = bytes | bytearray | memoryview
+
+
+class GetOptions(TypedDict, total=False):
+    """What `Storage.get` takes beside a key, for those who pass it on."""
+
+    byte_range: ByteRange | None
+    if_match: str | None
+    if_unmodified_since: datetime | None
+
+
+class PutConditions(TypedDict, total=False):
+    """What `Storage.put` can be told must hold, for those who pass it on."""
+
+    if_absent: bool
+    if_match: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,22 +179,9 @@ class Storage(Displayed, ABC):
         result = self.get(key)
         return None if etag is not None and result.etag == etag else result
 
-    async def get_async(
-        self,
-        key: str,
-        *,
-        byte_range: ByteRange | None = None,
-        if_match: str | None = None,
-        if_unmodified_since: datetime | None = None,
-    ) -> GetResult:
+    async def get_async(self, key: str, **options: Unpack[GetOptions]) -> GetResult:
         """Fetch as `get` does, without blocking the event loop."""
-        return await asyncio.to_thread(
-            self.get,
-            key,
-            byte_range=byte_range,
-            if_match=if_match,
-            if_unmodified_since=if_unmodified_since,
-        )
+        return await asyncio.to_thread(self.get, key, **options)
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[ObjectMeta]:
@@ -212,15 +214,10 @@ class Storage(Displayed, ABC):
         """
 
     async def put_async(
-        self,
-        key: str,
-        data: BytesLike,
-        *,
-        if_absent: bool = False,
-        if_match: str | None = None,
+        self, key: str, data: BytesLike, **conditions: Unpack[PutConditions]
     ) -> str | None:
         """Write as `put` does, without blocking the event loop."""
-        return await asyncio.to_thread(self.put, key, data, if_absent=if_absent, if_match=if_match)
+        return await asyncio.to_thread(self.put, key, data, **conditions)
 
     @abstractmethod
     def delete(self, keys: Iterable[str]) -> None:

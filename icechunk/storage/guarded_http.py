@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Unpack
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -39,6 +39,7 @@ from icechunk.storage.base import (
     BytesLike,
     GetResult,
     ObjectMeta,
+    PutConditions,
     Storage,
     check_folder,
     check_key,
@@ -441,14 +442,7 @@ class GuardedHttp(Storage):
         check_folder(prefix)
         raise StorageError(f"cannot list {prefix or 'objects'} in {self.url}: HTTP has no way to")
 
-    def put(
-        self,
-        key: str,
-        data: BytesLike,
-        *,
-        if_absent: bool = False,
-        if_match: str | None = None,
-    ) -> str | None:
+    def put(self, key: str, data: BytesLike, **conditions: Unpack[PutConditions]) -> str | None:
         """Refuse to write."""
         raise refuse_write(self, key)
 

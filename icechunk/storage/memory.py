@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from icechunk.base.texts import labelled
 from icechunk.config import StorageConcurrencySettings, StorageRetriesSettings, StorageSettings
@@ -22,8 +22,10 @@ from icechunk.errors import (
 from icechunk.storage.base import (
     ByteRange,
     BytesLike,
+    GetOptions,
     GetResult,
     ObjectMeta,
+    PutConditions,
     Storage,
     check_folder,
     check_key,
@@ -122,18 +124,9 @@ class MemoryStorage(Storage):
         part = found.data if byte_range is None else memoryview(found.data)[start:stop]
         return GetResult(part, found.etag, found.last_modified)
 
-    async def get_async(
-        self,
-        key: str,
-        *,
-        byte_range: ByteRange | None = None,
-        if_match: str | None = None,
-        if_unmodified_since: datetime | None = None,
-    ) -> GetResult:
+    async def get_async(self, key: str, **options: Unpack[GetOptions]) -> GetResult:
         """Fetch as `get` does: there is nothing to wait for, so no thread either."""
-        return self.get(
-            key, byte_range=byte_range, if_match=if_match, if_unmodified_since=if_unmodified_since
-        )
+        return self.get(key, **options)
 
     def list(self, prefix: str = "") -> Iterator[ObjectMeta]:
         """Yield the objects of a folder; see `Storage.list`."""
@@ -172,15 +165,10 @@ class MemoryStorage(Storage):
         return etag
 
     async def put_async(
-        self,
-        key: str,
-        data: BytesLike,
-        *,
-        if_absent: bool = False,
-        if_match: str | None = None,
+        self, key: str, data: BytesLike, **conditions: Unpack[PutConditions]
     ) -> str:
         """Write as `put` does: there is nothing to wait for, so no thread either."""
-        return self.put(key, data, if_absent=if_absent, if_match=if_match)
+        return self.put(key, data, **conditions)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; see `Storage.delete`."""

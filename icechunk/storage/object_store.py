@@ -15,9 +15,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from dataclasses import replace
-from datetime import datetime
 from functools import cached_property, partial
-from typing import Any, Final, cast
+from typing import Any, Final, Unpack, cast
 
 import obstore
 from obstore.exceptions import NotModifiedError
@@ -44,8 +43,8 @@ from icechunk.errors import (
     StorageError,
 )
 from icechunk.storage.base import (
-    ByteRange,
     BytesLike,
+    GetOptions,
     GetResult,
     ObjectMeta,
     Storage,
@@ -263,33 +262,19 @@ class ObjectStorage(Storage):
         return cls(place, settings)
 
     # -- reading -------------------------------------------------------------------
-    def get(
-        self,
-        key: str,
-        *,
-        byte_range: ByteRange | None = None,
-        if_match: str | None = None,
-        if_unmodified_since: datetime | None = None,
-    ) -> GetResult:
+    def get(self, key: str, **options: Unpack[GetOptions]) -> GetResult:
         """Fetch an object or a range of it, a large range in parallel parts."""
         self._check_usable()
-        _log.debug("get %s %s from %s", in_a_line(key), byte_range or "", self.url)
-        read = Read(self._place, key, byte_range, if_match, if_unmodified_since)
+        _log.debug("get %s %s from %s", in_a_line(key), options.get("byte_range") or "", self.url)
+        read = Read(self._place, key, **options)
         parts = read.parts(self._effective)
         return joined(key, map_in_threads(self._fetch, parts, len(parts)))
 
-    async def get_async(
-        self,
-        key: str,
-        *,
-        byte_range: ByteRange | None = None,
-        if_match: str | None = None,
-        if_unmodified_since: datetime | None = None,
-    ) -> GetResult:
+    async def get_async(self, key: str, **options: Unpack[GetOptions]) -> GetResult:
         """Fetch as `get` does, without blocking the event loop."""
         self._check_usable()
-        _log.debug("get %s %s from %s", in_a_line(key), byte_range or "", self.url)
-        read = Read(self._place, key, byte_range, if_match, if_unmodified_since)
+        _log.debug("get %s %s from %s", in_a_line(key), options.get("byte_range") or "", self.url)
+        read = Read(self._place, key, **options)
         parts = read.parts(self._effective)
         return joined(key, await asyncio.gather(*map(self._fetch_async, parts)))
 

@@ -15,11 +15,18 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, Unpack
 
 from icechunk.config import StorageSettings
 from icechunk.errors import InvalidInputError, StorageError
-from icechunk.storage.base import ByteRange, BytesLike, GetResult, ObjectMeta, Storage
+from icechunk.storage.base import (
+    BytesLike,
+    GetOptions,
+    GetResult,
+    ObjectMeta,
+    PutConditions,
+    Storage,
+)
 
 #: Operations by the names that wrappers use. Asynchronous calls count as the others.
 READS: Final = ("get", "get_if_changed", "list")
@@ -72,35 +79,17 @@ class WrapperStorage(Storage):
         """
 
     # -- calls -------------------------------------------------------------------
-    def get(
-        self,
-        key: str,
-        *,
-        byte_range: ByteRange | None = None,
-        if_match: str | None = None,
-        if_unmodified_since: datetime | None = None,
-    ) -> GetResult:
+    def get(self, key: str, **options: Unpack[GetOptions]) -> GetResult:
         """Pass on `Storage.get`."""
         self.before("get", (key,), 0)
-        result = self.inner.get(
-            key, byte_range=byte_range, if_match=if_match, if_unmodified_since=if_unmodified_since
-        )
+        result = self.inner.get(key, **options)
         self.after("get", (key,), len(result.data))
         return result
 
-    async def get_async(
-        self,
-        key: str,
-        *,
-        byte_range: ByteRange | None = None,
-        if_match: str | None = None,
-        if_unmodified_since: datetime | None = None,
-    ) -> GetResult:
+    async def get_async(self, key: str, **options: Unpack[GetOptions]) -> GetResult:
         """Pass on `Storage.get_async`."""
         await self.before_async("get", (key,), 0)
-        result = await self.inner.get_async(
-            key, byte_range=byte_range, if_match=if_match, if_unmodified_since=if_unmodified_since
-        )
+        result = await self.inner.get_async(key, **options)
         self.after("get", (key,), len(result.data))
         return result
 
@@ -118,31 +107,19 @@ class WrapperStorage(Storage):
         self.after("list", (prefix,), 0)
         return found
 
-    def put(
-        self,
-        key: str,
-        data: BytesLike,
-        *,
-        if_absent: bool = False,
-        if_match: str | None = None,
-    ) -> str | None:
+    def put(self, key: str, data: BytesLike, **conditions: Unpack[PutConditions]) -> str | None:
         """Pass on `Storage.put`."""
         self.before("put", (key,), len(data))
-        etag = self.inner.put(key, data, if_absent=if_absent, if_match=if_match)
+        etag = self.inner.put(key, data, **conditions)
         self.after("put", (key,), 0)
         return etag
 
     async def put_async(
-        self,
-        key: str,
-        data: BytesLike,
-        *,
-        if_absent: bool = False,
-        if_match: str | None = None,
+        self, key: str, data: BytesLike, **conditions: Unpack[PutConditions]
     ) -> str | None:
         """Pass on `Storage.put_async`."""
         await self.before_async("put", (key,), len(data))
-        etag = await self.inner.put_async(key, data, if_absent=if_absent, if_match=if_match)
+        etag = await self.inner.put_async(key, data, **conditions)
         self.after("put", (key,), 0)
         return etag
 
