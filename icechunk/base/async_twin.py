@@ -1,4 +1,4 @@
-"""Asynchronous twins of blocking methods, made and not written."""
+"""Asynchronous twins of blocking methods, generated rather than written."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ R = TypeVar("R")
 def async_twin(method: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
     """Return a coroutine function that runs `method` in a thread.
 
-    Metadata operations are a few requests each, so a thread costs nothing that matters;
-    chunk reads and writes do not come this way.
+    Metadata operations take a few requests each, so a thread adds no cost that matters.
+    Chunk reads and writes do not come through here.
 
     Class methods and static methods keep their kind.
     """

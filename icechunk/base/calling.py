@@ -1,4 +1,4 @@
-"""Who called this library: warnings are shown at that line."""
+"""Find the caller of this library, so that warnings point at that line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def depth_of_caller() -> int:
-    """Return the stack level, seen from our caller, of the first frame of somebody else."""
+    """Return the stack level, seen from our caller, of the first frame outside of this library."""
     depth = 1
     frame = sys._getframe(1)
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "icechunk":

@@ -1,4 +1,4 @@
-"""How public objects are shown: numbered enumerations, and notebooks."""
+"""How public objects are displayed: numbered enumerations, and notebooks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from icechunk.base.visible import visible
 
 
 class NumberedEnum(int, Enum):
-    """An enumeration whose members are equal to their numbers, and shown by name."""
+    """An enumeration whose members equal their numbers and are displayed by name."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}.{self.name}"

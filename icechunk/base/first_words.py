@@ -1,7 +1,7 @@
-"""How messages of the official client begin, by the kind of the error.
+"""The words with which messages of the official client begin, by kind of error.
 
-Programs look for these words, as ``pytest.raises(match=...)`` does. What is precise, and what
-to do, follows them.
+Programs look for these words, as ``pytest.raises(match=...)`` does. The details and the advice
+follow them.
 """
 
 from __future__ import annotations

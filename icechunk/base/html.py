@@ -1,7 +1,7 @@
-"""Cards that notebooks show: one look for all, which folds, and is light or dark as the page is.
+"""Cards for notebooks: one look for all. They fold, and follow the page's light or dark theme.
 
-Text is escaped unless it is `Html` already. Colours are those of the page; the few others are
-chosen for both kinds of pages, and can be told apart by everybody.
+Text is escaped unless it is `Html` already. Colours come from the page. The few others were
+chosen to work on light and dark pages, and for colour-blind readers.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def card(kind: str, title: object, *parts: Html) -> Html:
     kind : str
         What it is, such as the name of a class.
     title : object
-        What tells it from others of its kind.
+        What tells it apart from others of its kind.
     *parts : Html
         Below the title.
     """
@@ -92,7 +92,7 @@ def card(kind: str, title: object, *parts: Html) -> Html:
 
 
 def section(title: object, body: Html, *, is_open: bool = False) -> Html:
-    """Return a part that folds; nothing if there is nothing in it."""
+    """Return a part that folds, or nothing if it has no content."""
     if not body:
         return Html("")
     state = " open" if is_open else ""
@@ -100,7 +100,7 @@ def section(title: object, body: Html, *, is_open: bool = False) -> Html:
 
 
 def fields(values: Mapping[str, object]) -> Html:
-    """Return names and values below each other; those that are None are left out."""
+    """Return names and values, one pair a line. Values that are None are left out."""
     rows = "".join(
         f"<tr><th>{escaped(name)}</th><td>{escaped(value)}</td></tr>"
         for name, value in values.items()
@@ -110,7 +110,7 @@ def fields(values: Mapping[str, object]) -> Html:
 
 
 def table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
-    """Return rows under their names, not too many of them; nothing without rows."""
+    """Return rows under their headings, up to a limit. Without rows, return nothing."""
     listed = list(rows)
     if not listed:
         return Html("")
@@ -125,19 +125,19 @@ def table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
 
 
 def bullets(values: Iterable[object]) -> Html:
-    """Return values, each on a line of its own, not too many of them."""
+    """Return values, one a line, up to a limit."""
     listed = list(values)
     lines = "<br>".join(f"<code>{escaped(value)}</code>" for value in listed[:_ROWS])
     return Html(f"{lines}{_more(listed)}")
 
 
 def code(text: str) -> Html:
-    """Return lines as they are, to be copied."""
+    """Return lines unchanged, ready to be copied."""
     return Html(f"<pre>{html.escape(visible(text))}</pre>" if text else "")
 
 
 def note(value: object) -> Html:
-    """Return a line in the background."""
+    """Return a line in a muted colour."""
     return Html(f'<div class="ic-note">{escaped(value)}</div>')
 
 
@@ -146,10 +146,10 @@ def _more(listed: Sequence[Any]) -> Html:
 
 
 def chunk_map(coords: Sequence[Sequence[int]]) -> Html:
-    """Return a picture of chunks in their grid; nothing for a grid of one place.
+    """Return a picture of chunks in their grid, or nothing for a grid of one chunk.
 
-    Two axes are shown, those along which the chunks reach furthest. Where a cell stands for
-    several chunks, it is the darker the more of them there are.
+    It shows the two axes along which the chunks reach furthest. Where a cell stands for
+    several chunks, it is darker the more of them there are.
 
     Parameters
     ----------

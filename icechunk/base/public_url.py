@@ -1,4 +1,4 @@
-"""URLs without what opens doors: the one place where they are made fit to be shown.
+"""Make URLs fit to be shown: no credentials are left in them. This is the one place for it.
 
 By text alone, and never by a parser that could fail: what is to be shown is often what
 somebody mistyped.
@@ -19,9 +19,9 @@ _END: Final = re.compile(r"[/?#\\]")
 #: A host with or without a port, or the name of a bucket.
 #: What follows is punctuation of the text that the URL stands in.
 _HOST: Final = re.compile(r"(?:[^:@\[\]]*|\[[0-9A-Fa-f:.%a-z]*\])(?::[0-9]*)?[:;,.'\")}>\]]*")
-#: To the next blank: a password may hold every other character.
+#: Up to the next blank: a password may hold any other character.
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
-#: Parts of the names of options, headers and parameters whose values open doors.
+#: Parts of the names of options, headers and parameters whose values are secrets.
 _SECRET: Final = re.compile(
     r"key(?!word)|token|secret|passw|pwd|auth(?!or\b|ors\b)|credential|cookie|signature|session"
     r"|jwt|bearer|api_?id|access_?id|policy|subscription|(?:\b|_)(?:sig|sas|pass|pw|access|code|ticket)(?:\b|_)"
@@ -30,23 +30,23 @@ _UNKNOWN: Final = "***"
 
 
 def _split(url: str) -> tuple[str, str]:
-    """Return what stands before the host, and the rest."""
+    """Return what comes before the host, and the rest."""
     scheme = _SCHEME.match(url)
     return ("", url) if scheme is None else (scheme[0], url[scheme.end() :])
 
 
 def _is_plain(authority: str, after: str) -> bool:
-    """Whether it is certain that a host is no user and the begin of a password."""
+    """Whether a host is certainly not a user name and the beginning of a password."""
     if ":" in authority.partition("]")[2] + authority * ("[" not in authority) and "@" in after:
         return False
     return _HOST.fullmatch(authority) is not None
 
 
 def public_url(url: str) -> str:
-    """Return a URL without user, password, query and fragment, in a line.
+    """Return a URL in one line, without user, password, query and fragment.
 
-    A password may hold what ends the host elsewhere, so nothing is shown of which it is
-    not certain that it is no part of one.
+    A password may hold characters that end the host elsewhere, so anything that might be a
+    part of one is not shown.
     """
     return in_a_line(_place(url))
 
@@ -71,17 +71,17 @@ def _place(url: str) -> str:
 
 
 def public_text(text: object) -> str:
-    """Return a text, such as that of an exception, with each URL in it as `public_url`."""
+    """Return a text, such as that of an exception, with each URL in it made public."""
     return _URL.sub(lambda match: public_url(match[0]), str(text))
 
 
 def is_secret(name: str) -> bool:
-    """Whether an option, header or parameter of this name holds something secret."""
+    """Whether an option, header or parameter of this name holds a secret."""
     return _SECRET.search(name.lower().replace("-", "_")) is not None
 
 
 def url_credentials(url: str) -> str | None:
-    """Return what kind of credentials a URL carries, None for none."""
+    """Return the kind of credentials that a URL carries, or None."""
     _, rest = _split(url)
     end = _END.search(rest)
     authority = rest if end is None else rest[: end.start()]

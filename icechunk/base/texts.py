@@ -1,8 +1,8 @@
 """Objects as text, in the two forms of the official client.
 
-One is a label and a line for each field, ``<icechunk.ops.GCSummary>``; the other is a call
+One is a label with a line for each field, ``<icechunk.ops.GCSummary>``. The other is a call
 that makes the object, ``icechunk.config.CachingConfig(...)``. Programs and doctests compare
-them, so that every space counts.
+them, so every space counts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _STEP = "    "
 
 
 def labelled(name: str, lines: Mapping[str, str]) -> str:
-    """Return a label, and a line for each field; a value of many lines is a block."""
+    """Return a label with a line for each field. A value of several lines becomes a block."""
     text = f"<{name}>\n"
     for field, value in lines.items():
         value = visible(value)
@@ -43,7 +43,7 @@ def call(name: str, arguments: Mapping[str, str]) -> str:
 
 
 def literal(value: object) -> str:
-    """Return a value as it stands in a call: texts in double quotes, enumerations by name."""
+    """Return a value as it appears in a call: strings in double quotes, enumerations by name."""
     if isinstance(value, str) and not isinstance(value, Enum):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, dict):
@@ -54,7 +54,7 @@ def literal(value: object) -> str:
 
 
 def plain(value: object) -> str:
-    """Return a value as it stands in a line of its own."""
+    """Return a value as it appears in a line of its own."""
     if isinstance(value, Enum):
         return value.name
     if isinstance(value, str):
@@ -69,7 +69,7 @@ def plain(value: object) -> str:
 
 
 class Labelled(Displayed):
-    """Shows a dataclass as a label and a line for each field."""
+    """Displays a dataclass as a label with a line for each field."""
 
     __slots__ = ()
     _label: ClassVar[str]

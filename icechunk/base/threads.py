@@ -1,4 +1,4 @@
-"""Work in threads that ends at once when the one who waits for it is interrupted."""
+"""Work in threads that stops at once when the caller who waits for it is interrupted."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-#: What threads are waiting for, by their number; cancelled when nobody wants it any more.
+#: What threads are waiting for, by thread number. It is cancelled when nobody wants it any more.
 _waiting: dict[int, Future[Any]] = {}
-#: Threads that are to wait for nothing any more.
+#: Threads that must not wait for anything any more.
 _stopped: set[int] = set()
 
 
 class Interruptible:
-    """Notes what this thread waits for while the block runs.
+    """Records what this thread waits for while the block runs.
 
     Parameters
     ----------
     future : Future
-        Is cancelled if the thread works for somebody who is interrupted.
+        Is cancelled if this thread works for a caller who is interrupted.
     """
 
     def __init__(self, future: Future[Any]) -> None:
@@ -39,9 +39,9 @@ class Interruptible:
 
 
 class Threads(ThreadPoolExecutor):
-    """A pool whose block ends at once with an error, or an interrupt of the one who waits.
+    """A pool whose block ends at once with the first error, or when the caller is interrupted.
 
-    What its threads are waiting for is cancelled then.
+    Whatever its threads are waiting for is then cancelled.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Threads(ThreadPoolExecutor):
     def __exit__(self, kind: type[BaseException] | None, *more: Any) -> None:
         if kind is not None:
             self.shutdown(wait=False, cancel_futures=True)
-            # also those who are about to begin with another request
+            # also those that are about to begin another request
             _stopped.update(self._numbers)
             for number in self._numbers:
                 waited = _waiting.get(number)
@@ -68,26 +68,26 @@ class Threads(ThreadPoolExecutor):
         try:
             super().__exit__(kind, *more)
         finally:
-            # numbers of threads are used again
+            # thread numbers are reused
             _stopped.difference_update(self._numbers)
 
 
 def map_in_threads(function: Callable[[T], R], items: Sequence[T], limit: int) -> list[R]:
-    """Return what a function makes of each item, several at the same time.
+    """Return the function's result for each item; several items run at the same time.
 
     Parameters
     ----------
     function : callable
     items : sequence
-        A single one is done at once.
+        A single item runs at once, in this thread.
     limit : int
         Threads at most.
 
     Raises
     ------
     BaseException
-        What the function raises first, or an interrupt of this thread: then what the others
-        are waiting for is cancelled.
+        The first error of the function, or an interrupt of this thread. Whatever the other
+        threads are waiting for is then cancelled.
     """
     if len(items) < 2:
         return [function(item) for item in items]

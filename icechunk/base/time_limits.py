@@ -1,4 +1,4 @@
-"""Calls that are given up after a time, and signs of life."""
+"""Calls that are given up after some time, and signs of life."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ R = TypeVar("R")
 
 
 def call_within(seconds: float | None, function: Callable[..., R], *args: Any) -> R:
-    """Call a function, and give it up if it takes too long.
+    """Call a function, and give up if it takes too long.
 
-    Nothing can end a thread: one that was given up goes on until its function returns, or the
-    process ends, and nobody gets what it returns.
+    Python cannot stop a thread. A call that was given up runs on until its function returns or
+    the process ends, and its result is lost.
 
     Parameters
     ----------
     seconds : float or None
-        None calls the function in this thread, and waits for it.
+        With None, call the function in this thread and wait for it.
 
     Raises
     ------
@@ -55,7 +55,7 @@ class Heartbeat:
     ----------
     seconds : float
     function : callable
-        What it raises is forgotten: the next call may succeed.
+        Any error that it raises is ignored: the next call may succeed.
     """
 
     def __init__(self, seconds: float, function: Callable[[], object]) -> None:

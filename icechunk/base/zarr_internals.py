@@ -1,8 +1,8 @@
-"""All that is used of Zarr and is not public: a new release may change it.
+"""Everything non-public that is used of Zarr: a new release may change it.
 
 - The classes of array metadata, in `zarr.core.metadata`, which check a ``zarr.json`` without a
   store.
-- `ArraySpec`, which a codec is told of a chunk.
+- `ArraySpec`, which tells a codec about a chunk.
 - `Store._is_open`, which says whether Zarr has to open a store before it uses it.
 """
 
@@ -22,7 +22,7 @@ __all__ = ["ArraySpec", "ArrayV2Metadata", "ArrayV3Metadata", "mark_open", "v3_m
 
 def v3_metadata(document: Mapping[str, Any]) -> ArrayV3Metadata:
     """Return the metadata that the ``zarr.json`` of an array holds, checked by Zarr."""
-    # Zarr takes values out of what it is given
+    # Zarr removes values from what it is given
     return ArrayV3Metadata.from_dict(json.loads(json.dumps(document)))
 
 

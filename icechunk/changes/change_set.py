@@ -1,8 +1,8 @@
 """Uncommitted edits of one session, and what travels between processes.
 
-A change set says which nodes were created, updated, deleted and moved, and holds per
-array the columns of chunk references that were set or deleted. It knows nothing of
-where chunks are stored. Two ways to combine change sets exist:
+A change set says which nodes were created, updated, deleted and moved. For each array it
+holds the columns of chunk references that were set or deleted. It knows nothing about
+where chunks are stored. There are two ways to combine change sets:
 
 - `overlay`: the second happened after the first (a fork on top of its parent);
 - `merge`: both happened side by side on the same base (workers of one job). It is
@@ -52,8 +52,8 @@ class NewNode:
 class DeletedNode:
     """A node that is gone; `path` is where it was when it was deleted.
 
-    `is_undone` says that it was created in the same change set, and no chunk of it written:
-    as if it had never been.
+    `is_undone` means that the same change set created it and wrote no chunk of it: it is as if
+    it had never existed.
     """
 
     path: str
@@ -63,7 +63,7 @@ class DeletedNode:
 
 @dataclass(frozen=True, slots=True)
 class MovedNode:
-    """A node of the base at another path; hops in between are not kept."""
+    """A node of the base that is now at another path. Intermediate moves are not kept."""
 
     from_path: str
     to_path: str
@@ -72,20 +72,20 @@ class MovedNode:
 
 @dataclass(frozen=True, slots=True)
 class ArrayChanges:
-    """What happened to the chunks of one array, in numbers.
+    """What happened to the chunks of one array, as counts.
 
     Attributes
     ----------
     path : str
     stored : int
-        Chunks that were given a value.
+        Chunks that got a value.
     nbytes : int
-        Size of these values, as they are stored.
+        The size of these values as stored.
     deleted : int
         Chunks that were deleted, among them those that hold fill values only and were
         therefore not stored.
     extents : tuple of (int, int)
-        The box of chunk coordinates, [from, to) per dimension, that holds all of these.
+        The box of chunk coordinates, [from, to) for each dimension, that holds all of them.
     """
 
     path: str
@@ -103,7 +103,7 @@ class ChangeSet:
     base : bytes
         Id of the snapshot.
     lineage : bytes
-        Names the session that this change set was forked from; empty if it was not.
+        Names the session that this change set was forked from; empty if there is none.
     """
 
     def __init__(self, base: bytes, lineage: bytes = b"") -> None:
@@ -114,20 +114,20 @@ class ChangeSet:
         self.deleted: dict[bytes, DeletedNode] = {}
         self.moved: dict[bytes, MovedNode] = {}
         self.chunks: dict[bytes, ChunkEdits] = {}
-        # paths as last seen, so that a conflict can name the node and not its id
+        # paths as last seen, so that a conflict names the node rather than its id
         self.node_paths: dict[bytes, str] = {}
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was ever done."""
+        """Whether nothing was ever edited."""
         return not self.deleted and self.is_void
 
     @property
     def is_void(self) -> bool:
         """Whether there is nothing to commit.
 
-        That is so when nodes were created and deleted again; but when chunks of them were
-        written in between, it counts as a change, as it does for the official client.
+        This is so when nodes were created and deleted again. If chunks of them were written in
+        between, that counts as a change, as it does for the official client.
         """
         return not (
             self.new_nodes
@@ -144,7 +144,7 @@ class ChangeSet:
         Parameters
         ----------
         taken : int
-            How many nodes at this path were deleted before, in this session or in those
+            How many nodes at this path were deleted before, in this session or in those that
             it was forked from: a new node must not get the id of a deleted one.
         """
         seed = self.base + bytes([is_array]) + taken.to_bytes(4, "big") + path.encode()
@@ -164,7 +164,7 @@ class ChangeSet:
             self.node_paths[node_id] = path
 
     def delete(self, node_id: bytes, path: str, *, is_array: bool) -> None:
-        """Delete one node; its descendants are deleted by calls of their own."""
+        """Delete one node. Its descendants are deleted by separate calls."""
         node = self.new_nodes.get(path)
         is_new = node is not None and node.id == node_id
         if is_new:
@@ -174,7 +174,7 @@ class ChangeSet:
         self.deleted[node_id] = DeletedNode(path, is_array, is_new and not was_written)
 
     def edits(self, node_id: bytes, path: str, ndim: int) -> ChunkEdits:
-        """Return the chunk edits of an array, to be added to."""
+        """Return the chunk edits of an array, for adding to them."""
         found = self.chunks.get(node_id)
         if found is None:
             # setdefault: two threads may write the first chunks of an array at once
@@ -200,15 +200,15 @@ class ChangeSet:
 
     # -- combining -------------------------------------------------------------
     def copy(self) -> ChangeSet:
-        """Return an independent copy; columns are shared, because they never change."""
+        """Return an independent copy. Columns are shared, because they never change."""
         return overlay(ChangeSet(self.base, self.lineage), self)
 
 
 def overlay(earlier: ChangeSet, later: ChangeSet) -> ChangeSet:
-    """Combine two change sets of which the second was made on top of the first."""
+    """Combine two change sets, the second of which was made on top of the first."""
     _check_same_base(earlier, later)
     result = ChangeSet(earlier.base, earlier.lineage)
-    # an id is never used again, so what was deleted by either of them stays deleted
+    # an id is never reused, so what either of them deleted stays deleted
     gone = result.deleted = {**earlier.deleted, **later.deleted}
     both = {**earlier.new_nodes, **later.new_nodes}
     result.new_nodes = {path: node for path, node in both.items() if node.id not in gone}
@@ -237,26 +237,26 @@ def overlay(earlier: ChangeSet, later: ChangeSet) -> ChangeSet:
 
 
 def flatten(layers: Iterable[ChangeSet]) -> ChangeSet:
-    """Combine layers of edits, oldest first, into one change set. One is left as it is."""
+    """Combine layers of edits, oldest first, into one change set. A single layer is returned."""
     return functools.reduce(overlay, layers)
 
 
 def merge(change_sets: Iterable[ChangeSet], *, on_conflict: OnConflict = "error") -> ChangeSet:
-    """Combine change sets that were made side by side on one base.
+    """Combine change sets that were made side by side on the same base.
 
     Parameters
     ----------
     change_sets : iterable of ChangeSet
         At least one.
     on_conflict : {"error", "last"}
-        What to do where two disagree about a node or a chunk.
+        What to do where two of them disagree about a node or a chunk.
 
     Raises
     ------
     SessionStateError
         If they were made on different snapshots.
     ConflictError
-        If two disagree and `on_conflict` is ``"error"``; every contradiction is named.
+        If two disagree and `on_conflict` is ``"error"``. The message names every contradiction.
     """
     parts = list(change_sets)
     if not parts:
@@ -295,8 +295,8 @@ def _check_same_base(a: ChangeSet, b: ChangeSet) -> None:
 
 
 def _merge_nodes(into: ChangeSet, part: ChangeSet) -> list[Conflict]:
-    """Add the node edits of `part`, and return what contradicts."""
-    # who deleted the group too knew what it did, and made a new one or did not need it
+    """Add the node edits of `part`, and return the contradictions."""
+    # whoever deleted the group knew what it did, and made a new one or did not need it
     conflicts = [
         conflict
         for one, other in ((into, part), (part, into))
@@ -338,7 +338,7 @@ def _merge_nodes(into: ChangeSet, part: ChangeSet) -> list[Conflict]:
 
 
 def _nodes_in(changes: ChangeSet, paths: set[str]) -> list[Conflict]:
-    """Return a conflict for each new node below one of some paths."""
+    """Return a conflict for each new node below one of the paths."""
     if not paths:
         return []
     return [
@@ -349,7 +349,7 @@ def _nodes_in(changes: ChangeSet, paths: set[str]) -> list[Conflict]:
 
 
 def _below_arrays(merged: ChangeSet, parts: list[ChangeSet]) -> list[Conflict]:
-    """Return a conflict for each new node below a new array, of which no part knew both."""
+    """Return a conflict for each new node below a new array, if no part knew both."""
     arrays = {node.path for node in merged.new_nodes.values() if node.is_array}
     return [
         Conflict(ConflictType.NewNodeInInvalidGroup, path)

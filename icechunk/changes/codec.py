@@ -2,7 +2,7 @@
 
 Layout: the magic ``ICHKCS``, one version byte, and a zstd frame with checksum. Inside: a u32
 length, a JSON header of that length, then the raw columns one after another. The header
-lists nodes as rows and columns by name, dtype and shape, so nothing in it can run code and
+lists nodes as rows and columns by name, dtype and shape. Nothing in it can run code, and
 a reader can check every size before it looks at a column. Node metadata and array columns
 are all byte ranges of the part after the header.
 """
@@ -34,7 +34,7 @@ VERSION: Final = 2
 MAX_PAYLOAD: Final = 1 << 33
 _STEP: Final = 1 << 20
 #: Columns shrink by a factor of ten or so. A small change set that grows a thousandfold is a
-#: bomb, and is refused before it has eaten the memory.
+#: bomb, and is refused before it fills the memory.
 _MAX_RATIO: Final = 1024
 _FREE_SIZE: Final = 1 << 26
 _COLUMN_DTYPES: Final = {"|u1", "<u4", "<u8", "<i4", "<i8"}
@@ -98,7 +98,7 @@ def decode_change_set(data: bytes, name: str = "change set") -> ChangeSet:
     Raises
     ------
     FormatError
-        If the bytes are cut, damaged, or none of a change set at all.
+        If the bytes are cut or damaged, or are not a change set at all.
     """
     payload = _unwrap(data, name)
     try:
@@ -107,7 +107,7 @@ def decode_change_set(data: bytes, name: str = "change set") -> ChangeSet:
         return _build(header, memoryview(payload)[4 + size :], name)
     except FormatError:
         raise
-    # a header that is JSON but not ours fails in as many ways as there are fields
+    # a header that is JSON but not ours can fail in as many ways as it has fields
     except (
         ValueError,
         TypeError,
@@ -141,7 +141,7 @@ def _unwrap(data: bytes, name: str) -> bytearray:
     decompressor = zstd.ZstdDecompressor()
     rest, payload = memoryview(data)[start:], bytearray()
     try:
-        # in steps: nothing is there twice, and a bomb is noticed before it has grown
+        # in steps: no data exist twice, and a bomb is noticed before it has grown
         while not decompressor.eof and (rest or not decompressor.needs_input):
             step, rest = (rest[:_STEP], rest[_STEP:]) if decompressor.needs_input else (b"", rest)
             payload += decompressor.decompress(step, max_length=_STEP)

@@ -1,9 +1,9 @@
 """The node hierarchy as a session sees it: a snapshot under layers of edits.
 
-The layers are change sets, oldest first; the last one takes new edits. A plain session
-has one. A fork has what its parent had done below its own, and a session that merged
-forks has their changes above its own. Node edits are few, so the difference to the
-snapshot is kept as a dict and kept up to date edit by edit.
+The layers are change sets, oldest first. The last one takes new edits. A plain session
+has one layer. A fork has its parent's edits below its own, and a session that merged
+forks has their edits above its own. Node edits are few, so the difference to the
+snapshot is kept as a dict that each edit updates.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ class Tree:
     ----------
     snapshot : Snapshot
     layers : list of ChangeSet
-        Oldest first, at least one. The list is shared with the caller; after changing it,
+        Oldest first, at least one. The list is shared with the caller. After changing it,
         or a layer of it, from outside, call `rebuild`.
     """
 
     def __init__(self, snapshot: Snapshot, layers: list[ChangeSet]) -> None:
         self.snapshot = snapshot
         self.layers = layers
-        # nodes of the snapshot that were asked for: to make one takes a while if its array
-        # has many manifests, and each chunk asks for it
+        # nodes of the snapshot that were asked for: creating one takes a while if its array
+        # has many manifests, and every chunk asks for it
         self._stored: dict[str, Node] = {}
         self.rebuild()
 
     def rebuild(self) -> None:
-        """Compute the difference to the snapshot anew."""
+        """Compute the difference to the snapshot again."""
         self._present: dict[str, Node] = {}  # new, updated, or at another path
         self._absent: set[str] = set()  # paths of the snapshot that are gone
         deleted: set[bytes] = set()
@@ -82,9 +82,9 @@ class Tree:
                     user_data = updated.get(new.id, new.user_data)
                     self._present[path] = node_from_metadata(new.id, path, user_data)
 
-    # -- looking ---------------------------------------------------------------
+    # -- looking up ------------------------------------------------------------
     def get(self, path: str) -> Node | None:
-        """Return the node at a path, None if there is none."""
+        """Return the node at a path, or None."""
         node = self._present.get(path)
         if node is not None or path in self._absent:
             return node
@@ -96,7 +96,7 @@ class Tree:
         return node
 
     def by_id(self, node_ids: Iterable[bytes]) -> dict[bytes, Node]:
-        """Return those of some nodes that exist, by their ids."""
+        """Return the nodes that exist, of those with the given ids."""
         edited = {node.id: node for node in self._present.values()}
         found = {}
         for node_id in node_ids:
@@ -169,9 +169,9 @@ class Tree:
     def put(self, path: str, user_data: bytes) -> Node:
         """Create the node at a path, or replace its metadata.
 
-        A group that becomes an array, or an array that becomes a group or changes its
-        rank, is another node: the old one is deleted with all its chunks. What lies below
-        it stays, also below an array: a store is keys and values.
+        A group that becomes an array is a new node, and so is an array that becomes a group or
+        changes its rank: the old node is deleted with all its chunks. Whatever lies below
+        it stays, also below an array, because a store holds keys and values.
         """
         fresh = node_from_metadata(b"", path, user_data)
         old = self.get(path)
@@ -199,14 +199,14 @@ class Tree:
         return node
 
     def delete(self, path: str, *, below: bool = True) -> None:
-        """Delete the node at a path, and all below it; a missing one is ignored.
+        """Delete the node at a path and everything below it. A missing node is ignored.
 
         Parameters
         ----------
         path : str
         below : bool
-            Whether what is below goes in any case. Otherwise it goes with a group, but stays
-            where an array goes: there it has keys of its own.
+            Whether everything below goes in any case. Otherwise it goes with a group, but stays
+            below an array, where it has keys of its own.
         """
         top = self.get(path)
         if not below and top is not None and top.is_array:
@@ -221,7 +221,7 @@ class Tree:
         self._absent.add(node.path)
 
     def move(self, source: str, target: str) -> None:
-        """Move a node and all below it to another path.
+        """Move a node and everything below it to another path.
 
         Raises
         ------

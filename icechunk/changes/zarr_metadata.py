@@ -4,8 +4,8 @@ Everything else in the document is opaque and stored byte for byte. Only chunk k
 the default encoding with the separator ``/`` exist in the format (Icechunk spec,
 "Zarr keys"), so other encodings are refused when a node is written.
 
-What is written is looked at more strictly than what is stored already: others may have stored
-it, and it must stay readable.
+Documents are checked more strictly when they are written than when they are read: others may
+have stored one, and it must stay readable.
 """
 
 from __future__ import annotations

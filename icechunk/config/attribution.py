@@ -1,4 +1,4 @@
-"""Who makes the requests, for the access logs of the storage."""
+"""Who makes the requests, as the access logs of the storage show it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Attribution(Displayed):
     client : str, optional
         The program: ``name`` or ``name/version``, of the characters that HTTP allows there.
     workload, principal : str, optional
-        What it is doing, and on whose behalf: printable ASCII without any of ``()\\;="``.
+        What it does and on whose behalf: printable ASCII without any of ``()\\;="``.
 
     Raises
     ------
@@ -71,7 +71,7 @@ class Attribution(Displayed):
         Parameters
         ----------
         library : str
-            What this library calls itself.
+            The name by which this library identifies itself.
         """
         labels = [
             f"{name}={value}"

@@ -23,7 +23,7 @@ __all__ = [
     "ManifestSplitDimCondition",
 ]
 
-#: Deeper nesting than this is not a condition that anybody wrote.
+#: Nobody writes a condition that is nested deeper than this.
 _MAX_DEPTH: Final = 32
 
 _COUNT: Final = unsigned(32)
@@ -52,7 +52,7 @@ def _valid_regex(regex: str, where: str) -> str:
 
 @dataclass(frozen=True, repr=False)
 class _ArrayCondition:
-    """A node of a condition's tree: what it is, and what it holds.
+    """A node of a condition's tree: its kind and what it holds.
 
     `value` is a tuple of conditions for ``or`` and ``and``, a regular expression for
     ``path_matches`` and ``name_matches``, ``(first, end)`` for ``num_refs``, and None
@@ -196,7 +196,7 @@ class _ArrayCondition:
 
 
 def _load_bound(stored: Stored, where: str, shift: dict[str, int]) -> int | None:
-    """Return a bound of a half-open range: `shift` is what each variant adds to it."""
+    """Return a bound of a half-open range. `shift` is what each variant adds to it."""
     if stored is None or stored == "Unbounded":
         return None
     if isinstance(stored, dict) and len(stored) == 1:

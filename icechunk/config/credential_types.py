@@ -1,7 +1,7 @@
 """The credential classes; `icechunk.credentials` exports them with their constructors.
 
 A credential is an immutable value. Its ``repr`` shows no secret: key ids are cut to
-four characters, everything else that opens a door is ``***``.
+four characters, and every other secret is shown as ``***``.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ __all__ = [
     "S3StaticCredentials",
 ]
 
-#: Refresh this long before the stated end, so that a request under way still passes.
+#: Refresh this long before the stated expiry, so that a request in progress still succeeds.
 EXPIRY_MARGIN: Final = timedelta(seconds=10)
 
 
 def invalid_credentials(message: str) -> InvalidInputError:
-    """Return the error for a credential that cannot be right."""
+    """Return the error for a credential that cannot be valid."""
     return InvalidInputError(message, ErrorKind.INVALID_CREDENTIALS)
 
 
@@ -58,7 +58,7 @@ def _optional_secret() -> Any:
 
 
 def _is_one_line(of: Any, value: str) -> bool:
-    """Whether a value can stand in a header; some clients abort on one that cannot."""
+    """Whether a value is allowed in a header. Some clients abort if it is not."""
     return bool(of.metadata.get("lines")) or (value.isascii() and value.isprintable())
 
 
@@ -92,7 +92,7 @@ class _Credential(Displayed):
         return self.as_call()
 
     def as_call(self) -> str:
-        """Return the text that stands in that of others."""
+        """Return the text that appears inside the text of other objects."""
         shown = []
         for f in fields(cast(Any, self)):
             value = getattr(self, f.name)
@@ -109,7 +109,7 @@ class _Credential(Displayed):
 
 @dataclass(frozen=True, repr=False)
 class _Nothing(_Credential):
-    """All that there is to say is the class."""
+    """A variant without fields: the class says everything."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -134,7 +134,7 @@ _T = TypeVar("_T", bound=_Expiring)
 
 @dataclass(frozen=True, repr=False, eq=False)
 class _Refreshable(_Credential, Generic[_T]):
-    """Credentials that come from a pickled function, called again when they expire."""
+    """Credentials from a pickled function, which is called again when they expire."""
 
     #: What the function returns.
     _family: ClassVar[type]
@@ -154,7 +154,7 @@ class _Refreshable(_Credential, Generic[_T]):
         object.__setattr__(self, "_newest", newest)
 
     def __getstate__(self) -> tuple[bytes, _T | None]:
-        # what was fetched since stays here: a copy sent elsewhere fetches its own
+        # what was fetched stays in this process: a copy sent elsewhere fetches its own
         return self.pickled_function, self.current
 
     def __setstate__(self, state: tuple[bytes, _T | None]) -> None:
@@ -171,8 +171,8 @@ class _Refreshable(_Credential, Generic[_T]):
         Raises
         ------
         InvalidInputError
-            If the function cannot be loaded, fails, or returns something else than
-            the credentials of its family.
+            If the function cannot be loaded or fails, or if it returns anything other than
+            credentials of its family.
         """
         lock: threading.Lock = cast(Any, self)._lock
         with lock:
@@ -194,12 +194,12 @@ class _Refreshable(_Credential, Generic[_T]):
 
     @classmethod
     def call(cls, function: Callable[[], _T]) -> _T:
-        """Return what a function of the user fetches.
+        """Return what a user's function fetches.
 
         Raises
         ------
         InvalidInputError
-            If it fails, or returns something else; the message names it.
+            If it fails, or returns anything else. The message names it.
         """
         named = function if hasattr(function, "__qualname__") else type(function)
         where = f"{cls.__qualname__}: get_credentials, {named.__module__}.{named.__qualname__}"
@@ -480,7 +480,7 @@ AnyAzureCredential: TypeAlias = (
 
 # -- any store -----------------------------------------------------------------------
 class Credentials(metaclass=Family):
-    """What a virtual chunk container is authorised with, one class a kind of store."""
+    """What authorises a virtual chunk container, one class for each kind of store."""
 
     class S3(_Wrapping["AnyS3Credential"]):
         """Access to a container on S3."""
@@ -498,10 +498,10 @@ class Credentials(metaclass=Family):
         _family = AzureCredentials
 
     class LocalFileSystemAccess(_Nothing):
-        """Access to a folder: a permission, with nothing secret about it."""
+        """Access to a folder: a permission, without a secret."""
 
     class HttpAccess(_Nothing):
-        """Access to a web server: a permission, with nothing secret about it."""
+        """Access to a web server: a permission, without a secret."""
 
 
 AnyCredential: TypeAlias = (

@@ -1,13 +1,13 @@
 """Credentials for object stores, and the functions that make them.
 
 A credential is an immutable value. It is never written to a repository, and its
-``repr`` shows no secret: key ids are cut to four characters, everything else that
-opens a door is ``***``.
+``repr`` shows no secret: key ids are cut to four characters, and every other secret is
+shown as ``***``.
 
 Each family (`S3Credentials`, `GcsCredentials`, `AzureCredentials`) is a namespace
 with one class for each way to authenticate. ``isinstance(x, S3Credentials)`` is true
-for all of its variants. *Refreshable* variants call a function of the user whenever
-the credentials that it returned last have expired.
+of its variants. *Refreshable* variants call a function of the user whenever the
+credentials that it last returned have expired.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ __all__ = [
 def _pickled(function: Callable[[], Any]) -> bytes:
     dumps: Callable[[Any], bytes] = pickle.dumps
     if getattr(function, "__module__", None) == "__main__":
-        # of a script or a notebook, which other processes cannot import: by value, where
-        # there is what can do that
+        # a script or a notebook defines it, which other processes cannot import: pickle by value,
+        # where a library can do that
         with suppress(ImportError):
             import cloudpickle
 
@@ -77,13 +77,13 @@ def _pickled(function: Callable[[], Any]) -> bytes:
 
 
 def _fetching(kind: Any, function: Callable[[], Any], now: bool) -> tuple[bytes, Any]:
-    """Return what a refreshable credential is made of: a function, and what it returns now."""
+    """Return the parts of a refreshable credential: a function, and its result at this moment."""
     current = kind.call(function) if now else None
     return _pickled(function), current
 
 
 def _only_one(function: str, **ways: object) -> str | None:
-    """Return the name of the one way that was asked for, None if there is none."""
+    """Return the name of the one way that was requested, or None."""
     given = [name for name, value in ways.items() if value is not None and value is not False]
     if len(given) > 1:
         raise invalid_credentials(
@@ -101,19 +101,19 @@ def s3_refreshable_credentials(
     Parameters
     ----------
     get_credentials : callable
-        Takes no argument and returns `S3StaticCredentials`. It is pickled; one that a script
+        Takes no argument and returns `S3StaticCredentials`. It is pickled. One that a script
         or notebook defines travels to other processes only if cloudpickle is installed, as
         it is with Dask.
     scatter_initial_credentials : bool, default False
-        Call it now and let copies that are sent to other processes carry the result,
-        so that a large cluster does not ask for credentials all at once. The pickled
-        copies then contain secrets. Once these have expired, each copy calls the function.
+        Call it now, and let copies that are sent to other processes carry the result, so
+        that a large cluster does not request credentials all at once. The pickled copies
+        then contain secrets. Once these have expired, each copy calls the function.
 
     Raises
     ------
     InvalidInputError
         If the function cannot be pickled; with `scatter_initial_credentials` also if it
-        fails, or returns something else.
+        fails, or returns anything else.
     """
     kind = S3Credentials.Refreshable
     return kind(*_fetching(kind, get_credentials, scatter_initial_credentials))
@@ -153,14 +153,14 @@ def s3_credentials(
     get_credentials: Callable[[], S3StaticCredentials] | None = None,
     scatter_initial_credentials: bool = False,
 ) -> AnyS3Credential:
-    """Return S3 credentials of the kind that the arguments ask for.
+    """Return S3 credentials of the kind that the arguments describe.
 
     Without arguments they come from the environment.
 
     Raises
     ------
     InvalidInputError
-        If the arguments ask for two kinds, or for half a key pair.
+        If the arguments describe two kinds, or only half of a key pair.
     """
     pair = {"access_key_id": access_key_id, "secret_access_key": secret_access_key}
     static = {**pair, "session_token": session_token, "expires_after": expires_after}
@@ -257,14 +257,14 @@ def gcs_credentials(
     get_credentials: Callable[[], GcsBearerCredential] | None = None,
     scatter_initial_credentials: bool = False,
 ) -> AnyGcsCredential:
-    """Return Google Cloud credentials of the kind that the arguments ask for.
+    """Return Google Cloud credentials of the kind that the arguments describe.
 
     Without arguments they come from the environment.
 
     Raises
     ------
     InvalidInputError
-        If the arguments ask for two kinds.
+        If the arguments describe two kinds.
     """
     static = {
         "service_account_file": service_account_file,
@@ -351,14 +351,14 @@ def azure_credentials(
     get_credentials: Callable[[], AnyAzureRefreshableCredential] | None = None,
     scatter_initial_credentials: bool = False,
 ) -> AnyAzureCredential:
-    """Return Azure credentials of the kind that the arguments ask for.
+    """Return Azure credentials of the kind that the arguments describe.
 
     Without arguments they come from the environment.
 
     Raises
     ------
     InvalidInputError
-        If the arguments ask for two kinds.
+        If the arguments describe two kinds.
     """
     static = {"access_key": access_key, "sas_token": sas_token, "bearer_token": bearer_token}
     way = _only_one(
@@ -388,8 +388,8 @@ def containers_credentials(
     Parameters
     ----------
     m : mapping
-        From the url prefix of a container to credentials: of a store's own family, or
-        wrapped in `Credentials` already. None stands for the defaults of the store.
+        From the URL prefix of a container to credentials: of a store's own family, or already
+        wrapped in `Credentials`. None stands for the defaults of the store.
 
     Raises
     ------

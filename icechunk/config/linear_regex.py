@@ -1,10 +1,10 @@
-"""Regular expressions of strangers, matched in linear time.
+"""Regular expressions written by strangers, matched in linear time.
 
-Patterns come with the stored configuration of a repository, and Python's own engine can be
-made to run for ever by a short one. Here all ways to match are followed at the same time
-(Thompson, "Regular Expression Search Algorithm", CACM 1968), so that the time grows with the
-lengths of pattern and subject and no faster. Python's parser says what a pattern means;
-look-around and back-references, which cannot be matched like that, are not supported, as in
+Patterns come with the stored configuration of a repository, and a short one can make
+Python's own engine run for ever. Here all ways to match are followed at the same time
+(Thompson, "Regular Expression Search Algorithm", CACM 1968), so the time is proportional to
+the length of the pattern times that of the subject. Python's parser says what a pattern means.
+Look-around and back-references cannot be matched this way and are not supported, as in
 the engine of the official client.
 """
 
@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
-#: Longer patterns are not supported, nor those whose counted repetitions make more of them.
+#: Longer patterns are not supported, nor those that counted repetitions make longer.
 MAX_PATTERN: Final = 1000
 MAX_WORK: Final = 4000
 
-# not documented, and the same in all versions from 3.11 on
+# undocumented, and the same in all versions from 3.11 on
 _parser: Final = importlib.import_module("re._parser")
 
 _Test: TypeAlias = Callable[[str], bool]
@@ -38,7 +38,7 @@ class _Step(NamedTuple):
     Attributes
     ----------
     test : callable, str or None
-        Of the next character; the name of a position; None to go on without either.
+        A test of the next character; the name of a position; or None to go on without either.
     to : tuple of int
         The steps after it.
     """
@@ -109,7 +109,7 @@ class LinearRegex:
             for _ in range(high - low):
                 then = self._add(None, self._sequence(inner, flags, then), then)
         for _ in range(low):
-            # a step of its own, so that repeating nothing is bounded too
+            # a step of its own, so that repeating an empty match is bounded too
             then = self._add(None, self._sequence(inner, flags, then))
         return then
 
@@ -130,7 +130,7 @@ class LinearRegex:
         return False
 
     def _reach(self, steps: Iterable[int], subject: str, position: int) -> set[int]:
-        """Return the steps that lie ahead without taking a character."""
+        """Return the steps that can be reached without taking a character."""
         found: set[int] = set()
         todo = list(steps)
         while todo:
@@ -196,7 +196,7 @@ def _holds(position_name: str, subject: str, position: int) -> bool:
 
 @lru_cache(maxsize=256)
 def compile_regex(pattern: str) -> LinearRegex | None:
-    """Compile a pattern; None if it is malformed, too long, or not supported."""
+    """Compile a pattern. Return None if it is malformed, too long, or not supported."""
     if len(pattern) > MAX_PATTERN:
         return None
     try:

@@ -1,8 +1,8 @@
-"""Logs of the library: what is asked of the storage, retried, and committed.
+"""Logs of the library: requests to the storage, retries, and commits.
 
-They go to loggers of the standard library named as the modules, below ``icechunk``; a program
-configures them as it does others. The functions here do it in the terms of the official
-client. Nothing secret is logged: keys of objects, never headers, credentials or data.
+They go to loggers of the standard library, named after the modules below ``icechunk``. A program
+configures them as it does others. The functions here use the terms of the official client.
+No secret is logged: there are keys of objects, but no headers, credentials or data.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _handler: logging.Handler | None = None
 def initialize_logs() -> None:
     """Show logs as the environment variable ICECHUNK_LOG says.
 
-    Called on import, and again by whoever changed the variable. Without it nothing is set up:
-    the program decides. Logs go to standard error, or, if ICECHUNK_LOG_TO_STDOUT is set, to
-    standard output. A filter that cannot be read is told there, and ignored.
+    This is called on import, and by whoever changed the variable. Without the variable, nothing
+    is set up: the program decides. Logs go to standard error, or to standard output if
+    ICECHUNK_LOG_TO_STDOUT is set. A filter that cannot be parsed is reported there, and ignored.
     """
     directive = os.environ.get(ENVIRONMENT)
     if directive:
@@ -55,14 +55,14 @@ def set_logs_filter(log_filter_directive: str | None) -> None:
     ----------
     log_filter_directive : str or None
         A level (``off``, ``error``, ``warn``, ``info``, ``debug``, ``trace``), or several
-        parts with commas between, each a level or ``module=level``, such as
-        ``warn,icechunk.storage=debug``. ``::`` in names is read as a dot. None: what the
-        environment variable ICECHUNK_LOG says; without it levels go back to unset.
+        parts separated by commas, each a level or ``module=level``, such as
+        ``warn,icechunk.storage=debug``. ``::`` in names is read as a dot. None: the value of
+        the environment variable ICECHUNK_LOG; without it, all levels are unset.
 
     Raises
     ------
     InvalidInputError
-        If there is no such level; then nothing changes.
+        If there is no such level. Nothing is changed then.
     """
     directive = os.environ.get(ENVIRONMENT, "") if log_filter_directive is None else None
     levels = _parse(directive if directive is not None else str(log_filter_directive))
@@ -98,14 +98,14 @@ def _parse(directive: str) -> dict[str, int]:
 
 
 def _show() -> None:
-    """Write logs somewhere, once."""
+    """Add a handler that writes logs to a stream, once."""
     global _handler
     if _handler is None:
         stream = sys.stdout if TO_STDOUT in os.environ else sys.stderr
         _handler = logging.StreamHandler(stream)
         _handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         _ROOT.addHandler(_handler)
-        # or a program that has handlers of its own would see all twice
+        # otherwise a program with handlers of its own would see everything twice
         _ROOT.propagate = False
 
 

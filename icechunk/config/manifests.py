@@ -1,4 +1,4 @@
-"""How the references of arrays are cut into manifests, compressed in them, and fetched early."""
+"""How references of arrays are split into manifests, compressed, and fetched early."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
     "SplitSizesDict",
 ]
 
-#: Names of coordinates, by the rules with which cf_xarray guesses axes.
+#: Names of coordinates, by the rules that cf_xarray uses to guess axes.
 _COORDINATES: Final = "|".join(
     [
         r"t|(time|min|hour|day|week|month|year)[0-9]*",
@@ -51,7 +51,7 @@ class ManifestPreloadConfig(Options):
     max_total_refs : int, optional
         Stop before this many chunk references. Default 10,000.
     preload_if : ManifestPreloadCondition, optional
-        Default: manifests of at most 1,000 references, of arrays with names that are usual
+        Default: manifests of at most 1,000 references, of arrays with names that are common
         for coordinates, such as ``time``, ``lat`` or ``x``.
     max_arrays_to_scan : int, optional
         Look at this many arrays. Default 50.
@@ -78,9 +78,9 @@ class ManifestSplittingConfig(Options):
     split_sizes : tuple, optional
         Pairs of a `ManifestSplitCondition` and of pairs ``(dimension condition, number
         of chunks)``. Each dimension takes the first dimension condition that matches,
-        among those of all array conditions that match, in their order, and is not split
-        if there is none. Default: no splitting. (Without this configuration arrays are cut
-        where they have very many references, into manifests of about 130,000.)
+        among those of all array conditions that match, in order. A dimension that none
+        matches is not split. Default: no splitting. (Without this configuration, arrays with
+        very many references are cut into manifests of about 130,000.)
     """
 
     split_sizes: Annotated[SplitRules | None, splitting_rules()] = None
@@ -103,7 +103,7 @@ class ManifestSplittingConfig(Options):
         return {array: dict(dims) for array, dims in self.split_sizes or ()}
 
     def _merge(self, other: ManifestSplittingConfig) -> ManifestSplittingConfig:
-        # one option as a whole: rules that are not set override others, as official has it
+        # one option as a whole: rules replace others even when they are unset, as in official
         return ManifestSplittingConfig(other.split_sizes)
 
 

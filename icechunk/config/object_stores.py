@@ -75,7 +75,7 @@ def _endpoint() -> Kind:
             )
         return value
 
-    # other clients may have stored more: that is of no use here, and not kept
+    # other clients may have stored more, which is of no use here and is not kept
     return Kind(check, str, lambda stored, where: public_url(_TEXT.load(stored, where)))
 
 
@@ -100,7 +100,7 @@ class S3Options(Options):
     force_path_style : bool, default False
         Put the bucket in the path instead of the host name.
     network_stream_timeout_seconds : int, optional
-        Give up on a response that has sent nothing for so long. Default 60.
+        Give up on a response that has sent nothing for this long. Default 60.
     requester_pays : bool, default False
     checksum_algorithm : ChecksumAlgorithm, optional
     """
@@ -117,7 +117,7 @@ class S3Options(Options):
     checksum_algorithm: Annotated[ChecksumAlgorithm | None, _checksum()] = None
 
 
-#: Options that may be stored and shown, without the service's name before them.
+#: Options that may be stored and shown, without the prefix of the service.
 _STORABLE_OPTIONS: Final = frozenset(
     {
         # of all clients
@@ -169,14 +169,14 @@ _STORABLE_OPTIONS: Final = frozenset(
 )
 _SERVICES: Final = ("azure_storage_", "azure_", "google_", "gcs_")
 #: Headers that may be stored and shown: none of them identifies anybody, or makes a server do
-#: something else than what its URL says.
+#: anything other than what its URL says.
 _STORABLE_HEADERS: Final = frozenset(
     {"accept", "accept-language", "cache-control", "from", "pragma", "user-agent"}
 )
 
 
 def is_storable_header(name: str) -> bool:
-    """Whether a header may be stored with a repository, and be sent because it is."""
+    """Whether a header may be stored with a repository and sent on its behalf."""
     return name.lower() in _STORABLE_HEADERS
 
 
@@ -203,7 +203,7 @@ def _string_map(value: Mapping[str, str] | None, where: str) -> dict[str, str]:
 
 
 def storable(field: str, given: Mapping[str, str]) -> set[str]:
-    """Return the names of those options, or headers, that may be stored and shown."""
+    """Return the names of the options, or headers, that may be stored and shown."""
     if field == "headers":
         return set(filter(is_storable_header, given))
     return {name for name, value in given.items() if _is_storable_option(name, value)}

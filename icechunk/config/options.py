@@ -32,7 +32,7 @@ OptionsType = TypeVar("OptionsType", bound="Options")
 
 
 def invalid_option(where: str, expected: str, value: object) -> InvalidInputError:
-    """Return the error for an option with a value that it does not take."""
+    """Return the error for a value that an option does not take."""
     shown = repr(value)
     if len(shown) > 80:
         shown = shown[:80] + "..."
@@ -48,7 +48,7 @@ class Kind:
     check : callable
         ``(value, where)`` to the value to keep. Raises InvalidInputError.
     dump : callable
-        The stored form of a checked value.
+        From a checked value to its stored form.
     load : callable
         ``(stored, where)`` to a checked value. Raises InvalidInputError.
     show : callable, default literal
@@ -150,10 +150,10 @@ def stored_map(stored: Stored, where: str) -> dict[str, Stored]:
 
 
 class Family(type):
-    """The type of a namespace of classes that count as its variants.
+    """A metaclass for namespaces: their classes count as variants of them.
 
-    A class cannot inherit from the one whose body it stands in, so ``isinstance`` is
-    taught to look into the body.
+    A class cannot inherit from the class whose body it is defined in, so ``isinstance`` is
+    taught to look into that body.
     """
 
     def __instancecheck__(cls, instance: object) -> bool:
@@ -168,7 +168,7 @@ class Options(Displayed):
     #: Where the official client has the class, and in which order it shows the options.
     _module: ClassVar[str] = "icechunk.config"
     _order: ClassVar[tuple[str, ...]] = ()
-    #: What is in force where an option is None, to be shown.
+    #: The values in force where an option is None, for display.
     _in_force: ClassVar[Mapping[str, Any]] = {}
 
     def __init_subclass__(cls) -> None:
@@ -178,7 +178,7 @@ class Options(Displayed):
             if get_origin(hint) is Annotated
         }
         cls._kinds = {name: hint.__metadata__[0] for name, hint in hints.items()}
-        # help() shows the types, and not how they are checked
+        # help() shows the types, not how they are checked
         cls.__annotations__.update({name: hint.__origin__ for name, hint in hints.items()})
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -214,7 +214,7 @@ class Options(Displayed):
         return f"{cls._module}.{cls.__name__}"
 
     def _texts(self, nested: Callable[[Any], str]) -> Iterator[tuple[str, Any, str]]:
-        """Yield name, value and text of the options that are shown, in their order."""
+        """Yield name, value and text of the options to be shown, in order."""
         for name in self._order or self._kinds:
             value = getattr(self, name)
             if value is None:
@@ -228,7 +228,7 @@ class Options(Displayed):
 
     @staticmethod
     def _members(members: Mapping[str, Any], nested: Callable[[Any], str]) -> str:
-        """Return a dict of objects whose keys are URLs as a text."""
+        """Return a dict whose keys are URLs as text."""
         texts = {public_url(key): nested(value) for key, value in members.items()}
         if nested is repr:
             lines = (f"{literal(key)}: {text},\n" for key, text in texts.items())
@@ -268,7 +268,7 @@ class Options(Displayed):
 
 
 def in_force(options: Options, name: str) -> Any:
-    """Return what an option has, or its default; None without either.
+    """Return an option's value, or its default, or None.
 
     Options of options are laid over their defaults.
     """

@@ -1,11 +1,11 @@
 """The configuration of a repository.
 
-All classes are mutable dataclasses in which None means *not set*. What is not set
-here may be set by the configuration stored in the repository, and otherwise has the
+All classes are mutable dataclasses in which None means *not set*. An option that is not
+set here may be set by the configuration stored in the repository. Otherwise it has the
 default that the documentation of the option states. `RepositoryConfig.effective`
-returns the values that the library works with, defaults filled in; the library itself
-never fills a default into a `RepositoryConfig`, so nothing that the user did not ask
-for is ever stored.
+returns the values that the library works with, with defaults filled in. The library
+never fills a default into a `RepositoryConfig`, so nothing is ever stored that the user
+did not ask for.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class CompressionConfig(Options):
 
 @dataclass(repr=False)
 class CachingConfig(Options):
-    """How much of what was read is kept in memory.
+    """How much of what was read stays in memory.
 
     Parameters
     ----------
@@ -134,10 +134,10 @@ class RepoUpdateRetryConfig(Options):
 # -- the whole -------------------------------------------------------------------------
 @dataclass(frozen=True)
 class EffectiveConfig:
-    """The values that the library works with, defaults filled in.
+    """The values that the library works with, with defaults filled in.
 
-    The attributes have the names, meanings and units of the options that they come
-    from; those of nested classes are prefixed where their name alone would not tell.
+    The attributes have the names, meanings and units of the options they come from. Those
+    of nested classes have a prefix where their name alone would be ambiguous.
     """
 
     inline_chunk_threshold_bytes: int
@@ -243,7 +243,7 @@ class RepositoryConfig(Options):
         return (self.virtual_chunk_containers or {}).get(name)
 
     def set_virtual_chunk_container(self, cont: VirtualChunkContainer) -> None:
-        """Add a container under its url prefix, or replace the one that is there."""
+        """Add a container under its URL prefix, replacing any that is there."""
         if not isinstance(cont, VirtualChunkContainer):
             raise invalid_option(
                 "set_virtual_chunk_container: cont", "a VirtualChunkContainer", cont
@@ -254,21 +254,21 @@ class RepositoryConfig(Options):
         }
 
     def clear_virtual_chunk_containers(self) -> None:
-        """Remove all containers, also those that a stored configuration would add."""
+        """Remove all containers, including those that a stored configuration would add."""
         self.virtual_chunk_containers = {}
 
     def merge(self, other: RepositoryConfig) -> RepositoryConfig:
-        """Return this configuration with what `other` sets laid over it.
+        """Return this configuration overlaid with everything that `other` sets.
 
-        Option by option, at every depth; the containers and the rules for splitting
-        are one option each, and replaced as a whole (Icechunk spec, "RepositoryConfig").
+        Options are merged one by one, at every depth. The containers are one option, and so are
+        the rules for splitting: each is replaced as a whole (Icechunk spec, "RepositoryConfig").
         """
         if not isinstance(other, RepositoryConfig):
             raise invalid_option("RepositoryConfig.merge: other", "a RepositoryConfig", other)
         return self._merge(other)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the stored form: every key, None where unset, plain values only.
+        """Return the stored form: every key, None where unset, and plain values only.
 
         The same structure is stored as FlexBuffers (spec 2) and as YAML (spec 1). An
         enumeration is a string, or a dict with one key for a variant that holds
@@ -288,7 +288,7 @@ class RepositoryConfig(Options):
         d : mapping
             The structure that `to_dict` returns.
         name : str
-            What errors call the source.
+            How error messages name the source.
 
         Raises
         ------
@@ -321,7 +321,7 @@ class RepositoryConfig(Options):
         return EffectiveConfig(
             inline_chunk_threshold_bytes=in_force(self, "inline_chunk_threshold_bytes"),
             get_partial_values_concurrency=in_force(self, "get_partial_values_concurrency"),
-            # more than zstd has
+            # higher than zstd's highest
             compression_level=min(in_force(compression, "level"), 22),
             max_concurrent_requests=in_force(self, "max_concurrent_requests"),
             max_concurrent_decodes=in_force(self, "max_concurrent_decodes"),
@@ -333,7 +333,7 @@ class RepositoryConfig(Options):
             preload_max_total_refs=in_force(preload, "max_total_refs"),
             preload_if=preload.preload_if or DEFAULT_PRELOAD,
             preload_max_arrays_to_scan=in_force(preload, "max_arrays_to_scan"),
-            # by itself it differs from the rules that are shown: arrays are cut by their size
+            # the default differs from the rules that are displayed: arrays are cut by their size
             split_sizes=None if wanted.splitting is None else wanted.splitting.split_sizes or (),
             location_compression_is_wanted=wanted.virtual_chunk_location_compression is not None,
             location_compression_min_num_chunks=in_force(locations, "min_num_chunks"),
@@ -366,9 +366,9 @@ class FeatureFlag(Labelled):
     name : str
     default_enabled : bool
     setting : bool or None
-        None where it was not set, or set back to its default.
+        None if it was never set, or was set back to its default.
     enabled : bool
-        What is in force.
+        The value in force.
     """
 
     _label = "icechunk.config.FeatureFlag"

@@ -17,7 +17,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class EffectiveRetries:
-    """How often and how fast failed requests are tried again.
+    """How often and how quickly failed requests are retried.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class EffectiveRetries:
 
 @dataclass(repr=False)
 class StorageRetriesSettings(Options):
-    """How often and how fast failed requests are tried again.
+    """How often and how quickly failed requests are retried.
 
     Parameters
     ----------
@@ -66,18 +66,18 @@ def effective_retries(settings: StorageRetriesSettings) -> EffectiveRetries:
 
 @dataclass(repr=False)
 class StorageTimeoutSettings(Options):
-    """When to give up on a request; each in milliseconds, by default those of the client.
+    """When to give up on a request, in milliseconds. The defaults are those of the client.
 
     Parameters
     ----------
     connect_timeout_ms : int, optional
         For the connection.
     read_timeout_ms : int, optional
-        For the first byte of an answer, and between two of them. Default 10,000 where
-        something is read, and 60,000 where it is sent.
+        For the first byte of an answer, and between two bytes. Default 10,000 for reads and
+        60,000 for writes.
     operation_timeout_ms : int, optional
-        For a request with all its retries, until its answer begins. Default 30,000; what is
-        sent has a second more for each 32 KiB.
+        For a request with all its retries, until its answer begins. Default 30,000; a write
+        gets another second for every 32 KiB.
     operation_attempt_timeout_ms : int, optional
         For one attempt.
     """
@@ -150,8 +150,8 @@ class StorageSettings(Options):
     concurrency : StorageConcurrencySettings, optional
     retries : StorageRetriesSettings, optional
     unsafe_use_conditional_create, unsafe_use_conditional_update : bool, optional
-        False gives up the protection against concurrent writers, for stores that
-        cannot do conditional writes. Default True.
+        False gives up the protection against concurrent writers, for stores without
+        conditional writes. Default True.
     unsafe_use_metadata : bool, optional
         Whether objects get user metadata. Default True.
     storage_class : str, optional
@@ -215,12 +215,12 @@ class StorageSettings(Options):
         )
 
     def limited(self, limits: StorageSettings | None) -> StorageSettings:
-        """Return the same with no more retries and no longer waits than `limits` have.
+        """Return the same settings, with no more retries and no longer waits than `limits`.
 
         Parameters
         ----------
         limits : StorageSettings or None
-            Where they are unset, the defaults are the limit.
+            The defaults are the limit where these are unset.
         """
         mine, most = self.effective(), (limits or StorageSettings()).effective()
         times = most.timeouts
@@ -246,7 +246,7 @@ def _value_or(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
-#: In milliseconds, for what only somebody else wants to wait for.
+#: In milliseconds, for waits that only somebody else asked for.
 _LONGEST_MS: Final = {
     "connect_timeout_ms": 60_000,
     "read_timeout_ms": 60_000,

@@ -1,4 +1,4 @@
-"""Points in time, in all the ways in which they are written."""
+"""Points in time, in every form in which they are written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Time: TypeAlias = str | date | datetime | np.datetime64
 def instant(
     value: Time, name: str = "as_of", kind: ErrorKind = ErrorKind.INVALID_REF_TYPE
 ) -> datetime:
-    """Return a point in time with its zone; one without a zone is in UTC.
+    """Return a point in time with its zone. One without a zone is in UTC.
 
     Parameters
     ----------
@@ -27,14 +27,14 @@ def instant(
         Strings are dates or times in ISO 8601, such as ``2024-05-01`` or
         ``2024-05-01T12:00+02:00``.
     name : str
-        Of the argument, for messages.
+        The name of the argument, for messages.
     kind : ErrorKind
         Of the error.
 
     Raises
     ------
     InvalidInputError
-        If it is none.
+        If it is not a point in time.
 
     Examples
     --------
@@ -52,15 +52,15 @@ def instant(
 
 
 def has_zone(value: Time) -> bool:
-    """Whether a point in time says in which zone it is."""
+    """Whether a point in time has a time zone."""
     parsed = _parsed(value)
     return isinstance(parsed, datetime) and parsed.utcoffset() is not None
 
 
 def _parsed(value: Time) -> object:
-    """Return a datetime if it is a point in time, something else if it is none."""
+    """Return a datetime if the value is a point in time, and something else otherwise."""
     if value != value:
-        return None  # a missing time of NumPy or pandas
+        return None  # NumPy's or pandas' missing time
     if isinstance(value, str):
         try:
             return datetime.fromisoformat(value)

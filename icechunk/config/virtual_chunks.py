@@ -34,7 +34,7 @@ _TEXT: Final = text()
 
 
 def _prefix() -> Kind:
-    """Take a URL that is stored, and shown without a user or password."""
+    """Take a URL, which is stored and displayed without a user or password."""
     return Kind(_TEXT.check, _TEXT.dump, _TEXT.load, lambda value: literal(public_url(value)))
 
 
@@ -60,17 +60,17 @@ class VirtualChunkContainer(Options):
     name: Annotated[str | None, text()] = None
 
     def validate(self) -> None:
-        """Check what a container must fulfil before it is written to a repository.
+        """Check what must hold before a container is written to a repository.
 
-        Containers that are read from one are not held to it: older versions of the
+        Containers that are read from a repository are not checked: older versions of the
         format were laxer.
 
         Raises
         ------
         InvalidInputError
             If the prefix does not end with ``/``, names no bucket or folder, or has a
-            scheme that the store cannot serve, or if an option or header of the store is
-            not known to hold no secret: everybody who can read the repository could read it.
+            scheme that the store cannot serve, or if an option or header of the store might hold
+            a secret: everybody who can read the repository could read it.
         """
         try:
             parts = urlsplit(self.url_prefix)
@@ -139,7 +139,7 @@ def containers() -> Kind:
 
 @dataclass(frozen=True)
 class VirtualChunkSpec:
-    """A chunk of an array that is a range of bytes of some file.
+    """A chunk of an array that is a range of bytes in a file.
 
     Parameters
     ----------
@@ -188,7 +188,7 @@ class VirtualChunkSpec:
         return hash((tuple(self.index), self.location, self.offset, self.length))
 
     def __repr__(self) -> str:
-        # as the decorator would make it, but for what a location may carry
+        # as the decorator would make it, except for what a location may carry
         values = {**vars(self), "location": public_url(self.location)}
         return f"VirtualChunkSpec({', '.join(f'{k}={v!r}' for k, v in values.items())})"
 

@@ -1,8 +1,8 @@
-"""Reads of neighbouring ranges of one file become one request.
+"""Combine reads of neighbouring ranges of one file into one request.
 
-Zarr asks for many chunks at once, each for itself. Those that ask in the same turn of the
-event loop are collected, and ranges of the same file that lie near to each other are
-fetched together. Nobody waits for more than what asks in this turn.
+Zarr asks for many chunks at once, one call each. Calls of the same turn of the event
+loop are collected, and ranges of the same file that lie close to each other are
+fetched together. No call waits for anything but the others of that turn.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Final, NamedTuple, TypeAlias
 from icechunk.storage.base import GetResult, Storage
 
 #: Fetch up to this many bytes between two ranges rather than make another request: at
-#: 100 MB/s they take less than a millisecond, and an answer of an object store many.
+#: 100 MB/s they take less than a millisecond, but an object store needs many to answer.
 MAX_GAP: Final = 64 * 1024
-#: A request asks for no more than this, unless one chunk does: all of it is in memory.
+#: A request asks for no more than this, unless a single chunk does: all of it is in memory.
 MAX_REQUEST: Final = 16 * 1024 * 1024
 
 
 class Source(NamedTuple):
-    """A file in a version: what reads must agree in to be fetched together.
+    """A file in one version: reads must agree in this to be fetched together.
 
     Attributes
     ----------
@@ -59,18 +59,18 @@ class _Turn:
 
 
 class Coalescer:
-    """Fetches ranges of files, those that are asked for at the same time together.
+    """Fetches ranges of files, and combines those that are asked for at the same time.
 
     Any number of event loops may use it at the same time.
     """
 
     def __init__(self) -> None:
         self._turns: dict[asyncio.AbstractEventLoop, _Turn] = {}
-        # a loop does not keep its tasks alive
+        # a loop keeps no strong references to its tasks
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def get(self, source: Source, start: int, end: int) -> GetResult:
-        """Return bytes `start` to `end` (exclusive) of a file, fewer if it ends before.
+        """Return bytes `start` to `end` (exclusive) of a file, or fewer if it ends earlier.
 
         Raises
         ------
@@ -98,7 +98,7 @@ class Coalescer:
 
 
 def _merged(wanted: Sequence[_Wanted]) -> Iterator[list[_Wanted]]:
-    """Yield what to fetch together, each in order of where it begins."""
+    """Yield groups of ranges to fetch together, each in order of its start."""
     ordered = sorted(wanted, key=lambda w: (w.start, w.end))
     together = ordered[:1]
     end = together[0].end
@@ -133,7 +133,7 @@ async def _fetch(source: Source, together: Sequence[_Wanted]) -> None:
         return
     view = memoryview(got.data)
     for one in together:
-        # somebody may have stopped waiting
+        # a caller may have stopped waiting
         if not one.result.done():
             part = view[one.start - first : one.end - first]
             one.result.set_result(GetResult(part, got.etag, got.last_modified))

@@ -20,10 +20,10 @@ from icechunk.storage.object_store import ObjectStorage
 from icechunk.virtual.container_trust import Trust, check_stored_options, patient, s3_options
 from icechunk.virtual.locations import shown
 
-#: What may be part of a host name of a bucket, in any of the services.
+#: The characters that a bucket's part of a host name may have, in any of the services.
 _BUCKET: Final = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._$-]*")
 
-#: For each kind of store the credential that fits, and how to write a typical one.
+#: For each kind of store, the credential that fits and how to write a typical one.
 _CREDENTIALS: Final[dict[type, tuple[type, str]]] = {
     ObjectStoreConfig.S3: (Credentials.S3, "Credentials.S3(s3_credentials(from_env=True))"),
     ObjectStoreConfig.S3Compatible: (
@@ -45,7 +45,7 @@ _CREDENTIALS: Final[dict[type, tuple[type, str]]] = {
 
 
 def credential_call(store: AnyObjectStoreConfig) -> str:
-    """Return the source of a credential that fits a kind of store."""
+    """Return source code for a credential that fits a kind of store."""
     return _CREDENTIALS[type(store)][1] if type(store) in _CREDENTIALS else "None"
 
 
@@ -62,13 +62,13 @@ def open_container(
     ----------
     store : one of the classes of ObjectStoreConfig
     root : str
-        In normal form, with a slash at its end. It decides alone: a path in the
+        In normal form, with a slash at its end. It alone decides: a path in the
         description of a local store plays no role, because the user did not see it when
         allowing the URL.
     credential : one of Credentials, optional
         None for the defaults of the store.
     may_follow : callable
-        Whether a redirect may lead to a URL.
+        Whether a redirect may lead to a given URL.
     trust : Trust
         Whose options those of `store` are.
 
@@ -76,7 +76,7 @@ def open_container(
     ------
     InvalidInputError
         If the credential or the URL does not fit the kind of store, or if the repository
-        sets options that only the caller may.
+        sets options that only the caller may set.
     """
     if isinstance(store, ObjectStoreConfig.InMemory):
         raise InvalidInputError(
@@ -140,5 +140,5 @@ def _s3_options(store: AnyObjectStoreConfig) -> S3Options:
             endpoint_url=options.endpoint_url or "https://t3.storage.dev",
             region=options.region or "auto",
         )
-    # of use for writing only, and not all kinds are supported
+    # used for writing only, and not all kinds are supported
     return dataclasses.replace(options, checksum_algorithm=None)

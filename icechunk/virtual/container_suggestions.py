@@ -30,7 +30,7 @@ from icechunk.virtual.locations import (
 
 
 class HasVirtualChunks(Protocol):
-    """What is asked of a session."""
+    """What is needed of a session."""
 
     def all_virtual_chunk_locations(self) -> list[str]:
         """Return the URLs of the files that virtual chunks are in."""
@@ -38,7 +38,7 @@ class HasVirtualChunks(Protocol):
 
 References: TypeAlias = HasVirtualChunks | Mapping[str, Any] | Iterable[str]
 
-#: How to write the store of a scheme; ``{folder}`` is a folder of this machine.
+#: Source code for the store of a scheme; ``{folder}`` is a folder of this machine.
 _SOURCES: Final = {
     "s3": "icechunk.s3_store()",
     "tigris": "icechunk.ObjectStoreConfig.Tigris(icechunk.S3Options())",
@@ -52,7 +52,7 @@ _AZURE: Final = "icechunk.azure_store(account='ACCOUNT')"
 
 
 def container_call(location: str) -> str:
-    """Return the source of a container for one location."""
+    """Return source code for a container of one location."""
     prefix = shown(location).rpartition("/")[0] + "/"
     parts = urlsplit(prefix)
     source = _SOURCES.get(parts.scheme, _AZURE).format(folder=url2pathname(parts.path))
@@ -65,21 +65,21 @@ def suggest_containers(
     stores: Mapping[str, AnyObjectStoreConfig] | None = None,
     named: bool = False,
 ) -> list[VirtualChunkContainer]:
-    """Return containers that hold all the files that references point to.
+    """Return containers that cover all the files that references point to.
 
-    One for each bucket, host or top folder of this machine, with the longest folder that
-    the files there have in common as its prefix. Look at them before you store and
-    authorise them: everything below a prefix may be read then.
+    One for each bucket, host or top folder of this machine. Its prefix is the longest folder
+    that the files there have in common. Look at them before you store and authorise them:
+    everything below a prefix can be read afterwards.
 
     Parameters
     ----------
     references : session, mapping, or iterable of str
-        A session, whose virtual chunks count; a reference set of kerchunk, as a dict; or
-        URLs. A path of this machine may stand for its ``file://`` URL. Locations that
+        A session, for its virtual chunks; a kerchunk reference set, as a dict; or
+        URLs. A local path may stand for its ``file://`` URL. Locations that
         name their container, ``vcc://``, need no other and are left out.
     stores : mapping of str to one of the classes of ObjectStoreConfig, optional
-        By scheme, how to reach the files: ``{"s3": s3_store(anonymous=True)}``. Needed
-        for Azure, where locations do not name the account; the default is the store of
+        How to reach the files, by scheme: ``{"s3": s3_store(anonymous=True)}``. Needed
+        for Azure, where locations do not name the account. The default is the store of
         the scheme without options.
     named : bool, default False
         Give each container a name, after its bucket, host or folder, so that locations
@@ -107,7 +107,7 @@ def suggest_containers(
     found = []
     taken: set[str] = set()
     for (scheme, _), (first, last) in sorted(bounds.items(), key=lambda item: item[1]):
-        # what the first and the last have in common, all between them have
+        # whatever the first and the last have in common, all between them have
         common = os.path.commonprefix([first, last])  # noqa: RUF071 (cut at a slash next)
         prefix = common.rpartition("/")[0] + "/"
         container = VirtualChunkContainer(
@@ -143,7 +143,7 @@ def _absolute(location: str) -> str:
 def _group(path: str) -> tuple[str, str]:
     """Return what the files of one container have in common at least."""
     scheme, _, rest = path.partition("://")
-    # the root of a file system is no container, and a bucket may be one
+    # the root of a file system is not a container, but a bucket may be one
     top, slash, _ = rest.removeprefix("/").partition("/")
     if not slash or not top:
         raise invalid_location(path, "lies in no folder, so no container can hold it")

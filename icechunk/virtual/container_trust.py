@@ -1,11 +1,11 @@
 """What the stored configuration of a repository may decide about stores of virtual chunks.
 
-Who opens a repository allows a prefix, ``s3://bucket/``, and gives credentials for it. Who
-wrote the repository chose the options of the store behind it, and nobody looks at those. So
-they may not send the credentials elsewhere, nor requests without any: not to a server in
-the caller's own network either. They may not weaken the connection, name files of this
-machine, spend the caller's money or time. What the caller passes as ``config`` is the
-caller's own, and may set everything.
+Whoever opens a repository allows a prefix, ``s3://bucket/``, and gives credentials for it.
+Whoever wrote the repository chose the options of the store behind it, and nobody looks at
+those. So stored options may not send the credentials elsewhere, nor unsigned requests, which
+could reach a server in the caller's own network. They may not weaken the connection, name
+files of this machine, or spend the caller's money or time. What the caller passes as
+``config`` is the caller's own, and may set everything.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from icechunk.config import AnyObjectStoreConfig, ObjectStoreConfig, S3Options, 
 from icechunk.config.object_stores import is_storable_header
 from icechunk.errors import ErrorKind, InvalidInputError
 
-#: What goes into a host name: anything else could make it another host.
+#: Characters of a part of a host name: others could turn it into another host.
 _LABEL: Final = re.compile(r"[A-Za-z0-9-]*")
-#: Options of S3 that stay with the service that the prefix names.
+#: Options of S3 that do not lead away from the service that the prefix names.
 _S3: Final = frozenset(
     {
         "region",
@@ -32,28 +32,28 @@ _S3: Final = frozenset(
         "checksum_algorithm",
     }
 )
-#: What a store at the service of the repository itself takes besides.
+#: What is also allowed for a store at the service of the repository itself.
 _S3_SAME: Final = _S3 | {"endpoint_url", "allow_http"}
-#: Options of clients that say how long to wait.
+#: Client options that say how long to wait.
 _DURATIONS: Final = frozenset({"connect_timeout", "read_timeout", "timeout", "pool_idle_timeout"})
-#: Those that say how to wait, not whom to ask.
+#: Client options that say how to wait, not which host to ask.
 _PATIENCE: Final = _DURATIONS | {"pool_max_idle_per_host"}
 #: A repository does not make its readers wait longer than this for a silent server.
 _MAX_SECONDS: Final = 60
 _HTTP: Final = _DURATIONS | {"user_agent", "allow_http"}
 _SECONDS: Final = re.compile(r"\s*([0-9]+)\s*([a-z]*).*")
-#: Others count as hours, which are too long in any number.
+#: Other units mean hours or more, which is too long in any number.
 _UNITS: Final[dict[str, float]] = {
     **dict.fromkeys(("", "s", "sec", "secs", "second", "seconds"), 1),
     **dict.fromkeys(("ms", "msec", "millis", "millisecond", "milliseconds"), 0.001),
 }
-#: Azure has one service for all; the account is a part of its host name.
+#: Azure has one service for all. The account is a part of its host name.
 _ACCOUNT: Final = frozenset({"account", "account_name", "azure_storage_account_name"})
 
 
 @dataclass(frozen=True)
 class Trust:
-    """Whom the caller of `Repository.open` vouches for.
+    """What the caller of `Repository.open` vouches for.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Trust:
         The S3 service that the repository itself is in, if the caller named one.
     settings : StorageSettings or None
         Those that the caller passed. Containers of the repository get no more retries and
-        no more time, or no more than the defaults.
+        no more time than these allow, or than the defaults.
     """
 
     containers: bool = True
@@ -137,7 +137,7 @@ def _refused(store: AnyObjectStoreConfig, trust: Trust) -> list[str]:
         named = {name.lower() for name in store.opts or {}}
         headers = [name for name in store.headers or {} if not is_storable_header(name)]
         return sorted(named - _HTTP) + [f"the header {name!r}" for name in headers]
-    return []  # folders have no options that count
+    return []  # options of folders have no effect
 
 
 def patient(store: AnyObjectStoreConfig, trust: Trust) -> AnyObjectStoreConfig:
@@ -168,7 +168,7 @@ def _shorter(opts: Any) -> dict[str, str]:
 
 def _is_long(duration: str) -> bool:
     found = _SECONDS.fullmatch(duration.lower())
-    # what is no duration is for the client to refuse
+    # the client refuses what is not a duration
     return found is not None and int(found[1]) * _UNITS.get(found[2], 3600) > _MAX_SECONDS
 
 

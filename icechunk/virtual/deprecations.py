@@ -1,4 +1,4 @@
-"""Warnings about what the official client is going to refuse."""
+"""Warnings about calls that the official client is going to refuse."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _S3: Final = "icechunk.s3_from_env_credentials() or icechunk.s3_anonymous_creden
 _GCS: Final = "icechunk.credentials.gcs_anonymous_credentials()"
 _AZURE: Final = "icechunk.azure_from_env_credentials()"
 _HTTP: Final = "icechunk.credentials.HttpAccess"
-#: What says what None stands for, by the scheme of the container.
+#: What to pass in place of None, by the scheme of the container.
 _EXPLICIT: Final = {
     "s3": _S3,
     "tigris": _S3,

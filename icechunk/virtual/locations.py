@@ -1,4 +1,4 @@
-"""The locations of virtual chunks, as text: what is equal, what lies inside of what.
+"""The locations of virtual chunks, as text: which are equal, and which lie inside which prefix.
 
 A location is an absolute URL, or ``vcc://<container name>/<key>`` (Icechunk spec, "Virtual
 references").
@@ -14,27 +14,27 @@ from icechunk.base.public_url import public_url, url_credentials
 from icechunk.errors import ErrorKind, InvalidInputError
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-#: What URL parsers drop from around and within a URL.
+#: Characters that URL parsers drop around and within a URL.
 _AROUND: Final = "".join(map(chr, range(0x21)))
 _WITHIN: Final = dict.fromkeys(map(ord, "\t\n\r"))
-#: Printable ASCII that stays as it is in the path of a ``file`` URL.
+#: Printable ASCII that is not encoded in the path of a ``file`` URL.
 _PATH_SAFE: Final = "".join(c for c in map(chr, range(0x21, 0x7F)) if c not in '"#<>?^`{}')
 _PLAIN_FILE: Final = re.compile(r"file:///[A-Za-z0-9/._~!$&'()*+,;=:@|\[\]-]*")
 _SUFFIX: Final = re.compile(r"[?#]")
-#: Begins a location that names its container.
+#: The beginning of a location that names its container.
 BY_NAME: Final = "vcc://"
-#: A segment that is ``.`` or ``..`` to somebody. Wide full stops are folded by some.
+#: A segment that some reader takes for ``.`` or ``..``. Some fold wide full stops.
 _DOTS: Final = re.compile(
     r"(?:^|[/\\])[\x00-\x20\x7f]*(?:[.\uff0e][\x00-\x20\x7f]*){1,2}(?:[;/\\]|$)"
 )
-#: Forms of a full stop and a slash in UTF-8 that are not allowed, and known from attacks.
+#: Invalid UTF-8 forms of a full stop and a slash, known from attacks.
 _OVERLONG: Final = ("\udcc0\udcae", "."), ("\udcc0\udcaf", "/"), ("\udcc1\udc9c", "\\")
 _MAX_DECODINGS: Final = 8
 _DOT: Final = re.compile(r"(?:\.|%2e)", re.IGNORECASE)
 
 
 def invalid_location(location: object, problem: str) -> InvalidInputError:
-    """Return the error for a location that cannot be one; `problem` begins with a verb."""
+    """Return the error for an invalid location. `problem` begins with a verb."""
     visible = shown(location) if isinstance(location, str) else location
     return InvalidInputError(
         f"the virtual chunk location {visible!r} {problem}", ErrorKind.INVALID_VIRTUAL_REF
@@ -58,7 +58,7 @@ def normalize_location(location: str) -> str:
             location, "is not an absolute URL; the URL of a file begins with 'file:///'"
         )
     if _PLAIN_FILE.fullmatch(location) and "/." not in location:
-        return location  # most are like this, and there may be millions
+        return location  # most are like this, and there may be millions of them
     scheme = found[1].lower()
     rest = location[found.end() :]
     if scheme == "file":
@@ -90,13 +90,13 @@ def _normalize_file(location: str, rest: str) -> str:
     dots = _DOT.sub(".", last)
     if dots == "..":
         del segments[-1:]
-    # what ends with dots is a folder, and keeps the slash of one
+    # a path that ends with dots is a folder, and keeps a folder's slash
     segments.append("" if dots in (".", "..") else last)
     return "/" + quote("/".join(segments), safe=_PATH_SAFE) + suffix
 
 
 def cut_suffix(text: str) -> tuple[str, str]:
-    """Split at the first ``?`` or ``#``, which begin what is not part of a path."""
+    """Split at the first ``?`` or ``#``: what follows is not part of a path."""
     end = _SUFFIX.search(text)
     return (text, "") if end is None else (text[: end.start()], text[end.start() :])
 
@@ -104,8 +104,8 @@ def cut_suffix(text: str) -> tuple[str, str]:
 def stored_location(location: str) -> str:
     """Return the form in which a new location is stored.
 
-    What is stored is for all who can read the repository, and for ever: a location carries
-    no credentials. Locations that other clients stored with some are read as they are.
+    Everybody who can read the repository sees what is stored, for ever, so a location carries
+    no credentials. Locations that other clients stored with credentials are read as they are.
 
     Raises
     ------
@@ -148,11 +148,11 @@ def shown(location: str) -> str:
 
 
 def check_segments(location: str, encoded: str) -> None:
-    """Refuse a path that a server, however it reads it, could take for a way up.
+    """Refuse a path that any server could take for a way up, however it reads it.
 
-    Decoded as often as there is something to decode, because some servers do it twice; with
-    a backslash as a separator; without parameters behind ``;``, without control characters
-    and blanks, which some drop.
+    The path is decoded as long as there is something to decode, because some servers do it
+    twice. A backslash counts as a separator. Parameters behind ``;`` are removed, and so are
+    control characters and blanks, which some servers drop.
 
     Raises
     ------
@@ -175,7 +175,7 @@ def check_segments(location: str, encoded: str) -> None:
 
 
 def key_below(location: str, encoded: str) -> str:
-    """Return the key for the rest of a path, after checking that it goes down only."""
+    """Return the key for the rest of a path, after checking that it only leads down."""
     check_segments(location, encoded)
     key = unquote(encoded, errors="surrogateescape") if "%" in encoded else encoded
     if not key or key.endswith("/"):

@@ -1,8 +1,8 @@
-"""Which of a million locations need no look of their own.
+"""Which of a million locations need no individual look.
 
-Most locations are plain: by their bytes alone they are stored as they are, carry no
-credentials, and lead to no folder above. Those are found here, a block of bytes at a time and
-without a Python object each. `icechunk.virtual.locations` looks at the others, one by one.
+Most locations are plain: their bytes alone show that they are stored unchanged, carry no
+credentials, and do not lead to a parent folder. Those are found here, block by block and
+without a Python object for each. `icechunk.virtual.locations` looks at the others one by one.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ __all__ = ["below", "location_heap", "plain", "stored_heap"]
 Bools: TypeAlias = npt.NDArray[np.bool_]
 Indices: TypeAlias = npt.NDArray[np.int32]
 
-#: Without what ends a path, encodes, separates elsewhere, or stands behind a user. No URL parser
+#: Characters that end no path, encode nothing, and separate nothing elsewhere. No URL parser
 #: changes these.
 _SAFE: Final = (ascii_letters + digits + "/._~!$&'()*+,;=:|[]-").encode()
 _IS_UNSAFE: Final = np.isin(np.arange(256), np.frombuffer(_SAFE, np.uint8), invert=True)
 _HEAD: Final = re.compile(rb"file:///|(?!file:)[a-z][a-z0-9+.-]*://")
-#: Kinds of URL that are told apart; what is of more goes one by one.
+#: So many kinds of URL are told apart; locations of further kinds are checked one by one.
 _MAX_HEADS: Final = 8
 _BLOCK: Final = 1 << 18
 
 
 def location_heap(locations: Any) -> tuple[StringHeap, Indices]:
-    """Store the locations that a user gave, equal ones once.
+    """Collect the locations that a user gave, equal ones once.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def location_heap(locations: Any) -> tuple[StringHeap, Indices]:
     Raises
     ------
     InvalidInputError
-        If one is no text.
+        If one is not a string.
     """
     if hasattr(locations, "to_pylist"):
         locations = [location or "" for location in locations.to_pylist()]
@@ -75,7 +75,7 @@ def stored_heap(heap: StringHeap) -> tuple[StringHeap, Indices]:
     heap : StringHeap
         Distinct ones.
     index : int32[n]
-        Where each location is in it.
+        The position of each location in it.
 
     Raises
     ------
@@ -101,13 +101,13 @@ def stored_heap(heap: StringHeap) -> tuple[StringHeap, Indices]:
 
 
 def plain(heap: StringHeap) -> Bools:
-    """Find the locations that are stored as they are and lead down only.
+    """Find the locations that are stored unchanged and lead down only.
 
     Returns
     -------
     bool[n]
-        True: `stored_location` returns the location itself, it has nothing behind its path,
-        and no segment of it is ``.`` or ``..`` to anybody. False: that is not known.
+        True: `stored_location` returns the location itself, nothing follows its path, and no
+        segment of it is ``.`` or ``..`` in any reading. False: not known.
     """
     result = _with_known_head(heap)
     for first, last in _blocks(heap.offsets):
@@ -131,7 +131,7 @@ def below(heap: StringHeap, prefix: bytes, rows: npt.NDArray[np.int64]) -> Bools
     prefix : bytes
         Not empty.
     rows : int64[m]
-        Of the heap: those that are asked for.
+        Positions in the heap of the locations to check.
 
     Returns
     -------
@@ -160,7 +160,7 @@ def _with_known_head(heap: StringHeap) -> Bools:
         if head is None:
             rest = rest[1:]
             continue
-        # what is nothing but a head, or ends with a slash, is looked at
+        # a location that is only a prefix, or ends with a slash, is checked
         found = below(heap, head[0], rest)
         result[rest[found]] = True
         rest = rest[1:][~found[1:]]
@@ -168,7 +168,7 @@ def _with_known_head(heap: StringHeap) -> Bools:
 
 
 def _blocks(offsets: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Yield rows [from, to) that have about `_BLOCK` bytes."""
+    """Yield ranges of rows [from, to) that have about `_BLOCK` bytes each."""
     first, count = 0, len(offsets) - 1
     while first < count:
         last = int(offsets.searchsorted(offsets[first] + _BLOCK, side="right")) - 1

@@ -76,7 +76,7 @@ class VirtualResolver:
     Parameters
     ----------
     containers : mapping of str to VirtualChunkContainer
-        Those of the configuration. Their keys play no role.
+        Those of the configuration. Their keys have no meaning here.
     authorized : mapping of str to credential or None, optional
         By url prefix, what the caller of ``open`` or ``create`` passed as
         ``authorize_virtual_chunk_access``. None stands for the defaults of the store. A
@@ -105,7 +105,7 @@ class VirtualResolver:
             try:
                 prefix = container_prefix(container.url_prefix)
             except InvalidInputError:
-                # other clients may store such a one; no location is ever in it
+                # other clients may store such a container; no location ever lies in it
                 continue
             covering = max((p for p in allowed if prefix.startswith(p)), key=len, default="")
             self._places.append(_Place(prefix, container, covering, allowed.get(covering)))
@@ -134,7 +134,7 @@ class VirtualResolver:
 
     # -- locations -------------------------------------------------------------------
     def validate(self, location: str) -> None:
-        """Check that a location is in a container, authorised or not.
+        """Check that a location lies in a container, authorised or not.
 
         Raises
         ------
@@ -145,7 +145,7 @@ class VirtualResolver:
         self._locate(location)
 
     def invalid_locations(self, locations: Iterable[str]) -> list[int]:
-        """Return the positions of those locations that `validate` refuses.
+        """Return the positions of the locations that `validate` refuses.
 
         Of a `StringHeap` most locations cost no Python call.
         """
@@ -171,7 +171,7 @@ class VirtualResolver:
             if not len(rows):
                 break
             if prefix.endswith("://"):
-                continue  # of all buckets: the key begins somewhere else
+                continue  # a container of all buckets: the key begins elsewhere
             found = below(locations, prefix.encode(errors="surrogateescape"), rows)
             valid[rows[found]] = True
             rows = rows[~found]
@@ -243,11 +243,11 @@ class VirtualResolver:
             path = normalize_location(self.expand(path))
         for place in self._places:
             if path.startswith(place.prefix):
-                # of a folder links may lead out of the prefix that was authorised, and not more
+                # links in a folder may lead out of the prefix that was authorised, but no further
                 is_folder = path.startswith("file:")
                 root = place.allowed if is_folder and place.allowed else place.prefix
                 if root.endswith("://"):
-                    # a container of all buckets: each of them is a storage
+                    # a container of all buckets: each bucket is a storage
                     root = path[: path.find("/", len(root)) + 1] or path
                 return place, root, key_below(location, path[len(root) :])
         raise InvalidInputError(
@@ -333,7 +333,7 @@ class VirtualResolver:
 
 @dataclass(frozen=True)
 class _Request:
-    """The bytes wanted of a file, and what must hold of it."""
+    """The bytes wanted from a file, and the conditions."""
 
     location: str
     start: int

@@ -1,4 +1,4 @@
-"""Virtual references as users give them, made into columns."""
+"""Convert virtual references from the user's form into columns."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def checksum_parts(checksum: str | datetime | None) -> tuple[str | None, datetim
     Raises
     ------
     InvalidInputError
-        If it is neither a text nor a time with a zone.
+        If it is neither a string nor a time with a zone.
     """
     if checksum is None or isinstance(checksum, str):
         return checksum or None, None
@@ -36,9 +36,9 @@ def checksum_parts(checksum: str | datetime | None) -> tuple[str | None, datetim
 
 
 def whole_seconds(time: datetime | None) -> int:
-    """Return whole seconds since the epoch, rounded up; 0 for no time.
+    """Return whole seconds since the epoch, rounded up; 0 if there is no time.
 
-    File systems know fractions, and a file must not be newer than its own time.
+    File systems store fractions, and a file must not be newer than its own time.
     """
     if time is None:
         return 0
@@ -53,10 +53,10 @@ def whole_seconds(time: datetime | None) -> int:
 
 
 def scalar_place(place: Sequence[int], ndim: int, first: int = 0) -> tuple[int, ...]:
-    """Return a chunk index, or the shape of a grid, with the rank that an array has.
+    """Return a chunk index, or the shape of a grid, with the rank of its array.
 
-    An array without dimensions has one chunk, and some clients give it an index or a grid
-    with dimensions all the same.
+    An array without dimensions has one chunk. Some clients nevertheless pass an index or a
+    grid with dimensions.
 
     Parameters
     ----------
@@ -64,14 +64,14 @@ def scalar_place(place: Sequence[int], ndim: int, first: int = 0) -> tuple[int, 
     ndim : int
         Of the array.
     first : int, default 0
-        The value that the superfluous numbers must have: 0 in an index, 1 in a shape.
+        The value that superfluous numbers must have: 0 in an index, 1 in a shape.
     """
     superfluous = ndim == 0 and all(number == first for number in place)
     return () if superfluous else tuple(place)
 
 
 def refs_from_specs(specs: Sequence[VirtualChunkSpec], ndim: int) -> ChunkRefs:
-    """Return references for a list of specs; of several for one chunk the last counts.
+    """Return references for a list of specs. If there are several for a chunk, the last counts.
 
     Raises
     ------
