@@ -1,7 +1,7 @@
 """Snapshots, manifests and transaction logs: fetched and written, with a cache.
 
-These objects never change once written, so what was decoded once stays valid. Each is
-fetched at most once however many threads ask for it at the same time.
+These objects never change once written, so a decoded one stays valid. Each is
+fetched at most once, however many threads ask for it at the same time.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ from icechunk.storage.base import BytesLike, Storage
 T = TypeVar("T")
 Inspect: TypeAlias = Callable[[FileType, str, BytesLike], None]
 
-#: What one decoded chunk reference and one snapshot node take in memory, about. The
-#: config bounds caches by their number, the caches themselves count bytes.
+#: Memory that one decoded chunk reference and one snapshot node take, roughly. The
+#: config bounds caches by number, the caches themselves count bytes.
 BYTES_PER_CHUNK_REF: Final = 48
 BYTES_PER_NODE: Final = 2048
 
 
 class _Cache(Generic[T]):
-    """Least recently used values up to a total size; each is made once."""
+    """Least recently used values up to a total size. Each is made once."""
 
     def __init__(self, max_bytes: int, size: Callable[[T], int]) -> None:
         self._max_bytes = max_bytes
@@ -82,7 +82,7 @@ class _Cache(Generic[T]):
                     self.put(key, value)
         finally:
             with self._lock:
-                # those who wait have the lock; after a failure each of them tries again
+                # waiting threads hold the lock; after a failure each of them tries again
                 self._making.pop(key, None)
         return value
 
@@ -145,7 +145,7 @@ class Assets:
         )
 
     def uncached(self, inspect: Inspect | None = None) -> Assets:
-        """Return access to what is stored now, that keeps nothing.
+        """Return access to what is stored now, without keeping anything.
 
         For work that looks at everything once, or that must not trust what was read before:
         snapshots of spec version 1 are rewritten when others expire.
@@ -185,7 +185,7 @@ class Assets:
         return self._snapshots.get(snapshot_id, fetch)
 
     def forget_snapshot(self, snapshot_id: bytes) -> None:
-        """Fetch a snapshot anew when it is asked for next: it was rewritten in place."""
+        """Make the next request for a snapshot fetch it again: it was rewritten in place."""
         self._snapshots.forget(snapshot_id)
 
     def manifest(self, manifest_id: bytes) -> Manifest:
@@ -229,7 +229,7 @@ class Assets:
         return self._manifests.get(manifest_id, fetch)
 
     def chunk_ids(self, manifest_id: bytes) -> NDArray[np.uint8]:
-        """Fetch a manifest for nothing but the ids of its native chunks: uint8[n, 12].
+        """Fetch a manifest only for the ids of its native chunks: uint8[n, 12].
 
         Raises
         ------
@@ -244,7 +244,7 @@ class Assets:
     def chunk_ref(
         self, manifest_id: bytes, node_id: bytes, coordinate: Sequence[int]
     ) -> ChunkRef | None:
-        """Return the reference to a chunk in a manifest, None if there is none.
+        """Return the reference to a chunk in a manifest, or None.
 
         Raises
         ------
@@ -259,11 +259,11 @@ class Assets:
         return ref
 
     def cached_manifest(self, manifest_id: bytes) -> StoredManifest | None:
-        """Return a manifest if that takes no request."""
+        """Return a manifest if that needs no request."""
         return self._manifests.peek(manifest_id)
 
     def forget_manifests(self, manifest_ids: Iterable[bytes]) -> None:
-        """Drop manifests from the cache that are not likely to be asked for again."""
+        """Drop manifests from the cache that are unlikely to be needed again."""
         for manifest_id in manifest_ids:
             self._manifests.forget(manifest_id)
 
@@ -301,7 +301,7 @@ class Assets:
     def write_snapshot(self, snapshot: Snapshot, *, spec_version: int = 2) -> None:
         """Store a snapshot under its id."""
         data = encode_snapshot(snapshot, level=self.compression_level, spec_version=spec_version)
-        # one that was built again has the same id
+        # a snapshot that is built again has the same id
         self._snapshots.forget(snapshot.id)
         self.storage.put(layout.snapshot_key(snapshot.id), data)
         # a session goes on from the snapshot that it has committed

@@ -1,8 +1,8 @@
 """Building a new state: manifests, transaction log and snapshot.
 
-Building depends on nothing but the base and the edits, so it can be run again after a
-lost race. What it stores has random names and is invisible until `icechunk.commit.publish`
-makes the repo info point to it; if that never happens it is litter for the garbage
+Building depends on nothing but the base and the edits, so it can be repeated after a lost
+race. What it stores has random names and is invisible until `icechunk.commit.publish`
+makes the repo info point to it. If that never happens, it is litter for the garbage
 collector. The rules are those of the Icechunk spec, "Commit".
 """
 
@@ -69,7 +69,7 @@ class _Part:
     manifests: list[tuple[ManifestRef, ManifestFile]]
 
     def is_of(self, array: ArrayInfo, edits: ChunkRefs | None, sizes: BlockSizes) -> bool:
-        """Whether this is what would be made again."""
+        """Whether building would give the same manifests again."""
         return (self.before, self.grid, self.sizes) == (
             array.manifests,
             array.num_chunks,
@@ -78,7 +78,7 @@ class _Part:
 
 
 class Builder:
-    """Stores the snapshot of one commit, and stores it again after each race that is lost.
+    """Stores the snapshot of one commit, and stores it again after each lost race.
 
     What was made in an earlier round and would be the same again is kept: manifests of arrays
     that nobody else has changed, and the transaction log. In spec version 2 the snapshot keeps
@@ -88,10 +88,10 @@ class Builder:
     ----------
     assets : Assets
     splitting : sequence, optional
-        Rules for cutting the chunk grids of arrays into manifests. Default: only what is
-        large is cut, and cuts that are there stay.
+        Rules for cutting the chunk grids of arrays into manifests. Default: only large arrays
+        are cut, and existing cuts stay.
     rewrites : bool
-        Whether to cut the references of all arrays anew, also of those that did not change.
+        Whether to cut the references of all arrays again, even of unchanged ones.
     concurrency : int
         Manifests written at the same time.
     spec_version : int
@@ -140,7 +140,7 @@ class Builder:
             Log of the commit that the result replaces; its changes are listed again.
         """
         if self._log is not None and self._spec_version == 1:
-            # refs return to what they were, so a put that was lost is less certain to be
+            # refs can return to an earlier state, so a lost put is less certain to be
             self._id = new_object_id()
         tree = Tree(base, [changes])
         nodes, manifest_files = self._write_manifests(base, tree, changes)
@@ -239,7 +239,7 @@ class Builder:
                 continue
             refs = self._assets.manifest(ref.id).arrays.get(node.id)
             if refs is not None:
-                # chunks outside the grid, left behind by a shrunk shape, are dropped here
+                # chunks outside the grid, left over from a shrunk shape, are dropped here
                 for piece in split(_in_grid(refs, grid), sizes):
                     joins = rewrites or edited & _blocks(piece, sizes)
                     (parts if joins else written).append(piece)
@@ -256,7 +256,7 @@ def transaction_log(
     """Say what changed between a snapshot and the tree on top of it.
 
     A node that was created and deleted again is not mentioned, and neither is one that
-    was moved away and back; a new node is only that, however often its metadata was set
+    was moved away and back. A new node is only new, however often its metadata was set
     afterwards.
     """
     new: dict[bool, list[bytes]] = {True: [], False: []}
@@ -303,13 +303,13 @@ def _fits(
 
 
 def _blocks(refs: ChunkRefs, sizes: BlockSizes) -> set[tuple[int, ...]]:
-    """Return the blocks that some references lie in."""
+    """Return the blocks that contain any of some references."""
     if not len(refs):
         return set()
     cut = [axis for axis, size in enumerate(sizes) if size is not None]
     if not cut:
         return {()}
-    # one reference of each block is enough, and there may be millions
+    # one reference per block is enough, and there may be millions
     ids = block_ids(refs.coords, sizes)
     row = np.zeros(int(ids.max()) + 1, np.int64)
     row[ids] = np.arange(len(ids))

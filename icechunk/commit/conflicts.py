@@ -1,7 +1,7 @@
-"""What contradicts what when a session is rebased, and who settles it.
+"""What contradicts what when a session is rebased, and who resolves it.
 
-"Ours" are the uncommitted changes of a session, "theirs" the transaction log of a commit
-that was made meanwhile, together with the snapshot of that commit. The rules are those of
+"Ours" are the uncommitted changes of a session. "Theirs" are the transaction log of a commit
+that was made in the meantime, and the snapshot of that commit. The rules are those of
 the Icechunk spec, "Rebase and conflicts". Where official clients are known to write two
 nodes with one path, or nodes without a parent, this module finds a conflict instead.
 """
@@ -46,7 +46,7 @@ class ConflictSolver(ABC):
 
     @abstractmethod
     def settles(self, conflict: Conflict) -> bool:
-        """Whether this solver can settle a conflict."""
+        """Whether this solver can resolve a conflict."""
 
     @property
     def drops_our_chunks(self) -> bool:
@@ -54,7 +54,7 @@ class ConflictSolver(ABC):
         return False
 
     def for_commit(self, snapshot_id: str) -> ConflictSolver:
-        """Return who settles the conflicts with one commit of theirs. Default: this solver."""
+        """Return the solver for the conflicts with one commit of theirs. Default: this one."""
         return self
 
     def __repr__(self) -> str:
@@ -62,7 +62,7 @@ class ConflictSolver(ABC):
 
 
 class ConflictDetector(ConflictSolver):
-    """Settles nothing: every conflict makes the rebase fail."""
+    """Resolves nothing: every conflict makes the rebase fail."""
 
     def settles(self, conflict: Conflict) -> bool:
         """Return False."""
@@ -71,7 +71,7 @@ class ConflictDetector(ConflictSolver):
 
 @dataclass(frozen=True, kw_only=True)
 class BasicConflictSolver(ConflictSolver):
-    """Settles conflicts that have an obvious way out.
+    """Resolves conflicts that have an obvious solution.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class BasicConflictSolver(ConflictSolver):
             )
 
     def settles(self, conflict: Conflict) -> bool:
-        """Whether this solver can settle a conflict."""
+        """Whether this solver can resolve a conflict."""
         kind = conflict.conflict_type
         if kind is ConflictType.ChunkDoubleUpdate:
             return self.on_chunk_conflict is not VersionSelection.Fail
@@ -121,7 +121,7 @@ def find_conflicts(ours: ChangeSet, log: TransactionLog, theirs: Snapshot) -> li
         The repository after the commit that the log belongs to.
     """
     if log.moved_nodes:
-        # nothing else can be said: the paths on both sides mean different nodes
+        # nothing else can be said: a path means different nodes on each side
         return [Conflict(ConflictType.MoveOperationCannotBeRebased, log.moved_nodes[0].from_path)]
     return [
         *_about_new_nodes(ours, log, theirs),
@@ -146,7 +146,7 @@ def _about_new_nodes(ours: ChangeSet, log: TransactionLog, theirs: Snapshot) -> 
     for path in ours.new_nodes:
         there = theirs.get(path)
         # what we deleted at this path is not in the way; what they put there since is, also
-        # where sessions that began at the same snapshot gave both nodes the same id
+        # if sessions that began at the same snapshot gave both nodes the same id
         if there is not None and there.id not in ours.deleted:
             yield Conflict(ConflictType.NewNodeConflictsWithExistingNode, path)
         parent = parent_path(path)
@@ -171,7 +171,7 @@ def _about_metadata(ours: ChangeSet, log: TransactionLog, theirs: Snapshot) -> I
         path = _path(ours, theirs, node_id)
         if node_id in updated:
             yield Conflict(ConflictType.ZarrMetadataDoubleUpdate, path)
-        # a branch that was reset has logs that undo: what they made is gone, too
+        # a branch that was reset has logs that undo changes: what they made is gone, too
         gone = theirs.get_by_id(node_id) is None
         if node_id in arrays or (gone and node_id in made_arrays):
             yield Conflict(ConflictType.ZarrMetadataUpdateOfDeletedArray, path)
@@ -242,7 +242,7 @@ def _about_moves(ours: ChangeSet, theirs: Snapshot) -> Iterator[Conflict]:
         there = theirs.get(move.to_path)
         if there is not None and there.id != node_id and there.id not in ours.moved:
             yield Conflict(ConflictType.NewNodeConflictsWithExistingNode, move.to_path)
-        # the group that it was moved into may be gone, or an array now
+        # the group that it was moved into may be gone, or be an array now
         parent = parent_path(move.to_path)
         if parent is None or parent in groups:
             continue

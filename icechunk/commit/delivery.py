@@ -1,8 +1,8 @@
-"""Sending one write under a condition until it is known what became of it.
+"""Send one write under a condition until its outcome is known.
 
-A write that failed has three outcomes. It was done, and only the answer is lost; it was not
-done; or nobody can say, because looking fails as well. The last one is an answer of its own,
-`OutcomeUnknownError`, and never taken for one of the others.
+A failed write has three possible outcomes. It was done, and only the answer was lost; it was
+not done; or nobody can say, because looking fails as well. The last is an answer of its own,
+`OutcomeUnknownError`, and is never taken for one of the others.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 #: How often a write is sent although nobody else was faster.
 _MAX_SENT: Final = 8
-#: How often it is looked what is stored, and for how many seconds.
+#: How often the stored state is looked at, and for how many seconds.
 _MAX_LOOKS: Final = 6
 _LOOKING: Final = 30.0
 #: The longest pause before the second look, in seconds; later ones are longer.
@@ -41,7 +41,7 @@ _FIRST_PAUSE: Final = 0.1
 
 
 class Outcome(Enum):
-    """What is stored after a write that failed."""
+    """What is stored after a failed write."""
 
     #: What was written, or something that came after it.
     DONE = "done"
@@ -60,10 +60,10 @@ class Write:
     send : callable
         Raises a `StorageError` if it fails.
     look : callable
-        Returns the `Outcome`, as far as what is stored shows it.
+        Returns the `Outcome`, as far as the stored state shows it.
     is_ours : bool
-        Whether nobody else would write the same. Otherwise a condition that does not hold at
-        the first try means that somebody was faster, also where they did the same.
+        Whether nobody else would write the same. Otherwise, a condition that fails at the
+        first try means that somebody else was faster, even if they did the same.
     """
 
     send: Callable[[], object]
@@ -72,7 +72,7 @@ class Write:
 
 
 def deliver(write: Write, entry: UpdateEntry, url: str, retries: EffectiveRetries) -> bool:
-    """Send a write; False if somebody else was faster.
+    """Send a write; return False if somebody else was faster.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def deliver(write: Write, entry: UpdateEntry, url: str, retries: EffectiveRetrie
 
 
 def _is_transient(error: StorageError) -> bool:
-    # what a file system says stays true for a while
+    # an answer of a file system stays true for a while
     return error.transient and error.kind is not ErrorKind.IO
 
 
@@ -129,7 +129,7 @@ def _failed(error: StorageError, sent: int, url: str) -> StorageError:
 
 
 def _look(write: Write, entry: UpdateEntry, url: str, error: StorageError) -> Outcome:
-    """Return what became of a write, as soon as there is an answer."""
+    """Return the outcome of a write, as soon as there is an answer."""
     began = retrying.clock()
     for number in range(_MAX_LOOKS):
         if number:
@@ -143,7 +143,7 @@ def _look(write: Write, entry: UpdateEntry, url: str, error: StorageError) -> Ou
     raise _unknown(entry, url, error, last) from error
 
 
-#: What a change makes of the thing that it names.
+#: What a change does to the thing that it names.
 _DONE: Final = {
     UpdateKind.REPO_INITIALIZED: "the repository was created",
     UpdateKind.CONFIG_CHANGED: "the configuration was saved",

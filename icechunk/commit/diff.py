@@ -14,7 +14,7 @@ from icechunk.format.transaction_log import TransactionLog
 
 __all__ = ["Diff", "diff_from_logs", "parts_of"]
 
-#: Arrays of which a card shows the chunks.
+#: The number of arrays whose chunks a card shows.
 _MAPS: Final = 20
 #: Chunks of an array that a text names.
 _SHOWN: Final = 10
@@ -97,11 +97,11 @@ def diff_from_logs(
     before: Snapshot,
     after_paths: dict[bytes, tuple[str, bool]],
 ) -> Diff:
-    """Put together what some transaction logs say: operations, not only their outcome.
+    """Summarise several transaction logs: operations, not only their outcome.
 
     A node that was made and edited later is new and updated, one that was edited and deleted
-    later is updated and deleted. Of one that came and went only its moves are told. Nodes
-    have the path of the end, or if they are gone, that of the beginning.
+    later is updated and deleted. Of one that came and went, only its moves are listed. Nodes
+    have their path at the end or, if they are gone, at the beginning.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def diff_from_logs(
     before : Snapshot
         The state that the first log was made on.
     after_paths : dict
-        Path of each node after the last log, and whether it is an array.
+        The path of each node after the last log, and whether it is an array.
     """
     diff = Diff()
     chunks: dict[bytes, set[tuple[int, ...]]] = {}
@@ -148,7 +148,7 @@ def diff_from_logs(
 
 
 def parts_of(diff: Diff) -> list[Html]:
-    """Return what changed as parts of a card."""
+    """Return the changes as parts of a card."""
     parts = [
         section(f"{title}: {len(paths):,}", bullets(sorted(paths)), is_open=True)
         for title, paths in _paths(diff)

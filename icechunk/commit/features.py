@@ -1,7 +1,7 @@
-"""Feature flags: parts of the library that a repository can switch off.
+"""Feature flags: parts of the library that can be switched off for a repository.
 
 Numbers and names are those of the Icechunk spec, "Feature flags". A flag that is in
-neither list of the repo info has its default; numbers that this library does not know are
+neither list of the repo info has its default. Numbers that this library does not know are
 kept as they are.
 """
 
@@ -35,7 +35,7 @@ def feature_flags(info: RepoInfo) -> list[FeatureFlag]:
 
 
 def require_feature(info: RepoInfo, name: str) -> None:
-    """Refuse what a repository has switched off.
+    """Refuse a feature that is switched off in this repository.
 
     Raises
     ------

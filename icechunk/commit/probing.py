@@ -1,16 +1,16 @@
-"""Whether a storage checks the conditions of puts: without that, commits are lost in silence."""
+"""Whether a storage checks the conditions of puts: without that, commits are lost silently."""
 
 from __future__ import annotations
 
 from icechunk.errors import PreconditionFailedError, StorageError
 from icechunk.storage.base import BytesLike, Storage
 
-#: Makes another version of one: etags have digits in them, whoever makes them.
+#: Turns a version into another one: etags have digits in them, whoever makes them.
 _OTHER_DIGITS = str.maketrans("0123456789", "5678901234")
 
 
 def check_conditions(storage: Storage, key: str, data: BytesLike, version: str | None) -> None:
-    """Refuse a storage that replaces an object though its version is another.
+    """Refuse a storage that replaces an object although its version is another.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ def check_conditions(storage: Storage, key: str, data: BytesLike, version: str |
     data : bytes-like
         What is put there if the storage ignores the condition.
     version : str or None
-        What the object has, or some other object.
+        The version of the object, or of some other object.
 
     Raises
     ------
@@ -32,7 +32,7 @@ def check_conditions(storage: Storage, key: str, data: BytesLike, version: str |
 
 
 def try_condition(storage: Storage, key: str, data: BytesLike, version: str | None) -> None:
-    """Do what `check_conditions` does, also where it is known that the storage checks them."""
+    """Do what `check_conditions` does, even for a storage that is known to check conditions."""
     if version is None or version.translate(_OTHER_DIGITS) == version:
         raise StorageError(
             f"{storage.url} gives no versions (etags) of its objects, so concurrent commits "

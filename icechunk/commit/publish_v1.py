@@ -1,10 +1,10 @@
 """Publishing in repositories of spec version 1: each ref is an object of its own.
 
 There is no repo info: a branch or tag is a small JSON object, the history is what
-snapshot files say of their parents, and the configuration is a YAML file. So a change is
-one conditional put of one ref, and only changes that concern a single ref exist (Icechunk
-spec, "Spec version 1"). `load` shows all this as a `RepoInfo` whose parts are fetched when
-they are asked for: reading takes no permission to list.
+snapshot files say about their parents, and the configuration is a YAML file. So a change is
+one conditional put of one ref, and only changes of a single ref are possible (Icechunk
+spec, "Spec version 1"). `load` presents all this as a `RepoInfo` whose parts are fetched when
+they are needed: reading takes no permission to list.
 """
 
 from __future__ import annotations
@@ -61,17 +61,17 @@ def needs_upgrade(what: str) -> FormatError:
 
 # -- names ---------------------------------------------------------------------------
 def _is_raw(storage: Storage) -> bool:
-    """Whether official clients use names as they are: on S3, for which they have own code."""
+    """Whether official clients use names unchanged: on S3, where they have code of their own."""
     return storage.url.startswith("s3://")
 
 
 def _encode(name: str) -> str:
-    # `quote` leaves a tilde as it is, official clients do not
+    # `quote` does not encode a tilde, but official clients do
     return quote(name, safe=_UNCODED).replace("~", "%7E")
 
 
 def _ref_keys(storage: Storage, kind: str, name: str) -> list[str]:
-    """Return the keys that a ref may have; the first is the one for a new ref.
+    """Return the keys that a ref may have. The first is the one for a new ref.
 
     A folder that was downloaded from S3 has names that are not encoded.
     """
@@ -80,9 +80,9 @@ def _ref_keys(storage: Storage, kind: str, name: str) -> list[str]:
 
 
 def _name(storage: Storage, stored: str) -> str:
-    """Return the name of a ref that is stored as `stored`: one that `_ref_keys` takes there.
+    """Return the name of a ref that is stored as `stored`, if `_ref_keys` would find it there.
 
-    Whoever looks at all refs must find each again, or takes what it needs for garbage.
+    Whoever looks at all refs must find each again, or would take what it needs for garbage.
     """
     if _is_raw(storage):
         return stored
@@ -94,9 +94,9 @@ def _is_name(name: str) -> bool:
     return name != "" and "/" not in name
 
 
-# -- a repository, as far as somebody looks at it --------------------------------------
+# -- a repository, as far as it is looked at --------------------------------------------
 class _Lazy(Mapping[str, bytes]):
-    """Branches or tags by name: fetched when they are asked for, listed when iterated."""
+    """Branches or tags by name: fetched when asked for, listed when iterated."""
 
     def __init__(self, storage: Storage, kind: str) -> None:
         self._storage = storage
@@ -136,13 +136,13 @@ class _Lazy(Mapping[str, bytes]):
         return isinstance(name, str) and self.get(name) is not None
 
     def items(self) -> ItemsView[str, bytes]:
-        """Return names and snapshots; a ref that is deleted meanwhile is left out."""
+        """Return names and snapshots. A ref that is deleted in the meantime is left out."""
         found = ((name, self.get(name)) for name in self)
         return {name: target for name, target in found if target is not None}.items()
 
 
 class _DeletedTags(Collection[str]):
-    """Names that tags had."""
+    """Names that deleted tags had."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -204,7 +204,7 @@ def _exists(storage: Storage, key: str) -> bool:
 
 
 def _list_names(storage: Storage, kind: str) -> tuple[list[str], list[str]]:
-    """Return the names of the branches or tags that there are, and of the deleted ones."""
+    """Return the names of the existing branches or tags, and those of the deleted ones."""
     present: set[str] = set()
     deleted: set[str] = set()
     for meta in storage.list(layout.REFS):
@@ -220,7 +220,7 @@ def exists(storage: Storage) -> bool:
 
 
 def load(assets: Assets) -> RepoInfo:
-    """Return what there is to know about a repository, most of it fetched on demand.
+    """Return what is known about a repository; most of it is fetched on demand.
 
     Raises
     ------
@@ -255,7 +255,7 @@ def first_writes(storage: Storage, info: RepoInfo) -> Iterator[Write]:
     """Yield the writes that make a repository: the first branch, and its configuration.
 
     The branch comes first: it decides which of several creators the repository belongs to.
-    It looks the same whoever stored it. Where that is in doubt the configuration decides.
+    It looks the same whoever stored it. In case of doubt, the configuration decides.
     """
     yield _new_object(storage, _MAIN_KEY, v1.dump_ref(info.branches["main"]))
     if info.config is not None:
@@ -286,7 +286,7 @@ def _config_yaml(config: bytes) -> bytes:
 
 
 def write_of(assets: Assets, info: RepoInfo, changed: RepoInfo, entry: UpdateEntry) -> Write | None:
-    """Return the one write that makes a change visible; None if that takes none.
+    """Return the one write that makes a change visible, or None if none is needed.
 
     Parameters
     ----------
@@ -355,7 +355,7 @@ def _deletion(storage: Storage, key: str) -> Write:
 
 
 def is_above(info: RepoInfo, tip: bytes, snapshot_id: bytes, base: bytes) -> bool:
-    """Whether a snapshot is in the history of a tip, as far as its base."""
+    """Whether a snapshot is in the history of a tip, back to its base."""
     newer = takewhile(lambda entry: entry.id != base, info.ancestry(tip))
     return any(entry.id == snapshot_id for entry in newer)
 
@@ -421,7 +421,7 @@ def read_all_refs(storage: Storage) -> AllRefs:
 
 
 def load_whole(assets: Assets, refs: AllRefs, concurrency: int = 64) -> RepoInfo:
-    """Return what `load` does, with all refs and with the history read ahead.
+    """Return what `load` does, with all refs, and with the history read ahead.
 
     Parameters
     ----------
@@ -456,7 +456,7 @@ def _deleted_target(storage: Storage, tag: str) -> bytes | None:
 
 
 def damaged_refs(storage: Storage) -> list[str]:
-    """Return what is wrong with refs: those that cannot be read, and ``main`` if it is missing."""
+    """Return what is wrong with refs: unreadable ones, and ``main`` if it is missing."""
     told: list[str] = []
     keys = {meta.key for meta in storage.list(layout.REFS)}
     for key in sorted(keys):
@@ -478,7 +478,7 @@ def restore_branch(storage: Storage, name: str, target: bytes) -> None:
     Raises
     ------
     InvalidInputError
-        If it can be read: then it is not lost.
+        If it can be read, and so is not lost.
     """
     _check_name(name, _BRANCH)
     key = _ref_keys(storage, _BRANCH, name)[0]

@@ -1,4 +1,4 @@
-"""Rebasing: carrying a session's changes over to the newest snapshot of its branch."""
+"""Rebasing: carry a session's changes over to the newest snapshot of its branch."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _Path: TypeAlias = list[tuple[bytes, bytes]]
 def _path_to(
     info: RepoInfo, tip: bytes, base: bytes, known: set[bytes]
 ) -> tuple[_Path, bytes | None]:
-    """Return the logs down to one of some snapshots, and which one; None if none is there."""
+    """Return the logs down to one of some snapshots, and that snapshot; None if none is there."""
     path: _Path = []
     for entry in info.ancestry(tip):
         if entry.id in known:
@@ -70,8 +70,8 @@ def _logs_between(
     """Yield the logs that lead from a base to a tip: snapshot to compare to, id, and log.
 
     Expired commits count by their logs, which the next younger snapshot lists. A base that
-    is not among the ancestors, because the branch was reset, is left by the way up to the
-    ancestor that both have: what was undone on that way counts as changed, too.
+    is not among the ancestors, because the branch was reset, is left by going up to the
+    common ancestor: what was undone on that way counts as changed, too.
     """
     path, shared = _path_to(info, tip, base, {base})
     if shared is None and base in info.snapshots:

@@ -29,9 +29,9 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class _OfTable:
-    """Gets its fields from a table of snapshots when they are asked for.
+    """Gets its fields from a table of snapshots when they are needed.
 
-    A history has thousands, and most programs look at few of them, or at the messages.
+    A history has thousands of them, and most programs look at a few, or only at messages.
     """
 
     __slots__ = ("_row", "_table")
@@ -103,7 +103,7 @@ SnapshotMetadata = SnapshotInfo
 
 
 def snapshot_of_row(table: SnapshotTable, row: int) -> SnapshotInfo:
-    """Return the public form of the snapshot at a place of a table."""
+    """Return the public form of the snapshot at a position of a table."""
     info = SnapshotInfo.__new__(SnapshotInfo)
     # the class is frozen
     object.__setattr__(info, "_table", table)

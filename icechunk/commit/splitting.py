@@ -1,13 +1,13 @@
 """How the chunk grid of an array is cut into manifests.
 
-A split size per dimension cuts the grid into blocks; each block with chunks in it gets a
+A split size for each dimension cuts the grid into blocks. Each block with chunks in it gets a
 manifest. Which sizes apply is config: per dimension the first dimension condition that
 matches, among those of all array conditions that match, in their order. (The Icechunk spec,
 "Manifests on commit", lets the first array condition decide for all dimensions; official
 clients go on to the next ones for dimensions that it leaves uncut.)
 
-Where no config says anything, only arrays with very many references are cut, so that an
-append or a read of one chunk does not move all of them.
+Without a config, only arrays with very many references are cut, so that an
+append, or a read of one chunk, does not move all of them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from icechunk.format.snapshot import ArrayInfo
 Extents = tuple[tuple[int, int], ...]
 BlockSizes = tuple[int | None, ...]
 
-#: References that a manifest holds at most, about, where no config says how to cut.
+#: About how many references a manifest holds at most, where no config says how to cut.
 DEFAULT_REFS: Final = 1 << 17
 
 #: How the official client says that no array is split.
@@ -38,7 +38,7 @@ _NO_SPLITTING: Final[Any] = [
 
 
 def split_sizes(path: str, array: ArrayInfo, rules: SplitRules) -> BlockSizes:
-    """Return the length of a block along each dimension, None where it is not cut."""
+    """Return the length of a block along each dimension, or None where it is not cut."""
     ndim = len(array.num_chunks)
     dimensions = [each for condition, sizes in rules if condition.matches(path) for each in sizes]
     names = array.dimension_names or (None,) * ndim
@@ -49,10 +49,10 @@ def split_sizes(path: str, array: ArrayInfo, rules: SplitRules) -> BlockSizes:
 
 
 def default_sizes(grid: tuple[int, ...], count: int) -> BlockSizes:
-    """Return the length of a block along each dimension, where no config says anything.
+    """Return the length of a block along each dimension if no config says anything.
 
-    Blocks are consecutive in C order, and their lengths powers of two: what is cut already
-    stays cut where it was when an array grows.
+    Blocks are consecutive in C order, and their lengths are powers of two: when an array
+    grows, existing cuts stay where they are.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def default_sizes(grid: tuple[int, ...], count: int) -> BlockSizes:
 
 
 def block_ids(coords: npt.NDArray[np.uint32], sizes: BlockSizes) -> npt.NDArray[np.int64]:
-    """Return for each coordinate the number of its block; equal numbers, equal block.
+    """Return the block number of each coordinate: equal numbers mean the same block.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def split(refs: ChunkRefs, sizes: BlockSizes) -> Iterator[ChunkRefs]:
 
 
 def touches(extents: Extents, blocks: set[tuple[int, ...]], sizes: BlockSizes) -> bool:
-    """Whether extents share a place with any of some blocks.
+    """Whether extents overlap any of some blocks.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def is_one_block(extents: Extents, sizes: BlockSizes) -> bool:
 
 
 def splitting_note(config: RepositoryConfig) -> dict[str, Any]:
-    """Return the rules of a configuration as they are noted in the metadata of a commit."""
+    """Return the rules of a configuration as they are recorded in the metadata of a commit."""
     splitting = config.manifest.splitting if config.manifest is not None else None
     if splitting is None:
         return {"split_sizes": _NO_SPLITTING}

@@ -1,6 +1,6 @@
 """Names of versions: branches, tags, snapshot ids and times, looked up in a repo info.
 
-One text names any of them, see `resolve_ref`. The rules are those of git, where git has some.
+One text names any of them, see `resolve_ref`. The rules are those of git, where git has any.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ __all__ = [
     "tag_target",
 ]
 
-#: The shortest text that is looked at as the beginning of an id.
+#: The shortest text that may be the beginning of an id.
 _SHORTEST_PREFIX: Final = 4
-#: A message does not list more names than that.
+#: A message lists no more names than this.
 _LISTED: Final = 5
 _ID_LETTERS: Final = re.compile(rf"[0-9A-HJKMNP-TV-Z]{{{_SHORTEST_PREFIX},20}}")
 _GENERATIONS: Final = re.compile(r"(.+)~(\d*)", re.DOTALL)
@@ -87,7 +87,7 @@ def require_snapshot(info: RepoInfo, snapshot_id: bytes) -> SnapshotEntry:
 
 
 def invalid_version(reason: str) -> InvalidInputError:
-    """Return the error for a version that is named wrongly."""
+    """Return the error for a version that cannot be named like this."""
     return InvalidInputError(reason, ErrorKind.INVALID_REF_TYPE)
 
 
@@ -98,9 +98,9 @@ def resolve(
     snapshot_id: str | None,
     ref: str | None = None,
 ) -> bytes:
-    """Return the snapshot that exactly one of branch, tag, id and ref names.
+    """Return the snapshot named by exactly one of branch, tag, id and ref.
 
-    Of an id its beginning is enough, if no other begins so.
+    The beginning of an id is enough if no other id begins the same way.
 
     Raises
     ------
@@ -131,23 +131,23 @@ def resolve_ref(info: RepoInfo, text: str) -> bytes:
     ----------
     text : str
         - a branch, a tag, or the id of a snapshot, of which the beginning is enough (4
-          characters or more) if no other begins so;
+          characters or more) if no other begins the same way;
         - ``@branch.NAME``, ``@tag.NAME`` or ``@ID``, as in URLs, also ``@{ID}``: one of these and
           nothing else;
         - any of them and ``~N``: N commits before (``~`` is ``~1``);
         - any of them and ``@TIME``: the newest of its history that is not younger. A date or
           time in ISO 8601; without a zone it is in UTC, a date is its first instant.
 
-        A branch or tag that is called so comes first.
+        A branch or tag with exactly that name comes first.
 
     Raises
     ------
     RefNotFoundError
-        If there is no such branch, tag or snapshot; the message has names that are near.
+        If there is no such branch, tag or snapshot. The message lists similar names.
     SnapshotNotFoundError
         If the history is not that long.
     InvalidInputError
-        If the text names two versions, or is none.
+        If the text names two versions, or is not a version at all.
     """
     if not isinstance(text, str) or not text:
         raise invalid_version(
@@ -179,7 +179,7 @@ def as_of(info: RepoInfo, branch: str, when: Time) -> bytes:
     Raises
     ------
     SnapshotNotFoundError
-        If all are younger.
+        If all snapshots are younger.
     InvalidInputError
         If it is no time.
     """
@@ -202,7 +202,7 @@ def _not_younger(info: RepoInfo, start: bytes, when: Time, what: str) -> bytes:
 
 
 def _by_name(info: RepoInfo, name: str) -> bytes | None:
-    """Return what a branch or a tag points to, if there is one of just that name."""
+    """Return what a branch or a tag with exactly that name points to, if there is one."""
     for mark, kept in (("@branch.", info.branches), ("@tag.", info.tags)):
         if name.startswith(mark):
             return kept.get(name.removeprefix(mark))
@@ -216,7 +216,7 @@ def _by_name(info: RepoInfo, name: str) -> bytes | None:
 
 
 def _by_marked_name(info: RepoInfo, text: str) -> bytes:
-    """Return what a ref of URLs names, which begins with an ``@``."""
+    """Return what a ref in a URL names, which begins with an ``@``."""
     name = text[1:]
     if name.startswith("branch."):
         return branch_tip(info, name.removeprefix("branch."))
@@ -231,7 +231,7 @@ def _by_marked_name(info: RepoInfo, text: str) -> bytes:
 
 
 def _by_prefix(info: RepoInfo, text: str) -> bytes | None:
-    """Return the snapshot whose id begins with a text, None if none does.
+    """Return the snapshot whose id begins with a text, or None.
 
     Raises
     ------
@@ -264,9 +264,9 @@ def _ancestor(info: RepoInfo, text: str, generations: int) -> bytes:
 
 
 def _near(info: RepoInfo, name: object, *refs: Mapping[str, bytes]) -> str:
-    """Return what to say of names that could be meant."""
+    """Return what to say about names that may have been meant."""
     if info.spec_version == 1:
-        # there names are listed, which a reader need not be allowed to do
+        # it would list names, and a reader need not have the permission to list
         return ""
     known = sorted({each for mapping in refs for each in mapping})
     near = difflib.get_close_matches(str(name), known, _LISTED)

@@ -1,4 +1,4 @@
-"""Where the objects of a repository live; `base.Storage` says what one must do."""
+"""Where the objects of a repository live; `base.Storage` says what a back end must do."""
 
 from icechunk.config import (
     AnyObjectStoreConfig,

@@ -1,4 +1,4 @@
-"""What environment variables and the machine say of S3, besides what obstore reads itself."""
+"""What environment variables and the machine say about S3, beyond what obstore reads itself."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from icechunk.storage.aws_profile import (
     profile_options,
 )
 
-#: Where the service is, in the order in which they count.
+#: Where the service is, in order of precedence.
 _ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-#: Credentials that are fetched, or not needed: any of these says so.
+#: Any of these says that credentials are fetched, or are not needed.
 _FETCHED: Final = (
     "AWS_SKIP_SIGNATURE",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
-#: With half a pair the client says itself what is missing.
+#: If one half of a pair is missing, the client itself says which.
 _KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-#: Somebody says that there are metadata of an instance.
+#: Any of these says that the instance has a metadata service.
 _METADATA: Final = ("AWS_METADATA_ENDPOINT", "AWS_EC2_METADATA_SERVICE_ENDPOINT")
-#: Files that say so on machines of EC2, and how their text begins there.
+#: Files that say so on EC2 machines, and the text that they begin with there.
 _MACHINE: Final = (
     (Path("/sys/devices/virtual/dmi/id/sys_vendor"), "Amazon EC2"),
     (Path("/sys/devices/virtual/dmi/id/bios_vendor"), "Amazon EC2"),
@@ -37,7 +37,7 @@ _MACHINE: Final = (
 
 
 def endpoint() -> tuple[str, str] | None:
-    """Return where the service is, after what says so: a variable, or the profile."""
+    """Return the URL of the service, and its source: a variable, or the profile."""
     for name in _ENDPOINTS:
         if os.environ.get(name):
             return name, os.environ[name]
@@ -45,7 +45,7 @@ def endpoint() -> tuple[str, str] | None:
 
 
 def metadata_endpoint() -> str | None:
-    """Return where the metadata of the machine are, in the variable of the AWS tools."""
+    """Return the URL of the machine's metadata service, from the variable of the AWS tools."""
     return os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or None
 
 
@@ -55,7 +55,7 @@ def allows_http() -> bool:
 
 
 def check_tls(name: str, url: str) -> None:
-    """Refuse a service without TLS that nobody has allowed.
+    """Refuse a service without TLS unless somebody has allowed it.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def check_tls(name: str, url: str) -> None:
 
 
 def missing_credentials() -> str | None:
-    """Say where no credentials were found; None if there are some, or may be."""
+    """Say where no credentials were found, or return None if there are some, or may be."""
     if any(os.environ.get(name) for name in _KEYS) or profile_options() or fetches():
         return None
     if any(os.environ.get(name) for name in _FETCHED):

@@ -1,7 +1,7 @@
 """The files of the AWS tools, which obstore does not read.
 
-They are used as those tools do: when neither key nor token is in the environment. Keys
-that are in a file are read here; a profile that fetches them elsewhere (``sso_session``,
+They are used as those tools use them: when the environment has neither a key nor a token.
+Keys in a file are read here. A profile that fetches them elsewhere (``sso_session``,
 ``role_arn``, ``credential_process``) is left to botocore, where that is installed.
 """
 
@@ -44,14 +44,14 @@ def profile_options() -> dict[str, str]:
 
 
 def profile_region() -> str | None:
-    """Return the region of the active profile, unless a variable has one."""
+    """Return the region of the active profile, unless a variable sets one."""
     if os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
         return None
     return _active()[1].get("region")
 
 
 def profile_endpoint() -> tuple[str, str] | None:
-    """Return where the active profile says that the service is, and how it says so."""
+    """Return the URL of the service in the active profile, and its source."""
     if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
         return None
     name, found = _active()
@@ -72,7 +72,7 @@ class ProfileCredentials:
         self._session.set_config_variable("region", region)
 
     def __call__(self) -> dict[str, Any]:
-        """Return keys that are good for some time.
+        """Return keys that stay valid for some time.
 
         Raises
         ------
@@ -98,12 +98,12 @@ class ProfileCredentials:
 
 
 def fetched_credentials(region: str | None = None) -> ProfileCredentials | None:
-    """Return what fetches the keys of the active profile; None if nothing says how.
+    """Return what fetches the keys of the active profile, or None if nothing says how.
 
     Parameters
     ----------
     region : str, optional
-        Of the services that are asked, if neither a variable nor the profile has one.
+        Of the services to be asked, if neither a variable nor the profile names one.
     """
     if not fetches():
         return None
@@ -112,17 +112,17 @@ def fetched_credentials(region: str | None = None) -> ProfileCredentials | None:
 
 
 def fetches() -> bool:
-    """Whether keys are fetched elsewhere, and botocore is there for it."""
+    """Whether keys are fetched elsewhere and botocore is there to do it."""
     if os.environ.get("AWS_ACCESS_KEY_ID") or not _has_botocore():
         return False
     if os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
-        # obstore would ask with TLS only, in no region but its own
+        # obstore would use TLS only, and no region but its own
         return bool(os.environ.get("AWS_ROLE_ARN"))
     return not any(map(os.environ.get, _FROM_VARIABLES)) and _elsewhere(_active()[1]) is not None
 
 
-#: What profiles have that fetch their keys elsewhere: some of them whether there are keys
-#: in a file or not, which are those to ask with, then.
+#: Settings of profiles that fetch their keys elsewhere. Some of them apply even if there are
+#: keys in a file, which then authenticate that request.
 _ALWAYS = (
     "role_arn",
     "sso_session",
@@ -130,7 +130,7 @@ _ALWAYS = (
     "sso_account_id",
 )
 _WITHOUT_KEYS = ("credential_process", "login_session")
-#: Keys are asked for again after this time: botocore fetches new ones ten minutes before
+#: Keys are requested again after this time: botocore fetches new ones ten minutes before
 #: they expire.
 _ASK_AGAIN = timedelta(minutes=6)
 
@@ -140,7 +140,7 @@ def _has_keys(found: dict[str, str]) -> bool:
 
 
 def _elsewhere(found: dict[str, str]) -> str | None:
-    """Return the option that says where a profile fetches its keys."""
+    """Return the setting that says where a profile fetches its keys."""
     options = _ALWAYS if _has_keys(found) else _ALWAYS + _WITHOUT_KEYS
     return next((option for option in options if option in found), None)
 
@@ -169,7 +169,7 @@ def describe_profile() -> str:
 
 
 def _active() -> tuple[str, dict[str, str]]:
-    """Return the name of the active profile, and what both files say of it."""
+    """Return the name of the active profile, and what both files say about it."""
     name = os.environ.get("AWS_PROFILE", "default")
     keys = _section("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials", name)
     config = _section(

@@ -40,7 +40,7 @@ BytesLike: TypeAlias = bytes | bytearray | memoryview
 
 
 class GetOptions(TypedDict, total=False):
-    """What `Storage.get` takes beside a key, for those who pass it on."""
+    """What `Storage.get` takes besides a key, for callers that pass it on."""
 
     byte_range: ByteRange | None
     if_match: str | None
@@ -48,7 +48,7 @@ class GetOptions(TypedDict, total=False):
 
 
 class PutConditions(TypedDict, total=False):
-    """What `Storage.put` can be told must hold, for those who pass it on."""
+    """The conditions of `Storage.put`, for callers that pass them on."""
 
     if_absent: bool
     if_match: str | None
@@ -56,7 +56,7 @@ class PutConditions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class ObjectMeta:
-    """What a listing says of one object.
+    """What a listing says about one object.
 
     Attributes
     ----------
@@ -106,9 +106,9 @@ class GetResult:
 
 
 class _Constructor:
-    """A function that makes a storage, as a static method of `Storage`.
+    """A function that makes a storage, presented as a static method of `Storage`.
 
-    Found when it is called, because what makes storages builds on this module.
+    It is looked up when it is called, because the functions that make storages import this module.
     """
 
     def __init__(self, module: str, function: str) -> None:
@@ -137,7 +137,7 @@ class Storage(Displayed, ABC):
     checks_conditions: bool = False
     #: Whether `turn` makes others wait.
     queues_writers: bool = False
-    #: Whether `copy` with a condition fetches the object and puts it.
+    #: Whether `copy` with a condition fetches the object and puts it again.
     copies_by_reading: bool = False
 
     # -- constructors of the official client ---------------------------------------
@@ -203,8 +203,8 @@ class Storage(Displayed, ABC):
         """Write an object whole and return its version.
 
         Readers see the old object or the new one, never a part. A put with a condition
-        publishes: it outlives a crash of the machine, and so does whatever was put before
-        it through this storage. One without may wait for that, or for `sync`.
+        publishes: it survives a crash of the machine, and so does everything that was put
+        before it through this storage. A put without one may wait for that, or for `sync`.
 
         Raises
         ------
@@ -226,7 +226,7 @@ class Storage(Displayed, ABC):
     def sync(self) -> None:
         """Make everything put so far survive a crash of the machine.
 
-        For objects whose names are about to be handed on by other ways than a put with a
+        For objects whose names are about to be passed on in other ways than by a put with a
         condition. Default: nothing.
         """
 
@@ -236,14 +236,14 @@ class Storage(Displayed, ABC):
         Parameters
         ----------
         before : datetime
-            Only what was last written before then: later ones may be at work.
+            Only what was last written before this time: newer files may belong to live writers.
         dry_run : bool, default False
             Only count.
 
         Returns
         -------
         int
-            How many bytes were freed. Default: 0, there is nothing like that.
+            How many bytes were freed. Default: 0, there are no leftovers.
         """
         return 0
 
@@ -260,10 +260,10 @@ class Storage(Displayed, ABC):
         self.put(target, self.get(source, if_match=if_match).data)
 
     def turn(self, key: str) -> AbstractContextManager[None]:
-        """Return what to hold while an object is read and replaced, where many do so.
+        """Return what to hold while an object is read and replaced by one of many writers.
 
-        It keeps others from doing work in vain, and is no protection: whoever does not get
-        his turn soon goes on without. Default: nobody waits.
+        It saves others from working in vain, but does not protect: whoever does not get a
+        turn soon goes on without. Default: nobody waits.
         """
         return nullcontext()
 
@@ -273,16 +273,16 @@ class Storage(Displayed, ABC):
         """Return the same place with other retries, timeouts and concurrency."""
 
     def with_user_agent(self, user_agent: str) -> Storage:
-        """Return the same place, with requests that say who makes them.
+        """Return the same place, with requests that identify this program.
 
-        Default: the storage itself, as one without requests has nobody to tell.
+        Default: the storage itself, since one without requests identifies itself to nobody.
         """
         return self
 
     def default_settings(self) -> StorageSettings:
         """Return the settings used when the configuration has none.
 
-        What is unset in them has the default that `StorageSettings` names.
+        Options that are unset in them have the defaults that `StorageSettings` documents.
         """
         return StorageSettings()
 
@@ -315,14 +315,14 @@ class Storage(Displayed, ABC):
 
     @property
     def endpoint(self) -> str | None:
-        """The URL of the service, None if it is not one that the user chose."""
+        """The URL of the service, or None if the user did not choose one."""
         return None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
 
     def __dask_tokenize__(self) -> str:
-        # Dask takes equal tokens for equal data, and what a storage holds changes
+        # Dask takes equal tokens for equal data, but the content of a storage changes
         return uuid.uuid4().hex
 
 
@@ -364,14 +364,14 @@ def check_folder(prefix: str) -> str:
     return prefix
 
 
-#: Buffers of FlatBuffers end there, and so does every object that is read whole.
+#: FlatBuffers cannot be larger, and no object that is read whole may be.
 MAX_WHOLE: Final = 1 << 31
 
 
 def whole_limit() -> int:
-    """Return how many bytes an object may have that is read whole.
+    """Return how many bytes an object may have to be read whole.
 
-    Metadata are. Chunks are read by ranges, which say themselves how much is wanted.
+    Metadata are read whole. Chunks are read by ranges, which themselves say how much is wanted.
     """
     return MAX_WHOLE
 
@@ -392,7 +392,7 @@ def check_whole(key: str, size: int, where: str) -> None:
 
 
 def check_range(byte_range: ByteRange) -> None:
-    """Check that a range can be one, whatever the size of the object.
+    """Check that a range is valid, whatever the size of the object.
 
     Raises
     ------
@@ -428,7 +428,7 @@ def resolve_range(byte_range: ByteRange | None, size: int) -> tuple[int, int]:
 
 
 def same_version(one: str, other: str) -> bool:
-    """Whether two etags are equal; the quotes that HTTP puts around one do not count."""
+    """Whether two etags are equal, apart from the quotes that HTTP puts around them."""
     return one.strip('"') == other.strip('"')
 
 
@@ -440,12 +440,12 @@ def check_version(
     if_match: str | None,
     if_unmodified_since: datetime | None,
 ) -> None:
-    """Check what `Storage.get` was told must hold of an object.
+    """Check the conditions that were given to `Storage.get`.
 
     Raises
     ------
     PreconditionFailedError
-        If it does not hold, or if the storage does not say.
+        If one does not hold, or if the storage does not tell.
     """
     if if_match is not None and (etag is None or not same_version(etag, if_match)):
         raise PreconditionFailedError(

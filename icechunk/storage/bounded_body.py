@@ -1,7 +1,7 @@
-"""Answers of web servers, read no further and no longer than was asked for.
+"""Read answers of web servers, but no more and no longer than was asked for.
 
-A server may send a body without an end, or a byte now and then: neither a limit for a
-silent line nor the size that it announces helps against that.
+A server may send an endless body, or one byte now and then. Neither a limit on silence
+nor the size that it announces helps against that.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any, Final
 from icechunk.storage.base import ByteRange, whole_limit
 
 _PIECE: Final = 1 << 20
-#: More of an answer that is not a file is not read.
+#: No more than this is read of an answer that is not a file.
 _MAX_ERROR: Final = 1 << 16
-#: In bytes a second: a line that is slower for long carries nothing.
+#: In bytes per second: a line that stays slower than this is as good as dead.
 _MIN_SPEED: Final = 1024
 _RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 
 class UnfitAnswerError(Exception):
-    """An answer that is not what was asked for, and would not be the next time either."""
+    """An answer that is not what was asked for, and that another try would not change."""
 
 
 class Allowance:
@@ -37,8 +37,8 @@ class Allowance:
     whole : float
         In seconds, for all of it.
     strict : bool
-        Whether `whole` holds whatever comes; else more time is given to a line that carries
-        at least a kilobyte a second.
+        Whether `whole` is the limit in any case. Otherwise a line that carries at least a
+        kilobyte per second gets more time.
     """
 
     def __init__(self, silence: float, whole: float, *, strict: bool) -> None:
@@ -47,18 +47,18 @@ class Allowance:
         self._received = 0
 
     def count(self, received: int) -> None:
-        """Take note of bytes that came."""
+        """Record that bytes have arrived."""
         self._received += received
 
     @property
     def left(self) -> float:
-        """The time that is left if nothing more comes, in seconds; not positive for none."""
+        """The remaining time if nothing more arrives, in seconds; not positive if there is none."""
         earned = 0.0 if self._strict else self._received / _MIN_SPEED
         return max(self._whole, earned) - (time.monotonic() - self._start)
 
     @property
     def is_spent(self) -> bool:
-        """Whether no more time is left."""
+        """Whether no time is left."""
         return self.left <= 0
 
     def wait(self) -> float:
@@ -79,7 +79,7 @@ class Allowance:
 
 
 class _TimedLine(io.RawIOBase):
-    """The reading end of a socket, which waits as long as an allowance says."""
+    """The reading end of a socket, which waits as long as an allowance permits."""
 
     def __init__(self, raw: Any, sock: Any, allowance: Allowance) -> None:
         self._raw, self._sock, self._allowance = raw, sock, allowance
@@ -99,7 +99,7 @@ class _TimedLine(io.RawIOBase):
 
 
 class TimedResponse(http.client.HTTPResponse):
-    """An answer that may take as long as an allowance says, its headers included."""
+    """An answer, headers included, that may take as long as an allowance permits."""
 
     def __init__(self, sock: Any, *args: Any, allowance: Allowance, **more: Any) -> None:
         super().__init__(sock, *args, **more)
@@ -107,12 +107,12 @@ class TimedResponse(http.client.HTTPResponse):
 
 
 def read_body(response: http.client.HTTPResponse, byte_range: ByteRange | None) -> bytes:
-    """Read what is wanted of an answer, and no more of a file sent whole than needed.
+    """Read what is wanted of an answer, and no more than needed of a file that is sent whole.
 
     Raises
     ------
     UnfitAnswerError
-        If the server sends another range, something compressed, or a file too large to be
+        If the server sends another range, a compressed body, or a file too large to be
         read whole.
     http.client.IncompleteRead
         If it sends less than it announced.
@@ -149,7 +149,7 @@ def _announced(response: http.client.HTTPResponse, byte_range: ByteRange | None)
         else:
             begin, stop = start, min(whole, math.inf if end is None else end)
         size = last + 1 - first
-        # of a file of unknown size, nobody knows where it ends: the caller may find it short
+        # if the size is unknown, nobody knows where the file ends: the caller may find it short
         ends = last + 1 == stop or (whole == math.inf and end is not None and last < stop)
         if first == begin and ends and response.length in (None, size):
             if end is None:
@@ -166,8 +166,8 @@ def _check_whole(size: int) -> None:
 def _head(
     response: http.client.HTTPResponse, wanted: int | None, *, may_be_short: bool = False
 ) -> bytes:
-    """Read so many bytes, or all up to what is read whole at most."""
-    # by what it announces, nothing is allocated: it may announce anything
+    """Read a number of bytes, or everything up to the limit for whole objects."""
+    # nothing is allocated by the announced size: a server may announce anything
     if wanted is None:
         _check_whole(response.length or 0)
     pieces, left = [], whole_limit() if wanted is None else wanted
@@ -177,13 +177,13 @@ def _head(
     if wanted is None and not left and response.read(1):
         raise UnfitAnswerError(f"the file has more than {whole_limit()} bytes")
     if left and (response.length or not may_be_short):
-        # the line was cut
+        # the connection was cut
         raise http.client.IncompleteRead(b"", response.length or left)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _tail(response: http.client.HTTPResponse, wanted: int) -> bytes:
-    """Read to the end, and keep so many bytes."""
+    """Read to the end, and keep this many bytes."""
     _check_whole(response.length or 0)
     kept, received = bytearray(), 0
     while piece := response.read(_PIECE):

@@ -46,7 +46,7 @@ class S3Arguments(TypedDict, total=False):
     headers: dict[str, str] | None
 
 
-#: Which of them are of credentials, and which of requests: the rest are those of `S3Options`.
+#: Which of them concern credentials, and which requests. The rest are those of `S3Options`.
 _OF_CREDENTIALS: Final = signature(s3_credentials).parameters.keys()
 _OF_REQUESTS: Final = {"legacy_rooted_keys", "read_headers", "write_headers", "headers"}
 
@@ -103,9 +103,9 @@ def http_storage(
     headers : dict, optional
         Sent with every request to this server.
     follow_redirects : bool, default False
-        Follow redirects to other servers too. Those to the same one are always followed,
-        those from https to http never, nor those from the world to this machine or an address
-        of a private network; headers do not go to other servers.
+        Also follow redirects to other servers. Those to the same server are always followed.
+        Those from https to http never are, nor those from a public address to this machine
+        or a private network. Headers do not go to other servers.
 
     Raises
     ------
@@ -163,22 +163,22 @@ def s3_storage(
         Take credentials from the environment.
     get_credentials, scatter_initial_credentials : optional
         A function that fetches credentials; see `s3_refreshable_credentials`.
-    force_path_style : bool, default False
+    Accepted for compatibility: the bucket is always part of the path.
         Accepted for the sake of others: the bucket is always part of the path.
     network_stream_timeout_seconds : int, default 60
-        Give up on an answer that has been silent for so long; 0 never.
+        Give up on an answer that has been silent for this long; 0 means never.
     requester_pays : bool, default False
     checksum_algorithm : ChecksumAlgorithm, optional
         ``Sha256`` or ``Crc64Nvme``.
     legacy_rooted_keys : bool, optional
         True is not supported.
     read_headers, write_headers, headers : dict, optional
-        More headers: for requests that read, that write, and for both. The first two win.
+        Additional headers: for requests that read, that write, and for both. The first two win.
 
     Raises
     ------
     InvalidInputError
-        If arguments exclude each other, or cannot be right.
+        If arguments exclude each other, or cannot be valid.
     """
     options, credentials, others = _described(
         region,
@@ -274,7 +274,7 @@ def tigris_storage(
     endpoint_url : str, optional
         Default: the global one.
     use_weak_consistency : bool, default False
-        Read whatever the nearest region has, which may be old. Writing is refused.
+        Read whatever the nearest region has, which may be outdated. Writing is refused.
     **arguments
         As in `s3_storage`.
 
@@ -301,7 +301,7 @@ def hf_storage(
         The user or organisation that owns the bucket.
     **arguments
         As in `s3_storage`. The key pair is made from an access token on their site; the
-        token itself is none.
+        token itself cannot be used.
     """
     options, credentials, others = _described(None, None, arguments)
     return from_config.hf(options, bucket, prefix, namespace, credentials, **others)

@@ -1,9 +1,9 @@
-"""What obstore raises, as errors of this library, without secrets.
+"""Turn what obstore raises into errors of this library, without secrets.
 
 Requests are signed in headers and sometimes in query strings, services echo parts of
 them in their answers, and users put passwords into URLs. So nothing of an answer's body
 gets into a message except the code and the text that object stores put there, and URLs
-lose everything that is not a place.
+lose everything except the location.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def reason(error: BaseException) -> str:
 
 
 def translate(error: BaseException, operation: str, key: str, url: str) -> IcechunkError:
-    """Return the error of this library for one that obstore raised.
+    """Return this library's error for one that obstore raised.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def translate(error: BaseException, operation: str, key: str, url: str) -> Icech
     operation : str
         A verb for the message.
     key : str
-        The object, or the folder, that it was about.
+        The object or folder that it was about.
     url : str
         The storage, without credentials.
     """
@@ -78,7 +78,7 @@ def translate(error: BaseException, operation: str, key: str, url: str) -> Icech
         return InvalidInputError(f"{url}: {text}", ErrorKind.STORAGE_CONFIG)
     if isinstance(error, ValueError):
         return InvalidInputError(f"cannot {operation} {where}: {text}")
-    # listings are refused with an error of no class of its own
+    # a refused listing has no error class of its own
     if isinstance(error, PermissionDeniedError | UnauthenticatedError) or _REFUSED.search(text):
         return refused(f"cannot {operation} {where}: check the credentials: {text}")
     if is_throttled(text):

@@ -1,9 +1,9 @@
-"""Files below a folder, found so that nobody can lead the way out of it.
+"""Files below a folder, found in such a way that nobody can redirect the path out of it.
 
-A path that was checked and is then used by its name can be another one by then: whoever may
-write in a folder can put a symbolic link in the place of a directory in between. So each
-directory is opened in the one before it, without following links, and what is done is done
-relative to the directory that was opened last. Links are read and followed here, as long as
+A path that was checked may lead elsewhere by the time it is used: whoever may write in a
+folder can replace a directory on the way by a symbolic link. So each directory is opened
+relative to the one before it, without following links, and every operation is relative to
+the directory that was opened last. Links are read and followed here, as long as
 they stay inside.
 
 Windows has no way to open a file in an open directory; links are looked for by name there.
@@ -28,7 +28,7 @@ HAS_OPEN_FOLDERS: Final = {os.open, os.stat, os.unlink, os.mkdir} <= os.supports
 
 _NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
 _CLOSED: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0)
-#: To go through a directory; where the system knows that, without the right to list it.
+#: To pass through a directory; where the system can, without permission to list it.
 _THROUGH: Final = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0) | _CLOSED
 _LIST: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _CLOSED
 #: Not to wait for the other end of a pipe.
@@ -42,7 +42,7 @@ _READ: Final = (
 )
 #: As many as the system itself follows.
 _MAX_LINKS: Final = 40
-#: What opening a link with `O_NOFOLLOW` says, as a file and as a directory.
+#: The errors of opening a link with `O_NOFOLLOW`, as a file and as a directory.
 _MAYBE_LINK: Final = (errno.ELOOP, errno.ENOTDIR, errno.EMLINK)
 
 
@@ -74,8 +74,8 @@ class Folder:
         Raises
         ------
         OSError
-            If there is none; with `errno.EISDIR` and `errno.EINVAL` for what is a directory
-            or a device, pipe or socket.
+            If there is none; with `errno.EISDIR` or `errno.EINVAL` for a directory, or for
+            a device, pipe or socket.
         InvalidInputError
             If a link leads out of the folder.
         """
@@ -95,7 +95,7 @@ class Folder:
         return fd
 
     def _open_directly(self, key: str) -> int | None:
-        """Open a file without looking for links; None if something may be one."""
+        """Open a file without looking for links, or return None if something may be one."""
         *folders, name = key.split("/")
         folder = self._enter(folders, False)
         if folder is None:
@@ -111,7 +111,7 @@ class Folder:
 
     @contextmanager
     def place(self, key: str, *, create: bool = False) -> Iterator[tuple[int | None, str]]:
-        """Open the directory of a file; the file itself is no link.
+        """Open the directory of a file. The file itself is not a link.
 
         Parameters
         ----------
@@ -122,7 +122,7 @@ class Folder:
         Raises
         ------
         OSError
-            If a directory is missing or none.
+            If a directory is missing, or is something else.
         InvalidInputError
             If a link leads out of the folder.
         """
@@ -172,7 +172,7 @@ class Folder:
 
     # -- the way there ----------------------------------------------------------------
     def _enter(self, names: list[str], create: bool) -> int | None:
-        """Open directories, one in the other; None if one may be a link."""
+        """Open directories, one inside the other, or return None if one may be a link."""
         try:
             folder = os.open(self.root, _THROUGH)
         except FileNotFoundError:
@@ -206,10 +206,10 @@ class Folder:
         try:
             return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
         except OSError:
-            return False  # whoever uses it will say what is wrong
+            return False  # whoever uses it will report what is wrong
 
     def _follow(self, key: str, create: bool) -> tuple[int, str] | None:
-        """Return directory and name of a file, through links; None if one leads out."""
+        """Return directory and name of a file, through links, or None if one leads out."""
         way = [os.open(self.root, _THROUGH)]
         ahead = deque(key.split("/"))
         links = 0
@@ -250,8 +250,8 @@ class Folder:
     def _around(self, key: str, create: bool) -> tuple[int, str]:
         """Return directory and name of a file, through links that lead out and in again.
 
-        The system says where they end. That may be true no more, so the way there is walked
-        from the root, and no link is followed on it.
+        The system says where they end. That may have changed already, so the path is walked
+        from the root, without following any link.
         """
         root = os.path.realpath(self.root)
         real = os.path.realpath(os.path.join(root, *key.split("/")))
@@ -268,7 +268,7 @@ class Folder:
             f"{key!r} leads out of {self.root} through a symbolic link", ErrorKind.BAD_KEY_PREFIX
         )
 
-    # -- by names, on Windows --------------------------------------------------------
+    # -- by name, on Windows -------------------------------------------------------
     def _checked(self, key: str, create: bool) -> str:
         path = os.path.join(self.root, *key.split("/"))
         if create:

@@ -1,6 +1,6 @@
-"""Storages of options and credentials that are objects already: `Storage.new_s3` and others.
+"""Storages from options and credentials that are objects already: `Storage.new_s3` and others.
 
-`constructors` has the functions that most people want; for S3 and its kin they end here.
+`constructors` has the functions that most people want. For S3 and its kin, they end here.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def s3(
     Raises
     ------
     InvalidInputError
-        If something cannot be right.
+        If something cannot be valid.
     """
     if legacy_rooted_keys:
         raise InvalidInputError(

@@ -1,8 +1,8 @@
 """Files of a web server, with a guard on redirects.
 
 The clients of object stores follow redirects wherever they lead, with the headers that the
-user gave. Here every redirect is judged before it is followed, and what the user gave goes
-to the server that it was meant for only.
+user gave. Here every redirect is checked before it is followed, and the user's headers go
+only to the server that they were meant for.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
 _DURATION: Final = re.compile(r"([0-9]+)\s*(ms|s|m)?(?:[a-z]*)")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
 _FAILURES: Final = (OSError, http.client.HTTPException)
-#: Printable ASCII, which stays as it is in a path or a query.
+#: Printable ASCII, which is not encoded in a path or a query.
 _PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F)))
 _WEB: Final = re.compile(r"https?(?:\+icechunk)?://")
 _SIZE: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
@@ -68,13 +68,13 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 #: In seconds, for a silent server, and for all tries of a request.
 _PATIENCE: Final = 60.0
 _OPERATION: Final = 180.0
-#: Options with a duration, and those that are true or false.
+#: Options whose value is a duration, and those that are true or false.
 _DURATIONS: Final = ("timeout", "connect_timeout", "read_timeout")
 _FLAGS: Final = ("allow_http", "allow_invalid_certificates")
 
 
 class _Answer(NamedTuple):
-    """What came back; `data` is the range that was asked for, or less of it."""
+    """What came back. `data` is the requested range, or a part of it."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -82,7 +82,7 @@ class _Answer(NamedTuple):
 
 
 class WebFile(NamedTuple):
-    """What a server says of a file.
+    """What a server says about a file.
 
     Attributes
     ----------
@@ -110,7 +110,7 @@ class _Line(NamedTuple):
     whole_url: bool
 
     def target(self, url: str) -> str:
-        """Return what to write into the first line of a request."""
+        """Return what goes into the first line of a request."""
         parts = urlsplit(url)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         return f"{parts.scheme}://{parts.netloc}{path}" if self.whole_url else path
@@ -122,17 +122,17 @@ class GuardedHttp(Storage):
     Parameters
     ----------
     base_url : str
-        A user and password in it become a header, a query is that of every request.
+        A user and password in it become a header; a query is added to every request.
     options : mapping of str to str, optional
         ``timeout``, ``connect_timeout`` and ``read_timeout`` (such as ``30s``),
-        ``user_agent`` and ``allow_invalid_certificates``; ``allow_http`` is accepted, the
-        scheme of the URL says it already.
+        ``user_agent`` and ``allow_invalid_certificates``; ``allow_http`` is accepted, although
+        the scheme of the URL already says it.
     headers : mapping of str to str, optional
         Sent to this server with every request.
     may_follow : callable, optional
-        Whether a redirect may lead to a URL. Default: if it is of the same server.
+        Whether a redirect may lead to a URL. Default: if it is on the same server.
     settings : StorageSettings, optional
-        Retries and timeouts; the latter win over those of the options.
+        Retries and timeouts. These timeouts win over those of the options.
 
     Raises
     ------
@@ -191,7 +191,7 @@ class GuardedHttp(Storage):
             )
 
     def _seconds(self, name: str, milliseconds: int | None) -> float:
-        """Return a time limit: that of the settings, of the options, or the default."""
+        """Return a time limit: from the settings, from the options, or the default."""
         if milliseconds is not None:
             return milliseconds / 1000
         duration = _DURATION.fullmatch(
@@ -234,10 +234,10 @@ class GuardedHttp(Storage):
         nothing = byte_range is not None and byte_range[1] == (byte_range[0] or 0)
         answer = self._ask(key, "HEAD" if nothing else "GET", None if nothing else byte_range)
         if answer.status == 416:
-            # the file ends before the range; its version has to be known all the same
+            # the file ends before the range, but its version must be known all the same
             answer = self._ask(key, "HEAD", None)
         etag, modified = answer.headers.get("ETag"), _date(answer.headers.get("Last-Modified"))
-        # headers and bytes are of one answer: what they say of the version is true of both
+        # headers and bytes belong to one answer, so the version is that of the bytes
         check_version(
             key, etag, modified, if_match=if_match, if_unmodified_since=if_unmodified_since
         )
@@ -256,7 +256,7 @@ class GuardedHttp(Storage):
         return GetResult(answer.data, found, _date(answer.headers.get("Last-Modified")))
 
     def head(self, key: str) -> WebFile:
-        """Return what the server says of a file, without its bytes where it knows how to.
+        """Return what the server says about a file, without its bytes where it can.
 
         Raises
         ------
@@ -266,11 +266,11 @@ class GuardedHttp(Storage):
         try:
             return _described(self._ask(check_key(key), "HEAD", None))
         except StorageError:
-            # servers may know GET only, or sign it only
+            # servers may support only GET, or sign only GET
             return self.start(key, 1)
 
     def start(self, key: str, size: int) -> WebFile:
-        """Fetch the beginning of a file, with what the server says of the whole.
+        """Fetch the beginning of a file, with what the server says about the whole.
 
         Raises
         ------
@@ -287,7 +287,7 @@ class GuardedHttp(Storage):
         byte_range: ByteRange | None,
         more: Mapping[str, str] | None = None,
     ) -> _Answer:
-        """Return what is found in the end, after redirects and retries."""
+        """Return the final answer, after redirects and retries."""
         url = self._base + quote(key) + self._query
         for _ in range(_MAX_REDIRECTS):
             answer = self._try(key, method, url, byte_range, more or {})
@@ -333,7 +333,7 @@ class GuardedHttp(Storage):
         byte_range: ByteRange | None,
         more: Mapping[str, str],
     ) -> _Answer:
-        """Send one request until it has an answer that is worth something."""
+        """Send one request until there is a usable answer."""
         headers = {**self._common, **more}
         if _origin(url) == self._origin:
             headers.update(self._headers)
@@ -350,14 +350,14 @@ class GuardedHttp(Storage):
             if attempt:
                 pause = min(retries.initial_backoff_ms * 2**attempt, retries.max_backoff_ms) / 1000
                 time.sleep(pause * random.uniform(0.5, 1.0))
-            # what takes long for its size may go on, unless the caller set the limit
+            # what takes long because of its size may go on, unless the caller set the limit
             allowance = Allowance(self._reading, seconds, strict=operation is not None)
             try:
                 answer = self._exchange(method, url, headers, byte_range, allowance)
             except UnfitAnswerError as exc:
                 raise self._failure(key, str(exc)) from None
             except ValueError as exc:
-                # of a URL or a header, which the text may show
+                # a URL or a header is invalid, and the text may show it
                 raise self._failure(key, f"no request can be made: {type(exc).__name__}") from None
             except _FAILURES as exc:
                 failure = self._failure(key, _reason(exc))
@@ -381,7 +381,7 @@ class GuardedHttp(Storage):
         while True:
             with self._lock:
                 if self._process != os.getpid():
-                    # the connections of a process that was forked are its parent's
+                    # after a fork, the connections belong to the parent process
                     self._idle, self._process = {}, os.getpid()
                 waiting = self._idle.get(origin)
                 line = waiting.pop() if waiting else None
@@ -436,7 +436,7 @@ class GuardedHttp(Storage):
             connection.set_tunnel(host, parts.port)
         return _Line(connection, bool(proxy) and not secure)
 
-    # -- what is not for reading -------------------------------------------------------
+    # -- everything but reading ---------------------------------------------------------
     def list(self, prefix: str = "") -> Iterator[ObjectMeta]:
         """Refuse: web servers have no listings."""
         check_folder(prefix)
@@ -476,12 +476,12 @@ def _described(answer: _Answer) -> WebFile:
 
 
 def anywhere(start: str, url: str) -> bool:
-    """Let redirects lead to every web server, but not from the world into a private network."""
+    """Let redirects lead to any web server, but not from the world into a private network."""
     return _is_web(url) and (is_inside(start) or not is_inside(url))
 
 
 def is_inside(url: str) -> bool:
-    """Whether a URL has an address of this machine or of a private network for its host."""
+    """Whether the host of a URL is an address of this machine or of a private network."""
     if not _WEB.match(url):
         return False
     try:
@@ -508,7 +508,7 @@ def _tls(trusting: bool) -> ssl.SSLContext:
 
 
 def _reason(exc: Exception) -> str:
-    """Return why a request failed; texts that may hold parts of it are left out."""
+    """Return why a request failed, without texts that may hold parts of it."""
     if isinstance(exc, OSError):
         return exc.strerror or str(exc) or type(exc).__name__
     return type(exc).__name__
@@ -525,7 +525,7 @@ def web_parts(url: str) -> SplitResult:
     problem = "is not the URL of a web server"
     try:
         parts = urlsplit(url)
-        # the port is looked at to know that it is one
+        # reading the port checks that it is one
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
             problem = ""
     except ValueError:

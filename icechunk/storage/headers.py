@@ -1,4 +1,4 @@
-"""What may stand in a header of a request."""
+"""What a header of a request may contain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _VALUE: Final = re.compile(r"[\t -~\xa0-\xff]*")
 
 
 def check_headers(headers: Mapping[str, str], where: str) -> None:
-    """Check headers that the user gave, before a client fails at them and shows them.
+    """Check headers that the user gave, before a client fails at them and displays them.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def check_headers(headers: Mapping[str, str], where: str) -> None:
     Raises
     ------
     InvalidInputError
-        If a name is no name, or a value has a line break or what HTTP does not know.
+        If a name is invalid, or a value has a line break or a character that HTTP forbids.
     """
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):
@@ -49,12 +49,12 @@ def check_headers(headers: Mapping[str, str], where: str) -> None:
 
 
 def check_variables(names: Iterable[str]) -> None:
-    """Check environment variables that a client puts into headers; it aborts otherwise.
+    """Check environment variables that a client puts into headers. It would abort otherwise.
 
     Raises
     ------
     InvalidInputError
-        If a value has a line break or what HTTP does not know.
+        If a value has a line break or a character that HTTP forbids.
     """
     for name in names:
         if not _VALUE.fullmatch(os.environ.get(name, "")):

@@ -1,12 +1,12 @@
 """Objects as files of a folder, safe between threads, processes and killed processes.
 
-Every write goes to a staging file in the same directory first and then takes its name in
+Every write first goes to a staging file in the same directory, which then takes its name in
 one step: `os.link` for an object that must not exist, `os.replace` otherwise. Whoever
-compares before replacing holds a lock beside the object meanwhile.
+compares before replacing holds a lock beside the object in the meantime.
 
-What is put under a condition is forced to disk before it takes its name, after everything
-that was put before it. Other objects wait for that: nothing refers to them yet, and the
-file system takes many at once much faster than one by one.
+Data put under a condition are forced to disk before they take their name, after everything
+that was put before them. Other objects wait for that: nothing refers to them yet, and a
+file system handles many at once much faster than one by one.
 
 Staging and lock files are called ``<name>#<digits>``, which other clients of the format
 leave out of their listings too; no object can have such a name.
@@ -55,26 +55,26 @@ from icechunk.storage.queueing import queue_at
 from icechunk.storage.staging import Staged, file_etag
 
 _STAGING: Final = re.compile(r"#[0-9]+\Z")
-#: As `Staged` makes them.
+#: The names that `Staged` makes.
 _OURS: Final = re.compile(r"#[0-9]{20}\Z")
-#: Staging names have many more digits, so no staging file is ever taken for a lock.
+#: Staging names have many more digits, so a staging file is never taken for a lock.
 _LOCK_SUFFIX: Final = "#0"
 _QUEUE_SUFFIX: Final = "#1"
 
-#: As many files are forced to disk at a time, so that a commit never waits for long.
+#: At most this many files wait to be forced to disk, so that a commit never waits for long.
 _MAX_WAITING: Final = 4096
 _SYNC_THREADS: Final = 8
 
 #: Deeper folders hold no object of ours.
 _MAX_DEPTH: Final = 200
 
-#: What may be read and written without a thread has at most so many bytes.
+#: At most this many bytes are read or written without a thread.
 _SMALL: Final = 1 << 17
-#: As long as one takes less, in seconds: with threads many of them take about that each.
+#: As long as one takes less than this, in seconds: with threads, each takes about as long.
 _QUICK_READ: Final = 0.0004
 _QUICK_WRITE: Final = 0.0008
 
-#: What `os.link` says on file systems without hard links.
+#: Errors of `os.link` on file systems without hard links.
 _NO_LINKS: Final = {
     errno.EPERM,
     errno.EOPNOTSUPP,
@@ -83,19 +83,19 @@ _NO_LINKS: Final = {
     errno.ENOSYS,
     errno.EXDEV,
 }
-#: A link that takes the place of a file is not followed, where the system can do that.
+#: A link in the place of a file is not followed, where the system can do that.
 _LINK_ITSELF: Final[dict[str, Any]] = (
     {"follow_symlinks": False} if os.link in os.supports_follow_symlinks else {}
 )
-#: What opening a file says when there is none of that name, or when it is a folder.
+#: Errors of opening a file if there is none of that name, or if it is a folder.
 _MISSING: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class LocalStorage(Storage):
     """Objects as files below a folder.
 
-    Nothing is created before the first write. Symbolic links are followed as long as
-    they stay inside of the folder, and are left out of listings, and so are pipes, sockets
+    Nothing is created before the first write. Symbolic links are followed as long as they
+    stay inside the folder. They are left out of listings, and so are pipes, sockets
     and devices.
 
     Parameters
@@ -114,14 +114,14 @@ class LocalStorage(Storage):
         self._folder = Folder(os.path.abspath(text))
         self._lock = threading.Lock()
         self._reads, self._writes = Pace(_QUICK_READ), Pace(_QUICK_WRITE)
-        # objects that are not forced to disk yet, and folders that have new names
+        # objects that are not forced to disk yet, and folders with new names in them
         self._waiting: list[str] = []
         self._changed: set[str] = set()
         # folders whose own names are on disk, and versions of objects that are
         self._named: set[str] = {""}
         self._forced: dict[str, str] = {}
-        # said again and again: after a failure the system forgets what it could not write,
-        # and claims success when asked once more
+        # repeated from then on: after a failure the system forgets what it could not write,
+        # and claims success when asked again
         self._lost: StorageError | None = None
         self._is_checked = False
 
@@ -147,7 +147,7 @@ class LocalStorage(Storage):
         """Fetch an object or a range of it; see `Storage.get`."""
         fd = self._open(key)
         try:
-            # one open file is one version, whatever happens to its name meanwhile
+            # one open file is one version, whatever happens to its name in the meantime
             status = os.fstat(fd)
             etag, modified = file_etag(status), _modified(status)
             check_version(
@@ -167,7 +167,7 @@ class LocalStorage(Storage):
         raise missing
 
     def _read(self, key: str, fd: int, byte_range: ByteRange | None, size: int) -> BytesLike:
-        """Return what is wanted of an open file; a sparse one may have any size."""
+        """Return the requested bytes of an open file. A sparse file may claim any size."""
         start, stop = resolve_range(byte_range, size)
         if byte_range is None:
             check_whole(key, size, self.url)
@@ -175,7 +175,7 @@ class LocalStorage(Storage):
             data = _read_at(fd, start, stop)
             if len(data) == stop - start:
                 return data
-            # the system gives two gigabytes at a time
+            # the system returns two gigabytes at a time
             pieces = [data]
             while data and (start := start + len(data)) < stop:
                 data = _read_at(fd, start, stop)
@@ -255,7 +255,7 @@ class LocalStorage(Storage):
                     with self._folder.inner(folder, entry.name) as inner:
                         yield from self._walk(prefix + name, inner, wanted)
                     continue
-                # not of the entry: that one may have gone by a path
+                # not from the entry, which may have been found by a path
                 at = None if isinstance(folder, str) else folder
                 named = entry.path if at is None else entry.name
                 status = os.stat(named, dir_fd=at, follow_symlinks=False)
@@ -275,7 +275,7 @@ class LocalStorage(Storage):
         """Write an object whole; see `Storage.put`."""
         self._checked(key)
         try:
-            # what does not exist cannot match, so nothing is made for it
+            # what does not exist cannot match, so no folder is created for it
             with self._folder.place(key, create=if_match is None) as (folder, name):
                 if if_match is not None:
                     return self._update(key, folder, name, data, if_match)
@@ -305,7 +305,7 @@ class LocalStorage(Storage):
             memoryview(data).nbytes <= _SMALL
             and not if_absent
             and if_match is None
-            # else it is this one's turn to force all to disk
+            # otherwise it is this caller's turn to force everything to disk
             and len(self._waiting) < _MAX_WAITING - 1
             and self._writes.is_quick()
         ):
@@ -314,7 +314,7 @@ class LocalStorage(Storage):
         return await super().put_async(key, data, if_absent=if_absent, if_match=if_match)
 
     def _wait_for_sync(self, key: str, *, forced: bool = False) -> None:
-        """Let the next `sync` force an object to disk, or only its name if the rest is."""
+        """Let the next `sync` force an object to disk, or only its name if the rest already is."""
         with self._lock:
             if forced:
                 self._changed.add(_folder_of(key))
@@ -337,18 +337,18 @@ class LocalStorage(Storage):
             if (self._waiting or self._changed) and self._lost is None:
                 folders = self._changed.union(map(_folder_of, self._waiting))
                 self._lost = self._sync_all(self._waiting, folders)
-                # not before: an interrupt must leave them to the next call
+                # not earlier: an interrupt must leave them to the next call
                 self._waiting.clear()
                 self._changed.clear()
             if self._lost is not None:
                 raise self._lost
 
     def _sync_all(self, keys: Sequence[str], folders: set[str]) -> StorageError | None:
-        # a name is lost as well if the folder that holds it is
+        # a name is lost, too, if the folder that holds it is lost
         above = {up for folder in folders - self._named for up in _folders_above(folder)}
         work: list[tuple[Callable[[str], None], str]] = [(self._sync_file, key) for key in keys]
         work += [(self._sync_folder, folder) for folder in folders | above]
-        # in parallel, because file systems then write several in one go
+        # in parallel, because file systems then combine several writes
         with ThreadPoolExecutor(min(len(work), _SYNC_THREADS)) as pool:
             failures = list(pool.map(_tried, work))
         # what is missing was deleted
@@ -368,7 +368,7 @@ class LocalStorage(Storage):
     def copy(self, source: str, target: str, *, if_match: str | None = None) -> None:
         """Give an object a second name; see `Storage.copy`.
 
-        Files are never changed in place, so both names keep what they stand for.
+        Files are never changed in place, so both names keep their content.
         """
         self._checked(target)
         fd = self._open(source)
@@ -386,7 +386,7 @@ class LocalStorage(Storage):
             super().copy(source, target, if_match=if_match)
 
     def _link(self, source: str, target: str, opened: os.stat_result, if_match: str | None) -> bool:
-        """Give a file, which was opened, another name; False if that cannot be done."""
+        """Give an open file another name; return False if that is impossible."""
         with (
             self._folder.place(source) as (folder, name),
             self._folder.place(target, create=True) as (to_folder, to_name),
@@ -401,7 +401,7 @@ class LocalStorage(Storage):
             same = os.path.samestat(status, opened)
             if same and (if_match is None or same_version(file_etag(status), if_match)):
                 return True
-            # replaced meanwhile, or not the version that was asked for
+            # replaced in the meantime, or not the version that was asked for
             os.unlink(to_name, dir_fd=to_folder)
             return False
 
@@ -458,7 +458,7 @@ class LocalStorage(Storage):
 
     def _sync_file(self, key: str) -> None:
         if os.name == "nt":
-            # what is only read cannot be forced to disk there
+            # files open for reading cannot be forced to disk there
             with self._folder.place(key) as (_, path):
                 fd = os.open(path, os.O_RDWR)
         else:
@@ -469,7 +469,7 @@ class LocalStorage(Storage):
             os.close(fd)
 
     def delete_leftovers(self, before: datetime, *, dry_run: bool = False) -> int:
-        """Delete what killed writers left; see `Storage.delete_leftovers`."""
+        """Delete what killed writers left behind; see `Storage.delete_leftovers`."""
         freed = 0
         for meta in self._objects("", _is_leftover):
             if meta.last_modified < before:
@@ -494,7 +494,7 @@ class LocalStorage(Storage):
 
     @contextmanager
     def turn(self, key: str) -> Iterator[None]:
-        """Wait in the queue of those who replace an object; see `Storage.turn`."""
+        """Wait in the queue of writers that replace an object; see `Storage.turn`."""
         with (
             self._folder.place(key) as (folder, name),
             queue_at(name + _QUEUE_SUFFIX, dir_fd=folder),
@@ -506,14 +506,14 @@ class LocalStorage(Storage):
         return labelled("icechunk.Storage", {"type": "local filesystem", "path": self.path})
 
     def default_settings(self) -> StorageSettings:
-        """Return the settings used when the configuration has none: no request is tried again."""
+        """Return the settings used when the configuration has none: no request is retried."""
         return StorageSettings(
             concurrency=StorageConcurrencySettings(5, 4096),
             retries=StorageRetriesSettings(1, 0, 0),
         )
 
     def with_settings(self, settings: StorageSettings) -> LocalStorage:
-        """Return itself: a folder has nothing to set."""
+        """Return the storage itself: a folder has no such settings."""
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -541,7 +541,7 @@ def _is_object(name: str) -> bool:
 
 
 def _is_leftover(name: str) -> bool:
-    # locks stay, and what other clients write is theirs
+    # locks stay, and files of other clients are theirs
     return _OURS.search(name) is not None
 
 
@@ -569,7 +569,7 @@ def _changed(key: str, if_match: str | None) -> PreconditionFailedError:
 
 
 def _read_at(fd: int, start: int, stop: int) -> bytes:
-    """Read bytes of an open file, fewer if it ends before, or at its will."""
+    """Read bytes of an open file: fewer if it ends earlier, or if the system chooses."""
     if hasattr(os, "pread"):
         return os.pread(fd, stop - start, start)
     os.lseek(fd, start, os.SEEK_SET)
@@ -577,7 +577,7 @@ def _read_at(fd: int, start: int, stop: int) -> bytes:
 
 
 def _tried(work: tuple[Callable[[str], None], str]) -> OSError | None:
-    """Do something, and return what it raises."""
+    """Do something, and return the error that it raises, if any."""
     call, key = work
     try:
         call(key)

@@ -15,7 +15,7 @@ if sys.platform == "win32":
     def _acquire(fd: int) -> None:
         while True:
             try:
-                # gives up with an error after ten seconds, which is no reason for us to
+                # it gives up with an error after ten seconds, which is no reason for us to
                 msvcrt.locking(fd, msvcrt.LK_LOCK, 1)
             except OSError:
                 continue
@@ -39,13 +39,13 @@ _FLAGS: Final = (
 
 
 def open_lock(path: str, *, dir_fd: int | None = None) -> int:
-    """Open a file to lock, which is created if need be.
+    """Open a file for locking. It is created if necessary.
 
     Parameters
     ----------
     path : str
     dir_fd : int, optional
-        An open directory that a relative path begins at.
+        An open directory that a relative path starts from.
 
     Returns
     -------
@@ -60,7 +60,7 @@ def open_lock(path: str, *, dir_fd: int | None = None) -> int:
     return os.open(path, _FLAGS, 0o666, dir_fd=dir_fd)
 
 
-#: What file systems without locks say.
+#: Errors of file systems without locks.
 _NO_LOCKS: Final = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 _ADVICE: Final = (
     "This file system has no file locks, and of two writers at a time one would be lost: mount "
@@ -74,7 +74,7 @@ def exclusive(fd: int) -> Iterator[None]:
 
     The lock belongs to the open file, so two threads of a process exclude each other too,
     and the operating system releases it when a process dies. The file stays: deleting it
-    would let two holders lock two files of one name.
+    would let two holders lock two different files of one name.
     """
     try:
         try:

@@ -57,7 +57,7 @@ _spaces: Final[weakref.WeakValueDictionary[str, _Space]] = weakref.WeakValueDict
 #: Those that a user named live as long as the process.
 _named: Final[dict[str, _Space]] = {}
 _registry_lock: Final = threading.Lock()
-#: Differs between processes even where their pids do not, as on two machines.
+#: Differs between processes even if their pids do not, as on two machines.
 _PROCESS: Final = uuid.uuid4().hex
 
 
@@ -68,7 +68,7 @@ class MemoryStorage(Storage):
     ----------
     name : str, optional
         Storages of one name hold the same objects, like ``memory://name``. Without a
-        name, this one and its copies do.
+        name, only this one and its copies do.
     """
 
     checks_conditions = True
@@ -125,7 +125,7 @@ class MemoryStorage(Storage):
         return GetResult(part, found.etag, found.last_modified)
 
     async def get_async(self, key: str, **options: Unpack[GetOptions]) -> GetResult:
-        """Fetch as `get` does: there is nothing to wait for, so no thread either."""
+        """Fetch as `get` does. There is nothing to wait for, so it uses no thread."""
         return self.get(key, **options)
 
     def list(self, prefix: str = "") -> Iterator[ObjectMeta]:
@@ -167,7 +167,7 @@ class MemoryStorage(Storage):
     async def put_async(
         self, key: str, data: BytesLike, **conditions: Unpack[PutConditions]
     ) -> str:
-        """Write as `put` does: there is nothing to wait for, so no thread either."""
+        """Write as `put` does. There is nothing to wait for, so it uses no thread."""
         return self.put(key, data, **conditions)
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -179,14 +179,14 @@ class MemoryStorage(Storage):
         return labelled("icechunk.Storage", {"type": "in-memory"})
 
     def default_settings(self) -> StorageSettings:
-        """Return the settings used when the configuration has none: no request is tried again."""
+        """Return the settings used when the configuration has none: no request is retried."""
         return StorageSettings(
             concurrency=StorageConcurrencySettings(5, 1),
             retries=StorageRetriesSettings(1, 0, 0),
         )
 
     def with_settings(self, settings: StorageSettings) -> MemoryStorage:
-        """Return itself: memory has nothing to set."""
+        """Return the storage itself: memory has no such settings."""
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -194,16 +194,16 @@ class MemoryStorage(Storage):
 
 
 def _this_process() -> tuple[str, int]:
-    # the pid too: a forked child has a copy of _PROCESS and of the objects, and what one
-    # of the two writes the other does not see
+    # the pid too: a forked child has a copy of _PROCESS and of the objects, and does not
+    # see what the parent writes, nor the parent what the child writes
     return _PROCESS, os.getpid()
 
 
 def _unpickle(name: str, home: tuple[str, int]) -> MemoryStorage:
     storage = MemoryStorage.__new__(MemoryStorage)
     storage._name = name
-    # kept, so that what is sent back finds its objects again
+    # kept, so that a copy that comes back finds its objects again
     storage._home = home
-    # elsewhere it fails when it is used: an error here would end the process
+    # in another process it fails on use: an error here would end the process
     storage._found = _spaces.get(name) if home == _this_process() else None
     return storage

@@ -1,7 +1,7 @@
-"""What file systems lack that a repository in a folder needs, as far as the system says so.
+"""What a repository in a folder needs of a file system, and some lack, as far as the system tells.
 
-A lock that a file system refuses is an error when it is asked for. One that it grants to one
-machine only looks the same as a real one: only the kind of the file system tells.
+If a file system refuses a lock, asking for it fails. If it grants one that only holds on this
+machine, it looks like a real one: only the kind of the file system gives it away.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from icechunk.base.calling import depth_of_caller
 
 __all__ = ["missing_locks", "warn_of_missing_locks"]
 
-#: Locks of these hold on this machine only, and most of them rename in steps.
+#: Their locks hold on this machine only, and most of them rename in several steps.
 _LOCAL: Final = re.compile(
     r"fuse\.(sshfs|s3fs|rclone|gcsfuse|goofys|mount-s3|mountpoint-s3|blobfuse2?)"
 )
@@ -24,14 +24,14 @@ _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 
 
 def missing_locks(folder: str, mounts: str | None = None) -> str | None:
-    """Say why file locks of a folder do not keep out other machines; None where they do.
+    """Say why file locks of a folder do not keep out other machines, or return None if they do.
 
     Parameters
     ----------
     folder : str
         An absolute path; it need not exist.
     mounts : str, optional
-        What ``/proc/self/mountinfo`` says. Default: that; without it, nothing is known.
+        Content of ``/proc/self/mountinfo``. Default: read it; without it, nothing is known.
     """
     if mounts is None:
         try:
@@ -45,7 +45,7 @@ def missing_locks(folder: str, mounts: str | None = None) -> str | None:
             continue
         point = _ESCAPED.sub(lambda found: chr(int(found[1], 8)), fields[4])
         inside = point == "/" or folder == point or folder.startswith(point + "/")
-        # later ones lie on top
+        # later mounts lie on top
         if inside and len(point) >= len(best):
             after = fields[fields.index("-", 6) + 1 :]
             best, kind, options = point, after[0], f"{fields[5]},{','.join(after[2:])}"
@@ -61,7 +61,7 @@ def missing_locks(folder: str, mounts: str | None = None) -> str | None:
 
 
 def warn_of_missing_locks(folder: str) -> None:
-    """Warn if the locks of a folder are worth nothing to other machines."""
+    """Warn if the locks of a folder mean nothing to other machines."""
     reason = missing_locks(os.path.realpath(folder))
     if reason is not None:
         warnings.warn(

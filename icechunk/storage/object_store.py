@@ -1,9 +1,9 @@
 """S3, Google Cloud Storage and Azure Blob Storage, through obstore.
 
-Requests that fail in passing are tried again by obstore, with backoff and jitter. A
-conditional put that is tried again after its answer was lost reports that its condition
-does not hold, as it would if somebody else had been faster: the caller can tell the two
-apart by looking at what is stored.
+obstore retries requests that fail for a moment, with backoff and jitter. If the answer to a
+conditional put is lost and the put is retried, it reports that its condition does not hold,
+as it would if somebody else had been faster. The caller can tell the two apart by looking
+at what is stored.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ from icechunk.storage.waiting import Request, answer, patient
 _MAX_PARTS: Final = 10_000
 #: An answer has to begin within this time unless the settings say otherwise, in seconds.
 _SECONDS: Final = 30.0
-#: And may take so long, in seconds; longer only while at least a kilobyte a second comes.
+#: And may take this long, in seconds; longer only while at least a kilobyte a second arrives.
 _ANSWER: Final = 180.0
-#: And later for what is sent, which may share a slow line with much else: bytes per second.
+#: And longer for data sent over a line that may be slow or shared: bytes per second.
 _SLOW: Final = 1 << 15
-#: Chunks may have a storage class of their own, which goes by the folder that they are in.
+#: Chunks may have a storage class of their own, which depends on their folder.
 _CHUNKS: Final = "chunks/"
 
 
@@ -115,7 +115,7 @@ class ObjectStorage(Storage):
         read_only: bool = False,
     ) -> None:
         self._describe(place, settings or StorageSettings(), read_only)
-        # what is wrong shows here, and not at the first request
+        # so that errors show here, and not at the first request
         _ = self._reader
         if place.write_headers != place.read_headers:
             _ = self._writer
@@ -133,7 +133,7 @@ class ObjectStorage(Storage):
 
     @cached_property
     def _writer(self) -> ObjectStore:
-        # a client of its own: sending may take longer than an answer
+        # a client of its own: a write may take longer than an answer
         if not self.supports_writes:
             return self._reader
         return self._place.open(self._effective, write=True)
@@ -144,7 +144,7 @@ class ObjectStorage(Storage):
 
     @property
     def checks_conditions(self) -> bool:  # type: ignore[override]
-        """False: nobody knows before it is tried. True if the caller asked for no conditions."""
+        """False: nobody knows until it is tried. True if the caller asked for no conditions."""
         return not self._effective.use_conditional_update
 
     def _request(self, operation: str, key: str, sent: int = 0) -> Request:
@@ -426,7 +426,7 @@ class ObjectStorage(Storage):
         )
 
     def _compare(self, key: str, if_match: str | None) -> None:
-        """Check a condition before the put: somebody else may write in between."""
+        """Check a condition before the put: another writer may still come in between."""
         try:
             self._fetch(Read(self._place, key, (0, 0), if_match))
         except ObjectNotFoundError:
@@ -478,7 +478,7 @@ class ObjectStorage(Storage):
                 self._delete([key])
 
     def _delete(self, keys: builtins.list[str]) -> bool:
-        """Delete objects; False if the service said that one is missing."""
+        """Delete objects; return False if the service said that one is missing."""
         if not keys:
             return True
         try:
@@ -496,7 +496,7 @@ class ObjectStorage(Storage):
     def copy(self, source: str, target: str, *, if_match: str | None = None) -> None:
         """Copy one object; on the server, unless a condition must hold."""
         if if_match is not None:
-            # copies are unconditional in obstore
+            # obstore copies unconditionally
             self.put(target, self.get(source, if_match=if_match).data)
             return
         self._check_usable()
@@ -552,7 +552,7 @@ class ObjectStorage(Storage):
                 "used an object store: start processes with 'spawn' or 'forkserver'"
             )
         if self._missing_credentials is not None:
-            # the client would ask for them where nobody answers
+            # the client would look for them at an address where nobody answers
             raise refused(self._missing_credentials, ErrorKind.INVALID_CREDENTIALS)
         _Runtime.started = True
 
@@ -567,7 +567,7 @@ def _check_family(credentials: object, family: type) -> None:
 
 def _unpickle(place: Place, settings: StorageSettings, read_only: bool) -> ObjectStorage:
     storage = ObjectStorage.__new__(ObjectStorage)
-    # the clients are made when they are used: an error here would end the process that
+    # the clients are made on first use: an error here would end the process that
     # receives the storage
     storage._describe(place, settings, read_only)
     return storage

@@ -1,4 +1,4 @@
-"""Options of services, in the words of `icechunk` and of fsspec."""
+"""Options of services, under the names of `icechunk` and of fsspec."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from icechunk.errors import ErrorKind, InvalidInputError
 
 __all__ = ["for_fsspec", "for_storage", "in_our_words"]
 
-#: Names of fsspec's S3 filesystem by those of `icechunk.storage_from_url`.
+#: Names of fsspec's S3 file system, by those of `icechunk.storage_from_url`.
 _S3: Final = {
     "access_key_id": "key",
     "secret_access_key": "secret",
@@ -18,7 +18,7 @@ _S3: Final = {
     "endpoint_url": "endpoint_url",
     "region": "client_kwargs.region_name",
 }
-#: Of its filesystem for Azure.
+#: Names of its file system for Azure.
 _AZURE: Final = {
     "account": "account_name",
     "access_key": "account_key",
@@ -28,7 +28,7 @@ _VOCABULARIES: Final[Mapping[str, Mapping[str, str]]] = {
     **dict.fromkeys(("s3", "r2", "tigris"), _S3),
     **dict.fromkeys(("az", "azure", "abfs", "abfss"), _AZURE),
 }
-#: Options of S3 that say how the server is to be talked to, and need not be told to fsspec.
+#: Options of S3 about the connection, which fsspec does not need.
 _OURS_ONLY: Final = frozenset(
     {
         "allow_http",
@@ -41,7 +41,7 @@ _OURS_ONLY: Final = frozenset(
 
 
 def for_fsspec(options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return options for fsspec's S3 filesystem, given in its words or in ours.
+    """Return options for fsspec's S3 file system, given under its names or ours.
 
     Raises
     ------
@@ -66,22 +66,22 @@ def for_fsspec(options: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def for_storage(options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return options for `icechunk.storage_from_url` in S3, given in its words or in fsspec's.
+    """Return options for `icechunk.storage_from_url` in S3, given under its names or fsspec's.
 
-    A service without TLS is allowed: whoever writes its URL has chosen.
+    A service without TLS is allowed: whoever writes its URL has chosen it.
     """
     return _allowing_http(in_our_words("s3", options or {}))
 
 
 def in_our_words(scheme: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a storage, given in our words or in fsspec's.
+    """Return the options of a storage, given under our names or fsspec's.
 
     Parameters
     ----------
     scheme : str
         Of the URL of the storage.
     options : mapping
-        A name that neither knows stays as it is.
+        A name that neither knows is passed on unchanged.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def in_our_words(scheme: str, options: Mapping[str, Any]) -> dict[str, Any]:
         if target in found:
             raise _twice(name, target)
         found[target] = value
-    # fsspec has no word for it
+    # fsspec has no name for it
     return _allowing_http(found) if "endpoint_url" in client else found
 
 
@@ -117,7 +117,7 @@ def _allowing_http(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _google(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options of gcsfs, whose one option for credentials is ``token``, in our words."""
+    """Return options of gcsfs, whose one option for credentials is ``token``, under our names."""
     found = dict(options)
     if found.get("token") == "anon":
         del found["token"]

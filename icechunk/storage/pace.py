@@ -1,4 +1,4 @@
-"""Whether an operation is quick enough to be done without a thread."""
+"""Whether an operation is quick enough to run without a thread."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Final
 
 __all__ = ["Pace"]
 
-#: How much the newest time counts in the mean.
+#: The weight of the newest time in the mean.
 _WEIGHT: Final = 1 / 8
-#: No time counts for more than so many times the limit: one hitch says nothing.
+#: No time counts for more than this multiple of the limit: a single hitch says nothing.
 _MOST: Final = 4
-#: While it is slow, one in so many is tried.
+#: While it is slow, one in this many is tried.
 _TRIES: Final = 64
 
 
 class Pace:
-    """How long something took lately.
+    """How long an operation took recently.
 
-    A small file that the system has in memory is read in less time than it takes to hand
-    that to a thread. On a network or a busy disk it is not, and an event loop must not wait
+    Reading a small file that the system has in memory takes less time than handing the task
+    to a thread. On a network or a busy disk it takes more, and an event loop must not wait
     for it.
 
     Parameters
     ----------
     limit : float
-        What is quick takes less, in seconds.
+        An operation is quick if it takes less than this, in seconds.
     """
 
     def __init__(self, limit: float) -> None:
@@ -36,7 +36,7 @@ class Pace:
         self._skipped = 0
 
     def is_quick(self) -> bool:
-        """Say whether to do it at once. If it is slow, now and then yes, to see."""
+        """Whether to run it at once. If it is slow, say yes now and then, to measure again."""
         if self._mean < self._limit:
             return True
         self._skipped += 1
@@ -46,12 +46,12 @@ class Pace:
         return True
 
     def note(self, seconds: float) -> None:
-        """Note how long it took."""
+        """Record how long it took."""
         self._mean += (min(seconds, self._limit * _MOST) - self._mean) * _WEIGHT
 
     @contextmanager
     def measured(self) -> Iterator[None]:
-        """Note how long the block takes."""
+        """Record how long the block takes."""
         start = time.perf_counter()
         try:
             yield

@@ -1,4 +1,4 @@
-"""The names that places in object stores are made of, checked."""
+"""Checks of the names that places in object stores consist of."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def check_name(what: str, name: object) -> None:
     Raises
     ------
     InvalidInputError
-        If it is empty, or contains what makes it a part of a URL: a key and a secret before
-        an ``@`` too, which are not shown.
+        If it is empty, or contains what would make it a different part of a URL, such as a
+        key and a secret before an ``@``. These are not shown.
     """
     if not isinstance(name, str) or not name or not _NOT_A_NAME.isdisjoint(name):
         hidden = isinstance(name, str) and not _NOT_SHOWN.isdisjoint(name)
@@ -66,7 +66,7 @@ def clean_prefix(prefix: str) -> str:
     Raises
     ------
     InvalidInputError
-        If what is left is neither empty nor fit to be a key.
+        If the rest is neither empty nor usable as a key.
     """
     stripped = prefix.strip("/")
     return check_key(stripped) if stripped else ""

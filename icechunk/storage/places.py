@@ -1,7 +1,7 @@
 """Where an object store is and how to authenticate there, as values that can travel.
 
-A place is the recipe for a client of obstore: it is what a pickled storage consists of.
-Its ``repr`` is its URL; keys and tokens stay inside.
+A place is the recipe for a client of obstore, and what a pickled storage consists of.
+Its ``repr`` is its URL. Keys and tokens stay inside.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ _CLIENT_OPTIONS: Final = frozenset(
 #: take their time on a slow line.
 _RETRY_TIMEOUT: Final = timedelta(seconds=30)
 _WRITE_RETRY_TIMEOUT: Final = timedelta(minutes=3)
-#: No limit in practice: a large object over a slow line is no failure. A line that has
-#: gone silent is, and `_STREAM_TIMEOUT` finds it.
+#: No limit in practice: a large object over a slow line is not a failure. A line that has
+#: gone silent is one, and `_STREAM_TIMEOUT` finds it.
 _TIMEOUT: Final = timedelta(hours=6)
 #: In seconds. While something is sent the client waits for an answer already.
 _STREAM_TIMEOUT: Final = 10
@@ -90,7 +90,7 @@ _CHECKSUMS: Final = {ChecksumAlgorithm.Sha256: "SHA256", ChecksumAlgorithm.Crc64
 
 @dataclass(frozen=True)
 class _Client:
-    """What a client is told whatever the service: see `client_options`."""
+    """What a client is told, whatever the service: see `client_options`."""
 
     settings: EffectiveStorageSettings
     headers: Mapping[str, str]
@@ -132,10 +132,10 @@ class Place(ABC):
 
     @abstractmethod
     def lines(self) -> dict[str, str]:
-        """Return what a storage shows of its place: kind and names, no secrets."""
+        """Return what a storage displays of its place: kind and names, no secrets."""
 
     def version(self, meta: Mapping[str, Any]) -> str | None:
-        """Return what identifies the version of an object, from what obstore says of it."""
+        """Return what identifies the version of an object, from obstore's answer."""
         etag: str | None = meta["e_tag"]
         return etag
 
@@ -149,12 +149,12 @@ class Place(ABC):
         Raises
         ------
         InvalidInputError
-            If it is no version of this service.
+            If it is not a version of this service.
         """
         return {"e_tag": quoted(version)}
 
     def missing_credentials(self) -> str | None:
-        """Say what was looked for if there are no credentials, and what else to pass."""
+        """Say where credentials were looked for in vain, and what else to pass."""
         return None
 
     def open(self, settings: EffectiveStorageSettings, *, write: bool) -> ObjectStore:
@@ -165,7 +165,7 @@ class Place(ABC):
         InvalidInputError
             If an option is unknown.
         StorageError
-            If something that the client needs to begin with is missing or malformed.
+            If something that the client cannot do without is missing or malformed.
         """
         headers = dict(self.write_headers if write else self.read_headers)
         check_headers({**headers, "User-Agent": self.user_agent}, self.url)
@@ -250,7 +250,7 @@ class S3Place(Place):
         }
 
     def missing_credentials(self) -> str | None:
-        """Say where those of the environment were looked for, if they are to be used."""
+        """Say where the environment's credentials were looked for, if those are to be used."""
         if not isinstance(self.credentials, S3Credentials.FromEnv):
             return None
         looked = aws_environment.missing_credentials()
@@ -286,7 +286,7 @@ class S3Place(Place):
         if options.region is not None:
             config["region"] = options.region
         if options.endpoint_url is not None:
-            # the name that wins over variables
+            # this name wins over variables
             config["aws_endpoint_url_s3"] = options.endpoint_url
         elif (found := aws_environment.endpoint()) is not None:
             check_endpoint(*found)
@@ -341,7 +341,7 @@ class GcsPlace(Place):
         return f"{meta['e_tag']}#{meta['version']}" if meta["version"] else meta["e_tag"]
 
     def etag(self, version: str) -> str:
-        """Return the etag; a checksum of a virtual chunk is just that."""
+        """Return the etag: the checksum of a virtual chunk is exactly that."""
         return version.rpartition("#")[0] or version
 
     def put_mode(self, version: str) -> Any:
@@ -401,7 +401,7 @@ def _arguments(
     credentials: AnyGcsCredential | AnyAzureCredential,
     more: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return what the clients for Google and Azure take, except for their place."""
+    """Return what the clients for Google and Azure take, except for the place."""
     service, of_client = split_options(config)
     check_headers({k: v for k, v in config.items() if _is_short(k)}, "options")
     for name, value in config.items():
@@ -428,7 +428,7 @@ def _arguments(
 
 
 def _is_short(option: str) -> bool:
-    """Whether the value of an option has one line: keys as JSON and certificates do not."""
+    """Whether the value of an option is a single line: keys as JSON and certificates are not."""
     return not any(word in option.lower() for word in ("service_account", "certificate"))
 
 
@@ -462,7 +462,7 @@ def _bucket_lines(bucket: str, prefix: str) -> dict[str, str]:
 
 
 class _Provider:
-    """Credentials that obstore asks for again when they have expired."""
+    """Credentials that obstore requests again when they have expired."""
 
     def __init__(
         self,
@@ -481,7 +481,7 @@ class _Provider:
         end = newest.expires_after
         return {
             **{key: getattr(newest, attribute) for key, attribute in keys.items()},
-            # fixed ones cannot be fetched again: the service will say when they expired
+            # fixed ones cannot be renewed: the service will say when they have expired
             "expires_at": None if fixed or end is None else end - EXPIRY_MARGIN,
         }
 
@@ -506,11 +506,11 @@ def client_options(
     headers : mapping
         Sent with every request.
     more : mapping
-        Other options; they win.
+        Other options, which win over these.
     agent : str
         Who makes the requests.
     stream_timeout : int
-        Give up on a line that was silent for so many seconds; 0 never.
+        Give up on a line that is silent for this many seconds; 0 means never.
     """
     timeouts = settings.timeouts
     options: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""A queue of those who want to replace one file, between threads and processes."""
+"""A queue of writers that want to replace one file, between threads and processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from icechunk.storage.locks import exclusive, open_lock
 
-#: Who stands in front may have been stopped, or be on a machine that is gone.
+#: Whoever is first in the queue may be suspended, or be on a machine that is gone.
 _PATIENCE: Final = 10.0
 
 
@@ -17,16 +17,16 @@ _PATIENCE: Final = 10.0
 def queue_at(
     path: str, patience: float = _PATIENCE, *, dir_fd: int | None = None
 ) -> Iterator[None]:
-    """Run the block when it is its turn, or after some time in any case.
+    """Run the block when it is this caller's turn, or after some time in any case.
 
     Parameters
     ----------
     path : str
-        A file to lock, which is created if need be and stays.
+        A file to lock. It is created if necessary, and stays.
     patience : float
         Wait no longer than this, in seconds.
     dir_fd : int, optional
-        An open directory that a relative path begins at.
+        An open directory that a relative path starts from.
     """
     fd = open_lock(path, dir_fd=dir_fd)
     called, done = threading.Event(), threading.Event()
@@ -39,8 +39,8 @@ def queue_at(
         except OSError:
             called.set()  # no locks here: nobody waits for anybody
 
-    # The system keeps the order of those who wait for a lock, and that takes a thread: it
-    # knows no wait for some time only.
+    # The system keeps the order of those who wait for a lock, but has no wait with a time
+    # limit, so the wait takes a thread.
     threading.Thread(target=wait, name="icechunk-queue", daemon=True).start()
     try:
         called.wait(patience)

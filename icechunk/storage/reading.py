@@ -29,17 +29,17 @@ from icechunk.storage.places import Place, quoted
 
 #: What obstore gives for an object whose server does not say when it was modified.
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-#: No server that makes sense needs more.
+#: No sane server needs more.
 _MAX_REQUESTS: Final = 4
-#: Answers are read in pieces of so many bytes. One piece for most: joining costs a copy.
+#: Answers are read in pieces of this size. One piece suffices for most: joining costs a copy.
 _PIECE: Final = 1 << 24
-#: Of a piece that is on its way, this part counts as received: how much there is of it shows
-#: at its end. With a limit of a kilobyte a second, it has to come four times as fast.
+#: This part of a piece counts as received while the piece is on its way, since its progress
+#: shows only at its end. With a limit of a kilobyte a second it must come four times as fast.
 _CREDIT: Final = 4
 
 
 class Read:
-    """One object or range of it, on its way.
+    """One object, or a range of it, on its way.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class Read:
 
     def _ask_for(self, start: int | None, end: int | None) -> None:
         if end == (start or 0) or (start is None and not self._place.suffix_ranges):
-            # no bytes, which cannot be asked for; or the size is needed first
+            # no bytes, which cannot be requested; or the size is needed first
             self.options["head"] = True
         elif start is None:
             self.options["range"] = {"suffix": end}
@@ -101,7 +101,7 @@ class Read:
         Raises
         ------
         StorageError
-            If it announces more than is read whole, where no end was asked for.
+            If it announces more than may be read whole, where no end was asked for.
         """
         start, end = response.range
         if self.wants_data and (self._byte_range is None or self._byte_range[1] is None):
@@ -132,7 +132,7 @@ class Read:
         ]
 
     def answered(self, meta: Any, data: Any) -> GetResult | IcechunkError | None:
-        """Take an answer; return what the read ends with, or None to send `options`."""
+        """Take an answer; return the final result, or None to send `options`."""
         start, stop = resolve_range(self._byte_range, meta["size"])
         if not self.wants_data and start < stop and self._byte_range != (start, stop):
             # the size was needed for this; the next answer must be of the same version
@@ -154,9 +154,9 @@ class Read:
         return GetResult(memoryview(data), self._place.version(meta), modified)
 
     def failed(self, error: Exception) -> IcechunkError | NotModifiedError | None:
-        """Take an exception; return what the read ends with, or None to send `options`."""
+        """Take an exception; return the final result, or None to send `options`."""
         if "range" in self.options and starts_past_end(error):
-            # there are no such bytes; the version has to be known all the same
+            # there are no such bytes, but the version must be known all the same
             return self._again(head=True)
         if isinstance(error, NotModifiedError | StorageError):
             return error
@@ -175,10 +175,10 @@ class Read:
 
 
 class Body:
-    """The bytes of an answer, as they come: as many as it announced, and no more of them.
+    """The bytes of an answer, as they arrive: as many as were announced, and no more.
 
-    Servers announce the range that they send, which the client compares with the one that was
-    asked for. What they send then is something else: it may have no end.
+    Servers announce the range that they send, and the client compares it with the one that was
+    requested. What they then send is another matter: it may have no end.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""New files, complete before they take their names."""
+"""New files, which are complete before they take their names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CREATE: Final = (
 
 
 class Staged:
-    """A complete copy of new data beside its future place, removed when not needed.
+    """A complete copy of new data beside its future place, removed if it is not needed.
 
     Parameters
     ----------
@@ -35,8 +35,8 @@ class Staged:
     durable : bool, default True
         Whether to force it to disk.
     after : os.stat_result, optional
-        Be newer than this file, by the clock that etags use: a clock that stands still
-        and an inode used again would make the etags of two versions equal.
+        Be newer than this file, by the clock that etags use: if a clock stands still and an
+        inode is reused, two versions would have the same etag.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Staged:
         return self
 
     def replace(self) -> None:
-        """Give it its place, whatever is there."""
+        """Give the file its place, replacing whatever is there."""
         os.replace(self.name, self._place, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         self._replaced = True
 
@@ -83,7 +83,7 @@ class Staged:
         status = os.fstat(fd)
         newer = other.st_mtime_ns + 1000
         if status.st_mtime_ns < newer:
-            # Windows knows times of names only
+            # Windows can set the times of files only by name
             times = (status.st_atime_ns, newer)
             os.utime(fd if os.utime in os.supports_fd else self.name, ns=times)
 
@@ -94,7 +94,7 @@ class Staged:
 
 
 class _Names:
-    """Numbers of staging files that nobody else uses.
+    """Numbers for staging files that nobody else uses.
 
     Random, because pids repeat in containers and on machines that share a folder.
     """
@@ -107,7 +107,7 @@ class _Names:
 
     @classmethod
     def renew(cls) -> None:
-        """Begin elsewhere: a forked process has the numbers of its parent."""
+        """Start again elsewhere: a forked process has the numbers of its parent."""
         cls._numbers = itertools.count(1 << 64 | secrets.randbits(63))
 
 

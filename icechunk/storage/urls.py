@@ -144,7 +144,7 @@ _AZURE_NAMES: Final = _AZURE_KEYS | {"account", "config", "credentials"}
 _HTTP_NAMES: Final = _parameters(http_storage) - {"base_url"}
 _NONE: Final[frozenset[str]] = frozenset()
 
-#: By scheme: what makes the storage, and the options that it knows.
+#: By scheme: the function that makes the storage, and the options that it knows.
 _SCHEMES: Final[Mapping[str, tuple[Callable[[str, Options], Storage], Iterable[str]]]] = {
     "s3": (_s3, _S3_NAMES),
     "r2": (_r2, _S3_ARGUMENTS | {"account_id"}),
@@ -162,18 +162,18 @@ _SCHEMES: Final[Mapping[str, tuple[Callable[[str, Options], Storage], Iterable[s
     "file": (_file, _NONE),
     "memory": (_memory, _NONE),
 }
-#: Where a redirect may lead: it comes from outside, so not into this machine.
+#: Where a redirect may lead: it comes from outside, so never into this machine.
 _REDIRECT_SCHEMES: Final = ("s3", "r2", "tigris", "gs", "gcs", "http+icechunk", "https+icechunk")
 #: Options that a redirect may give, as the query of its URL.
 _REDIRECT_OPTIONS: Final = ("region", "endpoint_url", "account_id")
 
 
-#: What names a place: a storage, a URL, or a path.
+#: Anything that names a place: a storage, a URL, or a path.
 AnyStorage: TypeAlias = Storage | str | os.PathLike[str]
 
 
 def as_storage(storage: AnyStorage) -> Storage:
-    """Return the storage that somebody means.
+    """Return the storage for anything that names one.
 
     Raises
     ------
@@ -195,7 +195,7 @@ def as_storage(storage: AnyStorage) -> Storage:
 
 
 def storage_from_url(url: str | os.PathLike[str], **options: Any) -> Storage:
-    """Return the storage that a URL or a path names.
+    """Return the storage for a URL or a path.
 
     Parameters
     ----------
@@ -241,7 +241,7 @@ def storage_from_url(url: str | os.PathLike[str], **options: Any) -> Storage:
     scheme, found, rest = text.partition("://")
     if not found:
         scheme = text.partition(":")[0].lower()
-        # a folder of that name is the less likely meaning, and ./s3:folder says it
+        # a folder of that name is the less likely meaning, and can be written ./s3:folder
         if ":" in text and scheme in _SCHEMES:
             raise InvalidInputError(
                 f"{text!r} lacks the slashes of a URL: write {scheme}://... for a storage, or "
@@ -268,7 +268,7 @@ def _make(scheme: str, rest: str, options: Options) -> Storage:
 
 
 def _check_credentials(scheme: str, rest: str) -> None:
-    """Refuse keys in a URL, where they would be shown; web servers have passwords there."""
+    """Refuse keys in a URL, which is displayed. Web servers may have passwords there."""
     if scheme in _LITERAL or (scheme in _AZURE_HOSTS and _AZURE_HOST.match(rest)):
         return
     url = f"{scheme}://{rest}"
@@ -298,12 +298,12 @@ def _refuse_unknown(what: str, options: Iterable[str], known: Iterable[str]) -> 
 
 
 def redirect_storage(base_url: str) -> Storage:
-    """Return the storage that a web server redirects to; it can only be read.
+    """Return the storage that a web server redirects to. It can only be read.
 
     The redirects are followed now, until one leads to the URL of a storage, such as
     ``s3://bucket/prefix?region=...`` or ``https+icechunk://host/folder``. Requests there are
     not signed: credentials are not for whoever answers at a URL. Redirects do not lead from
-    https to http, and not from the world to this machine or an address of a private network.
+    https to http, nor from a public address to this machine or a private network.
 
     Parameters
     ----------

@@ -18,9 +18,9 @@ from icechunk.errors import ErrorKind, InvalidInputError
 __all__ = ["VersionURL", "version_url"]
 
 _MARK: Final = "|icechunk:"
-#: An id, of which the beginning is enough.
+#: An id, or the beginning of one.
 _ID: Final = re.compile("[0-9A-HJKMNP-TV-Z]{4,20}")
-#: Formats that may follow: each node of a repository is one of Zarr format 3.
+#: Formats that may follow: every node of a repository has Zarr format 3.
 _ZARR: Final = ("zarr", "zarr3")
 
 
@@ -44,13 +44,13 @@ class VersionURL:
 
     @property
     def branch(self) -> str | None:
-        """The branch that the ref names, None where it names none."""
+        """The branch that the ref names, or None."""
         kind, _, name = (self.ref or "").partition(".")
         return name if kind == "@branch" else None
 
 
 def version_url(target: object) -> VersionURL | None:
-    """Return what a URL with ``|icechunk:`` names, None for everything else.
+    """Return what a URL with ``|icechunk:`` names, or None for anything else.
 
     The ref ends at the first slash. A slash in a name, and any other character, may be
     percent-encoded. ``|zarr3:PATH`` may follow.
@@ -58,7 +58,7 @@ def version_url(target: object) -> VersionURL | None:
     Parameters
     ----------
     target : object
-        A string or path; other objects are no URLs.
+        A string or path; other objects are never URLs.
 
     Raises
     ------

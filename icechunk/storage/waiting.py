@@ -1,7 +1,7 @@
-"""Waiting for requests: the one who waits can be interrupted, is told, and gives up in the end.
+"""Waiting for requests: the caller can be interrupted, is kept informed, and finally gives up.
 
-The synchronous calls of obstore know no interrupt, so a thread of ours makes them. What is
-given up is left to that thread: the client ends it by its own limits, which are longer.
+The synchronous calls of obstore ignore interrupts, so a thread of ours makes them. A call
+that is given up is left to that thread: the client ends it by its own, longer limits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Say that an answer is missing after so many seconds.
+#: Report a missing answer after this many seconds.
 _SILENCE: Final = 5.0
 #: Threads that are kept for the next request.
 _MOST_IDLE: Final = 32
@@ -37,7 +37,7 @@ _MOST_IDLE: Final = 32
 
 @dataclass
 class Request:
-    """One request to a storage, as messages call it.
+    """One request to a storage, as messages describe it.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class Request:
 
     @property
     def left(self) -> float:
-        """How much longer to wait, in seconds; not positive for no longer."""
+        """How much longer to wait, in seconds; zero or less for no longer."""
         if self.allowance is not None:
             return self.allowance.left
         return self._start + self.seconds - time.monotonic()
@@ -78,7 +78,7 @@ class Request:
         )
 
     def too_late(self) -> StorageError:
-        """Return the error for an answer that did not come, or not to its end."""
+        """Return the error for an answer that did not arrive, or not completely."""
         if self.allowance is not None:
             return StorageError(
                 f"cannot {self.operation} {self.key} in {self.url}: the answer comes too slowly, "
@@ -93,7 +93,7 @@ class Request:
 
 # -- in threads --------------------------------------------------------------------------
 class _Worker:
-    """A thread that makes one request after the other, and keeps nobody from leaving."""
+    """A thread that makes one request after another, and does not keep the process alive."""
 
     def __init__(self) -> None:
         self._tasks: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
@@ -107,13 +107,13 @@ class _Worker:
     def _run(self) -> None:
         while (task := self._tasks.get()) is not None:
             call, future = task
-            # it was given up, and nobody wants to know, if its state is another one
+            # it was given up, and nobody wants the result, if its state is another one
             with suppress(InvalidStateError):
                 try:
                     future.set_result(call())
                 except Exception as error:
                     future.set_exception(error)
-            # what the call holds is not to be kept until the next one
+            # what the call holds must not live until the next call
             del task, call, future
             if len(_idle) >= _MOST_IDLE:
                 return
@@ -132,7 +132,7 @@ def answer(request: Request, call: Callable[[], T]) -> T:
     Parameters
     ----------
     request : Request
-        What it is; the call may note that the answer has begun.
+        The request. The call may record that the answer has begun.
     call : callable
 
     Raises
@@ -149,7 +149,7 @@ def answer(request: Request, call: Callable[[], T]) -> T:
         with Interruptible(future):
             return _wait(request, future)
     finally:
-        # if it is still to come
+        # if it has not begun yet
         future.cancel()
 
 
@@ -191,7 +191,7 @@ class patient:  # noqa: N801 (used like a function)
         return self
 
     def goes_on(self) -> None:
-        """Note that a part of the answer has come: the rest has as long as is allowed."""
+        """Record that a part of the answer has arrived: the rest has as long as is allowed."""
         if self._saying is not None:
             self._saying.cancel()
         self._limit.reschedule(asyncio.get_running_loop().time() + max(self._request.left, 0))

@@ -1,6 +1,6 @@
 """Storages around other storages: slow ones, counted ones, failing ones.
 
-They serve tests and experiments: how often does this ask the storage, what if an answer
+They serve tests and experiments: how many requests does this make, what if an answer
 is lost, what if every request takes a tenth of a second?
 """
 
@@ -36,7 +36,7 @@ WrapperType = TypeVar("WrapperType", bound="WrapperStorage")
 
 
 class WrapperStorage(Storage):
-    """A storage that passes every call on, and lets subclasses do something around it.
+    """A storage that passes every call on, and lets subclasses act around it.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class WrapperStorage(Storage):
         self.copies_by_reading = inner.copies_by_reading
 
     def before(self, operation: str, keys: tuple[str, ...], written: int) -> None:
-        """Do something before a call reaches the inner storage; may raise.
+        """Act before a call reaches the inner storage; may raise.
 
         Parameters
         ----------
@@ -68,7 +68,7 @@ class WrapperStorage(Storage):
         self.before(operation, keys, written)
 
     def after(self, operation: str, keys: tuple[str, ...], read: int) -> None:
-        """Do something after a call has taken effect; may raise.
+        """Act after a call has taken effect; may raise.
 
         Parameters
         ----------
@@ -163,7 +163,7 @@ class WrapperStorage(Storage):
 
     @property
     def url(self) -> str:
-        """That of the inner storage."""
+        """The URL of the inner storage."""
         return self.inner.url
 
     @property
@@ -179,8 +179,8 @@ class LatencyStorage(WrapperStorage):
     ----------
     inner : Storage
     write_latency_ms, read_latency_ms : int, default 0
-        Wait so long before each call that writes, or reads. May be changed later, for
-        this storage and for those made of it by `with_settings`.
+        Wait this long before each call that writes, or reads. May be changed later, for
+        this storage and for those made from it by `with_settings`.
     """
 
     def __init__(
@@ -221,12 +221,12 @@ class LatencyStorage(WrapperStorage):
 
 @dataclass(slots=True)
 class OperationCount:
-    """How often an operation was called, and what it moved.
+    """How often an operation was called, and how much it moved.
 
     Attributes
     ----------
     requests : int
-        Calls, those that failed included.
+        Calls, including those that failed.
     bytes_read, bytes_written : int
         Bytes read count when they have arrived, bytes written when they are sent.
     """
@@ -237,7 +237,7 @@ class OperationCount:
 
 
 class _Shared:
-    """A lock that a pickled copy gets anew."""
+    """A lock that a pickled copy replaces by a new one."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -369,7 +369,7 @@ class FaultyStorage(WrapperStorage):
         when: Literal["before", "after"] = "before",
         error: Exception | None = None,
     ) -> Fault:
-        """Let a call fail that is still to come.
+        """Let a future call fail.
 
         Parameters
         ----------
@@ -377,7 +377,7 @@ class FaultyStorage(WrapperStorage):
             ``get``, ``get_if_changed``, ``list``, ``put``, ``delete`` or ``copy``.
             Default: any of them.
         key : str or callable, default ""
-            A beginning of keys, or a function that says whether one matches.
+            The beginning of a key, or a function that says whether a key matches.
         nth : int, default 1
             The first matching call that fails, counted from now.
         times : int, default 1
@@ -390,7 +390,7 @@ class FaultyStorage(WrapperStorage):
         Returns
         -------
         Fault
-            The rule, which also says how often it was met.
+            The rule, which also counts how often it was applied.
 
         Raises
         ------
