@@ -1,9 +1,9 @@
 """Chunk references as columns, in any order: checking, selecting, joining, comparing.
 
-Rows are canonical: what the kind of a row does not use is zero, or -1 for an index, and
-columns that no row uses are None. Equal values thus mean equal columns, except for
-where strings and payloads lie in their heaps. Of a column of equal numbers, as most are
-where chunks are native, one number is held: a view of it has the length of a column.
+Rows are canonical: fields that the kind of a row does not use are zero, or -1 for an index,
+and columns that no row uses are None. Equal values thus mean equal columns, except for
+the order of strings and payloads in their heaps. A column of equal numbers, as most are
+where chunks are native, is held as one number, of which the column is a view.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ChunkColumns:
     Attributes
     ----------
     ndim : int
-        Number of dimensions; an array of none has at most one chunk.
+        Number of dimensions; an array without dimensions has at most one chunk.
     coords : uint32[n, ndim]
         Position of each chunk in the chunk grid.
     kind : uint8[n]
@@ -111,7 +111,7 @@ class ChunkColumns:
         return len(self.kind)
 
     def columns(self) -> dict[str, Any]:
-        """Return the arguments that the constructor would make an equal object of."""
+        """Return the arguments with which the constructor would make an equal object."""
         return {name: getattr(self, name) for name in ChunkColumns.__slots__ if name != "ndim"}
 
     @property
@@ -142,7 +142,7 @@ class ChunkColumns:
         return ChunkRef.deleted()
 
     def to_columns(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the columns that are there, heaps as `<name>_data` and `<name>_offsets`.
+        """Return the existing columns, heaps as `<name>_data` and `<name>_offsets`.
 
         A column of equal numbers has no dimension.
         """
@@ -177,7 +177,7 @@ def checked(
     last_modified: npt.ArrayLike | None = None,
     inline_data: npt.NDArray[np.uint8] | None = None,
 ) -> dict[str, Any]:
-    """Return the arguments of a constructor, made of untrusted columns.
+    """Return the arguments of a constructor, made from untrusted columns.
 
     A single number stands for a whole column.
 
@@ -268,7 +268,7 @@ def _column(values: npt.ArrayLike, dtype: Any, name: str, shape: tuple[int, ...]
 
 
 def _cleared(column: npt.NDArray[Any], rows: Bools, fill: int) -> npt.NDArray[Any]:
-    """Set all but some rows to a value."""
+    """Set a value in all rows but some."""
     if rows.all():
         return column
     column = column.copy()
@@ -300,7 +300,7 @@ def join(parts: Sequence[ChunkColumns], places: Sequence[Places], count: int) ->
     Parameters
     ----------
     places : sequence of int[len(parts[k])]
-        Where the rows of each part go; where two go to one place, the later part wins.
+        The target of each row of each part. If two go to one place, the later part wins.
     count : int
         Number of places; every one is taken.
     """
@@ -333,7 +333,7 @@ def join(parts: Sequence[ChunkColumns], places: Sequence[Places], count: int) ->
         "last_modified": scatter("last_modified"),
         "inline_data": inline_data,
     }
-    # without losers every string and payload is still used
+    # without the losing rows, every string and payload is still used
     return columns if count == sum(map(len, parts)) else compact(columns)
 
 
@@ -356,7 +356,7 @@ def compact(columns: dict[str, Any]) -> dict[str, Any]:
 
 
 def different(left: ChunkColumns, right: ChunkColumns) -> Bools:
-    """Compare the values, not the coordinates, of as many rows pairwise."""
+    """Compare the values, not the coordinates, of rows pairwise."""
     result: Bools = (left.kind != right.kind) | (left.length != right.length)
     inline = left.kind == RefKind.INLINE
     result |= (left.offset != right.offset) & ~inline
@@ -421,7 +421,7 @@ def _used_strings(index: Index, heap: StringHeap) -> tuple[Index, StringHeap]:
 
 
 def _numbers(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Freeze a column; of equal numbers hold one."""
+    """Freeze a column; hold one of equal numbers as one."""
     if len(column) < 2 or (column != column[0]).any():
         frozen: npt.NDArray[Any] = _frozen(column)
         return frozen
@@ -429,7 +429,7 @@ def _numbers(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _packed(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return one number for a column that `_numbers` holds as one."""
+    """Return the number for a column that `_numbers` holds as one."""
     return column[:1].reshape(()) if len(column) > 1 and column.strides == (0,) else column
 
 

@@ -15,7 +15,7 @@ from icechunk.format.chunk_refs import ChunkRef, ChunkRefs
 
 __all__ = ["ChunkEdits"]
 
-#: Single edits that are kept as objects before they become columns.
+#: Single edits that stay objects before they become columns.
 _TAIL_LIMIT: Final = 4096
 _DELETED: Final = ChunkRef.deleted()
 
@@ -43,7 +43,7 @@ class ChunkEdits:
 
     @classmethod
     def from_refs(cls, refs: ChunkRefs) -> ChunkEdits:
-        """Begin with these edits; a row of kind DELETED is a deletion."""
+        """Start with these edits; a row of kind DELETED is a deletion."""
         edits = cls(refs.ndim)
         edits.set_many(refs)
         return edits
@@ -72,7 +72,7 @@ class ChunkEdits:
         self.set(coord, _DELETED)
 
     def set_many(self, refs: ChunkRefs) -> None:
-        """Set the chunks of `refs`, and delete where its kind is DELETED."""
+        """Set the chunks of `refs`, and delete those whose kind is DELETED."""
         if refs.ndim != self.ndim:
             raise InvalidInputError(
                 f"chunk references of {refs.ndim} dimensions for an array of {self.ndim}",
@@ -85,12 +85,12 @@ class ChunkEdits:
     def delete_all_matching(
         self, predicate: Callable[[npt.NDArray[np.uint32]], npt.NDArray[np.bool_]]
     ) -> None:
-        """Delete those of the edited chunks that a function picks.
+        """Delete those of the edited chunks that a function selects.
 
         Parameters
         ----------
         predicate : function of uint32[n, ndim] to bool[n]
-            Gets the coordinates of all edited chunks. Must not use these edits itself.
+            Gets the coordinates of all edited chunks. It must not use these edits itself.
         """
         with self._lock:
             refs = self._compacted()
@@ -111,7 +111,7 @@ class ChunkEdits:
         return None
 
     def refs(self) -> ChunkRefs:
-        """Return all edits, one row a chunk, deletions included."""
+        """Return all edits, one row a chunk, including deletions."""
         with self._lock:
             return self._compacted()
 

@@ -48,7 +48,7 @@ class ChunkRef:
     location : str, optional
         URL of the foreign file; of a virtual reference.
     etag : str, optional
-        What the foreign file's ETag must be.
+        The ETag that the foreign file must have.
     last_modified : int
         Seconds since the epoch: the foreign file must not be newer. 0: not checked.
     data : bytes, optional
@@ -57,7 +57,7 @@ class ChunkRef:
     Raises
     ------
     InvalidInputError
-        If a value is out of range or the kind lacks what it needs.
+        If a value is out of range, or the kind lacks what it needs.
     """
 
     kind: RefKind

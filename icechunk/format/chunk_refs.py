@@ -40,7 +40,7 @@ _STORED: Final = _REQUIRED | {
 
 
 class ChunkRefs(ChunkColumns):
-    """References of one array, sorted by coordinates, at most one a chunk, immutable.
+    """References of one array, sorted by coordinates, at most one for each chunk. Immutable.
 
     The columns are described at `ChunkColumns`. Made by `empty`, `native`, `virtual`,
     `inline`, `deleted`, `from_rows`, `from_columns` and `concatenate`.
@@ -79,9 +79,9 @@ class ChunkRefs(ChunkColumns):
     ) -> ChunkRefs:
         """Check columns and sort them.
 
-        Columns of the dtypes below that are sorted already, as a manifest has them, are
-        taken as they are, without a copy: do not change them afterwards. One number
-        stands for a column of equal numbers.
+        Columns with the dtypes below that are already sorted, as in a manifest, are taken
+        without a copy: do not change them afterwards. One number stands for a column of
+        equal numbers.
 
         Parameters
         ----------
@@ -101,7 +101,7 @@ class ChunkRefs(ChunkColumns):
             Seconds since the epoch, 0 for none.
         inline_data : uint8[size], optional
         last_wins : bool
-            Of several rows for one chunk keep the last. Default: refuse them.
+            If several rows are for one chunk, keep the last. Default: refuse them.
 
         Raises
         ------
@@ -228,7 +228,7 @@ class ChunkRefs(ChunkColumns):
         coords : sequence of n coordinates
         refs : sequence of n references
         ndim : int
-            Needed where there is no row to tell it.
+            Needed if there is no row to derive it from.
         """
         no_id = bytes(OBJECT_ID_SIZE)
         ids = b"".join([no_id if ref.chunk_id is None else ref.chunk_id for ref in refs])
@@ -259,7 +259,7 @@ class ChunkRefs(ChunkColumns):
         Raises
         ------
         InvalidInputError
-            If `coord` has not `ndim` numbers.
+            If `coord` does not have `ndim` numbers.
         """
         _check_rank(self.ndim, len(coord))
         number = 0
@@ -301,7 +301,7 @@ class ChunkRefs(ChunkColumns):
         return result
 
     def extents(self) -> Extents:
-        """Return the bounding box: [from, to) per dimension, () where there is none."""
+        """Return the bounding box: [from, to) per dimension, or () if there is none."""
         if self._extents is None:
             self._extents = _extents(self.coords)
         return self._extents
@@ -344,13 +344,13 @@ class ChunkRefs(ChunkColumns):
         Parameters
         ----------
         coords : uint32[n, ndim]
-            One for each row; of several rows at one place the last is kept.
+            One for each row. If several rows get the same place, the last is kept.
         """
         columns = {**self.columns(), "coords": coords}
         return ChunkRefs.from_columns(**columns, last_wins=True)
 
     def without_deleted(self) -> ChunkRefs:
-        """Return all that are not deletions."""
+        """Return all references that are not deletions."""
         return self.take(self.kind != RefKind.DELETED)
 
     def overlay(self, other: ChunkRefs) -> ChunkRefs:
@@ -359,9 +359,9 @@ class ChunkRefs(ChunkColumns):
 
     @classmethod
     def concatenate(cls, ndim: int, parts: Iterable[ChunkRefs]) -> ChunkRefs:
-        """Join any number of parts; of several rows for one chunk the last part's wins.
+        """Join any number of parts. If several rows are for one chunk, the last part wins.
 
-        Needs, beside parts and result, about 40 bytes a row for a moment.
+        It temporarily needs about 40 bytes a row, besides the parts and the result.
 
         Parameters
         ----------
@@ -408,7 +408,7 @@ class ChunkRefs(ChunkColumns):
         return merged, merged.coords[clash]
 
     def conflicts(self, other: ChunkRefs) -> Coords:
-        """Return the chunks to which both give a value, but not the same one.
+        """Return the chunks to which both give values that differ.
 
         Returns
         -------
@@ -440,12 +440,12 @@ class ChunkRefs(ChunkColumns):
     def from_stored_columns(
         cls, ndim: int, columns: Mapping[str, npt.NDArray[Any]], name: str
     ) -> ChunkRefs:
-        """Rebuild from what `to_columns` returned, if it still is that.
+        """Rebuild from what `to_columns` returned, after checking it.
 
         Parameters
         ----------
         ndim : int
-            What the number of dimensions must be.
+            The expected number of dimensions.
         columns : mapping of str to ndarray
         name : str
             Where the columns come from, for the error.
@@ -480,7 +480,7 @@ class ChunkRefs(ChunkColumns):
 
 
 def _concatenate(ndim: int, parts: Sequence[ChunkRefs]) -> tuple[ChunkRefs, list[Places]]:
-    """Join parts; return also where each row of each part is in the result."""
+    """Join parts, and also return where each row of each part is in the result."""
     for part in parts:
         _check_rank(ndim, part.ndim)
     filled = [part for part in parts if len(part)]
@@ -513,7 +513,7 @@ def _concatenate(ndim: int, parts: Sequence[ChunkRefs]) -> tuple[ChunkRefs, list
 def _extents(coords: Coords) -> Extents:
     if not len(coords):
         return ((0, 0),) * int(coords.shape[1])
-    # a column at a time: NumPy is slow at reducing many short rows
+    # one column at a time: NumPy is slow at reducing many short rows
     return tuple((int(column.min()), int(column.max()) + 1) for column in coords.T)
 
 
@@ -541,7 +541,7 @@ def _keys(coords: Coords, extents: Extents) -> npt.NDArray[Any]:
 
 
 def _wide_key(coord: Sequence[int]) -> bytes:
-    # NumPy cuts NUL bytes from the end of the keys that it hands out
+    # NumPy cuts NUL bytes from the end of the keys that it returns
     return b"".join(int(c).to_bytes(4, "big") for c in coord).rstrip(b"\0")
 
 

@@ -25,7 +25,7 @@ INITIAL_SNAPSHOT_ID: Final = bytes.fromhex("0b1cc8d6787580f0e33a6534")
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _VALUES: Final = {c: i for i, c in enumerate(_ALPHABET)}
 _PAIRS: Final = [first + second for first in _ALPHABET for second in _ALPHABET]
-#: Value of each byte as a digit, 255 for those that are none.
+#: Value of each byte as a digit, 255 for bytes that are not digits.
 _DIGITS: Final = np.full(256, 255, np.uint8)
 _DIGITS[np.frombuffer(_ALPHABET.encode(), np.uint8)] = np.arange(32)
 

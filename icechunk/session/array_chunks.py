@@ -1,7 +1,7 @@
-"""The chunks of an array as a whole: where they are, and other places for them.
+"""The chunks of an array as a whole: where they are, and how to move them.
 
-Everything here works on columns of references; a Python object per chunk is made only for
-those who ask for one.
+Everything here works on columns of references. Only callers that ask for objects get one
+for each chunk.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ChunkType(NumberedEnum):
 
 
 class ArrayChunks:
-    """The chunks of a session, an array at a time.
+    """The chunks of a session, one array at a time.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class ArrayChunks:
         self._chunks = chunks
         self._virtual = virtual
 
-    # -- looking -----------------------------------------------------------------------
+    # -- looking up --------------------------------------------------------------------
     def chunk_refs(self, path: str) -> ChunkRefs:
         """Return all references of an array, with the edits of this session."""
         return self._chunks.refs(path)
@@ -79,9 +79,9 @@ class ArrayChunks:
     def written_chunks(self, path: str, *, base: bool = False) -> npt.NDArray[np.bool_]:
         """Say which chunks of an array have a value, here or in the base snapshot.
 
-        Only manifests are read. Where the array is sharded, its shards are meant. A chunk
-        that holds nothing but the fill value is usually not stored, and not told from one
-        that was never written.
+        Only manifests are read. If the array is sharded, this is about its shards. A chunk that
+        holds only the fill value is usually not stored, and cannot be told from one that was
+        never written.
 
         Parameters
         ----------
@@ -105,7 +105,7 @@ class ArrayChunks:
     def changed_chunks(self, path: str) -> npt.NDArray[np.bool_]:
         """Say which chunks of an array this session has written or deleted.
 
-        Of a fork they include those that its parent had changed before. Parameters, result
+        For a fork they include those that its parent had changed before. Parameters, result
         and errors are those of `written_chunks`.
         """
         return self._chunks.changed(normalize_path(path))
@@ -117,7 +117,7 @@ class ArrayChunks:
         ----------
         array_path : str
         chunk_coordinates : sequence of int
-            One that the chunk grid does not have was never written.
+            Coordinates outside of the chunk grid count as never written.
 
         Raises
         ------
@@ -152,13 +152,13 @@ class ArrayChunks:
     async def chunk_coordinates(
         self, array_path: str, batch_size: int = 1000
     ) -> AsyncIterator[tuple[int, ...]]:
-        """Yield the coordinates of all chunks that were written, in order.
+        """Yield the coordinates of all written chunks, in order.
 
         Parameters
         ----------
         array_path : str
         batch_size : int
-            How many are made at once.
+            How many to yield at a time.
 
         Raises
         ------
@@ -173,13 +173,13 @@ class ArrayChunks:
     async def chunk_batches(
         self, array_path: str, batch_size: int = 100_000
     ) -> AsyncIterator[ChunkBatch]:
-        """Yield the references to all chunks that were written, as columns, in order.
+        """Yield the references to all written chunks, as columns, in order.
 
         Parameters
         ----------
         array_path : str
         batch_size : int
-            Rows of a batch, at most.
+            At most this many rows per batch.
 
         Yields
         ------
@@ -191,7 +191,7 @@ class ArrayChunks:
         offsets, lengths : uint64[n]
             In bytes, in the file or object; the offset of an inline chunk is 0.
         inlined : dict of int to bytes
-            Of inline chunks the bytes, by row.
+            The bytes of inline chunks, by row.
 
         Raises
         ------
@@ -241,16 +241,16 @@ class ArrayChunks:
 
     # -- moving ------------------------------------------------------------------------
     def shift_array(self, array_path: str, chunk_offset: Iterable[int]) -> None:
-        """Move all chunks of an array by so many chunks along each dimension.
+        """Move all chunks of an array by a number of chunks along each dimension.
 
-        What leaves the grid is dropped, and what is left behind reads as the fill value; to
-        keep all, resize the array before. No data is copied.
+        Chunks that leave the grid are dropped, and places left behind read as the fill value. To
+        keep all chunks, resize the array first. No data are copied.
 
         Parameters
         ----------
         array_path : str
         chunk_offset : iterable of int
-            Per dimension, in chunks; may be negative.
+            In chunks, for each dimension; may be negative.
 
         Raises
         ------
@@ -283,18 +283,18 @@ class ArrayChunks:
     ) -> None:
         """Move each chunk of an array to where a function says.
 
-        Only chunks that were written are visited, in order; where two move to one place the
-        later one stays. A chunk that moves is still where it was, too, unless another one
-        takes its place or `backward` says that it has to go.
+        Only written chunks are visited, in order. If two move to the same place, the later one
+        wins. A chunk that moves also stays where it was, unless another one takes its place or
+        `backward` says that it must go.
 
         Parameters
         ----------
         array_path : str
         forward : callable
-            Gets the position of a chunk as a list, returns the new one, or None to leave it.
+            Gets the position of a chunk as a list. Returns the new one, or None to leave it there.
         backward : callable, optional
-            The inverse: gets the position of a chunk, returns where it would come from. If
-            that is None, or there is no chunk, the chunk reads as the fill value afterwards.
+            The inverse: gets the position of a chunk, returns where its new chunk comes from. If
+            that is None, or there is no such chunk, the chunk reads as the fill value afterwards.
 
         Raises
         ------
@@ -302,7 +302,7 @@ class ArrayChunks:
             If the session does not take edits.
         NodeNotFoundError, InvalidInputError
             If there is no such array, its chunk grid is not regular, or `forward` returns
-            what is no position in it. In this case, and if a function raises, nothing has
+            something that is not a position in it. Then, and if a function raises, nothing has
             changed.
         """
         node, array = self._movable(array_path)

@@ -1,8 +1,8 @@
-"""The chunks of a session: where they are, and the way of their bytes.
+"""The chunks of a session: where they are, and how their bytes get there and back.
 
 A chunk is looked up in the uncommitted edits first, newest layer on top, and then in the
 manifest whose extents hold its coordinate. The bytes of one chunk move in a synchronous
-and an asynchronous form; both do the same with what the lookup found.
+and an asynchronous way, which do the same with the result of the lookup.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class ChunkStore:
     ----------
     context : SessionContext
     edits : Edits
-        Come first when a chunk is looked up, and note where a new one is.
+        They come first when a chunk is looked up, and record where a new one is.
     pack : bool
         Whether small chunks share objects, which `send` puts.
     """
@@ -87,7 +87,7 @@ class ChunkStore:
         return self._packer is not None
 
     def send(self) -> None:
-        """Put what is not put yet: somebody else gets to know of it.
+        """Store everything that waits to be stored, because somebody else is about to learn of it.
 
         Raises
         ------
@@ -98,13 +98,13 @@ class ChunkStore:
             self._packer.flush()
 
     def discard(self) -> None:
-        """Drop what is not put yet."""
+        """Drop everything that waits to be stored."""
         if self._packer is not None:
             self._packer.clear()
 
     # -- one chunk -------------------------------------------------------------
     def find(self, node: Node, coordinate: Coordinate) -> ChunkRef | None:
-        """Return where a chunk is, None if it was never written."""
+        """Return where a chunk is, or None if it was never written."""
         edited = self._find_edit(node, coordinate)
         if edited is not None:
             return edited if edited.kind != RefKind.DELETED else None
@@ -114,7 +114,7 @@ class ChunkStore:
         return self._assets.chunk_ref(ref.id, node.id, coordinate)
 
     async def find_async(self, node: Node, coordinate: Coordinate) -> ChunkRef | None:
-        """Find as `find` does; only a manifest that is not cached leaves the event loop."""
+        """Find as `find` does. Only a manifest that is not cached leaves the event loop."""
         edited = self._find_edit(node, coordinate)
         if edited is not None:
             return edited if edited.kind != RefKind.DELETED else None
@@ -133,7 +133,7 @@ class ChunkStore:
         if array is None or not array.manifests:
             return None
         index = self._indexes.get(node.id)
-        # the tree gives the same object until the session goes on from another snapshot
+        # the tree returns the same object until the session moves to another snapshot
         if index is None or index.manifests is not array.manifests:
             index = self._indexes[node.id] = ManifestIndex(array.manifests, len(array.shape))
         return index.find(coordinate)
@@ -150,7 +150,7 @@ class ChunkStore:
     def get(
         self, node: Node, coordinate: Coordinate, byte_range: ByteRange | None = None
     ) -> BytesLike | None:
-        """Return the bytes of a chunk, or of a range of it; None if it was never written.
+        """Return the bytes of a chunk, or of a range of it, or None if it was never written.
 
         Raises
         ------
@@ -181,7 +181,7 @@ class ChunkStore:
         ReadOnlyError, SessionStateError
             If the session does not take edits.
         NodeNotFoundError, InvalidInputError
-            If there is no such array, its grid has no such chunk, or there are no bytes.
+            If there is no such array, its grid has no such chunk, or no bytes are given.
         """
         node, array = self._array_for_write(path, coordinate)
         _check_length(path, coordinate, data)
@@ -200,10 +200,10 @@ class ChunkStore:
         self._set_ref(node, array, coordinate, ref)
 
     def delete(self, path: str, coordinate: Coordinate) -> None:
-        """Delete a chunk. One that lies outside the grid, or is of no array, is ignored.
+        """Delete a chunk. One that lies outside the grid, or belongs to no array, is ignored.
 
-        A chunk that was never written counts as deleted, too: somebody else may write it
-        before this session commits, and then the two disagree.
+        A chunk that was never written also counts as deleted: another session may write it
+        before this one commits, and then the two disagree.
         """
         self._edits.check_editable()
         node = self._edits.tree.get(path)
@@ -220,7 +220,7 @@ class ChunkStore:
 
     def _set_ref(self, node: Node, array: ArrayInfo, coordinate: Coordinate, ref: ChunkRef) -> None:
         with self._edits.lock:
-            # much may have happened while the chunk was uploaded
+            # the tree may have changed while the chunk was uploaded
             self._edits.check_editable()
             current = self._edits.tree.get(node.path)
             if current is None or current.id != node.id:
@@ -355,7 +355,7 @@ class ChunkStore:
         storage = self._assets.storage
         async with self._limit.slot():
             if ref.offset:
-                # its neighbours in the object may be asked for in this moment
+                # its neighbours in the object may be requested at this very moment
                 result = await self._coalescer.get(Source(storage, key), *wanted)
             else:
                 result = await storage.get_async(key, byte_range=wanted)
@@ -416,14 +416,14 @@ def _checked(data: BytesLike, key: str, wanted: tuple[int, int]) -> BytesLike:
 def _of_chunk(
     error: StorageError | InvalidInputError, node: Node, coordinate: Coordinate
 ) -> StorageError | InvalidInputError:
-    """Return an error of the same class that names the chunk that it is about."""
+    """Return an error of the same class that names the chunk."""
     return type(error)(f"chunk {coordinate} of {node.path!r}: {error.message}", error.kind)
 
 
 def _mark(
     mask: npt.NDArray[np.bool_], refs: ChunkRefs, value: npt.NDArray[np.bool_] | bool
 ) -> None:
-    """Set the places of some references, to one value or one for each."""
+    """Set the places of some references, to one value or to one for each."""
     # references may lie outside: their chunks are gone, because the array has shrunk
     inside = (refs.coords < np.asarray(mask.shape, np.int64)).all(axis=1)
     place = np.zeros(len(refs), np.int64)

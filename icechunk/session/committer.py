@@ -1,4 +1,4 @@
-"""How a session's changes become a snapshot, and a branch points to it."""
+"""How a session's changes become a snapshot that a branch points to."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Committed:
     snapshot_id : str
         The new snapshot.
     attempts : int
-        Times that it was tried to publish it; all but the last were lost to others.
+        How often it was tried to publish it. All attempts but the last were lost to others.
     rebases : int
-        Times that the changes were carried over to a newer snapshot of the branch.
+        How often the changes were carried over to a newer snapshot of the branch.
     """
 
     snapshot_id: str
@@ -62,7 +62,7 @@ class Rebasing:
     ----------
     solver : ConflictSolver
     tries : int
-        How often at most.
+        The maximum number of rebases.
     before, after : callable, optional
         Called around every rebase with its number, from 1 on.
     """
@@ -83,7 +83,7 @@ class _Sent:
     base : bytes
         The snapshot below it.
     changes : bytes
-        What was committed by it; empty while it is on its way.
+        What was committed by it; empty as long as that is not known.
     """
 
     built: Built
@@ -101,9 +101,9 @@ class Committer:
     branch : str, optional
         The one that a commit moves; None for sessions that do not commit.
     needs : collection of bytes
-        Versions from which chunks were taken over, and that must be there until the commit.
+        Versions from which chunks were taken, and which must exist until the commit.
     send : callable
-        Puts chunks that are not put yet.
+        Stores chunks that are not stored yet.
 
     Attributes
     ----------
@@ -152,7 +152,7 @@ class Committer:
         rebase_with : ConflictSolver, optional
             If the branch has moved, rebase with this solver and try again.
         rebase_tries : int
-            How often at most.
+            The maximum number of rebases.
         before_rebase, after_rebase : callable, optional
             Called around every rebase with its number, from 1 on.
         allow_empty : bool
@@ -172,7 +172,7 @@ class Committer:
         ConflictError
             If the branch has moved since the session began.
         RebaseFailedError
-            If `rebase_with` cannot settle a conflict.
+            If `rebase_with` cannot resolve a conflict.
         OutcomeUnknownError
             If the storage gave no answer, and nobody knows whether the commit was made. Commit
             again: the session finds out, and does not commit twice.
@@ -203,9 +203,9 @@ class Committer:
         metadata: Mapping[str, Any] | None = None,
         allow_empty: bool = False,
     ) -> str:
-        """Replace the newest snapshot of the branch by one that has the changes too.
+        """Replace the newest snapshot of the branch by one that also has the changes.
 
-        Parameters and errors are those of `commit`; the first snapshot of a repository
+        Parameters and errors are those of `commit`. The first snapshot of a repository
         cannot be amended, and neither can one that moved nodes by a session that edits.
         """
         self._context.state.require_version_2("amend")
@@ -223,12 +223,12 @@ class Committer:
         Parameters
         ----------
         solver : ConflictSolver
-            Says how to go on where others changed the same.
+            Says how to go on where others changed the same thing.
 
         Raises
         ------
         RebaseFailedError
-            If the solver cannot settle a conflict; then the session stays as it was.
+            If the solver cannot resolve a conflict. The session then stays as it was.
         SessionStateError
             If the session cannot commit, or a transaction log is missing.
         """
@@ -248,8 +248,8 @@ class Committer:
     def flush(self, message: str, *, metadata: Mapping[str, Any] | None = None) -> str:
         """Store the changes, if any, as a snapshot that belongs to no branch.
 
-        The session is read-only afterwards. Garbage collection removes the snapshot in
-        time, unless a branch or tag is made of it.
+        The session is read-only afterwards. Garbage collection removes the snapshot
+        eventually, unless a branch or tag is made from it.
         """
         self.check_committable(allow_empty=True)
         _check_words(message, metadata)
@@ -312,7 +312,7 @@ class Committer:
         on_built: Callable[[str], None] | None,
         turn: ExitStack,
     ) -> str:
-        """Build and publish, in rounds: each begins with what has changed in the last one."""
+        """Build and publish, in rounds. Each round starts from what changed in the one before."""
         state, branch = self._context.state, self.branch or ""
         backoff = Backoff(state.retries)
         attempts = rebases = 0
@@ -327,7 +327,7 @@ class Committer:
             )
             built = self._build(builder, message, noted, amended)
             if state.is_contended and not is_queued:
-                # what takes long is done: wait for those who are before, then catch up
+                # the slow part is done: wait for those in front, then catch up
                 turn.enter_context(state.turn())
                 is_queued = True
                 before, seen = seen, state.look()
@@ -361,7 +361,7 @@ class Committer:
                 return encode_id(self._edits.snapshot_id)
 
     def _carry_over(self, info: RepoInfo, rebasing: Rebasing | None, done: int) -> None:
-        """Rebase, if the caller wants that and it was not done too often."""
+        """Rebase, if the caller wants that and the limit is not reached."""
         if rebasing is None or done >= rebasing.tries:
             expected = self._edits.snapshot_id
             tip = publish.commit_tip(info, self.branch or "")
@@ -373,7 +373,7 @@ class Committer:
             rebasing.after(done + 1)
 
     def _publish(self, built: Built, change: publish.Compute, seen: Seen) -> int:
-        """Make a snapshot visible; whatever happens, remember it if it may have become so."""
+        """Make a snapshot visible. Whatever happens, remember it if it may have become visible."""
         sent = _Sent(built, self._edits.snapshot_id)
         self._sent.append(sent)
         try:
@@ -389,12 +389,12 @@ class Committer:
             raise
 
     def _landed(self, info: RepoInfo) -> _Sent | None:
-        """Return the snapshot that was published though nobody could say so.
+        """Return the snapshot that was published although nobody could say so.
 
         Raises
         ------
         SessionStateError
-            If the session was changed since.
+            If the session was changed in the meantime.
         """
         for sent in self._sent:
             id = sent.built.snapshot.id
@@ -486,7 +486,7 @@ class Committer:
 
 
 def _check_words(message: object, metadata: object) -> None:
-    """Refuse what cannot be the message or the metadata of a commit."""
+    """Refuse anything that cannot be the message or the metadata of a commit."""
     if not isinstance(message, str):
         raise InvalidInputError(
             f"the message of a commit must be a string, not {message!r}",

@@ -25,12 +25,12 @@ class SessionMode(NumberedEnum):
 
 
 class RequestLimit:
-    """Lets no more than so many requests run at the same time in each event loop.
+    """Limits the number of requests that run at the same time in each event loop.
 
     Parameters
     ----------
     count : int
-        At least 1; less counts as 1, which is as little as gets anything done.
+        Values below 1 count as 1, the smallest number that gets anything done.
     """
 
     def __init__(self, count: int) -> None:
@@ -59,13 +59,13 @@ class SessionContext:
     virtual : VirtualResolver
     config : RepositoryConfig
     effective : EffectiveConfig
-        The same with defaults filled in.
+        The same, with defaults filled in.
     recipe : object
-        Pickles; `recipe.context()` makes the same context in another process.
+        It pickles; `recipe.context()` makes the same context in another process.
     limit : RequestLimit
         For the asynchronous requests of all sessions.
     default_commit_metadata : mapping
-        What every commit gets.
+        Added to every commit.
     """
 
     assets: Assets

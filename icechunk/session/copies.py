@@ -1,7 +1,7 @@
-"""What a fork knows of its copies in other processes.
+"""What a fork knows about its copies in other processes.
 
 A fork that is pickled has copies, and what is written to them is not written to the fork
-itself. Merging the fork without them would drop that in silence, so it is refused.
+itself. Merging the fork without them would silently lose that, so it is refused.
 """
 
 from __future__ import annotations
@@ -14,37 +14,37 @@ from icechunk.errors import ErrorKind, SessionStateError
 
 
 class Copies:
-    """The copies of one session: those that are out, and those that came back.
+    """The copies of one session: those that were sent, and those that came back.
 
     Parameters
     ----------
     originals : iterable of bytes
-        Ids of the objects that this one is a copy of, directly or by way of other copies.
+        Ids of the objects that this one is a copy of, directly or through other copies.
     """
 
     def __init__(self, originals: Iterable[bytes] = ()) -> None:
         self._id = os.urandom(16)
-        # the ids of which a copy is here, or was merged into what is here
+        # the ids whose copies are here, or were merged into what is here
         self._back = frozenset(originals)
         self._out = frozenset[bytes]()
 
     def send(self) -> list[bytes]:
-        """Note that a copy is made, and return the originals of it.
+        """Record that a copy is made, and return its originals.
 
-        A copy that Dask makes, to find a name for a task, goes nowhere and does not count.
+        A copy that Dask makes to find a name for a task goes nowhere and does not count.
         """
         if not _makes_a_name():
             self._out |= {self._id}
         return [*self._back, self._id]
 
     def take_over(self, others: Iterable[Copies]) -> None:
-        """Note that other sessions were merged into this one."""
+        """Record that other sessions were merged into this one."""
         for other in others:
             self._out |= other._out
             self._back |= other._back
 
     def check(self, others: Iterable[Copies]) -> None:
-        """Refuse to merge a fork of which a copy was sent, and none came back.
+        """Refuse to merge a fork if a copy of it was sent and none came back.
 
         Raises
         ------
@@ -66,7 +66,7 @@ class Copies:
 
 
 def _makes_a_name() -> bool:
-    """Whether this is called by Dask's `tokenize`, which pickles what it does not know."""
+    """Whether the caller is Dask's `tokenize`, which pickles types that it does not know."""
     frame = inspect.currentframe()
     while frame is not None:
         module = frame.f_globals.get("__name__", "")

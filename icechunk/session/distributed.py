@@ -1,4 +1,4 @@
-"""Helpers for writes from many processes: sessions out of arrays, and merging them."""
+"""Helpers for writes from many processes: get sessions from arrays, and merge them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def extract_session(zarray: Any, axis: Any = None, keepdims: Any = None) -> Sess
 
 
 class Changes:
-    """What a session did: it pickles as a compact change set, and merges without one.
+    """What a session did. It pickles as a compact change set, and merges without a session.
 
     Made by `of`; other processes get it by pickle.
     """
@@ -53,19 +53,19 @@ class Changes:
 
     @classmethod
     def of(cls, session: Session) -> Changes:
-        """Return what `Session.change_set_bytes` stands for; do not write to it any more."""
+        """Return what `Session.change_set_bytes` stands for. Do not write to it any more."""
         return cls(session.changes(), None, [session.storage])
 
     @classmethod
     def merged(cls, parts: Iterable[Changes]) -> Changes:
-        """Make one of several that were made side by side.
+        """Combine several that were made side by side.
 
-        No repository is needed: workers reduce what they did before it travels on.
+        No repository is needed: workers combine what they did before it travels on.
 
         Parameters
         ----------
         parts : iterable of Changes
-            At least one, in any order; one that comes twice counts once.
+            At least one, in any order. One that comes twice counts once.
 
         Raises
         ------
@@ -81,9 +81,9 @@ class Changes:
         return cls(change_set.merge(part._open() for part in parts), None, storages)
 
     def on(self, snapshot_id: str) -> Changes:
-        """Return them as made on another snapshot, which has all that they were made on.
+        """Return them as if made on another snapshot, which has everything they were made on.
 
-        For changes of a fork of an uncommitted session, once that is committed, and nothing else
+        Only for changes of a fork of an uncommitted session, once that session is committed.
         with it.
         """
         changes = self._open().copy()
@@ -107,14 +107,14 @@ class Changes:
         return Changes, (None, self.to_bytes())
 
     def __sizeof__(self) -> int:
-        # what Dask asks to plan its memory: the columns, or what they were sent as
+        # Dask asks for this to plan its memory: the columns, or the bytes that were sent
         if self._decoded is None:
             return len(self._encoded or b"")
         return 500 + sum(edits.refs().nbytes for edits in self._decoded.chunks.values())
 
 
 def merge_sessions(*sessions: Any) -> ForkSession:
-    """Merge forks of one session into the first of them, and return that.
+    """Merge forks of one session into the first of them, and return it.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""The edits of one session: layers of change sets on a snapshot, and the tree they give.
+"""The edits of one session: layers of change sets on a snapshot, and the resulting tree.
 
-A plain session has one layer. A fork has what its parent had done below its own. A session
-that was forked begins a new layer, because what it does from then on happens beside the fork.
+A plain session has one layer. A fork has its parent's edits below its own. A session
+that was forked begins a new layer, because its later edits happen beside the fork.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from icechunk.session.failed_writes import FailedWrites
 
 
 class Edits:
-    """What a session has changed, and what may be changed still.
+    """What a session has changed, and what may still be changed.
 
-    Nothing is fetched or decoded before the tree or the layers are needed, or `load` is
-    called: a copy in another process fails when it is used, and not when it arrives.
+    Nothing is fetched or decoded until the tree or the layers are needed, or `load` is
+    called: a copy in another process fails when it is used, not when it arrives.
 
     Parameters
     ----------
     fetch : callable
-        Gets the id of a snapshot, returns the snapshot.
+        Takes the id of a snapshot and returns the snapshot.
     snapshot_id : bytes
     mode : SessionMode
     layers : sequence of ChangeSet or bytes
-        Oldest first, as objects or as they are sent; none for a fresh start.
+        Oldest first, as objects or as bytes; none for a fresh start.
     inherited : int
         How many of the layers come from the parent of a fork.
     lineage : bytes
@@ -73,7 +73,7 @@ class Edits:
         self._forks = dict(forks) if forks is not None else self._no_forks()
         self._layers = [] if layers else [ChangeSet(snapshot_id, lineage)]
         self._tree: Tree | None = None
-        # how many layers take no more edits, and these as one
+        # how many layers take no more edits, and these layers combined
         self._frozen = 0, ChangeSet(snapshot_id)
 
     def _no_forks(self) -> dict[bytes, int]:
@@ -87,7 +87,7 @@ class Edits:
 
     @property
     def tree(self) -> Tree:
-        """The node hierarchy, with all edits. Fetches the snapshot when it is used first."""
+        """The node hierarchy, with all edits. The first use fetches the snapshot."""
         tree = self._tree
         if tree is None:
             with self.lock:
@@ -124,11 +124,11 @@ class Edits:
         return any(not layer.is_void for layer in self.layers[: self._inherited])
 
     def own(self) -> ChangeSet:
-        """Return what was done here, of a fork since it was forked."""
+        """Return what was done here: for a fork, since it was forked."""
         return change_set.flatten(self.layers[self._inherited :])
 
     def everything(self) -> bytes:
-        """Return all changes, inherited ones too, to compare."""
+        """Return all changes, including inherited ones, for comparisons."""
         layers = [layer for layer in self.layers if not layer.is_empty]
         start = ChangeSet(self.snapshot_id)
         return encode_change_set(change_set.flatten([start, *layers])) if layers else b""
@@ -181,7 +181,7 @@ class Edits:
             self.failed.check(self.tree)
 
     def reset(self, snapshot: Snapshot, layers: Sequence[ChangeSet] = ()) -> None:
-        """Go on from a snapshot: that of a commit, or of a rebase with its changes."""
+        """Go on from a snapshot: that of a commit, or that of a rebase with its changes."""
         self._forks = self._no_forks()
         self._frozen = 0, ChangeSet(snapshot.id)
         self._encoded = []
@@ -190,7 +190,7 @@ class Edits:
         self.snapshot_id = snapshot.id
 
     def discard(self, *, inherited: bool = False) -> None:
-        """Drop what was done here, and what was inherited if that is asked for."""
+        """Drop what was done here and, if asked, what was inherited."""
         with self.lock:
             self.failed.clear()
             if inherited:
@@ -199,7 +199,7 @@ class Edits:
             self.reset(self.tree.snapshot, [*kept, ChangeSet(self.snapshot_id, self._lineage)])
 
     def restore(self, top: ChangeSet) -> None:
-        """Put the top layer back that was there before a merge."""
+        """Put back the top layer that was there before a merge."""
         self.layers[-1] = top
         self.tree.rebuild()
 
@@ -209,7 +209,7 @@ class Edits:
         with self.lock:
             top = self.layers[-1]
             if not top.is_empty:
-                # what this session does from now on, it does beside the fork
+                # what this session does from now on happens beside the fork
                 self._layers.append(ChangeSet(top.base, top.lineage))
             seen = len(self._layers) - 1
             known = [lineage for lineage, layers in self._forks.items() if layers == seen]
@@ -218,10 +218,10 @@ class Edits:
             return lineage, [self._frozen_layers(seen)] if seen else []
 
     def _frozen_layers(self, seen: int) -> ChangeSet:
-        """Return the layers that take no more edits as one.
+        """Return the layers that take no more edits, combined into one.
 
-        A fork has no use for where they begin and end, and looks for each chunk in each
-        layer: after many merges it would be slow. What the last fork got is gone on with.
+        A fork does not need to know where each of them begins and ends, but looks for each chunk
+        in each layer, which would be slow after many merges. Start from what the last fork got.
         """
         known, frozen = self._frozen
         if known < seen:
@@ -231,7 +231,7 @@ class Edits:
 
     # -- merging -----------------------------------------------------------------------
     def merge(self, parts: list[ChangeSet], on_conflict: OnConflict = "error") -> None:
-        """Take over change sets that were made side by side; all of them, or none.
+        """Take over change sets that were made side by side: all of them, or none.
 
         Raises
         ------
@@ -259,8 +259,8 @@ class Edits:
     def _check_beside(self, parts: list[ChangeSet]) -> None:
         """Refuse change sets that contradict what their makers could not know.
 
-        A fork saw what its parent had done before and may override it, all that the parent
-        did or merged since happened beside it. A store that was opened on its own saw
+        A fork saw what its parent had done before, and may override it. What the parent did or
+        merged afterwards happened beside it. A store that was opened on its own saw
         nothing of this session.
         """
         for lineage in {part.lineage for part in parts}:
@@ -269,9 +269,9 @@ class Edits:
                 change_set.merge([beside, *(part for part in parts if part.lineage == lineage)])
 
     def _check_nodes(self, merged: ChangeSet) -> None:
-        """Refuse edits of nodes that were made in a session that is no more, and moves."""
+        """Refuse edits of nodes that were made in a session that no longer exists, and moves."""
         edited = merged.updated.keys() | merged.chunks.keys()
-        # the last word about these was the deletion
+        # for these, the deletion was the last word
         edited -= {node_id for layer in self.layers for node_id in layer.deleted}
         found = self.tree.by_id(edited)
         for node_id in sorted(edited):

@@ -1,7 +1,7 @@
-"""Chunks that a session was to hold, and does not, because writing them failed.
+"""Chunks that a session should hold and does not, because writing them failed.
 
-zarr writes many chunks at a time, and when one fails the others go on. A commit of what is
-there then would be a part of what was meant, and nobody would see it.
+zarr writes many chunks at a time. If one fails, the others go on. A commit of what is there
+would then contain a part of what was meant, and nobody would notice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Chunk: TypeAlias = tuple[bytes, tuple[int, ...]]
 
 
 class FailedWrites:
-    """The chunks whose newest write failed, and the writes that are under way."""
+    """The chunks whose newest write failed, and the writes in progress."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -37,16 +37,16 @@ class FailedWrites:
 
     @contextmanager
     def noted(self, node: Node, coordinate: Collection[int]) -> Iterator[None]:
-        """Note a chunk if the block, which uploads it, raises or is interrupted.
+        """Record a chunk if the block, which uploads it, raises or is interrupted.
 
-        Other chunks of the array that are on their way at that moment may be of the same
-        write, and whoever made it is told that it failed. They are given up: what arrives
-        later must not take the place of what is written then.
+        Other chunks of the array that are being uploaded at that moment may belong to the same
+        write, whose caller is told that it failed. They are given up: if they arrive later, they
+        must not replace what has been written since.
 
         Raises
         ------
         SessionStateError
-            If the chunk was given up meanwhile.
+            If the chunk was given up in the meantime.
         """
         mark, chunk = object(), (node.id, tuple(coordinate))
         with self._lock:
@@ -73,20 +73,20 @@ class FailedWrites:
             )
 
     def forget(self, node_id: bytes, coordinate: Collection[int]) -> None:
-        """Note that a chunk has another value by now."""
+        """Record that a chunk has another value now."""
         if self._chunks:
             with self._lock:
                 self._chunks.discard((node_id, tuple(coordinate)))
 
     def forget_many(self, node_id: bytes, refs: ChunkRefs) -> None:
-        """Note that some chunks of an array have other values by now."""
+        """Record that some chunks of an array have other values now."""
         with self._lock:
             self._chunks -= {
                 (id, at) for id, at in self._chunks if id == node_id and refs.find(at) >= 0
             }
 
     def clear(self) -> None:
-        """Forget all, with the edits; what is under way is given up."""
+        """Forget everything, together with the edits; writes in progress are given up."""
         with self._lock:
             self._chunks.clear()
             self._given_up.update(self._under_way)

@@ -45,7 +45,7 @@ Key: TypeAlias = MetadataKey | ChunkKey | V2Key
 
 
 def find_key(key: str) -> Key | None:
-    """Say what a key means, None if it is none of the keys that Zarr uses."""
+    """Say what a key means, or return None if Zarr uses no such key."""
     stripped = key.lstrip("/")
     head, _, name = stripped.rpartition("/")
     if name == METADATA_NAME:
@@ -66,7 +66,7 @@ def parse_key(key: str) -> Key:
     Raises
     ------
     InvalidInputError
-        If it is none of the keys that Zarr uses.
+        If Zarr uses no such key.
     """
     found = find_key(key)
     if found is None:
@@ -78,12 +78,12 @@ def parse_key(key: str) -> Key:
 
 
 def writable_key(key: str) -> MetadataKey | ChunkKey:
-    """Say what a key means that is to be written.
+    """Say what a key that is about to be written means.
 
     Raises
     ------
     InvalidInputError
-        If it is none of the keys that Zarr uses.
+        If Zarr uses no such key.
     SessionStateError
         If it is a document of Zarr format 2.
     """

@@ -1,4 +1,4 @@
-"""Zarr keys and the nodes and chunk references they stand for: find, list, delete below."""
+"""Zarr keys and the nodes and chunk references they stand for: find, list, and delete them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from icechunk.session.session import Session
 
 
 def keys_below(session: Session, prefix: str) -> Iterator[str]:
-    """Yield the keys in a folder and below it; of a key, that key."""
+    """Yield the keys in a folder and below it. If a key is given, yield that key."""
     wanted = prefix.strip("/")
     key = find_key(wanted)
     if isinstance(key, MetadataKey):
@@ -53,7 +53,7 @@ def find(session: Session, key: str) -> bytes | tuple[Node, tuple[int, ...]] | N
 def below(session: Session, prefix: str) -> Iterator[tuple[Node, ChunkRefs | None]]:
     """Yield what lies below a folder: each node, and then the chunks of arrays.
 
-    A pair without references means the node's metadata document.
+    A pair without references stands for the node's metadata document.
     """
     path = "/" + prefix.strip("/")
     tree = session.tree
@@ -131,12 +131,12 @@ def delete_below(session: Session, prefix: str) -> None:
 
 
 def readable(document: bytes | None, key: str) -> bytes | None:
-    """Return a document after a check: of some, readers of Zarr say what helps nobody.
+    """Return a document after a check: for some, readers of Zarr give messages that help nobody.
 
     Raises
     ------
     FormatError
-        If it is such a one. The message names the node.
+        If it is one of those. The message names the node.
     """
     if document is not None:
         check_stored(document, "/" + key.rpartition("/")[0])

@@ -1,4 +1,4 @@
-"""Finding the manifest that a chunk is in, among all manifests of an array."""
+"""Find the manifest that contains a chunk, among all manifests of an array."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 
 from icechunk.format.snapshot import ManifestRef
 
-#: No chunk coordinate is as large (Icechunk spec, "ManifestRef").
+#: No chunk coordinate is this large (Icechunk spec, "ManifestRef").
 _BEYOND: Final = 2**32
 
 
 class ManifestIndex:
-    """Finds a manifest by its extents, without a look at each of them.
+    """Finds a manifest by its extents, without looking at each of them.
 
-    The manifests are sorted along the dimension that tells most of them apart. Two binary
-    searches leave those that can have a coordinate there, usually one, or one row of a grid.
+    The manifests are sorted along the dimension that separates them best. Two binary
+    searches leave the candidates for a coordinate there, usually one, or one row of a grid.
 
     Parameters
     ----------
     manifests : sequence of ManifestRef
-        Those of one array. Empty extents hold every chunk.
+        The manifests of one array. Empty extents mean that a manifest may hold any chunk.
     ndim : int
         Of the array.
     """
@@ -44,7 +44,7 @@ class ManifestIndex:
             self._reach: list[int] = np.maximum.accumulate(self._boxes[:, self._axis, 1]).tolist()
 
     def find(self, coordinate: tuple[int, ...]) -> ManifestRef | None:
-        """Return the manifest whose extents hold a chunk; of several the first."""
+        """Return the manifest whose extents hold a chunk, the first of several."""
         if len(coordinate) != self._ndim or not self.manifests:
             return None
         if not coordinate:

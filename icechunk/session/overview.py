@@ -1,4 +1,4 @@
-"""A session and its store as notebooks show them: what changed, and the tree of nodes."""
+"""A session and its store as notebooks display them: what changed, and the tree of nodes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["session_overview", "store_overview"]
 
-#: Nodes of a tree that are shown.
+#: The number of nodes that a tree shows.
 _NODES: Final = 300
 
 
 def session_overview(session: Session) -> Html:
-    """Return a card of a session. It takes no request."""
+    """Return a card of a session. It makes no request."""
     told = fields(
         {
             "snapshot": session.snapshot_id,

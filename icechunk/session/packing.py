@@ -1,7 +1,7 @@
-"""Small chunks of one session, put together in objects of a few megabytes.
+"""Small chunks of one session, combined into objects of a few megabytes.
 
-A reference says where in its object a chunk lies, so that every client of the format reads
-packed chunks. What was not put yet is read from here; it is put before anybody else gets to
+A reference says where in its object a chunk lies, so every client of the format can read
+packed chunks. Data that are not stored yet are read from here. They are stored before anybody
 know of it.
 """
 
@@ -19,17 +19,17 @@ from icechunk.storage.base import BytesLike, Storage
 
 __all__ = ["MAX_PACKED", "PACK_HEADER", "Packer"]
 
-#: Chunks of more bytes have an object each: a request for one costs little beside its bytes.
+#: Larger chunks have an object each: a request for one costs little compared to its bytes.
 MAX_PACKED: Final = 256 * 1024 - 1
-#: An object is put when it has so many bytes.
+#: An object is stored when it has this many bytes.
 PACK_SIZE: Final = 4 * 1024 * 1024
-#: With these every packed chunk has an offset, which tells it from one that is alone.
+#: With these, every packed chunk has an offset, which tells it from one that is alone.
 PACK_HEADER: Final = b"icechunk pack 1\n"
 
 
 @dataclass(eq=False)
 class _Pack:
-    """An object that is not put yet."""
+    """An object that is not stored yet."""
 
     id: bytes
     data: bytearray
@@ -41,11 +41,11 @@ class _Pack:
 
 
 class Packer:
-    """The packs of one session that are not put yet. Any number of threads may use it.
+    """The packs of one session that are not stored yet. Any number of threads may use it.
 
-    A pack stays here until a put of it has succeeded: after a failure the next `flush` puts
-    it once more, under the same name. Places are not used again: a chunk that is written twice
-    leaves the bytes of the first time as waste, because somebody may be reading them.
+    A pack stays here until it is stored. After a failure the next `flush` tries again, under
+    the same name. Places are not reused: a chunk that is written twice leaves its first bytes
+    behind as waste, because somebody may be reading them.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Packer:
         self._dropped: set[bytes] = set()
 
     def add(self, data: BytesLike) -> ChunkRef:
-        """Store a chunk, and put its pack if that is full now.
+        """Add a chunk, and store its pack if that is full now.
 
         Parameters
         ----------
@@ -92,28 +92,28 @@ class Packer:
         Raises
         ------
         StorageError
-            If one cannot be put; then it stays here, with those that were not tried.
+            If one cannot be stored. It stays here then, with those that were not tried.
         """
         with self._lock:
             for pack in self._packs.values():
                 pack.is_open = False
         for pack in list(self._packs.values()):
-            # also what somebody else is putting just now, and may fail to
+            # including what another thread is storing at this moment, and may fail to
             self._storage.put(pack.key, pack.data)
             self._done(pack)
 
     def clear(self) -> None:
-        """Drop what was not put."""
+        """Drop everything that is not stored."""
         with self._lock:
             self._dropped |= self._packs.keys()
             self._packs.clear()
 
     def has_dropped(self, chunk_id: bytes | None) -> bool:
-        """Whether an object was dropped before it was put."""
+        """Whether an object was dropped before it was stored."""
         return chunk_id in self._dropped
 
     def get(self, chunk_id: bytes, start: int, end: int) -> bytes | None:
-        """Return bytes of an object that was not put yet, None if it is none of these."""
+        """Return bytes of an object that is not stored yet, or None if it is not one of these."""
         with self._lock:
             pack = self._packs.get(chunk_id)
             return None if pack is None else bytes(pack.data[start:end])

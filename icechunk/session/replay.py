@@ -1,4 +1,4 @@
-"""What changed between two versions, as changes that can be committed once more."""
+"""What changed between two versions, as changes that can be committed again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["changes_between"]
 
 
 def changes_between(before: Session, after: Session) -> ChangeSet:
-    """Return what makes one version of the other, whatever happened in between.
+    """Return the changes that turn one version into the other, whatever happened in between.
 
     Parameters
     ----------

@@ -50,7 +50,7 @@ class Session:
     Attributes
     ----------
     chunks : ChunkStore
-        The way to single chunks.
+        Access to single chunks.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Session:
         self._committer = Committer(context, edits, branch, needs, self.chunks.send)
         self._arrays = ArrayChunks(edits, self.chunks, context.virtual)
 
-    # -- what it is --------------------------------------------------------------
+    # -- properties --------------------------------------------------------------
     @property
     def read_only(self) -> bool:
         """Whether the session refuses edits."""
@@ -102,7 +102,7 @@ class Session:
 
     @property
     def snapshot_id(self) -> str:
-        """Id of the snapshot that the session began at; after a commit the new one."""
+        """Id of the snapshot that the session began at; after a commit, the new one."""
         return encode_id(self._edits.snapshot_id)
 
     @property
@@ -122,7 +122,7 @@ class Session:
 
     @property
     def virtual(self) -> VirtualResolver:
-        """Access to the files that virtual chunks lie in."""
+        """Access to the files that hold virtual chunks."""
         return self._context.virtual
 
     @property
@@ -132,7 +132,7 @@ class Session:
 
     @property
     def effective_config(self) -> EffectiveConfig:
-        """The configuration with defaults filled in."""
+        """The configuration, with defaults filled in."""
         return self._context.effective
 
     @property
@@ -173,7 +173,7 @@ class Session:
     @property
     def store(self) -> IcechunkStore:
         """The Zarr store of this session."""
-        # the one import that goes up a layer: users expect the attribute here
+        # the one import from a higher layer: users expect the attribute here
         from icechunk.store import IcechunkStore
 
         return IcechunkStore(self)
@@ -201,7 +201,7 @@ class Session:
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the snapshot was fetched. A copy in another process does it when it is used."""
+        """Whether the snapshot was fetched. A copy in another process fetches it on first use."""
         return self._edits.is_loaded
 
     def load(self) -> None:
@@ -222,11 +222,11 @@ class Session:
         ReadOnlyError, SessionStateError
             If the session does not take edits.
         InvalidInputError
-            If it is no Zarr v3 document, or one that the format cannot hold.
+            If it is not a Zarr v3 document, or one that the format cannot hold.
         """
         with self._lock:
             self._edits.check_editable()
-            # the text first: to parse the document, or ask for the version, costs more
+            # the text first: parsing the document or asking for the version costs more
             if (
                 b"rectilinear" in user_data
                 and not parse_node_metadata(user_data, path).is_regular
@@ -236,7 +236,7 @@ class Session:
             self._edits.tree.put(path, user_data)
 
     def delete_nodes(self, path: str, *, below: bool = True) -> None:
-        """Delete a node and all below it; a missing one is ignored.
+        """Delete a node and everything below it. A missing node is ignored.
 
         With ``below=False`` nodes below an array stay.
         """
@@ -245,7 +245,7 @@ class Session:
             self._edits.tree.delete(path, below=below)
 
     def move(self, from_path: str, to_path: str) -> None:
-        """Move a group or array, with all below it, to another path.
+        """Move a group or array, with everything below it, to another path.
 
         Parameters
         ----------
@@ -291,9 +291,9 @@ class Session:
 
     # -- changes -----------------------------------------------------------------------
     def array_changes(self) -> list[ArrayChanges]:
-        """Return how many chunks of each array were changed, and how large they are.
+        """Return how many chunks of each array were changed, and their size in bytes.
 
-        Of a fork they are those since it was forked.
+        For a fork, only those since it was forked.
         """
         return self._edits.own().array_changes()
 
@@ -305,7 +305,7 @@ class Session:
         return diff_from_logs([log], tree.snapshot, paths)
 
     def changes(self) -> ChangeSet:
-        """Return the uncommitted changes, of a fork those since it was forked."""
+        """Return the uncommitted changes; for a fork, those since it was forked."""
         with self._lock:
             self.chunks.send()
             return self._edits.own()
@@ -313,8 +313,8 @@ class Session:
     def change_set_bytes(self) -> bytes:
         """Return the uncommitted changes, to be sent to the coordinator of a job.
 
-        Of a fork they are what was done since it was forked. Chunks are already stored;
-        what travels is where they are.
+        For a fork, these are the changes since it was forked. The chunks are already stored:
+        only their places travel.
         """
         self._edits.check_written()
         changes = self.changes()
@@ -330,7 +330,7 @@ class Session:
             self.chunks.discard()
 
     def discard_inherited_changes(self) -> None:
-        """Drop all uncommitted changes, of a fork also those that its parent had done before."""
+        """Drop all uncommitted changes; for a fork, also those that its parent had made before."""
         if self.read_only:
             self._edits.check_editable()
         with self._lock:
@@ -340,7 +340,7 @@ class Session:
     def fork(self, *, pack: bool | None = None) -> ForkSession:
         """Return a session for other processes, which sees what this one has done.
 
-        It pickles. What is written through it, or through copies of it, comes back by
+        It pickles. What is written through it, or through its copies, comes back by
         `merge`, or as `change_set_bytes` for `merge_change_sets`.
 
         Parameters
@@ -369,14 +369,14 @@ class Session:
         Parameters
         ----------
         *others : ForkSession
-            In any order. One that was sent to other processes has none of what was done
-            there; merge what comes back. The session itself is ignored.
+            In any order. A fork that was sent to other processes has none of what was done
+            there: merge what comes back. The session itself is ignored.
 
         Raises
         ------
         ConflictError
             If two forks, or a fork and what this session did after the fork was made,
-            disagree about a chunk or a node; then nothing is taken over.
+            disagree about a chunk or a node. Nothing is taken over then.
         SessionStateError
             If copies of a fork were sent to other processes, and none came back.
         """
@@ -387,8 +387,8 @@ class Session:
     def merge_parts(self, *others: ForkSession) -> None:
         """Take over what forks did, on the way to the session that merges all of them.
 
-        That is `merge` without a look at copies: where Dask reduces results on its workers,
-        copies of them are sent around. The session that merges the outcome looks at them.
+        This is `merge` without the check for copies: where Dask combines results on its
+        workers, it sends copies around. The session that merges the result makes the check.
         """
         forks = _forks(self, others)
         for fork in forks:
@@ -404,14 +404,14 @@ class Session:
         Parameters
         ----------
         change_sets : iterable of bytes
-            In any order; one that comes twice counts once.
+            In any order. One that comes twice counts once.
         on_conflict : {"error", "last"}
             What to do where two disagree.
 
         Raises
         ------
         FormatError
-            If some bytes are damaged or no change set.
+            If some bytes are damaged, or are not a change set.
         SessionStateError
             If a change set was made on another snapshot, or on nodes that this session
             does not have.
@@ -431,7 +431,7 @@ class Session:
 
     @property
     def committed(self) -> Committed | None:
-        """What the commit of this session took; None before the commit."""
+        """What the commit of this session took, or None before the commit."""
         return self._committer.committed
 
     def distributed_commit(
@@ -443,10 +443,10 @@ class Session:
         on_conflict: OnConflict = "error",
         allow_empty: bool = False,
     ) -> str:
-        """Commit the changes of this session and of other processes, all or nothing.
+        """Commit the changes of this session and of other processes: all or nothing.
 
-        Takes the parameters of `commit` and `merge_change_sets`, and raises their errors;
-        when it raises, the session is as it was before.
+        Takes the parameters of `commit` and `merge_change_sets`, and raises their errors.
+        If it raises, the session is as it was before.
         """
         with self._lock:
             top = self._edits.layers[-1]
@@ -506,7 +506,7 @@ class ForkSession(Session):
         with self._lock:
             self.chunks.send()
             edits = self._edits.to_send()
-        # whoever commits what travels knows nothing of this process's files
+        # whoever commits the changes knows nothing about this process's files
         self._context.assets.storage.sync()
         return {
             "recipe": self._context.recipe,

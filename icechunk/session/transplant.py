@@ -1,7 +1,7 @@
-"""Changes between two versions, carried onto a third one: what a cherry-pick and a revert do.
+"""Carry changes between two versions over to a third one, for cherry-pick and revert.
 
-Unlike a rebase this compares what the versions hold, not what logs say of the way between
-them: the third version need not descend from the first, and commits may have expired.
+Unlike a rebase, this compares the contents of the versions, not the logs of the commits in
+between: the third version need not descend from the first, and commits may have expired.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ __all__ = ["transplanted"]
 def transplanted(
     changes: ChangeSet, before: Session, onto: Session
 ) -> tuple[ChangeSet, list[Conflict]]:
-    """Return changes as changes of another version, and what contradicts it.
+    """Return changes as changes of another version, and what contradicts them.
 
-    What that version says already is left out.
+    Changes that the version has already are left out.
 
     Parameters
     ----------
     changes : ChangeSet
         Without moves.
     before : Session
-        Of the version that the changes were made on.
+        The version that the changes were made on.
     onto : Session
-        Of the version that they shall be made on.
+        The version to carry them to.
     """
     return _Transplant(changes, before, onto).run()
 
@@ -109,7 +109,7 @@ class _Transplant:
                 self._clash(ConflictType.NewNodeConflictsWithExistingNode, path)
 
     def _strays(self) -> Iterator[Conflict]:
-        """Yield a conflict for each group that a node would lie in, and that is none."""
+        """Yield a conflict for each parent of a node that is not a group."""
         result = self._result
         left = [node for node in self._here.values() if node.id not in result.deleted]
         groups = {node.path for node in left if not node.is_array}
@@ -120,7 +120,7 @@ class _Transplant:
             parent = parent_path(path)
             if parent is None or parent in groups or parent in told:
                 continue
-            # nodes without a group are there in old repositories, and none of our business
+            # nodes without a group exist in old repositories, and are none of our business
             if path in result.new_nodes or parent in gone:
                 told.add(parent)
                 yield Conflict(ConflictType.NewNodeInInvalidGroup, parent)
@@ -154,7 +154,7 @@ class _Transplant:
             self._result.chunks[id] = ChunkEdits.from_refs(edits.take(np.flatnonzero(new)))
 
     def _differing(self, old: Node, node: Node) -> npt.NDArray[np.uint32]:
-        """Return the chunks of an array that are not the same in both versions."""
+        """Return the chunks of an array that differ between the versions."""
         assert old.array is not None and node.array is not None
         if old.array.manifests == node.array.manifests:
             return np.empty((0, len(node.array.shape)), np.uint32)
@@ -167,20 +167,20 @@ class _Transplant:
 
 
 def _at(refs: ChunkRefs, coords: npt.NDArray[np.uint32]) -> ChunkRefs:
-    """Return a row for each of some chunks, sorted; one that says so where there is none."""
+    """Return a sorted row for each of some chunks; it says so if there is none."""
     rows = refs.find_many(coords) if refs.ndim == coords.shape[1] else np.full(len(coords), -1)
     found = refs.take(rows[rows >= 0])
     return ChunkRefs.deleted(coords).overlay(found) if len(found) else ChunkRefs.deleted(coords)
 
 
 def _differ(one: ChunkRefs, other: ChunkRefs) -> npt.NDArray[np.bool_]:
-    """Say of two columns about the same chunks which are not alike."""
+    """Say which rows of two columns about the same chunks differ."""
     mask = np.zeros(len(one), np.bool_)
     mask[one.find_many(one.conflicts(other))] = True
     return mask
 
 
 def _described(user_data: bytes) -> Any:
-    """Return what a ``zarr.json`` says of chunks."""
+    """Return what a ``zarr.json`` says about chunks."""
     document = json.loads(user_data)
     return {k: v for k, v in document.items() if k not in ("attributes", "dimension_names")}

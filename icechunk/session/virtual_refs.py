@@ -1,4 +1,4 @@
-"""Virtual references into a session: chunks that are bytes of files elsewhere."""
+"""Virtual references in a session: chunks that are bytes of files elsewhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class VirtualRefs:
-    """Takes virtual references into a session.
+    """Puts virtual references into a session.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class VirtualRefs:
         Parameters
         ----------
         key : str
-            Of the chunk, such as ``array/c/0/0``.
+            The key of the chunk, such as ``array/c/0/0``.
         location : str
             URL of the file, such as ``s3://bucket/path/file.nc``, or
             ``vcc://<container>/<path>``.
@@ -60,12 +60,12 @@ class VirtualRefs:
             The ETag that the file must have, or the time after which it must not have
             been modified. Reading fails if it does not hold.
         validate_container : bool
-            Whether to refuse a location that no container of the config holds.
+            Whether to refuse a location that is in no container of the config.
 
         Raises
         ------
         InvalidInputError
-            If the key is that of no chunk, the length is zero, or the location is in no
+            If the key is not a chunk's, the length is zero, or the location is in no
             container.
         NodeNotFoundError
             If there is no such array.
@@ -95,12 +95,12 @@ class VirtualRefs:
         array_path : str
         chunks : list of VirtualChunkSpec
         validate_containers : bool
-            Whether to leave out locations that no container of the config holds.
+            Whether to leave out locations that are in no container of the config.
 
         Returns
         -------
         list of tuple of int, or None
-            Coordinates of the chunks that were left out, None if all were set.
+            Coordinates of the chunks that were left out; None if all were set.
         """
         node, array = self._session.tree.require_array(normalize_path(array_path))
         refs = refs_from_specs(chunks, len(array.shape))
@@ -130,7 +130,7 @@ class VirtualRefs:
         offsets, lengths : array of uint64
             Where each chunk is in its file, in bytes.
         validate_containers : bool
-            Whether to leave out locations that no container of the config holds.
+            Whether to leave out locations that are in no container of the config.
         arr_offset : tuple of int, optional
             Coordinates of the block's first chunk. Default: zeros.
         checksum : str or datetime, optional
@@ -139,7 +139,7 @@ class VirtualRefs:
         Returns
         -------
         list of tuple of int, or None
-            Coordinates of the chunks that were left out, None if all were set.
+            Coordinates of the chunks that were left out; None if all were set.
         """
         path = normalize_path(array_path)
         ndim = len(self._session.tree.require_array(path)[1].shape)

@@ -4,7 +4,7 @@ Icechunk spec, "File headers": magic, name of the writer, spec version, file typ
 compression; all fixed width. Chunks, ``ref.json`` and ``config.yaml`` have no envelope.
 
 Official writers before 2.3.0 leave the content size out of the zstd frame, and a file
-may consist of several frames, or contain skippable ones, so frames are walked one at a
+may consist of several frames, or contain skippable ones. So frames are walked one at a
 time here. One frame with its content size and a checksum is written: the form that
 every reader accepts.
 """
@@ -44,7 +44,7 @@ HEADER_SIZE: Final = 39
 MAX_PAYLOAD: Final = 1 << 32
 
 # Metadata are full of random ids and shrink by a factor of tens. A small object that grows
-# a thousandfold is a bomb, and is refused before it has eaten the memory.
+# a thousandfold is a bomb, and is refused before it fills the memory.
 _MAX_RATIO: Final = 1024
 _FREE_SIZE: Final = 1 << 26
 
@@ -113,7 +113,7 @@ def wrap(
         zstd.CompressionParameter.compression_level: min(max(level, lowest), highest),
         zstd.CompressionParameter.checksum_flag: 1,
     }
-    # in steps: the module keeps all that one call returns in pieces, and then joins them
+    # in steps: the module keeps everything that one call returns in pieces, and then joins them
     compressor = zstd.ZstdCompressor(options=options)
     compressor.set_pledged_input_size(size)
     data = bytearray(MAGIC + _WRITER + bytes((spec_version, file_type, _ZSTD)))
@@ -137,15 +137,15 @@ def unwrap(
     name : str
         The object's key, for messages.
     max_size : int
-        Upper bound of the payload in bytes. So is 1024 times the size of the object,
-        beyond 64 MiB. Memory grows with what the frames really contain, never with what
+        Upper bound of the payload in bytes. Another bound is 1024 times the size of the
+        object, beyond 64 MiB. Memory grows with what the frames really contain, never with what
         they declare.
 
     Returns
     -------
     payload : bytes
     spec_version : int
-        1 or 2. It belongs to this file alone: a repository mixes both.
+        1 or 2. It describes this file alone: a repository mixes both.
 
     Raises
     ------

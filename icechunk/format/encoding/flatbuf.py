@@ -64,7 +64,7 @@ Ints = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
 Bools = NDArray[np.bool_]
 
-# What one call may gather: files share strings and vectors, but not without end.
+# What one call may gather: files share strings and vectors, but not without limit.
 _SHARING_FACTOR: Final = 4
 _SHARING_FLOOR: Final = 1 << 20
 _NARROW: Final = 1 << 16
@@ -89,7 +89,7 @@ class _Payload:
         return values
 
     def check(self, at: Ints, size: int | Ints, field: str) -> None:
-        """Refuse positions that do not have `size` bytes after them."""
+        """Refuse positions that are not followed by `size` bytes."""
         if not len(at):
             return
         end = int(at.max()) + size if isinstance(size, int) else int((at + size).max())
@@ -111,7 +111,7 @@ class _Payload:
         return start, count
 
     def spend(self, size: int, field: str) -> None:
-        """Refuse to gather more than sharing explains."""
+        """Refuse to gather more than sharing can explain."""
         if size > self.limit:
             raise self.error(field, "shares the same bytes too many times")
 
@@ -188,7 +188,7 @@ class Tables:
         return Tables(self._payload, self._positions[rows], self._field)
 
     def at(self, positions: Ints, field: str) -> Tables:
-        """Return tables of another type at these places of the payload."""
+        """Return tables of another type at these positions of the payload."""
         self._payload.check(positions, 4, field)
         return Tables(self._payload, positions, field)
 
@@ -221,15 +221,15 @@ class Tables:
         return self._spread(rows, values, 0), self._mask(rows)
 
     def child(self, slot: int, field: str = "", *, required: bool = False) -> tuple[Tables, Bools]:
-        """Return the child tables of those rows that have one, and bool[n] which do."""
+        """Return the child tables of the rows that have one, and bool[n] which do."""
         at, rows = self._locate(slot, field, required)
         name = self._name(slot, field)
         return Tables(self._payload, self._payload.follow(at, name), name), self._mask(rows)
 
     def union(self, slot: int, field: str = "") -> tuple[Bytes, Tables]:
-        """Return the tags in `slot`, uint8[n], and the tables in `slot` + 1, a row each.
+        """Return the tags in `slot`, uint8[n], and the tables in `slot` + 1, one for each row.
 
-        Where the tag is 0 the row of the tables means nothing: `take` the rows of one
+        If a tag is 0, the row of the tables means nothing: `take` the rows of one
         tag before reading them.
         """
         tags: Bytes = self.scalar(slot, np.uint8, field=field)
@@ -247,12 +247,12 @@ class Tables:
     ) -> tuple[Tables, Ints]:
         """Return vectors of tables: all of them, and int64[n + 1] offsets of each row's.
 
-        An absent vector is an empty one. `smallest` is what a child needs in the file at
-        least, with its offset, in bytes: it bounds how many there can be.
+        An absent vector is empty. `smallest` is what a child takes in the file at
+        least, with its offset, in bytes: it limits how many there can be.
         """
         start, count, _ = self._vectors(slot, 4, field, required)
         name = self._name(slot, field)
-        # strings and vectors are shared in honest files, tables hardly ever
+        # honest files share strings and vectors, but hardly ever tables
         self._payload.spend(int(count.sum()) * smallest * _SHARING_FACTOR, name)
         slots = self._payload.elements(start, count, 4)
         return Tables(self._payload, self._payload.follow(slots, name), name), _ends(count)
@@ -268,8 +268,8 @@ class Tables:
     ) -> tuple[NDArray[Any], Ints]:
         """Return vectors of numbers: the flat values, and int64[n + 1] offsets of each row's.
 
-        With `columns` the elements are structs of so many `dtype` numbers and the values
-        have the shape (total, columns). An absent vector is an empty one.
+        With `columns` the elements are structs of that many `dtype` numbers, and the values
+        have the shape (total, columns). An absent vector is empty.
         """
         kind = np.dtype(dtype)
         size = kind.itemsize * (columns or 1)
@@ -290,7 +290,7 @@ class Tables:
     def distinct_blobs(
         self, slot: int, field: str = "", *, required: bool = False
     ) -> tuple[list[bytes], Ints]:
-        """Return the byte vectors or strings that are stored, and int64[n] which one each has.
+        """Return the distinct byte vectors or strings, and int64[n] which one each table has.
 
         A string that tables share is returned once; -1 stands for an absent field.
         """
@@ -348,7 +348,7 @@ class Tables:
         payload, field = self._payload, f"{self._field} (vtable)"
         vtable = self._positions - payload.gather(self._positions, _I4, field)
         if len(vtable) and (vtable == vtable[0]).all():
-            vtable = vtable[:1]  # nearly always: what follows costs nothing then
+            vtable = vtable[:1]  # nearly always: the rest costs nothing then
         size = payload.gather(vtable, _U2, field).astype(np.int64)
         payload.check(vtable, size, field)
         if (size < 4).any() or (size & 1).any():
@@ -420,12 +420,12 @@ def read_root(payload: bytes, name: str) -> Tables:
     ----------
     payload : bytes
     name : str
-        What errors call the file, for example its key.
+        How errors name the file, for example its key.
 
     Raises
     ------
     FormatError
-        If the payload is too short for what it says. The file identifier is not
+        If the payload is too short for its content. The file identifier is not
         checked: no reader does (Icechunk spec, "What layouts are legal").
     """
     data = _Payload(payload, name)

@@ -31,9 +31,9 @@ _U4: Final = np.dtype("<u4")
 _I4: Final = np.dtype("<i4")
 _NONE: Final = np.empty(0, np.int64)
 _NONE_BEFORE: Final = np.zeros(1, np.int64)
-#: So many pieces are copied one by one, whatever their lengths.
+#: Up to this many pieces are copied one by one, whatever their lengths.
 _FEW: Final = 4
-# longer ones are copied one by one: the loop costs nothing beside the bytes
+# longer ones are copied one by one: the loop costs nothing compared to the bytes
 _LONG: Final = 1 << 16
 
 
@@ -167,7 +167,7 @@ class Batch:
         self._columns.append(column)
 
     def matrix(self, slot: int, rows: NDArray[Any]) -> None:
-        """Add a vector of numbers: row i has the elements ``rows[i]``, all rows as many."""
+        """Add a vector of numbers: row i has the elements ``rows[i]``, all of one length."""
         data = np.ascontiguousarray(rows, rows.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
         size = rows.dtype.itemsize
         self._columns.append(_Matrix(slot, None, data, rows.shape[1], size, size))
@@ -300,7 +300,7 @@ class _Layout:
     def place(self, batch: Batch) -> list[Batch]:
         """Place the tables of a batch and its vectors; return the batches below it."""
         position = self.positions[id(batch)] = np.zeros(batch.n, np.int64)
-        # by slot, of what lies outside of the tables
+        # by slot: what lies outside of the tables
         target: defaultdict[int, Ints] = defaultdict(lambda: np.zeros(batch.n, np.int64))
         loose: dict[int, list[Ints]] = {c.slot: [] for c in batch._columns}
         for rows, columns in _patterns(batch):
@@ -453,7 +453,7 @@ class _Layout:
         self.fills.append(fill)
 
     def heads(self, lengths: Ints, align: int) -> Ints:
-        """Reserve a length word and so many bytes for each; return where the words are."""
+        """Reserve a length word and a number of bytes for each; return where the words are."""
         if not len(lengths):
             return _NONE
         unit = max(4, align)
@@ -474,7 +474,7 @@ class _Layout:
             slots[column.slot] = offset
         raw = np.array([4 + slots.nbytes, size], "<u2").tobytes() + slots.tobytes()
         if raw not in self.vtables:
-            self.vtables[raw] = self.end  # even, as the length of all things is
+            self.vtables[raw] = self.end  # even, as the length of everything is
             self.end += len(raw)
         return self.vtables[raw]
 
@@ -504,7 +504,7 @@ def _up(position: int, unit: int) -> int:
 
 
 def _patterns(batch: Batch) -> list[tuple[Any, list[_Column]]]:
-    """Return groups of rows that have the same fields, with these."""
+    """Return groups of rows that have the same fields, with these fields."""
     if not batch.n:
         return []
     if batch.n == 1 or all(column.present is None for column in batch._columns):
@@ -559,7 +559,7 @@ def encode(root: Batch, *, too_large: str = "") -> memoryview:
     root : Batch
         One table.
     too_large : str, optional
-        What to do about a payload that is too large, for the error message.
+        Advice for the error message if the payload is too large.
 
     Raises
     ------

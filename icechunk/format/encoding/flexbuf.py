@@ -63,8 +63,8 @@ def dumps(value: object, name: str = "value") -> bytes:
     Parameters
     ----------
     value : None, bool, int, float, str, list, tuple or mapping
-        NumPy scalars become the Python values that they stand for, tuples lists. The
-        order of a mapping decides where its keys are stored and nothing else.
+        NumPy scalars become the Python values that they stand for, and tuples become lists.
+        The order of a mapping decides only where its keys are stored.
     name : str
         What the value is, for messages.
 
@@ -95,7 +95,7 @@ def loads(data: BytesLike, name: str) -> Any:
     Raises
     ------
     FormatError
-        If the buffer is damaged, deeper than `MAX_DEPTH`, or if shared parts would make
+        If the buffer is damaged or deeper than `MAX_DEPTH`, or if shared parts would make
         the value much larger than the buffer.
     """
     return _Reader(bytes(data), name).root()
@@ -281,8 +281,8 @@ class _Reader:
         self._data = data
         self._name = name
         self._texts: dict[tuple[int, int], str] = {}
-        # Elements and bytes of text. A buffer whose parts are not shared needs less than
-        # one per byte, and shared text is decoded once; what exceeds this is a bomb.
+        # Elements and bytes of text. A buffer whose parts are not shared needs fewer than
+        # one per byte, and shared text is decoded once. Anything beyond this is a bomb.
         self._budget = 4 * len(data) + 1024
 
     def root(self) -> Any:

@@ -1,9 +1,9 @@
 """Many byte ranges of one buffer at a time: copy, compare, find equal ones.
 
 A span is a start and a length in a ``uint8`` buffer. Strings and inline payloads
-are spans, so that a million of them are two integer arrays and no Python objects.
-All functions work on groups of equal length, of which there are few: with T bytes
-in all there are at most ``sqrt(2 T)`` different lengths.
+are spans, so a million of them are two integer arrays without Python objects.
+All functions work on groups of equal length. There are few of these: T bytes
+in all have at most ``sqrt(2 T)`` different lengths.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def equal(
 
 
 def begin_with(buffer: Bytes, starts: Ints, prefix: bytes) -> npt.NDArray[np.bool_]:
-    """Say which places of a buffer have certain bytes.
+    """Say which positions of a buffer begin with certain bytes.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def _leaders_of_length(buffer: Bytes, starts: Ints, length: int) -> Ints:
     hashes = np.empty(len(starts), np.uint64)
     for block in _blocks(np.arange(len(starts)), length):
         hashes[block] = _hash(_matrix(buffer, starts[block], length))
-    ordered = np.sort(hashes)  # far faster than to find out where each value was
+    ordered = np.sort(hashes)  # far faster than finding out where each value was
     if (ordered[1:] != ordered[:-1]).all():
         return np.arange(len(starts))
     del ordered
@@ -154,13 +154,13 @@ def _leaders_of_length(buffer: Bytes, starts: Ints, length: int) -> Ints:
     repeated = np.flatnonzero(leader != np.arange(len(starts)))
     lengths = np.full(len(repeated), length, np.int64)
     if not equal(buffer, starts[repeated], buffer, starts[leader[repeated]], lengths).all():
-        # two contents with one hash: chance alone hardly makes them, malice can
+        # two contents with one hash: unlikely by chance, possible by malice
         leader = _leaders(_matrix(buffer, starts, length).view(f"S{length}").ravel())
     return leader
 
 
 def _leaders(values: npt.NDArray[Any]) -> Ints:
-    """Return for each value where the first equal one is."""
+    """Return, for each value, where the first equal one is."""
     order = np.argsort(values, kind="stable")
     values = values[order]
     new = np.ones(len(values), np.bool_)

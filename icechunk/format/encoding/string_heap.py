@@ -17,7 +17,7 @@ __all__ = ["StringHeap"]
 Indices = npt.NDArray[np.int32]
 
 _FIRST_BEYOND_ASCII: Final = 128
-#: From here on it pays to look at a sample, of so many.
+#: From this number of strings on, it pays to look at a sample of this size.
 _MANY: Final = 1 << 14
 _SAMPLE: Final = 256
 
@@ -67,7 +67,7 @@ class StringHeap(Sequence[str]):
 
     @classmethod
     def from_strings(cls, strings: Sequence[str]) -> tuple[StringHeap, Indices]:
-        """Store strings, equal ones once, in the order in which they are first seen.
+        """Store strings, equal ones once, in the order of their first occurrence.
 
         Returns
         -------
@@ -156,7 +156,7 @@ class StringHeap(Sequence[str]):
         Returns
         -------
         heap : StringHeap
-            The distinct strings in the order in which they are first seen.
+            The distinct strings in the order of their first occurrence.
         index : int32[n]
 
         Raises
