@@ -1,10 +1,10 @@
 """Transactional, versioned storage for Zarr v3, in Python and NumPy.
 
-An independent implementation of the open Icechunk format. Begin with
+An independent implementation of the open Icechunk format. Start with
 `Repository.create` and `Repository.open`; `Session.store` is a Zarr store.
 
-Names are imported when they are first used: what asks for the version only, or for help on
-the command line, does not wait for Zarr. The stub beside this file lists them, and where each
+Names are imported on first use: a program that only asks for the version, or for help on the
+command line, does not wait for Zarr. The stub beside this file lists them, and where each
 is defined.
 """
 

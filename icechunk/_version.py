@@ -1,10 +1,10 @@
 """The version of this library: packaging and file headers read it here."""
 
-#: The release of the official client whose API this is, and as a local version (PEP 440) the
+#: The release of the official client that has this API, and as a local version (PEP 440) the
 #: release of this project: packages that ask for ``icechunk>=2`` find it.
 __version__ = "2.3.0+py0.2.0"
 
-#: Of this project alone.
+#: The version of this project alone.
 RELEASE = __version__.rpartition("+py")[2]
 
 

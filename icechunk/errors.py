@@ -1,8 +1,8 @@
 """Every error that the library raises on purpose, in one tree.
 
-Each class says what a caller would do about it; `ErrorKind` says precisely what
+Each class says what a caller would do about it. `ErrorKind` says precisely what
 went wrong, as a stable string in the attribute `kind`. Names and codes are those
-of the official client, so that handlers written for it keep working. Where a
+of the official client, so handlers written for it keep working. Where a
 class is also a builtin exception (in brackets), handlers for the builtin work too::
 
     IcechunkError
@@ -73,7 +73,7 @@ __all__ = [
 class ErrorKind(StrEnum):
     """Stable codes for the attribute `kind` of `IcechunkError`.
 
-    A code is never renamed: programs compare against it.
+    A code is never renamed, because programs compare with it.
     """
 
     # conflicts
@@ -207,7 +207,7 @@ class IcechunkError(Exception):
     kind: ErrorKind
 
     def __init__(self, message: str = "", kind: str | None = None) -> None:
-        # whoever wrote it: what it names may carry a password or a signature, or steer terminals
+        # whoever wrote it: a name in it may hold a password or a signature, or control terminals
         message = visible(public_text(message))
         self.kind = ErrorKind(kind) if kind is not None else self.default_kind
         message = with_first_words(str(self.kind), message)
@@ -333,7 +333,7 @@ class Conflict(Displayed):
 
 
 class RebaseFailedError(ConflictError):
-    """A rebase met conflicts that its solver could not settle.
+    """A rebase met conflicts that its solver could not resolve.
 
     Parameters
     ----------
@@ -357,7 +357,7 @@ class RebaseFailedError(ConflictError):
 
 
 class NotFoundError(IcechunkError, KeyError):
-    """Something that was asked for does not exist."""
+    """Something that was requested does not exist."""
 
     default_kind = ErrorKind.KEY_NOT_FOUND
 
@@ -369,7 +369,7 @@ class NodeNotFoundError(NotFoundError):
 
 
 class SnapshotNotFoundError(NotFoundError):
-    """No snapshot has this id, or none is as old as asked for."""
+    """No snapshot has this id, or none is old enough."""
 
     default_kind = ErrorKind.SNAPSHOT_NOT_FOUND
 
@@ -387,28 +387,28 @@ class RepositoryNotFoundError(NotFoundError, FileNotFoundError, ValueError):
 
 
 class AlreadyExistsError(IcechunkError, ValueError):
-    """What was to be created is there already."""
+    """Something that was to be created exists already."""
 
     default_kind = ErrorKind.NODE_ALREADY_EXISTS
 
 
 class InvalidInputError(IcechunkError, ValueError):
-    """An argument, key, index or metadata value that cannot be right."""
+    """An argument, key, index or metadata value is invalid."""
 
     default_kind = ErrorKind.INVALID_KEY
 
 
 class RepositoryExistsError(AlreadyExistsError, InvalidInputError):
-    """A repository was to be created where there is one.
+    """A repository was to be created where there already is one.
 
-    Invalid input, too, because that is what the official client calls it.
+    It is invalid input, too, because the official client calls it that.
     """
 
     default_kind = ErrorKind.PARENT_DIRECTORY_NOT_CLEAN
 
 
 class ReadOnlyError(IcechunkError, ValueError):
-    """A write through something that only reads."""
+    """A write was tried through something that only reads."""
 
     default_kind = ErrorKind.READ_ONLY_SESSION
 
@@ -420,19 +420,19 @@ class SessionStateError(IcechunkError):
 
 
 class UnpicklableSessionError(SessionStateError, ValueError):
-    """The session can be written, and a copy of it would lose what is written."""
+    """The session can be written to, and a copy of it would lose what is written."""
 
     default_kind = ErrorKind.PICKLE
 
 
 class InvalidatedRepositoryError(SessionStateError, RuntimeError):
-    """The repository was upgraded, and this object knows the old version only."""
+    """The repository was upgraded, and this object only knows the old version."""
 
     default_kind = ErrorKind.INVALID_REPOSITORY_MIGRATION
 
 
 class StorageError(IcechunkError):
-    """The object store or file system failed, or is set up wrongly.
+    """The object store or file system failed, or is configured wrongly.
 
     Attributes
     ----------
@@ -451,7 +451,7 @@ class ObjectNotFoundError(StorageError, FileNotFoundError):
 
 
 class OutcomeUnknownError(StorageError):
-    """A change may have been made, or not: the answer was lost, and looking failed as well.
+    """A change may have been made or not: the answer was lost, and looking failed as well.
 
     A session finds out in its next `commit`, and never commits twice.
 
@@ -484,7 +484,7 @@ class OutcomeUnknownError(StorageError):
 
 
 class PreconditionFailedError(StorageError):
-    """A conditional put found another version than the caller had seen."""
+    """A conditional put found another version than the one the caller had seen."""
 
     default_kind = ErrorKind.REPO_INFO_UPDATED
 
@@ -496,14 +496,14 @@ class FormatError(IcechunkError):
 
 
 class TaskError(IcechunkError):
-    """A task of a distributed write failed; `__cause__` is what it raised.
+    """A task of a distributed write failed. `__cause__` is what it raised.
 
     The cause travels with the error from one process to another.
 
     Parameters
     ----------
     message : str
-        Which item or region failed.
+        The item or region that failed.
     """
 
     default_kind = ErrorKind.TASK_FAILED

@@ -38,7 +38,7 @@ from icechunk.storage.base import ByteRange, BytesLike, resolve_range
 
 __all__ = ["IcechunkStore"]
 
-#: Of a listing, that are made in one go.
+#: The number of keys of a listing that are made in one go.
 _KEYS_AT_A_TIME: Final = 10_000
 _AnyRange: TypeAlias = ByteRequest | tuple[int | None, int | None] | None
 
@@ -80,7 +80,7 @@ class IcechunkStore(Store):
     def _session(self) -> Session:
         return self._checkout.session
 
-    # -- opening a repository as well ------------------------------------------------
+    # -- opening the repository as well ----------------------------------------------
     @classmethod
     async def open(cls, *args: Any, **kwargs: Any) -> Self:
         """Open or create a store; Zarr calls this, users call `open_or_create`."""
@@ -103,7 +103,7 @@ class IcechunkStore(Store):
         storage : StorageConfig, Storage, str or path
         mode : {"r", "r+", "a", "w", "w-"}
             Read an existing repository; write to an existing one; write, creating it if
-            need be; the same and begin with nothing in it; create it or fail.
+            necessary; the same, starting empty; create it or fail.
         config : StoreConfig or RepositoryConfig, optional
         authorize_virtual_chunk_access : mapping, optional
             See `Repository.open`.
@@ -135,7 +135,7 @@ class IcechunkStore(Store):
     ) -> Self:
         """Open a store on the branch ``main`` of an existing repository.
 
-        Parameters are those of `open_or_create`; in every mode but ``"r"`` the store can
+        Parameters are those of `open_or_create`. In every mode but ``"r"`` the store can
         be written.
 
         Raises
@@ -177,12 +177,12 @@ class IcechunkStore(Store):
     def with_mode(self, mode: AccessMode) -> Self:
         """Return a store on the same version with another mode.
 
-        From a store that reads, any other mode but ``"r"`` gives one that writes to the
-        branch that is checked out.
+        From a store that reads, any mode but ``"r"`` gives one that writes to the branch
+        that is checked out.
         """
         return self._of(self._checkout.with_mode(mode), is_open=False)
 
-    # -- what it is --------------------------------------------------------------
+    # -- properties --------------------------------------------------------------
     @property
     def session(self) -> Session:
         """The session that the store reads and writes."""
@@ -190,7 +190,7 @@ class IcechunkStore(Store):
 
     @property
     def read_only(self) -> bool:
-        """Whether the store refuses writes, by itself or because its session does."""
+        """Whether the store refuses writes, on its own account or that of its session."""
         return self._read_only
 
     @property
@@ -210,7 +210,7 @@ class IcechunkStore(Store):
 
     @property
     def supports_partial_writes(self) -> Any:
-        """Always false: a chunk is written whole."""
+        """Always false: a chunk is written as a whole."""
         return False
 
     @property
@@ -239,7 +239,7 @@ class IcechunkStore(Store):
         return store_overview(self._session)
 
     def with_read_only(self, read_only: bool = False) -> IcechunkStore:
-        """Return a store on the same version that refuses writes, or does not.
+        """Return a store on the same version that refuses writes, or allows them.
 
         A store that belongs to a read-only session stays read-only.
         """
@@ -266,12 +266,12 @@ class IcechunkStore(Store):
         prototype: BufferPrototype | None = None,
         byte_range: _AnyRange = None,
     ) -> Buffer | None:
-        """Return the value of a key, None if there is none.
+        """Return the value of a key, or None if it has none.
 
         Parameters
         ----------
         key : str
-            One that Zarr v3 does not use has no value.
+            A key that Zarr v3 does not use has no value.
         prototype : BufferPrototype, optional
             Kind of buffer to return. Default: that of Zarr.
         byte_range : ByteRequest, optional
@@ -374,7 +374,7 @@ class IcechunkStore(Store):
         ReadOnlyError
             If store or session are read-only.
         NodeNotFoundError, InvalidInputError
-            If it is a chunk of no array, lies outside the grid, or the key is none that
+            If it is a chunk of no array, or lies outside the grid, or if the key is none that
             Zarr v3 uses.
         """
         parsed, data = self._prepare_set(key, value)
@@ -404,7 +404,7 @@ class IcechunkStore(Store):
         return writable_key(key), memoryview(data).cast("B")
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """Set the value of a key that has none yet."""
+        """Set the value of a key, unless it has one already."""
         self._check_writable()
         if not await self.exists(key):
             await self.set(key, value)
@@ -414,19 +414,19 @@ class IcechunkStore(Store):
     ) -> None:
         """Store bytes within values, from a position on.
 
-        `supports_partial_writes` is false all the same: each value is read, and written
+        `supports_partial_writes` is false all the same: each value is read and written as a
         whole, so this saves nothing.
 
         Parameters
         ----------
         key_start_values : iterable of (str, int, bytes-like)
-            A key may occur many times, with ranges that do not overlap. One without a
-            value begins with an empty one.
+            A key may occur many times, with ranges that do not overlap. One that has no value
+            starts from an empty one.
 
         Raises
         ------
         InvalidInputError
-            If a position is negative or past the end of the value; then nothing is stored.
+            If a position is negative or past the end of the value. Nothing is stored then.
         """
         self._check_writable()
         kind = default_buffer_prototype().buffer
@@ -446,10 +446,10 @@ class IcechunkStore(Store):
             await self.set(key, kind.from_bytes(bytes(value)))
 
     async def delete(self, key: str) -> None:
-        """Delete a key; one without a value is ignored.
+        """Delete a key. One without a value is ignored.
 
-        Deleting the metadata of a group deletes all below it. An array goes alone, with its
-        chunks; nodes below it, if there are any, stay.
+        Deleting the metadata of a group deletes everything below it. An array is deleted alone,
+        with its chunks; nodes below it, if any, stay.
         """
         await asyncio.to_thread(self.delete_sync, key)
 
@@ -501,7 +501,7 @@ class IcechunkStore(Store):
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         """Yield all keys below a folder, which may be given with or without a final ``/``."""
         keys = listing.keys_below(self._session, prefix)
-        # a generator works where it is asked for the next: each batch in a thread
+        # the next item of a generator is made where it is requested: each batch in a thread
         while batch := await asyncio.to_thread(lambda: list(islice(keys, _KEYS_AT_A_TIME))):
             for key in batch:
                 yield key
@@ -525,7 +525,7 @@ class IcechunkStore(Store):
 
     @property
     def branch(self) -> str | None:
-        """The branch that is checked out, None if it is a tag or snapshot."""
+        """The branch that is checked out; None if a tag or snapshot is."""
         return self._checkout.branch
 
     @property
@@ -534,7 +534,7 @@ class IcechunkStore(Store):
         return self._checkout.has_uncommitted_changes
 
     async def empty(self) -> bool:
-        """Whether there is neither group nor array."""
+        """Whether there are neither groups nor arrays."""
         await self._loaded()
         return not self._session.tree.nodes()
 

@@ -1,6 +1,6 @@
 """Version control on the store itself, as in the early Icechunk API.
 
-One stateful store does everything there: it opens a repository, checks out a branch, tag
+There, one stateful store does everything: it opens a repository, checks out a branch, tag
 or snapshot, and commits. `Checkout` is the part of `icechunk.IcechunkStore` that does this;
 each of its methods is a call on the repository or session behind it.
 """
@@ -33,7 +33,7 @@ _MODES = ("r", "r+", "a", "w", "w-")
 
 
 class Checkout:
-    """The version that a store has checked out, and the way to other versions.
+    """The version that a store has checked out, and how it gets to other versions.
 
     A store that was taken from a session stays with that session: it has no repository.
 
@@ -42,11 +42,11 @@ class Checkout:
     session : Session
     repository : Repository, optional
     branch : str, optional
-        The one that is checked out, None if it is a tag or snapshot.
+        The one that is checked out; None if a tag or snapshot is.
     read_only : bool
         Whether branches are checked out for reading.
     moves_tags : bool
-        Whether a tag that exists may be made to point elsewhere.
+        Whether an existing tag may be moved.
     """
 
     def __init__(
@@ -170,12 +170,12 @@ class Checkout:
 
     @property
     def branch(self) -> str | None:
-        """The branch that is checked out, None if it is a tag or snapshot."""
+        """The branch that is checked out; None if a tag or snapshot is."""
         return self.session.branch or self._branch
 
     @property
     def has_uncommitted_changes(self) -> bool:
-        """Whether there are changes that were not committed, in a copy those it came with too."""
+        """Whether there are uncommitted changes; in a copy, including those it came with."""
         session = self.session
         came_with = self.repository is not None and session.has_inherited_changes
         return came_with or session.has_uncommitted_changes
@@ -224,7 +224,7 @@ class Checkout:
 
     # -- changing it -----------------------------------------------------------------
     def commit(self, message: str) -> str:
-        """Make the changes a new snapshot of the branch, and go on from there.
+        """Turn the changes into a new snapshot of the branch, and go on from there.
 
         Returns
         -------
@@ -265,8 +265,8 @@ class Checkout:
         Raises
         ------
         FormatError, ConflictError, SessionStateError
-            If the bytes are damaged, disagree, or belong to another snapshot; then nothing
-            is committed. Also as `commit` does.
+            If the bytes are damaged, disagree, or belong to another snapshot. Nothing is
+            committed then. Also as `commit` does.
         """
         if self.session.branch is None and self.repository is not None:
             self._branch_or_raise()
@@ -314,7 +314,7 @@ class Checkout:
     def tag(self, tag_name: str, snapshot_id: str) -> None:
         """Create a tag of a snapshot.
 
-        With `StoreConfig.unsafe_overwrite_refs`, one that exists is moved there.
+        With `StoreConfig.unsafe_overwrite_refs`, an existing tag is moved there.
 
         Raises
         ------

@@ -32,7 +32,7 @@ _S3_PREFIX = "s3://"
 
 
 def _as_credential(credentials: object) -> AnyS3Credential:
-    """Return the credentials that somebody means; None stands for the environment."""
+    """Return the credentials that an argument describes; None stands for the environment."""
     if credentials is None:
         return S3Credentials.FromEnv()
     if isinstance(credentials, S3StaticCredentials):
@@ -61,7 +61,7 @@ def _options(
     region: str | None,
     credentials: AnyS3Credential,
 ) -> S3Options:
-    """Return the options of an S3 store; from the environment where credentials are."""
+    """Return the options of an S3 store; from the environment if the credentials are."""
     if isinstance(credentials, S3Credentials.FromEnv):
         endpoint_url = endpoint_url or _environment("AWS_ENDPOINT_URL")
         region = region or _environment("AWS_REGION", "AWS_DEFAULT_REGION")
@@ -87,7 +87,7 @@ class StorageConfig:
 
     @dataclass(frozen=True)
     class Memory:
-        """In the memory of this process; the prefix is a name for people."""
+        """In the memory of this process. The prefix is a name for humans."""
 
         prefix: str
 
@@ -101,7 +101,7 @@ class StorageConfig:
     class S3:
         """In a bucket of S3, or of a store that speaks its protocol.
 
-        Without `credentials` those of the environment are used.
+        Without `credentials`, those of the environment are used.
         """
 
         bucket: str
@@ -119,7 +119,7 @@ class StorageConfig:
                 ErrorKind.STORAGE_CONFIG,
             )
         self.config = storage
-        # one memory for each object: what is opened with it, and its copies, share it
+        # one memory for each object, which is shared by everything opened with it, and its copies
         self._memory = MemoryStorage()
 
     def __eq__(self, other: object) -> bool:
@@ -151,9 +151,9 @@ class StorageConfig:
 
     @classmethod
     def s3_from_env(cls, bucket: str, prefix: str) -> StorageConfig:
-        """Return a place in a bucket, with what the environment says of access.
+        """Return a place in a bucket, with access as the environment describes it.
 
-        Read are ``AWS_REGION``, ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``,
+        It reads ``AWS_REGION``, ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``,
         ``AWS_SESSION_TOKEN``, ``AWS_ENDPOINT_URL`` and ``AWS_ALLOW_HTTP``.
         """
         return cls(cls.S3(bucket, prefix))
@@ -168,7 +168,7 @@ class StorageConfig:
         allow_http: bool | None = None,
         region: str | None = None,
     ) -> StorageConfig:
-        """Return a place in a bucket, with the access given; the environment is not read."""
+        """Return a place in a bucket with the given access. The environment is not read."""
         checked = _as_credential(credentials)
         return cls(cls.S3(bucket, prefix, checked, endpoint_url, allow_http, region))
 
@@ -205,7 +205,7 @@ class StorageConfig:
 class VirtualRefConfig:
     """How virtual chunks in S3 are read.
 
-    It holds for all buckets: a config with one authorises every location that begins
+    It applies to all buckets: a config with one authorises every location that begins
     with ``s3://``.
 
     Attributes
@@ -217,7 +217,7 @@ class VirtualRefConfig:
     class S3:
         """Access to S3, or to a store that speaks its protocol.
 
-        Without `credentials` those of the environment are used.
+        Without `credentials`, those of the environment are used.
         """
 
         credentials: AnyS3Credential | S3StaticCredentials | None = None
@@ -229,9 +229,9 @@ class VirtualRefConfig:
 
     @classmethod
     def s3_from_env(cls) -> VirtualRefConfig:
-        """Return access with what the environment says.
+        """Return access as the environment describes it.
 
-        Read are ``AWS_REGION`` or ``AWS_DEFAULT_REGION``, ``AWS_ACCESS_KEY_ID``,
+        It reads ``AWS_REGION`` or ``AWS_DEFAULT_REGION``, ``AWS_ACCESS_KEY_ID``,
         ``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``, ``AWS_ENDPOINT_URL`` and
         ``AWS_ALLOW_HTTP``.
         """
@@ -246,7 +246,7 @@ class VirtualRefConfig:
         allow_http: bool | None = None,
         region: str | None = None,
     ) -> VirtualRefConfig:
-        """Return the access given; the environment is not read."""
+        """Return the given access. The environment is not read."""
         return cls(cls.S3(_as_credential(credentials), endpoint_url, allow_http, region))
 
     @classmethod
@@ -292,7 +292,7 @@ class StoreConfig:
     inline_chunk_threshold_bytes : int, optional
         Chunks of up to this size are kept in the manifest. Default 512.
     unsafe_overwrite_refs : bool, optional
-        Whether `IcechunkStore.tag` moves a tag that exists. Default: it is refused.
+        Whether `IcechunkStore.tag` moves an existing tag. Default: it is refused.
     virtual_ref_config : VirtualRefConfig, optional
         Access to virtual chunks.
     """
@@ -305,7 +305,7 @@ class StoreConfig:
     def to_repository_config(self) -> RepositoryConfig:
         """Return the part that can be stored as a configuration of a repository.
 
-        Access to virtual chunks is not in it: a container of all buckets may not be stored.
+        Access to virtual chunks is not part of it: a container of all buckets may not be stored.
         """
         return RepositoryConfig(
             inline_chunk_threshold_bytes=self.inline_chunk_threshold_bytes,

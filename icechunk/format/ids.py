@@ -119,7 +119,7 @@ def normalize_path(path: str) -> str:
 
 
 def parent_path(path: str) -> str | None:
-    """Return the path of the parent group, None for the root."""
+    """Return the path of the parent group, or None for the root."""
     if path == "/":
         return None
     return path.rsplit("/", 1)[0] or "/"

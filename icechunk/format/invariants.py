@@ -1,8 +1,8 @@
-"""What must hold inside of one stored object beyond that it can be decoded.
+"""What must hold within a stored object, beyond the fact that it can be decoded.
 
-The official reader searches most vectors by halving, and never checks their order: what is out
-of order is not found there, and an array reads as fill values (Icechunk spec, "Sort orders").
-The decoders here accept any order, so this looks at the bytes themselves.
+The official reader searches most vectors by bisection and never checks their order: an item out
+of order is not found, and an array reads as fill values (Icechunk spec, "Sort orders").
+The decoders here accept any order, so this module looks at the bytes themselves.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def _texts(what: str, texts: Sequence[str | None]) -> Iterator[str]:
 
 
 def _rows(what: str, table: NDArray[Any]) -> Iterator[str]:
-    """Yield what is wrong with rows that have to rise, column by column."""
+    """Yield what is wrong with rows that must rise, column by column."""
     if len(table) < 2:
         return
     rising = np.zeros(len(table) - 1, np.bool_)

@@ -19,7 +19,7 @@ OVERWRITTEN: Final = "overwritten/"
 REFS: Final = "refs/"
 CONFIG_KEY: Final = "config.yaml"
 
-# the year 3000 in milliseconds: names count down to it, so the newest backup lists first
+# the year 3000 in milliseconds: names count down to it, so the newest backup is listed first
 _END_OF_TIME_MS: Final = 32_503_680_000_000
 
 

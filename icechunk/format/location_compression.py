@@ -1,12 +1,12 @@
 """Locations of virtual chunks, compressed with a dictionary of their own.
 
 Icechunk spec, "Location dictionaries": a manifest with many virtual references may hold,
-instead of URLs, one zstd frame for each, which share a dictionary that was trained on
-some of them. Plain locations are always valid, so every doubt is settled that way: the
+instead of URLs, one zstd frame for each. The frames share a dictionary that was trained on
+some of them. Plain locations are always valid, so in case of doubt they stay plain: the
 frame around the whole manifest compresses plain ones about as well, and they are read many
 times faster.
 
-The library here is ``zstandard``, as that of Python's standard library needs a new
+This uses the library ``zstandard``, because Python's standard library needs a new
 decompressor, with a context of its own, for every frame.
 """
 
@@ -36,10 +36,10 @@ _LONGEST_READ: Final = 1 << 16
 _MOST_READ: Final = 1 << 30
 # What a frame may ask for as history; frames of single locations need next to none.
 _MAX_WINDOW: Final = 1 << 23
-# Neighbours that are compressed both ways to see which is smaller, and what has to be gained.
+# Neighbours that are compressed both ways to see which is smaller, and the gain that is needed.
 _TRIED: Final = 1024
 _GAIN: Final = 0.9
-# Bytes of a plain location in the compressed manifest, up to which no more can be gained.
+# Bytes of a plain location in the compressed manifest, below which nothing can be gained.
 _CHEAP: Final = 4
 
 
@@ -52,7 +52,7 @@ class LocationCompression:
     min_num_chunks : int
         Virtual references that a manifest must hold at least.
     max_samples : int
-        Locations to train the dictionary on, at most.
+        The maximum number of locations to train the dictionary on.
     max_dictionary_size : int
         Bytes.
     level : int
@@ -84,7 +84,7 @@ def compress(
     Returns
     -------
     CompressedLocations or None
-        None where plain locations are better: one is longer than the official reader
+        None if plain locations are better: if one is longer than the official reader
         accepts, no dictionary can be trained, or nothing is gained.
         (Equal locations are stored once, so few distinct ones gain nothing.)
     """
@@ -131,15 +131,15 @@ def _neighbours(heaps: Sequence[StringHeap]) -> list[bytes]:
 
 
 def _compressed_size(parts: Iterable[bytes]) -> int:
-    """Return how large these are in the frame around a manifest."""
+    """Return the size of these locations in the frame around a manifest."""
     return len(zstandard.ZstdCompressor(3).compress(b"".join(parts)))
 
 
 class CompressedHeap(StringHeap):
-    """Locations that stay compressed until somebody asks for them.
+    """Locations that stay compressed until they are needed.
 
-    One location is decompressed alone; whoever asks for the data of all of them has all of
-    them decompressed, once. Equal locations may occur twice, where a writer compressed them
+    A single location is decompressed alone; a request for the data of all of them
+    decompresses all, once. Equal locations may occur twice, if a writer compressed them
     in two ways.
 
     Parameters
@@ -159,7 +159,7 @@ class CompressedHeap(StringHeap):
         damaged or too long, or its text is not UTF-8.
     """
 
-    # `data` and `offsets` of the base are empty until all locations are asked for
+    # `data` and `offsets` of the base are empty until all locations are requested
     __slots__ = ("_ends", "_frames", "_lock", "_name", "_unpacker")
 
     def __init__(self, data: Bytes, offsets: Ints, dictionary: bytes | None, name: str) -> None:
@@ -182,7 +182,7 @@ class CompressedHeap(StringHeap):
     def __getattr__(self, name: str) -> Any:
         if name not in ("data", "offsets"):
             raise AttributeError(name)
-        # one by one: all frames at once would double what they take
+        # one by one: all frames at once would double the memory
         texts = [self._bytes(i) for i in range(len(self))]
         offsets = np.zeros(len(texts) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)), out=offsets[1:])
@@ -198,7 +198,7 @@ class CompressedHeap(StringHeap):
     def _bytes(self, index: int) -> bytes:
         frame = bytes(self._frames.data[self._ends[index] : self._ends[index + 1]])
         try:
-            # a declared size is believed by the library, whatever the limit
+            # the library believes a declared size, whatever the limit
             if zstandard.frame_content_size(frame) > _LONGEST_READ:
                 raise FormatError(f"{self._name}: a location is too long")
             with self._lock:
@@ -220,7 +220,7 @@ class CompressedHeap(StringHeap):
 
     @property
     def nbytes(self) -> int:
-        """Memory in bytes, as if all locations were decompressed, at a guess."""
+        """Memory in bytes, as if all locations were decompressed; an estimate."""
         return self._frames.nbytes + self._ends.nbytes + 100 * len(self)
 
     def __len__(self) -> int:

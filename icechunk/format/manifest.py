@@ -215,12 +215,12 @@ def decode_manifest(data: BytesLike, name: str) -> Manifest:
 
 
 def decode_payload(payload: bytes, name: str) -> Manifest:
-    """Do what `decode_manifest` does, with what is in the envelope."""
+    """Decode the content of an envelope, as `decode_manifest` does."""
     return decode_root(read_root(payload, name), name)
 
 
 def decode_root(root: Tables, name: str) -> Manifest:
-    """Do what `decode_manifest` does, with the root of what is in the envelope."""
+    """Decode the root of an envelope's content, as `decode_manifest` does."""
     manifest_id, _ = root.struct(0, OBJECT_ID_SIZE, "id")
     tables, _ = root.children(1, "arrays", required=True)
     ids, _ = tables.struct(0, NODE_ID_SIZE, "node_id")
@@ -250,7 +250,7 @@ def decode_root(root: Tables, name: str) -> Manifest:
 def decode_chunk_ids(data: BytesLike, name: str) -> tuple[bytes, NDArray[np.uint8]]:
     """Read the id of a manifest, and those of its native chunks: uint8[n, 12].
 
-    Nothing else of it is read: coordinates and locations take many times as long.
+    Nothing else of it is read: coordinates and locations would take many times as long.
 
     Raises
     ------
@@ -342,7 +342,7 @@ def _read_locations(
         if root.scalar(3, np.uint8, _ZSTD, field="compression_algorithm")[0] != _ZSTD:
             raise FormatError(f"{where}: compressed in an unknown way")
         start, length, which = _distinct_spans(refs.take(compressed), 8, where)
-        # official writers store a frame for every reference, also where they are equal
+        # official writers store a frame for every reference, even if they are equal
         first, group = spans.unique(refs.buffer, start, length)
         frames, ends = spans.gather(refs.buffer, start[first], length[first])
         dictionary = root.blobs(2, "location_dictionary")[0]

@@ -1,6 +1,6 @@
 """Metadata of snapshots and of the repository: names with JSON-like values.
 
-Icechunk spec, "MetadataItem". Values stay encoded until they are asked for: the repo
+Icechunk spec, "MetadataItem". Values stay encoded until they are needed: the repo
 info of a long history holds thousands that nobody looks at, and they go back to disk
 byte for byte.
 """
@@ -19,15 +19,15 @@ from icechunk.format.encoding.flatbuf import Batch, Tables
 __all__ = ["Metadata", "metadata_batch", "read_metadata", "with_reserved"]
 
 
-#: What is found under this name is of clients, not of users (Icechunk spec, "Commit").
+#: Values under this name belong to clients, not to users (Icechunk spec, "Commit").
 _RESERVED: Final = "__icechunk"
 
 
 class Metadata(Mapping[str, Any]):
     """An immutable mapping of names to JSON-like values, sorted by name.
 
-    A value is decoded whenever it is asked for, so it may be changed freely without an
-    effect on the mapping; damaged ones raise `FormatError` then.
+    A value is decoded whenever it is requested, so changing it has no effect on the
+    mapping. Damaged values raise `FormatError` then.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ class Metadata(Mapping[str, Any]):
 def with_reserved(metadata: Mapping[str, Any] | None, **noted: Any) -> dict[str, Any]:
     """Return metadata of a commit, with what the library notes under its reserved name.
 
-    Other things under that name stay.
+    Other entries under that name stay.
     """
     given = dict(metadata or {})
     reserved = given.get(_RESERVED)

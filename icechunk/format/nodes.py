@@ -24,7 +24,7 @@ class ManifestRef:
 
 @dataclass(frozen=True, slots=True)
 class ArrayInfo:
-    """What a snapshot says about an array beside its ``zarr.json``.
+    """What a snapshot says about an array, besides its ``zarr.json``.
 
     Attributes
     ----------

@@ -2,7 +2,7 @@
 
 Icechunk spec, "Repo info file". Snapshots refer to their parents, and refs to their
 snapshots, by index in the file; here both hold ids. ``parent_offset`` is such an index
-in spite of its name: -1 is "no parent", and as 0 is the default of the field, a missing
+despite its name: -1 is "no parent", and because 0 is the default of the field, a missing
 one means the first snapshot.
 """
 
@@ -43,7 +43,7 @@ _V = TypeVar("_V")
 
 
 def with_item(mapping: Mapping[_K, _V], key: _K, value: _V) -> Mapping[_K, _V]:
-    """Return a mapping with one more item, without looking at all of it where that is slow."""
+    """Return a mapping with one more item, without copying all of it where that is slow."""
     if isinstance(mapping, SnapshotTable) and isinstance(value, SnapshotEntry):
         return cast("Mapping[_K, _V]", mapping.with_entry(value))
     if isinstance(mapping, dict):
@@ -144,7 +144,7 @@ class RepoInfo:
         Parameters
         ----------
         update : UpdateEntry
-            Without `backup`. Its time is moved behind that of the newest entry if need be,
+            Without `backup`. Its time is moved behind that of the newest entry if necessary,
             because times must increase.
         backup : str
             Name of the copy of this state, which the caller makes; without folder.

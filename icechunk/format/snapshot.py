@@ -1,11 +1,11 @@
 """Snapshots: every node of one version of the hierarchy.
 
 Icechunk spec, "Snapshot file". Nodes are sorted by the UTF-8 bytes of their whole path,
-which for Python strings is the order of ``<``; the published text of the spec says
-otherwise, and no client has ever followed it. So the descendants of ``/a`` lie between
+which for Python strings is the order of ``<``. The published text of the spec says
+otherwise, but no client has ever followed it. So the descendants of ``/a`` lie between
 ``/a/`` and ``/a0`` ("0" comes after "/"), but ``/a-b`` lies between ``/a`` and ``/a/x``.
 
-A decoded snapshot keeps the columns of the file and makes a `Node` when asked for one.
+A decoded snapshot keeps the columns of the file, and makes a `Node` on request.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _U32_MAX: Final = 2**32 - 1
 
 
 class _Source(Protocol):
-    """Where a snapshot has its nodes from: sorted distinct paths, and the rest by row."""
+    """Where a snapshot gets its nodes from: sorted distinct paths, and the rest by row."""
 
     @property
     def paths(self) -> Sequence[str]: ...
@@ -144,7 +144,7 @@ class Snapshot:
         return self._source.paths
 
     def get(self, path: str) -> Node | None:
-        """Return the node with this path. Of several, which damaged files have, the first."""
+        """Return the node with this path; the first of several, as damaged files may have."""
         paths = self._source.paths
         row = bisect_left(paths, path)
         return self._source.node(row) if row < len(paths) and paths[row] == path else None
@@ -182,7 +182,7 @@ class Snapshot:
         row, end = self._below(prefix)
         while row < end:
             name, slash, _ = paths[row][len(prefix) :].partition("/")
-            if slash:  # a descendant of a child: so are the rows behind it
+            if slash:  # a descendant of a child, and so are the rows behind it
                 row = self._below(prefix + name + "/")[1]
                 continue
             if name:  # not the root itself

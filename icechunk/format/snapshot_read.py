@@ -1,4 +1,4 @@
-"""The nodes of a stored snapshot: columns of the file, and a `Node` when one is asked for."""
+"""The nodes of a stored snapshot: columns of the file, and a `Node` on request."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ GROUP: Final = 2
 class StoredNodes:
     """Nodes that are columns of a file.
 
-    Rows are counted along `paths`, which are sorted and distinct. Files in which a rebase
-    of the official client left one path twice lose the second one here.
+    Rows are counted along `paths`, which are sorted and distinct. In files where a rebase
+    of the official client left a path twice, the second one is dropped here.
 
     Attributes
     ----------
@@ -151,7 +151,7 @@ class _Arrays:
         num_chunks = (self._num_chunks if is_v2 else self._v1_num_chunks).row(row)
         names = None
         # Names of another number than the dimensions (a writer's mistake that the official
-        # reader overlooks) are dropped: zarr.json has the names that anybody uses.
+        # reader overlooks) are dropped: readers take the names from zarr.json.
         if self._has_names[row] and len(self._names_at.range(row)) == len(shape):
             names = tuple(self._names[i] for i in self._names_at.range(row))
         manifests = tuple(self._manifest(i) for i in self._manifests_at.range(row))

@@ -1,7 +1,7 @@
 """The snapshots that a repo info lists, as columns.
 
-A history has thousands of them, and a commit adds one: the others go from file to file as
-they are, without an object each.
+A history has thousands of them, and a commit adds one. The others are copied from file to
+file, without an object for each.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ __all__ = ["SnapshotEntry", "SnapshotTable"]
 _Ints = NDArray[np.int64]
 _Bytes = NDArray[np.uint8]
 
-#: So many entries are made one at a time; who asks for more is given all.
+#: Up to this many entries are made one at a time; after that, all are made.
 _FEW: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotEntry:
-    """What the repo info knows of a snapshot.
+    """What the repo info knows about a snapshot.
 
     Attributes
     ----------
@@ -110,7 +110,7 @@ class _Columns:
 
 
 class SnapshotTable(Mapping[bytes, SnapshotEntry]):
-    """Snapshots by id, sorted, made into entries when they are asked for. Immutable.
+    """Snapshots by id, sorted, made into entries on request. Immutable.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ class SnapshotTable(Mapping[bytes, SnapshotEntry]):
         metadata.heap(1, values.data, values.ends, values.which, text=False)
         batch = Batch(len(self))
         batch.struct(0, columns.ids)
-        # stored even where it is 0, the default, so that nobody takes it for "no parent"
+        # stored even if it is 0, the default, so that nobody takes it for "no parent"
         batch.scalar(1, columns.parents, "<i4")
         batch.scalar(2, columns.flushed_at, "<u8")
         batch.heap(3, messages.data, messages.ends, messages.which, text=True)
@@ -230,7 +230,7 @@ class SnapshotTable(Mapping[bytes, SnapshotEntry]):
         return batch
 
     def row(self, id: object) -> int | None:
-        """Return the place of a snapshot among all ids in order, None if there is none."""
+        """Return the position of a snapshot among all ids in order, or None."""
         if self._rows is not None:
             return self._rows.get(id)  # type: ignore[call-overload, no-any-return]
         if not isinstance(id, bytes) or len(id) != OBJECT_ID_SIZE:
@@ -244,12 +244,12 @@ class SnapshotTable(Mapping[bytes, SnapshotEntry]):
         return row if row < len(self) and self._sorted[row] == wanted else None
 
     def parents(self) -> list[int]:
-        """Return the place of the parent of each, -1 for none."""
+        """Return the position of the parent of each, -1 for none."""
         parents: list[int] = self._columns.parents.tolist()
         return parents
 
     def told(self, row: int) -> tuple[str, str | None, int, str]:
-        """Return ids of a snapshot and its parent as texts, when it was made, and its message."""
+        """Return ids of a snapshot and its parent as text, its time, and its message."""
         if self._told is None:
             self._made += 1
             if self._made <= _FEW:
@@ -279,7 +279,7 @@ class SnapshotTable(Mapping[bytes, SnapshotEntry]):
         return self.entry(row)
 
     def entry(self, row: int) -> SnapshotEntry:
-        """Return the snapshot at a place."""
+        """Return the snapshot at a position."""
         columns = self._columns
         parent = int(columns.parents[row])
         items = range(int(columns.items[row]), int(columns.items[row + 1]))
@@ -344,7 +344,7 @@ def _text(values: Values, row: int) -> str:
 
 
 def _ends_with(ends: _Ints, row: int, count: int) -> _Ints:
-    """Return where the elements of rows end, with a row of so many elements at `row`."""
+    """Return where the elements of rows end, with a row of that many elements at `row`."""
     return np.concatenate([ends[: row + 1], ends[row:] + count])
 
 

@@ -1,8 +1,8 @@
 """A manifest as it is stored: one chunk is looked up in it without decoding the others.
 
-References are sorted by index, so a search looks at as many as the logarithm of their number.
-Columns of all of them are made when somebody wants them, or looks up so many chunks that they
-pay. They also have the last word about what is not found: only they see all references.
+References are sorted by index, so a search reads a number that is the logarithm of theirs.
+Columns of all of them are made on request, or when so many chunks are looked up that it
+pays. They also have the last word about chunks that are not found: only they see everything.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["StoredManifest"]
 
 #: Columns of smaller payloads are made at once, in bytes.
 _SMALL: Final = 1 << 18
-#: A search costs about as much as columns of so many references.
+#: A search costs about as much as columns of this many references.
 _REFS_PER_SEARCH: Final = 1000
 
 #: NumPy's own; Zarr has no bound.
@@ -38,7 +38,7 @@ _U2: Final = struct.Struct("<H")
 
 
 class StoredManifest:
-    """One manifest, decoded as far as it was asked for. Any number of threads may use it.
+    """One manifest, decoded as far as necessary. Any number of threads may use it.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class StoredManifest:
     Raises
     ------
     FormatError
-        If it is not a manifest, or one that is damaged where it was looked at.
+        If it is not a manifest, or is damaged in a part that was read.
     """
 
     def __init__(self, data: BytesLike, name: str) -> None:
@@ -75,7 +75,7 @@ class StoredManifest:
 
     @classmethod
     def of(cls, manifest: Manifest) -> StoredManifest:
-        """Return a manifest that is decoded already."""
+        """Return a manifest that is already decoded."""
         self = cls.__new__(cls)
         self._name, self._lock, self._searches = "", threading.Lock(), 0
         self._manifest, self._root = manifest, None
@@ -107,24 +107,24 @@ class StoredManifest:
             return self._manifest
 
     def peek(self, node_id: bytes, coordinate: Sequence[int]) -> tuple[bool, ChunkRef | None]:
-        """Look for a chunk, if that is quick.
+        """Look up a chunk, if that is quick.
 
         Returns
         -------
         is_known : bool
-            Whether that is the answer; if not, `whole` has to be called before.
+            Whether that is the answer; if not, call `whole` first.
         ref : ChunkRef or None
             None if there is no such chunk.
 
         Raises
         ------
         FormatError
-            If the manifest is damaged where it was looked at.
+            If the manifest is damaged in a part that was read.
         """
         manifest, root = self._manifest, self._root
         if manifest is not None:
             refs = manifest.arrays.get(node_id)
-            # any coordinate may be asked for, and the empty extents of a scalar hold all of them
+            # any coordinate may be requested, and the empty extents of a scalar hold all of them
             if refs is None or refs.ndim != len(coordinate):
                 return True, None
             row = refs.find(coordinate)
@@ -153,7 +153,7 @@ class StoredManifest:
         return None
 
     def _index(self, payload: memoryview, slot: int) -> tuple[int, tuple[int, ...]]:
-        """Return the place of a reference, and its coordinate."""
+        """Return the position of a reference, and its coordinate."""
         try:
             table = slot + _U4.unpack_from(payload, slot)[0]
             vtable = table - _I4.unpack_from(payload, table)[0]
@@ -186,7 +186,7 @@ class StoredManifest:
 
 
 def _vectors_of_refs(root: Tables, name: str) -> dict[bytes, tuple[int, int]]:
-    """Return where the references of each array begin, and how many they are."""
+    """Return where the references of each array begin, and their number."""
     tables, _ = root.children(1, "arrays", required=True)
     ids, _ = tables.struct(0, NODE_ID_SIZE, "node_id")
     start, count, _ = tables.spans(1, "refs", required=True)

@@ -1,4 +1,4 @@
-"""Where the chunks of an import go in arrays that exist: at the end, or into a region."""
+"""Where the chunks of an import go in existing arrays: at the end, or into a region."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Place:
     start : tuple of int
         Coordinates of the chunk that the first chunk becomes.
     clear : tuple of (int, int), optional
-        The box of chunks that are deleted where the references have none.
+        The box of chunks that are deleted if the references have none for them.
     selection : tuple of slice, optional
         Where the values go if they are written by value.
     reason : str
-        Why they have to be; empty if they do not.
+        Why they must be; empty if they need not.
     """
 
     document: dict[str, Any] | None
@@ -52,14 +52,14 @@ def _differ(path: str, reason: str) -> NoReturn:
 
 
 def _compared(session: Session, path: str, array: ArrayMetadata) -> tuple[dict[str, Any], str]:
-    """Compare an array with the one that exists.
+    """Compare an array with the existing one.
 
     Returns
     -------
     document : dict
         Of the one that exists.
     reason : str
-        Why chunks of one are none of the other; empty if they are.
+        Why the chunks of one cannot be those of the other; empty if they can.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def _compared(session: Session, path: str, array: ArrayMetadata) -> tuple[dict[s
 def appended(
     session: Session, root: str, arrays: Mapping[str, ArrayMetadata], dimension: str
 ) -> dict[str, Place]:
-    """Return where arrays go that are appended along a dimension.
+    """Return the places of arrays that are appended along a dimension.
 
     Arrays without that dimension are checked and left out.
 
@@ -161,7 +161,7 @@ def appended(
 def in_region(
     session: Session, arrays: Mapping[str, ArrayMetadata], region: Mapping[str, slice]
 ) -> dict[str, Place]:
-    """Return where arrays go that are put into a region.
+    """Return the places of arrays that are put into a region.
 
     Arrays without any of its dimensions are checked and left out.
 

@@ -1,4 +1,4 @@
-"""Attributes that cannot be stored, and leaving attributes out."""
+"""Attributes that cannot be stored, and how to leave attributes out."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _odd_number(value: Any) -> float | None:
 def kept_attributes(
     path: str, attributes: Mapping[str, _T], dropped: Collection[str]
 ) -> dict[str, _T]:
-    """Return the attributes of a node without some.
+    """Return the attributes of a node, without some of them.
 
     Parameters
     ----------

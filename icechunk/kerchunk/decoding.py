@@ -1,6 +1,6 @@
-"""Whether two arrays decode their chunks in the same way, however that is spelled.
+"""Whether two arrays decode their chunks in the same way, however that is written.
 
-The level of a compressor, say, is of use while encoding only: chunks of any level may lie in
+The level of a compressor, for example, only matters for encoding: chunks of any level can be in
 one array. Numbers are equal whatever their type in JSON.
 """
 
@@ -14,7 +14,7 @@ from icechunk.kerchunk.metadata import normal_form
 
 __all__ = ["decoding_form", "difference_of_grids", "equal"]
 
-#: Options of codecs that their decoders do not need, because the bytes tell.
+#: Options of codecs that their decoders do not need, because the bytes say it.
 _FOR_ENCODING: Final[Mapping[str, frozenset[str]]] = {
     "blosc": frozenset({"blocksize", "clevel", "cname", "shuffle", "typesize"}),
     "gzip": frozenset({"level"}),
@@ -52,7 +52,7 @@ def _decoding(codec: Any) -> Any:
 
 
 def difference_of_grids(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Say how a chunk grid, the second one, differs from another."""
+    """Say how the second of two chunk grids differs from the first."""
     ours, theirs = ((g.get("configuration") or {}).get("chunk_shape") for g in (one, other))
     if isinstance(ours, list) and isinstance(theirs, list):
         return f"chunks {tuple(theirs)}, not {tuple(ours)}"

@@ -1,7 +1,7 @@
 """Names of dimensions in references, as netCDF has them: within the group of an array.
 
 kerchunk puts the path of a group before the names of its dimensions, and numbers nameless ones
-anew in each array, so that arrays of one group may have one name for different lengths.
+separately in each array, so one name may have several lengths within a group.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _NAMELESS: Final = "phony_dim_"
 
 
 def name_dimensions(arrays: Mapping[str, ArrayMetadata]) -> None:
-    """Take paths of groups off the names of dimensions, and tell nameless ones apart.
+    """Remove paths of groups from the names of dimensions, and tell nameless ones apart.
 
-    Names stay as they are where a group would have two lengths for one.
+    Names stay unchanged where a group would have two lengths for one.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def name_dimensions(arrays: Mapping[str, ArrayMetadata]) -> None:
 
 
 def _without_paths(array: ArrayMetadata) -> list[Any]:
-    """Return names without the path of a group that the array is in."""
+    """Return names without the path of the array's group."""
     group = array.keys.path.rpartition("/")[0]
     found = []
     for name in array.document[_NAMES]:

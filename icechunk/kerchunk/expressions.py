@@ -1,8 +1,8 @@
-"""The expressions in templates of kerchunk references: a small language of its own.
+"""The expressions in templates of kerchunk references: a small language.
 
-References come from anywhere, so nothing in them may run for long, grow large, or reach what
-Python has. kerchunk's documentation and files need names, numbers, text, arithmetic, formats
-of numbers, and templates that are called; the spelling is that of Jinja, in which kerchunk
+References come from anywhere, so nothing in them may run for long, grow large, or reach into
+Python. kerchunk's documentation and files need names, numbers, text, arithmetic, formatted
+numbers, and templates that are called. The syntax is that of Jinja, in which kerchunk
 itself evaluates them. Every step does little, and there are no loops.
 """
 
@@ -18,7 +18,7 @@ Value = int | float | str
 Scope = Mapping[str, "Value | Callable[..., str]"]
 Evaluate = Callable[[Scope], Value]
 
-#: Of a template, in characters; of a result; of expressions within each other.
+#: Limits: characters of a template; of a result; nesting of expressions.
 MAX_TEMPLATE: Final = 10_000
 MAX_TEXT: Final = 100_000
 MAX_DEPTH: Final = 50
@@ -58,7 +58,7 @@ def compile_template(template: str) -> Callable[[Scope], str]:
     Raises
     ------
     ExpressionError
-        If it cannot be read; the function raises it for what cannot be evaluated.
+        If it cannot be parsed. The function raises it for what cannot be evaluated.
     """
     if len(template) > MAX_TEMPLATE:
         raise ExpressionError(f"a template of more than {MAX_TEMPLATE} characters")
@@ -83,7 +83,7 @@ def _plain(text: str) -> str:
 
 
 class _Parser:
-    """Reads one expression, from the left to the right."""
+    """Parses one expression, from left to right."""
 
     def __init__(self, text: str) -> None:
         self._tokens: list[_Token] = []
@@ -288,7 +288,7 @@ _OPERATIONS: Final[dict[str, Callable[[Any, Any], Any]]] = {
 
 
 def _tuple(items: Sequence[Evaluate]) -> Evaluate:
-    # of use behind % only, and whatever else gets it refuses it
+    # only usable after %, and everything else that gets it refuses it
     return lambda scope: tuple(item(scope) for item in items)  # type: ignore[return-value]
 
 

@@ -1,8 +1,8 @@
 """A Zarr v3 codec for chunks that are GRIB messages, as kerchunk's scanner refers to them.
 
-kerchunk's own class of that kind cannot be made from metadata; the bytes and options are
-those of its codec ``grib`` for Zarr v2. What is decoded differs where kerchunk's is wrong: a
-value is missing where the message says so, not where it equals ``missingValue``, and points
+kerchunk's own class for this cannot be made from metadata. The bytes and options are
+those of its codec ``grib`` for Zarr v2. The result differs where kerchunk's is wrong: a
+value is missing if the message says so, not if it equals ``missingValue``, and points
 that are stored along meridians are put where they belong.
 """
 
@@ -31,7 +31,7 @@ __all__ = ["NUMCODEC", "GribCodec", "grib_handle", "grid_points"]
 
 #: Name of the codec among those of numcodecs.
 NUMCODEC: Final = "grib"
-#: More parallels between pole and equator than any Gaussian grid has.
+#: No Gaussian grid has more parallels between pole and equator.
 _MOST_PARALLELS: Final = 1 << 14
 #: ecCodes is not safe to use from several threads.
 _ECCODES: Final = threading.RLock()
@@ -100,10 +100,10 @@ class GribCodec(ArrayBytesCodec):
                 if coordinate:
                     values: Any = grid_points(handle)[self.var == "longitude"]
                 else:
-                    # no value can be taken for it
+                    # no value can be mistaken for it
                     eccodes.codes_set(handle, "missingValue", float("nan"))
                     values = eccodes.codes_get_array(handle, "values")
-                # fields without rows have all of their values along one dimension
+                # in fields without rows, all values lie along one dimension
                 rows = len(shape) > 1 and shape[-1] != values.size
                 columns = _columns(handle) if rows else None
         except eccodes.CodesInternalError as exc:
@@ -138,7 +138,7 @@ class GribCodec(ArrayBytesCodec):
 
 @contextmanager
 def grib_handle(message: bytes) -> Iterator[Any]:
-    """Give a message to ecCodes, which nobody else may use meanwhile.
+    """Pass a message to ecCodes, which nobody else may use at the same time.
 
     Yields
     ------
@@ -161,8 +161,8 @@ def grid_points(handle: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.fl
     Raises
     ------
     InvalidInputError
-        If ecCodes has the coordinates in another order than the values: so it does with some
-        projected grids, and not as their standard has it.
+        If ecCodes has the coordinates in another order than the values, as it does for some
+        projected grids, against its own documentation.
     eccodes.KeyValueNotFoundError
         If it has no coordinates, such as for spherical harmonics.
     """
@@ -194,8 +194,8 @@ def grid_points(handle: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.fl
 def _check_grid(handle: Any, count: int) -> None:
     """Check the description of a Gaussian or reduced grid.
 
-    ecCodes does not when it computes coordinates: it ends the process, writes beyond its
-    memory, or computes for hours, if that is damaged.
+    ecCodes does not check it when it computes coordinates: if it is damaged, ecCodes ends the
+    process, writes beyond its memory, or computes for hours.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """GRIB messages as bytes: where they lie in a file, and which fields they have.
 
 The layout is that of the WMO Manual on Codes, FM 92, editions 1 and 2. What the sections mean
-is left to ecCodes, which gets a whole message of one field: the field of interest, or one of
+is left to ecCodes, which gets a whole message of one field: the field itself, or one of
 the same metadata without its values.
 """
 
@@ -17,9 +17,9 @@ __all__ = ["GribField", "field_message", "grib_fields"]
 
 _START: Final = b"GRIB"
 _END: Final = b"7777"
-#: How much is looked through at once for the next message.
+#: The size of the blocks in which the next message is searched for.
 _BLOCK: Final = 1 << 16
-#: What a section of metadata may have. Real ones have some hundreds of bytes, and those of
+#: The maximum size of a section of metadata. Real ones have some hundreds of bytes, and those of
 #: reduced grids some kilobytes.
 _MOST_METADATA: Final = 1 << 24
 
@@ -50,7 +50,7 @@ class GribField:
 def grib_fields(file: BinaryIO, location: str) -> Iterator[GribField]:
     """Yield the fields of all GRIB messages of a file, without reading their values.
 
-    What lies between messages is skipped.
+    Bytes between messages are skipped.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def field_message(data: bytes) -> bytes:
 
 
 def _next_start(read: Callable[[int, int], bytes], position: int, size: int) -> int | None:
-    """Return where the next message begins, None if there is no other."""
+    """Return where the next message begins, or None if there is no other."""
     while position < size:
         block = read(position, min(_BLOCK, size - position))
         found = block.find(_START)
