@@ -1,4 +1,4 @@
-"""Repositories: create and open them, their branches and tags, their history and upkeep."""
+"""Repositories: create and open them, their branches and tags, their history and maintenance."""
 
 from icechunk.repository.repository import Repository
 

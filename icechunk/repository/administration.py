@@ -23,7 +23,7 @@ from icechunk.repository.ops import RepoStatus, Update
 
 
 class Administration:
-    """What is said about one repository as a whole.
+    """What applies to one repository as a whole.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Administration:
 
     @property
     def _repo_info(self) -> RepoInfo:
-        """The current repo info, of a repository that is of a version which stores one."""
+        """The current repo info; the repository must be of a version that stores one."""
         info = self._state.load()
         if info.spec_version < 2:
             raise needs_upgrade("operations log, metadata, status and features")
@@ -47,7 +47,7 @@ class Administration:
     def ops_log(self) -> Iterator[Update]:
         """Return an iterator over all updates of the repository, newest first.
 
-        Older parts of the log are fetched as they are reached; where one was removed the
+        Older parts of the log are fetched as they are reached. Where one was removed, the
         log ends.
         """
         info = self._repo_info
@@ -105,7 +105,7 @@ class Administration:
         Parameters
         ----------
         metadata : mapping
-            Its names replace those that are there; others stay.
+            Its names replace existing ones; others stay.
         """
         given = _checked(metadata)
         merged: dict[str, Any] = {}
@@ -130,12 +130,12 @@ class Administration:
         Parameters
         ----------
         status : RepoStatus
-            Its time is stored, now if it has none.
+            Its time is stored; if it has none, the current time.
 
         Raises
         ------
         InvalidInputError
-            If it is no `RepoStatus`.
+            If it is not a `RepoStatus`.
         """
         if not isinstance(status, RepoStatus):
             raise InvalidInputError(
@@ -168,7 +168,7 @@ class Administration:
         return [flag for flag in self.feature_flags() if not flag.enabled]
 
     def set_feature_flag(self, name: str, setting: bool | None) -> None:
-        """Switch a feature on or off for all who use the repository.
+        """Switch a feature on or off for all users of the repository.
 
         Parameters
         ----------

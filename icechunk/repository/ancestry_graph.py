@@ -1,7 +1,7 @@
 """The history of a repository as a drawing: text for terminals, SVG for notebooks.
 
-Every branch has a lane, ``main`` the first one. Its commits stand in its lane until one
-that belongs to a lane further left already, where the lane ends.
+Every branch has a lane, and ``main`` has the first. Its commits stand in its lane, down to one
+that already belongs to a lane further left, where the lane ends.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class _Row:
 
 
 class AncestryGraph:
-    """A drawing of history. ``print`` it, or show it in a notebook.
+    """A drawing of history. ``print`` it, or display it in a notebook.
 
-    Made by `Repository.ancestry_graph`. Snapshots that no branch leads to are not in it.
+    Made by `Repository.ancestry_graph`. Snapshots that are on no branch are not in it.
     """
 
     def __init__(self, rows: Sequence[_Row], lanes: int, plain: bool) -> None:
@@ -247,7 +247,7 @@ def _rising_times(entries: dict[bytes, SnapshotEntry]) -> dict[bytes, int]:
 
 
 def _shortened(message: str) -> str:
-    """Return the first line, no longer than fits."""
+    """Return the first line, shortened if necessary."""
     line = in_a_line(message.split("\n", 1)[0])
     if len(line) > _MESSAGE_LENGTH:
         line = line[: _MESSAGE_LENGTH - 3] + "..."

@@ -1,4 +1,4 @@
-"""Which commit last changed what: of an array, chunk by chunk."""
+"""Which commit last changed what in an array, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Annotation(Displayed):
     chunks : uint32[n, ndim]
         Coordinates of the chunks that have a value, sorted.
     commit : int64[n]
-        For each the place of its commit in `commits`; -1 where that is not known.
+        For each chunk the position of its commit in `commits`; -1 where that is unknown.
     commits : list of SnapshotInfo
         Newest first. One that stands for commits that have expired before it is in `expired`.
     expired : frozenset of str
-        Ids of commits that may have been made by one before them, which has expired.
+        Ids of commits whose changes may come from an older commit that has expired.
     metadata : SnapshotInfo or None
         The commit that last changed the ``zarr.json``, or made the array.
     """
@@ -54,14 +54,14 @@ class Annotation(Displayed):
     metadata: SnapshotInfo | None = None
 
     def of(self, chunk: Sequence[int]) -> SnapshotInfo | None:
-        """Return the commit that last changed a chunk; None if the chunk has no value."""
+        """Return the commit that last changed a chunk, or None if the chunk has no value."""
         rows = np.flatnonzero((self.chunks == np.asarray(chunk, np.uint32)).all(axis=1))
         if not len(rows) or self.commit[rows[0]] < 0:
             return None
         return self.commits[int(self.commit[rows[0]])]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return it in a form that JSON can express."""
         return {
             "path": self.path,
             "metadata": None if self.metadata is None else self.metadata.id,
@@ -78,7 +78,7 @@ class Annotation(Displayed):
         }
 
     def rows(self) -> Iterator[tuple[str, str, str, int, str]]:
-        """Yield id, time, message, number of chunks, and their box, a commit each."""
+        """Yield id, time, message, number of chunks, and their box, for each commit."""
         for place, each in enumerate(self.commits):
             chunks = self.chunks[self.commit == place]
             box = ", ".join(f"{axis.min()}:{axis.max() + 1}" for axis in chunks.T)
@@ -128,7 +128,7 @@ class Annotations:
     ) -> Annotation:
         """Say which commit last changed each chunk of an array.
 
-        By the transaction logs, newest first, until all chunks are found.
+        It follows the transaction logs, newest first, until all chunks are found.
 
         Parameters
         ----------
@@ -142,14 +142,14 @@ class Annotations:
         Returns
         -------
         Annotation
-            Of the chunks that have a value. ``print`` it, or ask it `of` a chunk.
+            For the chunks that have a value. ``print`` it, or ask for the commit `of` a chunk.
 
         Raises
         ------
         RefNotFoundError, SnapshotNotFoundError, NodeNotFoundError
             If there is no such version or array.
         InvalidInputError
-            If the region has another number of dimensions.
+            If the region has a different number of dimensions.
 
         Examples
         --------

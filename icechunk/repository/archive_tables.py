@@ -1,7 +1,7 @@
 """Tables of the files of archives: objects that arrays name, beside those of the format.
 
-`icechunk_dask.virtualize` writes them, and reads what is in them. A field of the ``zarr.json``
-of one of the arrays of an archive names its table, so each version has its own.
+`icechunk_dask.virtualize` writes and reads them. A field of the ``zarr.json`` of one of the
+arrays of an archive names its table, so each version has its own.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Named:
     table : str
     array : str or None
         Path of that array within the archive: several archives may be below one group. None
-        where an earlier version of this library has written it.
+        if an earlier version of this library has written it.
     """
 
     table: str
@@ -60,7 +60,7 @@ class Named:
 
 
 def named_table(user_data: bytes) -> Named | None:
-    """Return the table that a ``zarr.json`` names, None if it names none."""
+    """Return the table that a ``zarr.json`` names, or None."""
     if _FIELD_BYTES not in user_data:
         return None
     field = json.loads(user_data).get(FIELD)
@@ -73,7 +73,7 @@ def named_table(user_data: bytes) -> Named | None:
 
 
 def tables_in(user_data: bytes) -> set[str]:
-    """Return the keys of all tables that a ``zarr.json`` may name, whatever form it has."""
+    """Return the keys of all tables that a ``zarr.json`` may name, whatever its form."""
     if _FIELD_BYTES not in user_data:
         return set()
     return {table_key(name.decode()) for name in _QUOTED.findall(user_data)}

@@ -84,7 +84,7 @@ class BranchesAndTags:
         snapshot_id : str
             The new tip.
         from_snapshot_id : str, optional
-            Where the branch must be now.
+            Where the branch must be at present.
 
         Raises
         ------
@@ -113,7 +113,7 @@ class BranchesAndTags:
         self._state.update(compute)
 
     def delete_branch(self, branch: str) -> None:
-        """Delete a branch. Its snapshots stay until they are garbage collected.
+        """Delete a branch. Its snapshots stay until garbage collection deletes them.
 
         Raises
         ------
@@ -137,7 +137,7 @@ class BranchesAndTags:
 
     # -- tags ----------------------------------------------------------------------------
     def create_tag(self, tag: str, snapshot_id: str) -> None:
-        """Create a tag of a snapshot. A tag never moves, and its name is used once.
+        """Create a tag of a snapshot. A tag never moves, and its name can be used only once.
 
         Raises
         ------

@@ -1,7 +1,7 @@
 """Versions copied into another repository, byte for byte: their chunks, manifests and history.
 
-Objects keep their names, so what is there already is not copied again: a copy that was broken
-off goes on, and a later one brings what is new.
+Objects keep their names, so existing ones are not copied again: a copy that was interrupted
+can be continued, and a later one transfers what is new.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from icechunk.storage import AnyStorage
 
 __all__ = ["Copied", "Copier", "Copying"]
 
-#: What is copied, how many were, and how many there are.
+#: What is being copied, how many were, and how many there are.
 Progress: TypeAlias = Callable[[str, int, int], None]
 _THREADS: Final = 16
 _AT_A_TIME: Final = 1000
@@ -55,14 +55,14 @@ class Copied(Displayed):
     url : str
         Of the other repository.
     branch : str
-        That is at the version there now.
+        The branch of the other repository that is at the version now.
     snapshot_id : str
     snapshots : int
-        Versions of its history that were not there before.
+        Versions of its history that it did not have before.
     objects, nbytes : int
         What was stored there.
     skipped : int
-        Objects that were there already.
+        Objects that it already had.
     """
 
     url: str
@@ -97,25 +97,25 @@ class Copying:
     ) -> Copied:
         """Copy a version into another repository, with its history and its chunks.
 
-        Objects are copied byte for byte and keep their names, so that ids of snapshots mean the
-        same there. What is there already is skipped: a copy that was broken off goes on when it
-        is called again, and a later one brings what is new. Virtual references stay as they are.
-        The branch is moved when everything is there. Do not collect garbage in the target
+        Objects are copied byte for byte and keep their names, so ids of snapshots mean the
+        same there. Existing objects are skipped: a copy that was interrupted continues when it
+        is called again, and a later one transfers what is new. Virtual references stay as they
+        are. The branch moves when everything is there. Do not collect garbage in the target
         meanwhile.
 
         Parameters
         ----------
         target : Storage, str or path
-            Where there is no repository yet, or a copy of this one.
+            A place without a repository, or with a copy of this one.
         ref : str, default "main"
             The version, as `resolve` takes it.
         branch : str, optional
             The branch of the target that will be at it. Default: `ref` if that is the name of
             a branch, else ``main``.
         history : bool, default True
-            Whether to copy all versions before it, too. Otherwise they are as expired there.
+            Whether to copy all earlier versions, too. Otherwise they count as expired there.
         progress : callable, optional
-            Called with what is copied, how many were, and how many there are.
+            Called with what is being copied, how many were, and how many there are.
 
         Returns
         -------
@@ -126,7 +126,7 @@ class Copying:
         RefNotFoundError, SnapshotNotFoundError
             If there is no such version.
         InvalidInputError
-            If the target is another repository.
+            If the target is a different repository.
         ConflictError
             If its branch has commits that are not in the history of the version.
         FormatError
@@ -179,10 +179,10 @@ class Copier:
         self._objects = self._bytes = self._skipped = 0
 
     def run(self, tip: bytes, branch: str, *, history: bool) -> Copied:
-        """Copy a version, with all before it or none, and let a branch of the target be at it."""
+        """Copy a version, with all before it or none, and move a branch of the target to it."""
         entries = list(self._info.ancestry(tip))
         if not history and len(entries) > 1:
-            # as if all between had expired: a rebase still replays their logs
+            # as if everything between had expired: a rebase still replays their logs
             newest, *between, first = entries
             logs = [log for each in reversed(between) for log in (*each.pruned, each.id)]
             pruned = (*logs, *newest.pruned)
@@ -252,7 +252,7 @@ class Copier:
         return ids, rows.reshape(-1, OBJECT_ID_SIZE), tables
 
     def _copy_ids(self, folder: str, ids: npt.NDArray[np.uint8], *, is_check: bool = False) -> None:
-        """Copy objects that the target does not have, or not whole."""
+        """Copy objects that the target does not have, or has only in part."""
         ours, theirs = (
             Listing(storage.list(folder), folder)
             for storage in (self._assets.storage, self._target.storage)

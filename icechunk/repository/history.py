@@ -1,4 +1,4 @@
-"""History of a repository: listed, compared, drawn, and rewritten."""
+"""History of a repository: listed, compared, and drawn."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class History:
         Parameters
         ----------
         branch, tag, snapshot_id, ref : str
-            Exactly one of them: where to begin. For `ref` see `icechunk.Repository.resolve`.
+            Exactly one of them: where to start. For `ref` see `icechunk.Repository.resolve`.
         """
         info = self._state.load()
         start = resolve(info, branch, tag, snapshot_id, ref)
@@ -144,12 +144,12 @@ class History:
         branch, tag, snapshot_id : str, optional
             At most one of them: the version whose history is drawn, in a line.
         plain : bool
-            Whether to do without colors, for files and logs.
+            Whether to omit colours, for files and logs.
 
         Returns
         -------
         AncestryGraph
-            ``print`` it, or show it in a notebook.
+            ``print`` it, or display it in a notebook.
 
         Raises
         ------

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "PartResult", "check_distinct", "listed_keys"]
 
-#: How a commit goes on if the branch has moved: refuse only where both wrote the same.
+#: How a commit continues if the branch has moved: refuse only where both wrote the same.
 _DETECT = ConflictDetector()
 
 
@@ -52,13 +52,13 @@ class PartResult(Displayed):
     ----------
     key : JSON value
     ran : bool
-        Whether the function was called; not if the part was done before.
+        Whether the function was called. It is not if the part was already done.
     counts : bool
-        Whether the job keeps what it wrote; not if another run of the part was faster.
+        Whether the job keeps what it wrote. It does not if another run of the part was faster.
     attempt : int
         From 1 on; 0 if it did not run.
     chunks, nbytes : int
-        Chunks written, and their size as they are stored.
+        Chunks written, and their size as stored.
     result : object
         What the function returned.
     """
@@ -75,7 +75,7 @@ class PartResult(Displayed):
 class Job(Displayed):
     """A write in many parts. Made by `Repository.jobs`.
 
-    It pickles if the repository does, and holds nothing that others change.
+    It pickles if the repository does, and holds no state that others change.
     """
 
     def __init__(self, repository: Host, files: JobFiles, definition: Definition) -> None:
@@ -97,17 +97,17 @@ class Job(Displayed):
 
     @property
     def keys(self) -> list[Any] | None:
-        """The keys of its parts, in the order that they were given; None if any key goes."""
+        """The keys of its parts, in the order given; None if any key is allowed."""
         keys = self._definition.keys
         return None if keys is None else list(keys)
 
     @property
     def about(self) -> dict[str, Any]:
-        """What `Jobs.create` was told of it."""
+        """What `Jobs.create` was told about it."""
         return copy.deepcopy(self._definition.about or {})
 
     def differences(self, other: Definition) -> Sequence[str]:
-        """Return the names of what is different in another definition."""
+        """Return the names of what differs in another definition."""
         mine = self._definition
         pairs = {
             "branch": (mine.branch, other.branch),
@@ -134,10 +134,10 @@ class Job(Displayed):
         timeout: float | None = None,
         lease: float = LEASE,
     ) -> list[PartResult]:
-        """Do parts in this process, unless they are done.
+        """Run parts in this process, unless they are done.
 
-        Any process may do any part at any time, and several may do the same one: the first
-        that is done counts. Parts must not write the same chunks.
+        Any process may run any part at any time, and several may run the same one: the first
+        that finishes counts. Parts must not write the same chunks.
 
         Parameters
         ----------
@@ -146,17 +146,17 @@ class Job(Displayed):
         index : int, optional
             Position of a key in `Job.keys`: the number of this process in an array of them.
         keys : iterable of JSON values, optional
-            Several, one after another; those after one that failed are still done.
+            Several, one after another. Those after one that failed are still run.
             Exactly one of `index` and `keys` is needed. ``keys=job.status().left`` takes up all
-            that nobody does, or that look dead.
+            that nobody runs, or that look dead.
         retries : int
-            How often a part that failed is tried again at once.
+            How often a part that failed is retried at once.
         timeout : float, optional
-            Seconds after which a part is given up as failed. Its function is called in a thread of
-            its own then, which nothing can end: what it still writes is in no version.
+            Seconds after which a part is given up as failed. Its function then runs in a thread
+            of its own, which nothing can stop: what it still writes is in no version.
         lease : float
-            Seconds. A part gives a sign of life three times in each; one that gave none for so long
-            looks dead in `status`, with the time and the host.
+            Seconds. A part gives a sign of life three times in each; one that gave none for this
+            long looks dead in `status`, with the time and the host.
 
         Returns
         -------

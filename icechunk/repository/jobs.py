@@ -1,8 +1,8 @@
 """Jobs: writes in many parts, by any processes at any time, that know what is done.
 
 A job needs no process that stays alive. Each part writes its chunks and leaves its change set
-in the repository's storage; whoever sees that all are there commits them. What is done is a
-set of keys that lives apart from the history, so it outlives expiration and amended commits.
+in the repository's storage. Whoever sees that all are there commits them. What is done is a
+set of keys that lives outside the history, so it survives expiration and amended commits.
 """
 
 from __future__ import annotations
@@ -56,17 +56,17 @@ class Jobs(Displayed):
         message : str
             Of the commits.
         branch : str
-            Where the job commits. Parts see its newest snapshot of now.
+            Where the job commits. Parts see the snapshot that is its newest now.
         keys : iterable of JSON values, optional
-            One for each part, each once. Default: there may be more at any time; then each
-            part sees the snapshot that is the newest when it begins.
+            One for each part, without repeats. Default: more may come at any time; each part then
+            sees the snapshot that is the newest when it begins.
         metadata : mapping, optional
             Of the commits.
         about : mapping, optional
-            What else to know of the job later, such as what its input is like: anything that
+            What else to record about the job, such as a description of its input: anything that
             JSON can express. See `Job.about`.
         exist_ok : bool
-            Whether to return the job if there is one that says the same: for scripts that run
+            Whether to return the job if one with the same definition exists: for scripts that run
             many times.
 
         Raises

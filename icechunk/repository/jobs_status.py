@@ -1,4 +1,4 @@
-"""How far a job is: for the eye, and for programs."""
+"""The progress of a job, for display and for programs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class RunningPart(Displayed):
-    """A part that somebody has begun, and not ended.
+    """A part that somebody has begun and not finished.
 
     Attributes
     ----------
@@ -32,8 +32,8 @@ class RunningPart(Displayed):
     seen : str
         When it gave its last sign of life, by the clock of the storage.
     looks_dead : bool
-        Whether that is longer ago than its lease. Any process may run the part again; if the
-        first one lives, whoever is done first counts.
+        Whether that is longer ago than its lease. Any process may run the part again. If the
+        first one is alive after all, the one that finishes first counts.
     """
 
     key: Any
@@ -71,7 +71,7 @@ class FailedPart(Displayed):
 
 @dataclass(frozen=True)
 class JobStatus(Displayed):
-    """How far a job is.
+    """The progress of a job.
 
     Attributes
     ----------
@@ -109,7 +109,7 @@ class JobStatus(Displayed):
 
     @property
     def left(self) -> list[Any]:
-        """Keys still to be done: those that are missing, have failed, or look dead."""
+        """Keys that remain: those that are missing, have failed, or look dead."""
         dead = [part.key for part in self.running if part.looks_dead]
         return [*self.missing, *(part.key for part in self.failed), *dead]
 

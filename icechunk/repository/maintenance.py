@@ -50,7 +50,7 @@ _log = logging.getLogger(__name__)
 
 
 class Maintenance:
-    """What removes, and measures, what a repository does not need any more.
+    """Removes what a repository no longer needs, and measures it.
 
     Parameters
     ----------
@@ -71,31 +71,31 @@ class Maintenance:
     ) -> set[str]:
         """Take old snapshots out of the history of all branches and tags.
 
-        The oldest snapshot of a history that stays gets the first snapshot of the
-        repository as its parent. The first snapshot is never expired, nor the newest of
-        ``main``; those that other branches and tags point to stay, too, unless these are to
-        be deleted. Nothing is deleted from the storage: that is what `garbage_collect` does.
+        The oldest remaining snapshot of a history gets the first snapshot of the repository as
+        its parent. The first snapshot never expires, nor does the newest of ``main``. Those that
+        other branches and tags point to stay, too, unless these are to be deleted. Nothing is
+        deleted from the storage: `garbage_collect` does that.
 
         Parameters
         ----------
         older_than : datetime, date, numpy.datetime64 or str
-            In UTC if it has no zone; a date is its first instant. A snapshot that was written
-            at that very time stays.
+            In UTC if it has no zone; a date is its first instant. A snapshot that was written at
+            exactly that time stays.
         delete_expired_branches, delete_expired_tags : bool, default False
             Delete branches (but ``main``) or tags that point to an expired snapshot.
 
         Returns
         -------
         set of str
-            The ids of the snapshots that are in no history any more. In a repository of
-            spec version 1: of those that are older, also if a branch or tag keeps them.
+            The ids of the snapshots that are no longer in any history. In a repository of
+            spec version 1: of those that are older, even if a branch or tag keeps them.
 
         Raises
         ------
         InvalidInputError
-            If it is no time, or one without zone that is in the future.
+            If it is not a time, or has no zone and is in the future.
         ReadOnlyError
-            If the repository or its storage takes no writes.
+            If the repository or its storage does not allow writes.
         """
         limit = to_microseconds(_cutoff(older_than, "older_than"))
         self._require_writable("expire")
@@ -121,9 +121,9 @@ class Maintenance:
         delete_expired_branches: bool = False,
         delete_expired_tags: bool = False,
     ) -> ExpirationPreview:
-        """Say what `expire_snapshots` would take out of the history, and what that would free.
+        """Say what `expire_snapshots` would remove from the history, and what that would free.
 
-        Nothing is changed. All versions and manifests are read.
+        Nothing is changed. It reads all versions and manifests.
 
         Parameters
         ----------
@@ -178,47 +178,47 @@ class Maintenance:
         incremental: bool = False,
         progress: Progress | None = None,
     ) -> GCSummary:
-        """Delete all objects that no branch or tag leads to, and that are old enough.
+        """Delete all objects that no branch or tag leads to, if they are old enough.
 
-        Others may read and write meanwhile. But **a session must not be older than the time
-        given here when it commits**: nothing refers to what it has written, and only its
-        age protects that. The same is true of readers of versions that have expired. What jobs
-        need that are not closed is kept, whatever its age.
+        Others may read and write in the meantime. But **a session must not be older than the
+        time given here when it commits**: nothing refers to what it has written, and only its
+        age protects that. The same applies to readers of versions that have expired. Whatever
+        unfinished jobs need is kept, whatever its age.
 
-        Every version is read before anything is deleted. If one cannot be, nothing is.
-        Progress is logged at level INFO.
+        Every version is read before anything is deleted. If one cannot be read, nothing is
+        deleted. Progress is logged at level INFO.
 
         Parameters
         ----------
         delete_object_older_than : datetime, date, numpy.datetime64 or str
             In UTC if it has no zone; a date is its first instant. Objects that were written
-            later, by the clock of the storage, stay in any case; a time in the future protects
-            no commit that is under way. If the clock of this machine is ahead of the storage's,
-            objects stay so much longer.
+            later, by the clock of the storage, stay in any case. A time in the future does not
+            protect commits in progress. If the clock of this machine is ahead of the storage's,
+            objects stay that much longer.
         dry_run : bool, default False
             Count what would be deleted, and change nothing.
         max_snapshots_in_memory : int, default 50
         max_compressed_manifest_mem_bytes : int, default 512 MiB
-            Of manifests that are fetched at a time. One that is larger is fetched alone.
+            Limit for manifests that are fetched at a time. A larger one is fetched alone.
         max_decoded_manifest_mem_bytes : int, default 4 GiB
-            Likewise of the same manifests when decoded, by estimate. The chunks that are
-            kept take 8 bytes each beside that, and about four times as much for a moment.
+            The same for decoded manifests, by estimate. Besides that, each chunk that is kept
+            takes 8 bytes, and for a moment about four times as much.
         max_concurrent_manifest_fetches : int, default 500
             More than 32 threads are never used.
         max_concurrent_deletes : int, default 10
             Requests at a time, of up to 1000 objects each.
         max_consecutive_delete_failures : int, default 50
-            After so many failures in a row the run ends with an error.
+            After this many failures in a row, the run ends with an error.
         max_concurrent_listings : int, optional
             Accepted for programs that set it: each folder is listed by itself.
         incremental : bool, default False
-            Whether to go on from what the last incremental run has noted. Only versions that
-            are new or gone since are read, and chunks are not listed: the time grows with what
-            has changed. What sessions have left that never committed is not found, and sizes
-            are those that references tell; run a whole collection now and then. The first run
+            Whether to continue from the notes of the last incremental run. Only versions that
+            are new or gone since then are read, and chunks are not listed: the time grows with
+            what has changed. Leftovers of sessions that never committed are not found, and sizes
+            are those that references state. Run a whole collection now and then. The first run
             reads all versions. Not in spec version 1.
         progress : callable, optional
-            Called with what is looked at, how many were, and how many there are, 0 if that is
+            Called with what is being read, how many were, and how many there are, 0 if that is
             not known.
 
         Returns
@@ -228,12 +228,12 @@ class Maintenance:
         Raises
         ------
         InvalidInputError
-            If it is no time, or one without zone that is in the future, or if a limit is not
+            If it is not a time, or has no zone and is in the future, or if a limit is not
             at least 1.
         ReadOnlyError
-            If the repository or its storage takes no writes.
+            If the repository or its storage does not allow writes.
         StorageError, FormatError
-            If something that a version needs is missing or damaged; nothing is deleted.
+            If something that a version needs is missing or damaged. Nothing is deleted then.
         """
         cutoff = _cutoff(delete_object_older_than, "delete_object_older_than")
         limits = _limits(
@@ -319,7 +319,7 @@ class Maintenance:
         max_decoded_manifest_mem_bytes: int = 4 * 1024 * 1024 * 1024,
         max_concurrent_manifest_fetches: int = 500,
     ) -> ChunkStorageStats:
-        """Return how much space the chunks of all versions take that branches and tags lead to.
+        """Return how much space the chunks of all versions that branches and tags lead to take.
 
         What only expired or abandoned snapshots refer to is not counted; that is what
         `garbage_collect` would delete.
@@ -391,13 +391,13 @@ class Maintenance:
 
 
 def _cutoff(when: Time, name: str) -> datetime:
-    """Return the time before which something is old.
+    """Return the time before which an object counts as old.
 
     Raises
     ------
     InvalidInputError
-        If it is none; also if it is in the future and has no zone. Whoever is ahead of UTC
-        would give the time of his clock, and what is written now would be taken for old.
+        If it is not a time, or is in the future and has no zone. East of UTC, a user who
+        gives local time would otherwise make new objects count as old.
     """
     checked = instant(when, name, ErrorKind.NOT_ALLOWED)
     if not has_zone(when) and checked > datetime.now(UTC):
@@ -410,7 +410,7 @@ def _cutoff(when: Time, name: str) -> datetime:
 
 
 def _is_full(error: BaseException | None) -> bool:
-    """Whether a storage has no room left."""
+    """Whether a storage has no space left."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True

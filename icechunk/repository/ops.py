@@ -40,7 +40,7 @@ class RepoStatus(Labelled):
     ----------
     availability : RepoAvailability
     set_at : datetime, optional
-        When this was set. Left out when it is to be set now.
+        When this was set. Leave it out to use the current time.
     limited_availability_reason : str, optional
     """
 
@@ -77,24 +77,24 @@ class GCSummary(Labelled):
     chunks_deleted, manifests_deleted, snapshots_deleted, transaction_logs_deleted : int
         Numbers of objects.
     attributes_deleted : int
-        Always 0: the format reserves such objects, and nobody writes them.
+        Always 0: the format reserves such objects, but nobody writes them.
     objects_failed_to_delete : int
     delete_errors : list of str
         Why; the first few.
     skipped_phases : list of str
         Kinds of objects that were left alone because an earlier kind had failures: what
-        they refer to must go before them.
+        they refer to must be deleted after them.
     throttled_batches : int
-        Always 0: the storage retries requests that are throttled, and does not tell.
+        Always 0: the storage retries throttled requests and does not report them.
     kept : dict of str to dict of str to int
         Why objects stay, by kind: how many are ``"needed"`` by a version or a job, are
-        ``"young"`` though nothing refers to them, or are ``"foreign"``: they have no name of
+        ``"young"`` although nothing refers to them, or are ``"foreign"``: they have no name of
         this format.
     since : datetime or None
         Objects written at that time or later, by the clock of the storage, stay. It is before
-        the time that was given where a job or a clock says so.
+        the given time if a job or a clock requires that.
     reasons : list of str
-        Why it is before.
+        Why it is before the given time.
     """
 
     _label = "icechunk.ops.GCSummary"
@@ -122,11 +122,11 @@ class ExpirationPreview(Labelled):
     Attributes
     ----------
     snapshots : frozenset of str
-        Ids of the snapshots that would be in no history any more.
+        Ids of the snapshots that would no longer be in any history.
     branches, tags : tuple of str
         Those that would be deleted.
     bytes_freed : int
-        What a collection would delete beside what it would delete now already.
+        What a collection would then delete beyond what it would delete now.
     chunks_freed, manifests_freed : int
         Numbers of objects.
     """
@@ -142,7 +142,7 @@ class ExpirationPreview(Labelled):
 
 
 class _Kind:
-    """Shows what an update did as the call that makes it."""
+    """Displays an update as the call that makes it."""
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={literal(value)}" for name, value in vars(self).items())
@@ -150,7 +150,7 @@ class _Kind:
 
 
 class UpdateType:
-    """What an update did. One class per kind, with what there is to say about it."""
+    """What an update did: one class for each kind, with its details."""
 
     @dataclass(frozen=True, repr=False)
     class RepoInitialized(_Kind):
@@ -199,7 +199,7 @@ class UpdateType:
 
     @dataclass(frozen=True, repr=False)
     class BranchReset(_Kind):
-        """A branch was made to point elsewhere."""
+        """A branch was moved to another snapshot."""
 
         name: str
         previous_snap_id: str
@@ -221,7 +221,7 @@ class UpdateType:
 
     @dataclass(frozen=True, repr=False)
     class NewDetachedSnapshot(_Kind):
-        """A snapshot was made that belongs to no branch."""
+        """A snapshot was made that is on no branch."""
 
         new_snap_id: str
 
@@ -235,7 +235,7 @@ class UpdateType:
 
     @dataclass(frozen=True, repr=False)
     class FeatureFlagChanged(_Kind):
-        """A feature was switched; `new_value` is None where it went back to its default."""
+        """A feature was switched; `new_value` is None if it went back to its default."""
 
         id: int
         new_value: bool | None
@@ -281,7 +281,7 @@ def update_name(kind: UpdateKind) -> str:
 
 
 def update_fields(entry: UpdateEntry) -> dict[str, Any]:
-    """Return what an entry says, under the names that the official client has for it."""
+    """Return the content of an entry, under the names of the official client."""
     found: dict[str, Any] = {}
     for item in FIELDS[entry.kind]:
         value = getattr(entry, item)

@@ -1,4 +1,4 @@
-"""A repository as notebooks show it: its branches, tags and newest commits."""
+"""A repository as notebooks display it: its branches, tags and newest commits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COMMITS = 10
 
 
 def overview(url: str, state: RepoState) -> Html:
-    """Return a card. What it shows is the repo info, and no other object is asked for."""
+    """Return a card. It shows the repo info, and no other object is requested."""
     try:
         info = state.load()
         parts = [

@@ -1,7 +1,7 @@
-"""Fetching small manifests ahead of the reads that need them.
+"""Fetch small manifests ahead of the reads that need them.
 
-When somebody opens a dataset its coordinates are read next. Their manifests are fetched in
-the background as soon as a session opens, so that this takes one round trip less.
+When somebody opens a dataset, its coordinates are read next. Their manifests are fetched in
+the background as soon as a session opens, which saves one round trip.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _log = logging.getLogger(__name__)
 
 
 def manifests_to_preload(snapshot: Snapshot, config: EffectiveConfig) -> list[bytes]:
-    """Return the manifests that are to be fetched when a session opens.
+    """Return the manifests to fetch when a session opens.
 
     The first arrays are looked at, in the order of their paths. A manifest for which the
-    condition holds is left out if it would take the references over their limit; smaller
+    condition holds is left out if it would exceed the limit on references; smaller
     ones behind it may still fit.
     """
     chosen: list[bytes] = []
@@ -51,9 +51,9 @@ def manifests_to_preload(snapshot: Snapshot, config: EffectiveConfig) -> list[by
 
 
 def preloading(session: Session, assets: Assets) -> Session:
-    """Begin to fetch manifests for a session that was just opened, and return it.
+    """Start to fetch manifests for a session that was just opened, and return the session.
 
-    What cannot be fetched now fails when it is read, with an error that says so.
+    A manifest that cannot be fetched now fails when it is read, with an error that says so.
     """
     config = session.effective_config
     if config.preload_max_total_refs > 0 and config.preload_max_arrays_to_scan > 0:
@@ -62,7 +62,7 @@ def preloading(session: Session, assets: Assets) -> Session:
 
 
 def _start(function: Callable[..., None], *arguments: object) -> threading.Thread:
-    # a daemon: nobody waits for it, and neither does the end of the process
+    # a daemon: nobody waits for it, not even the end of the process
     thread = threading.Thread(target=function, args=arguments, name=_NAME, daemon=True)
     thread.start()
     return thread

@@ -1,4 +1,4 @@
-"""Proof that all is there: the verification that users start."""
+"""Proof that everything is there: the verification that users start."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ class Proof:
         deep: bool | Literal["sample"] = False,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> Verification:
-        """Prove that all that versions refer to is there, and fits together.
+        """Prove that everything that versions refer to is there, and fits together.
 
-        Reads the snapshots, transaction logs and manifests of all versions, and lists the
-        chunks. Nothing is changed; others may commit meanwhile, but collection of garbage may
+        It reads the snapshots, transaction logs and manifests of all versions, and lists the
+        chunks. Nothing is changed. Others may commit in the meantime, but garbage collection may
         look like damage.
 
         Parameters
         ----------
         sources : bool
-            Whether to look at the files that virtual chunks are in: one request for each file
-            tells whether it is there, long enough, and the version that was referred to.
+            Whether to check the files that virtual chunks are in. One request for each file
+            tells whether it is there, long enough, and of the version that was referred to.
         deep : bool or "sample"
             Whether to decode the chunks of the newest version of each branch and tag: all of
             them, or a few of each array.
         progress : callable, optional
-            Called with what is looked at, how many were, and how many there are.
+            Called with what is being checked, how many were, and how many there are.
 
         Returns
         -------
         Verification
-            Falsy if there is damage; it says what is wrong, and what that touches.
+            Falsy if there is damage. It says what is wrong, and what that affects.
 
         Examples
         --------

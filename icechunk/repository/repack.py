@@ -1,4 +1,4 @@
-"""Small chunks into objects that they share, and out of those that hold much waste."""
+"""Combine small chunks into shared objects, and empty objects that hold much waste."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class RepackSummary(Displayed):
     packed_bytes : int
         The size of these objects.
     wasted_bytes : int
-        What no chunk of the version refers to in them. Older versions may.
+        Bytes in them that no chunk of the version refers to. Older versions may.
     chunks : int
         Those that are to be packed: in objects of which too much is waste, or alone in small
         objects.

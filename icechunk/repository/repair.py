@@ -1,7 +1,7 @@
-"""Repair: a damaged repository that can be opened again.
+"""Repair: make a damaged repository usable again.
 
 The object that names all versions is restored from the copies that each update leaves.
-Nothing else is lost by that, and nothing is dropped unless somebody asks for it.
+This loses nothing else, and nothing is dropped unless somebody asks for it.
 """
 
 from __future__ import annotations
@@ -68,33 +68,33 @@ def repair(
     """Repair a damaged repository, so that it can be opened and read again.
 
     If the object ``repo``, which names all versions, is missing, cut or damaged, it is
-    restored from the newest copy in ``overwritten/`` that can be read and whose branches
-    and tags can be. What was there is kept beside it. Such a copy is the state *before* an
-    update: the last commit may be unknown to it, and is listed for `adopt`.
+    restored from the newest readable copy in ``overwritten/`` whose branches and tags can be
+    read. The damaged object is kept beside it. Such a copy is the state *before* an
+    update: it may not know the last commit, which is listed for `adopt`.
 
-    Nothing is dropped unless `drop_unreadable` asks for it, and then only from the newest
-    version of one branch, by a new commit; older versions stay as they are.
+    Nothing is dropped unless `drop_unreadable` is set, and then only from the newest
+    version of one branch, by a new commit. Older versions stay as they are.
 
     Parameters
     ----------
     storage : Storage, str or path
-        Where: the repository need not be one that can be opened.
+        The place of the repository, which need not be one that can be opened.
     branch : str, optional
-        A branch whose newest version is looked at. Transaction logs of its history that
-        cannot be read are made anew, from the snapshots.
+        A branch whose newest version is checked. Transaction logs of its history that
+        cannot be read are made again, from the snapshots.
     drop_unreadable : bool, default False
-        Whether to commit to that branch a version without what cannot be read: chunks
+        Whether to commit a version without what cannot be read to that branch: without chunks
         whose objects are missing or cut short, manifests, nodes. **What is dropped reads as
         fill values**; the report names each. If the newest version cannot be read at all,
         the branch is moved to the newest that can be.
     adopt : mapping of str to str, optional
         Branches, and the ids of snapshots that become their newest versions: commits that
-        the restored state does not know. In spec 1, where no copies of refs exist, it says
+        the restored state does not know. In spec 1, which has no copies of refs, it says
         where a branch was that cannot be read.
     dry_run : bool, default True
         Change nothing, and say what would be done.
     config : RepositoryConfig, optional
-        For how objects are written.
+        Determines how objects are written.
 
     Returns
     -------

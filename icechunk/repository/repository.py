@@ -86,7 +86,7 @@ class Repository:
         self._copying = Copying(current)
         self._proof = Proof(current, sessions)
 
-    # -- making and opening --------------------------------------------------------
+    # -- creating and opening ------------------------------------------------------
     @classmethod
     def create(
         cls,
@@ -102,16 +102,16 @@ class Repository:
         Parameters
         ----------
         storage : Storage, str or path
-            Where: a storage, a URL such as ``s3://bucket/prefix``, or a folder.
+            The place: a storage, a URL such as ``s3://bucket/prefix``, or a folder.
         config : RepositoryConfig, optional
             Stored with the repository where it differs from the default.
         authorize_virtual_chunk_access : mapping of str to credentials, optional
             Prefixes of the virtual chunk containers that may be read, and how.
         spec_version : SpecVersion or int, optional
-            Default: 2. Version 1 is for others who have clients 1.x; it has no moves, no
-            amend, no operations log, and no settings but the configuration.
+            Default: 2. Version 1 is for sharing with clients 1.x. It has no moves, no amend,
+            no operations log, and no settings except the configuration.
         check_clean_root : bool
-            Whether to refuse a place where there is something already.
+            Whether to refuse a place where there already are other objects.
         attribution : Attribution, optional
             Labels for the access logs of the storage.
 
@@ -159,7 +159,7 @@ class Repository:
     ) -> Repository:
         """Open a repository.
 
-        Reading takes no permission but to get objects, and creates nothing.
+        Reading needs no permission except to get objects, and creates nothing.
 
         Parameters
         ----------
@@ -168,9 +168,9 @@ class Repository:
             Overrides the stored one, option by option.
         authorize_virtual_chunk_access : mapping of str to credentials, optional
             Prefixes of the virtual chunk containers that may be read, and how. A prefix
-            covers the containers inside of it. The stored configuration cannot make your
-            credentials go to another service than the one that a prefix names: containers
-            with an endpoint of their own, for one, have to be passed in `config`.
+            covers the containers inside it. The stored configuration cannot send your
+            credentials to another service than the one that a prefix names: for example,
+            containers with an endpoint of their own must be passed in `config`.
         attribution : Attribution, optional
             Labels for the access logs of the storage.
 
@@ -192,7 +192,7 @@ class Repository:
         authorization: Authorization | None,
         attribution: Attribution | None = None,
     ) -> tuple[Repository, RepoInfo]:
-        """Open a repository; return also what it was at that moment."""
+        """Open a repository, and also return its state at that moment."""
         place = as_storage(storage)
         given = config if config is not None else RepositoryConfig()
         first = cls(RepositoryRecipe.of(place, given, authorization, attribution))
@@ -228,8 +228,8 @@ class Repository:
     ) -> Session:
         """Return a session that reads one version of a repository that is not open yet.
 
-        The same as `open` and then `readonly_session`, whose parameters and errors it has,
-        with one request less.
+        The same as `open` followed by `readonly_session`, whose parameters and errors it has,
+        but with one request less.
         """
         repository, info = cls._open(storage, config, authorize_virtual_chunk_access)
         return repository._sessions.at(info, branch, tag, snapshot_id, ref, as_of)
@@ -247,7 +247,7 @@ class Repository:
         """Open a repository, or create it if there is none.
 
         Takes the parameters of `open` and `create`. Two processes that do this at the
-        same time end up with the same repository.
+        same time get the same repository.
         """
         place = as_storage(storage)
         opening = (place, config, authorize_virtual_chunk_access)
@@ -330,7 +330,7 @@ class Repository:
             lambda info: (replace(info, config=raw), UpdateEntry(kind=UpdateKind.CONFIG_CHANGED))
         )
 
-    # -- what it is --------------------------------------------------------------------
+    # -- properties ----------------------------------------------------------------
     @property
     def config(self) -> RepositoryConfig:
         """The configuration in force: the stored one, overridden by what was given."""
@@ -338,7 +338,7 @@ class Repository:
 
     @property
     def storage(self) -> Storage:
-        """Where the repository is."""
+        """The place of the repository."""
         return self._recipe.storage
 
     @property
@@ -377,7 +377,7 @@ class Repository:
         Repository.__init__(self, state["recipe"])
 
     def __dask_tokenize__(self) -> str:
-        # Dask takes equal tokens for equal data, and what a repository holds changes
+        # Dask takes equal tokens for equal data, but the content of a repository changes
         return uuid.uuid4().hex
 
     @property

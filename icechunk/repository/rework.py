@@ -1,4 +1,4 @@
-"""Commits made of other commits: several as one, one on another branch, one taken back.
+"""Commits made from other commits: several combined, one on another branch, one undone.
 
 Values are never copied: the new commit refers to the chunks that the old ones wrote.
 """
@@ -34,12 +34,12 @@ from icechunk.session.transplant import transplanted
 
 __all__ = ["Rework"]
 
-#: Metadata that belongs to the library, and says nothing of a commit that is made anew.
+#: Metadata that belongs to the library, and does not describe a commit that is made again.
 _RESERVED: Final = "__icechunk"
 
 
 class Rework:
-    """Makes commits of other commits.
+    """Makes commits from other commits.
 
     Parameters
     ----------
@@ -59,21 +59,21 @@ class Rework:
         *,
         metadata: Mapping[str, Any] | None = None,
     ) -> str:
-        """Make one commit of the newest commits of a branch.
+        """Combine the newest commits of a branch into one.
 
-        The version that the branch has stays the same, to the last chunk; only its history
-        is shorter. The old commits stay in other branches and tags, and can be read by their
+        The newest version of the branch stays the same, to the last chunk; only its history
+        gets shorter. The old commits stay in other branches and tags, and can be read by their
         ids until garbage is collected.
 
         Parameters
         ----------
         branch : str
         from_ : str
-            The version below the commits that become one, such as ``"main~3"``: it stays.
+            The version below the commits to combine, such as ``"main~3"``. It stays.
         message : str
         metadata : mapping, optional
-            Of the new commit. What the old ones have stays where this has nothing of that
-            name; of two old ones the newer counts.
+            For the new commit. Entries of the old ones stay unless this has one of the same
+            name; among the old ones, the newest counts.
 
         Returns
         -------
@@ -87,7 +87,7 @@ class Rework:
         InvalidInputError
             If the version is not below the newest one of the branch.
         ConflictError
-            If the branch moves meanwhile.
+            If the branch moves in the meantime.
 
         Examples
         --------
@@ -151,7 +151,7 @@ class Rework:
         context.state.update(compute, seen=seen)
         return encode_id(id)
 
-    # -- one commit again, and the contrary of one --------------------------------------------
+    # -- one commit applied again, and one undone ----------------------------------------------
     def cherry_pick(
         self,
         branch: str,
@@ -165,13 +165,13 @@ class Rework:
         Parameters
         ----------
         branch : str
-            That gets a new commit.
+            The branch that gets a new commit.
         commit : str
             The commit, as `resolve` takes it: the newest of a branch, an id, a tag.
         message : str, optional
             Default: that of the commit.
         metadata : mapping, optional
-            Goes on top of that of the commit.
+            Added to that of the commit, and overriding it.
 
         Returns
         -------
@@ -184,10 +184,10 @@ class Rework:
             If there is no such branch or version.
         RebaseFailedError
             If the branch contradicts the commit. It lists all `conflicts`: a chunk that is
-            not what it was before the commit, an array that is gone. Nothing is committed.
+            not what it was before the commit, or an array that is gone. Nothing is committed.
         SessionStateError
-            If the branch has all these changes already, if the commit moved nodes, or if what
-            was before it has expired.
+            If the branch has all these changes already, if the commit moved nodes, or if the
+            version before it has expired.
 
         Examples
         --------
@@ -205,15 +205,15 @@ class Rework:
     ) -> str:
         """Undo the changes of one commit, by a new commit.
 
-        What was written before the commit is there again; what came after it stays. The
+        What was written before the commit is there again. What came after it stays. The
         history keeps both.
 
         Parameters
         ----------
         branch : str
-            That gets a new commit.
+            The branch that gets a new commit.
         commit : str
-            The commit to take back, as `resolve` takes it.
+            The commit to undo, as `resolve` takes it.
         message : str, optional
             Default: that of the commit, as ``Revert "..."``.
         metadata : mapping, optional
@@ -228,10 +228,10 @@ class Rework:
         RefNotFoundError, SnapshotNotFoundError
             If there is no such branch or version.
         RebaseFailedError
-            If something was changed again since. It lists all `conflicts`. Nothing is
+            If something was changed again since then. It lists all `conflicts`. Nothing is
             committed.
         SessionStateError
-            If nothing of the commit is left, if it moved nodes, or if what was before it has
+            If nothing of the commit is left, if it moved nodes, or if the version before it has
             expired.
 
         Examples
@@ -293,7 +293,7 @@ class Rework:
 
 
 def _above(info: RepoInfo, tip: bytes, base: bytes) -> Iterator[SnapshotEntry]:
-    """Yield the history of a version down to another one, which is left out.
+    """Yield the history of a version down to another one, which is not included.
 
     Raises
     ------
@@ -348,7 +348,7 @@ def _own_metadata(entry: SnapshotEntry) -> dict[str, Any]:
 def _check_told(changes: ChangeSet, log: TransactionLog, id: str) -> None:
     """Refuse a commit whose parent is not what it was made on.
 
-    An expiration of spec version 1, and clients 2.0 that forget what expired, leave such.
+    Expiration in spec version 1 leaves such commits, and so do clients 2.0, which forget.
     """
     nodes = {*log.new_arrays, *log.new_groups, *log.deleted_arrays, *log.deleted_groups}
     nodes |= {*log.updated_arrays, *log.updated_groups}

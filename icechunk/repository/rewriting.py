@@ -1,4 +1,4 @@
-"""The newest version of a branch, stored in another way: its manifests, its small chunks."""
+"""Store the newest version of a branch in another way: its manifests, its small chunks."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class Rewriting:
     ) -> str:
         """Split the references of all arrays into new manifests, and commit.
 
-        The rules are those of the configuration in force, and are noted in the metadata of
+        The rules are those of the configuration in force. They are recorded in the metadata of
         the commit, as ``metadata["__icechunk"]["splitting_config"]``. Every array gets new
-        manifests, even if they hold the same as before.
+        manifests, even if they have the same content as before.
 
         Parameters
         ----------
@@ -63,7 +63,7 @@ class Rewriting:
         InvalidInputError
             If `commit_method` is neither.
         ConflictError
-            If the branch moves meanwhile.
+            If the branch moves in the meantime.
         SessionStateError
             If the newest snapshot cannot be amended.
         """
@@ -87,9 +87,9 @@ class Rewriting:
     ) -> RepackSummary:
         """Pack small chunks of the newest snapshot into shared objects, and commit.
 
-        These are the native chunks of less than 256 KiB that have an object each, and those in
-        objects of which too much is waste, because chunks were written again or deleted.
-        Older versions keep the objects that they refer to: `expire_snapshots` and
+        Packed are the native chunks of less than 256 KiB that have an object each, and those in
+        objects that hold too much waste because chunks were overwritten or deleted. Older
+        versions keep the objects that they refer to: `expire_snapshots` and
         `garbage_collect` delete what no version needs.
 
         Parameters
@@ -98,23 +98,23 @@ class Rewriting:
         message : str
             Of the commit.
         max_waste : float, default 0.5
-            The share of an object, from 0 to 1, up to which waste is left in peace.
+            The share of an object, from 0 to 1, up to which waste is tolerated.
         dry_run : bool, default False
-            Whether to tell only what is there.
+            Whether to report only, without changes.
 
         Returns
         -------
         RepackSummary
-            How many bytes are wasted, how many chunks are written again, and the new snapshot.
+            How many bytes are wasted, how many chunks are rewritten, and the new snapshot.
 
         Raises
         ------
         RefNotFoundError
             If there is no such branch.
         InvalidInputError
-            If `max_waste` is no share.
+            If `max_waste` is not between 0 and 1.
         ConflictError
-            If the branch moves meanwhile.
+            If the branch moves in the meantime.
         """
         session = self._sessions.writable_session(branch, pack=True)
         return repack(session, message, max_waste=max_waste, dry_run=dry_run)

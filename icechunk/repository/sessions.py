@@ -56,7 +56,7 @@ class Sessions:
         Parameters
         ----------
         branch, tag, snapshot_id, ref : str
-            Exactly one of them. Of an id its beginning is enough, if no other begins so; for
+            Exactly one of them. The beginning of an id is enough if no other id begins the same
             `ref` see `resolve`.
         as_of : datetime, date, numpy.datetime64 or str, optional
             With `branch`: the newest snapshot of its history that is not younger. Strings are
@@ -81,17 +81,17 @@ class Sessions:
         ----------
         ref : str
             A branch, a tag, or the id of a snapshot or its beginning (4 characters or more, if
-            no other begins so). ``@branch.NAME``, ``@tag.NAME`` and ``@{ID}`` say which of these
-            is meant. After any of them, ``~N`` is the snapshot N commits before, and ``@TIME``
-            the newest of the history that is not younger: a date or time in ISO 8601, in UTC
+            no other id begins the same way). ``@branch.NAME``, ``@tag.NAME`` and ``@{ID}`` say
+            which of these is meant. After any of them, ``~N`` is the snapshot N commits before,
+            and ``@TIME`` the newest that is not younger: a date or time in ISO 8601, in UTC
             if it has no zone.
 
         Raises
         ------
         RefNotFoundError, SnapshotNotFoundError
-            If there is no such version; the message has names that are near.
+            If there is no such version. The message lists similar names.
         InvalidInputError
-            If more than one version is called so.
+            If the name fits more than one version.
 
         Examples
         --------
@@ -124,8 +124,8 @@ class Sessions:
         branch : str
         pack : bool, default False
             Whether chunks of less than 256 KiB share objects of about 4 MiB. Far fewer
-            requests write them, and neighbours are read by one. A chunk that is written
-            again leaves its old bytes in the object; `repack` tells how many, and makes
+            requests write them, and one request reads neighbours. A chunk that is overwritten
+            leaves its old bytes in the object; `repack` tells how many, and makes
             objects without them. Every client of the format reads packed chunks.
 
         Raises
@@ -153,7 +153,7 @@ class Sessions:
         return preloading(session, self._context().assets)
 
     def _writable_info(self) -> RepoInfo:
-        """Return the current repo info, if the repository and its storage take writes."""
+        """Return the current repo info, if the repository and its storage allow writes."""
         info = self._context().state.load()
         if not self._context().assets.storage.supports_writes:
             raise ReadOnlyError(
@@ -166,15 +166,15 @@ class Sessions:
     def replay_session(self, branch: str, *, from_snapshot_id: str, to_snapshot_id: str) -> Session:
         """Return a session that holds what changed between two versions, to be committed.
 
-        To bring the work of one branch to another that has moved meanwhile, as one commit:
-        it began at the first version and led to the second one. The session stands on the
+        Use it to bring the work of one branch to another that has moved in the meantime, as one
+        commit. The work began at the first version and led to the second. The session is on the
         first version, so a commit to a branch that is elsewhere needs ``rebase_with``, and
-        is refused where both changed the same.
+        is refused where both changed the same thing.
 
         Parameters
         ----------
         branch : str
-            That the session commits to.
+            The branch that the session commits to.
         from_snapshot_id, to_snapshot_id : str
             The versions.
 
@@ -198,7 +198,7 @@ class Sessions:
         )
 
     def session_after_commit(self, branch: str, snapshot_id: str) -> Session:
-        """Return a writable session that goes on from a commit that was just made."""
+        """Return a writable session that continues from a commit that was just made."""
         return Session(self._context(), decode_id(snapshot_id), SessionMode.writable, branch)
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""How much the chunks of a repository take."""
+"""How much space the chunks of a repository take."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ChunkStorageStats(Labelled):
     virtual_bytes : int
         In files elsewhere: every distinct range of a file.
     inlined_bytes : int
-        In manifests: a chunk is there as often as there are manifests that hold it.
+        In manifests: a chunk counts as often as there are manifests that hold it.
     """
 
     _label = "icechunk.stats.ChunkStorageStats"

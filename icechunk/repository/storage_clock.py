@@ -1,4 +1,4 @@
-"""How far our clock is ahead of that of a storage, which gives objects their times."""
+"""How far our clock is ahead of that of a storage, which sets the times of objects."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _log = logging.getLogger(__name__)
 
 #: Objects that were put to learn a time; litter if they are still there.
 CLOCK_PROBES: Final = f"{layout.OVERWRITTEN}clock-"
-#: As much may lie between two requests, and between two clocks that are right.
+#: Up to this much may lie between two requests, or between two clocks that are right.
 _TOLERANCE: Final = timedelta(seconds=5)
 
 
 def ahead_of_storage(storage: Storage) -> timedelta:
     """Return how far the clock of this machine is ahead of the storage's; 0 if it is not.
 
-    An object is put, looked at and deleted. Where that fails, as on a full disk, 0.
+    An object is put, read and deleted. If that fails, as on a full disk, the result is 0.
     """
     key = CLOCK_PROBES + encode_id(new_object_id())
     try:
@@ -41,7 +41,7 @@ def ahead_of_storage(storage: Storage) -> timedelta:
         return timedelta(0)
     if written is None:
         return timedelta(0)
-    # times without a fraction may be of any moment of that second
+    # times without a fraction may be any moment of that second
     latest = written + timedelta(seconds=1 if written.microsecond == 0 else 0)
     ahead = before - latest
     if ahead <= _TOLERANCE:

@@ -1,7 +1,7 @@
-"""Values that lie beside the objects of the format, as JSON in a zstd frame.
+"""Values stored beside the objects of the format, as JSON in a zstd frame.
 
-Whoever wrote the repository wrote these, too. So they are bounded, and what they are is looked
-at before anybody relies on it.
+Whoever wrote the repository wrote these, too. So their size is limited, and their form is
+checked before anybody relies on it.
 """
 
 from __future__ import annotations

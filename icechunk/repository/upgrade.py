@@ -1,8 +1,8 @@
 """Upgrading a repository of spec version 1 to version 2.
 
 Icechunk spec, "Migration". Snapshots, manifests and transaction logs stay as they are;
-what is new is the repo info, which lists them. It is stored with one put: before that
-nothing has changed, after that the upgrade is done, and what version 2 does not use can be
+only the repo info is new, which lists them. It is stored with one put: before it, nothing
+has changed; after it, the upgrade is done, and what version 2 does not use can be
 deleted in peace.
 """
 
@@ -38,7 +38,7 @@ from icechunk.repository.repository import Repository
 __all__ = ["upgrade_icechunk_repository"]
 
 _LOG: Final = logging.getLogger(__name__)
-#: Between a snapshot and the refs that the log says were made of it, in microseconds.
+#: Between a snapshot and the refs that the made-up log gives it, in microseconds.
 _MILLISECOND: Final = 1000
 
 
@@ -51,7 +51,7 @@ def upgrade_icechunk_repository(
 ) -> Repository:
     """Upgrade a repository from spec version 1 to version 2, for clients 2.x.
 
-    Nobody else should write to the repository meanwhile: others may see either version.
+    Nobody else should write to the repository in the meantime: they may see either version.
     No data is copied or rewritten. If the upgrade fails or is killed, the repository is of
     version 1 or of version 2, whole in both cases, and the upgrade can be run again. Each
     step is logged, at level INFO.
@@ -63,29 +63,29 @@ def upgrade_icechunk_repository(
         Read everything and compute the result, but write nothing.
     delete_unused_v1_files : bool, default True
         Delete what version 2 does not use: refs and configuration, which are in the repo
-        info now. As long as they are there, clients 1.x go on with version 1.
+        info now. As long as they are there, clients 1.x continue with version 1.
     prefetch_concurrency : int, optional
         Snapshots that are read at the same time. Default: 64.
 
     Returns
     -------
     Repository
-        Opened anew. After an upgrade `repo` itself refuses to go on.
+        The repository, opened again. After an upgrade, `repo` itself refuses to go on.
 
     Raises
     ------
     SessionStateError
-        If the repository is of version 2 already, and nothing of version 1 is left.
+        If the repository already has version 2, and nothing of version 1 is left.
     ReadOnlyError
-        If the storage cannot be written.
+        If the storage does not allow writes.
     FormatError
-        If a part of the history is missing or damaged; then nothing is changed.
+        If a part of the history is missing or damaged. Nothing is changed then.
     """
     concurrency = 64 if prefetch_concurrency is None else prefetch_concurrency
     if concurrency < 1:
         raise InvalidInputError(f"prefetch_concurrency is {concurrency}, it must be at least 1")
     given = repo
-    # what this one has cached may be old: expiration rewrites snapshots in version 1
+    # what this one has cached may be outdated: expiration rewrites snapshots in version 1
     repo = repo.reopen()
     storage = repo.storage
     if not (dry_run or storage.supports_writes):
@@ -107,7 +107,7 @@ def upgrade_icechunk_repository(
         _LOG.info("deleted %d objects that version 2 does not use", len(unused))
     new = repo.reopen()
     if not dry_run:
-        # it would go on with the old version
+        # it would continue with the old version
         given.context.state.retire(
             InvalidatedRepositoryError(
                 "this repository was upgraded to spec version 2, and this object knows version 1 "
@@ -143,7 +143,7 @@ def _store(repo: Repository, info: RepoInfo) -> None:
     try:
         state.create(info, level=repo.context.assets.compression_level)
     except StorageError:
-        # The answer may be lost and the put done all the same. Somebody else's upgrade is
+        # The answer may be lost although the put was done. Somebody else's upgrade is just
         # as good, if it has the same refs.
         if exists(repo.storage) != SpecVersion.v2:
             raise
@@ -197,7 +197,7 @@ def _operations(
     ----------
     refs : AllRefs
     by_branch : dict
-        The snapshots that are not of a branch before, newest first; ``main`` comes first.
+        The snapshots that are on no branch before, newest first; ``main`` comes first.
     kept : mapping
         All snapshots.
     """
