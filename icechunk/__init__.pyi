@@ -140,6 +140,7 @@ from icechunk.repository.upgrade import (
 )
 from icechunk.session import (
     ChunkType as ChunkType,
+    Committed as Committed,
     ForkSession as ForkSession,
     Session as Session,
     SessionMode as SessionMode,

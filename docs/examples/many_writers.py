@@ -54,3 +54,18 @@ with ThreadPoolExecutor() as pool:
 # --8<-- [end:appenders]
 array = zarr.open_array(repo.readonly_session("main").store, path="temperature", mode="r")
 assert array[:, 0].tolist() == [31, 32, 33, 34]
+
+# --8<-- [start:fair]
+
+
+def add_one_in_turn(day):
+    session = repo.writable_session("main")
+    zarr.open_array(session.store, path="temperature")[day] += 1
+    session.commit(f"Day {day}", rebase_with=icechunk.ConflictDetector(), fair=True)
+    return session.committed  # snapshot_id, attempts, rebases, objects
+
+
+with ThreadPoolExecutor() as pool:
+    taken = list(pool.map(add_one_in_turn, range(4)))
+# --8<-- [end:fair]
+assert max(each.attempts for each in taken) <= 5

@@ -8,8 +8,9 @@ collector. The rules are those of the Icechunk spec, "Commit".
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -96,6 +97,11 @@ class Builder:
         Manifests written at the same time.
     spec_version : int
         Of the repository: its objects are written in this form.
+
+    Attributes
+    ----------
+    written : int
+        Objects that were stored.
     """
 
     def __init__(
@@ -115,6 +121,31 @@ class Builder:
         self._id = new_object_id()
         self._parts: dict[bytes, _Part] = {}
         self._log: TransactionLog | None = None
+        self._counting = threading.Lock()
+        self.written = 0
+
+    def prepare(
+        self, base: Snapshot, changes: ChangeSet, newest: Snapshot, others: Collection[bytes]
+    ) -> None:
+        """Store the manifests that `build` will need whatever others are about to commit.
+
+        Parameters
+        ----------
+        base, changes
+            As for `build`.
+        newest : Snapshot
+            Where the branch is.
+        others : collection of bytes
+            Ids of the arrays that others are about to change.
+        """
+
+        def is_ours(id: bytes) -> bool:
+            old, now = base.get_by_id(id), newest.get_by_id(id)
+            same = old is None or (now is not None and now.array == old.array)
+            return same and id not in others
+
+        work = self._work(Tree(base, [changes]).nodes(), changes)
+        self._parts_of(base, [pair for pair in work if is_ours(pair[0].id)], changes)
 
     def build(
         self,
@@ -160,7 +191,9 @@ class Builder:
         if log != self._log:
             self._assets.write_transaction_log(log, spec_version=self._spec_version)
             self._log = log
+            self._count()
         self._assets.write_snapshot(snapshot, spec_version=self._spec_version)
+        self._count()
         return Built(snapshot, log)
 
     def _write_manifests(
@@ -168,30 +201,44 @@ class Builder:
     ) -> tuple[list[Node], dict[bytes, ManifestFile]]:
         """Store the manifests of all arrays that changed; return nodes and manifest list."""
         nodes = tree.nodes()
-        touched = {node_id for node_id, edits in changes.chunks.items() if edits}
-        touched |= changes.updated.keys()
+        parts = self._parts_of(base, self._work(nodes, changes), changes)
         files: dict[bytes, ManifestFile] = {}
-        work: list[tuple[int, Node, ArrayInfo]] = []
         for position, node in enumerate(nodes):
             if node.array is None:
                 continue
-            if self._rewrites or node.id in touched:
-                work.append((position, node, node.array))
-            else:
+            part = parts.get(node.id)
+            if part is None:
                 for ref in node.array.manifests:
                     files[ref.id] = base.manifest_files[ref.id]
+                continue
+            manifests = tuple(ref for ref, _ in part.manifests)
+            nodes[position] = replace(node, array=replace(node.array, manifests=manifests))
+            files.update((file.id, file) for _, file in part.manifests)
+        return nodes, dict(sorted(files.items()))
 
-        def rewrite(item: tuple[int, Node, ArrayInfo]) -> _Part:
-            _, node, array = item
+    def _work(self, nodes: list[Node], changes: ChangeSet) -> list[tuple[Node, ArrayInfo]]:
+        """Return the arrays whose manifests may have to be made anew."""
+        touched = touched_nodes(changes)
+        return [
+            (node, node.array)
+            for node in nodes
+            if node.array is not None and (self._rewrites or node.id in touched)
+        ]
+
+    def _parts_of(
+        self, base: Snapshot, work: list[tuple[Node, ArrayInfo]], changes: ChangeSet
+    ) -> dict[bytes, _Part]:
+        def rewrite(item: tuple[Node, ArrayInfo]) -> _Part:
+            node, array = item
             edits = changes.chunks.get(node.id)
             return self._part(base, node, array, edits.refs() if edits else None)
 
         parts = map_in_threads(rewrite, work, self._concurrency)
-        for (position, node, array), part in zip(work, parts, strict=True):
-            manifests = tuple(ref for ref, _ in part.manifests)
-            nodes[position] = replace(node, array=replace(array, manifests=manifests))
-            files.update((file.id, file) for _, file in part.manifests)
-        return nodes, dict(sorted(files.items()))
+        return {node.id: part for (node, _), part in zip(work, parts, strict=True)}
+
+    def _count(self) -> None:
+        with self._counting:
+            self.written += 1
 
     def _part(self, base: Snapshot, node: Node, array: ArrayInfo, edits: ChunkRefs | None) -> _Part:
         if self._splitting is None:
@@ -246,8 +293,15 @@ class Builder:
         pool = ChunkRefs.concatenate(len(grid), parts).overlay(edits).without_deleted()
         for piece in (*written, *split(pool, sizes)):
             file = self._assets.write_manifest({node.id: piece}, spec_version=self._spec_version)
+            self._count()
             kept.append((ManifestRef(file.id, piece.extents()), file))
         return kept
+
+
+def touched_nodes(changes: ChangeSet) -> set[bytes]:
+    """Return the ids of the nodes whose chunks or documents were changed."""
+    touched = {node_id for node_id, edits in changes.chunks.items() if edits}
+    return touched | changes.updated.keys()
 
 
 def transaction_log(

@@ -130,6 +130,11 @@ class RepoState:
             self.look()
         return self._spec_version or 0
 
+    @property
+    def puts_per_attempt(self) -> int:
+        """Objects that an attempt to change the state writes."""
+        return 1 if self.spec_version < 2 else 2
+
     def require_version_2(self, what: str) -> None:
         """Refuse something that repositories of spec version 1 do not have.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
+from icechunk.base.threads import map_in_threads
 from icechunk.changes.change_set import ChangeSet
 from icechunk.commit.assets import Assets
 from icechunk.commit.conflicts import ConflictSolver, carry_over, find_conflicts
@@ -16,7 +17,11 @@ from icechunk.errors import (
 )
 from icechunk.format.ids import encode_id
 from icechunk.format.repo_info import RepoInfo
+from icechunk.format.snapshot import Snapshot
 from icechunk.format.transaction_log import TransactionLog
+
+#: Commits that are read at the same time.
+_AT_A_TIME: Final = 8
 
 
 def rebase(
@@ -33,8 +38,7 @@ def rebase(
     SessionStateError
         If the log of a commit is missing.
     """
-    for snapshot_id, log_id, log in _logs_between(assets, info, changes.base, tip):
-        theirs = assets.snapshot(snapshot_id)
+    for snapshot_id, log_id, log, theirs in _logs_between(assets, info, changes.base, tip):
         conflicts = find_conflicts(changes, log, theirs)
         chosen = solver.for_commit(encode_id(log_id))
         if not all(chosen.settles(conflict) for conflict in conflicts):
@@ -66,8 +70,8 @@ def _path_to(
 
 def _logs_between(
     assets: Assets, info: RepoInfo, base: bytes, tip: bytes
-) -> Iterator[tuple[bytes, bytes, TransactionLog]]:
-    """Yield the logs that lead from a base to a tip: snapshot to compare to, id, and log.
+) -> Iterator[tuple[bytes, bytes, TransactionLog, Snapshot]]:
+    """Yield the logs that lead from a base to a tip: id of a snapshot and log, log and snapshot.
 
     Expired commits count by their logs, which the next younger snapshot lists. A base that
     is not among the ancestors, because the branch was reset, is left by going up to the
@@ -83,15 +87,24 @@ def _logs_between(
             if entry.id == shared:
                 break
             path += [(tip, log) for log in (entry.id, *reversed(entry.pruned))]
-    for snapshot_id, log_id in reversed(path):
-        try:
-            log = assets.transaction_log(log_id)
-        except StorageError as error:
-            if error.kind is not ErrorKind.OBJECT_NOT_FOUND:
-                raise  # it may be read later
-            raise SessionStateError(
-                f"cannot rebase: the transaction log of snapshot {encode_id(log_id)} is missing; "
-                "discard the changes and write them again on the newest snapshot",
-                ErrorKind.REBASE_TX_LOG_PRUNED,
-            ) from error
-        yield snapshot_id, log_id, log
+
+    def fetch(names: tuple[bytes, bytes]) -> tuple[bytes, bytes, TransactionLog, Snapshot]:
+        snapshot_id, log_id = names
+        return snapshot_id, log_id, _log_of(assets, log_id), assets.snapshot(snapshot_id)
+
+    path.reverse()
+    for start in range(0, len(path), _AT_A_TIME):
+        yield from map_in_threads(fetch, path[start : start + _AT_A_TIME], _AT_A_TIME)
+
+
+def _log_of(assets: Assets, log_id: bytes) -> TransactionLog:
+    try:
+        return assets.transaction_log(log_id)
+    except StorageError as error:
+        if error.kind is not ErrorKind.OBJECT_NOT_FOUND:
+            raise  # it may be read later
+        raise SessionStateError(
+            f"cannot rebase: the transaction log of snapshot {encode_id(log_id)} is missing; "
+            "discard the changes and write them again on the newest snapshot",
+            ErrorKind.REBASE_TX_LOG_PRUNED,
+        ) from error

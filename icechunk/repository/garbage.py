@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from icechunk.base.threads import Threads
 from icechunk.commit.assets import Assets
+from icechunk.commit.tickets import QUEUE
 from icechunk.errors import ObjectNotFoundError, StorageError
 from icechunk.format import layout
 from icechunk.format.ids import OBJECT_ID_SIZE, decode_ids
@@ -219,6 +220,10 @@ class Collector:
             total.add(deleter.delete(self._tables.values()))
         if not total.failed:
             total.add(deleter.delete(self._lost_copies()))
+        if not total.failed:
+            # who waits puts its ticket again
+            tickets = self._storage.list(QUEUE)
+            total.add(deleter.delete(meta for meta in tickets if _is_older(meta, self._cutoff)))
         if not total.failed:
             total.bytes += self._storage.delete_leftovers(self._cutoff, dry_run=dry_run)
         return GCSummary(

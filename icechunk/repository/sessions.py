@@ -210,6 +210,7 @@ class Sessions:
         metadata: Mapping[str, Any] | None = None,
         rebase_with: ConflictSolver | None = None,
         rebase_tries: int = 1000,
+        fair: bool = False,
     ) -> Iterator[IcechunkStore]:
         """Yield a writable store, and commit at the end of the block.
 
@@ -218,4 +219,6 @@ class Sessions:
         """
         session = self.writable_session(branch)
         yield session.store
-        session.commit(message, metadata, rebase_with=rebase_with, rebase_tries=rebase_tries)
+        session.commit(
+            message, metadata, rebase_with=rebase_with, rebase_tries=rebase_tries, fair=fair
+        )

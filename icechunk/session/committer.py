@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from icechunk.base.visible import in_a_line
 from icechunk.changes.codec import encode_change_set
 from icechunk.commit import publish
-from icechunk.commit.building import Builder, Built
+from icechunk.commit.building import Builder, Built, touched_nodes
 from icechunk.commit.conflicts import ConflictSolver
 from icechunk.commit.publish import Seen
 from icechunk.commit.rebase import rebase as rebase_changes
 from icechunk.commit.retrying import Backoff
+from icechunk.commit.tickets import Arrays, Place, stand_in
 from icechunk.commit.version_names import branch_tip
 from icechunk.errors import (
     ConflictError,
@@ -47,11 +48,15 @@ class Committed:
         How often it was tried to publish it. All attempts but the last were lost to others.
     rebases : int
         How often the changes were carried over to a newer snapshot of the branch.
+    objects : int
+        The number of objects written for the commit: manifests, transaction logs, snapshots, the
+        repo info with its copies, and tickets. Lost attempts count too. Chunks do not.
     """
 
     snapshot_id: str
     attempts: int
     rebases: int
+    objects: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,10 +70,13 @@ class Rebasing:
         The maximum number of rebases.
     before, after : callable, optional
         Called around every rebase with its number, from 1 on.
+    fair : bool
+        Whether to wait for the writers that came to the same branch before.
     """
 
     solver: ConflictSolver
     tries: int
+    fair: bool = False
     before: Callable[[int], None] | None = None
     after: Callable[[int], None] | None = None
 
@@ -135,6 +143,7 @@ class Committer:
         *,
         rebase_with: ConflictSolver | None = None,
         rebase_tries: int = 1000,
+        fair: bool = False,
         allow_empty: bool = False,
         before_rebase: Callable[[int], None] | None = None,
         after_rebase: Callable[[int], None] | None = None,
@@ -153,6 +162,13 @@ class Committer:
             If the branch has moved, rebase with this solver and try again.
         rebase_tries : int
             The maximum number of rebases.
+        fair : bool
+            Whether to wait in a queue with the other writers of this branch. Each writer then
+            gets its turn, and builds its commit once. Use it for a crowd of writers, in all of
+            them. It needs `rebase_with` and takes a few more requests. The queue is kept as
+            objects in the storage. Other clients of the format ignore these objects and do not
+            wait, and neither do commits without `fair`. A writer that dies in the queue delays
+            the others by up to half a minute.
         before_rebase, after_rebase : callable, optional
             Called around every rebase with its number, from 1 on.
         allow_empty : bool
@@ -179,6 +195,12 @@ class Committer:
         SessionStateError
             If nothing changed, or the session cannot commit.
         """
+        if rebase_with is None and fair:
+            raise InvalidInputError(
+                "fair=True needs rebase_with=, such as icechunk.ConflictDetector(): a writer that "
+                "waits for others commits on top of what they have committed",
+                ErrorKind.INVALID_COMMIT_CONFIGURATION,
+            )
         if rebase_with is None:
             return self.put(message, metadata, allow_empty, amends=False, on_built=on_built)
         if not isinstance(rebase_with, ConflictSolver):
@@ -191,7 +213,7 @@ class Committer:
                 f"rebase_tries is {rebase_tries}, it must not be negative",
                 ErrorKind.INVALID_COMMIT_CONFIGURATION,
             )
-        rebasing = Rebasing(rebase_with, rebase_tries, before_rebase, after_rebase)
+        rebasing = Rebasing(rebase_with, rebase_tries, fair, before_rebase, after_rebase)
         return self.put(
             message, metadata, allow_empty, amends=False, rebasing=rebasing, on_built=on_built
         )
@@ -258,9 +280,10 @@ class Committer:
             if self._finish_landed(seen.info):
                 return encode_id(self._edits.snapshot_id)
             self._send()
-            built = self._build(self._builder(), message, metadata)
+            builder = self._builder()
+            built = self._build(builder, message, metadata)
             attempts = self._publish(built, publish.add_detached(self._entry(built)), seen)
-            return self._finish(built, attempts, 0)
+            return self._finish(built, self._taken(built, builder, attempts))
 
     def check_committable(self, *, allow_empty: bool) -> None:
         """Refuse if there is no branch to commit to, or nothing to commit."""
@@ -299,7 +322,30 @@ class Committer:
             self._send()
             amended = self._amended_log() if amends else None
             builder = self._builder(rewrites=rewrites)
-            return self._put(message, metadata, seen, builder, amended, rebasing, on_built, turn)
+            place = None
+            if rebasing is not None and rebasing.fair:
+                place = turn.enter_context(self._in_turn(builder))
+                # those who were before have committed
+                seen = self._context.state.look()
+                if self._finish_landed(seen.info):
+                    return encode_id(self._edits.snapshot_id)
+            return self._put(
+                message, metadata, seen, builder, amended, rebasing, on_built, turn, place
+            )
+
+    def _in_turn(self, builder: Builder) -> AbstractContextManager[Place]:
+        """Return what to hold while a fair commit is made; it waits for its turn."""
+        changes, base = self._edits.own(), self._edits.tree.snapshot
+
+        def meanwhile(others: list[Arrays]) -> None:
+            """Write what those who stand before leave as it is."""
+            if None not in others:
+                tip = publish.commit_tip(self._context.state.load(), self.branch or "")
+                newest = self._context.assets.snapshot(tip)
+                builder.prepare(base, changes, newest, {id for some in others for id in some or ()})
+
+        storage = self._context.assets.storage
+        return stand_in(storage, self.branch or "", touched_nodes(changes), meanwhile)
 
     def _put(
         self,
@@ -311,6 +357,7 @@ class Committer:
         rebasing: Rebasing | None,
         on_built: Callable[[str], None] | None,
         turn: ExitStack,
+        place: Place | None,
     ) -> str:
         """Build and publish, in rounds. Each round starts from what changed in the one before."""
         state, branch = self._context.state, self.branch or ""
@@ -326,7 +373,7 @@ class Committer:
                 metadata if rebasing is None else with_reserved(metadata, rebase_attempts=rebases)
             )
             built = self._build(builder, message, noted, amended)
-            if state.is_contended and not is_queued:
+            if state.is_contended and not is_queued and place is None:
                 # the slow part is done: wait for those in front, then catch up
                 turn.enter_context(state.turn())
                 is_queued = True
@@ -346,7 +393,7 @@ class Committer:
             try:
                 attempts += self._publish(built, change, seen)
                 state.is_contended = lost or attempts > 1
-                return self._finish(built, attempts, rebases)
+                return self._finish(built, self._taken(built, builder, attempts, rebases, place))
             except ConflictError as error:
                 if error.kind is not ErrorKind.COMMIT_CONFLICT or not (rebasing or self._sent):
                     raise
@@ -355,7 +402,8 @@ class Committer:
             if not is_queued:
                 turn.enter_context(state.turn())
                 is_queued = True
-            state.pause(backoff, seen)
+            if place is None:
+                state.pause(backoff, seen)
             seen = state.look()
             if self._finish_landed(seen.info):
                 return encode_id(self._edits.snapshot_id)
@@ -413,7 +461,7 @@ class Committer:
         sent = self._landed(info)
         if sent is not None:
             _log.info("snapshot %s had been committed", encode_id(sent.built.snapshot.id))
-            self._finish(sent.built, 0, 0)
+            self._finish(sent.built, Committed(encode_id(sent.built.snapshot.id), 0, 0))
         return sent is not None
 
     def _amended_log(self) -> TransactionLog:
@@ -463,18 +511,30 @@ class Committer:
             snapshot.metadata,
         )
 
-    def _finish(self, built: Built, attempts: int, rebases: int) -> str:
-        id = encode_id(built.snapshot.id)
-        level = logging.DEBUG if attempts == 1 and not rebases else logging.INFO
+    def _taken(
+        self,
+        built: Built,
+        builder: Builder,
+        attempts: int,
+        rebases: int = 0,
+        place: Place | None = None,
+    ) -> Committed:
+        objects = builder.written + attempts * self._context.state.puts_per_attempt
+        objects += 0 if place is None else place.puts
+        return Committed(encode_id(built.snapshot.id), attempts, rebases, objects)
+
+    def _finish(self, built: Built, committed: Committed) -> str:
+        level = logging.DEBUG if committed.attempts == 1 and not committed.rebases else logging.INFO
         _log.log(
             level,
-            "committed snapshot %s to branch %s, in %d attempts and with %d rebases",
-            id,
+            "committed snapshot %s to branch %s, in %d attempts, with %d rebases and %d objects",
+            committed.snapshot_id,
             in_a_line(str(self.branch)),
-            attempts,
-            rebases,
+            committed.attempts,
+            committed.rebases,
+            committed.objects,
         )
-        self.committed = Committed(id, attempts, rebases)
+        self.committed = committed
         # they would stay in the cache until it is full
         replaced = self._edits.tree.snapshot.manifest_files.keys()
         self._context.assets.forget_manifests(replaced - built.snapshot.manifest_files.keys())
@@ -482,7 +542,7 @@ class Committer:
         self._edits.mode = SessionMode.readonly
         self.branch = None
         self._edits.reset(built.snapshot)
-        return id
+        return committed.snapshot_id
 
 
 def _check_words(message: object, metadata: object) -> None:

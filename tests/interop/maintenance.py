@@ -200,3 +200,14 @@ def written_at(folder: str) -> list[int]:
         with suppress(icechunk.IcechunkError):
             times.append(repo.lookup_snapshot(id).written_at)
     return sorted((time - _EPOCH) // timedelta(microseconds=1) for time in times)
+
+
+def commit_and_collect(folder: str, name: str) -> None:
+    """Commit, expire everything that can be, and collect all garbage, whatever its age."""
+    repo = _open(folder)
+    session = repo.writable_session("main")
+    zarr.open_array(session.store, path=name, mode="r+")[0] = 7
+    session.commit("go on")
+    later = datetime.now(UTC) + timedelta(hours=1)
+    repo.expire_snapshots(later)
+    repo.garbage_collect(later)
