@@ -1,8 +1,8 @@
 """Dask writes into an Icechunk repository: in parallel, and committed as one.
 
-`store_dask` stores Dask arrays, `distributed_write` calls a function for each of many items
+`store_dask` stores Dask arrays. `distributed_write` calls a function for each of many items
 and keeps what it writes. Threads, processes and clusters work with the same call.
-`written_chunks` says what is there already. `virtualize` makes one dataset of the files of an
+`written_chunks` says what is already there. `virtualize` makes one dataset of the files of an
 archive, without copying their data, and `remove_files` takes some out; `ingest` copies them. These
 need ``icechunk[virtual]``, too.
 """

@@ -66,20 +66,20 @@ def distributed_write(
     Parameters
     ----------
     func : callable
-        Called as ``func(store, item)``, with a store of its own that sees what the session
-        does. What it writes there is merged; items must not write the same chunk. It travels
-        to workers as Dask functions do: by name if they can import it, and by value, as
-        cloudpickle does it, if it was defined in a script or notebook. Nothing else that
+        Called as ``func(store, item)``, with a store of its own that sees the state of the
+        session. What it writes there is merged. Items must not write the same chunk. The function
+        travels to workers as Dask functions do: by name if they can import it; by value, with
+        cloudpickle, if it was defined in a script or notebook. Nothing else that the
         travels is code.
     items : iterable
         Anything that pickles: paths, times, parameters.
     session : Session, Repository, Storage, URL or path
-        A writable session or a fork takes the changes, for the caller to commit. All else
-        means a repository, where they are committed.
+        A writable session or a fork takes the changes, for the caller to commit. Anything else
+        names a repository, where they are committed.
     split_every : int, optional
         How many change sets are merged at a time. Default: 16.
     progress : bool, callable or None
-        A bar, none, or a function that is given a `Status` now and then. Default: a bar in
+        A bar, none, or a function that is called with a `Status` now and then. Default: a bar in
         a terminal or a notebook; elsewhere a line in the log each minute, at level INFO of
         ``icechunk_dask``.
     return_results : bool
@@ -87,30 +87,30 @@ def distributed_write(
     branch, message, metadata, rebase_with
         Of the commits; see `Session.commit`. A message is needed.
     commit_every : int, str or timedelta, optional
-        Commit in batches of so many tasks, of a size such as ``"1GB"``, or of a time such
+        Commit in batches of a number of tasks, of a size such as ``"1GB"``, or of a time such
         as ``"60s"``. A batch is committed when all of its tasks are done, so sizes and times
-        are met roughly, by what earlier batches were like. The tasks of the next batch run
-        meanwhile; they see what this one did. A failure, or the end of this
+        are only met roughly, as estimated from earlier batches. Meanwhile the tasks of the next
+        batch run, and see what this one did. A failure, or the end of this
         process, costs one batch. Default: one commit.
     publish : {"batch", "end"}
         When batches are committed: each when it is done, or all of them at the end, as one
-        commit. Until then they wait in the job, which therefore needs a name; all items see
-        the branch as it was when the first of them began. If others moved the branch meanwhile,
-        the commit is made on top of theirs with `rebase_with`; without it, or where both
-        changed the same, it is refused, and the work stays in the job.
+        commit. Until then they wait in the job, which therefore needs a name, and all items see
+        the branch as it was when the first of them began. If others move the branch meanwhile,
+        the commit is made on top of theirs with `rebase_with`. Without it, or where both
+        changed the same thing, it is refused, and the work stays in the job.
     job : str, optional
-        A name in `Repository.jobs`, which has the items that are done, each by its key.
+        A name in `Repository.jobs`, which records the finished items, each by its key.
         Another call with the same name leaves those out, whatever became of the history. A
-        job that is not there is created.
+        missing job is created.
     key : callable, optional
-        Makes a string of an item, by which later calls know it. Default: the item as JSON.
+        Makes a string from an item, by which later calls know it. Default: the item as JSON.
     executor : {"threads", "processes", "sync"}, Executor or Client, optional
-        What runs the tasks: also any `concurrent.futures.Executor`, such as a pool of processes
-        or of MPI ranks, that can pickle. Default: what Dask uses, which is a cluster if there
+        What runs the tasks. Any `concurrent.futures.Executor` will do, such as a pool of processes
+        or of MPI ranks, if it can pickle. Default: what Dask uses, which is a cluster if there
         is a `distributed.Client`.
     timeout : float, optional
-        Seconds after which a task fails, to be tried again with ``retries``. It runs in a thread of
-        its own then, which nothing can end; what it still writes is in no version.
+        Seconds after which a task fails, to be retried if ``retries`` says so. It then runs in a
+        thread of its own, which nothing can stop; what it still writes is in no version.
     **dask_options
         What `dask.compute` and `Client.compute` take: ``scheduler``, ``retries``,
         ``priority``, ``resources``, ``workers`` and the like.
@@ -122,7 +122,7 @@ def distributed_write(
     Raises
     ------
     TaskError
-        If the function failed; it names the item, and its cause is the original error. The
+        If the function failed. It names the item, and its cause is the original error. The
         session, or the branch since the last batch, is as it was.
     ConflictError
         If two items wrote the same chunk, which it names, or others moved the branch.

@@ -1,4 +1,4 @@
-"""xarray and Icechunk: write with `to_icechunk`; in many processes, after `initialize`.
+"""xarray and Icechunk: write with `to_icechunk`, or in many processes after `initialize`.
 
 Importing this package adds the accessor ``.icechunk`` to Datasets, DataArrays and DataTrees.
 """

@@ -1,7 +1,7 @@
-"""The xarray engine ``icechunk``: versions of repositories as datasets and trees of them.
+"""The xarray engine ``icechunk``: opens versions of repositories as datasets and trees.
 
-Decoding is that of xarray's engine for Zarr: this module finds the version and the groups,
-and says afterwards where the data came from.
+xarray's engine for Zarr does the decoding. This module finds the version and the groups,
+and records afterwards where the data came from.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from icechunk_xarray.xarray_internals import name_by_version
 
 __all__ = ["IcechunkBackendEntrypoint"]
 
-#: A message does not list more groups than that.
+#: A message lists no more groups than this.
 _LISTED_GROUPS = 10
 
 
@@ -49,12 +49,12 @@ class IcechunkBackendEntrypoint(BackendEntrypoint):
     """Opens versions of Icechunk repositories: ``xr.open_dataset(X, engine="icechunk")``.
 
     X is a URL, a path, or a `Storage`, `StorageConfig`, `Repository`, `Session` or
-    `IcechunkStore`. Where it is a local path, a URL with ``|icechunk:``, or an object of
-    `icechunk`, ``engine`` can be left out. The same holds for `xarray.open_datatree`,
+    `IcechunkStore`. For a local path, a URL with ``|icechunk:``, or an object of
+    `icechunk`, ``engine`` can be left out. The same applies to `xarray.open_datatree`,
     `open_groups` and `open_mfdataset`.
 
-    The encoding of what is opened says where it came from: ``source`` is the URL of the
-    repository, ``icechunk_snapshot_id`` the version (missing where a session has changes that
+    The encoding of the result says where it came from: ``source`` is the URL of the
+    repository, ``icechunk_snapshot_id`` the version (missing if a session has changes that
     are in no version yet), and ``icechunk_ref`` the arguments that named it, such as
     ``{"branch": "main"}``.
     """
@@ -65,7 +65,7 @@ class IcechunkBackendEntrypoint(BackendEntrypoint):
     def guess_can_open(self, filename_or_obj: Any) -> bool:
         """Whether something is a local path that holds a repository, or an icechunk object.
 
-        Nothing is read: the names of files tell. URLs with ``|icechunk:`` are ours, too; others
+        Nothing is read: the names of files suffice. URLs with ``|icechunk:`` are ours, too; others
         are left to ``engine=``.
         """
         if isinstance(
@@ -118,17 +118,17 @@ use_cftime, decode_timedelta
             At most one of them. Default: the branch ``main``. For `ref`, which may also be
             ``main~2`` or ``main@2024-05-01``, see `icechunk.Repository.resolve`.
         as_of : datetime, date, numpy.datetime64 or str, optional
-            With a branch: its newest snapshot that is not younger. A time without zone is in
-            UTC, a date such as ``2024-05-01`` is its first instant.
+            With a branch: its newest snapshot that is not younger. A time without a zone is in
+            UTC, and a date such as ``2024-05-01`` is its first instant.
         storage_options : mapping, optional
-            Where a URL is opened: the options of `icechunk.storage_from_url`.
+            For a URL: the options of `icechunk.storage_from_url`.
         config : RepositoryConfig, optional
             Overrides the stored configuration, option by option.
         authorize_virtual_chunk_access : mapping of str to credentials, optional
             Prefixes of the virtual chunk containers that may be read, and how.
         use_zarr_fill_value_as_mask : bool, optional
             Whether the fill value of a Zarr array is also CF's ``_FillValue``. Default:
-            false, as xarray has it for Zarr format 3.
+            false, as in xarray for Zarr format 3.
         consolidated : {None, False}
             For calls that were written for the engine ``zarr``. There is no consolidated
             metadata: a snapshot holds the metadata of all nodes.
@@ -142,7 +142,7 @@ use_cftime, decode_timedelta
         NodeNotFoundError
             If the version has no such group.
         InvalidInputError
-            If arguments contradict each other, or an array has no names of dimensions.
+            If arguments contradict each other, or an array has no dimension names.
         """
         _check_zarr_options(consolidated, zarr_format)
         version = _Version.open(
@@ -294,7 +294,7 @@ class _Version:
         Raises
         ------
         InvalidInputError
-            If an array has no names of dimensions.
+            If an array has no dimension names.
         """
         group = ZarrStore.open_group(
             self.store,

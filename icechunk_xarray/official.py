@@ -1,4 +1,4 @@
-"""Steps of `to_icechunk` under the names that the official client has for them.
+"""Steps of `to_icechunk` under the names of the official client.
 
 `to_icechunk` needs none of them. They are here for programs that drive xarray's Zarr backend
 themselves, and write what is in memory and what is lazy at different times.
@@ -42,7 +42,7 @@ class LazyArrayWriter(ArrayWriter):
         self.eager_regions: list[Any] = []
 
     def add(self, source: Any, target: Any, region: Any = None) -> None:
-        """Note an array to write."""
+        """Record an array to write."""
         if is_chunked_array(source):
             self.sources.append(source)
             self.targets.append(target)

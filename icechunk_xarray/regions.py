@@ -22,7 +22,7 @@ Edges = npt.NDArray[np.int64]
 
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
-#: What one value of strings and the like counts, whose size nobody knows before.
+#: The size that one value of strings and the like counts for, since it is not known.
 _UNKNOWN = 16
 
 
@@ -38,8 +38,8 @@ def plan_regions(
 ) -> list[dict[Hashable, slice]]:
     """Cut the arrays of a group into regions that can be written at the same time.
 
-    Regions end where chunks of all variables end, or shards where there are any, so no two
-    of them share one. They have dimensions that all variables have; each goes to
+    Regions end where chunks, or shards, of all variables end, so no two regions share one.
+    They have the dimensions that all variables have. Each can be passed to
     ``to_icechunk(..., region=...)`` as it is. As long as the arrays stay, so does the plan.
 
     Parameters
@@ -47,11 +47,11 @@ def plan_regions(
     target : Session, IcechunkStore, Repository, Storage, StorageConfig, str or path
         As for `to_icechunk`; `initialize` makes the arrays.
     nbytes : int or str
-        How large the values of a region are at most, before compression: bytes, or ``"500MB"``.
-        A region has one chunk of each variable at least. Values of unknown size count 16 bytes.
+        The maximum size of the values of a region, before compression: bytes, or ``"500MB"``.
+        A region has at least one chunk of each variable. Values of unknown size count 16 bytes.
     group : str, optional
         Path of the group. Default: the root.
-    variables : sequence of str, optional
+    The variables to write. Default: all that are not coordinates.
         Those to write. Default: all that are no coordinates.
     branch : str, optional
         Default: ``main``.
@@ -66,7 +66,7 @@ def plan_regions(
     Raises
     ------
     InvalidInputError
-        If the variables have no dimension in common: plan them one by one, with `variables`.
+        If the variables have no dimension in common. Plan them one by one then, with `variables`.
     NodeNotFoundError
         If there is no such group or variable.
 

@@ -41,7 +41,7 @@ def initialize(
     Parameters
     ----------
     obj : xarray.Dataset, xarray.DataArray or xarray.DataTree
-        Its data variables need shape, dtype, attributes and encoding only:
+        Only the shape, dtype, attributes and encoding of its data variables matter:
         ``xr.zeros_like`` of Dask arrays will do.
     target : Session, IcechunkStore, Repository, Storage, StorageConfig, str or path
         As for `to_icechunk`.
@@ -52,9 +52,9 @@ def initialize(
     encoding : mapping, optional
         As for `to_icechunk`.
     chunks : mapping of str to int, optional
-        Sizes of chunks of data variables, by dimension; -1 is the whole dimension. Those of
-        `encoding` go before them. Dimensions that are not named: as in ``encoding["chunks"]``
-        of the variable or its Dask chunks, else whole.
+        Chunk sizes of data variables, by dimension; -1 is the whole dimension. `encoding`
+        takes precedence. For dimensions that are not named: as in ``encoding["chunks"]`` of
+        the variable, or its Dask chunks, or else the whole dimension.
     write_inherited_coords, branch, message, metadata, storage_options, config
         As for `to_icechunk`.
     authorize_virtual_chunk_access : mapping of str to credentials, optional

@@ -59,28 +59,28 @@ def to_icechunk(
 ) -> Any:
     """Write a Dataset, DataArray or DataTree.
 
-    Into a session, for the caller to commit: several calls make one transaction. Or into a
-    repository, named by a URL, path, storage or object: then the call commits.
+    It writes into a session, for the caller to commit, so that several calls make one
+    transaction; or into a repository, named by a URL, path, storage or object, and commits.
 
-    All is checked before values are written, and a write that fails, or is interrupted,
+    Everything is checked before values are written. A write that fails or is interrupted
     leaves the session, or the branch, as it was.
 
     Parameters
     ----------
     obj : xarray.Dataset, xarray.DataArray or xarray.DataTree
-        NumPy and Dask variables may be mixed. Those of Dask are written together, with
+        NumPy and Dask variables may be mixed. Dask variables are written together, with
         `icechunk_dask.store_dask`: by threads, processes or a cluster, whatever Dask is
         told to use.
     target : Session, IcechunkStore, Repository, Storage, StorageConfig, str or path
-        Where to write. A repository that does not exist is created, unless `append_dim`,
-        `region` or ``mode="r+"`` says that it must. A URL may name branch and group:
+        Where to write. A missing repository is created, unless `append_dim`, `region` or
+        ``mode="r+"`` implies that it must exist. A URL may name branch and group:
         ``s3://bucket/repo|icechunk:@branch.main/group``.
     session : Session
         Another name for a target that is a session.
     group : str, optional
         Path of the group. Default: the root.
     mode : {"w", "w-", "a", "a-", "r+"}, optional
-        - "w": write the group anew; what it held is gone, in this version;
+        - "w": write the group anew; its old content is gone from this version;
         - "w-": create the group, and refuse one that exists;
         - "a": add variables, and overwrite the values of those that exist;
         - "a-": as "a", but with `append_dim` leave existing variables without it alone;
@@ -88,102 +88,102 @@ def to_icechunk(
 
         Default: "a" with `append_dim`, "r+" with `region`, else "w-".
     safe_chunks : bool
-        Whether to refuse, in mode "r+", regions of Dask variables that cover a part of a
-        stored chunk (or shard). False: the caller knows that no other call writes the rest
-        at the same time. Dask blocks of which two would write one stored chunk are always
-        refused: the tasks of one call do run in parallel.
+        Whether to refuse, in mode "r+", regions of Dask variables that cover only a part of
+        a stored chunk (or shard). False: the caller knows that no other call writes the rest
+        at the same time. Two Dask blocks that would write the same stored chunk are always
+        refused, because the tasks of one call do run in parallel.
     align_chunks : bool
         Whether to rechunk Dask variables to fit the stored chunks. It also allows regions
-        that cover a part of a stored chunk, as ``safe_chunks=False`` does.
+        that cover only a part of a stored chunk, as ``safe_chunks=False`` does.
     append_dim : str, optional
-        The dimension along which to add to the arrays that exist.
+        The dimension along which to extend the existing arrays.
     region : mapping of str to slice or "auto", or "auto", optional
-        The part of existing arrays to overwrite. ``"auto"``: where the coordinates are
+        The part of existing arrays to overwrite. ``"auto"``: where the coordinate values are
         found. All data variables must have a dimension of the region. Coordinates must equal
-        the stored ones, which stay; only where nothing is stored yet they are written.
+        the stored ones, which stay; they are written only where nothing is stored yet.
     encoding : mapping, optional
         Encodings of new variables by name; for a DataTree by path of the node, then by
         name.
     chunkmanager_store_kwargs : mapping, optional
         How Dask runs: ``executor``, ``retries``, ``priority``, ``resources``, ``workers``
-        and what else `icechunk_dask.store_dask` passes on.
+        and anything else that `icechunk_dask.store_dask` passes on.
     split_every : int, optional
         How many change sets of tasks are merged at a time. Default: 16.
     compute : bool
         False, with a session: write metadata and NumPy variables, and return a
         `dask.delayed.Delayed` that writes the Dask variables into the session. Call its
-        ``compute()``, once and before the commit: tasks may run anywhere, what they did is
+        ``compute()`` once, before the commit. Tasks may run anywhere; their changes are
         merged here. As a part of another computation it needs threads of this process,
-        which alone has the session.
+        because only this process has the session.
     progress : bool, callable or None
-        Of Dask variables: a bar, none, or a function that is given an
+        For Dask variables: a bar, none, or a function that is called with an
         `icechunk_dask.Status` now and then. Default: a bar in a terminal or a notebook.
     safe_append : bool
-        Whether to refuse an append that repeats coordinate values, ends the order of a sorted
-        coordinate, lacks variables or groups of a tree which would become shorter than others,
-        or has other coordinates than the stored ones. These are read for it; coordinates that
+        Whether to refuse an append that repeats coordinate values, breaks the order of a sorted
+        coordinate, lacks variables, lacks groups of a tree that would become shorter than others,
+        or has other coordinates than the stored ones. These are read for it. Coordinates that
         Dask would have to compute are not compared.
     safe_encoding : bool
         Whether to refuse values that would not be read back: times that the stored units
         cannot express, overflow of packed integers, missing values without a fill value,
-        strings that are cut. Existing arrays must hold values exactly, or to the precision
+        truncated strings. Existing arrays must hold values exactly, or to the precision
         of their packing. Values of Dask variables are checked while they are written.
     write_inherited_coords : bool
         Whether nodes of a DataTree repeat the coordinates of their parents.
     branch : str, optional
         The branch to commit to. Default: ``main``.
     message : str, optional
-        Of the commit. Default: what was written.
+        For the commit. Default: a description of what was written.
     metadata : mapping, optional
-        Of the commit; anything that JSON can express.
+        For the commit; anything that JSON can express.
     storage_options : mapping, optional
         For a URL: the options of `icechunk.storage_from_url`.
     config : RepositoryConfig, optional
-        Overrides the stored configuration; stored where the repository is created.
+        Overrides the stored configuration; stored if the repository is created.
     authorize_virtual_chunk_access : mapping of str to credentials, optional
         Prefixes of the virtual chunk containers that may be read, and how.
     job : str, optional
-        With a repository: a name in `Repository.jobs`, which knows what is done. Arrays and
+        With a repository: a name in `Repository.jobs`, which records what is done. Arrays and
         coordinates are committed first, then values in batches, which others see as they come.
-        Whatever ends the call, the same call goes on, and writes nothing again that is committed;
-        it is refused if the object has changed. Values that Dask computes, or that are in files,
+        However the call ends, the same call continues it, and does not repeat what is committed.
+        It is refused if the object has changed. Values that Dask computes, or that are in files,
         are not compared.
     commit_every : int, str or timedelta, optional
-        With `job`: how large a batch is, as for `icechunk_dask.distributed_write`: a number of
+        With `job`: the size of a batch, as for `icechunk_dask.distributed_write`: a number of
         blocks, ``"1GB"`` of values in memory, or ``"60s"``. Default: ``"1GB"``.
 
     Returns
     -------
     str or None or dask.delayed.Delayed
-        The id of the snapshot, if the target is a repository. None for a session, or with
-        ``compute=False`` what remains to be computed.
+        The id of the snapshot, if the target is a repository. None for a session, or, with
+        ``compute=False``, what remains to be computed.
 
     Raises
     ------
     InvalidInputError
-        If arguments contradict each other, or the object does not fit what is stored; the
+        If arguments contradict each other, or the object does not fit what is stored. The
         message names the variable, the dimension, and what to do. Also if a repository in
         memory would be written from other processes.
     TaskError
-        If a Dask variable could not be computed or written; it names the variable and the
+        If a Dask variable could not be computed or written. It names the variable and the
         region, and its cause is the original error.
     AlreadyExistsError
         If mode is "w-", and the group exists.
     NodeNotFoundError, RepositoryNotFoundError, RefNotFoundError
-        If there is nothing to add to.
+        If there is nothing to append to.
     ConflictError
-        If somebody else committed to the branch meanwhile, or wrote the same chunks in the
+        If somebody else has committed to the branch meanwhile, or wrote the same chunks in the
         session.
     ReadOnlyError, SessionStateError
-        If the session does not take writes.
+        If the session does not allow writes.
 
     ImportError
-        If there are Dask variables, and what writes them is not installed.
+        If there are Dask variables, and the package that writes them is not installed.
 
     Notes
     -----
-    In a session the write happens in a fork, which is merged at the end: until then the
-    session shows nothing of it. Chunks of a write that failed are in the storage, and
+    In a session, the write happens in a fork that is merged at the end. Until then the
+    session shows nothing of it. Chunks of a write that failed are in the storage, but
     nothing refers to them. A repository that was created for a write that failed stays,
     empty.
     """
