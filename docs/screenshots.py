@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -57,18 +58,32 @@ def cards(folder: Path) -> Iterator[tuple[str, object]]:
     zarr.create_group(session.store, path="extra")
     yield "session", session
     yield "store", session.store
+    part = zarr.create_array(
+        session.store,
+        name="soil",
+        shape=(48, 60, 120),
+        chunks=(12, 2, 3),
+        dtype="f4",
+        dimension_names=("time", "lat", "lon"),
+    )
+    part[:36, :40, 30:] = 1
+    part[36:, 10:20] = 1
+    yield "written_chunks", session.written_chunks("/soil")
     session.commit("Warmer in the west", metadata={"author": "A. Nonymous", "ticket": 12})
     yield "snapshot", next(repository.ancestry(branch="main"))
+    yield "ancestry", repository.ancestry(branch="main")
+    yield "annotation", repository.annotate("/temperature")
+    yield "graph", repository.ancestry_graph()
     yield "diff", repository.diff(from_tag="v1", to_branch="main")
     job = repository.jobs.create("backfill", keys=[2001, 2002, 2003, 2004], message="Years")
 
-    def part(store: object, year: int) -> None:
+    def write(store: object, year: int) -> None:
         if year == 2003:
             raise OSError("no such file: 2003.nc")
 
-    job.run(part, keys=[2001, 2002])
+    job.run(write, keys=[2001, 2002])
     try:
-        job.run(part, keys=[2003])
+        job.run(write, keys=[2003])
     except Exception as error:
         print("as it should:", error)
     yield "job", job.status()
@@ -82,6 +97,12 @@ def cards(folder: Path) -> Iterator[tuple[str, object]]:
     yield "virtualize", virtualize(files, folder / "archive", progress=False)
 
 
+def drawn(thing: Any) -> str:
+    """Return what a notebook shows of a thing."""
+    html: str = thing._repr_svg_() if hasattr(thing, "_repr_svg_") else thing._repr_html_()
+    return html
+
+
 def main() -> None:
     """Make the pages, and take the pictures."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -90,10 +111,12 @@ def main() -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as temporary:
-        shown = [(name, thing._repr_html_()) for name, thing in cards(Path(temporary))]  # type: ignore[attr-defined]
+        shown = [(name, drawn(thing)) for name, thing in cards(Path(temporary))]
     for theme, (light, ground, ink) in THEMES.items():
         for name, body in shown:
             page = FOLDER / f"{name}-{theme}.html"
+            # what is folded is seen in the pictures, too
+            body = body.replace("<details>", "<details open>")
             page.write_text(PAGE.format(light=light, ground=ground, ink=ink, body=body))
             with tempfile.TemporaryDirectory() as profile:
                 subprocess.run(
@@ -105,7 +128,7 @@ def main() -> None:
                         "--no-first-run",
                         "--disable-background-networking",
                         f"--user-data-dir={profile}",
-                        "--window-size=900,620",
+                        "--window-size=900,1100",
                         f"--screenshot={page.with_suffix('.png')}",
                         page.as_uri(),
                     ],

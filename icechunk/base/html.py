@@ -10,14 +10,16 @@ import html
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from icechunk.base.visible import visible
 
 __all__ = [
+    "Cell",
     "Html",
     "bullets",
     "card",
+    "cell_map",
     "chunk_map",
     "code",
     "escaped",
@@ -145,6 +147,55 @@ def _more(listed: Sequence[Any]) -> Html:
     return note(f"and {len(listed) - _ROWS:,} more") if len(listed) > _ROWS else Html("")
 
 
+class Cell(NamedTuple):
+    """A place in a picture.
+
+    Attributes
+    ----------
+    y, x : int
+        Where it is, from the corner above left.
+    share : float
+        How much of it there is, from 0 to 1.
+    told : str
+        What is shown when a pointer rests on it; may be empty.
+    """
+
+    y: int
+    x: int
+    share: float
+    told: str = ""
+
+
+def cell_map(cells: Sequence[Cell], axes: Sequence[tuple[str, int, int]]) -> Html:
+    """Return a picture of cells, the darker the more there is of each.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+    axes : sequence of (str, int, int)
+        Name, first and last coordinate of one or two axes; the last goes across.
+    """
+    width, height = (1 + max(getattr(cell, side) for cell in cells) for side in ("x", "y"))
+    rects = "".join(
+        f'<rect x="{cell.x * _SIDE + 1}" y="{cell.y * _SIDE + 1}" width="{_SIDE - 1}"'
+        f' height="{_SIDE - 1}" opacity="{0.35 + 0.65 * cell.share if cell.share else 0.08:.2f}">'
+        + (f"<title>{escaped(cell.told)}</title>" if cell.told else "")
+        + "</rect>"
+        for cell in cells
+    )
+    size = f'width="{width * _SIDE + 1}" height="{height * _SIDE + 1}"'
+    ways = ("across",) if len(axes) == 1 else ("down", "across")
+    told = escaped(
+        ", ".join(
+            f"{name} {way}: {first} to {last}"
+            for (name, first, last), way in zip(axes, ways, strict=True)
+        )
+    )
+    box = f'x="0.5" y="0.5" width="{width * _SIDE}" height="{height * _SIDE}"'
+    frame = f'<rect class="ic-frame" {box}/>'
+    return Html(f'<svg role="img" aria-label="{told}" {size}>{frame}{rects}</svg>{note(told)}')
+
+
 def chunk_map(coords: Sequence[Sequence[int]]) -> Html:
     """Return a picture of chunks in their grid, or nothing for a grid of one chunk.
 
@@ -169,19 +220,8 @@ def chunk_map(coords: Sequence[Sequence[int]]) -> Html:
         for row in coords
     )
     most = max(counts.values())
-    cells = [(0, *cell) if len(axes) == 1 else cell for cell in counts]
-    width, height = (1 + max(cell[i] for cell in cells) for i in (1, 0))
-    rects = "".join(
-        f'<rect x="{x * _SIDE + 1}" y="{y * _SIDE + 1}" width="{_SIDE - 1}" height="{_SIDE - 1}"'
-        f' opacity="{0.35 + 0.65 * count / most:.2f}"/>'
-        for (y, x), count in zip(cells, counts.values(), strict=True)
-    )
-    size = f'width="{width * _SIDE + 1}" height="{height * _SIDE + 1}"'
-    ways = ("across",) if len(axes) == 1 else ("down", "across")
-    told = ", ".join(
-        f"axis {i} {way}: {bounds[i][0]} to {bounds[i][1]}"
-        for i, way in zip(axes, ways, strict=True)
-    )
-    box = f'x="0.5" y="0.5" width="{width * _SIDE}" height="{height * _SIDE}"'
-    frame = f'<rect class="ic-frame" {box}/>'
-    return Html(f'<svg role="img" aria-label="{told}" {size}>{frame}{rects}</svg>{note(told)}')
+    cells = []
+    for place, count in counts.items():
+        y, x = (0, *place)[-2:]
+        cells.append(Cell(y, x, count / most))
+    return cell_map(cells, [(f"axis {i}", *bounds[i]) for i in axes])

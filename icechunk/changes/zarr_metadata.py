@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -84,6 +85,26 @@ def parse_node_metadata(user_data: bytes, path: str) -> NodeMetadata:
     names = _dimension_names(document, len(shape), path)
     is_regular = document["chunk_grid"]["name"] == "regular"
     return NodeMetadata(True, shape, num_chunks, names, is_regular)
+
+
+def chunk_runs(user_data: bytes, shape: tuple[int, ...]) -> list[list[tuple[int, int]]]:
+    """Return how long chunks are along each axis, as runs of a size and how often it comes.
+
+    A stored document that cannot be read so is taken for one of chunks as long as the axes.
+    """
+    try:
+        options = json.loads(user_data)["chunk_grid"]["configuration"]
+        given = options.get("chunk_shape") or options["chunk_shapes"]
+        return [_runs(sizes, length) for sizes, length in zip(given, shape, strict=True)]
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+        return [_runs(length, length) for length in shape]
+
+
+def _runs(sizes: Any, length: int) -> list[tuple[int, int]]:
+    if not isinstance(sizes, list):
+        return [(operator.index(sizes), -(-length // max(sizes, 1)))]
+    pairs = (size if isinstance(size, list) else (size, 1) for size in sizes)
+    return [(operator.index(size), operator.index(times)) for size, times in pairs]
 
 
 def check_document(user_data: bytes, path: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -49,14 +50,14 @@ def info(repo: Repository, as_json: bool) -> None:
 
 @click.command()
 @repository
-@click.option("--graph", is_flag=True, help="Draw all branches beside each other.")
+@click.option("--graph", is_flag=True, help="Draw all branches, or the version of --ref.")
 @number
 @ref
 @as_json
 def log(repo: Repository, ref: str, number: int | None, graph: bool, as_json: bool) -> None:
     """List the commits of a version, newest first."""
     if graph:
-        text(str(repo.ancestry_graph(plain=True)))
+        _log_graph(repo, None if _is_default("ref") else ref, number, as_json)
         return
     found = itertools.islice(repo.ancestry(snapshot_id=repo.resolve(ref)), number)
     if as_json:
@@ -68,6 +69,29 @@ def log(repo: Repository, ref: str, number: int | None, graph: bool, as_json: bo
         "written (UTC)",
         "message",
     )
+
+
+def _is_default(name: str) -> bool:
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.DEFAULT
+
+
+def _log_graph(repo: Repository, ref: str | None, number: int | None, as_json: bool) -> None:
+    if ref is None:
+        drawn = repo.ancestry_graph(plain=True)
+    elif ref in repo.list_branches():
+        drawn = repo.ancestry_graph(branch=ref, plain=True)
+    else:
+        drawn = repo.ancestry_graph(snapshot_id=repo.resolve(ref), plain=True)
+    if as_json:
+        print_json(
+            [
+                {**dataclasses.asdict(commit), "branches": branches, "tags": tags}
+                for commit, branches, tags in itertools.islice(drawn.commits(), number)
+            ]
+        )
+    else:
+        text(drawn.dated(number))
 
 
 @click.command()

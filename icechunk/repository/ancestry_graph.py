@@ -9,10 +9,11 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from icechunk.base.visible import in_a_line
-from icechunk.format.ids import encode_id
+from icechunk.commit.snapshot_info import SnapshotInfo
 from icechunk.format.repo_info import RepoInfo, SnapshotEntry
 
 __all__ = ["AncestryGraph"]
@@ -48,8 +49,7 @@ class _Row:
         Lanes that go on below.
     """
 
-    id: str
-    message: str
+    commit: SnapshotInfo
     branches: tuple[tuple[str, int], ...]
     tags: tuple[str, ...]
     lane: int
@@ -57,11 +57,27 @@ class _Row:
     passing: frozenset[int]
     below: frozenset[int]
 
+    @property
+    def id(self) -> str:
+        """The beginning of the id, which is enough to name a version."""
+        return self.commit.id[:_ID_LENGTH]
+
+    @property
+    def message(self) -> str:
+        """The first line of the message, no longer than fits."""
+        return _shortened(self.commit.message)
+
+    @property
+    def written(self) -> str:
+        """The time in UTC, to the minute."""
+        return f"{self.commit.written_at:%Y-%m-%d %H:%M}"
+
 
 class AncestryGraph:
     """A drawing of history. ``print`` it, or display it in a notebook.
 
     Made by `Repository.ancestry_graph`. Snapshots that are on no branch are not in it.
+    Notebooks show times in UTC; so does `dated`.
     """
 
     def __init__(self, rows: Sequence[_Row], lanes: int, plain: bool) -> None:
@@ -93,15 +109,33 @@ class AncestryGraph:
     def __repr__(self) -> str:
         return str(self)
 
+    def dated(self, number: int | None = None) -> str:
+        """Return the text with the time of each commit, in UTC.
+
+        Parameters
+        ----------
+        number : int, optional
+            Of commits, at most, the newest.
+        """
+        lines = self._lines(dates=True)
+        return "\n".join(islice(lines, None if number is None else max(2 * number - 1, 0)))
+
+    def commits(self) -> Iterator[tuple[SnapshotInfo, list[str], list[str]]]:
+        """Yield each commit with the names of the branches and tags that point to it."""
+        for row in self._rows:
+            yield row.commit, [name for name, _ in row.branches], list(row.tags)
+
     # -- text ------------------------------------------------------------------------------
-    def _lines(self) -> Iterator[str]:
+    def _lines(self, *, dates: bool = False) -> Iterator[str]:
         for position, row in enumerate(self._rows):
             names = [
                 self._styled(name, f"1;{_terminal_color(lane)}") for name, lane in row.branches
             ]
             names += [self._styled(tag, f"1;3;{_TAG_TERMINAL_COLOR}") for tag in row.tags]
             refs = f"({', '.join(names)}) " if names else ""
-            yield f"{self._commit_line(row)}{self._styled(row.id, '2')} {refs}{row.message}"
+            time = f"{row.written} " if dates else ""
+            short = self._styled(row.id, "2")
+            yield f"{self._commit_line(row)}{short} {time}{refs}{row.message}"
             if position < len(self._rows) - 1:
                 yield "".join(
                     self._colored("│" if lane in row.below else " ", lane) + " "
@@ -134,20 +168,20 @@ class AncestryGraph:
     # -- SVG -------------------------------------------------------------------------------
     def _repr_svg_(self) -> str:
         starts: dict[int, int] = {}
-        shapes, texts = [], []
+        shortpes, texts = [], []
         for position, row in enumerate(self._rows):
             height = _middle(position)
             starts.setdefault(row.lane, position)
             for lane in row.joins:
                 # straight down to the row before, from there to this commit
                 x, y = _center(lane), height - _LINE
-                shapes.append(self._line(lane, starts[lane], position - 1))
-                shapes.append(
+                shortpes.append(self._line(lane, starts[lane], position - 1))
+                shortpes.append(
                     f'<path d="M {x} {y} C {x} {height}, {x} {height}, '
                     f'{_center(row.lane)} {height}" fill="none" {self._stroke(lane)}/>'
                 )
             if row.lane not in row.below:
-                shapes.append(self._line(row.lane, starts[row.lane], position))
+                shortpes.append(self._line(row.lane, starts[row.lane], position))
             texts.append(self._svg_commit(row, height))
         longest = max(map(_text_length, self._rows))
         width = _center(self._lanes) + longest * _CHARACTER
@@ -156,7 +190,7 @@ class AncestryGraph:
             [
                 f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
                 f'style="font-family: monospace; font-size: {_TEXT_SIZE}px;">',
-                *shapes,
+                *shortpes,
                 *texts,
                 "</svg>",
             ]
@@ -176,7 +210,8 @@ class AncestryGraph:
         fill = self._fill(_svg_color(row.lane))
         return (
             f'<circle cx="{_center(row.lane)}" cy="{height}" r="5"{fill}/>'
-            f'<text x="{_center(self._lanes)}" y="{height + 4}" fill="gray">{row.id} {refs}'
+            f'<text x="{_center(self._lanes)}" y="{height + 4}" fill="currentColor">'
+            f'<tspan opacity="0.75">{row.id} {row.written}</tspan> {refs}'
             f"{html.escape(row.message)}</text>"
         )
 
@@ -222,8 +257,7 @@ def _layout(
             drawn.add(lane)
         rows.append(
             _Row(
-                encode_id(entry.id)[:_ID_LENGTH],
-                _shortened(entry.message),
+                SnapshotInfo.from_entry(entry),
                 tuple((in_a_line(name), lane) for name, lane in branches.get(entry.id, ())),
                 tuple(map(in_a_line, tags.get(entry.id, ()))),
                 lane,
@@ -256,7 +290,7 @@ def _shortened(message: str) -> str:
 
 def _text_length(row: _Row) -> int:
     refs = [*(name for name, _ in row.branches), *row.tags]
-    return len(f"{row.id} ({', '.join(refs)}) {row.message}")
+    return len(f"{row.id} {row.written} ({', '.join(refs)}) {row.message}")
 
 
 def _center(lane: int) -> int:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
+from itertools import islice
+from typing import Final
 
 from icechunk.base.async_twin import async_twin
+from icechunk.base.html import Html, card, note, table
 from icechunk.commit.assets import Assets
 from icechunk.commit.diff import Diff, diff_from_logs
 from icechunk.commit.publish import RepoState
@@ -17,8 +20,46 @@ from icechunk.commit.snapshot_info import (
 from icechunk.commit.version_names import require_snapshot, resolve
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format.ids import decode_id, encode_id
+from icechunk.format.repo_info import RepoInfo
 from icechunk.format.snapshot_table import SnapshotTable
 from icechunk.repository.ancestry_graph import AncestryGraph
+
+#: Snapshots that a notebook shows.
+_SHOWN: Final = 50
+
+
+class Ancestry(Iterator[SnapshotInfo]):
+    """Iterates over a snapshot and its ancestors. Notebooks show a table, and use nothing up.
+
+    Parameters
+    ----------
+    info : RepoInfo
+    start : bytes
+        The newest snapshot.
+    """
+
+    def __init__(self, info: RepoInfo, start: bytes) -> None:
+        self._info, self._start = info, start
+        self._left = self._begin()
+
+    def _begin(self) -> Iterator[SnapshotInfo]:
+        info = self._info
+        if isinstance(info.snapshots, SnapshotTable):
+            return map(partial(snapshot_of_row, info.snapshots), info.ancestry_rows(self._start))
+        return map(SnapshotInfo.from_entry, info.ancestry(self._start))
+
+    def __next__(self) -> SnapshotInfo:
+        return next(self._left)
+
+    def __iter__(self) -> Iterator[SnapshotInfo]:
+        return self._left
+
+    def _repr_html_(self) -> str:
+        newest = islice(self._begin(), _SHOWN + 1)
+        rows = [(each.id, each.written_at, each.message) for each in newest]
+        more = note(f"and older ones than these {_SHOWN}") if len(rows) > _SHOWN else Html("")
+        columns = ("snapshot", "written (UTC)", "message")
+        return card("Ancestry", encode_id(self._start), table(columns, rows[:_SHOWN]), more)
 
 
 class History:
@@ -59,16 +100,15 @@ class History:
     ) -> Iterator[SnapshotInfo]:
         """Return an iterator over a snapshot and its ancestors, newest first.
 
+        Notebooks show it as a table.
+
         Parameters
         ----------
         branch, tag, snapshot_id, ref : str
             Exactly one of them: where to start. For `ref` see `icechunk.Repository.resolve`.
         """
         info = self._state.load()
-        start = resolve(info, branch, tag, snapshot_id, ref)
-        if isinstance(info.snapshots, SnapshotTable):
-            return map(partial(snapshot_of_row, info.snapshots), info.ancestry_rows(start))
-        return map(SnapshotInfo.from_entry, info.ancestry(start))
+        return Ancestry(info, resolve(info, branch, tag, snapshot_id, ref))
 
     async def async_ancestry(
         self,

@@ -134,7 +134,10 @@ class JobStatus(Displayed):
             for p in self.running
             if p.looks_dead
         ]
-        failed = [f"{p.key!r} ({p.attempts} times): {p.error}" for p in self.failed]
+        failed = [
+            f"{p.key!r} ({p.attempts} time{'s' * (p.attempts != 1)}): {p.error}"
+            for p in self.failed
+        ]
         return [
             ("done", len(self.done), f"{self.committed} of them committed"),
             ("running", len(running), _few(running)),

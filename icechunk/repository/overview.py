@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 
 from icechunk.base.html import Html, card, fields, note, section, table
+from icechunk.commit.assets import Assets
 from icechunk.commit.publish import RepoState
 from icechunk.commit.snapshot_info import SnapshotInfo, from_microseconds
 from icechunk.errors import IcechunkError
@@ -17,12 +18,13 @@ __all__ = ["overview"]
 _COMMITS = 10
 
 
-def overview(url: str, state: RepoState) -> Html:
-    """Return a card. It shows the repo info, and no other object is requested."""
+def overview(url: str, state: RepoState, assets: Assets) -> Html:
+    """Return a card. It requests the repo info and the newest snapshot of main only."""
     try:
         info = state.load()
+        told = {"spec": info.spec_version, "commits": _count(info), "main": _size(info, assets)}
         parts = [
-            fields({"spec": info.spec_version, "commits": _count(info)}),
+            fields(told),
             section(f"Branches: {len(info.branches):,}", _refs(info, "branch"), is_open=True),
             section(f"Tags: {len(info.tags):,}", _refs(info, "tag")),
             section("Newest commits of main", _commits(info)),
@@ -35,6 +37,20 @@ def overview(url: str, state: RepoState) -> Html:
 def _count(info: RepoInfo) -> str | None:
     # spec 1 finds commits one by one
     return f"{len(info.snapshots):,}" if info.spec_version > 1 else None
+
+
+def _size(info: RepoInfo, assets: Assets) -> str | None:
+    tip = info.branches.get("main")
+    if tip is None:
+        return None
+    try:
+        snapshot = assets.snapshot(tip)
+    except IcechunkError as error:
+        return str(error)
+    files = snapshot.manifest_files.values()
+    chunks = sum(file.num_chunk_refs for file in files)
+    nodes = sum(1 for _ in snapshot.nodes())
+    return f"{nodes:,} groups and arrays, {chunks:,} chunks in {len(files):,} manifests"
 
 
 def _refs(info: RepoInfo, kind: str) -> Html:

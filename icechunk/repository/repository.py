@@ -368,7 +368,7 @@ class Repository:
         return labelled(f"icechunk.Repository{known}", lines)
 
     def _repr_html_(self) -> str:
-        return overview(self.storage.url, self._context.state)
+        return overview(self.storage.url, self._context.state, self._context.assets)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"recipe": self._recipe}

@@ -22,6 +22,7 @@ from icechunk.format.ids import encode_ids, normalize_path
 from icechunk.format.snapshot import ArrayInfo, Node
 from icechunk.session.chunks import ChunkStore, Coordinate, check_coordinate, in_grid
 from icechunk.session.edits import Edits
+from icechunk.session.grid_masks import GridMask
 from icechunk.virtual.resolver import VirtualResolver
 
 #: Maps the position of a chunk to another one, or to None.
@@ -93,14 +94,15 @@ class ArrayChunks:
         Returns
         -------
         bool[...]
-            In the shape of the chunk grid.
+            In the shape of the chunk grid. Notebooks show a map of it.
 
         Raises
         ------
         NodeNotFoundError, InvalidInputError
             If there is no such array.
         """
-        return self._chunks.written(normalize_path(path), base=base)
+        node, _ = self._edits.tree.require_array(normalize_path(path))
+        return GridMask(self._chunks.written(node.path, base=base), "written", node)
 
     def changed_chunks(self, path: str) -> npt.NDArray[np.bool_]:
         """Say which chunks of an array this session has written or deleted.
@@ -108,7 +110,8 @@ class ArrayChunks:
         For a fork they include those that its parent had changed before. Parameters, result
         and errors are those of `written_chunks`.
         """
-        return self._chunks.changed(normalize_path(path))
+        node, _ = self._edits.tree.require_array(normalize_path(path))
+        return GridMask(self._chunks.changed(node.path), "changed", node)
 
     def chunk_type(self, array_path: str, chunk_coordinates: Sequence[int]) -> ChunkType:
         """Say where the bytes of a chunk are.

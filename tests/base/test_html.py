@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import pickle
+import re
 from html.parser import HTMLParser
 from typing import Any
 
@@ -12,13 +15,14 @@ import zarr
 import icechunk
 from icechunk import CountingStorage, Diff, MemoryStorage, Repository
 from icechunk.base.html import Html, bullets, card, chunk_map, code, fields, section, table
+from icechunk.changes.zarr_metadata import chunk_runs
 from icechunk.repository.jobs_status import FailedPart, JobStatus
 from icechunk.repository.verification import Damage, Verification
 from icechunk_dask import VirtualizeReport
 
 EVIL = '<script>alert("x")</script>&'
 #: Of HTML and SVG, without an end.
-VOID = {"br", "rect"}
+VOID = {"br"}
 
 
 class Reader(HTMLParser):
@@ -116,7 +120,8 @@ def test_repository(repository: Repository) -> None:
     opened = Repository.open(storage)
     storage.reset()
     reader = read(opened._repr_html_())
-    assert storage.requests <= 1
+    assert storage.requests <= 2
+    assert "3 groups and arrays, 100 chunks in 1 manifests" in reader.text
     tip = repository.lookup_branch("main")
     # as a branch, a tag and a commit
     assert reader.text.count(tip) == 3 and reader.text.count(EVIL) == 3
@@ -170,6 +175,18 @@ def test_snapshot(repository: Repository) -> None:
     assert text.count(EVIL) == 3 and newest.id in text and f"{newest.written_at:%Y-%m-%d}" in text
 
 
+def test_ancestry(repository: Repository) -> None:
+    found = repository.ancestry(branch="main")
+    ids = [each.id for each in repository.ancestry(branch="main")]
+    text = read(found._repr_html_()).text  # type: ignore[attr-defined]
+    assert all(id in text for id in ids) and "Repository initialized" in text
+    assert next(found).id == ids[0] and [each.id for each in found] == ids[1:]
+    for i in range(55):
+        repository.writable_session("main").commit(f"commit {i}", allow_empty=True)
+    text = read(repository.ancestry(branch="main")._repr_html_()).text  # type: ignore[attr-defined]
+    assert "older ones than these 50" in text and "commit 5\n" in text and "commit 4\n" not in text
+
+
 def test_diff(repository: Repository) -> None:
     first = repository.resolve("main~1")
     diff = repository.diff(from_snapshot_id=first, to_branch="main")
@@ -206,3 +223,69 @@ def test_report() -> None:
 def test_others_are_shown_as_repr_has_them() -> None:
     storage = icechunk.in_memory_storage()
     assert storage._repr_html_().startswith("<pre>")
+
+
+# -- chunks that were written ------------------------------------------------------------
+def titles(page: str) -> list[str]:
+    return re.findall(r"<title>(.*?)</title>", page)
+
+
+def test_written_chunks(repository: Repository) -> None:
+    session = repository.writable_session("main")
+    array = zarr.create_array(
+        session.store,
+        name="b",
+        shape=(10, 3, 130),
+        chunks=(4, 3, 2),
+        dtype="i2",
+        dimension_names=("time", None, "x"),
+    )
+    array[:4, :, :6] = 1
+    array[8:, :, 128:] = 1
+    written = session.written_chunks("/b")
+    page = written._repr_html_()  # type: ignore[attr-defined]
+    reader = read(page)
+    assert (
+        "4 of 195" in reader.text
+        and "time: 3 chunks of 4, axis 1: 1 chunks of 3, x: 65 chunks of 2" in reader.text
+    )
+    assert "Not written: 191, of which the first 50" in reader.text
+    # three rows of 22 cells, each of three chunks, and the last column of two
+    assert len(titles(page)) == 66
+    assert titles(page)[0] == "time 0:4, x 0:6: 3 of 3"
+    assert titles(page)[-1] == "time 8:10, x 126:130: 1 of 2"
+    assert "0, 0, 3" in reader.text and "time 0:4, axis 1 0:3, x 6:8" in reader.text
+    changed = session.changed_chunks("b")
+    assert "Chunks changed" in read(changed._repr_html_()).text  # type: ignore[attr-defined]
+
+
+def test_masks_of_chunks_are_arrays(repository: Repository) -> None:
+    written = repository.readonly_session("main").written_chunks("/g/a")
+    assert isinstance(written, np.ndarray) and written.dtype == bool
+    assert type(~written) is np.ndarray and type(written.sum()) is np.int64
+    others: list[Any] = [written[:2], written.copy(), pickle.loads(pickle.dumps(written))]
+    for other in others:
+        np.testing.assert_array_equal(other, np.ones(other.shape, bool))
+        assert other._repr_html_().startswith("<pre>")
+    assert repr(np.asarray(written)) == repr(written)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (5, 0)])
+def test_written_chunks_of_small_grids(shape: tuple[int, ...]) -> None:
+    session = Repository.create(MemoryStorage()).writable_session("main")
+    zarr.create_array(session.store, name="a", shape=shape, chunks=(4,) * len(shape), dtype="i1")
+    written = session.written_chunks("a")
+    assert f"0 of {written.size}" in read(written._repr_html_()).text  # type: ignore[attr-defined]
+
+
+def test_sizes_of_chunks() -> None:
+    def runs(configuration: Any) -> list[list[tuple[int, int]]]:
+        text = json.dumps({"chunk_grid": {"configuration": configuration}})
+        return chunk_runs(text.encode(), (10, 7))
+
+    assert runs({"chunk_shape": [4, 7]}) == [[(4, 3)], [(7, 1)]]
+    assert runs({"chunk_shapes": [[6, 4], [[2, 3], 1]]}) == [[(6, 1), (4, 1)], [(2, 3), (1, 1)]]
+    assert runs({"chunk_shapes": [5, [7]]}) == [[(5, 2)], [(7, 1)]]
+    malformed: list[Any] = [None, [], {}, {"chunk_shape": [4]}, {"chunk_shapes": [{}, "x"]}]
+    for strange in malformed:
+        assert runs(strange) == [[(10, 1)], [(7, 1)]]

@@ -74,7 +74,22 @@ def test_log(folder: Path, repo: Repository) -> None:
     assert [each["id"] for each in data("log", folder, "-n", "1", "-r", "v1")] == ids[1:2]
     lines = run("log", folder).stdout.splitlines()
     assert [line.split()[0] for line in lines[1:]] == ids
-    assert "second" in run("log", folder, "--graph").stdout
+
+
+def test_graph(folder: Path, repo: Repository) -> None:
+    newest = next(repo.ancestry(branch="main"))
+    drawn = run("log", folder, "--graph").stdout
+    assert f"{newest.id[:8]} {newest.written_at:%Y-%m-%d %H:%M} (main) {newest.message}" in drawn
+    assert drawn.splitlines()[:1] == run("log", folder, "--graph", "-n", "1").stdout.splitlines()
+    told = data("log", folder, "--graph")
+    assert {each["id"] for each in told} == {
+        each.id for name in ("main", "side") for each in repo.ancestry(branch=name)
+    }
+    (tip,) = (each for each in told if "main" in each["branches"])
+    assert tip["id"] == newest.id and tip["written_at"] == newest.written_at.isoformat()
+    tagged = data("log", folder, "--graph", "-r", "v1")
+    assert [each["id"] for each in tagged] == [each.id for each in repo.ancestry(tag="v1")]
+    assert "v1" in tagged[0]["tags"]
 
 
 def test_show(folder: Path, repo: Repository) -> None:

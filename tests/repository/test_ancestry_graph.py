@@ -97,7 +97,8 @@ def test_svg(repository: Repository, plain: bool) -> None:
     assert len(root.findall(f"{SVG}circle")) == 7
     assert len(root.findall(f"{SVG}path")) == 3
     messages = ["".join(found.itertext()) for found in root.findall(f"{SVG}text")]
-    assert [found.split(" ", 1)[1] for found in messages][-1] == "Repository initialized"
+    oldest = list(repository.ancestry(branch="main"))[-1]
+    assert messages[-1] == f"{oldest.id[:8]} {oldest.written_at:%Y-%m-%d %H:%M} {oldest.message}"
     assert (re.search('fill="#', text) is None) is plain
 
 
