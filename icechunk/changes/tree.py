@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from icechunk.base.near import near
 from icechunk.changes.change_set import ChangeSet, MovedNode
 from icechunk.changes.zarr_metadata import check_document, parse_node_metadata
 from icechunk.errors import (
@@ -115,7 +116,9 @@ class Tree:
         """
         node = self.get(path)
         if node is None:
-            raise NodeNotFoundError(f"there is no group or array at {path!r}")
+            raise NodeNotFoundError(
+                f"there is no group or array at {path!r}{near(path, self.paths_below('/'))}"
+            )
         return node
 
     def require_array(self, path: str) -> tuple[Node, ArrayInfo]:

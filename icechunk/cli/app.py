@@ -27,7 +27,7 @@ COMMANDS: Final = {
     "tree": ("contents", "All groups and arrays of a version."),
     "cat": ("contents", "The zarr.json of a group or array, or a value."),
     "chunks": ("contents", "Where the chunks of an array are."),
-    "annotate": ("copying", "Which commit last changed each chunk of an array."),
+    "annotate": ("copying", "Which commit last changed each chunk."),
     "ops": ("reading", "Operations on a repository, newest first."),
     "inspect": ("reading", "What a stored object says."),
     "branch": ("refs", "List, create and delete branches."),
@@ -50,8 +50,8 @@ COMMANDS: Final = {
     "stats": ("upkeep", "How much space the chunks take."),
     "ingest": ("archives", "Copy NetCDF, HDF5 or GRIB files into one dataset."),
     "virtualize": ("archives", "Make one dataset of NetCDF, HDF5 or GRIB files."),
-    "import-kerchunk": ("kerchunk_references", "Take over kerchunk references."),
-    "export": ("kerchunk_references", "Write kerchunk references of a version."),
+    "import-kerchunk": ("kerchunk_references", "Import kerchunk references."),
+    "export": ("kerchunk_references", "Export a version as kerchunk references."),
 }
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from icechunk import Storage
-from icechunk.cli.options import branch_option, group_option, message_option, storage
-from icechunk.cli.output import text
+from icechunk.cli.options import as_json, branch_option, group_option, message_option, storage
+from icechunk.cli.output import print_json, text
 from icechunk_dask import VirtualizeReport, ingest as ingest_files, virtualize as virtualize_files
 
 __all__ = ["COMMANDS"]
@@ -41,27 +41,31 @@ def _of_files(command: Callable[..., None]) -> Callable[..., None]:
         group_option,
         branch_option,
         message_option,
+        as_json,
     ]
     for option in reversed(options):
         command = option(command)
     return command
 
 
-def _tell(report: VirtualizeReport) -> None:
+def _tell(report: VirtualizeReport, as_json: bool) -> None:
     """Print what became of the files; the status is 1 if some failed."""
-    text(repr(report))
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        text(repr(report))
     if report.failed:
         click.get_current_context().exit(1)
 
 
 @click.command()
 @_of_files
-def virtualize(place: Storage, urls: tuple[str, ...], **arguments: Any) -> None:
+def virtualize(place: Storage, urls: tuple[str, ...], as_json: bool, **arguments: Any) -> None:
     """Make one dataset of NetCDF, HDF5 or GRIB files, without copying their data.
 
     The repository REPO is created where there is none. Called again, new files are added.
     """
-    _tell(virtualize_files(list(urls), place, **arguments))
+    _tell(virtualize_files(list(urls), place, **arguments), as_json)
 
 
 @click.command()
@@ -71,7 +75,11 @@ def virtualize(place: Storage, urls: tuple[str, ...], **arguments: Any) -> None:
 )
 @click.option("--commit-every", default="1GB", show_default=True, help="Size of a batch, or time.")
 def ingest(
-    place: Storage, urls: tuple[str, ...], chunks: tuple[str, ...], **arguments: Any
+    place: Storage,
+    urls: tuple[str, ...],
+    chunks: tuple[str, ...],
+    as_json: bool,
+    **arguments: Any,
 ) -> None:
     """Copy NetCDF, HDF5 or GRIB files into one dataset of a repository.
 
@@ -84,7 +92,7 @@ def ingest(
         if not size.lstrip("-").isdecimal():
             raise click.BadParameter(f"{chunk!r} is not DIM=SIZE, such as time=24")
         sizes[dim] = int(size)
-    _tell(ingest_files(list(urls), place, chunks=sizes or None, **arguments))
+    _tell(ingest_files(list(urls), place, chunks=sizes or None, **arguments), as_json)
 
 
 COMMANDS: dict[str, Any] = {"ingest": ingest, "virtualize": virtualize}

@@ -15,13 +15,14 @@ from rich.tree import Tree
 
 from icechunk import FormatError, IcechunkError, InvalidInputError, Repository, Session
 from icechunk.base.visible import in_a_line
+from icechunk.cli import completing
 from icechunk.cli.options import as_json, ref, repository
 from icechunk.cli.output import console, fields, print_json, size, table, text
 from icechunk.format.chunk_ref import RefKind
 
 __all__ = ["COMMANDS"]
 
-path_argument = click.argument("path", default="/")
+path_argument = click.argument("path", default="/", shell_complete=completing.paths)
 
 
 def _read_by_zarr(command: Callable[..., None]) -> Callable[..., None]:
@@ -42,6 +43,7 @@ def _read_by_zarr(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _node(session: Session, path: str) -> zarr.Array[Any] | zarr.Group:
+    session.tree.require("/" + path.strip("/"))  # Zarr's error would be of a group in any case
     return zarr.open(session.store, path=path.strip("/"), mode="r", zarr_format=3)
 
 
@@ -148,8 +150,9 @@ def tree(repo: Repository, ref: str, path: str, as_json: bool) -> None:
 @path_argument
 @click.option("-c", "--chunk", "index", metavar="I,J,...", help="Print the values of a chunk.")
 @ref
+@as_json
 @_read_by_zarr
-def cat(repo: Repository, ref: str, path: str, index: str | None) -> None:
+def cat(repo: Repository, ref: str, path: str, index: str | None, as_json: bool) -> None:
     """Print the zarr.json of a group or array, or the values of a chunk."""
     session = repo.readonly_session(ref=ref)
     if index is None:
@@ -162,8 +165,12 @@ def cat(repo: Repository, ref: str, path: str, index: str | None) -> None:
         slice(i * n, min((i + 1) * n, length))
         for i, n, length in zip(places, array.chunks, array.shape, strict=True)
     )
+    values = np.asarray(array[selection])
+    if as_json:
+        print_json({"chunk": places, "values": values})
+        return
     with np.printoptions(threshold=10_000, linewidth=100):
-        text(str(np.asarray(array[selection])))
+        text(str(values))
 
 
 def _jsonable(value: Any) -> Any:
@@ -191,7 +198,7 @@ def _index(array: zarr.Array[Any], text: str) -> list[int]:
 @as_json
 @_read_by_zarr
 def chunks(repo: Repository, ref: str, path: str, as_json: bool) -> None:
-    """Say where the chunks of an array are, and which are missing."""
+    """Show where the chunks of an array are, and how many are missing."""
     session = repo.readonly_session(ref=ref)
     _array(session, path)
     written = session.written_chunks(path)

@@ -8,25 +8,16 @@ from typing import Any
 import click
 
 from icechunk import Repository, storage_from_url
-from icechunk.cli.options import as_json, ref, repository
+from icechunk.cli import completing
+from icechunk.cli.options import as_json, named_values, ref, repository
 from icechunk.cli.output import error_console, print_json, size, table, text
 
 __all__ = ["COMMANDS"]
 
 
-def _options(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for item in given:
-        name, equals, value = item.partition("=")
-        if not equals or not name:
-            raise click.BadParameter(f"{name!r} is not NAME=VALUE")
-        found[name] = {"true": True, "false": False}.get(value.lower(), value)
-    return found
-
-
 @click.command()
 @repository
-@click.argument("target")
+@click.argument("target", shell_complete=completing.folders)
 @ref
 @click.option("-b", "--branch", help="Of the target. Default: that of the version, or main.")
 @click.option("--no-history", is_flag=True, help="Only this version, and none before it.")
@@ -35,7 +26,7 @@ def _options(ctx: click.Context, param: click.Parameter, given: tuple[str, ...])
     "to_options",
     metavar="NAME=VALUE",
     multiple=True,
-    callback=_options,
+    callback=named_values,
     help="Option of the storage of the target. Repeatable.",
 )
 @as_json
@@ -50,7 +41,7 @@ def copy(
 ) -> None:
     """Copy a version with its history and its chunks to TARGET, another repository.
 
-    What is there already is skipped, so that a copy that was broken off goes on.
+    Objects that exist there are skipped, so an interrupted copy can be resumed.
     """
     with error_console().status("") as status:
         found = repo.copy_to(
@@ -79,12 +70,12 @@ def _region(ctx: click.Context, param: click.Parameter, given: str | None) -> An
 
 @click.command()
 @repository
-@click.argument("path")
+@click.argument("path", shell_complete=completing.paths)
 @ref
 @click.option("-c", "--chunks", "region", callback=_region, help="A box of chunks: 0:4,2:3.")
 @as_json
 def annotate(repo: Repository, path: str, ref: str, region: Any, as_json: bool) -> None:
-    """Say which commit last changed each chunk of the array PATH."""
+    """Show which commit last changed each chunk of the array PATH."""
     found = repo.annotate(path, ref, region=region)
     if as_json:
         print_json(found.to_dict())

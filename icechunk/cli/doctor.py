@@ -27,8 +27,8 @@ _MOST_SECONDS = 60
 def doctor(place: Storage, read_only: bool, as_json: bool) -> None:
     """Try credentials, reading, writing, conditional writes, and the clock.
 
-    What is written lies below doctor/ under a random name, and is deleted again. The exit
-    status is 1 if something failed.
+    It writes an object under a random name below doctor/, and deletes it again. The exit
+    status is 1 if a check fails.
     """
     results = [
         {"check": name, "ok": ok, "told": told} for name, ok, told in _checks(place, read_only)

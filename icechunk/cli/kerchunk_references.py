@@ -8,8 +8,15 @@ from typing import Any, Literal
 import click
 
 from icechunk import Repository
-from icechunk.cli.options import branch_option, group_option, message_option, ref, repository
-from icechunk.cli.output import text
+from icechunk.cli.options import (
+    as_json,
+    branch_option,
+    group_option,
+    message_option,
+    ref,
+    repository,
+)
+from icechunk.cli.output import done
 from icechunk.kerchunk import export_references, import_references
 
 __all__ = ["COMMANDS"]
@@ -22,6 +29,7 @@ __all__ = ["COMMANDS"]
 @group_option
 @branch_option
 @message_option
+@as_json
 def import_kerchunk(
     repo: Repository,
     references: str,
@@ -29,13 +37,14 @@ def import_kerchunk(
     group: str,
     branch: str,
     message: str | None,
+    as_json: bool,
 ) -> None:
-    """Take over kerchunk references: JSON, compressed or not, or a Parquet store."""
+    """Import kerchunk references: JSON, compressed or not, or a Parquet store."""
     session = repo.writable_session(branch)
     report = import_references(references, session, group=group, append_dim=append_dim)
     snapshot = session.commit(message or f"References of {Path(references).name}")
-    text(repr(report))
-    text(f"committed {snapshot}")
+    line = f"{report!r}\ncommitted {snapshot}"
+    done(as_json, line, branch=branch, snapshot=snapshot, report=report)
 
 
 @click.command()
@@ -43,10 +52,13 @@ def import_kerchunk(
 @click.argument("target", metavar="TARGET")
 @click.option("--format", "form", type=click.Choice(["json", "parquet"]), default="json")
 @ref
-def export(repo: Repository, ref: str, target: str, form: Literal["json", "parquet"]) -> None:
+@as_json
+def export(
+    repo: Repository, ref: str, target: str, form: Literal["json", "parquet"], as_json: bool
+) -> None:
     """Write kerchunk references of a version to the path TARGET."""
     export_references(repo.readonly_session(ref=ref), target, format=form)
-    text(f"wrote {target}")
+    done(as_json, f"wrote {target}", target=target, format=form)
 
 
 COMMANDS: dict[str, Any] = {

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from icechunk import InvalidInputError, Repository, Storage, storage_from_url
+from icechunk.cli import completing
 from icechunk.config.times import instant
 from icechunk.storage import version_url
 
@@ -19,6 +20,7 @@ __all__ = [
     "confirm",
     "group_option",
     "message_option",
+    "named_values",
     "ref",
     "repository",
     "storage",
@@ -32,7 +34,10 @@ def _value(text: str) -> Any:
     return {"true": True, "false": False}.get(text.lower(), text)
 
 
-def _options(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
+def named_values(
+    ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return options of a storage as they were given: NAME=VALUE."""
     found: dict[str, Any] = {}
     for item in given:
         name, equals, text = item.partition("=")
@@ -48,7 +53,7 @@ _storage_option = click.option(
     "options",
     metavar="NAME=VALUE",
     multiple=True,
-    callback=_options,
+    callback=named_values,
     help="Option of the storage. Repeatable.",
 )
 
@@ -56,7 +61,7 @@ _storage_option = click.option(
 def storage(command: Command) -> Command:
     """Give a command a storage, made of its argument REPO and of storage options."""
 
-    @click.argument("repo", metavar="REPO")
+    @click.argument("repo", metavar="REPO", shell_complete=completing.folders)
     @_storage_option
     @functools.wraps(command)
     def with_storage(repo: str, options: dict[str, Any], **others: Any) -> Any:
@@ -71,7 +76,7 @@ def repository(command: Command) -> Command:
     REPO may be a URL that names a version and a path, for commands that take both.
     """
 
-    @click.argument("repo", metavar="REPO")
+    @click.argument("repo", metavar="REPO", shell_complete=completing.folders)
     @_storage_option
     @functools.wraps(command)
     def with_repository(repo: str, options: dict[str, Any], **others: Any) -> Any:
@@ -108,10 +113,13 @@ ref = click.option(
     "--ref",
     default="main",
     show_default=True,
+    shell_complete=completing.versions,
     help="Branch, tag, id, main~2 or main@2024-05-01. REPO|icechunk:@tag.v1 names one, too.",
 )
 group_option = click.option("-g", "--group", default="/", show_default=True)
-branch_option = click.option("-b", "--branch", default="main", show_default=True)
+branch_option = click.option(
+    "-b", "--branch", default="main", show_default=True, shell_complete=completing.branches
+)
 message_option = click.option("-m", "--message", help="Of the commit.")
 _yes = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 

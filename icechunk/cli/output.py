@@ -16,7 +16,7 @@ from rich.text import Text
 
 from icechunk.base.visible import as_json, in_a_line, visible
 
-__all__ = ["error_console", "fields", "print_json", "size", "table", "text"]
+__all__ = ["done", "error_console", "fields", "print_json", "size", "table", "text"]
 
 
 def console() -> Console:
@@ -66,9 +66,21 @@ def _short(value: Any) -> str:
     return str(value)
 
 
+def done(as_json: bool, line: str, **told: Any) -> None:
+    """Print what a command has done: a line, or the values in it as JSON."""
+    if as_json:
+        print_json(told)
+    else:
+        text(line)
+
+
 def print_json(value: Any) -> None:
-    """Print a value as JSON: one document, sorted sets, times in ISO 8601."""
-    text = json.dumps(value, default=_plain, indent=2, ensure_ascii=False)
+    """Print a value as JSON: one document, sorted sets, times in ISO 8601.
+
+    Numbers that JSON does not have are the texts that Zarr has for them: ``"NaN"``.
+    """
+    text = json.dumps(value, default=_plain)
+    text = json.dumps(json.loads(text, parse_constant=str), indent=2, ensure_ascii=False)
     sys.stdout.write(as_json(text) + "\n")
 
 

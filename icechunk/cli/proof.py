@@ -7,6 +7,7 @@ from typing import Any, Literal
 import click
 
 from icechunk import Repository
+from icechunk.cli import completing
 from icechunk.cli.options import as_json, repository
 from icechunk.cli.output import error_console, print_json, text
 
@@ -27,7 +28,7 @@ __all__ = ["COMMANDS"]
 def verify(
     repo: Repository, sources: bool, deep: Literal["none", "sample", "all"], as_json: bool
 ) -> None:
-    """Prove that all that versions refer to is there, and fits together.
+    """Verify that everything that versions refer to is there and consistent.
 
     The exit status is 1 if there is damage.
     """
@@ -48,7 +49,7 @@ def verify(
 
 @click.command()
 @repository
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completing.jobs)
 @as_json
 def jobs(repo: Repository, name: str | None, as_json: bool) -> None:
     """List jobs, or show how far the job NAME is."""

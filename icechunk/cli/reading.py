@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from icechunk import Diff, Repository
+from icechunk.cli import completing
 from icechunk.cli.options import as_json, ref, repository
 from icechunk.cli.output import fields, print_json, table, text
 
@@ -124,8 +125,22 @@ def show(repo: Repository, ref: str, as_json: bool) -> None:
 @click.command()
 @repository
 @click.option("--exit-code", is_flag=True, help="Exit with status 1 if there are differences.")
-@click.option("--from", "from_", required=True, metavar="REF", help="The older version.")
-@click.option("--to", default="main", show_default=True, metavar="REF", help="The newer one.")
+@click.option(
+    "--from",
+    "from_",
+    required=True,
+    metavar="REF",
+    help="The older version.",
+    shell_complete=completing.versions,
+)
+@click.option(
+    "--to",
+    default="main",
+    show_default=True,
+    metavar="REF",
+    help="The newer one.",
+    shell_complete=completing.versions,
+)
 @as_json
 def diff(repo: Repository, from_: str, to: str, as_json: bool, exit_code: bool) -> None:
     """Show what differs between two versions."""
@@ -164,7 +179,8 @@ def ops(repo: Repository, number: int | None, as_json: bool) -> None:
 @repository
 @click.argument("kind", type=click.Choice(["repo", "snapshot", "manifest", "transactions"]))
 @click.argument("object_id", required=False)
-def inspect(repo: Repository, kind: str, object_id: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="It is JSON in any case.")
+def inspect(repo: Repository, kind: str, object_id: str | None, as_json: bool) -> None:
     """Print what a stored object says, as JSON.
 
     The id of the object is that of a snapshot (also for its transaction log) or manifest.

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from icechunk import Repository
+from icechunk.cli import completing
 from icechunk.cli.options import as_json, confirm, repository
-from icechunk.cli.output import print_json, table, text
+from icechunk.cli.output import done, print_json, table
 
 __all__ = ["COMMANDS"]
 
@@ -31,8 +32,15 @@ def _command(kind: str, help: str, lost: str) -> click.Command:
 
     @click.command(name=kind, help=help)
     @repository
-    @click.argument("name", required=False)
-    @click.option("--at", metavar="REF", default="main", show_default=True, help="What it names.")
+    @click.argument("name", required=False, shell_complete=completing.names(kind))
+    @click.option(
+        "--at",
+        metavar="REF",
+        default="main",
+        show_default=True,
+        shell_complete=completing.versions,
+        help="What it names.",
+    )
     @click.option("-d", "--delete", is_flag=True, help=f"Delete it.{lost}")
     @as_json
     @confirm
@@ -52,11 +60,13 @@ def _command(kind: str, help: str, lost: str) -> click.Command:
             target = lookup(name)
             ask(f"Delete the {kind} {name}, which is at {target}?{lost}")
             getattr(repo, f"delete_{kind}")(name)
-            text(f"deleted {kind} {name}, which was at {target}")
+            line = f"deleted {kind} {name}, which was at {target}"
+            done(as_json, line, **{kind: name, "deleted": True, "snapshot": target})
         else:
             target = repo.resolve(at)
             getattr(repo, f"create_{kind}")(name, target)
-            text(f"created {kind} {name} at {target}")
+            line = f"created {kind} {name} at {target}"
+            done(as_json, line, **{kind: name, "deleted": False, "snapshot": target})
 
     return command
 
@@ -71,12 +81,18 @@ tag = _command(
 
 @click.command()
 @repository
-@click.argument("branch")
-@click.argument("to", metavar="REF")
+@click.argument("branch", shell_complete=completing.branches)
+@click.argument("to", metavar="REF", shell_complete=completing.versions)
 @click.option("--dry-run", is_flag=True, help="Say what would happen, and stop.")
+@as_json
 @confirm
 def reset(
-    repo: Repository, branch: str, to: str, dry_run: bool, ask: Callable[[str], None]
+    repo: Repository,
+    branch: str,
+    to: str,
+    dry_run: bool,
+    as_json: bool,
+    ask: Callable[[str], None],
 ) -> None:
     """Move the branch BRANCH to the version REF.
 
@@ -84,12 +100,13 @@ def reset(
     """
     tip = repo.lookup_branch(branch)
     target = repo.resolve(to)
+    told = {"branch": branch, "before": tip, "after": target, "moved": not dry_run}
     if dry_run:
-        text(f"{branch} would move from {tip} to {target}")
+        done(as_json, f"{branch} would move from {tip} to {target}", **told)
         return
     ask(f"Move {branch} from {tip} to {target}?")
     repo.reset_branch(branch, target, from_snapshot_id=tip)
-    text(f"{branch} moved from {tip} to {target}")
+    done(as_json, f"{branch} moved from {tip} to {target}", **told)
 
 
 COMMANDS: dict[str, Any] = {"branch": branch, "reset": reset, "tag": tag}

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from icechunk import Repository, Storage, upgrade_icechunk_repository
-from icechunk.cli.options import as_json, confirm, repository, storage, when
-from icechunk.cli.output import error_console, fields, print_json, size, text
+from icechunk.cli.options import as_json, branch_option, confirm, repository, storage, when
+from icechunk.cli.output import done, error_console, fields, print_json, size, text
 
 __all__ = ["COMMANDS"]
 
@@ -26,10 +26,17 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would ha
     show_default=True,
     help="Of the format; 1 is for official clients 1.x.",
 )
-def create(place: Storage, spec_version: str) -> None:
+@as_json
+def create(place: Storage, spec_version: str, as_json: bool) -> None:
     """Make a new, empty repository."""
     repo = Repository.create(place, spec_version=int(spec_version))
-    text(f"created {repo.storage.url}, spec {spec_version}")
+    url = repo.storage.url
+    done(
+        as_json,
+        f"created {url}, spec {spec_version}",
+        storage=url,
+        spec_version=int(spec_version),
+    )
 
 
 @click.command()
@@ -46,22 +53,26 @@ def config(repo: Repository, as_json: bool) -> None:
 @click.command()
 @repository
 @dry_run_option
+@as_json
 @confirm
-def upgrade(repo: Repository, dry_run: bool, ask: Callable[[str], None]) -> None:
+def upgrade(repo: Repository, dry_run: bool, as_json: bool, ask: Callable[[str], None]) -> None:
     """Turn a repository of spec 1 into spec 2. Official clients 1.x cannot read it then."""
     if not dry_run:
         ask(f"Upgrade {repo.storage.url} to spec 2? Clients 1.x will not be able to read it.")
     upgrade_icechunk_repository(repo, dry_run=dry_run)
-    text("nothing was changed: the upgrade would work" if dry_run else "upgraded to spec 2")
+    line = "nothing was changed: the upgrade would work" if dry_run else "upgraded to spec 2"
+    done(as_json, line, upgraded=not dry_run)
 
 
 @click.command()
 @repository
-@click.option("-b", "--branch", default="main", show_default=True)
+@branch_option
 @click.option("-m", "--message", default="Rewrite manifests", show_default=True)
-def rewrite(repo: Repository, branch: str, message: str) -> None:
-    """Write the manifests of a branch anew, cut as the configuration says now."""
-    text(f"committed {repo.rewrite_manifests(message, branch=branch)}")
+@as_json
+def rewrite(repo: Repository, branch: str, message: str, as_json: bool) -> None:
+    """Rewrite the manifests of a branch, split as the configuration says now."""
+    snapshot = repo.rewrite_manifests(message, branch=branch)
+    done(as_json, f"committed {snapshot}", branch=branch, snapshot=snapshot)
 
 
 @click.command()
@@ -81,7 +92,7 @@ def expire(
     as_json: bool,
     ask: Callable[[str], None],
 ) -> None:
-    """Take commits older than a time out of the history. Nothing is deleted yet."""
+    """Remove commits older than a time from the history. `gc` deletes their data."""
     if dry_run:
         told = repo.preview_expiration(
             older_than, delete_expired_branches=branches, delete_expired_tags=tags

@@ -5,12 +5,12 @@ One text names any of them, see `resolve_ref`. The rules are those of git, where
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from itertools import islice
 from typing import Final
 
+from icechunk.base.near import near
 from icechunk.commit.snapshot_info import from_microseconds, to_microseconds
 from icechunk.config.times import Time, instant
 from icechunk.errors import (
@@ -268,11 +268,4 @@ def _near(info: RepoInfo, name: object, *refs: Mapping[str, bytes]) -> str:
     if info.spec_version == 1:
         # it would list names, and a reader need not have the permission to list
         return ""
-    known = sorted({each for mapping in refs for each in mapping})
-    near = difflib.get_close_matches(str(name), known, _LISTED)
-    if near:
-        return f"; did you mean {' or '.join(map(repr, near))}?"
-    if not known:
-        return "; there are none"
-    more = ", ..." if len(known) > _LISTED else ""
-    return f"; there are {', '.join(map(repr, known[:_LISTED]))}{more}"
+    return near(name, (each for mapping in refs for each in mapping))

@@ -22,7 +22,6 @@ from icechunk.errors import (
     AlreadyExistsError,
     ErrorKind,
     InvalidInputError,
-    NodeNotFoundError,
     StorageError,
 )
 from icechunk.format import layout
@@ -148,7 +147,7 @@ class _Export:
         self._arrays: list[tuple[str, Node, ArrayInfo]] = []
         nodes = session.tree.within(root)
         if not nodes and root != "/":
-            raise NodeNotFoundError(f"there is no group or array at {root!r}")
+            session.tree.require(root)
         groups: dict[str, dict[str, Any]] = {}
         for node in nodes:
             name = node.path[len(root) :].strip("/")

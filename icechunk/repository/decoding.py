@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
-import zarr
 
 from icechunk.errors import ErrorKind, IcechunkError
 from icechunk.session import Session
@@ -47,6 +46,8 @@ def decode_chunks(
     str or None
         What is wrong with it.
     """
+    import zarr  # half of the time that opening a repository would take
+
     try:
         array: Any = zarr.open_array(session.store, path=path.strip("/"), mode="r")
         sizes = array.shards or array.chunks

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from icechunk.base.display import Displayed
+from icechunk.base.near import near
 from icechunk.errors import AlreadyExistsError, InvalidInputError, NotFoundError
 from icechunk.format.metadata import Metadata
 from icechunk.repository.job import Job, check_distinct, listed_keys
@@ -126,9 +127,7 @@ class Jobs(Displayed):
         files = JobFiles(self._repository.storage, name)
         definition = files.open()
         if definition is None or definition.name != name:
-            names = self.list()
-            known = f"there are {', '.join(map(repr, names))}" if names else "there are none"
-            raise NotFoundError(f"there is no job {name!r}; {known}")
+            raise NotFoundError(f"there is no job {name!r}{near(name, self.list())}")
         return Job(self._repository, files, definition)
 
     def list(self) -> list[str]:

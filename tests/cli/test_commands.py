@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -388,22 +389,58 @@ def test_repair(folder: Path, repo: Repository) -> None:
     assert Repository.open(folder).lookup_branch("main") != tip
 
 
+def completions(line: str) -> list[str]:
+    environment = {
+        "_ICECHUNK_COMPLETE": "bash_complete",
+        "COMP_WORDS": f"icechunk {line}",
+        "COMP_CWORD": str(len(line.split(" "))),
+    }
+    result = CliRunner().invoke(main, prog_name="icechunk", env=environment)
+    assert "Traceback" not in result.output
+    return [answer.partition(",")[2] for answer in result.stdout.split()]
+
+
 @pytest.mark.parametrize(
     ("line", "completed"),
     [
         ("che", ["cherry-pick"]),
         ("log {} --gr", ["--graph"]),
+        ("log {} -r ", ["main", "side", "v1"]),
+        ("log {} -r v", ["v1"]),
+        ("diff {} --from s", ["side"]),
+        ("reset {} m", ["main"]),
+        ("reset {} main v", ["v1"]),
+        ("branch {} s", ["side"]),
+        ("tag {} ", ["v1"]),
+        ("revert {} -b si", ["side"]),
+        ("ls {} ", ["g"]),
+        ("chunks {} /g", ["/g"]),
+        ("chunks {} -r side g/", ["g/a"]),
+        ("chunks {} /g/", ["/g/a"]),
+        ("cat {} /nope/", []),
+        ("cat {} -r nope ", []),
+        ("jobs {} ", ["monthly"]),
+        ("log {}-missing -r ", []),
+        ("log {} -o nonsense=1 -r ", []),
+        ("log s3:/x -r ", []),
     ],
 )
-def test_completion(line: str, completed: list[str], folder: Path) -> None:
-    words = line.format(folder).split(" ")
-    environment = {
-        "_ICECHUNK_COMPLETE": "bash_complete",
-        "COMP_WORDS": f"icechunk {' '.join(words)}",
-        "COMP_CWORD": str(len(words)),
-    }
-    result = CliRunner().invoke(main, prog_name="icechunk", env=environment)
-    assert [answer.partition(",")[2] for answer in result.stdout.split()] == completed
+def test_completion(line: str, completed: list[str], folder: Path, repo: Repository) -> None:
+    repo.jobs.create("monthly", keys=[1], message="Months")
+    assert completions(line.format(folder)) == completed
+
+
+def test_completion_of_a_snapshot(folder: Path, repo: Repository) -> None:
+    tip = repo.lookup_branch("main")
+    assert completions(f"show {folder} -r {tip[:6]}") == [tip]
+
+
+def test_completion_does_not_wait(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr("icechunk.cli.completing._PATIENCE", 0.01)
+    monkeypatch.setattr(Repository, "list_branches", lambda self: answered.wait(60) and {"main"})
+    assert completions(f"reset {folder} m") == []
+    answered.set()
 
 
 def test_preview_of_an_expiration(folder: Path, repo: Repository) -> None:

@@ -368,7 +368,7 @@ def test_jobs_by_name(repository: Repository) -> None:
         jobs.create("b.1", **{**again, "keys": [1], "message": "n"})
     with pytest.raises(AlreadyExistsError, match=r"jobs\.open\('b\.1'\)"):
         jobs.create("b.1", message="m")
-    with pytest.raises(NotFoundError, match=r"no job 'c'; there are 'b\.1'"):
+    with pytest.raises(NotFoundError, match=r"no job 'c'; there is 'b\.1'"):
         jobs.open("c")
     assert "b.1" in jobs
     assert repr(jobs) == "<icechunk.Jobs 'b.1'>"
