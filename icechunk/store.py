@@ -17,8 +17,7 @@ from zarr.abc.store import (
 )
 from zarr.buffer import default_buffer_prototype
 
-from icechunk.base.async_twin import async_twin
-from icechunk.base.parts import of_part
+from icechunk.base.methods import async_twin, of_part
 from icechunk.base.texts import labelled
 from icechunk.base.zarr_internals import mark_open
 from icechunk.config import RepositoryConfig

@@ -7,8 +7,8 @@ from functools import partial
 from itertools import islice
 from typing import Final
 
-from icechunk.base.async_twin import async_twin
 from icechunk.base.html import Html, card, note, table
+from icechunk.base.methods import async_twin
 from icechunk.commit.assets import Assets
 from icechunk.commit.diff import Diff, diff_from_logs
 from icechunk.commit.publish import RepoState

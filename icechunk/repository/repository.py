@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from icechunk.base.async_twin import async_twin
-from icechunk.base.parts import of_part
+from icechunk.base.methods import async_twin, of_part
 from icechunk.base.texts import labelled
 from icechunk.commit import publish
 from icechunk.config import Attribution, RepositoryConfig, StorageSettings

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from icechunk.base.async_twin import async_twin
-from icechunk.base.parts import of_part
+from icechunk.base.methods import async_twin, of_part
 from icechunk.base.texts import labelled
 from icechunk.changes.change_set import ArrayChanges, ChangeSet, OnConflict
 from icechunk.changes.codec import decode_change_set, encode_change_set

@@ -48,10 +48,9 @@ from icechunk.storage.base import (
     same_version,
 )
 from icechunk.storage.folder import Folder
-from icechunk.storage.locks import exclusive, open_lock
+from icechunk.storage.locks import exclusive, open_lock, queue_at
 from icechunk.storage.mounts import warn_of_missing_locks
 from icechunk.storage.pace import Pace
-from icechunk.storage.queueing import queue_at
 from icechunk.storage.staging import Staged, file_etag
 
 _STAGING: Final = re.compile(r"#[0-9]+\Z")

@@ -1,11 +1,11 @@
-"""Asynchronous twins of blocking methods, generated rather than written."""
+"""Methods that are made and not written: asynchronous twins, and those of a part."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,3 +32,30 @@ def async_twin(method: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
     twin.__qualname__ = f"{method.__qualname__}_async"
     twin.__doc__ = f"Do what `{method.__name__}` does, without blocking the event loop."
     return twin
+
+
+def of_part(
+    part: str, method: Callable[Concatenate[Any, P], R]
+) -> Callable[Concatenate[Any, P], R]:
+    """Return a method that calls `method` of a part, and has its signature and docstring.
+
+    Parameters
+    ----------
+    part : str
+        Name of the attribute that holds the part.
+    method : callable
+        Of the class of the part.
+
+    Examples
+    --------
+    ::
+
+        class Repository:
+            create_tag = of_part("_tags", Tags.create_tag)
+    """
+
+    @functools.wraps(method)
+    def passed_on(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+        return method(getattr(self, part), *args, **kwargs)
+
+    return cast("Callable[Concatenate[Any, P], R]", passed_on)
