@@ -10,8 +10,8 @@ import xarray as xr
 
 from icechunk import InvalidInputError, Session
 from icechunk.errors import ErrorKind
-from icechunk_xarray.safety import check_tree_append
 from icechunk_xarray.staging import Options, PendingWrite, stage
+from icechunk_xarray.trees import check_tree, check_tree_append, sizes_around
 
 __all__ = ["GroupPart", "Writable", "describe", "groups_of", "stage_groups", "write_now"]
 
@@ -86,7 +86,9 @@ def stage_groups(parts: list[GroupPart], session: Session, options: Options) -> 
     writes: list[PendingWrite] = []
     if options.append_dim is not None and options.safe_append:
         longer = [group for group, dataset, _ in parts if options.append_dim in dataset.dims]
-        check_tree_append(store, longer, options.append_dim)
+        check_tree_append(store, longer, str(options.append_dim))
+    creates = options.append_dim is None and options.region is None
+    before = sizes_around(store, [group for group, _, _ in parts]) if creates else {}
     for group, dataset, encoding in parts:
         fitting = options
         if len(parts) > 1:
@@ -96,6 +98,9 @@ def stage_groups(parts: list[GroupPart], session: Session, options: Options) -> 
             if options.append_dim not in dataset.dims:
                 fitting = replace(options, append_dim=None)
         writes += stage(dataset, store, group, encoding, fitting)
+    if creates:
+        datasets = {group: dataset for group, dataset, _ in parts}
+        check_tree(store, datasets, before, is_tree=len(parts) > 1)
     return writes
 
 

@@ -79,6 +79,29 @@ class LazyWrite:
                 refused.add_note(note)
             raise refused from error
 
+    def check_own_reads(self, writes: list[PendingWrite], session: Session, group: str) -> None:
+        """Refuse to replace a group that values are computed from later.
+
+        Raises
+        ------
+        InvalidInputError
+        """
+        if not writes:
+            return
+        from icechunk_dask.own_reads import arrays_read
+
+        top = f"/{group}/".replace("//", "/")
+        for write in writes:
+            for path in sorted(arrays_read(write.source, session)):
+                if path.startswith(top) and session.tree.get(path) is not None:
+                    raise InvalidInputError(
+                        f"variable {write.target.basename!r} is computed from {path!r} of the same "
+                        "session, which mode='w' replaces now, so compute() would find nothing "
+                        "there: leave out compute=False, or open the source from "
+                        "Repository.readonly_session(branch)",
+                        ErrorKind.NOT_ALLOWED,
+                    )
+
     def delay(self, writes: list[PendingWrite], session: Session) -> Any:
         """Return what writes into a session when it is computed."""
         from dask.delayed import delayed

@@ -14,39 +14,16 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from icechunk import IcechunkStore, InvalidInputError
+from icechunk import InvalidInputError
 from icechunk.errors import ErrorKind
+from icechunk_xarray.kinds import check_kinds
+from icechunk_xarray.names import listed
 from icechunk_xarray.values import decode_like
 
 Regions = dict[Hashable, slice]
 
-
-def check_names(dataset: xr.Dataset, encoding: Mapping[str, Any]) -> None:
-    """Refuse names that a Zarr array cannot have, and encodings of no variable."""
-    for name in dataset.variables:
-        if not isinstance(name, str) or not name or "/" in name:
-            raise _refused(
-                f"variable {name!r}: the name of an array must be a string, neither empty nor "
-                "with '/'; rename it"
-            )
-    for name, variable in dataset.variables.items():
-        for dim, sizes in zip(variable.dims, variable.chunks or (), strict=False):
-            if any(size != size for size in sizes):
-                raise _refused(
-                    f"variable {name!r}, dimension {dim!r}: its Dask array has chunks of unknown "
-                    "size; call .data.compute_chunk_sizes() of the variable first"
-                )
-    for name in encoding:
-        if name not in dataset.variables:
-            raise _refused(
-                f"encoding names {name!r}, but the dataset has no such variable, only "
-                f"{_listed(dataset.variables)}"
-            )
-        if not isinstance(encoding[name], Mapping):
-            raise _refused(
-                f"encoding of {name!r} is {encoding[name]!r}: expected a mapping such as "
-                "{'dtype': 'f4'}"
-            )
+#: How far two floats of a coordinate may be from each other to be the same, relative to one.
+_TOLERANCE = 1e-6
 
 
 def resolve_region(
@@ -69,13 +46,14 @@ def resolve_region(
             f"region is {region!r}: expected 'auto', or slices by dimension such as "
             "{'time': slice(0, 12)}"
         )
+    # places are found by labels
+    check_kinds({dim: dataset.variables[dim] for dim in dataset.indexes}, existing)
     sizes = stored_sizes(existing)
     resolved: Regions = {}
     for dim, part in region.items():
         if dim not in dataset.dims:
             raise _refused(
-                f"region has the dimension {dim!r}, but the dataset has only "
-                f"{_listed(dataset.dims)}"
+                f"region has the dimension {dim!r}, but the dataset has only {listed(dataset.dims)}"
             )
         if dim not in sizes:
             raise _refused(f"region has the dimension {dim!r}, which no stored array has")
@@ -97,7 +75,7 @@ def resolve_region(
     outside = [name for name, v in dataset.data_vars.items() if not set(resolved) & set(v.dims)]
     if resolved and outside:
         raise _refused(
-            f"{_listed(outside)}: without a dimension of the region ({_listed(resolved)}) it "
+            f"{listed(outside)}: without a dimension of the region ({listed(resolved)}) it "
             f"would be overwritten as a whole; leave it out with .drop_vars({outside!r})"
         )
     return resolved
@@ -330,7 +308,7 @@ def _check_labels(dataset: xr.Dataset, existing: Mapping[str, xr.Variable]) -> N
         if differing is not None and not differing.fills:
             raise _refused(
                 f"coordinate {name!r} differs from what is on disk{differing}, where it says what "
-                f"{_listed(others)} {'is' if len(others) == 1 else 'are'} about, too: select in "
+                f"{listed(others)} {'is' if len(others) == 1 else 'are'} about, too: select in "
                 "the order that is on disk, with .sel() or .reindex(), use another group, or "
                 f"write {name!r} by itself first, to replace it for all"
             )
@@ -341,14 +319,20 @@ def _check_append_dim(dataset: xr.Dataset, dim: Hashable, sizes: Mapping[Hashabl
     if dim not in sizes:
         raise _refused(
             f"append_dim {dim!r} is not a dimension of the arrays on disk, which have "
-            f"{_listed(sizes)}; write "
+            f"{listed(sizes)}; write "
             "the first part without append_dim"
         )
     if dim not in dataset.dims:
         raise _refused(
             f"append_dim {dim!r} is not a dimension of the dataset, which has "
-            f"{_listed(dataset.dims)}; "
+            f"{listed(dataset.dims)}; "
             f"use .expand_dims({dim!r})"
+        )
+    twice = [name for name, v in dataset.variables.items() if v.dims.count(dim) > 1]
+    if twice:
+        raise _refused(
+            f"variable {twice[0]!r} has the dimension {dim!r} more than once, and cannot become "
+            "longer along it; write the whole group anew with mode='w'"
         )
 
 
@@ -356,7 +340,7 @@ def _check_append(dataset: xr.Dataset, existing: Mapping[str, xr.Variable], dim:
     missing = [name for name, v in existing.items() if dim in v.dims and name not in dataset]
     if missing:
         raise _refused(
-            f"{_listed(missing)}: on disk along {dim!r}, but not in the dataset, and would "
+            f"{listed(missing)}: on disk along {dim!r}, but not in the dataset, and would "
             "become shorter than the other arrays; add it, or pass safe_append=False if "
             "another append of this session does"
         )
@@ -417,46 +401,6 @@ def _check_order(name: str, stored: pd.Index, new: pd.Index) -> None:
             )
 
 
-def check_tree_append(store: IcechunkStore, groups: Sequence[str], dim: Hashable) -> None:
-    """Refuse an append to some groups of a tree that the others would no longer fit.
-
-    Where a group has the coordinate from one that it lies in, both are of one length, or
-    xarray does not open the tree. Groups without that are often unrelated.
-
-    Parameters
-    ----------
-    store : IcechunkStore
-    groups : sequence of str
-        Paths of all groups that one call appends to.
-    dim : str
-    """
-    appended = {"/" + group.strip("/") for group in groups}
-    lengths: dict[str, int] = {}
-    labelled = set()
-    for node in store.session.tree.within("/"):
-        names = () if node.array is None else node.array.dimension_names or ()
-        if node.array is not None and dim in names:
-            parent = node.path.rpartition("/")[0] or "/"
-            lengths[parent] = node.array.shape[names.index(str(dim))]
-            if node.path == f"{parent.rstrip('/')}/{dim}":
-                labelled.add(parent)
-    for group in sorted(appended & lengths.keys()):
-        for other in sorted(lengths.keys() - appended):
-            outer, inner = sorted((group, other), key=len)
-            inherits = _is_within(inner, outer) and outer in labelled and inner not in labelled
-            if inherits and lengths[group] == lengths[other]:
-                raise _refused(
-                    f"the groups {group!r} and {other!r} share the coordinate {dim!r}, and only "
-                    f"the first would become longer: the tree could not be opened any more with "
-                    "xarray.open_datatree. Append to both by one call, with a DataTree, or pass "
-                    "safe_append=False if another append of this session does the rest"
-                )
-
-
-def _is_within(path: str, group: str) -> bool:
-    return path.startswith(group.rstrip("/") + "/")
-
-
 # -- regions ------------------------------------------------------------------------------
 def _find(dataset: xr.Dataset, existing: Mapping[str, xr.Variable], dim: Hashable) -> slice:
     """Return where the values of a coordinate are on disk."""
@@ -476,7 +420,7 @@ def _find(dataset: xr.Dataset, existing: Mapping[str, xr.Variable], dim: Hashabl
             f"region of dimension {name!r} is 'auto', and the coordinate on disk repeats values; "
             "pass a slice"
         )
-    found = index.get_indexer(pd.Index(given.values))
+    found = _places(index, pd.Index(given.values))
     if (found < 0).any():
         raise _refused(
             f"coordinate {name!r}: {given.values[found < 0][0]} is not on disk; region writes "
@@ -489,6 +433,24 @@ def _find(dataset: xr.Dataset, existing: Mapping[str, xr.Variable], dim: Hashabl
         )
     start = int(found[0]) if found.size else 0
     return slice(start, start + found.size)
+
+
+def _places(stored: pd.Index, given: pd.Index) -> Any:
+    """Return where values are in an index, -1 where they are not.
+
+    Floats may differ as much as in `_difference`, if there is one that is near only.
+    """
+    found = stored.get_indexer(given)
+    if (found >= 0).all() or not (stored.dtype.kind == given.dtype.kind == "f"):
+        return found
+    kept, values = stored.to_numpy(), given.to_numpy()
+    order = np.argsort(kept)
+    slack = _TOLERANCE * abs(values)
+    low = np.searchsorted(kept[order], values - slack, side="left")
+    high = np.searchsorted(kept[order], values + slack, side="right")
+    one = (found < 0) & (high - low == 1)
+    found[one] = order[np.clip(low, 0, len(kept) - 1)][one]
+    return found
 
 
 def _check_whole(dataset: xr.Dataset, existing: Mapping[str, xr.Variable], dim: Hashable) -> None:
@@ -553,7 +515,7 @@ def _difference(name: str, given: xr.Variable, stored: xr.Variable) -> _Differen
     old = _decoded(name, stored, given)
     try:
         if new.dtype.kind in "fc" or old.dtype.kind in "fc":
-            differs = ~np.isclose(new, old, rtol=1e-6, atol=0, equal_nan=True)
+            differs = ~np.isclose(new, old, rtol=_TOLERANCE, atol=0, equal_nan=True)
         else:
             differs = (new != old) & ~(pd.isnull(new) & pd.isnull(old))
     except TypeError as error:
@@ -575,10 +537,6 @@ def _calendar(name: str, stored: xr.Variable, error: Exception) -> InvalidInputE
         f"coordinate {name!r} cannot be compared with what is on disk ({kept or stored.dtype}): "
         f"{reason}; convert it to the same kind of values, with .convert_calendar() for times"
     )
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(repr(name) for name in names) or "none"
 
 
 def _refused(message: str) -> InvalidInputError:

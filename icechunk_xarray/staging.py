@@ -22,7 +22,9 @@ from icechunk import (
     NodeNotFoundError,
 )
 from icechunk.errors import ErrorKind
-from icechunk_xarray import safety
+from icechunk_xarray import attributes, safety
+from icechunk_xarray.kinds import check_kinds
+from icechunk_xarray.names import check_names, check_place
 from icechunk_xarray.regions import edges_of
 from icechunk_xarray.values import Check
 from icechunk_xarray.xarray_internals import encode
@@ -83,8 +85,11 @@ def stage(
     InvalidInputError, AlreadyExistsError, NodeNotFoundError
         If the dataset does not fit what is stored, or the mode does not.
     """
-    safety.check_names(dataset, encoding)
-    existing = _existing(store, group, options)
+    check_names(dataset, encoding)
+    check_place(dataset, store, group, anew=options.mode == "w")
+    existing = _existing(dataset, store, group, options)
+    if options.safe_encoding:
+        check_kinds(dataset.variables, existing)
     region = None
     if options.region is not None:
         region = safety.resolve_region(dataset, existing, options.region)
@@ -115,16 +120,25 @@ def stage(
         safe_chunks=False,  # checked here, on what is stored
     )
     variables, attrs = xr.conventions.encode_dataset_coordinates(dataset)
+    if options.mode in ("a", "a-"):
+        attrs = attributes.of_group(attrs, backend.zarr_group, dataset)
     for name, variable in variables.items():
-        variables[name] = _prepared(_in_shape(name, variable), existing.get(name))
+        try:
+            variables[name] = _prepared(_in_shape(name, variable), existing.get(name))
+        except (TypeError, ValueError) as error:
+            raise _refused(f"variable {name!r} cannot be encoded: {error}") from error
     for name, wanted in encoding.items():
         variables[name].encoding = dict(wanted)
     try:
         encoded = encode(backend, variables, attrs, set(encoding))
     except IcechunkError:
         raise
-    except (TypeError, ValueError, OverflowError, NotImplementedError) as error:
+    except (TypeError, ValueError, OverflowError, NotImplementedError, KeyError) as error:
         raise _not_encodable(backend, variables, set(encoding), error) from error
+    if options.mode == "a" and options.append_dim is None and region is None:
+        attributes.replace(
+            backend.zarr_group, {n: variables[n] for n in existing if n in variables}
+        )
     stored = ZarrStore.open_group(store, mode="r", group=group, consolidated=False, zarr_format=3)
     writes = [
         _checked(PendingWrite(*write), dataset, stored, existing, options) for write in encoded
@@ -163,7 +177,8 @@ def _not_encodable(
     what = "a variable of " + ", ".join(map(repr, variables))
     if culprit is not None:
         what = f"variable {culprit!r}"
-    return InvalidInputError(f"{what} cannot be encoded: {error}", ErrorKind.INVALID_ARRAY_METADATA)
+    reason = f"{error} is not known" if isinstance(error, KeyError) else str(error)
+    return _refused(f"{what} cannot be encoded: {reason}")
 
 
 def _fails_alike(
@@ -200,7 +215,9 @@ def _is_stored(write: PendingWrite, existing: Mapping[str, xr.Variable], options
     return np.ascontiguousarray(kept).tobytes() == np.ascontiguousarray(given).tobytes()
 
 
-def _existing(store: IcechunkStore, group: str, options: Options) -> dict[str, xr.Variable]:
+def _existing(
+    dataset: xr.Dataset, store: IcechunkStore, group: str, options: Options
+) -> dict[str, xr.Variable]:
     """Return the variables of a group as they are stored; refuse what the mode excludes."""
     mode = options.mode
     if mode == "w":
@@ -222,7 +239,19 @@ def _existing(store: IcechunkStore, group: str, options: Options) -> dict[str, x
             f"there is a group {_shown(group)} already: mode='w' replaces it, mode='a' overwrites "
             "and adds variables, append_dim and region add to its arrays"
         )
-    return {name: opened.open_store_variable(name) for name in opened.array_keys()}
+    found = {}
+    for name in opened.array_keys():
+        try:
+            found[name] = opened.open_store_variable(name)
+        except KeyError:
+            # of no use to xarray, which looks for the dimension in all arrays
+            if name in dataset.variables or options.append_dim is not None:
+                raise _refused(
+                    f"the array {name!r} on disk has no dimension_names, without which xarray "
+                    "neither reads nor writes its group; write into another group, or replace "
+                    "this one with mode='w'"
+                ) from None
+    return found
 
 
 def _in_shape(name: Hashable, variable: xr.Variable) -> xr.Variable:
@@ -258,6 +287,9 @@ def _prepared(variable: xr.Variable, stored: xr.Variable | None) -> xr.Variable:
         return variable.compute()
     if stored.dtype.kind in "SUTO" and variable.dtype.kind == "O":
         variable = _without_missing(variable, b"" if stored.dtype.kind == "S" else "")
+    if stored.dtype.kind == "T" and variable.dtype.kind == "U":
+        # xarray takes such strings as objects only
+        return variable.to_base_variable().astype(object)
     if stored.dtype.kind in "SU" and variable.dtype != stored.dtype:
         # strings of another length are refused even where they fit
         return variable.to_base_variable().astype(stored.dtype)
@@ -316,13 +348,15 @@ def _checked(
         safety.check_blocks(*place, write.source.chunks)
         if options.mode == "r+" and options.safe_chunks:
             safety.check_region(*place, write.target.shape)
+    if not write.is_lazy:
+        write = _in_numpy(name, write)
     if not options.safe_encoding:
         return _cast(write)
     check = Check.of(name, original, variable, exact=name in existing and name not in options.fresh)
     if not check.needed(original.dtype, write.source.dtype):
         return _cast(write)
     if not write.is_lazy:
-        check(np.asarray(write.source), original.values)
+        check(write.source, original.values)
         return write
     import dask.array as da
     from dask.array.utils import meta_from_array
@@ -331,6 +365,16 @@ def _checked(
     meta = meta_from_array(write.source)
     source = blocks(check, write.source, original.data, dtype=write.source.dtype, meta=meta)
     return _cast(replace(write, source=source))
+
+
+def _in_numpy(name: str, write: PendingWrite) -> PendingWrite:
+    """Return a write of an array of NumPy; those of other packages may refuse to become one."""
+    try:
+        return replace(write, source=np.asarray(write.source))
+    except (TypeError, ValueError) as error:
+        raise _refused(
+            f"variable {name!r} cannot be made an array of NumPy: {error}; convert it first"
+        ) from error
 
 
 def _cast(write: PendingWrite) -> PendingWrite:
@@ -382,6 +426,10 @@ def _near(store: IcechunkStore, group: str) -> str:
     groups = [node.path for node in store.session.tree.within("/") if not node.is_array]
     near = difflib.get_close_matches("/" + group.strip("/"), groups)
     return f"; there is {' or '.join(map(repr, near))}" if near else ""
+
+
+def _refused(message: str) -> InvalidInputError:
+    return InvalidInputError(message, ErrorKind.INVALID_ARRAY_METADATA)
 
 
 def _shown(group: str) -> str:

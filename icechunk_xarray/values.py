@@ -105,8 +105,10 @@ class Check:
                 decoded = self._decode(stored, original)
                 wrong = self._differs(original, decoded)
             except (ValueError, TypeError, OverflowError) as error:
+                # what xarray advises does not help here
+                reason = str(error).partition(" Try opening")[0].rstrip(".")
                 raise InvalidInputError(
-                    f"variable {self.name!r}: its values cannot be stored {self._as()}: {error}; "
+                    f"variable {self.name!r}: its values cannot be stored {self._as()}: {reason}; "
                     f"{_ADVICE}",
                     ErrorKind.INVALID_ARRAY_METADATA,
                 ) from error

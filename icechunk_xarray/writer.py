@@ -82,7 +82,8 @@ def to_icechunk(
     mode : {"w", "w-", "a", "a-", "r+"}, optional
         - "w": write the group anew; its old content is gone from this version;
         - "w-": create the group, and refuse one that exists;
-        - "a": add variables, and overwrite the values of those that exist;
+        - "a": add variables, and overwrite those that exist: values, and attributes where the
+          new ones have any; how numbers are stored stays;
         - "a-": as "a", but with `append_dim` leave existing variables without it alone;
         - "r+": overwrite values only.
 
@@ -223,6 +224,8 @@ def to_icechunk(
             lazy.write(waiting)
             destination.merge(work)
             return None
+        if options.mode == "w":
+            lazy.check_own_reads(waiting, destination, path)
         destination.merge(work)
         return lazy.delay(waiting, destination)
     if not compute:

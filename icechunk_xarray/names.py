@@ -1,0 +1,148 @@
+"""Names, dtypes and attributes that a group of Zarr cannot have, refused beforehand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from icechunk import IcechunkStore, InvalidInputError
+from icechunk.errors import ErrorKind
+
+__all__ = ["check_names", "check_place", "listed"]
+
+#: What Zarr reads in a key as something else than a name.
+_NO_NAMES = ("", ".", "..", "zarr.json")
+#: How values of pandas become those of NumPy.
+_AS_NUMPY = {
+    "category": ".astype(str)",
+    "datetime64": ".tz_convert('UTC').tz_localize(None)",
+    "period": ".to_timestamp()",
+}
+
+
+def check_names(dataset: xr.Dataset, encoding: Mapping[str, Any]) -> None:
+    """Refuse what no array of Zarr can be made of, and encodings of no variable."""
+    for name, variable in dataset.variables.items():
+        if not isinstance(name, str) or not _is_name(name):
+            raise _refused(
+                f"variable {name!r}: the name of an array must be a string, neither empty nor "
+                "with '/'; rename it"
+                if not isinstance(name, str) or name == "" or "/" in name
+                else f"variable {name!r}: Zarr cannot name an array like that; rename it"
+            )
+        _check_values(name, variable)
+        _check_attributes(f"variable {name!r}", variable.attrs)
+    _check_attributes("the dataset", dataset.attrs)
+    for name in encoding:
+        if name not in dataset.variables:
+            raise _refused(
+                f"encoding names {name!r}, but the dataset has no such variable, only "
+                f"{listed(dataset.variables)}"
+            )
+        if not isinstance(encoding[name], Mapping):
+            raise _refused(
+                f"encoding of {name!r} is {encoding[name]!r}: expected a mapping such as "
+                "{'dtype': 'f4'}"
+            )
+
+
+def check_place(dataset: xr.Dataset, store: IcechunkStore, group: str, *, anew: bool) -> None:
+    """Refuse a path that is none, and names that nodes of the other kind have.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+    store : IcechunkStore
+    group : str
+        Where the dataset goes.
+    anew : bool
+        Whether what is below the group is deleted.
+    """
+    parts = group.split("/") if group else []
+    # Zarr allows a group to be called like its documents
+    wrong = next((part for part in parts if part != "zarr.json" and not _is_name(part)), None)
+    if wrong is not None:
+        raise _refused(
+            f"group {'/' + group!r}: {wrong!r} is no name of a group; give a path such as "
+            "'ocean/surface'"
+        )
+    tree = store.session.tree
+    for end in range(1, len(parts) + 1):
+        path = "/" + "/".join(parts[:end])
+        node = tree.get(path)
+        if node is not None and node.is_array:
+            raise _refused(
+                f"{path!r} is an array, and no group can be in its place or below it; choose "
+                "another group"
+            )
+    for name in dataset.variables:
+        path = f"/{group}/{name}".replace("//", "/")
+        node = tree.get(path)
+        if node is not None and not node.is_array and not anew:
+            raise _refused(
+                f"variable {name!r}: there is a group {path!r}, and no array can have its name; "
+                "rename the variable"
+            )
+
+
+def listed(names: Any) -> str:
+    """Return names as messages show them."""
+    return ", ".join(repr(name) for name in names) or "none"
+
+
+def _is_name(name: str) -> bool:
+    # Zarr takes a backslash for a slash
+    return name not in _NO_NAMES and not set(name) & {"/", "\\"}
+
+
+def _check_values(name: Hashable, variable: xr.Variable) -> None:
+    for dim, sizes in zip(variable.dims, variable.chunks or (), strict=False):
+        if any(size != size for size in sizes):
+            raise _refused(
+                f"variable {name!r}, dimension {dim!r}: its Dask array has chunks of unknown "
+                "size; call .data.compute_chunk_sizes() of the variable first"
+            )
+    dtype: Any = variable.dtype
+    if isinstance(dtype, pd.api.extensions.ExtensionDtype):
+        shown = str(dtype)
+        how = next((call for kind, call in _AS_NUMPY.items() if shown.startswith(kind)), None)
+        raise _refused(
+            f"variable {name!r} has values of pandas ({shown}), which Zarr does not have: convert "
+            f"them first, as with {how or '.to_numpy(dtype)'} of pandas"
+        )
+
+
+def _check_attributes(what: str, attrs: Mapping[Any, Any]) -> None:
+    for name, value in attrs.items():
+        given = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+        try:
+            # numbers that JSON does not have are named by the session
+            json.dumps(given)
+        except (TypeError, ValueError, RecursionError):
+            culprit = next(_no_json(given), given)
+            raise _refused(
+                f"{what} has the attribute {name!r}, in which a value of type "
+                f"{type(culprit).__name__} cannot be stored: attributes are numbers, texts, and "
+                "lists and mappings of them; convert it, such as with str() or float(), or drop it"
+            ) from None
+
+
+def _no_json(value: Any) -> Iterator[Any]:
+    """Yield what JSON has no form for, the innermost values first."""
+    if isinstance(value, Mapping):
+        for each in value.values():
+            yield from _no_json(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _no_json(each)
+    elif not isinstance(value, str | int | float | None):
+        yield value
+
+
+def _refused(message: str) -> InvalidInputError:
+    return InvalidInputError(message, ErrorKind.INVALID_ARRAY_METADATA)
