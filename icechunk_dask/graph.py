@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -43,6 +44,12 @@ __all__ = ["Named", "Runner", "Write", "reduced"]
 
 #: How many parts are merged at a time. Wide, because a merge costs little beside a task.
 SPLIT_EVERY: Final = 16
+
+#: What the parent of a worker logs of its death.
+_DEATH: Final = re.compile(r"memory budget|killed by signal|exit code|Restarting worker")
+#: Seconds to wait for these logs, and lines to show of each.
+_LOGS_WITHIN: Final = 10.0
+_MOST_DEATHS: Final = 3
 
 #: What `dask.compute` and `Client.compute` understand.
 _OPTIONS: Final = frozenset(
@@ -454,7 +461,11 @@ class Runner:
             # the scheduler of processes wraps what it cannot raise again
             raise error.exception from error.exception.__cause__
         except Exception as error:
-            raise _failure(error, writes, of, running.keys) from error
+            failure = _failure(error, writes, of, running.keys)
+            if type(error).__name__ == "KilledWorker":
+                for line in _deaths(self.client):
+                    failure.add_note(line)
+            raise failure from error
         # the last messages of workers may be on their way, and tasks may have run twice
         exact = {
             name: getattr(before, name) + sum(getattr(part, name) for part in parts)
@@ -507,6 +518,18 @@ def _failure(
         reason = (ours or chain)[-1]
         return TaskError(f"{of} cannot be sent to workers: {type(reason).__name__}: {reason}")
     return TaskError(f"computing {of} failed: {type(reason).__name__}: {reason}")
+
+
+def _deaths(client: Any) -> list[str]:
+    """Return what the parents of workers have logged of the newest deaths, if they answer."""
+    with suppress(Exception):
+        logs = call_within(_LOGS_WITHIN, partial(client.get_worker_logs, n=100, nanny=True))
+        return [
+            f"The log at {address}: {line}"
+            for address, lines in sorted(logs.items())
+            for line in [text for _, text in lines if _DEATH.search(text)][:_MOST_DEATHS]
+        ]
+    return []
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

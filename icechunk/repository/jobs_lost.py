@@ -66,9 +66,6 @@ def lost_parts(storage: Storage, parts: Sequence[Part], job: str, *, exact: bool
         chunks. Otherwise at the first and the last of each part: a collection goes by age.
     """
     written = [_written(part, job) for part in parts]
-    if not exact:
-        # both ends, if there are any
-        written = [(ids[:: len(ids) - 1 or 1], to[:: len(to) - 1 or 1]) for ids, to in written]
     owner = np.repeat(np.arange(len(parts)), [len(ids) for ids, _ in written])
     if not len(owner):
         return []
@@ -81,14 +78,18 @@ def lost_parts(storage: Storage, parts: Sequence[Part], job: str, *, exact: bool
     needed = np.zeros(len(objects), np.uint64)
     np.maximum.at(needed, place, ends)
     table = np.ascontiguousarray(objects).view(np.uint8).reshape(-1, OBJECT_ID_SIZE)
+    there = np.ones(len(objects), bool)
     if exact and len(objects) > _FEW:
         listing = Listing(storage.list(CHUNKS), CHUNKS)
         found = listing.find(table)
         there = found >= 0
         there[there] = listing.size[found[there]].astype(np.uint64) >= needed[there]
     else:
-        named = [chunk_key(row.tobytes()) for row in table]
-        there = np.array(map_in_threads(partial(_exists, storage), named, _THREADS))
+        first = np.flatnonzero(np.diff(owner, prepend=-1))
+        both = place[np.union1d(first, np.append(first[1:], len(owner)) - 1)]
+        looked = np.arange(len(objects)) if exact else np.unique(both)
+        named = [(chunk_key(table[i].tobytes()), int(needed[i])) for i in looked.tolist()]
+        there[looked] = map_in_threads(partial(_is_whole, storage), named, _THREADS)
     return [parts[number] for number in np.unique(owner[~there[place]]).tolist()]
 
 
@@ -105,9 +106,11 @@ def _written(part: Part, job: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[A
     return np.concatenate(ids), np.concatenate(ends)
 
 
-def _exists(storage: Storage, key: str) -> bool:
+def _is_whole(storage: Storage, wanted: tuple[str, int]) -> bool:
+    """Whether an object has so many bytes; one request for the last of them."""
+    key, size = wanted
     try:
-        storage.get(key, byte_range=(0, 1))
+        last = storage.get(key, byte_range=(max(size - 1, 0), max(size, 1))).data
     except ObjectNotFoundError:
         return False
-    return True
+    return len(last) >= min(size, 1)

@@ -78,7 +78,14 @@ class JobProgress(Displayed):
 
 def _page(status: JobStatus) -> str:
     done = len(status.done)
-    bar = f"<progress value='{done}' max='{max(status.total or done, 1)}'></progress>"
+    total = status.total
+    if total is None and status.state == "open":
+        # nobody knows how many parts there will be
+        bar = "<progress></progress>"
+    else:
+        bar = (
+            f"<progress value='{done}' max='{max(done if total is None else total, 1)}'></progress>"
+        )
     of = "" if status.total is None else f"/{status.total:,}"
     return (
         f"<div>{bar} {done:,}{of} parts, {status.committed:,} committed</div>{status._repr_html_()}"

@@ -96,8 +96,12 @@ def test_what_a_worker_died_of(repository: Repository) -> None:
     settings = {"distributed.scheduler.allowed-failures": 0}
     with dask.config.set(settings), running("cluster"):
         # one each: a worker that dies takes along what waits for it
-        with pytest.raises(TaskError, match=r"died each time it was writing item 5 .number 0.: it"):
+        words = r"died each time it was writing item 5 .number 0.: it"
+        with pytest.raises(TaskError, match=words) as killed:
             distributed_write(kill_the_worker, [5], repository, message="x")
+        # the parents of workers know more
+        notes = killed.value.__notes__
+        assert any("killed by signal 9" in note for note in notes), notes
         source = da.full(1, 5, chunks=1, dtype="i4").map_blocks(killing_block, dtype="i4")
         with pytest.raises(TaskError, match=r"writing region \[3:4\] of array '/a': it had too"):
             store_dask(

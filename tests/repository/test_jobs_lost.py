@@ -137,10 +137,11 @@ def test_a_collection_before_is_none_since(monkeypatch: pytest.MonkeyPatch) -> N
     assert storage.lists == 0
 
 
+@pytest.mark.parametrize("few", [0, 500])
 @pytest.mark.parametrize("changed", ["gone", "cut", "none"])
-def test_packed_chunks(monkeypatch: pytest.MonkeyPatch, changed: str) -> None:
+def test_packed_chunks(monkeypatch: pytest.MonkeyPatch, changed: str, few: int) -> None:
     """Several chunks share an object: it is gone, or shorter than the last of them needs."""
-    monkeypatch.setattr(jobs_lost, "_FEW", 0)
+    monkeypatch.setattr(jobs_lost, "_FEW", few)
     repository, storage, job = prepared()
     before = set(chunks(storage))
     session = repository.writable_session("main", pack=True)
@@ -150,7 +151,7 @@ def test_packed_chunks(monkeypatch: pytest.MonkeyPatch, changed: str) -> None:
     job.add_part([0, 1], session.change_set_bytes(), base)
     repository.garbage_collect(LONG_AGO)
     (pack,) = set(chunks(storage)) - before
-    data = bytes(storage.get(pack).data)
+    data = bytes(storage.inner.get(pack).data)
     if changed == "none":
         assert job.finish() is not None
         return

@@ -58,9 +58,26 @@ def test_two_notebooks_follow_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
         job.progress(every=0)
 
 
+def test_a_job_without_keys_shows_no_full_bar() -> None:
+    """How many parts there will be is known when it is closed."""
+    job = Repository.create(MemoryStorage()).jobs.create("rows", message="rows")
+    pages = [job.progress()._repr_html_()]
+    job.run(lambda store, key: None, keys=["a", "b"])
+    pages.append(job.progress()._repr_html_())
+    assert ["<progress></progress>" in page for page in pages] == [True, True]
+    assert "2 parts, 0 committed" in pages[1]
+    job.finish()
+    assert "<progress value='2' max='2'></progress> 2 parts" in job.progress()._repr_html_()
+
+
+def test_a_job_of_no_parts() -> None:
+    job = Repository.create(MemoryStorage()).jobs.create("none", keys=[], message="none")
+    assert "<progress value='0' max='1'>" in job.progress()._repr_html_()
+
+
 def test_a_job_that_is_deleted_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     repository = Repository.create(MemoryStorage())
     job = repository.jobs.create("rows", message="rows")
     shown = job.progress()
-    assert "<progress value='0' max='1'>" in shown._repr_html_()
+    assert "<progress></progress>" in shown._repr_html_()
     shown.wait()
