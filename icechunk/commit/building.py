@@ -110,7 +110,7 @@ class Builder:
         splitting: SplitRules | None,
         *,
         rewrites: bool = False,
-        concurrency: int = 8,
+        concurrency: int = 16,
         spec_version: int = 2,
     ) -> None:
         self._assets = assets

@@ -288,11 +288,18 @@ class Publisher:
             except _MovedError:
                 continue
             except ConflictError as error:
-                if solver is None or error.kind is not ErrorKind.COMMIT_CONFLICT:
+                if error.kind is not ErrorKind.COMMIT_CONFLICT:
+                    raise
+                if solver is None and not self._is_done(number):
                     raise
                 _log.debug("job %s: the branch has moved", self._definition.name)
                 continue
             return self._settle(number, snapshot)
+
+    def _is_done(self, number: int) -> bool:
+        """Whether another process has done what an entry says."""
+        entry, _ = self._files.read_entry(number)
+        return entry.state != "pending" or self._landed(entry) is not None
 
     def _landed(self, entry: Entry) -> str | None:
         """Return the snapshot of an entry that became a commit, whatever became of that."""

@@ -20,10 +20,11 @@ def delayed(host: str, port: int, seconds: float) -> Iterator[int]:
     async def serve() -> None:
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             from_server, to_server = await asyncio.open_connection(host, port)
-            with suppress(asyncio.CancelledError):
-                await asyncio.gather(
-                    _pass_on(reader, to_server, seconds), _pass_on(from_server, writer, 0.0)
-                )
+            await asyncio.gather(
+                _pass_on(reader, to_server, seconds),
+                _pass_on(from_server, writer, 0.0),
+                return_exceptions=True,
+            )
 
         server = await asyncio.start_server(connected, "127.0.0.1", 0)
         ports.append(server.sockets[0].getsockname()[1])

@@ -34,11 +34,10 @@ def running(way: str, **options: Any) -> Iterator[Client | None]:
         with (
             LocalCluster(
                 n_workers=2,
-                threads_per_worker=1,
                 processes=processes,
                 dashboard_address=":0",
                 protocol="tcp" if processes else "inproc",
-                **options,
+                **{"threads_per_worker": 1, **options},
             ) as cluster,
             Client(cluster) as client,
         ):

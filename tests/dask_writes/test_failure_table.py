@@ -1,120 +1,158 @@
-"""Every executor, and everything that happens to a task: the next call does the rest, once."""
+"""Every engine, and everything that happens to a part: the next call does the rest, once."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import signal
 import threading
-from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zarr
 
-from icechunk import IcechunkStore, Repository, RepositoryConfig, TaskError
+from icechunk import (
+    ConflictError,
+    IcechunkError,
+    Repository,
+    RepositoryConfig,
+    TaskError,
+)
 from icechunk.storage.base import Storage
-from icechunk_dask import distributed_write
+from tests.dask_writes import fates
+from tests.dask_writes.clusters import running
+from tests.dask_writes.fates import BATCH, FATES, ROWS, VICTIM, Folder
 from tests.storages import new_storage
 
-ROWS, BATCH = 6, 2
-#: The row that something happens to in the first attempt.
-VICTIM = 3
-EXECUTORS: dict[str, Callable[[], Any]] = {
-    "sync": lambda: "sync",
-    "threads": lambda: "threads",
-    "processes": lambda: "processes",
-    "thread pool": lambda: ThreadPoolExecutor(2),
-    "process pool": lambda: ProcessPoolExecutor(2),
-    "spawned pool": lambda: ProcessPoolExecutor(2, multiprocessing.get_context("spawn")),
-}
-#: What happens, and what is said of it.
-FATES = {
-    "raise": r"writing item \(3, .* failed: OSError: no row 3",
-    "raise late": r"writing item \(3, .* failed: OSError: no row 3",
-    "hang": r"writing item \(3, .* failed: TimeoutError: it did not end within 2 seconds",
-    "kill": r"a process of the pool died while it was writing .*item \(3, .*make a new one",
+ENGINES = ("sync", "threads", "thread pool", "process pool", "cluster", "no coordinator")
+#: What is said of it: of the item or the key, by whoever ran it.
+WORDS = {
+    "raise": "failed: OSError: no row 3",
+    "raise late": "failed: OSError: no row 3",
+    "hang": r"failed: TimeoutError: it did not end within 1 seconds",
+    "late": r"failed: TimeoutError: it did not end within 1 seconds",
+    "kill": "a process of the pool died while it was writing .*make a new one|terminated abruptly",
 }
 
 
-def write_row(store: IcechunkStore, item: tuple[int, str, str]) -> None:
-    row, folder, fate = item
-    with open(f"{folder}/ran", "a") as log:
-        log.write(f"{row}\n")
-    mark = Path(folder) / "begun"
-    happens = row == VICTIM and not mark.exists()
-    array: Any = zarr.open_array(store, path="a", mode="r+")
-    if happens:
-        mark.touch()
-        if fate == "raise":
-            raise OSError(f"no row {row}")
-        if fate == "hang":
-            threading.Event().wait(600)
-    array[row] = row + 1
-    if happens and fate == "raise late":
-        raise OSError(f"no row {row}")
-    if happens and fate == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    # a task that hangs leaves room for others
+    with running("cluster", threads_per_worker=2) as client:
+        yield client
 
 
-def run(storage: Storage, folder: Path, executor: str, fate: str) -> None:
+def prepared(storage: Storage) -> Repository:
     repository = Repository.create(storage, RepositoryConfig(inline_chunk_threshold_bytes=0))
     with repository.transaction("main", message="an array") as store:
         zarr.create_array(store, name="a", shape=(ROWS,), chunks=(1,), dtype="i4")
-    items = [(row, str(folder), fate) for row in range(ROWS)]
-    how: dict[str, Any] = {"message": "rows", "job": "rows", "commit_every": BATCH}
-    if fate == "hang":
-        how["timeout"] = 2
-
-    def call() -> Any:
-        pool = EXECUTORS[executor]()
-        try:
-            return distributed_write(
-                write_row, items, repository, executor=pool, progress=False, **how
-            )
-        finally:
-            if not isinstance(pool, str):
-                pool.shutdown(wait=fate != "hang", cancel_futures=True)
-
-    with pytest.raises(TaskError, match=FATES[fate]) as failed:
-        call()
-    assert failed.value.__notes__ == [
-        "2 of 6 are committed by the job 'rows'; the same call goes on with the rest"
-    ]
-    written = call()
-    assert (written.tasks, written.skipped) == (ROWS - BATCH, BATCH)
-    found: Any = zarr.open_array(repository.readonly_session("main").store, path="a", mode="r")
-    assert found[:].tolist() == list(range(1, ROWS + 1))
-    ran = Counter(map(int, (folder / "ran").read_text().split()))
-    # what was committed ran once, and what was not at most once more
-    assert all(ran[row] == (1 if row < BATCH else ran[row]) <= 2 for row in range(ROWS))
-    chunks = len(list(storage.list("chunks/")))
-    wrote = ran.total() - (fate in ("raise", "hang"))
-    # small chunks are put when the task ends, and this one did not
-    assert wrote - (fate in ("kill", "raise late")) <= chunks <= wrote
-    again = call()
-    assert (again.tasks, again.skipped) == (0, ROWS)
+    return repository
 
 
-CASES = [
-    (executor, fate)
-    for executor in EXECUTORS
-    if executor != "spawned pool"
-    for fate in FATES
-    # of what runs here, it would be the test; Dask's own pool is made like the other one, slowly
-    if (fate != "kill" or "process" in executor) and (fate == "kill" or executor != "processes")
-]
+def rows(repository: Repository) -> list[int]:
+    store = repository.readonly_session("main").store
+    found: list[int] = zarr.open_array(store, path="a", mode="r")[:].tolist()
+    return found
 
 
-@pytest.mark.parametrize(("executor", "fate"), CASES)
+@pytest.mark.parametrize("place", ["local", "s3"])
+@pytest.mark.parametrize("fate", FATES)
+@pytest.mark.parametrize("name", ENGINES)
 def test_the_next_call_does_the_rest(
-    executor: str, fate: str, tmp_path: Path, request: pytest.FixtureRequest
+    name: str, fate: str, place: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    run(new_storage("local", request), tmp_path, executor, fate)
+    storage = new_storage(place, request)
+    repository = prepared(storage)
+    client = request.getfixturevalue("cluster") if name == "cluster" else None
+    folder = Folder(tmp_path).prepare()
+    with ExitStack() as stack:
+        stack.callback(folder.release)
+        call = fates.engine(name, stack, client)
+
+        def again() -> Any:
+            # a pool that has lost a process is of no use any more
+            return fates.engine(name, stack, client)(storage, folder, fate)
+
+        if fate == "kill" and name in ("sync", "threads", "thread pool"):
+            # what runs the part is what called it
+            process = fates.in_a_process(name, storage, folder, fate)
+            process.join()
+            assert process.exitcode == -signal.SIGKILL
+        elif fate == "kill" and name == "cluster":
+            # it sees to it itself
+            call(storage, folder, fate)
+        elif fate in ("twice", "late"):
+            failures: list[IcechunkError] = []
+
+            def begin() -> None:
+                try:
+                    call(storage, folder, fate)
+                except IcechunkError as error:
+                    failures.append(error)
+
+            thread = threading.Thread(target=begin)
+            thread.start()
+            folder.hear("waiting")
+            if fate == "late":
+                thread.join()
+            done = rows(repository)
+            again()
+            folder.say("go")
+            if fate == "late":
+                folder.hear("through")
+            thread.join()
+            if fate == "twice" and name == "no coordinator":
+                # it does not count, which is no failure
+                assert failures == []
+            else:
+                (failure,) = failures
+                check_failure(name, fate, failure, done)
+        else:
+            with pytest.raises(Exception) as caught:
+                call(storage, folder, fate)
+            check_failure(name, fate, caught.value, rows(repository))
+        before = folder.ran
+        done = rows(repository)
+        assert all(value in (0, row + 1) for row, value in enumerate(done))
+        again()
+        check_end(repository, folder, fate, before, done)
 
 
-def test_on_s3(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    run(new_storage("s3", request), tmp_path, "spawned pool", "kill")
+def check_failure(name: str, fate: str, error: BaseException, done: list[int]) -> None:
+    """It says which part, what happened, and what is done."""
+    if fate == "twice":
+        assert isinstance(error, ConflictError)
+        assert "another process runs the job 'rows', too, and was faster" in str(error)
+        return
+    with pytest.raises(Exception, match=WORDS[fate]):
+        raise error
+    if name == "no coordinator":
+        assert isinstance(error, TaskError) or fate == "kill"
+        assert done == [0] * ROWS
+        return
+    assert isinstance(error, TaskError)
+    assert f"item [{VICTIM}, " in str(error)
+    assert error.__notes__[0] == (
+        "2 of 6 are committed by the job 'rows'; the same call goes on with the rest"
+    )
+    assert done == [1, 2, 0, 0, 0, 0]
+
+
+def check_end(
+    repository: Repository, folder: Folder, fate: str, before: Any, done: list[int]
+) -> None:
+    assert rows(repository) == list(range(1, ROWS + 1))
+    ran = folder.ran
+    # what was committed did not run again
+    assert all(ran[row] == before[row] for row in range(ROWS) if done[row])
+    assert all(ran[row] <= 3 for row in range(ROWS))
+    if fate not in ("twice", "kill"):
+        assert all(ran[row] == 1 for row in range(BATCH))
+    status = repository.jobs.open("rows").status()
+    assert status.committed == len(status.done) == ROWS
+    # a chunk of each attempt that came so far, at most
+    chunks = len(list(repository.storage.list("chunks/")))
+    assert ROWS <= chunks <= ran.total()
+    assert repository.verify().ok
+    assert sum(len(commit.message) > 0 for commit in repository.ancestry(branch="main")) >= 3

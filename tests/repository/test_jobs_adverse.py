@@ -283,3 +283,48 @@ def test_two_runs_with_other_batches(repository: Repository) -> None:
     job.run(write, keys=[key for key in range(3) if str(key) not in done])
     job.finish()
     assert values(repository) == [1, 2, 3, 0, 0, 0]
+
+
+class Interfering(WrapperStorage):
+    """A storage where something happens before the next put of the repo info."""
+
+    def __init__(self, inner: Storage) -> None:
+        super().__init__(inner)
+        self.act: Callable[[], Any] | None = None
+
+    def before(self, operation: str, keys: tuple[str, ...], written: int) -> None:
+        if operation == "put" and keys == ("repo",) and self.act is not None:
+            act, self.act = self.act, None
+            act()
+
+
+@pytest.mark.parametrize("solver", [None, ConflictDetector()])
+def test_another_process_finishes_the_same_commit(
+    repository: Repository, solver: ConflictDetector | None
+) -> None:
+    """The branch has moved because it did what this one was about to do: no conflict."""
+    storage = Interfering(repository.storage)
+    job = Repository.open(storage).jobs.create("rows", keys=[0, 1], message="rows")
+    job.run(write, keys=[0, 1])
+    storage.act = repository.jobs.open("rows").publish
+    job.publish(rebase_with=solver)
+    assert storage.act is None
+    assert job.status().committed == 2
+    assert values(repository)[:2] == [1, 2]
+    assert [commit.message for commit in repository.ancestry(branch="main")].count("rows") == 1
+
+
+def test_somebody_else_moves_the_branch(repository: Repository) -> None:
+    storage = Interfering(repository.storage)
+    job = Repository.open(storage).jobs.create("rows", keys=[0], message="rows")
+    job.run(write, 0)
+
+    def theirs() -> None:
+        with repository.transaction("main", message="theirs") as store:
+            write(store, 5)
+
+    storage.act = theirs
+    with pytest.raises(ConflictError, match="the branch moved"):
+        job.publish(rebase_with=None)
+    job.publish()
+    assert values(repository) == [1, 0, 0, 0, 0, 6]
