@@ -28,7 +28,9 @@ from icechunk.format.ids import encode_id, new_object_id
 from icechunk.format.manifest import (
     LocationCompression,
     Manifest,
+    NativeChunks,
     decode_chunk_ids,
+    decode_native_chunks,
     encode_manifest,
 )
 from icechunk.format.snapshot import ManifestFile, Snapshot, decode_snapshot, encode_snapshot
@@ -240,6 +242,19 @@ class Assets:
         found, ids = decode_chunk_ids(self._get(key, "manifest"), key)
         _check_id(found, manifest_id, key)
         return ids
+
+    def native_chunks(self, manifest_id: bytes) -> NativeChunks:
+        """Fetch a manifest for the ids of its native chunks, and their sizes.
+
+        Raises
+        ------
+        StorageError, FormatError
+            As `manifest`.
+        """
+        key = layout.manifest_key(manifest_id)
+        found = decode_native_chunks(self._get(key, "manifest"), key)
+        _check_id(found.manifest_id, manifest_id, key)
+        return found
 
     def chunk_ref(
         self, manifest_id: bytes, node_id: bytes, coordinate: Sequence[int]

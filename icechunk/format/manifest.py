@@ -38,9 +38,11 @@ from icechunk.format.location_compression import LocationCompression
 __all__ = [
     "LocationCompression",
     "Manifest",
+    "NativeChunks",
     "StoredLocations",
     "decode_chunk_ids",
     "decode_manifest",
+    "decode_native_chunks",
     "encode_manifest",
     "read_location_compression",
 ]
@@ -257,16 +259,56 @@ def decode_chunk_ids(data: BytesLike, name: str) -> tuple[bytes, NDArray[np.uint
     FormatError
         If it is not a manifest, or a damaged one.
     """
+    manifest_id, _, refs = _native_refs(data, name)
+    return manifest_id, refs.struct(4, OBJECT_ID_SIZE, "chunk_id")[0]
+
+
+@dataclass(frozen=True)
+class NativeChunks:
+    """The native chunks of a manifest, in its order.
+
+    Attributes
+    ----------
+    manifest_id : bytes
+    begins_at : tuple
+        The array and the coordinate of the first: a manifest that takes the place of another
+        begins where that did.
+    ids : uint8[n, 12]
+    ends : uint64[n]
+        How many bytes each object has at least.
+    """
+
+    manifest_id: bytes
+    begins_at: tuple[bytes, bytes]
+    ids: NDArray[np.uint8]
+    ends: NDArray[np.uint64]
+
+
+def decode_native_chunks(data: BytesLike, name: str) -> NativeChunks:
+    """Read what `decode_chunk_ids` does, and how large the chunks are.
+
+    Raises
+    ------
+    FormatError
+        If it is not a manifest, or a damaged one.
+    """
+    manifest_id, arrays, refs = _native_refs(data, name)
+    first, _ = refs.take(slice(1)).vector(0, "<u4", "index", required=True)
+    nodes, _ = arrays.take(slice(1)).struct(0, NODE_ID_SIZE, "node_id")
+    offset, length = refs.scalar(2, "<u8", field="offset"), refs.scalar(3, "<u8", field="length")
+    ids, _ = refs.struct(4, OBJECT_ID_SIZE, "chunk_id")
+    return NativeChunks(manifest_id, (nodes.tobytes(), first.tobytes()), ids, offset + length)
+
+
+def _native_refs(data: BytesLike, name: str) -> tuple[bytes, Tables, Tables]:
+    """Return the id of a stored manifest, its arrays, and its references to native chunks."""
     payload, _ = unwrap(data, FileType.MANIFEST, name)
     root = read_root(payload, name)
     manifest_id, _ = root.struct(0, OBJECT_ID_SIZE, "id")
     arrays, _ = root.children(1, "arrays", required=True)
     refs, _ = arrays.children(1, "refs", required=True, smallest=_SMALLEST_REF)
     native = refs.present(4)
-    ids = np.empty((0, OBJECT_ID_SIZE), np.uint8)
-    if native.any():
-        ids, _ = (refs if native.all() else refs.take(native)).struct(4, OBJECT_ID_SIZE, "chunk_id")
-    return manifest_id.tobytes(), ids
+    return manifest_id.tobytes(), arrays, refs if native.all() else refs.take(native)
 
 
 def read_location_compression(data: BytesLike, name: str) -> StoredLocations:

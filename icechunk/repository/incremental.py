@@ -11,116 +11,44 @@ damaged, or not be the truth any more, everything is read.
 
 from __future__ import annotations
 
-import hashlib
-import io
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from icechunk.errors import (
-    ErrorKind,
-    IcechunkError,
-    ObjectNotFoundError,
-    PreconditionFailedError,
-    SnapshotNotFoundError,
-    StorageError,
-)
+from icechunk.errors import ErrorKind, IcechunkError, SnapshotNotFoundError, StorageError
 from icechunk.format import layout
-from icechunk.format.chunk_refs import RefKind
-from icechunk.format.ids import OBJECT_ID_SIZE
+from icechunk.format.manifest import NativeChunks
 from icechunk.repository.garbage import Collector, DeleteLimits, Deleter
+from icechunk.repository.live_record import LiveRecord, StaleRecordError
 from icechunk.repository.ops import GCSummary
 from icechunk.repository.reachable import Column, id_prefixes
-from icechunk.storage.base import ObjectMeta, Storage
+from icechunk.storage.base import ObjectMeta
 
-__all__ = ["IncrementalCollector", "LiveRecord", "StaleRecordError"]
+__all__ = ["IncrementalCollector"]
 
-RECORD_KEY: Final = "collections/live"
-_VERSION: Final = b"icechunk live objects 1\n"
-
-
-class StaleRecordError(Exception):
-    """The record of an earlier collection is not the truth any more."""
+_NONE: Column = np.empty(0, np.uint64)
 
 
 @dataclass
-class LiveRecord:
-    """What was needed when a collection ran.
+class _Added:
+    """A manifest that is new.
 
     Attributes
     ----------
-    snapshots : set of bytes
-    manifests : dict of bytes to int
-        By id: how many of the snapshots list it.
     prefixes : uint64[n]
-        Beginnings of the ids of chunks, sorted and distinct.
-    counts : int64[n]
-        How many of the manifests refer to each.
-    etag : str or None
-        The version of the stored record.
+        Of its native chunks, in its order.
+    rest : uint64[n]
+        Those that are not in the manifest whose place it takes.
+    is_paired : bool
+        Whether that was found.
     """
 
-    snapshots: set[bytes] = field(default_factory=set)
-    manifests: dict[bytes, int] = field(default_factory=dict)
-    prefixes: Column = field(default_factory=lambda: np.empty(0, np.uint64))
-    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    etag: str | None = None
-
-    @classmethod
-    def load(cls, storage: Storage) -> LiveRecord:
-        """Return the stored record, an empty one if there is none that is whole."""
-        try:
-            stored = storage.get(RECORD_KEY)
-        except ObjectNotFoundError:
-            return cls()
-        empty = cls(etag=stored.etag)
-        data = bytes(stored.data)
-        body = data[len(_VERSION) + 32 :]
-        if data[: len(_VERSION)] != _VERSION or data[len(_VERSION) :][:32] != _digest(body):
-            return empty
-        with np.load(io.BytesIO(body), allow_pickle=False) as columns:
-            ids = _split(columns["manifests"])
-            return cls(
-                set(_split(columns["snapshots"])),
-                dict(zip(ids, columns["listed"].tolist(), strict=True)),
-                columns["prefixes"],
-                columns["counts"].astype(np.int64),
-                stored.etag,
-            )
-
-    def save(self, storage: Storage) -> None:
-        """Store the record, unless somebody else has stored another one meanwhile."""
-        body = io.BytesIO()
-        np.savez(
-            body,
-            snapshots=_join(self.snapshots),
-            manifests=_join(self.manifests),
-            listed=np.array([*self.manifests.values()], np.int64),
-            prefixes=self.prefixes,
-            counts=self.counts.astype(np.uint32),
-        )
-        data = _VERSION + _digest(body.getvalue()) + body.getvalue()
-        try:
-            storage.put(RECORD_KEY, data, if_match=self.etag, if_absent=self.etag is None)
-        except PreconditionFailedError:
-            # that of a run beside this one: what it says is checked when it is used
-            storage.delete([RECORD_KEY])
-
-
-def _digest(body: bytes) -> bytes:
-    return hashlib.blake2b(body, digest_size=32).digest()
-
-
-def _join(ids: Iterable[bytes]) -> npt.NDArray[np.uint8]:
-    return np.frombuffer(b"".join(ids), np.uint8).reshape(-1, OBJECT_ID_SIZE)
-
-
-def _split(rows: npt.NDArray[np.uint8]) -> list[bytes]:
-    return [row.tobytes() for row in rows]
+    prefixes: Column
+    rest: Column
+    is_paired: bool = False
 
 
 class IncrementalCollector(Collector):
@@ -139,13 +67,12 @@ class IncrementalCollector(Collector):
         self._live: set[bytes] = set()
         # manifests that each snapshot lists, with their sizes
         self._lists: dict[bytes, dict[bytes, int]] = {}
-        self._made: dict[bytes, Column] = {}
-        self._lost: dict[bytes, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]] = {}
         self._listed: Counter[bytes] = Counter()
+        self._needed = LiveRecord()
 
     # -- what stays ----------------------------------------------------------------------
     def _keep_references(self, snapshots: set[bytes], optional: set[bytes]) -> None:
-        """Read what is new since the record, and what is not needed any more.
+        """Find which manifests are new since the record, and which are not needed any more.
 
         Raises
         ------
@@ -164,20 +91,10 @@ class IncrementalCollector(Collector):
             listed.update(self._lists[id].keys())
         for id in gone:
             listed.subtract(self._lists[id].keys())
-        dead = {m for id in gone | strays for m in self._lists[id] if listed[m] <= 0}
-        for id in dead - self._lost.keys():
-            found = self._chunks_of(id)
-            if found is None and id in record.manifests:
-                raise StaleRecordError
-            if found is not None:
-                self._lost[id] = found
-        new = {m for m, count in listed.items() if count > 0 and m not in record.manifests}
-        required = {m for id in live - record.snapshots - optional for m in self._lists[id]}
-        for done, id in enumerate(sorted(new - self._made.keys()), 1):
-            self._made[id] = self._prefixes(id, is_required=id in required)
-            self._progress("manifests", done, len(new))
-        self._live, self._gone, self._dead, self._listed = live, gone | strays, dead, listed
-        self._added = new
+        self._dead = {m for id in gone | strays for m in self._lists[id] if listed[m] <= 0}
+        self._added = {m for m, n in listed.items() if n > 0 and m not in record.manifests}
+        self._required = {m for id in live - record.snapshots - optional for m in self._lists[id]}
+        self._live, self._gone, self._listed = live, gone | strays, listed
 
     def _read(self, id: bytes, optional: set[bytes]) -> bool:
         """Learn which manifests a snapshot lists; False if it is not there, and need not be."""
@@ -198,35 +115,19 @@ class IncrementalCollector(Collector):
         except IcechunkError:
             return False
 
-    def _prefixes(self, id: bytes, *, is_required: bool) -> Column:
-        try:
-            return np.unique(id_prefixes(self._assets.chunk_ids(id)))
-        except StorageError as error:
-            # what is left of a session that was older than an earlier collection
-            if is_required or error.kind is not ErrorKind.OBJECT_NOT_FOUND:
-                raise
-            return np.empty(0, np.uint64)
-
-    def _chunks_of(self, id: bytes) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]] | None:
-        """Return the chunks of a manifest that is not needed, and how long they are at least."""
-        try:
-            manifest = self._assets.manifest(id)
-        except IcechunkError:
-            return None
-        ids = [np.empty((0, OBJECT_ID_SIZE), np.uint8)]
-        ends = [np.empty(0, np.int64)]
-        for refs in manifest.arrays.values():
-            if refs.chunk_id is not None:
-                rows = refs.kind == RefKind.NATIVE
-                ids.append(refs.chunk_id[rows])
-                ends.append((refs.offset[rows] + refs.length[rows]).astype(np.int64))
-        return np.concatenate(ids), np.concatenate(ends)
-
     # -- what goes -------------------------------------------------------------------------
     def delete(self, limits: DeleteLimits, *, dry_run: bool) -> GCSummary:
-        """Delete what nothing needs any more, and store the record."""
-        record = self._counted()
-        chunks = self._dead_chunks(record)
+        """Delete what nothing needs any more, and store the record.
+
+        Raises
+        ------
+        StaleRecordError
+            If something of the record was deleted by somebody else; nothing is deleted then.
+        StorageError, FormatError
+            If a manifest cannot be read that a version needs; nothing is deleted then, either. Or
+            if too many requests fail in a row.
+        """
+        chunks = self._count()
         deleter = Deleter(self._storage, limits, dry_run)
         sizes = {m: size for files in self._lists.values() for m, size in files.items()}
         logs = self._gone - self._logs
@@ -252,7 +153,7 @@ class IncrementalCollector(Collector):
             failed += done.failed
             errors += done.errors
         if not (failed or dry_run):
-            record.save(self._storage)
+            self._needed.save(self._storage)
         return GCSummary(
             bytes_deleted=freed,
             chunks_deleted=counts.get("chunks", 0),
@@ -266,32 +167,90 @@ class IncrementalCollector(Collector):
             reasons=self._reasons,
         )
 
-    def _counted(self) -> LiveRecord:
-        """Return the record of what is needed now."""
-        old = self._record
-        gone = [np.unique(id_prefixes(self._lost[m][0])) for m in self._dead & old.manifests.keys()]
-        parts = [old.prefixes, *(self._made[id] for id in self._added), *gone]
-        signs = [old.counts]
-        signs += [np.ones(len(self._made[id]), np.int64) for id in self._added]
-        signs += [np.full(len(each), -1, np.int64) for each in gone]
-        prefixes, place = np.unique(np.concatenate(parts), return_inverse=True)
-        counts = np.zeros(len(prefixes), np.int64)
-        np.add.at(counts, place.reshape(-1), np.concatenate(signs))
-        stays = counts > 0
-        return LiveRecord(
-            set(self._live),
-            {id: count for id, count in self._listed.items() if count > 0},
-            prefixes[stays],
-            counts[stays],
-            old.etag,
-        )
+    def _count(self) -> list[tuple[str, int]]:
+        """Count references anew, and return the chunks that none leads to, with their sizes.
 
-    def _dead_chunks(self, record: LiveRecord) -> list[tuple[str, int]]:
-        needed = np.union1d(record.prefixes, self._chunks.columns()[0])
+        A manifest mostly repeats the one whose place it takes. Equal rows of the two cancel each
+        other out, so that no more than the others are sorted and looked for.
+        """
+        total = len(self._added) + len(self._dead)
+        by_place: defaultdict[Any, list[_Added]] = defaultdict(list)
+        for done, id in enumerate(sorted(self._added), 1):
+            chunks = self._chunks_of(id, is_required=id in self._required)
+            if chunks is not None:
+                prefixes = id_prefixes(chunks.ids)
+                by_place[chunks.begins_at].append(_Added(prefixes, prefixes))
+            self._progress("manifests", done, total)
+        gone: list[Column] = []
+        unsure: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]] = []
+        for done, id in enumerate(sorted(self._dead), len(self._added) + 1):
+            was_counted = id in self._record.manifests
+            chunks = self._chunks_of(id)
+            self._progress("manifests", done, total)
+            if chunks is None and was_counted:
+                raise StaleRecordError
+            if chunks is None:
+                continue
+            prefixes = id_prefixes(chunks.ids)
+            beside = by_place.get(chunks.begins_at, [])
+            # one that has no pair yet, if there is one
+            other = min(beside, key=lambda each: each.is_paired, default=_Added(_NONE, _NONE, True))
+            differs, differs_there = _differing(prefixes, other.prefixes)
+            if was_counted and not other.is_paired:
+                other.is_paired = True
+                other.rest = other.prefixes[differs_there]
+                gone.append(prefixes[differs])
+            elif was_counted:
+                gone.append(prefixes)
+            unsure.append((chunks.ids[differs], chunks.ends[differs]))
+        added = (each.rest for some in by_place.values() for each in some)
+        listed = {id: count for id, count in self._listed.items() if count > 0}
+        self._needed = self._record.changed(self._live, listed, added, gone)
+        return self._unneeded(unsure)
+
+    def _chunks_of(self, id: bytes, *, is_required: bool = False) -> NativeChunks | None:
+        """Read a manifest; None if it is not there, and need not be.
+
+        One that is not needed any more need not be readable.
+        """
+        try:
+            return self._assets.native_chunks(id)
+        except StorageError as error:
+            # what is left of a session that was older than an earlier collection
+            if is_required or (id in self._added and error.kind is not ErrorKind.OBJECT_NOT_FOUND):
+                raise
+        except IcechunkError:
+            if id in self._added:
+                raise
+        return None
+
+    def _unneeded(
+        self, unsure: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]]
+    ) -> list[tuple[str, int]]:
+        """Return those of some chunks that nothing needs, each once."""
+        kept_for_jobs = LiveRecord(prefixes=self._chunks.columns()[0])
         found: dict[bytes, int] = {}
-        for id in self._dead & self._lost.keys():
-            ids, ends = self._lost[id]
-            dead = ~np.isin(id_prefixes(ids), needed)
-            for row, end in zip(_split(ids[dead]), ends[dead].tolist(), strict=True):
-                found[row] = max(end, found.get(row, 0))
+        for ids, ends in unsure:
+            prefixes = id_prefixes(ids)
+            dead = ~(self._needed.needs(prefixes) | kept_for_jobs.needs(prefixes))
+            for row, end in zip(ids[dead], ends[dead].tolist(), strict=True):
+                id = row.tobytes()
+                found[id] = max(end, found.get(id, 0))
         return [(layout.chunk_key(id), size) for id, size in found.items()]
+
+
+def _differing(a: Column, b: Column) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Return which rows of two columns are left when equal ones cancel each other out.
+
+    Compared are rows that are as far from the beginning, or as far from the end. So nothing but
+    news is left where chunks were replaced, or added before or behind the others.
+    """
+    same = min(len(a), len(b))
+    left = np.ones(len(a), np.bool_), np.ones(len(b), np.bool_)
+    from_start = a[:same] != b[:same]
+    from_end = a[len(a) - same :] != b[len(b) - same :]
+    if from_end.sum() < from_start.sum():
+        left[0][len(a) - same :] = left[1][len(b) - same :] = from_end
+    else:
+        left[0][:same] = left[1][:same] = from_start
+    return left

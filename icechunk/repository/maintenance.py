@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -27,11 +26,9 @@ from icechunk.format.repo_info import RepoInfo
 from icechunk.format.updates import UpdateEntry, UpdateKind
 from icechunk.repository.expiration import expire, expire_v1
 from icechunk.repository.garbage import Collector, DeleteLimits, Progress
-from icechunk.repository.incremental import (
-    IncrementalCollector,
-    LiveRecord,
-    StaleRecordError,
-)
+from icechunk.repository.incremental import IncrementalCollector
+from icechunk.repository.live_record import LiveRecord, StaleRecordError
+from icechunk.repository.making_room import added, is_full, make_room, without_logs
 from icechunk.repository.ops import ExpirationPreview, GCSummary
 from icechunk.repository.reachable import (
     Column,
@@ -255,48 +252,58 @@ class Maintenance:
             if ahead:
                 reasons.append(f"the clock of this machine is {ahead} ahead of the storage's")
 
-        if incremental:
-            self._state.require_version_2("an incremental collection")
-            assets = self._assets.uncached()
-            record = LiveRecord.load(assets.storage)
-            for known in (record, LiveRecord(etag=record.etag)):
-                run = IncrementalCollector(known, assets, cutoff, limits, progress, reasons)
-                try:
-                    if dry_run:
-                        run.keep(self._state.load())
-                    else:
-                        self._drop(run)
-                except StaleRecordError:
-                    _log.info("what the last collection noted no longer holds")
-                    continue
-                return run.delete(deletes, dry_run=dry_run)
-
         def collector() -> Collector:
             return Collector(self._assets.uncached(), cutoff, limits, progress, reasons)
 
-        current = collector()
-        if self._state.spec_version < 2:
-            self._keep_v1(current)
-        elif dry_run:
-            current.keep(self._state.load())
-        else:
-            try:
-                self._drop(current)
-            except StorageError as error:
-                if not _is_full(error):
-                    raise
-                # what no listed version needs can go before a new state is written
-                _log.info("%s is full: making room first", self._assets.storage.url)
-                first = collector()
-                first.keep(self._state.load(), all_listed=True)
-                first.delete(deletes, dry_run=False)
-                current = collector()
-                self._drop(current)
-        return current.delete(deletes, dry_run=dry_run)
+        def collect(make: Callable[[], Collector]) -> GCSummary:
+            current, first = make(), GCSummary()
+            if self._state.spec_version < 2:
+                self._keep_v1(current)
+            elif dry_run:
+                current.keep(self._state.load())
+            else:
+                try:
+                    self._drop(current)
+                except StorageError as error:
+                    if not is_full(error):
+                        raise
+                    info, storage = self._state.load(), self._assets.storage
+                    first = make_room(collector(), info, deletes, storage)
+                    current = self._drop_on_full_disk(make)
+            return added(first, current.delete(deletes, dry_run=dry_run))
+
+        if not incremental:
+            return collect(collector)
+        self._state.require_version_2("an incremental collection")
+        assets = self._assets.uncached()
+        record = LiveRecord.load(assets.storage)
+
+        def going_on() -> Collector:
+            return IncrementalCollector(record, assets, cutoff, limits, progress, reasons)
+
+        try:
+            return collect(going_on)
+        except StaleRecordError:
+            _log.info("what the last collection noted no longer holds")
+        record = LiveRecord(etag=record.etag)
+        return collect(going_on)
 
     def _drop(self, collector: Collector) -> None:
         """Publish the state without the versions that nothing leads to."""
         self._state.update(lambda info: (collector.keep(info), UpdateEntry(kind=UpdateKind.GC_RAN)))
+
+    def _drop_on_full_disk(self, make: Callable[[], Collector]) -> Collector:
+        """Publish the same; the storage may have no room but that of what will be deleted."""
+        current = make()
+        try:
+            self._drop(current)
+        except StorageError as error:
+            if not is_full(error):
+                raise
+            with without_logs(self._state, self._assets.storage, make().keep):
+                current = make()
+                self._drop(current)
+        return current
 
     def _keep_v1(self, collector: Collector) -> None:
         """Find what stays, of one state of all refs at least."""
@@ -407,15 +414,6 @@ def _cutoff(when: Time, name: str) -> datetime:
             ErrorKind.NOT_ALLOWED,
         )
     return checked
-
-
-def _is_full(error: BaseException | None) -> bool:
-    """Whether a storage has no space left."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _check_positive(name: str, value: int) -> None:

@@ -531,7 +531,7 @@ class LocalStorage(Storage):
         if error.errno == errno.ELOOP:
             reason = "a symbolic link is in the way"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            reason += "; with a few kilobytes free, garbage_collect can make room"
+            reason += "; garbage_collect can make room, of what no branch or tag leads to"
         return StorageError(f"cannot {operation} {key} in {self.url}: {reason}", ErrorKind.IO)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zlib
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 from icechunk import LocalStorage, Repository, StorageError
 from icechunk.storage import staging
+from tests import histories
 from tests.faults.operations import (
     CONFIG,
     HISTORY,
@@ -73,7 +75,7 @@ def test_a_disk_that_is_full_at_each_write(
         assert list(storage._objects("", lambda name: "#" in name and len(name) > 22)) == []
         if not disk.is_full:
             break
-        assert "No space left on device; with a few kilobytes free" in str(error)
+        assert "No space left on device; garbage_collect can make room" in str(error)
         nth += STRIDE
 
 
@@ -133,6 +135,111 @@ def test_a_file_system_that_is_full(tmp_path: Path) -> None:
     done = _unshared(mounting, str(tmp_path), sys.executable, FULL)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("committed ")
+
+
+#: On a file system without a single free byte: collect what fills it.
+COLLECT = """
+import os, sys
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from icechunk import LocalStorage, Repository, StorageError
+from tests import histories
+from tests.reachability import collectable, needed
+
+root, kind, incremental = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "incremental"
+storage = LocalStorage(root / "repository")
+repository = histories.create(storage)
+later = datetime.now(UTC) + timedelta(hours=1)
+for number in range(4):
+    histories.commit(repository, {0: b"native %d" % number})
+repository.garbage_collect(later, incremental=incremental)
+if kind == "never committed":
+    session = repository.writable_session("main")
+    histories.write(session, {number: b"native" * 1000 for number in range(6)})
+elif kind == "versions":
+    tip = repository.lookup_branch("main")
+    repository.create_branch("b", tip)
+    histories.commit(repository, {2: b"something of a branch" * 1000}, "b")
+    repository.delete_branch("b")
+expected = histories.newest(storage)
+with open(root / "filler", "wb", buffering=0) as filler, suppress(OSError):
+    while True:
+        filler.write(b"x" * 4096)
+status = os.statvfs(root)
+assert status.f_bavail == 0
+try:
+    done = repository.garbage_collect(later, incremental=incremental)
+except StorageError as error:
+    print("refused:", error)
+else:
+    print("freed", done.chunks_deleted, done.snapshots_deleted)
+    assert set(collectable(storage)) == needed(storage)
+assert histories.newest(storage) == expected
+Repository.open(storage).verify(deep=True).raise_if_damaged()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs namespaces")
+@pytest.mark.parametrize(
+    ("kind", "incremental", "said"),
+    [
+        ("never committed", "whole", "freed 6 0"),
+        ("never committed", "incremental", "freed 6 0"),
+        ("versions", "whole", "freed 1 1"),
+        ("versions", "incremental", "freed 1 1"),
+        ("nothing", "whole", "refused: cannot write repo"),
+        # the record of the last collection makes room
+        ("nothing", "incremental", "freed 0 0"),
+    ],
+)
+def test_garbage_on_a_disk_without_room(
+    kind: str, said: str, incremental: str, tmp_path: Path
+) -> None:
+    mounting = 'mount -t tmpfs -o size=400k tmpfs "$1" && exec "$2" -c "$3" "$1" "$4" "$5"'
+    done = _unshared(mounting, str(tmp_path), sys.executable, COLLECT, kind, incremental)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(said), done.stdout
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_what_makes_room_comes_back(
+    named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logs that made room in vain, or of a version that got a name meanwhile, are put back."""
+    storage = LocalStorage(tmp_path)
+    repository = histories.create(storage)
+    repository.create_branch("b", repository.lookup_branch("main"))
+    dropped = histories.commit(repository, {2: b"8 bytes!"}, "b")
+    repository.delete_branch("b")
+    before = {meta.key for meta in storage.list("transactions/")}
+    write_all, delete, gone = staging._write_all, LocalStorage.delete, []
+
+    def full(fd: int, data: Any) -> None:
+        if "/repo#" in os.readlink(f"/proc/self/fd/{fd}"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_all(fd, data)
+
+    def deleting(self: LocalStorage, keys: Any) -> None:
+        keys = list(keys)
+        delete(self, keys)
+        if f"transactions/{dropped}" in keys and not gone:
+            gone.append(dropped)
+            if named:
+                monkeypatch.setattr(staging, "_write_all", write_all)
+                Repository.open(storage).create_branch("named", dropped)
+
+    monkeypatch.setattr(staging, "_write_all", full)
+    monkeypatch.setattr(LocalStorage, "delete", deleting)
+    later = datetime.now(UTC) + timedelta(hours=1)
+    if named:
+        assert repository.garbage_collect(later).snapshots_deleted == 0
+    else:
+        with pytest.raises(StorageError, match="cannot write repo"):
+            repository.garbage_collect(later)
+    assert gone
+    assert {meta.key for meta in storage.list("transactions/")} == before
+    Repository.open(storage).verify(deep=True).raise_if_damaged()
 
 
 # -- what some file systems do not have ------------------------------------------------------

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings, strategies as st
 
 from icechunk import FormatError, MemoryStorage, Repository, StorageError
-from icechunk.repository.incremental import RECORD_KEY
+from icechunk.format.chunk_refs import ChunkRefs
+from icechunk.repository.live_record import RECORD_KEY, LiveRecord, StaleRecordError
 from icechunk.storage import FaultyStorage, WrapperStorage
 from icechunk.storage.base import Storage
 from tests import histories
@@ -190,3 +194,95 @@ def test_what_cannot_be_read_is_not_taken_for_gone(folder: str) -> None:
     with pytest.raises(StorageError, match="busy"):
         Repository.open(faulty).garbage_collect(past, incremental=True)
     assert set(collectable(storage)) == there
+
+
+# -- the record ----------------------------------------------------------------------------
+few = st.lists(st.integers(0, 12), max_size=20)
+
+
+@given(st.lists(st.tuples(few, few), max_size=6))
+def test_the_record_counts(steps: list[tuple[list[int], list[int]]]) -> None:
+    def column(values: list[int]) -> Any:
+        return np.array(values, np.uint64)
+
+    record, truth = LiveRecord(), Counter[int]()
+    storage = MemoryStorage()
+    for added, gone in steps:
+        truth.update(added)
+        truth.subtract(gone)
+        changes = [column(added[:7]), column(added[7:])], [column(gone)]
+        if min(truth.values(), default=0) < 0:
+            with pytest.raises(StaleRecordError):
+                record.changed({bytes(12)}, {bytes(12): 3}, *changes)
+            return
+        truth = +truth
+        record = record.changed({bytes(12)}, {bytes(12): 3}, *changes)
+        assert dict(zip(record.prefixes.tolist(), record.counts.tolist(), strict=True)) == truth
+        assert record.prefixes.tolist() == sorted(truth)
+        assert record.needs(column([*range(14)])).tolist() == [n in truth for n in range(14)]
+        record.save(storage)
+        stored = LiveRecord.load(storage)
+        assert stored.prefixes.tolist() == record.prefixes.tolist()
+        assert stored.counts.tolist() == record.counts.tolist()
+        assert (stored.snapshots, stored.manifests) == ({bytes(12)}, {bytes(12): 3})
+        record = stored
+
+
+def test_many_references_to_one_chunk_are_counted() -> None:
+    """More of them than a narrow count holds."""
+    record = LiveRecord()
+    for number in range(1, 5):
+        record = record.changed(set(), {}, [np.full(100, 7, np.uint64)], [])
+        assert record.counts.tolist() == [100 * number]
+    record = record.changed(set(), {}, [], [np.full(399, 7, np.uint64)])
+    assert record.counts.tolist() == [1]
+
+
+@pytest.mark.parametrize("where", ["scattered", "appended", "before", "all"])
+def test_few_of_many_change(where: str) -> None:
+    """Of a large manifest nothing but what changed is looked for; few columns of it are made."""
+    count = 100_000
+    storage = MemoryStorage()
+    repo = Repository.create(storage)
+    session = repo.writable_session("main")
+    zarr.create_array(session.store, name="a", shape=(count,), chunks=(1,), dtype="i1")
+    session.commit("array")
+    random = np.random.default_rng(0)
+
+    def write(chunks: Any) -> Any:
+        session = repo.writable_session("main")
+        node = session._edits.tree.require("/a")
+        ids = random.integers(0, 256, (len(chunks), 12), np.uint8)
+        refs = ChunkRefs.native(np.asarray(chunks, np.uint32).reshape(-1, 1), ids, 1000)
+        session._edits.layers[-1].edits(node.id, "/a", 1).set_many(refs)
+        session.commit("references")
+        return {bytes(row) for row in ids}
+
+    bounds = {"before": (1000, count), "appended": (0, count - 1000)}.get(where, (0, count))
+    before = write(np.arange(*bounds))
+    repo.garbage_collect(future(), incremental=True)
+    changed = {
+        "scattered": np.sort(random.choice(count, 1000, replace=False)),
+        "appended": np.arange(count - 1000, count),
+        "before": np.arange(1000),
+        "all": np.arange(count),
+    }[where]
+    added = write(changed)
+    repo.expire_snapshots(datetime.now(UTC))
+    counting = Counting(storage)
+    tracemalloc.start()
+    try:
+        summary = Repository.open(counting).garbage_collect(future(), incremental=True)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    replaced = {"scattered": 1000, "all": count}.get(where, 0)
+    assert (summary.chunks_deleted, summary.manifests_deleted) == (replaced, 1)
+    assert summary.bytes_deleted >= 1000 * replaced
+    assert counting.seen["get", "manifests"] == 2
+    record = LiveRecord.load(storage)
+    assert len(record.prefixes) == count
+    assert record.counts.max() == 1
+    assert len(before) + len(added) - replaced == count
+    # of which a decoded manifest takes 70: as stored, its rows, ids and sizes
+    assert peak < (400 if where == "all" else 160) * count, peak / count
