@@ -1,31 +1,38 @@
-"""Archives of many files, beside VirtualiZarr's parser writing the same, in one run.
+"""Archives of many files: what a file takes, what the client keeps of it, what one more takes.
 
-Usage: ``python archives.py [COUNT]`` with the number of files, 300 by default: hard links of one.
-VirtualiZarr writes through an accessor that needs the official client, so its manifests go into
-a session here; what it takes to open and concatenate is all its own.
+Usage: ``python archives.py [compare | scale | memory] [COUNT ...]``. The files are hard links of
+a small one of NetCDF4, and really scanned.
+
+- ``compare`` (default, 300 files): files a second and core, beside VirtualiZarr's HDFParser,
+  which opens, combines and writes the same files into a repository of this client, in one run.
+- ``scale`` (100, 3,000 and 30,000): CPU and growth of the resident memory for each file, and the
+  CPU of one file more. Each count has a process of its own.
+- ``memory`` (3,000): where Python's own allocations are when there are most of them.
 """
 
 from __future__ import annotations
 
 import os
 import resource
+import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import xarray as xr
-from obspec_utils.registry import ObjectStoreRegistry
-from obstore.store import LocalStore
-from virtualizarr import open_virtual_dataset
-from virtualizarr.parsers import HDFParser
 
+from icechunk import LocalStorage, Repository
 from icechunk_dask import virtualize
 
 APPENDS = 3
+OPTIONS: dict[str, Any] = {"executor": "sync", "progress": False}
+COUNTS = {"compare": [300], "scale": [100, 3_000, 30_000], "memory": [3_000]}
 
 
 def make(folder: Path, count: int) -> list[str]:
@@ -48,44 +55,112 @@ def make(folder: Path, count: int) -> list[str]:
     return list(map(str, files))
 
 
-def peak() -> int:
+def resident() -> int:
     """Most memory that this process has had, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def theirs(files: list[str]) -> float:
-    """Seconds of CPU to open and concatenate files with VirtualiZarr."""
-    registry = ObjectStoreRegistry({"file://": LocalStore()})
+# -- beside VirtualiZarr ---------------------------------------------------------------------
+def theirs(files: list[str], repo: Path, to: Path) -> float:
+    """Seconds of CPU to open, combine and write files with VirtualiZarr."""
+    from obspec_utils.registry import ObjectStoreRegistry
+    from obstore.store import LocalStore
+    from virtualizarr import open_virtual_dataset
+    from virtualizarr.parsers import HDFParser
+
+    config = Repository.open(LocalStorage(repo)).config
     began = time.process_time()
+    registry = ObjectStoreRegistry({"file://": LocalStore()})
+    parser = HDFParser()
+    loadable = ["time", "lat", "lon"]
     opened = [
-        open_virtual_dataset(f"file://{path}", registry=registry, parser=HDFParser())
+        open_virtual_dataset(
+            f"file://{path}", registry=registry, parser=parser, loadable_variables=loadable
+        )
         for path in files
     ]
-    xr.concat(opened, "time", coords="minimal", compat="override", combine_attrs="override")
+    whole: Any = xr.concat(
+        opened, "time", coords="minimal", compat="override", combine_attrs="override"
+    )
+    target = Repository.create(LocalStorage(to), config)
+    session = target.writable_session("main")
+    whole.vz.to_icechunk(session.store)
+    session.commit("files")
     return time.process_time() - began
 
 
-def main(count: int) -> None:
+def compare(count: int) -> None:
+    """Print files a second and core, of both."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        files = make(folder, count)
+        # imports, and what is made once
+        virtualize(files[:3], folder / "first", order="url", **OPTIONS)
+        theirs(files[:3], folder / "first", folder / "their_first")
+        began = time.process_time()
+        virtualize(files, folder / "repo", order="url", **OPTIONS)
+        ours = (time.process_time() - began) / count
+        other = theirs(files, folder / "repo", folder / "theirs") / count
+        sizes = [
+            Repository.open(LocalStorage(folder / each)).readonly_session("main")
+            for each in ("repo", "theirs")
+        ]
+        assert len({len(session.chunk_refs("/t")) for session in sizes}) == 1
+    print(f"{count} files, of both in a repository:")
+    print(f"  here         {1 / ours:.0f} a second and core, {ours * 1e3:.1f} ms each")
+    print(f"  VirtualiZarr {1 / other:.0f} a second and core, {other * 1e3:.1f} ms each")
+    print(f"  ratio {other / ours:.2f}")
+
+
+# -- many ------------------------------------------------------------------------------------
+def one_scale(count: int) -> None:
+    """Print what so many files take, in this process."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         files = make(folder, count + APPENDS)
-        options: dict[str, Any] = {"executor": "sync", "progress": False}
-        # imports, and what is made once
-        virtualize(files[:3], folder / "first", order="url", **options)
-        before, began = peak(), time.process_time()
-        virtualize(files[:count], folder / "repo", order="url", **options)
-        ours, memory = time.process_time() - began, peak() - before
+        virtualize(files[:100], folder / "first", order="url", **OPTIONS)
+        before, began = resident(), time.process_time()
+        virtualize(files[:count], folder / "repo", order="url", **OPTIONS)
+        took, memory = time.process_time() - began, resident() - before
         appends = []
         for path in files[count:]:
             began = time.process_time()
-            virtualize([path], folder / "repo", **options)
+            virtualize([path], folder / "repo", **OPTIONS)
             appends.append(time.process_time() - began)
-        other = theirs(files[: min(count, 300)]) / min(count, 300)
-    print(f"{count} files: {count / ours:.0f} a second and core, {ours / count * 1e3:.1f} ms each")
-    print(f"VirtualiZarr, without writing: {1 / other:.0f} a second, {other * 1e3:.1f} ms each")
-    print(f"ratio: {other / (ours / count):.2f}")
-    print(f"memory: {memory / count:.0f} bytes a file; one appended: {min(appends) * 1e3:.0f} ms")
+    print(
+        f"{count} files: {took / count * 1e3:.2f} ms each, {memory / count:.0f} bytes of memory "
+        f"each; one more: {min(appends) * 1e3:.0f} ms",
+        flush=True,
+    )
+
+
+def scale(counts: Sequence[int]) -> None:
+    """Print the same of several counts, each in a process of its own."""
+    for count in counts:
+        subprocess.run([sys.executable, __file__, "one", str(count)], check=True)
+
+
+def memory(count: int) -> None:
+    """Print where Python's allocations are."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        files = make(folder, count)
+        virtualize(files[:100], folder / "first", order="url", **OPTIONS)
+        tracemalloc.start(12)
+        before = tracemalloc.get_traced_memory()[0]
+        virtualize(files, folder / "repo", order="url", **OPTIONS)
+        after, peak = tracemalloc.get_traced_memory()
+    print(f"{count} files: {(peak - before) / count:.0f} bytes each at most, {after - before} left")
+
+
+def main(mode: str, counts: Sequence[int]) -> None:
+    """Run one of the modes."""
+    if mode == "scale":
+        scale(counts)
+    for count in () if mode == "scale" else counts:
+        {"compare": compare, "memory": memory, "one": one_scale}[mode](count)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 300)
+    chosen = sys.argv[1] if len(sys.argv) > 1 else "compare"
+    main(chosen, [int(each) for each in sys.argv[2:]] or COUNTS[chosen])
