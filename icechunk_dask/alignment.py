@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from icechunk.base.rectilinear import stored_sizes
 from icechunk.errors import ErrorKind, InvalidInputError
 
 __all__ = ["Target", "block_is_covered", "check_disjoint"]
@@ -69,7 +70,9 @@ class Target:
             path,
             names,
             _bounds(path, names, array.shape, region),
-            tuple(_edges(n, sizes) for n, sizes in zip(array.shape, _sizes(array), strict=True)),
+            tuple(
+                _edges(n, sizes) for n, sizes in zip(array.shape, stored_sizes(array), strict=True)
+            ),
             "chunks" if array.shards is None else "shards",
         )
 
@@ -205,16 +208,6 @@ def block_is_covered(mask: Bools, ranges: Sequence[npt.NDArray[np.int64]]) -> Bo
         )
         mask = count == size
     return mask
-
-
-def _sizes(array: Any) -> Sequence[int | Sequence[int]]:
-    """Return what is stored as a whole, per dimension: one size, or one for each chunk."""
-    # only Zarr versions that know rectilinear grids have it
-    sizes: Sequence[Sequence[int]] | None = getattr(array, "write_chunk_sizes", None)
-    if sizes is not None:
-        return sizes
-    regular: tuple[int, ...] = array.chunks if array.shards is None else array.shards
-    return regular
 
 
 def _edges(length: int, sizes: int | Sequence[int]) -> Edges:

@@ -7,6 +7,7 @@ and records afterwards where the data came from.
 from __future__ import annotations
 
 import inspect
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,12 @@ from icechunk import (
     Storage,
     StorageConfig,
     storage_from_url,
+)
+from icechunk.base.rectilinear import (
+    are_known,
+    is_rectilinear,
+    rectilinear_chunks,
+    what_it_takes,
 )
 from icechunk.config.times import Time, instant
 from icechunk.errors import ErrorKind
@@ -286,6 +293,15 @@ class _Version:
         """Yield the path of a group and those of all groups below it."""
         return (node.path for node in self.store.session.tree.within(top) if not node.is_array)
 
+    def _check_grids(self, path: str) -> None:
+        """Name the arrays of a group that the installed Zarr cannot open."""
+        for node in () if are_known() else self.store.session.tree.children(path):
+            if b"rectilinear" in node.user_data and is_rectilinear(json.loads(node.user_data)):
+                raise InvalidInputError(
+                    f"{self._where}: the array {node.path}: {what_it_takes()}",
+                    ErrorKind.BAD_METADATA,
+                )
+
     def dataset(
         self, path: str, use_zarr_fill_value_as_mask: bool | None, **decoding: Any
     ) -> Dataset:
@@ -296,19 +312,21 @@ class _Version:
         InvalidInputError
             If an array has no dimension names.
         """
-        group = ZarrStore.open_group(
-            self.store,
-            mode="r",
-            group=path,
-            consolidated=False,
-            zarr_format=3,
-            use_zarr_fill_value_as_mask=use_zarr_fill_value_as_mask,
-        )
-        unnamed = [
-            name
-            for name, array in group.arrays()
-            if len(array.metadata.dimension_names or ()) != array.ndim
-        ]
+        self._check_grids(path)
+        with rectilinear_chunks():
+            group = ZarrStore.open_group(
+                self.store,
+                mode="r",
+                group=path,
+                consolidated=False,
+                zarr_format=3,
+                use_zarr_fill_value_as_mask=use_zarr_fill_value_as_mask,
+            )
+            unnamed = [
+                name
+                for name, array in group.arrays()
+                if len(array.metadata.dimension_names or ()) != array.ndim
+            ]
         if unnamed:
             raise InvalidInputError(
                 f"{self._where}: no dataset can be made of the group {path!r}, because Zarr's "
@@ -316,7 +334,9 @@ class _Version:
                 "arrays with zarr, or set the names",
                 ErrorKind.BAD_METADATA,
             )
-        dataset = name_by_version(StoreBackendEntrypoint().open_dataset(group, **decoding))
+        with rectilinear_chunks():
+            opened = StoreBackendEntrypoint().open_dataset(group, **decoding)
+        dataset = name_by_version(opened)
         session = self.store.session
         dataset.encoding["source"] = session.storage.url
         if not session.has_uncommitted_changes:

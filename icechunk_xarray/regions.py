@@ -13,6 +13,7 @@ import xarray as xr
 import zarr
 
 from icechunk import InvalidInputError, NodeNotFoundError
+from icechunk.base.rectilinear import rectilinear_chunks, stored_sizes
 from icechunk.errors import ErrorKind
 from icechunk_xarray.targets import Authorization, Target, open_session
 
@@ -85,8 +86,9 @@ def plan_regions(
     )
     path = "/" + (group or "").strip("/")
     try:
-        opened = zarr.open_group(session.store, path=path.strip("/"), mode="r")
-        arrays = dict(opened.arrays())
+        with rectilinear_chunks():
+            opened = zarr.open_group(session.store, path=path.strip("/"), mode="r")
+            arrays = dict(opened.arrays())
     except FileNotFoundError:
         raise NodeNotFoundError(
             f"there is no group {path!r}; make it with icechunk_xarray.initialize"
@@ -144,12 +146,8 @@ def split(edges: Sequence[Edges], row: float, limit: float) -> Iterator[tuple[sl
 
 def edges_of(array: zarr.Array[Any]) -> list[Edges]:
     """Return where what is stored as a whole begins, and where the last one ends: int64[n + 1]."""
-    # only Zarr versions that know rectilinear grids have it
-    sizes: Any = getattr(array, "write_chunk_sizes", None)
-    if sizes is None:
-        sizes = array.chunks if array.shards is None else array.shards
     found = []
-    for length, size in zip(array.shape, sizes, strict=True):
+    for length, size in zip(array.shape, stored_sizes(array), strict=True):
         if isinstance(size, int):
             ends = np.arange(0, length + max(size, 1), max(size, 1), dtype=np.int64)
         else:
@@ -159,9 +157,10 @@ def edges_of(array: zarr.Array[Any]) -> list[Edges]:
 
 
 def _data_names(store: Any, path: str, arrays: Mapping[str, zarr.Array[Any]]) -> list[str]:
-    dataset = xr.open_zarr(
-        store, group=path.strip("/"), consolidated=False, chunks=None, decode_cf=False
-    )
+    with rectilinear_chunks():
+        dataset = xr.open_zarr(
+            store, group=path.strip("/"), consolidated=False, chunks=None, decode_cf=False
+        )
     # what the attribute `coordinates` says, too
     coords = set(xr.decode_cf(dataset, decode_times=False, mask_and_scale=False).coords)
     return [name for name, array in arrays.items() if name not in coords and array.ndim]

@@ -14,6 +14,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from icechunk import FormatError, IcechunkError, InvalidInputError, Repository, Session
+from icechunk.base.rectilinear import decoded_sizes, place_of, rectilinear_chunks
 from icechunk.base.visible import in_a_line
 from icechunk.cli import completing
 from icechunk.cli.options import as_json, ref, repository
@@ -44,7 +45,8 @@ def _read_by_zarr(command: Callable[..., None]) -> Callable[..., None]:
 
 def _node(session: Session, path: str) -> zarr.Array[Any] | zarr.Group:
     session.tree.require("/" + path.strip("/"))  # Zarr's error would be of a group in any case
-    return zarr.open(session.store, path=path.strip("/"), mode="r", zarr_format=3)
+    with rectilinear_chunks():
+        return zarr.open(session.store, path=path.strip("/"), mode="r", zarr_format=3)
 
 
 def _array(session: Session, path: str) -> zarr.Array[Any]:
@@ -55,7 +57,9 @@ def _array(session: Session, path: str) -> zarr.Array[Any]:
 
 
 def _members(group: zarr.Group) -> Iterator[tuple[str, zarr.Array[Any] | zarr.Group]]:
-    yield from sorted(group.members())
+    with rectilinear_chunks():
+        members = sorted(group.members())
+    yield from members
 
 
 def _described(node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
@@ -67,9 +71,13 @@ def _described(node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
         if node.metadata.zarr_format == 3
         else [],
         "shape": list(node.shape),
-        "chunks": list(node.chunks),
+        "chunks": decoded_sizes(node),
         "dtype": str(node.dtype),
     }
+
+
+def _short(sizes: int | list[int]) -> str:
+    return str(sizes) if isinstance(sizes, int) else f"{min(sizes)} to {max(sizes)}"
 
 
 def _line(name: str, node: zarr.Array[Any] | zarr.Group) -> str:
@@ -108,7 +116,7 @@ def ls(repo: Repository, ref: str, path: str, as_json: bool) -> None:
                 name,
                 ", ".join(map(str, told.get("dimensions", ()))) or None,
                 shape,
-                ", ".join(map(str, told["chunks"])) if "chunks" in told else None,
+                ", ".join(map(_short, told["chunks"])) if "chunks" in told else None,
                 told.get("dtype"),
             )
         )
@@ -162,8 +170,8 @@ def cat(repo: Repository, ref: str, path: str, index: str | None, as_json: bool)
     array = _array(session, path)
     places = _index(array, index)
     selection = tuple(
-        slice(i * n, min((i + 1) * n, length))
-        for i, n, length in zip(places, array.chunks, array.shape, strict=True)
+        place_of(i, n, length)
+        for i, n, length in zip(places, decoded_sizes(array), array.shape, strict=True)
     )
     values = np.asarray(array[selection])
     if as_json:
@@ -182,7 +190,10 @@ def _index(array: zarr.Array[Any], text: str) -> list[int]:
         found = [int(part) for part in text.split(",")] if text else []
     except ValueError:
         raise click.BadParameter(f"{text!r} is not a chunk index such as 0,1") from None
-    counts = [-(-n // c) for n, c in zip(array.shape, array.chunks, strict=True)]
+    counts = [
+        -(-n // c) if isinstance(c, int) else len(c)
+        for n, c in zip(array.shape, decoded_sizes(array), strict=True)
+    ]
     outside = len(found) != len(counts) or any(
         not 0 <= i < n for i, n in zip(found, counts, strict=True)
     )

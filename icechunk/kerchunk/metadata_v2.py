@@ -52,11 +52,11 @@ def array_to_v2(
         array.
     """
     key = f"{path}/zarr.json" if path else "zarr.json"
-    with quiet():
-        metadata = v3_metadata(document)
     grid = document["chunk_grid"]
     if grid["name"] != GRID:
         refuse_metadata(key, f"the chunk grid {grid['name']!r} has no equivalent in Zarr v2")
+    with quiet():
+        metadata = v3_metadata(document)
     dtype: Any = metadata.data_type
     order, filters, compressor, dtype = _v2_codecs(key, document, dtype)
     fill, attributes = _v2_fill(key, document, metadata, complete)

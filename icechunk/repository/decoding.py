@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from icechunk.base.rectilinear import place_of, rectilinear_chunks, stored_sizes
 from icechunk.errors import ErrorKind, IcechunkError
 from icechunk.session import Session
 
@@ -49,8 +50,9 @@ def decode_chunks(
     import zarr  # half of the time that opening a repository would take
 
     try:
-        array: Any = zarr.open_array(session.store, path=path.strip("/"), mode="r")
-        sizes = array.shards or array.chunks
+        with rectilinear_chunks():
+            array: Any = zarr.open_array(session.store, path=path.strip("/"), mode="r")
+        sizes = stored_sizes(array)
         written = np.argwhere(session.written_chunks(path))
     except Exception as error:  # any document may be wrong in any way
         yield (), f"the array cannot be opened: {_told(error)}"
@@ -59,7 +61,7 @@ def decode_chunks(
         written = written[np.linspace(0, len(written) - 1, _SAMPLE).astype(int)]
     for coord in written.tolist():
         region = tuple(
-            slice(i * size, min((i + 1) * size, length))
+            place_of(i, size, length)
             for i, size, length in zip(coord, sizes, array.shape, strict=True)
         )
         try:

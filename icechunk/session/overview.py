@@ -76,12 +76,13 @@ def _array(node: Node, array: ArrayInfo) -> Html:
         for dim, size in zip(names, array.shape, strict=True)
     )
     document = _document(node)
-    chunks = document.get("chunk_grid", {}).get("configuration", {}).get("chunk_shape")
+    options = document.get("chunk_grid", {}).get("configuration", {})
+    chunks = options.get("chunk_shape", "of several lengths" if "chunk_shapes" in options else None)
     told = fields(
         {
             "data type": _data_type(document.get("data_type")),
             "shape": array.shape,
-            "chunks": f"{tuple(chunks)}" if isinstance(chunks, list) else None,
+            "chunks": f"{tuple(chunks)}" if isinstance(chunks, list) else chunks,
             "chunk grid": array.num_chunks,
             **{f"attribute {key}": value for key, value in document.get("attributes", {}).items()},
         }

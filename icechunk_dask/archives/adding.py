@@ -41,6 +41,7 @@ class Adding:
     options : dict
         For Dask.
     on_mismatch, order : str
+    chunk_grid : str or None
     allow_gaps : bool
     containers : sequence of VirtualChunkContainer or None
         For a repository that is created.
@@ -56,6 +57,7 @@ class Adding:
     options: dict[str, Any]
     on_mismatch: str
     order: str
+    chunk_grid: str | None
     allow_gaps: bool
     containers: Sequence[VirtualChunkContainer] | None
     message: str | None
@@ -165,7 +167,9 @@ class Adding:
         if gaps and not self.allow_gaps:
             withheld = [scan.url for scan in read if scan.url > min(gaps) and scan.url not in again]
             read = [scan for scan in read if scan.url not in set(withheld)]
-        fitting = Fitting(archive, self.scanner.concat_dims, self.on_mismatch, self.order)
+        fitting = Fitting(
+            archive, self.scanner.concat_dims, self.on_mismatch, self.order, self.chunk_grid
+        )
         fitted = fitting.fit(
             read, {self.locations[url] for url in todo if url in again and url not in failed}
         )
@@ -198,10 +202,6 @@ class Adding:
         found = writing.write()
         added = tuple(url for url in fitted.urls() if url not in again)
         replaced = tuple(url for url in fitted.urls() if url in again)
-        materialized: dict[str, list[str]] = {}
-        for (i, _), mismatch in fitted.cured.items():
-            problems = materialized.setdefault(fitted.parts[i].url, [])
-            problems.append(f"{mismatch.variable}: {mismatch.problem}")
         progress.set(phase="committing")
         snapshot = commit(
             opened.made,
@@ -217,7 +217,7 @@ class Adding:
             snapshot_id=snapshot,
             added=added,
             replaced=replaced,
-            materialized={url: tuple(problems) for url, problems in sorted(materialized.items())},
+            materialized=fitted.copied(),
             variables=found,
             sizes=writing.sizes(),
             chunks=writing.counts(found),
@@ -280,6 +280,7 @@ def _sum(first: VariableReport | None, second: VariableReport) -> VariableReport
         first.inline + second.inline,
         first.bytes_by_value + second.bytes_by_value,
         reasons,
+        second.chunk_lengths,
     )
 
 

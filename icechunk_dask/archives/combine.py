@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -22,6 +22,7 @@ from icechunk.kerchunk.decoding import decoding_form, equal
 from icechunk.kerchunk.metadata import Documented, normal_form
 from icechunk.repository.archive_tables import FIELD
 from icechunk_dask.archives.cutting import rows_of
+from icechunk_dask.archives.grids import Edges
 from icechunk_dask.archives.parts import Part, Schema, Variable, digests_of
 
 __all__ = ["Comparison", "Mismatch", "Template", "recode"]
@@ -43,6 +44,11 @@ class Mismatch:
         Whether it is only about the place of the file.
     lone : bool
         Whether it is about a variable that only some files have.
+    gridded : bool
+        Whether a grid with chunks of several lengths might have a place for it.
+    short : str
+        ``"own"`` if only the last chunk of the file has to be copied, ``"before"`` if it is
+        the last one of what lies before the file; else empty.
     """
 
     url: str
@@ -51,6 +57,8 @@ class Mismatch:
     curable: bool
     placed: bool = False
     lone: bool = False
+    gridded: bool = False
+    short: str = ""
 
     def __str__(self) -> str:
         return f"{self.url}: {self.variable}: {self.problem}"
@@ -66,6 +74,9 @@ class Template(Documented):
         As those of `Variable`; the document in its normal form.
     digest : bytes
         Of its values, if they are the same in all files; else, or if nobody knows, empty.
+    edges : dict of int to Edges
+        Of the chunks that there are, by axis, where they have several lengths. Their length
+        in the document is that of none in particular.
     """
 
     dimensions: tuple[str, ...]
@@ -73,6 +84,7 @@ class Template(Documented):
     meaning: dict[str, Any]
     by_value: str = ""
     digest: bytes = b""
+    edges: dict[int, Edges] = field(default_factory=dict)
 
     @classmethod
     def of(cls, variable: Variable, digest: bytes = b"") -> Template:
@@ -95,8 +107,8 @@ class _Compared:
     ----------
     schema : Schema
         Held here, so that no other one gets its identity.
-    problems : list of (str, str, bool)
-        The variable, how it differs, and whether that is curable.
+    problems : list of (str, str, bool, bool)
+        The variable, how it differs, whether that is curable, and whether it is the grid.
     shared : list of str
         Variables whose values have to be those of the archive.
     recoded : list of str
@@ -104,7 +116,7 @@ class _Compared:
     """
 
     schema: Schema
-    problems: list[tuple[str, str, bool]]
+    problems: list[tuple[str, str, bool, bool]]
     shared: list[str]
     recoded: list[str]
 
@@ -118,10 +130,13 @@ class Comparison:
     templates : dict of str to Template
     dims : tuple of str
         Along which files are combined.
+    several : collection of str
+        Variables whose chunks may have several lengths along these dimensions.
     """
 
     templates: Mapping[str, Template]
     dims: tuple[str, ...]
+    several: Collection[str] = ()
     _known: dict[int, _Compared] = field(default_factory=dict)
 
     def mismatches(self, part: Part) -> Iterator[Mismatch]:
@@ -129,9 +144,9 @@ class Comparison:
         compared = self._known.get(id(part.schema))
         if compared is None:
             compared = self._known[id(part.schema)] = self._compared(part.schema)
-        for name, problem, curable in compared.problems:
+        for name, problem, curable, gridded in compared.problems:
             lone = name not in self.templates or name not in part.schema.variables
-            yield Mismatch(part.url, name, problem, curable, lone=lone)
+            yield Mismatch(part.url, name, problem, curable, lone=lone, gridded=gridded)
         digests = digests_of(part) if compared.shared else {}
         for name in compared.shared:
             own = digests.get(name)
@@ -147,7 +162,7 @@ class Comparison:
 
     def _compared(self, schema: Schema) -> _Compared:
         problems = list(self._schema(schema))
-        wrong = {name for name, _, _ in problems}
+        wrong = {name for name, *_ in problems}
         shared, recoded = [], []
         for name, template in self.templates.items():
             if name in wrong or name not in schema.variables:
@@ -164,15 +179,15 @@ class Comparison:
                 recoded.append(name)
         return _Compared(schema, problems, shared, recoded)
 
-    def _schema(self, schema: Schema) -> Iterator[tuple[str, str, bool]]:
-        """Yield how all files of one kind differ: the variable, how, and whether it is curable."""
+    def _schema(self, schema: Schema) -> Iterator[tuple[str, str, bool, bool]]:
+        """Yield how all files of one kind differ, as `_Compared` has it."""
         for name in [*self.templates, *(n for n in schema.variables if n not in self.templates)]:
             if name not in self.templates or name not in schema.variables:
                 where = "the others" if name in self.templates else "this file"
-                yield name, f"is in {where} only", False
+                yield name, f"is in {where} only", False, False
                 continue
-            for problem, curable in self._differences(name, schema.variables[name]):
-                yield name, problem, curable
+            for problem, curable, gridded in self._differences(name, schema.variables[name]):
+                yield name, problem, curable, gridded
 
     def _is_recoded(self, template: Template, variable: Variable) -> bool:
         """Whether the values of a variable are written in the way of the others."""
@@ -183,16 +198,17 @@ class Comparison:
         ours, theirs = rows_of(template, self.dims), rows_of(variable, self.dims)
         return bool(ours and theirs) and theirs % ours == 0
 
-    def _differences(self, name: str, variable: Variable) -> Iterator[tuple[str, bool]]:
+    def _differences(self, name: str, variable: Variable) -> Iterator[tuple[str, bool, bool]]:
         template = self.templates[name]
         if template.dimensions != variable.dimensions:
-            yield f"has dimensions {variable.dimensions}, the others {template.dimensions}", False
+            problem = f"has dimensions {variable.dimensions}, the others {template.dimensions}"
+            yield problem, False, False
             return
         for dim, ours, theirs in zip(
             template.dimensions, template.shape, variable.shape, strict=True
         ):
             if dim not in self.dims and ours != theirs:
-                yield f"has {theirs} along {dim!r}, the others {ours}", False
+                yield f"has {theirs} along {dim!r}, the others {ours}", False, False
                 return
         combined = set(self.dims) & set(template.dimensions)
         # values are written, whatever they were like
@@ -200,25 +216,33 @@ class Comparison:
             return
         # what has none of them is stored once, from the first file, and its values are compared
         if combined:
-            yield from self._layout(template, variable)
+            yield from self._layout(name, template, variable)
         for key in sorted({*template.meaning, *variable.meaning}):
             meant, means = template.meaning.get(key), variable.meaning.get(key)
             if not equal(meant, means):
                 curable = key not in ("units", "calendar") or _is_time(meant, means)
                 problem = f"its attribute {key!r} is {means!r}, of the others {meant!r}"
-                yield problem, curable and bool(combined)
+                yield problem, curable and bool(combined), False
 
-    def _layout(self, template: Template, variable: Variable) -> Iterator[tuple[str, bool]]:
+    def _layout(
+        self, name: str, template: Template, variable: Variable
+    ) -> Iterator[tuple[str, bool, bool]]:
         """Yield in which ways the chunks of a variable would not be decoded."""
         form = decoding_form(variable.document)
         for key in _LAYOUT:
-            if key == "chunk_grid" and self._is_cut(template, variable):
+            ours, theirs = template.form[key], form[key]
+            if equal(theirs, ours):
                 continue
-            if not equal(form[key], template.form[key]):
-                yield (
-                    f"its {key} is {_json(form[key])}, of the others {_json(template.form[key])}",
-                    True,
+            # along the dimensions of files a grid may have chunks of several lengths
+            apart = key == "chunk_grid" and all(
+                dim in self.dims or a == b
+                for dim, a, b in zip(
+                    template.dimensions, template.chunks, variable.chunks, strict=True
                 )
+            )
+            if apart and (name in self.several or self._is_cut(template, variable)):
+                continue
+            yield f"its {key} is {_json(theirs)}, of the others {_json(ours)}", True, apart
 
 
 def _same_kind(template: Template, variable: Variable) -> bool:

@@ -16,7 +16,16 @@ import numpy as np
 from icechunk.kerchunk.metadata import Documented
 from icechunk.kerchunk.tables import IN_PLACE, ChunkTable
 
-__all__ = ["common_rows", "cut", "in_rows", "rows_of", "with_rows"]
+__all__ = [
+    "clip",
+    "common_rows",
+    "cut",
+    "in_rows",
+    "is_clipped",
+    "rows_of",
+    "with_rows",
+    "without_last",
+]
 
 
 def rows_of(variable: Documented, dimensions: Collection[str]) -> int:
@@ -48,6 +57,48 @@ def with_rows(document: dict[str, Any], rows: int) -> dict[str, Any]:
     grid = document["chunk_grid"]
     chunks = [rows, *grid["configuration"]["chunk_shape"][1:]]
     return {**document, "chunk_grid": {**grid, "configuration": {"chunk_shape": chunks}}}
+
+
+def is_clipped(variable: Documented, axis: int) -> bool:
+    """Whether what a chunk has at its end along an axis can be left out of a reference."""
+    return not axis and [c["name"] for c in variable.document["codecs"]] == ["bytes"]
+
+
+def clip(table: ChunkTable, rows: int, length: int) -> ChunkTable:
+    """Return a table whose chunks do not end beyond the rows that the array has.
+
+    Parameters
+    ----------
+    table : ChunkTable
+        Of chunks without compression.
+    rows, length : int
+        Of each chunk, and of the array.
+    """
+    left = length % rows
+    last = table.coords[:, 0] == length // rows
+    if not left or not last.any():
+        return table
+    payloads = list(table.payloads)
+    inline = np.cumsum(table.location == IN_PLACE) - 1
+    for row in np.flatnonzero(last & (table.location == IN_PLACE)).tolist():
+        data = payloads[inline[row]]
+        payloads[inline[row]] = data[: len(data) // rows * left]
+    sizes = np.where(last, table.length // rows * left, table.length)
+    return replace(table, length=sizes, payloads=payloads)
+
+
+def without_last(table: ChunkTable, axis: int, last: int) -> ChunkTable:
+    """Return a table without the chunks of some index along an axis."""
+    kept = table.coords[:, axis] != last
+    inline = kept[table.location == IN_PLACE].tolist()
+    return replace(
+        table,
+        coords=table.coords[kept],
+        location=table.location[kept],
+        offset=table.offset[kept],
+        length=table.length[kept],
+        payloads=[data for data, there in zip(table.payloads, inline, strict=True) if there],
+    )
 
 
 def in_rows(document: dict[str, Any], table: ChunkTable) -> tuple[dict[str, Any], ChunkTable]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from icechunk import InvalidInputError
+from icechunk.base.rectilinear import are_known, what_it_takes
 from icechunk_dask.archives.combine import Comparison, Mismatch, Template
-from icechunk_dask.archives.cutting import common_rows, rows_of, with_rows
+from icechunk_dask.archives.cutting import common_rows, is_clipped, rows_of, with_rows
+from icechunk_dask.archives.grids import Edges, Laid, is_in_chunks, is_short, laid, regular
 from icechunk_dask.archives.group import ArchiveGroup
 from icechunk_dask.archives.parts import Axis, Part, Scan, Variable, digests_of, group_of
 from icechunk_dask.archives.placement import Placement, other_kinds, place
@@ -38,6 +40,13 @@ class Fitted:
         Blocks, before, of the parts that are taken out.
     cured : dict of (int, str) to Mismatch
         By part and variable, what is written by value because it does not fit.
+    short : dict of (int, str) to Mismatch
+        The same where that is the last chunk only.
+    edges : dict of str to dict of int to Edges
+        By variable and axis, where chunks begin and end, if they have several lengths.
+    cut : set of (str, int)
+        Variables and axes along which the last chunk that there is ends beyond the last
+        file, and is written by value.
     left_out : dict of str to list of Mismatch
         By URL, why files were left out.
     """
@@ -48,7 +57,18 @@ class Fitted:
     kept: Record = field(default_factory=Record)
     taken_out: list[dict[Axis, int]] = field(default_factory=list)
     cured: dict[tuple[int, str], Mismatch] = field(default_factory=dict)
+    short: dict[tuple[int, str], Mismatch] = field(default_factory=dict)
+    edges: dict[str, dict[int, Edges]] = field(default_factory=dict)
+    cut: set[tuple[str, int]] = field(default_factory=set)
     left_out: dict[str, list[Mismatch]] = field(default_factory=dict)
+
+    def copied(self) -> dict[str, tuple[str, ...]]:
+        """Return by URL what is written by value because it does not fit, and why."""
+        found: dict[str, list[str]] = {}
+        for (i, _), mismatch in (*self.cured.items(), *self.short.items()):
+            problems = found.setdefault(self.parts[i].url, [])
+            problems.append(f"{mismatch.variable}: {mismatch.problem}")
+        return {url: tuple(problems) for url, problems in sorted(found.items())}
 
     def urls(self) -> tuple[str, ...]:
         """Return the files that have a place now."""
@@ -66,15 +86,25 @@ class Fitting:
     on_mismatch : {"error", "skip", "materialize"}
     order : {"auto", "coordinate", "url"}
         What a new archive is sorted by.
+    chunk_grid : {"auto", "regular"}, optional
+        Whether chunks may have several lengths. Default: in a new archive, and where they
+        have them already.
     """
 
     def __init__(
-        self, archive: ArchiveGroup, dims: tuple[str, ...], on_mismatch: str, order: str
+        self,
+        archive: ArchiveGroup,
+        dims: tuple[str, ...],
+        on_mismatch: str,
+        order: str,
+        chunk_grid: str | None = None,
     ) -> None:
         self._archive = archive
         self._dims = dims
         self._on_mismatch = on_mismatch
         self._order = order
+        wanted = "auto" if chunk_grid is None and archive.is_empty else chunk_grid
+        self._several = wanted == "auto" and are_known()
 
     def fit(self, scans: Sequence[Scan], taken_out: Iterable[str] = ()) -> Fitted:
         """Find a place for the parts of new files.
@@ -115,7 +145,7 @@ class Fitting:
                 found.placement = place(parts, self._dims, kept, self._order)
                 if archive.is_empty and parts:
                     found.templates = self._new_templates(found)
-                wrong = list(self._mismatches(found))
+                wrong = self._all_mismatches(found)
                 bad = {
                     mismatch.url
                     for mismatch in wrong
@@ -157,7 +187,10 @@ class Fitting:
         materialize = "on_mismatch='materialize' to write the values of what differs"
         if not hard and self._on_mismatch == "error":
             ways.append(materialize)
-        elif hard and hard <= droppable:
+        if not self._several and any(m.gridded for m in wrong):
+            several = "chunk_grid='auto' to have chunks of several lengths"
+            ways.append(several if are_known() else f"{several}; for that {what_it_takes()}")
+        if hard and hard <= droppable:
             more = f", with {materialize}" if rest and self._on_mismatch == "error" else ""
             ways.append(f"drop_variables={sorted(hard)!r} to do without these variables{more}")
         return InvalidInputError(
@@ -211,8 +244,86 @@ class Fitting:
             return variable
         return replace(variable, document=with_rows(variable.document, to))
 
-    def _mismatches(self, found: Fitted) -> Iterator[Mismatch]:
-        comparison = Comparison(found.templates, self._dims)
+    def _all_mismatches(self, found: Fitted) -> list[Mismatch]:
+        """Return what does not fit, on the grids that fit best."""
+        several = {name for name, each in found.templates.items() if each.edges}
+        wrong = list(self._mismatches(found, several))
+        if self._several:
+            more = {m.variable for m in wrong if m.gridded} - several
+            if more:
+                several |= more
+                wrong = list(self._mismatches(found, several))
+        return wrong
+
+    def _lay(self, found: Fitted, several: Iterable[str]) -> dict[tuple[str, int], Laid]:
+        """Lay the chunks of files one after the other."""
+        laid_out: dict[tuple[str, int], Laid] = {}
+        for name in several:
+            template = found.templates[name]
+            found.edges[name] = {}
+            for i, dim in enumerate(template.dimensions):
+                axis = group_of(name), dim
+                blocks = found.placement.blocks.get(axis)
+                if blocks is None:
+                    continue
+                known = self._archive.record.blocks.get(axis)
+                old = np.zeros(1, np.int64) if known is None else known.starts()
+                before = template.edges.get(i)
+                if before is None:
+                    before = regular(int(old[-1]), template.chunks[i])
+                sizes: dict[int, int] = {}
+                for part, place_of in zip(found.parts, found.placement.places[axis], strict=True):
+                    if place_of >= 0 and name in part.schema.variables:
+                        sizes.setdefault(int(place_of), part.schema.variables[name].chunks[i])
+                moved = found.placement.moved[axis]
+                one = laid(blocks.starts(), old, moved, before, sizes)
+                if one is None:
+                    raise InvalidInputError(
+                        f"{name}: files of the archive would have to move by other than whole "
+                        "chunks; virtualize all of the files into another group"
+                    )
+                laid_out[name, i] = one
+                found.edges[name][i] = one.edges
+        return laid_out
+
+    def _apart(
+        self,
+        part: Part,
+        places: Mapping[Axis, int],
+        starts: Mapping[Axis, npt.NDArray[np.int64]],
+        laid_out: Mapping[tuple[str, int], Laid],
+    ) -> Iterator[Mismatch]:
+        """Yield the variables of a part whose chunks have no place among those of others."""
+        for name, variable in part.schema.variables.items():
+            for i, dim in enumerate(variable.dimensions):
+                axis, one = (group_of(name), dim), laid_out.get((name, i))
+                if one is None or axis not in places:
+                    continue
+                place_of, length, size = places[axis], part.lengths[axis], variable.chunks[i]
+                start, end = int(starts[axis][place_of]), int(starts[axis][place_of + 1])
+                if one.cut >= 0 and place_of == one.cut + 1:
+                    problem = (
+                        f"begins at {start} along {dim!r}, within a chunk: the files before it "
+                        "do not end with whole chunks"
+                    )
+                    yield Mismatch(part.url, name, problem, True, placed=True, short="before")
+                if variable.by_value:
+                    continue
+                if not is_in_chunks(one.edges, start, length, size):
+                    problem = f"has chunks of {size} along {dim!r}, others of its place do not"
+                    yield Mismatch(part.url, name, problem, True, placed=True)
+                elif is_short(one.edges, start, length, size) and not is_clipped(variable, i):
+                    problem = (
+                        f"ends at {end} along {dim!r}, within a chunk of {size}, and others "
+                        "come after it"
+                    )
+                    yield Mismatch(part.url, name, problem, True, placed=True, short="own")
+
+    def _mismatches(self, found: Fitted, several: Collection[str]) -> Iterator[Mismatch]:
+        found.edges.clear()
+        laid_out = self._lay(found, several)
+        found.cut = {key for key, one in laid_out.items() if one.cut >= 0}
+        comparison = Comparison(found.templates, self._dims, several)
         starts = found.placement.starts()
         for i, part in enumerate(found.parts):
             places = found.placement.of(i)
@@ -222,6 +333,7 @@ class Fitting:
                 continue
             yield from comparison.mismatches(part)
             yield from self._misaligned(found, part, places, starts)
+            yield from self._apart(part, places, starts, laid_out)
 
     def _misaligned(
         self,
@@ -233,7 +345,7 @@ class Fitting:
         """Yield the variables of a part whose chunks are none of the archive's grid."""
         for name, variable in part.schema.variables.items():
             template = found.templates.get(name)
-            if template is None or template.by_value:
+            if template is None or template.by_value or name in found.edges:
                 continue
             for dim, size in zip(template.dimensions, template.chunks, strict=True):
                 axis = group_of(name), dim
@@ -246,22 +358,27 @@ class Fitting:
                         f"begins at {start} along {dim!r}, within a chunk of {size}: the files "
                         "before it do not end with whole chunks"
                     )
-                    yield Mismatch(part.url, name, problem, True, placed=True)
+                    yield Mismatch(part.url, name, problem, True, placed=True, gridded=True)
                 elif end % size and self._is_followed(found, axis, index):
                     problem = (
                         f"ends at {end} along {dim!r}, within a chunk of {size}, and files of "
                         "the archive come after it"
                     )
-                    yield Mismatch(part.url, name, problem, True, placed=True)
+                    yield Mismatch(part.url, name, problem, True, placed=True, gridded=True)
 
     def _is_followed(self, found: Fitted, axis: Axis, index: int) -> bool:
         """Whether a block that was there before comes after another one."""
         return bool((found.placement.moved[axis] > index).any())
 
     def _cure(self, found: Fitted, wrong: Sequence[Mismatch]) -> None:
-        by_url = {(m.url, m.variable): m for m in wrong if m.curable}
+        whole = {(m.url, m.variable): m for m in wrong if m.curable and not m.short}
+        # "own" comes after "before"
+        short = sorted((m for m in wrong if m.short), key=lambda m: m.short == "own")
+        last = {(m.url, m.variable): m for m in short}
         for i, part in enumerate(found.parts):
             for name in part.schema.variables:
-                mismatch = by_url.get((part.url, name))
-                if mismatch is not None:
-                    found.cured[i, name] = mismatch
+                key = part.url, name
+                if key in whole:
+                    found.cured[i, name] = whole[key]
+                elif key in last:
+                    found.short[i, name] = last[key]

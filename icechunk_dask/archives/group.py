@@ -15,9 +15,11 @@ import xarray as xr
 import zarr
 
 from icechunk import ErrorKind, InvalidInputError, Repository, Session
+from icechunk.base.rectilinear import rectilinear_chunks
 from icechunk.repository.archive_tables import FIELD
 from icechunk_dask.archives.combine import Template
 from icechunk_dask.archives.extents import Extent, Extents, extent_of
+from icechunk_dask.archives.grids import as_regular, check_known
 from icechunk_dask.archives.parts import Axis, group_of
 from icechunk_dask.archives.record import Blocks, Files, Record
 from icechunk_dask.archives.scan import digest, meanings
@@ -81,6 +83,9 @@ class ArchiveGroup:
                 # somebody else's: files need not have it
                 continue
             document.pop(FIELD, None)
+            document, edges = as_regular(document)
+            if edges:
+                check_known(node.path)
             own = tuple(document.get("dimension_names") or ())
             for dim, length in zip(own, document["shape"], strict=True):
                 if dim in dims:
@@ -91,6 +96,7 @@ class ArchiveGroup:
                 known["meaning"],
                 known["by_value"],
                 bytes.fromhex(known["digest"]),
+                edges,
             )
         missing = [name for name in record.templates if name not in found.templates]
         if missing:
@@ -171,7 +177,9 @@ class ArchiveGroup:
                 continue
             path = f"{self.root.strip('/')}/{name}".strip("/")
             try:
-                values = np.asarray(zarr.open_array(session.store, path=path, mode="r")[...])
+                with rectilinear_chunks():
+                    array = zarr.open_array(session.store, path=path, mode="r")
+                values = np.asarray(array[...])
             except InvalidInputError as exc:
                 if exc.kind is not ErrorKind.UNAUTHORIZED_VIRTUAL_CHUNK_CONTAINER:
                     raise
@@ -236,24 +244,24 @@ class ArchiveGroup:
         extents: dict[Axis, Extent],
     ) -> None:
         within = self.name_of(path)
-        dataset = xr.open_dataset(
-            cast(Any, session.store),
-            engine="zarr",
-            group=path,
-            decode_cf=False,
-            consolidated=False,
-            zarr_format=3,
-        )
+        with rectilinear_chunks():
+            dataset = xr.open_dataset(
+                cast(Any, session.store),
+                engine="zarr",
+                group=path,
+                decode_cf=False,
+                consolidated=False,
+                zarr_format=3,
+            )
         means = meanings({str(name): v.attrs for name, v in dataset.variables.items()})
         for key, variable in dataset.variables.items():
             name = str(key)
             node = session.tree.require(f"{path.rstrip('/')}/{name}")
             own = tuple(map(str, variable.dims))
             combined = set(dims) & set(own)
+            document, edges = as_regular(json.loads(node.user_data))
             self.templates[f"{within}/{name}" if within else name] = Template(
-                own,
-                _without_lengths(json.loads(node.user_data), own, dims),
-                means[name],
+                own, _without_lengths(document, own, dims), means[name], edges=edges
             )
             for dim in combined:
                 lengths[within, dim] = variable.sizes[dim]

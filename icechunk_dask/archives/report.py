@@ -35,6 +35,9 @@ class VariableReport:
         Bytes of the values that were added, before compression.
     reasons : dict of str to int
         These bytes by the reason for which values were stored.
+    chunk_lengths : dict of str to str
+        By dimension along which chunks have several lengths, from which to which: ``"28 to
+        31"``. Zarr calls such a grid rectilinear.
     """
 
     by_value: str = ""
@@ -42,6 +45,7 @@ class VariableReport:
     inline: int = 0
     bytes_by_value: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
+    chunk_lengths: dict[str, str] = field(default_factory=dict)
 
     def count_values(self, block: npt.NDArray[Any], reason: str) -> None:
         """Count values that were stored."""
@@ -191,6 +195,7 @@ class VirtualizeReport:
             _files_that("Written by value, because they do not fit", self.materialized),
             section("Dimensions", fields(sizes)),
             section("Variables", table(_COLUMNS, self._table()), is_open=True),
+            section("Chunks of several lengths", fields(dict(self._lengths()))),
             section("To open it", code(self.opening), is_open=True),
         )
 
@@ -203,6 +208,9 @@ class VirtualizeReport:
             for row in table:
                 cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
                 yield ("  " + "  ".join(cells)).rstrip()
+        lengths = list(self._lengths())
+        if lengths:
+            yield f"chunks of several lengths: {'; '.join(map(': '.join, lengths))}"
         yield "to open it:"
         yield from (f"  {line}".rstrip() for line in self.opening.splitlines())
 
@@ -220,6 +228,14 @@ class VirtualizeReport:
         yield from _listed("changed, and not taken again", _plainly(self.changed))
         yield from _listed("skipped", self.skipped)
         yield from _listed("written by value, because they do not fit", self.materialized)
+
+    def _lengths(self) -> Iterator[tuple[str, str]]:
+        """Yield of each variable with chunks of several lengths which they are, and advice."""
+        for name, each in sorted(self.variables.items()):
+            if each.chunk_lengths:
+                yield name, ", ".join(f"{d} {n}" for d, n in each.chunk_lengths.items())
+        if any(each.chunk_lengths for each in self.variables.values()):
+            yield "readers", _READERS
 
     def _counts(self) -> str:
         state = f"snapshot {self.snapshot_id}" if self.snapshot_id else "nothing was committed"
@@ -248,6 +264,11 @@ class VirtualizeReport:
         ]
 
 
+#: Who reads chunks of several lengths.
+_READERS = (
+    "the engine 'icechunk' opens them; zarr.open and the engine 'zarr', with the official client "
+    "too, need Zarr 3.2 or newer and zarr.config.set({'array.rectilinear_chunks': True})"
+)
 _COLUMNS = ("name", "virtual", "inline", "bytes by value", "why by value")
 
 

@@ -15,6 +15,7 @@ from icechunk.kerchunk.guard import VERIFY
 from icechunk_dask.archives.adding import Adding, none_read
 from icechunk_dask.archives.committing import commit
 from icechunk_dask.archives.fitting import ON_MISMATCH, Fitting
+from icechunk_dask.archives.grids import CHUNK_GRIDS
 from icechunk_dask.archives.group import ArchiveGroup
 from icechunk_dask.archives.parsed import Parser
 from icechunk_dask.archives.placement import ORDERS
@@ -59,6 +60,7 @@ def virtualize(
     parser: Parser | None = None,
     on_mismatch: str = "error",
     on_changed: str = "error",
+    chunk_grid: str | None = None,
     allow_gaps: bool = False,
     max_bytes_by_value: int = _MAX_BYTES,
     verify: str = "sample",
@@ -154,6 +156,12 @@ def virtualize(
         What to do with files of the archive that are of another version now, or are gone:
         write nothing and list them, scan them again and put them in the place of the old
         ones, or leave the archive as it is, in which reading them fails.
+    chunk_grid : {"auto", "regular"}, optional
+        Whether chunks may have several lengths along the dimensions of files, such as those of
+        months. Zarr calls such a grid rectilinear, and has it from 3.2 as an experiment: the
+        engine ``icechunk`` opens it, other readers have to allow it, and the report says how.
+        ``"auto"`` has them where chunks have no place otherwise, ``"regular"`` refuses that.
+        Default: ``"auto"`` for a new archive, and for one that has them already.
     allow_gaps : bool
         Whether to add files that come after one that cannot be read, in the order of URLs.
         Default: they are withheld, until that one is repaired or left out of the list.
@@ -216,6 +224,8 @@ def virtualize(
     _one_of("on_changed", on_changed, _ON_CHANGED)
     _one_of("verify", verify, VERIFY)
     _one_of("order", order, ORDERS)
+    if chunk_grid is not None:
+        _one_of("chunk_grid", chunk_grid, CHUNK_GRIDS)
     if isinstance(coordinates, str) and coordinates != "auto":
         raise InvalidInputError(
             f"coordinates must be 'auto' or a list of names, not {coordinates!r}"
@@ -280,6 +290,7 @@ def virtualize(
         options,
         on_mismatch,
         order,
+        chunk_grid,
         allow_gaps,
         containers,
         message,

@@ -5,24 +5,26 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, product
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 
 from icechunk import InvalidInputError, Session
+from icechunk.base.rectilinear import rectilinear_chunks
 from icechunk.kerchunk.placing import clear_chunks, move_chunks, place_tables
 from icechunk.kerchunk.tables import IN_PLACE, ChunkTable, StringHeap
 from icechunk.repository.archive_tables import FIELD, Named
 from icechunk_dask.archives.bundles import Payload
 from icechunk_dask.archives.columns import heap_of, joined_heaps
 from icechunk_dask.archives.combine import Template, recode
-from icechunk_dask.archives.cutting import cut
+from icechunk_dask.archives.cutting import clip, cut, is_clipped, without_last
 from icechunk_dask.archives.fitting import Fitted
+from icechunk_dask.archives.grids import Edges, is_short, regular, with_edges
 from icechunk_dask.archives.group import ArchiveGroup
 from icechunk_dask.archives.native import selection, write_together
 from icechunk_dask.archives.parts import Axis, Part, Scan, group_of
@@ -50,9 +52,18 @@ class _Array:
     old_shape: tuple[int, ...]
     new_shape: tuple[int, ...]
     report: VariableReport
+    old_edges: dict[int, Edges]
+    edges: dict[int, Edges]
     seen: set[tuple[int, ...]] = field(default_factory=set)
     small: list[tuple[tuple[int, ...], npt.NDArray[Any]]] = field(default_factory=list)
     later: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
+
+    def chunk_of(self, place: Sequence[int]) -> tuple[int, ...]:
+        """Return the chunk that begins at some place, or the next one."""
+        return tuple(
+            int(np.searchsorted(self.edges[i], at)) if i in self.edges else -(-at // size)
+            for i, (at, size) in enumerate(zip(place, self.template.chunks, strict=True))
+        )
 
 
 class Writing:
@@ -141,16 +152,25 @@ class Writing:
             new[i] = int(self._new[axis][-1])
         path = f"{self._archive.root.rstrip('/')}/{name}"
         report = VariableReport(template.by_value)
-        return _Array(name, path, template, axes, tuple(old), tuple(new), report)
+        edges = self._fitted.edges.get(name, {})
+        for i in edges:
+            sizes = np.unique(np.diff(edges[i]))
+            report.chunk_lengths[template.dimensions[i]] = (
+                f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
+            )
+        before = {i: template.edges.get(i, regular(old[i], template.chunks[i])) for i in edges}
+        return _Array(name, path, template, axes, tuple(old), tuple(new), report, before, edges)
 
     def _resize(self, array: _Array, shape: tuple[int, ...], field: Any = None) -> None:
         document = {**array.template.document, "shape": list(shape)}
+        document = with_edges(document, array.edges)
         if field is not None:
             document[FIELD] = field
         self._session.set_metadata_document(array.path, json.dumps(document).encode())
 
-    def _opened(self, session: Session, array: _Array) -> Any:
-        return zarr.open_array(session.store, path=array.path.strip("/"), mode="r+")
+    def _opened(self, session: Session, array: _Array, mode: Literal["r", "r+"] = "r+") -> Any:
+        with rectilinear_chunks():
+            return zarr.open_array(session.store, path=array.path.strip("/"), mode=mode)
 
     # -- what is there -----------------------------------------------------------------
     def _prepare(self, array: _Array) -> None:
@@ -163,12 +183,24 @@ class Writing:
         moves = [axis for axis in array.axes.values() if self._moves(axis)]
         if array.new_shape != array.old_shape or moves:
             # while chunks move there has to be room for the old places, too
-            self._resize(array, tuple(map(max, array.old_shape, array.new_shape)))
+            self._make_room(array)
         if moves:
             self._move(array)
+        if moves or array.edges:
             self._resize(array, array.new_shape)
         if self._fitted.taken_out:
             self._clear(array)
+
+    def _make_room(self, array: _Array) -> None:
+        edges = array.edges
+        shape = tuple(map(max, array.old_shape, array.new_shape))
+        # as many chunks as there are before or afterwards, wherever they are
+        array.edges = {}
+        for i, old in array.old_edges.items():
+            most = max(edges[i], old, key=len)
+            array.edges[i] = np.append(most, most[-1] + shape[i] + 1)
+        self._resize(array, shape)
+        array.edges = edges
 
     def _moves(self, axis: Axis) -> bool:
         """Whether blocks that were there have other places now, or are gone."""
@@ -194,6 +226,12 @@ class Writing:
             ends = [(0, length) for length in array.new_shape]
             for (i, axis), index in zip(array.axes.items(), to, strict=True):
                 ends[i] = int(self._new[axis][index]), int(self._new[axis][index + 1])
+            if array.edges:
+                # blocks begin and end with chunks
+                first = array.chunk_of([low for low, _ in ends])
+                last = array.chunk_of([high for _, high in ends])
+                boxes.append(list(zip(first, last, strict=True)))
+                continue
             pairs = list(zip(ends, array.template.chunks, array.new_shape, strict=True))
             if any(low % size or (high % size and high != n) for (low, high), size, n in pairs):
                 filled.append(tuple(slice(low, high) for low, high in ends))
@@ -206,7 +244,10 @@ class Writing:
 
     def _move(self, array: _Array) -> None:
         chunks = array.template.chunks
-        targets = {i: self._targets(axis, chunks[i]) for i, axis in array.axes.items()}
+        targets = {
+            i: self._targets_in(array, i) if i in array.edges else self._targets(axis, chunks[i])
+            for i, axis in array.axes.items()
+        }
         aligned = {i: target for i, target in targets.items() if target is not None}
         if len(aligned) == len(targets):
             move_chunks(self._session, array.path, aligned)
@@ -216,7 +257,7 @@ class Writing:
                 f"{array.name}: files of the archive would have to move by other than whole "
                 f"chunks of {chunks}; virtualize all of the files into another group"
             )
-        base = zarr.open_array(self._base().store, path=array.path.strip("/"), mode="r")
+        base = self._opened(self._base(), array, "r")
         opened = self._opened(self._session, array)
         blocks = self._kept_blocks(array)
         nowhere = {
@@ -260,6 +301,40 @@ class Writing:
             number = -(-(end - start) // size)
             target[start // size : start // size + number] = np.arange(number) + there // size
         return target
+
+    def _targets_in(self, array: _Array, i: int) -> npt.NDArray[np.int64]:
+        """Return where chunks go along an axis along which they have several lengths."""
+        axis, edges, grown = array.axes[i], array.old_edges[i], array.edges[i]
+        old, new = self._old[axis], self._new[axis]
+        target = np.full(len(edges) - 1, -1, np.int64)
+        for index, to in enumerate(self._fitted.placement.moved[axis].tolist()):
+            if to >= 0:
+                # of a chunk that two blocks share the first one decides
+                first, last = np.searchsorted(edges, old[index : index + 2]).tolist()
+                begin = int(np.searchsorted(grown, int(new[to])))
+                target[first:last] = begin + np.arange(last - first)
+        return target
+
+    def _write_cut(self, array: _Array) -> None:
+        """Write the values of the last chunks that there are, if they ended beyond the files."""
+        base = None
+        for i in (i for i in array.edges if (array.name, i) in self._fitted.cut):
+            base = base or self._opened(self._base(), array, "r")
+            opened = self._opened(self._session, array)
+            begin, end = int(array.old_edges[i][-2]), array.old_shape[i]
+            for old, new, shape in self._kept_blocks(array):
+                if old[i] + shape[i] < end:
+                    continue
+                # the chunk may begin in a block before the last one, which lies before it still
+                low, high, size = list(old), list(new), list(shape)
+                low[i], high[i], size[i] = begin, new[i] + begin - old[i], end - begin
+                first = array.chunk_of(high)
+                last = array.chunk_of([at + n for at, n in zip(high, size, strict=True)])
+                # what is there is longer
+                clear_chunks(self._session, array.path, [list(zip(first, last, strict=True))])
+                block = base[selection(low, size)]
+                opened[selection(high, size)] = block
+                array.report.count_values(block, "its chunk ended beyond its file")
 
     def _kept_blocks(
         self, array: _Array
@@ -307,18 +382,18 @@ class Writing:
             values = payload.values.get(array.name)
             if (i, array.name) in fitted.cured:
                 array.later.append((i, start))
-            elif values is not None:
+                continue
+            last = fitted.short.get((i, array.name))
+            if last is not None and last.short == "own":
+                array.later.append((i, start))
+            if values is not None:
                 block = self._recoded(array, part, values)
                 array.small.append((start, block))
                 array.report.count_values(block, variable.by_value)
             else:
-                table = payload.tables[array.name]
-                chunks = array.template.chunks
-                if chunks and variable.chunks[0] != chunks[0]:
-                    length = part.shape(array.name)[0]
-                    table = cut(table, variable.chunks[0], chunks[0], length)
+                table = self._fitting(array, i, payload.tables[array.name])
                 tables.append(table)
-                starts.append(tuple(a // c for a, c in zip(start, chunks, strict=True)))
+                starts.append(array.chunk_of(start))
                 if (table.location != IN_PLACE).any():
                     self.referred.add(part.url)
         size = sum(block.nbytes for _, block in array.small)
@@ -329,6 +404,31 @@ class Writing:
         virtual, inline = place_tables(self._session, array.path, tables, starts, times)
         array.report.virtual += virtual
         array.report.inline += inline
+
+    def _fitting(self, array: _Array, i: int, table: ChunkTable) -> ChunkTable:
+        """Return where the chunks of a part are, as the grid of the archive has them."""
+        part, chunks = self._fitted.parts[i], array.template.chunks
+        variable = part.schema.variables[array.name]
+        shape = part.shape(array.name)
+        if not array.edges:
+            if chunks and variable.chunks[0] != chunks[0]:
+                table = cut(table, variable.chunks[0], chunks[0], shape[0])
+            return table
+        for axis in self._short(array, i):
+            if is_clipped(variable, axis):
+                table = clip(table, variable.chunks[0], shape[0])
+            else:
+                table = without_last(table, axis, shape[axis] // variable.chunks[axis])
+        return table
+
+    def _short(self, array: _Array, i: int) -> Iterator[int]:
+        """Yield the axes along which the last chunk of a part ends beyond it."""
+        part, places = self._fitted.parts[i], self._fitted.placement.of(i)
+        chunks = part.schema.variables[array.name].chunks
+        for axis, edges in array.edges.items():
+            start = int(self._new[array.axes[axis]][places[array.axes[axis]]])
+            if is_short(edges, start, part.shape(array.name)[axis], chunks[axis]):
+                yield axis
 
     def _modified(self, batch: list[int]) -> Callable[[ChunkTable], npt.NDArray[np.uint32]]:
         """Return what tells of each row of a table when its file was modified."""
@@ -353,16 +453,31 @@ class Writing:
 
     def _write_values(self, array: _Array) -> None:
         """Write values, where chunks that refer to files are in place already."""
+        self._write_cut(array)
         if not array.small and not array.later:
             return
         opened = self._opened(self._session, array)
         if array.small:
             write_together(opened, array.small)
         for i, start in array.later:
-            part, mismatch = self._fitted.parts[i], self._fitted.cured[i, array.name]
-            block = self._recoded(array, part, self._read(part, array.name))
-            opened[selection(start, block.shape)] = block
-            array.report.count_values(block, mismatch.problem)
+            part, mismatch = self._fitted.parts[i], self._fitted.cured.get((i, array.name))
+            values = self._read(part, array.name)
+            if mismatch is None:
+                # the last chunks only: the others refer to the file
+                mismatch = self._fitted.short[i, array.name]
+                sizes = part.schema.variables[array.name].chunks
+                skipped = [
+                    tuple(n // size * size if a == axis else 0 for a, (n, size) in pairs)
+                    for axis in self._short(array, i)
+                    for pairs in [list(enumerate(zip(values.shape, sizes, strict=True)))]
+                ]
+            else:
+                skipped = [(0,) * values.ndim]
+            for first in skipped:
+                block = self._recoded(array, part, values[tuple(slice(n, None) for n in first)])
+                at = tuple(map(sum, zip(start, first, strict=True)))
+                opened[selection(at, block.shape)] = block
+                array.report.count_values(block, mismatch.problem)
 
     def _start(self, array: _Array, places: Mapping[Axis, int]) -> tuple[int, ...] | None:
         """Return where a part begins in an array, None if it has nothing to write there."""

@@ -1,0 +1,108 @@
+"""Chunk grids that Zarr calls rectilinear: chunks of several lengths along a dimension.
+
+Zarr has them from 3.2, and takes them for an experiment: ``array.rectilinear_chunks`` of its
+configuration allows them, and is off. That is about documents only; an open array needs it no
+more.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+__all__ = [
+    "are_known",
+    "decoded_sizes",
+    "is_rectilinear",
+    "place_of",
+    "rectilinear_chunks",
+    "stored_sizes",
+    "what_it_takes",
+]
+
+#: Of Zarr's configuration.
+_OPTION: Final = "array.rectilinear_chunks"
+_lock = threading.Lock()
+_users = 0
+_before: Any = None
+
+
+def are_known() -> bool:
+    """Whether the installed Zarr knows rectilinear grids."""
+    import zarr
+
+    return zarr.config.get(_OPTION, None) is not None
+
+
+def what_it_takes() -> str:
+    """Say what it takes to have them, where they are not known."""
+    import zarr
+
+    return (
+        f"Zarr {zarr.__version__} has no chunks of several lengths (a rectilinear chunk grid); "
+        "install 3.2 or newer, which needs Python 3.12"
+    )
+
+
+def is_rectilinear(document: dict[str, Any]) -> bool:
+    """Whether the ``zarr.json`` of an array has such a grid."""
+    grid = document.get("chunk_grid")
+    return isinstance(grid, dict) and grid.get("name") == "rectilinear"
+
+
+def stored_sizes(array: Any) -> Sequence[int | Sequence[int]]:
+    """Return what an array of Zarr stores as a whole: by dimension one size, or one of each chunk.
+
+    That is shards, where it has any.
+    """
+    # only versions that know rectilinear grids have it
+    sizes: Sequence[Sequence[int]] | None = getattr(array, "write_chunk_sizes", None)
+    if sizes is not None:
+        return sizes
+    regular: tuple[int, ...] = array.chunks if array.shards is None else array.shards
+    return regular
+
+
+def decoded_sizes(array: Any) -> list[int | list[int]]:
+    """Return what an array of Zarr decodes as a whole, as `stored_sizes`; regular if it is."""
+    try:
+        return list(array.chunks)
+    except NotImplementedError:
+        each: Any = stored_sizes(array)
+        return [sizes[0] if len(set(sizes)) == 1 else list(sizes) for sizes in each]
+
+
+def place_of(index: int, sizes: int | Sequence[int], length: int) -> slice:
+    """Return which part of a dimension a chunk is."""
+    if isinstance(sizes, int):
+        return slice(index * sizes, min((index + 1) * sizes, length))
+    begin = sum(sizes[:index])
+    return slice(begin, min(begin + sizes[index], length))
+
+
+@contextmanager
+def rectilinear_chunks() -> Iterator[None]:
+    """Allow rectilinear grids while arrays are opened or created.
+
+    The configuration is one for all threads: the last to leave restores what the first found.
+    """
+    global _users, _before
+    if not are_known():
+        yield
+        return
+    import zarr
+
+    with _lock:
+        if not _users:
+            _before = zarr.config.get(_OPTION)
+            zarr.config.set({_OPTION: True})
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if not _users:
+                zarr.config.set({_OPTION: _before})
