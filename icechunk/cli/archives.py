@@ -60,6 +60,11 @@ def _tell(report: VirtualizeReport, as_json: bool) -> None:
 
 @click.command()
 @_of_files
+@click.option(
+    "--chunk-grid",
+    type=click.Choice(["auto", "regular"]),
+    help="Whether chunks may have several lengths. Default: auto for a new archive.",
+)
 def virtualize(place: Storage, urls: tuple[str, ...], as_json: bool, **arguments: Any) -> None:
     """Make one dataset of NetCDF, HDF5 or GRIB files, without copying their data.
 

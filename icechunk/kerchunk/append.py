@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from icechunk.base.rectilinear import is_rectilinear
 from icechunk.errors import ErrorKind, InvalidInputError, NodeNotFoundError
 from icechunk.kerchunk.decoding import decoding_form, difference_of_grids, equal
 from icechunk.kerchunk.metadata import MEANING, ArrayMetadata
@@ -75,6 +76,8 @@ def _compared(session: Session, path: str, array: ArrayMetadata) -> tuple[dict[s
             "region first"
         )
     document: dict[str, Any] = json.loads(node.user_data)
+    if is_rectilinear(document):
+        _differ(path, "it has chunks of several lengths, and references cannot be put among them")
     old, new = decoding_form(document), decoding_form(array.document)
     if len(old["shape"]) != len(new["shape"]):
         _differ(path, f"it has {len(old['shape'])} dimensions, the references {len(new['shape'])}")

@@ -22,6 +22,8 @@ Columns = dict[str, "npt.NDArray[Any] | StringHeap"]
 _SKIPPABLE: Final = b"\x50\x2a\x4d\x18"
 _SIZE: Final = 4
 _STEPS: Final = {f"steps of <{name}": f"<{name}" for name in ("i1", "i2", "i4", "i8")}
+#: Texts that are looked for one by one.
+_FEW: Final = 8
 _OTHERS: Final = ("|u1", "<u4", "<f8")
 
 
@@ -44,12 +46,33 @@ def rows_in(heap: StringHeap, texts: Sequence[str]) -> npt.NDArray[np.int64]:
     -------
     int64[len(texts)]
     """
+    if len(texts) <= _FEW and all(texts):
+        return np.asarray([_row_in(heap, text.encode()) for text in texts], np.int64)
     wanted, index = StringHeap.from_strings(texts)
     _, (own, where) = StringHeap.merge([heap, wanted])
     if len(own) and int(own.max()) + 1 != len(own):
-        raise FormatError("the table of an archive has the same location twice")
+        raise _twice()
     rows = where.astype(np.int64)
     return np.where(rows < len(heap), rows, -1)[index]
+
+
+def _row_in(heap: StringHeap, text: bytes) -> int:
+    """Return where one text is, without looking at each of the others."""
+    data = heap.data.tobytes()
+    found, at = -1, data.find(text)
+    while at >= 0:
+        # texts without characters begin there, too
+        row = int(np.searchsorted(heap.offsets, at, side="right")) - 1
+        if heap.offsets[row] == at and heap.offsets[row + 1] == at + len(text):
+            if found >= 0:
+                raise _twice()
+            found = row
+        at = data.find(text, at + 1)
+    return found
+
+
+def _twice() -> FormatError:
+    return FormatError("the table of an archive has the same location twice")
 
 
 def encode(document: Mapping[str, Any], columns: Columns) -> bytes:

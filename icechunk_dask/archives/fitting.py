@@ -265,6 +265,11 @@ class Fitting:
                 axis = group_of(name), dim
                 blocks = found.placement.blocks.get(axis)
                 if blocks is None:
+                    if i in template.edges:
+                        raise InvalidInputError(
+                            f"{name}: something else has made chunks of several lengths along "
+                            f"{dim!r}; virtualize all of the files into another group"
+                        )
                     continue
                 known = self._archive.record.blocks.get(axis)
                 old = np.zeros(1, np.int64) if known is None else known.starts()

@@ -9,7 +9,7 @@ may do that; in the middle the rest of it is in the way, and its values have to 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -139,12 +139,16 @@ def is_short(edges: Edges, start: int, length: int, size: int) -> bool:
 
 
 # -- documents ---------------------------------------------------------------------------
-def as_regular(document: Mapping[str, Any]) -> tuple[dict[str, Any], dict[int, Edges]]:
-    """Return a ``zarr.json`` with a regular grid, and the edges along other axes.
+def as_regular(
+    document: Mapping[str, Any], dims: Collection[str]
+) -> tuple[dict[str, Any], dict[int, Edges]]:
+    """Return a ``zarr.json`` with a regular grid, and the edges along some axes.
 
-    Along these the size stands for none in particular.
+    These are the ones along which chunks have several lengths, or may have them: those of the
+    dimensions along which files are combined. Their size stands for none in particular.
     """
     found = dict(document)
+    names = found.get("dimension_names") or ()
     if not is_rectilinear(found):
         return found, {}
     shape: list[int] = []
@@ -156,19 +160,23 @@ def as_regular(document: Mapping[str, Any]) -> tuple[dict[str, Any], dict[int, E
         runs = [size if isinstance(size, list) else (size, 1) for size in sizes]
         single = np.repeat(*np.asarray(runs, np.int64).reshape(-1, 2).T)
         shape.append(int(single[0]) if len(single) else 1)
-        edges[axis] = np.append(0, np.cumsum(single))
+        if (names[axis : axis + 1] and names[axis] in dims) or len(np.unique(single)) > 1:
+            edges[axis] = np.append(0, np.cumsum(single))
     found["chunk_grid"] = {"name": "regular", "configuration": {"chunk_shape": shape}}
     return found, edges
 
 
 def with_edges(document: Mapping[str, Any], edges: Mapping[int, Edges]) -> dict[str, Any]:
-    """Return a ``zarr.json`` with a regular grid as one that has edges along some axes."""
+    """Return a ``zarr.json`` with a regular grid as one that has edges along some axes.
+
+    The official client takes a list along each axis, and no single size.
+    """
     found = dict(document)
     if edges:
         sizes = found["chunk_grid"]["configuration"]["chunk_shape"]
         shapes = [
-            _runs(np.diff(edges[axis]).tolist()) if axis in edges else size
-            for axis, size in enumerate(sizes)
+            _runs(np.diff(edges[axis] if axis in edges else regular(max(length, 1), size)).tolist())
+            for axis, (size, length) in enumerate(zip(sizes, found["shape"], strict=True))
         ]
         options = {"kind": "inline", "chunk_shapes": shapes}
         found["chunk_grid"] = {"name": "rectilinear", "configuration": options}

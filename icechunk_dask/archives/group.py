@@ -83,7 +83,7 @@ class ArchiveGroup:
                 # somebody else's: files need not have it
                 continue
             document.pop(FIELD, None)
-            document, edges = as_regular(document)
+            document, edges = as_regular(document, dims)
             if edges:
                 check_known(node.path)
             own = tuple(document.get("dimension_names") or ())
@@ -259,7 +259,7 @@ class ArchiveGroup:
             node = session.tree.require(f"{path.rstrip('/')}/{name}")
             own = tuple(map(str, variable.dims))
             combined = set(dims) & set(own)
-            document, edges = as_regular(json.loads(node.user_data))
+            document, edges = as_regular(json.loads(node.user_data), dims)
             self.templates[f"{within}/{name}" if within else name] = Template(
                 own, _without_lengths(document, own, dims), means[name], edges=edges
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings, strategies as st
+from kerchunk.hdf import SingleHdf5ToZarr
 
 from icechunk import InvalidInputError, Repository
 from icechunk.base.rectilinear import are_known
+from icechunk.cli.app import main
 from icechunk.credentials import LocalFileSystemAccess
+from icechunk.kerchunk import export_references, import_references
 from icechunk_dask import remove_files, virtualize
 from tests.archives.day_files import access, archived, content, together, write_days
 
@@ -249,3 +254,33 @@ def test_tiles(first: int, materialize: bool, tmp_path: Path) -> None:
         [again], repo, on_changed="replace", **{**options, "on_mismatch": "materialize"}
     )
     np.testing.assert_array_equal(archived(repo, report)["t"].values, expected)
+
+
+def translate(path: Path) -> dict[str, Any]:
+    """The references that kerchunk makes of a file."""
+    found: dict[str, Any] = SingleHdf5ToZarr(str(path), inline_threshold=0).translate()
+    return found
+
+
+# -- other ways in -------------------------------------------------------------------------
+@needed
+def test_the_command_line_and_displays(tmp_path: Path) -> None:
+    files = write(tmp_path, [3, 2], [3, 2])
+    repo = str(tmp_path / "repo")
+    run = CliRunner()
+    made = run.invoke(
+        main, ["virtualize", repo, *map(str, files), "--chunk-grid", "auto"], catch_exceptions=False
+    )
+    assert made.exit_code == 0 and "t: time 2 to 3" in made.output
+    assert "2 to 3" in run.invoke(main, ["ls", repo]).output
+    listed = json.loads(run.invoke(main, ["ls", repo, "--json"]).output)
+    assert listed["t"]["chunks"] == [[3, 2], 3]
+    source = Repository.open(repo, None, {f"file://{tmp_path}/": LocalFileSystemAccess})
+    assert "of several lengths" in source.readonly_session("main").store._repr_html_()
+    with pytest.raises(InvalidInputError, match=r"chunk grid 'rectilinear' has no equivalent"):
+        export_references(source.readonly_session("main"), tmp_path / "out.json")
+    # references cannot be put into it, in words of ours
+    refs = translate(files[0])
+    for options in ({"append_dim": "time"}, {"region": {"time": slice(0, 3)}}):
+        with pytest.raises(InvalidInputError, match="chunks of several lengths"):
+            import_references(refs, source, **options)

@@ -70,7 +70,7 @@ def test_chunks_that_are_compressed_are_not_cut(tmp_path: Path) -> None:
         for i, days in enumerate((4, 3))
     ]
     with pytest.raises(InvalidInputError, match=r"1\.nc: t: its chunk_grid"):
-        virtualize(files, tmp_path / "repo", scheduler="sync")
+        virtualize(files, tmp_path / "repo", scheduler="sync", chunk_grid="regular")
 
 
 def test_chunks_that_end_beyond_the_file(tmp_path: Path) -> None:

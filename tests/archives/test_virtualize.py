@@ -346,7 +346,7 @@ def test_contradictions(kind: str, appending: bool, tmp_path: Path) -> None:
     access = {f"{tmp_path.as_uri()}/": credentials.LocalFileSystemAccess}
     if appending:
         virtualize([a], repo, scheduler="sync")
-    options: dict[str, Any] = {"scheduler": "sync"}
+    options: dict[str, Any] = {"scheduler": "sync", "chunk_grid": "regular"}
     if appending:
         options["authorize_virtual_chunk_access"] = access
     with pytest.raises(InvalidInputError, match=expected) as caught:
@@ -402,9 +402,10 @@ def test_large_variables_that_do_not_grow(tmp_path: Path) -> None:
 
 def test_files_that_do_not_end_with_whole_chunks(tmp_path: Path) -> None:
     a, b = month(tmp_path / "a.nc", 0, 3), month(tmp_path / "b.nc", 3)
+    options: dict[str, Any] = {"scheduler": "sync", "chunk_grid": "regular"}
     with pytest.raises(InvalidInputError, match=r"b\.nc: t: begins at 3 .* a chunk of 4"):
-        virtualize([a, b], tmp_path / "repo", scheduler="sync")
-    report = virtualize([a, b], tmp_path / "repo", scheduler="sync", on_mismatch="materialize")
+        virtualize([a, b], tmp_path / "repo", **options)
+    report = virtualize([a, b], tmp_path / "repo", on_mismatch="materialize", **options)
     ours = read(opened(tmp_path / "repo", report))
     whole = xr.concat([original(a), original(b)], "time", data_vars="minimal")
     xr.testing.assert_identical(ours, whole)
