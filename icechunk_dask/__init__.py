@@ -17,6 +17,7 @@ try:
     from icechunk_dask.batches import Written
     from icechunk_dask.grid import written_chunks
     from icechunk_dask.items import distributed_write
+    from icechunk_dask.part import TaskRun
     from icechunk_dask.progress import Status
     from icechunk_dask.write import store_dask
 except ModuleNotFoundError as error:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Status",
+    "TaskRun",
     "VirtualizeReport",
     "Written",
     "distributed_write",

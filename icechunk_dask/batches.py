@@ -29,7 +29,7 @@ from icechunk import (
     Storage,
 )
 from icechunk_dask.graph import Runner, Write
-from icechunk_dask.part import Part
+from icechunk_dask.part import Part, TaskRun, slowest_of
 from icechunk_dask.pipeline import Pipeline
 from icechunk_dask.progress import Progress
 from icechunk_dask.record import Record
@@ -68,6 +68,10 @@ class Written:
     results : list or None
         What the function of a `distributed_write` returned for each item, if that was
         asked for; None for items that were skipped.
+    slowest : tuple of TaskRun
+        The tasks that took longest, the longest first.
+    peak_memory : int
+        The most memory that a process had which ran tasks, in bytes.
     """
 
     tasks: int
@@ -77,6 +81,8 @@ class Written:
     empty: int
     snapshots: tuple[str, ...] = ()
     results: list[Any] | None = None
+    slowest: tuple[TaskRun, ...] = ()
+    peak_memory: int = 0
 
     def __repr__(self) -> str:
         words = [f"{self.tasks:,} tasks", f"{self.skipped:,} skipped"]
@@ -104,6 +110,8 @@ class Written:
             sum(part.empty for part in parts),
             tuple(snapshots),
             results,
+            slowest_of(parts),
+            max((part.peak_memory for part in parts), default=0),
         )
 
 

@@ -6,9 +6,8 @@ anything else, one by one as they get ready, so an executor needs `submit` and n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import partial
 from typing import Any, Final, TypeAlias
 
 import cloudpickle
@@ -18,8 +17,9 @@ from dask.multiprocessing import pack_exception
 from dask.system import CPU_COUNT
 
 from icechunk import InvalidInputError
+from icechunk_dask.stragglers import RunningTwice
 
-__all__ = ["ExecutorOption", "with_executor"]
+__all__ = ["ExecutorOption", "Pool", "with_executor"]
 
 #: Names of Dask's own.
 _NAMES: Final = ("threads", "processes", "sync")
@@ -27,7 +27,9 @@ _NAMES: Final = ("threads", "processes", "sync")
 ExecutorOption: TypeAlias = str | Executor | Any | None
 
 
-def with_executor(executor: ExecutorOption, options: Mapping[str, Any]) -> dict[str, Any]:
+def with_executor(
+    executor: ExecutorOption, options: Mapping[str, Any], stragglers: float | None = None
+) -> dict[str, Any]:
     """Return options for Dask that make it use an executor.
 
     Parameters
@@ -36,12 +38,17 @@ def with_executor(executor: ExecutorOption, options: Mapping[str, Any]) -> dict[
         None leaves the choice to Dask.
     options : mapping
         Other options.
+    stragglers : float, optional
+        A task that takes so many times as long as most is run a second time.
 
     Raises
     ------
     InvalidInputError
-        If it is none of these, or `options` name another one.
+        If it is none of these, `options` name another one, or `stragglers` is given without a
+        pool.
     """
+    if stragglers is not None:
+        executor = _running_twice(executor, stragglers)
     if executor is None:
         return dict(options)
     if options.get("scheduler") is not None:
@@ -55,7 +62,7 @@ def _scheduler(executor: ExecutorOption) -> Any:
     if isinstance(executor, ThreadPoolExecutor):
         return executor
     if isinstance(executor, Executor):
-        return _through(executor)
+        return Pool(executor)
     if hasattr(executor, "scheduler_info") and hasattr(executor, "get"):
         return executor
     raise InvalidInputError(
@@ -64,17 +71,54 @@ def _scheduler(executor: ExecutorOption) -> Any:
     )
 
 
-def _through(executor: Executor) -> Callable[..., Any]:
-    """Return a scheduler that has tasks run by a pool of other processes or machines."""
-    # how many tasks are handed out at a time; pools say it by different names
-    workers = getattr(executor, "_max_workers", None) or getattr(executor, "max_workers", None)
-    return partial(
-        dask.local.get_async,
-        executor.submit,
-        workers or 2 * CPU_COUNT,
-        # by value, as Dask sends functions that nobody can import
-        dumps=cloudpickle.dumps,
-        loads=cloudpickle.loads,
-        pack_exception=pack_exception,
-        raise_exception=reraise,
-    )
+def _running_twice(executor: ExecutorOption, factor: float) -> Executor:
+    if not (isinstance(factor, int | float) and factor > 1):
+        raise InvalidInputError(
+            f"stragglers is {factor!r}; it must be a number above 1, such as 3: a task that takes "
+            "so many times as long as most is run a second time"
+        )
+    if not isinstance(executor, Executor):
+        raise InvalidInputError(
+            "stragglers= needs a pool as executor=, such as "
+            "concurrent.futures.ProcessPoolExecutor(); that of a cluster is client.get_executor()"
+        )
+    return RunningTwice(executor, Pool(executor).workers, factor)
+
+
+class Pool:
+    """A scheduler of Dask that has tasks run by an executor.
+
+    Parameters
+    ----------
+    executor : Executor
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    @property
+    def workers(self) -> int:
+        """The number of tasks that are handed out at a time. Pools name it differently."""
+        pool = self._executor
+        workers = getattr(pool, "_max_workers", None) or getattr(pool, "max_workers", None)
+        return int(workers or 2 * CPU_COUNT)
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the tasks run in this process."""
+        return isinstance(getattr(self._executor, "inner", self._executor), ThreadPoolExecutor)
+
+    def __call__(self, graph: Any, keys: Any, **options: Any) -> Any:
+        """Run a graph."""
+        return dask.local.get_async(
+            self._executor.submit,
+            self.workers,
+            graph,
+            keys,
+            # by value, as Dask sends functions that nobody can import
+            dumps=cloudpickle.dumps,
+            loads=cloudpickle.loads,
+            pack_exception=pack_exception,
+            raise_exception=reraise,
+            **options,
+        )

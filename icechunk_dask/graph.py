@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -36,7 +36,8 @@ from icechunk import (
 )
 from icechunk.base.time_limits import call_within
 from icechunk_dask.dask_internals import Task, as_tasks, fused, with_function
-from icechunk_dask.part import Part, failing_as, merge_parts
+from icechunk_dask.executors import Pool
+from icechunk_dask.part import Part, failing_as, merge_parts, timed
 from icechunk_dask.progress import Progress, count, counts_of
 from icechunk_dask.recipe import Recipe
 
@@ -116,7 +117,7 @@ class Named:
         """Call the function."""
         for left in range(self.trying.retries, -1, -1):
             try:
-                with failing_as(self.what):
+                with failing_as(self.what), timed(self.what) as runs:
                     call = partial(self.function, *args, **kwargs)
                     part: Part = call_within(self.trying.timeout, call)
             except TaskError:
@@ -126,7 +127,7 @@ class Named:
                     raise
             else:
                 count(self.topic, counts_of(part))
-                return part
+                return replace(part, slowest=tuple(runs), peak_memory=runs[0].peak_memory)
         raise InternalError(f"retries is {self.trying.retries}")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -403,6 +404,8 @@ class Runner:
         """How many tasks run at once."""
         if self.client is not None:
             return max(int(sum(self.client.nthreads().values())), 1)
+        if isinstance(self._scheduler, Pool):
+            return self._scheduler.workers
         number = self.options.get("num_workers") or dask.config.get("num_workers", CPU_COUNT)
         return int(number)
 
@@ -424,6 +427,8 @@ class Runner:
     def _in_process(self) -> bool:
         if isinstance(self._scheduler, ThreadPoolExecutor):
             return True
+        if isinstance(self._scheduler, Pool):
+            return self._scheduler.in_process
         if self.client is not None:
             # the transport of clusters that live in this process
             return str(self.client.scheduler.address).startswith("inproc://")

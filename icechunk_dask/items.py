@@ -58,6 +58,7 @@ def distributed_write(
     job: str | None = None,
     key: Callable[[Item], str] | None = None,
     executor: ExecutorOption = None,
+    stragglers: float | None = None,
     timeout: float | None = None,
     **dask_options: Any,
 ) -> Written:
@@ -108,6 +109,10 @@ def distributed_write(
         What runs the tasks. Any `concurrent.futures.Executor` will do, such as a pool of processes
         or of MPI ranks, if it can pickle. Default: what Dask uses, which is a cluster if there
         is a `distributed.Client`.
+    stragglers : float, optional
+        With a pool as `executor`: a task that takes so many times as long as most is run a second
+        time while a worker is idle, and the answer that comes first counts. What tasks do beside
+        writing to the store must bear that.
     timeout : float, optional
         Seconds after which a task fails, to be retried if ``retries`` says so. It then runs in a
         thread of its own, which nothing can stop; what it still writes is in no version.
@@ -141,7 +146,7 @@ def distributed_write(
             session, branch, message, metadata, rebase_with, commit_every, publish, job
         )
     with progress_of(progress) as shown:
-        runner = Runner(shown, with_executor(executor, dask_options), timeout)
+        runner = Runner(shown, with_executor(executor, dask_options, stragglers), timeout)
         if committing is not None:
             return committing.do(work, runner, split_every)
         return _into_session(session, work, runner, split_every)

@@ -2,22 +2,86 @@
 
 from __future__ import annotations
 
+import heapq
+import os
 import pickle
+import platform
 import sys
+import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from icechunk import ConflictError, ForkSession, TaskError
 from icechunk.session.distributed import Changes
 
-__all__ = ["Boxes", "Part", "failing_as", "finished", "merge_parts", "overlap"]
+__all__ = [
+    "Boxes",
+    "Part",
+    "TaskRun",
+    "failing_as",
+    "finished",
+    "merge_parts",
+    "overlap",
+    "slowest_of",
+    "timed",
+]
 
+
+#: The number of runs that are kept.
+_SLOWEST: Final = 5
 
 #: What one task did to one array: the name of the task, and the box of chunks it touched.
 Boxes = dict[str, list[tuple[str, tuple[tuple[int, int], ...]]]]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TaskRun:
+    """One run of a task.
+
+    Attributes
+    ----------
+    seconds : float
+        How long it took.
+    what : str
+        The item or region.
+    began : float
+        Seconds since the epoch, by the clock of that machine.
+    peak_memory : int
+        The most memory that the process had until the task ended, in bytes; 0 where the
+        system does not say.
+    host : str
+    pid : int
+        The process.
+    """
+
+    seconds: float
+    what: str
+    began: float
+    peak_memory: int
+    host: str
+    pid: int
+
+
+@contextmanager
+def timed(what: str) -> Iterator[list[TaskRun]]:
+    """Note how the block ran, in a list that is empty until it has ended."""
+    runs: list[TaskRun] = []
+    began, start = time.time(), time.perf_counter()
+    yield runs
+    seconds = time.perf_counter() - start
+    runs.append(TaskRun(seconds, what, began, _peak_memory(), platform.node(), os.getpid()))
+
+
+def _peak_memory() -> int:
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +105,10 @@ class Part:
         one chunk can be told by it.
     results : tuple of (int, object)
         What tasks returned beside, by their numbers.
+    slowest : tuple of TaskRun
+        Those that took longest, the longest first.
+    peak_memory : int
+        The most memory that a process had, in bytes.
     """
 
     changes: Changes
@@ -51,6 +119,13 @@ class Part:
     fan_in: int = 1
     boxes: Boxes = field(default_factory=dict)
     results: tuple[tuple[int, Any], ...] = ()
+    slowest: tuple[TaskRun, ...] = ()
+    peak_memory: int = 0
+
+
+def slowest_of(parts: Iterable[Part]) -> tuple[TaskRun, ...]:
+    """Return the runs of several parts that took longest."""
+    return tuple(heapq.nlargest(_SLOWEST, (run for part in parts for run in part.slowest)))
 
 
 def finished(
@@ -102,6 +177,8 @@ def merge_parts(parts: Sequence[Part]) -> Part:
         len(parts),
         boxes,
         tuple(result for part in parts for result in part.results),
+        slowest_of(parts),
+        max(part.peak_memory for part in parts),
     )
 
 

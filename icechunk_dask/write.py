@@ -41,6 +41,7 @@ def store_dask(
     job: str | None = None,
     resume: bool = False,
     executor: ExecutorOption = None,
+    stragglers: float | None = None,
     timeout: float | None = None,
     **store_kwargs: Any,
 ) -> Any:
@@ -84,6 +85,10 @@ def store_dask(
         What runs the tasks: also any `concurrent.futures.Executor`, such as a pool of processes
         or of MPI ranks, that can pickle. Default: what Dask uses, which is a cluster if there
         is a `distributed.Client`.
+    stragglers : float, optional
+        With a pool as `executor`: a task that takes so many times as long as most is run a second
+        time while a worker is idle, and the answer that comes first counts. What tasks do beside
+        writing to the store must bear that.
     timeout : float, optional
         Seconds after which a task fails, to be tried again with ``retries``. It runs in a thread of
         its own then, which nothing can end; what it still writes is in no version.
@@ -122,14 +127,14 @@ def store_dask(
         arrays = [_array(committing, target) for target in arrays]
     jobs = make_jobs(sources, arrays, regions, align_chunks=align_chunks)
     if not compute:
-        Runner(Progress(), with_executor(executor, store_kwargs), timeout)
+        Runner(Progress(), with_executor(executor, store_kwargs, stragglers), timeout)
         (session,) = _sessions(jobs, several=False)
         blocks = Blocks(jobs)
         write = blocks.graph(session, np.arange(len(blocks)), split_every, None, change_set_of)
         write.trying = Trying(0, timeout)
         return write
     with progress_of(progress) as shown:
-        runner = Runner(shown, with_executor(executor, store_kwargs), timeout)
+        runner = Runner(shown, with_executor(executor, store_kwargs, stragglers), timeout)
         if committing is not None:
             return committing.do(Blocks(jobs), runner, split_every)
         return _into_sessions(jobs, runner, split_every)

@@ -46,7 +46,7 @@ class LazyWrite:
             return
         own = inspect.signature(_store_dask()).parameters
         for name in self.options:
-            if name in own and name not in ("executor", "timeout"):
+            if name in own and name not in ("executor", "stragglers", "timeout"):
                 raise InvalidInputError(
                     f"chunkmanager_store_kwargs has {name!r}, which to_icechunk decides itself: "
                     "it is for options of Dask, such as scheduler or retries",

@@ -159,6 +159,11 @@ def without_coordinator(machines: Executor) -> Call:
     return call
 
 
+def pool_of_processes(count: int) -> ProcessPoolExecutor:
+    """Return a pool whose processes start quickly."""
+    return ProcessPoolExecutor(count, _CONTEXT)
+
+
 def engine(name: str, stack: ExitStack, cluster: Any = None) -> Call:
     """Return how to run a job.
 
@@ -176,7 +181,7 @@ def engine(name: str, stack: ExitStack, cluster: Any = None) -> Call:
     if name == "thread pool":
         pool: Executor = ThreadPoolExecutor(2)
     else:
-        pool = ProcessPoolExecutor(2, _CONTEXT)
+        pool = pool_of_processes(2)
     stack.callback(pool.shutdown, wait=False, cancel_futures=True)
     return without_coordinator(pool) if name == "no coordinator" else through(pool)
 

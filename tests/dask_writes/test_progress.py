@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import platform
 import pty
 import re
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -144,3 +146,28 @@ def test_a_log_where_there_is_no_terminal(caplog: pytest.LogCaptureFixture) -> N
     said = [r.message for r in caplog.records if r.name == "icechunk_dask"]
     assert len(said) == 1
     assert said[0].startswith("done: 3 of 3 tasks, ")
+
+
+def slow_item(store: Any, item: int) -> None:
+    zarr.open_array(store, path="a", mode="r+")[item] = item
+    if item == 3:
+        threading.Event().wait(0.2)
+
+
+@pytest.mark.parametrize("how", [{}, {"commit_every": 4}])
+def test_which_tasks_took_longest(anywhere: str, tmp_path: Path, how: dict[str, Any]) -> None:
+    """Five of them are kept, however many there are; and the memory of the largest process."""
+    repository = Repository.create(LocalStorage(tmp_path))
+    with repository.transaction("main", message="an array") as store:
+        zarr.create_array(store, name="a", shape=(12,), chunks=(1,), dtype="i4")
+    began = time.time()
+    written = distributed_write(slow_item, range(12), repository, message="x", **how)
+    assert len(written.slowest) == 5
+    seconds = [run.seconds for run in written.slowest]
+    assert seconds == sorted(seconds, reverse=True)
+    (slow,) = [run for run in written.slowest if run.what == "item 3"]
+    assert slow.seconds >= 0.2
+    assert began - 1 < slow.began < time.time() + 1
+    assert slow.host == platform.node()
+    assert (slow.pid == os.getpid()) == (anywhere in ("sync", "threads"))
+    assert written.peak_memory >= max(run.peak_memory for run in written.slowest) > 10_000_000
