@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any, Final
 
+import numpy as np
 from obstore.exceptions import NotModifiedError
 
 from icechunk.config.storage_settings import EffectiveStorageSettings
 from icechunk.errors import IcechunkError, PreconditionFailedError, StorageError
 from icechunk.storage.base import (
     ByteRange,
+    BytesLike,
     GetResult,
     check_key,
     check_range,
@@ -31,11 +34,33 @@ from icechunk.storage.places import Place, quoted
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 #: No sane server needs more.
 _MAX_REQUESTS: Final = 4
-#: Answers are read in pieces of this size. One piece suffices for most: joining costs a copy.
-_PIECE: Final = 1 << 24
+#: Answers are read in pieces of this size: small enough for the cache of the processor, and
+#: little beside the answer itself.
+_PIECE: Final = 1 << 19
+#: An answer up to this size is one piece, which is not copied.
+_ONE_PIECE: Final = 1 << 20
+#: No more is reserved before it comes: a server may announce anything.
+_RESERVED: Final = 1 << 30
 #: This part of a piece counts as received while the piece is on its way, since its progress
 #: shows only at its end. With a limit of a kilobyte a second it must come four times as fast.
 _CREDIT: Final = 4
+
+
+class Memory:
+    """The bytes of one read, which its parts fill. They take no place before they come.
+
+    Parameters
+    ----------
+    size : int
+    """
+
+    def __init__(self, size: int) -> None:
+        reserved = np.empty(size, np.uint8) if size <= _RESERVED else None
+        self._bytes = None if reserved is None else memoryview(reserved)
+
+    def part(self, start: int, stop: int) -> memoryview | None:
+        """Return a part to write to; None where all of it is too much to reserve."""
+        return None if self._bytes is None else self._bytes[start:stop]
 
 
 class Read:
@@ -48,6 +73,8 @@ class Read:
     byte_range : ByteRange or None
     if_match : str or None
     if_unmodified_since : datetime or None
+    part : (Memory, int, int), optional
+        The bytes of the read that this one is a part of, and its place among them.
 
     Attributes
     ----------
@@ -62,6 +89,7 @@ class Read:
         byte_range: ByteRange | None = None,
         if_match: str | None = None,
         if_unmodified_since: datetime | None = None,
+        part: tuple[Memory, int, int] | None = None,
     ) -> None:
         self.key = check_key(key)
         if byte_range is not None:
@@ -70,6 +98,7 @@ class Read:
         self._byte_range = byte_range
         self._if_match = None if if_match is None else place.etag(if_match)
         self._if_unmodified_since = if_unmodified_since
+        self._part = part
         self._requests_left = _MAX_REQUESTS
         self.options: dict[str, Any] = {}
         if self._if_match is not None:
@@ -107,7 +136,12 @@ class Read:
         if self.wants_data and (self._byte_range is None or self._byte_range[1] is None):
             check_whole(self.key, end - start, self._place.url)
         size = end - start if self.wants_data else 0
-        return Body(self.key, self._place.url, response, size, allowance)
+        memory = None
+        if size > _ONE_PIECE:
+            whole, begin, stop = self._part or (Memory(size), 0, size)
+            # the next part has what follows
+            memory = whole.part(begin, begin + size) if size <= stop - begin else None
+        return Body(self.key, self._place.url, response, size, allowance, memory)
 
     def parts(self, settings: EffectiveStorageSettings) -> list[Read]:
         """Return the reads that together give this one, to run at the same time."""
@@ -119,16 +153,18 @@ class Read:
         count = min(count, settings.max_concurrent_requests_for_object)
         if count < 2:
             return [self]
-        bounds = [start + size * i // count for i in range(count + 1)]
+        bounds = [size * i // count for i in range(count + 1)]
+        memory = Memory(size)
         return [
             Read(
                 self._place,
                 self.key,
-                (bounds[i], bounds[i + 1]),
+                (start + begin, start + stop),
                 self._if_match,
                 self._if_unmodified_since,
+                (memory, begin, stop),
             )
-            for i in range(count)
+            for begin, stop in pairwise(bounds)
         ]
 
     def answered(self, meta: Any, data: Any) -> GetResult | IcechunkError | None:
@@ -189,14 +225,25 @@ class Body:
         How many bytes are announced and wanted.
     allowance : Allowance
         How long they may take.
+    memory : memoryview, optional
+        Where they are to be, `size` of them. Default: pieces are kept, and joined.
     """
 
-    def __init__(self, key: str, url: str, response: Any, size: int, allowance: Allowance) -> None:
+    def __init__(
+        self,
+        key: str,
+        url: str,
+        response: Any,
+        size: int,
+        allowance: Allowance,
+        memory: memoryview | None = None,
+    ) -> None:
         self._key, self._url, self._size = key, url, size
         self._allowance = allowance
+        self._memory = memory
         self._pieces: list[Any] = []
         self._received = 0
-        piece = max(1, min(size, _PIECE))
+        piece = size if 0 < size <= _ONE_PIECE else _PIECE
         allowance.count(piece // _CREDIT)
         self._stream: Any = response.stream(piece) if size else ()
 
@@ -224,10 +271,15 @@ class Body:
         return self._data()
 
     def _is_last(self, piece: Any) -> bool:
-        self._pieces.append(piece)
-        self._received += len(piece)
-        self._allowance.count(len(piece))
-        return self._received >= self._size
+        size = len(piece)
+        end = self._received + size
+        if self._memory is None:
+            self._pieces.append(piece)
+        elif end <= self._size:
+            self._memory[self._received : end] = memoryview(piece)
+        self._received = end
+        self._allowance.count(size)
+        return end >= self._size
 
     def _data(self) -> Any:
         if self._received != self._size:
@@ -236,6 +288,9 @@ class Body:
                 f"cannot read {self._key} in {self._url}: the server announced {self._size} "
                 f"bytes and sent {some}"
             )
+        if self._memory is not None:
+            # a cache may keep it, too
+            return self._memory.toreadonly()
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
 
@@ -252,4 +307,18 @@ def joined(key: str, parts: Sequence[GetResult]) -> GetResult:
         return first
     if any(part.etag != first.etag for part in parts):
         raise PreconditionFailedError(f"{key}: the object changed while it was read")
-    return GetResult(b"".join(part.data for part in parts), first.etag, first.last_modified)
+    data = _whole([part.data for part in parts])
+    return GetResult(data, first.etag, first.last_modified)
+
+
+def _whole(parts: list[BytesLike]) -> BytesLike:
+    """Return the memory that parts fill side by side, or else a copy of them."""
+    first = parts[0]
+    memory = first.obj if isinstance(first, memoryview) else None
+    if (
+        isinstance(memory, np.ndarray)
+        and all(isinstance(part, memoryview) and part.obj is memory for part in parts)
+        and sum(map(len, parts)) == memory.nbytes
+    ):
+        return memoryview(memory).toreadonly()
+    return b"".join(parts)
