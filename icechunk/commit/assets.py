@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from icechunk.base.threads import map_in_threads
 from icechunk.errors import (
     ErrorKind,
     FormatError,
@@ -49,6 +50,8 @@ Inspect: TypeAlias = Callable[[FileType, str, BytesLike], None]
 #: config bounds caches by number, the caches themselves count bytes.
 BYTES_PER_CHUNK_REF: Final = 48
 BYTES_PER_NODE: Final = 2048
+#: Of a batch, that wait to be stored together, in bytes.
+_MAX_WAITING: Final = 1 << 23
 
 
 class _Cache(Generic[T]):
@@ -313,19 +316,25 @@ class Assets:
             self._chunks.put(_range_name(key, byte_range), bytes(data))
 
     # -- writing ---------------------------------------------------------------
-    def write_snapshot(self, snapshot: Snapshot, *, spec_version: int = 2) -> None:
-        """Store a snapshot under its id."""
+    def write_snapshot(
+        self, snapshot: Snapshot, *, spec_version: int = 2, batch: Batch | None = None
+    ) -> None:
+        """Store a snapshot under its id, or let a batch do so."""
         data = encode_snapshot(snapshot, level=self.compression_level, spec_version=spec_version)
         # a snapshot that is built again has the same id
         self._snapshots.forget(snapshot.id)
-        self.storage.put(layout.snapshot_key(snapshot.id), data)
+        self._put(layout.snapshot_key(snapshot.id), data, batch)
         # a session goes on from the snapshot that it has committed
         self._snapshots.put(snapshot.id, snapshot)
 
     def write_manifest(
-        self, arrays: Mapping[bytes, ChunkRefs], *, spec_version: int = 2
+        self,
+        arrays: Mapping[bytes, ChunkRefs],
+        *,
+        spec_version: int = 2,
+        batch: Batch | None = None,
     ) -> ManifestFile:
-        """Store the references of some arrays as a new manifest."""
+        """Store the references of some arrays as a new manifest, or let a batch do so."""
         manifest_id = new_object_id()
         data = encode_manifest(
             manifest_id,
@@ -334,15 +343,68 @@ class Assets:
             compress_locations=self._location_compression,
             spec_version=spec_version,
         )
-        self.storage.put(layout.manifest_key(manifest_id), data)
+        self._put(layout.manifest_key(manifest_id), data, batch)
         # a session that goes on after its commit reads what it wrote
         self._manifests.put(manifest_id, StoredManifest.of(Manifest(manifest_id, dict(arrays))))
         return ManifestFile(manifest_id, len(data), sum(len(refs) for refs in arrays.values()))
 
-    def write_transaction_log(self, log: TransactionLog, *, spec_version: int = 2) -> None:
-        """Store a transaction log under the id of its snapshot."""
+    def write_transaction_log(
+        self, log: TransactionLog, *, spec_version: int = 2, batch: Batch | None = None
+    ) -> None:
+        """Store a transaction log under the id of its snapshot, or let a batch do so."""
         data = encode_transaction_log(log, level=self.compression_level, spec_version=spec_version)
-        self.storage.put(layout.transaction_key(log.id), data)
+        self._put(layout.transaction_key(log.id), data, batch)
+
+    def _put(self, key: str, data: BytesLike, batch: Batch | None) -> None:
+        if batch is None:
+            self.storage.put(key, data)
+        else:
+            batch.put(key, data)
+
+
+class Batch:
+    """Objects that are stored at the same time, where a request takes long.
+
+    Any number of threads may add to it.
+
+    Parameters
+    ----------
+    storage : Storage
+        In one that is not remote, an object is stored at once.
+    limit : int
+        Objects at the same time.
+    """
+
+    def __init__(self, storage: Storage, limit: int = 8) -> None:
+        self._storage = storage
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._waiting: list[tuple[str, BytesLike]] = []
+        self._room = _MAX_WAITING if self._storage.is_remote else 0
+
+    def put(self, key: str, data: BytesLike) -> None:
+        """Store an object, at once if it is large, or in `send`."""
+        with self._lock:
+            waits = len(data) <= self._room
+            if waits:
+                self._room -= len(data)
+                self._waiting.append((key, data))
+        if not waits:
+            self._storage.put(key, data)
+
+    def send(self) -> None:
+        """Store what is waiting.
+
+        Raises
+        ------
+        StorageError
+            If one of them fails; then any of them may be missing.
+        """
+        map_in_threads(lambda item: self._storage.put(*item), self._waiting, self._limit)
+        self._begin()
 
 
 def _range_name(key: str, byte_range: tuple[int, int]) -> bytes:

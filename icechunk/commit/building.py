@@ -19,7 +19,7 @@ import numpy as np
 from icechunk.base.threads import map_in_threads
 from icechunk.changes.change_set import ChangeSet
 from icechunk.changes.tree import Tree
-from icechunk.commit.assets import Assets
+from icechunk.commit.assets import Assets, Batch
 from icechunk.commit.splitting import (
     BlockSizes,
     block_ids,
@@ -83,7 +83,7 @@ class Builder:
 
     What was made in an earlier round and would be the same again is kept: manifests of arrays
     that nobody else has changed, and the transaction log. In spec version 2 the snapshot keeps
-    its id: nobody knows it before it is published.
+    its id: nobody knows it before it is published. After an error it is not used again.
 
     Parameters
     ----------
@@ -121,6 +121,7 @@ class Builder:
         self._id = new_object_id()
         self._parts: dict[bytes, _Part] = {}
         self._log: TransactionLog | None = None
+        self._batch = Batch(assets.storage, concurrency)
         self._counting = threading.Lock()
         self.written = 0
 
@@ -146,6 +147,7 @@ class Builder:
 
         work = self._work(Tree(base, [changes]).nodes(), changes)
         self._parts_of(base, [pair for pair in work if is_ours(pair[0].id)], changes)
+        self._batch.send()
 
     def build(
         self,
@@ -189,11 +191,14 @@ class Builder:
             parent_id=base.id if self._spec_version == 1 else None,
         )
         if log != self._log:
-            self._assets.write_transaction_log(log, spec_version=self._spec_version)
-            self._log = log
+            self._assets.write_transaction_log(
+                log, spec_version=self._spec_version, batch=self._batch
+            )
             self._count()
-        self._assets.write_snapshot(snapshot, spec_version=self._spec_version)
+        self._assets.write_snapshot(snapshot, spec_version=self._spec_version, batch=self._batch)
         self._count()
+        self._batch.send()
+        self._log = log
         return Built(snapshot, log)
 
     def _write_manifests(
@@ -292,7 +297,9 @@ class Builder:
                     (parts if joins else written).append(piece)
         pool = ChunkRefs.concatenate(len(grid), parts).overlay(edits).without_deleted()
         for piece in (*written, *split(pool, sizes)):
-            file = self._assets.write_manifest({node.id: piece}, spec_version=self._spec_version)
+            file = self._assets.write_manifest(
+                {node.id: piece}, spec_version=self._spec_version, batch=self._batch
+            )
             self._count()
             kept.append((ManifestRef(file.id, piece.extents()), file))
         return kept

@@ -139,6 +139,8 @@ class Storage(Displayed, ABC):
     queues_writers: bool = False
     #: Whether `copy` with a condition fetches the object and puts it again.
     copies_by_reading: bool = False
+    #: Whether a request takes so long that others should run at the same time.
+    is_remote: bool = False
 
     # -- constructors of the official client ---------------------------------------
     new_in_memory = _Constructor("constructors", "in_memory_storage")

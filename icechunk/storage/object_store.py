@@ -106,6 +106,7 @@ class ObjectStorage(Storage):
     """
 
     copies_by_reading = True
+    is_remote = True
 
     def __init__(
         self,

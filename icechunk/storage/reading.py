@@ -55,8 +55,7 @@ class Memory:
     """
 
     def __init__(self, size: int) -> None:
-        reserved = np.empty(size, np.uint8) if size <= _RESERVED else None
-        self._bytes = None if reserved is None else memoryview(reserved)
+        self._bytes = np.empty(size, np.uint8).data if size <= _RESERVED else None
 
     def part(self, start: int, stop: int) -> memoryview | None:
         """Return a part to write to; None where all of it is too much to reserve."""

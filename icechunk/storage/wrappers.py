@@ -49,6 +49,7 @@ class WrapperStorage(Storage):
         self.checks_conditions = inner.checks_conditions
         self.queues_writers = inner.queues_writers
         self.copies_by_reading = inner.copies_by_reading
+        self.is_remote = inner.is_remote
 
     def before(self, operation: str, keys: tuple[str, ...], written: int) -> None:
         """Act before a call reaches the inner storage; may raise.

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
+import zarr
 
 from icechunk import (
     FaultyStorage,
@@ -14,9 +17,10 @@ from icechunk import (
     SnapshotNotFoundError,
     StorageError,
 )
-from icechunk.commit.assets import Assets, _Cache
+from icechunk.commit.assets import Assets, Batch, _Cache
 from icechunk.format.ids import decode_id
-from icechunk.storage.base import Storage
+from icechunk.storage import WrapperStorage
+from icechunk.storage.base import BytesLike, Storage
 
 
 def assets_on(storage: Storage) -> Assets:
@@ -106,3 +110,97 @@ def test_a_snapshot_that_could_not_be_fetched_is_fetched_later() -> None:
     with pytest.raises(SnapshotNotFoundError, match="there is no snapshot"):
         assets.snapshot(b"x" * 12)
     assert not assets._snapshots._making
+
+
+# -- what a commit stores at the same time ---------------------------------------------------
+class Remote(WrapperStorage):
+    """A storage whose puts of new objects wait until so many are on their way."""
+
+    def __init__(self, inner: Storage, together: int) -> None:
+        super().__init__(inner)
+        self.is_remote = True
+        self.barrier = threading.Barrier(together)
+        self.waits = False
+        self.rounds: list[str] = []
+        self.failing = ""
+
+    def put(
+        self, key: str, data: BytesLike, *, if_absent: bool = False, if_match: str | None = None
+    ) -> str | None:
+        folder = key.partition("/")[0]
+        if self.waits and folder in ("manifests", "transactions", "snapshots"):
+            self.barrier.wait(30)
+        self.rounds.append(folder)
+        if folder == self.failing:
+            raise StorageError("no")
+        return super().put(key, data, if_absent=if_absent, if_match=if_match)
+
+
+def one_chunk(repository: Repository, value: int, *names: str) -> None:
+    session = repository.writable_session("main")
+    for name in names or ("a",):
+        zarr.open_array(session.store, path=name, mode="r+")[0] = value
+    session.commit("a value")
+
+
+def with_arrays(storage: Storage, *names: str) -> Repository:
+    repository = Repository.create(storage)
+    session = repository.writable_session("main")
+    for name in names:
+        zarr.create_array(session.store, name=name, shape=(4,), chunks=(1,), dtype="i4")
+    session.commit("arrays")
+    return repository
+
+
+def test_a_commit_stores_its_objects_at_the_same_time() -> None:
+    storage = Remote(MemoryStorage(), 4)
+    repository = with_arrays(storage, "a", "b")
+    storage.rounds.clear()
+    storage.waits = True
+    one_chunk(repository, 1, "a", "b")
+    assert Counter(storage.rounds[:4]) == {"manifests": 2, "transactions": 1, "snapshots": 1}
+    # what makes them visible comes when all are there
+    assert storage.rounds[4:] == ["repo"]
+    storage.waits = False
+    assert repository.verify(deep=True).ok
+
+
+def test_a_commit_to_a_folder_takes_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = with_arrays(MemoryStorage(), "a")
+    session = repository.writable_session("main")
+    zarr.open_array(session.store, path="a", mode="r+")[0] = 1
+    started: list[str] = []
+    monkeypatch.setattr(threading.Thread, "start", lambda self: started.append(self.name))
+    session.commit("a value")
+    assert not started
+
+
+@pytest.mark.parametrize("folder", ["manifests", "transactions", "snapshots"])
+def test_nothing_is_published_where_one_of_them_fails(folder: str) -> None:
+    storage = Remote(MemoryStorage(), 1)
+    repository = with_arrays(storage, "a")
+    session = repository.writable_session("main")
+    zarr.open_array(session.store, path="a", mode="r+")[0] = 1
+    storage.failing, storage.rounds = folder, []
+    with pytest.raises(StorageError, match="no"):
+        session.commit("a value")
+    assert "repo" not in storage.rounds
+    storage.failing = ""
+    session.commit("a value")
+    found = zarr.open_array(repository.readonly_session("main").store, path="a", mode="r")
+    assert found[0] == 1
+    assert repository.verify(deep=True).ok
+
+
+def test_what_is_large_does_not_wait() -> None:
+    """A batch holds no more than so many bytes."""
+    storage = Remote(MemoryStorage(), 1)
+    batch = Batch(storage)
+    data = np.random.default_rng(0).bytes(3 << 20)
+    for number in range(4):
+        batch.put(f"manifests/{number}", data)
+    assert storage.rounds == ["manifests"] * 2
+    batch.send()
+    assert storage.rounds == ["manifests"] * 4
+    batch.send()
+    assert storage.rounds == ["manifests"] * 4
