@@ -143,7 +143,27 @@ def stage(
     writes = [
         _checked(PendingWrite(*write), dataset, stored, existing, options) for write in encoded
     ]
-    return [write for write in writes if not _is_stored(write, existing, options)]
+    whole = _replaced_whole(dataset, existing, options)
+    return [
+        write
+        for write in writes
+        if write.target.basename not in whole
+        or not _is_stored(write, existing[write.target.basename])
+    ]
+
+
+def _replaced_whole(
+    dataset: xr.Dataset, existing: Mapping[str, xr.Variable], options: Options
+) -> set[str]:
+    """Return the arrays that are written as a whole, and likely with what they hold already.
+
+    They are those that an append does not extend, and coordinates of other writes.
+    """
+    if options.append_dim is not None:
+        return {name for name, array in existing.items() if options.append_dim not in array.dims}
+    if options.region is not None:
+        return set()
+    return (set(existing) & set(map(str, dataset.coords))) - options.fresh
 
 
 def _is_written(store: IcechunkStore, group: str, name: str, region: Sequence[slice]) -> bool:
@@ -196,14 +216,11 @@ def _fails_alike(
     return False
 
 
-def _is_stored(write: PendingWrite, existing: Mapping[str, xr.Variable], options: Options) -> bool:
-    """Whether an append would write once more what is stored, value by value.
+def _is_stored(write: PendingWrite, stored: xr.Variable) -> bool:
+    """Whether a write would repeat what is stored, value by value.
 
     It would be a change in every diff, and a conflict in every rebase.
     """
-    stored = existing.get(write.target.basename)
-    if stored is None or options.append_dim is None or options.append_dim in stored.dims:
-        return False
     if write.is_lazy or stored.shape != write.source.shape:
         return False
     kept, given = np.asarray(stored.values), np.asarray(write.source)

@@ -83,7 +83,8 @@ def to_icechunk(
         - "w": write the group anew; its old content is gone from this version;
         - "w-": create the group, and refuse one that exists;
         - "a": add variables, and overwrite those that exist: values, and attributes where the
-          new ones have any; how numbers are stored stays;
+          new ones have any; how numbers are stored stays,
+          and coordinates with equal values are not written again;
         - "a-": as "a", but with `append_dim` leave existing variables without it alone;
         - "r+": overwrite values only.
 

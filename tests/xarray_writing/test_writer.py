@@ -406,3 +406,48 @@ def test_a_storage_that_fails_changes_nothing(nth: int) -> None:
     repo = Repository.open(inner)
     assert repo.lookup_branch("main") == tip
     xr.testing.assert_identical(read(repo), SMALL)
+
+
+CLIMATE = xr.Dataset(
+    {"t": (("time", "x"), np.ones((3, 4)))},
+    {
+        "time": np.array(["2020-01-01", "2020-01-02", "2020-01-03"], "M8[ns]"),
+        "x": [1.0, -0.0, np.nan, 4],
+        "height": 2.0,
+        "place": ("x", np.array(list("abcd"), object)),
+    },
+)
+
+
+@pytest.mark.parametrize("mode", ["a", "r+"])
+def test_equal_coordinates_stay_as_they_are(mode: Any) -> None:
+    repo = create()
+    first = to_icechunk(CLIMATE, repo)
+
+    def written(dataset: xr.Dataset) -> set[str]:
+        session = repo.writable_session("main")
+        to_icechunk(dataset, session, mode=mode)
+        return set(session.status().updated_chunks)
+
+    assert written(CLIMATE * 2) == {"/t"}
+    assert written(CLIMATE.assign_coords(x=[1.0, -0.0, np.nan, 5])) == {"/t", "/x"}
+    # a zero of another sign is another value
+    assert written(CLIMATE.assign_coords(x=[1.0, 0.0, np.nan, 4])) == {"/t", "/x"}
+    assert written(CLIMATE.assign_coords(height=3.0)) == {"/t", "/height"}
+    assert "/place" in written(CLIMATE.assign_coords(place=("x", list("abce"))))
+    assert "/time" in written(CLIMATE.assign_coords(time=CLIMATE.time + np.timedelta64(1, "D")))
+    if mode == "a":
+        # a variable of the same values is what the caller wants to write
+        assert written(CLIMATE[["t"]].rename(t="u")) == {"/u"}
+    to_icechunk(CLIMATE * 2, repo, mode=mode)
+    diff = repo.diff(from_snapshot_id=first, to_branch="main")
+    assert set(diff.updated_chunks) == {"/t"} and not diff.updated_arrays
+    xr.testing.assert_identical(read(repo), CLIMATE * 2)
+
+
+def test_an_append_of_the_same_coordinates_is_one() -> None:
+    repo = create()
+    to_icechunk(CLIMATE, repo)
+    to_icechunk(CLIMATE, repo, append_dim="time", safe_append=False)
+    times = read(repo).time.values
+    np.testing.assert_array_equal(times, np.tile(CLIMATE.time.values, 2))
