@@ -29,6 +29,10 @@ report.raise_for_failures()
 # --8<-- [end:virtualize]
 
 # --8<-- [start:open]
+from pathlib import Path
+
+import xarray as xr
+
 import icechunk
 
 prefix = f"file://{Path('archive').resolve()}/"
@@ -51,8 +55,8 @@ grown = xr.open_dataset(
 )
 assert grown.sizes["time"] == 112
 
-# --8<-- [start:replace]
 write(2)  # somebody processed this month again
+# --8<-- [start:replace]
 virtualize("archive/*.nc", "catalogue", concat_dims=["time"], on_changed="replace")
 # --8<-- [end:replace]
 

@@ -1,9 +1,9 @@
 """Sizes of chunks, shards and manifests, and what they amount to."""
 
+# --8<-- [start:encoding]
 import numpy as np
 import xarray as xr
 
-# --8<-- [start:encoding]
 from icechunk_xarray import to_icechunk
 
 values = np.zeros((64, 180, 360), np.float32)

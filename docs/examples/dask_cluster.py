@@ -1,12 +1,12 @@
 """Dask arrays into a repository, by processes of a cluster."""
 
-import dask.array as da
-import xarray as xr
-from distributed import Client, LocalCluster
-
 
 def main() -> None:
     # --8<-- [start:cluster]
+    import dask.array as da
+    import xarray as xr
+    from distributed import Client, LocalCluster
+
     from icechunk_xarray import to_icechunk
 
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:

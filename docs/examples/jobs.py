@@ -14,6 +14,9 @@ repo.jobs.create("backfill", keys=[2001, 2002, 2003, 2004], message="Four years"
 
 
 # --8<-- [start:run]
+import zarr
+
+
 def write_year(store, year):
     zarr.open_array(store, path="temperature", mode="r+")[year - 2001] = float(year)
 

@@ -14,6 +14,9 @@ for n in (0, 1):
     )
 
 # --8<-- [start:make]
+import json
+from pathlib import Path
+
 from kerchunk.hdf import SingleHdf5ToZarr
 
 for n in (0, 1):

@@ -21,6 +21,7 @@ tip = icechunk.Repository.open("hours").lookup_branch("main")
 assert to_icechunk(ds, "hours", job="2024", commit_every="1GB") == tip
 
 # --8<-- [start:template]
+import icechunk
 from icechunk_xarray import initialize, plan_regions
 
 initialize(ds, "many", chunks={"time": 6})  # arrays and coordinates, and no data

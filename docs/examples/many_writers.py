@@ -11,6 +11,9 @@ with repo.transaction("main", message="Four days") as store:
     zarr.create_array(store, name="temperature", shape=(4, 6), chunks=(1, 6), dtype="f4")
 
 # --8<-- [start:forks]
+from concurrent.futures import ThreadPoolExecutor
+
+import zarr
 
 
 def write_day(fork, day):
@@ -40,6 +43,7 @@ array = zarr.open_array(repo.readonly_session("main").store, path="temperature",
 assert array[:, 0].tolist() == [30, 31, 32, 33]
 
 # --8<-- [start:appenders]
+import icechunk
 
 
 def add_one(day):

@@ -8,7 +8,6 @@ group.create_array("a", shape=(4,), dtype="f4", dimension_names=["x"])[:] = [1, 
 # --8<-- [start:zarr]
 import xarray as xr
 
-import icechunk
 from icechunk_xarray import to_icechunk
 
 to_icechunk(xr.open_zarr("plain.zarr", consolidated=False), "moved", message="From plain Zarr")
@@ -16,6 +15,8 @@ to_icechunk(xr.open_zarr("plain.zarr", consolidated=False), "moved", message="Fr
 assert xr.open_dataset("moved", engine="icechunk").a.values.tolist() == [1, 2, 3, 4]
 
 # --8<-- [start:upgrade]
+import icechunk
+
 old = icechunk.Repository.create(icechunk.local_filesystem_storage("old"), spec_version=1)
 icechunk.upgrade_icechunk_repository(old, dry_run=False)
 # --8<-- [end:upgrade]

@@ -7,6 +7,8 @@ icechunk.Repository.create(storage, config=icechunk.RepositoryConfig()).save_con
 allowed = {"s3://public-data/": icechunk.s3_anonymous_credentials()}
 
 # --8<-- [start:trust]
+import icechunk
+
 config = icechunk.Repository.fetch_config(storage)
 print(config.virtual_chunk_containers)  # look at them
 repository = icechunk.Repository.open(

@@ -40,6 +40,8 @@ assert found.ok
 
 Path("kept/repo").write_bytes(b"")  # damaged
 # --8<-- [start:repair]
+import icechunk
+
 print(icechunk.Repository.repair(storage))  # what would be done
 icechunk.Repository.repair(storage, dry_run=False)
 # --8<-- [end:repair]
@@ -51,12 +53,16 @@ def chunks() -> int:
 
 assert chunks() == 3
 # --8<-- [start:newest]
+from datetime import UTC, datetime
+
 repo.reset_branch("main", repo.resolve("main~1"))  # the newest commit brought the data
 repo.garbage_collect(datetime.now(UTC))
 # --8<-- [end:newest]
 assert chunks() == 2
 
 # --8<-- [start:all]
+import zarr
+
 with repo.transaction("main", message="Withdraw the array 'a'") as store:
     del zarr.open_group(store)["a"]
 

@@ -9,6 +9,8 @@ with repo.transaction("main", message="Start") as store:
     zarr.create_array(store, name="a", shape=(4,), chunks=(1,), dtype="i4")[:] = 0
 
 # --8<-- [start:branch]
+import zarr
+
 repo.create_branch("trial", snapshot_id=repo.resolve("main"))
 with repo.transaction("trial", message="Try") as store:
     zarr.open_array(store, path="a")[0] = 7
@@ -19,6 +21,8 @@ repo.reset_branch("main", repo.resolve("trial"))  # or delete the branch, and fo
 assert zarr.open_array(repo.readonly_session("main").store, path="a", mode="r")[0] == 7
 
 # --8<-- [start:conflict]
+import icechunk
+
 mine = repo.writable_session("main")
 zarr.open_array(mine.store, path="a")[1] = 1
 

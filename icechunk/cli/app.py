@@ -93,10 +93,10 @@ class Commands(click.Group):
         """Run a command. A mistake of the user is a message, and status 1."""
         try:
             return super().invoke(ctx)
-        except (IcechunkError, ModuleNotFoundError, OSError) as error:
+        except (IcechunkError, ImportError, OSError) as error:
             if isinstance(error, BrokenPipeError):
                 raise
-            if isinstance(error, ModuleNotFoundError):
+            if isinstance(error, ModuleNotFoundError) and error.msg.startswith("No module"):
                 message = f"{error.name} is not installed: pip install 'icechunk[all]'"
             else:
                 message = str(error) or type(error).__name__

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import os
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,6 +81,36 @@ def test_every_region_is_shown() -> None:
     for program in PROGRAMS:
         for region in re.findall(r"\[start:(\w+)\]", program.read_text()):
             assert (program.name, region) in shown
+
+
+def regions(page: Path) -> Iterator[tuple[str, ast.Module]]:
+    """Yield the parts of programs that a page shows, in its order."""
+    for language, text in BLOCK.findall(page.read_text()):
+        found = INCLUDE.fullmatch(text)
+        if language == "python" and found is not None and found[2]:
+            (path,) = (folder / found[1] for folder in EXAMPLES if (folder / found[1]).exists())
+            start, end = (f"# --8<-- [{which}:{found[2]}]\n" for which in ("start", "end"))
+            shown = path.read_text().partition(start)[2].partition(end)[0]
+            yield found[0], ast.parse(textwrap.dedent(shown.rpartition("\n")[0] + "\n"))
+
+
+@pytest.mark.parametrize("page", ALL, ids=name)
+def test_pages_can_be_followed(page: Path) -> None:
+    """What a block uses is made by a block above it, or the page's text says what it is."""
+    known = set(dir(builtins)) | set(re.findall(r"`(\w+)`", BLOCK.sub("", page.read_text())))
+    for region, tree in regions(page):
+        names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+        bound = {node.id for node in names if not isinstance(node.ctx, ast.Load)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                bound |= {(a.asname or a.name).partition(".")[0] for a in node.names}
+            elif isinstance(node, ast.FunctionDef):
+                bound |= {node.name, *(arg.arg for arg in node.args.args)}
+            elif isinstance(node, ast.ExceptHandler) and node.name:
+                bound.add(node.name)
+        known |= bound
+        missing = {node.id for node in names if isinstance(node.ctx, ast.Load)} - known
+        assert not missing, (region, missing)
 
 
 def anchors(path: Path) -> set[str]:
