@@ -88,7 +88,7 @@ def test_slurm(run: Any, tmp_path: Path) -> None:
 def test_github(run: Any, tmp_path: Path) -> None:
     workflow = yaml.safe_load((EXAMPLES / "github_matrix.yml").read_text())["jobs"]
     commands = {
-        name: next(step["run"] for step in job["steps"] if "run" in step)
+        name: [step["run"] for step in job["steps"] if "run" in step][-1]
         for name, job in workflow.items()
     }
     output = tmp_path / "output"
