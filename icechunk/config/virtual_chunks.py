@@ -153,8 +153,8 @@ class VirtualChunkSpec:
         Reading fails if the file has another ETag.
     last_updated_at_checksum : datetime, optional
         Reading fails if the file was modified later. With a time zone; a fraction of a
-        second is rounded up. At most one of the two checksums (Icechunk spec, "Virtual
-        references").
+        second is cut off, so for a file on a disk pass the second after its own time. At most
+        one of the two checksums (Icechunk spec, "Virtual references").
     """
 
     index: list[int]

@@ -58,7 +58,7 @@ class VirtualRefs:
             Where the chunk is in the file, in bytes.
         checksum : str or datetime, optional
             The ETag that the file must have, or the time after which it must not have
-            been modified. Reading fails if it does not hold.
+            been modified, in whole seconds. Reading fails if it does not hold.
         validate_container : bool
             Whether to refuse a location that is in no container of the config.
 

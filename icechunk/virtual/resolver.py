@@ -371,8 +371,14 @@ class _Request:
         if isinstance(exc, InvalidInputError):
             raise InvalidInputError(self._named(exc), exc.kind) from exc
         if isinstance(exc, PreconditionFailedError):
+            since = ""
+            if self.modified is not None:
+                latest = f"{self.modified:%Y-%m-%d %H:%M:%S} UTC"
+                since = f", which is for one not modified after {latest}"
             raise StorageError(
-                self._named(f"the file has changed since the reference to it was written: {exc}"),
+                self._named(
+                    f"the file has changed since the reference to it was written{since}: {exc}"
+                ),
                 ErrorKind.VIRTUAL_CHUNK_MODIFIED,
             ) from exc
         if isinstance(exc, ObjectNotFoundError):

@@ -36,13 +36,14 @@ def checksum_parts(checksum: str | datetime | None) -> tuple[str | None, datetim
 
 
 def whole_seconds(time: datetime | None) -> int:
-    """Return whole seconds since the epoch, rounded up; 0 if there is no time.
+    """Return whole seconds since the epoch, 0 if there is no time.
 
-    File systems store fractions, and a file must not be newer than its own time.
+    A fraction is cut off, as the official client does it: rounded up, a file that is replaced
+    within that second would be read as the old one.
     """
     if time is None:
         return 0
-    seconds = math.ceil(time.timestamp())
+    seconds = math.floor(time.timestamp())
     if not 0 < seconds < 2**32:
         raise InvalidInputError(
             f"the time of last modification {time} cannot be stored: it must be after 1970 and "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -48,3 +50,41 @@ def extend(folder: str, prefix: str) -> None:
     location = f"{prefix}0001%20%25.bin"
     session.store.set_virtual_ref("a/c/0/0", location, offset=0, length=8)
     session.commit("extended")
+
+
+def refer(folder: str, prefix: str, time: float) -> None:
+    """Make a repository with a chunk in a file that was last modified at a time."""
+    config = icechunk.RepositoryConfig.default()
+    config.set_virtual_chunk_container(
+        icechunk.VirtualChunkContainer(prefix, icechunk.local_filesystem_store(prefix[7:]))
+    )
+    repo = icechunk.Repository.create(
+        icechunk.local_filesystem_storage(folder),
+        config=config,
+        authorize_virtual_chunk_access={prefix: None},
+    )
+    session = repo.writable_session("main")
+    zarr.create_array(
+        session.store, name="a", shape=(8,), chunks=(8,), dtype="u1", compressors=None
+    )
+    session.store.set_virtual_ref(
+        "a/c/0",
+        f"{prefix}a.bin",
+        offset=0,
+        length=8,
+        checksum=datetime.fromtimestamp(time, UTC),
+    )
+    session.commit("one chunk elsewhere")
+
+
+def is_read(folder: str, prefix: str, times: list[float]) -> list[bool]:
+    """Say whether the chunk is read when its file was modified at each of some times."""
+    found = []
+    for time in times:
+        os.utime(f"{prefix[7:]}a.bin", (time, time))
+        try:
+            values(_open(folder, prefix).readonly_session("main"))
+            found.append(True)
+        except icechunk.IcechunkError:
+            found.append(False)
+    return found

@@ -6,6 +6,7 @@ import base64
 from pathlib import Path
 
 import numpy as np
+import pytest
 import zarr
 
 from icechunk import (
@@ -16,7 +17,7 @@ from icechunk import (
 from icechunk.format.encoding.envelope import FileType, unwrap
 from icechunk.format.encoding.flatbuf import read_root
 from icechunk.kerchunk import import_references
-from tests.interop.sides import Official, Ours
+from tests.interop.sides import Official, Ours, Side
 from tests.kerchunk.base import ARCHIVE, NETCDF, array_refs, local, repository, scan
 
 
@@ -68,3 +69,20 @@ def test_many_files(ours: Ours, official: Official, tmp_path: Path) -> None:
     assert array[0].tolist() == [1, -1]
     assert array[count].tolist() == [7, 8]
     assert array[count + 1].tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 0.75])
+def test_fractions_of_seconds(
+    sides: tuple[Side, Side], ours: Ours, official: Official, tmp_path: Path, fraction: float
+) -> None:
+    """Both cut them off where a time is given, and not where a file has one."""
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a.bin").write_bytes(bytes(range(8)))
+    where = (str(tmp_path / "repo"), f"{(tmp_path / 'files').as_uri()}/")
+    start = 1_700_000_000
+    writer, _ = sides
+    writer.run("references.refer", *where, start + fraction)
+    times = [start + after for after in (-1, 0, 0.125, 0.25, 0.5, 0.75, 1, 2)]
+    expected = [time <= start for time in times]
+    assert ours.run("references.is_read", *where, times) == expected
+    assert official.run("references.is_read", *where, times) == expected

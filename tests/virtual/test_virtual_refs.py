@@ -430,20 +430,27 @@ SETTERS = [set_by_ref, set_by_spec, set_by_arrays]
 
 
 @pytest.mark.parametrize("set_one", SETTERS)
-def test_a_file_is_no_newer_than_its_own_time(
+def test_a_fraction_of_a_second_is_cut_off(
     store: IcechunkStore,
     files: Path,
     source: str,
     set_one: Callable[[IcechunkStore, str, Any], None],
 ) -> None:
-    """File systems know fractions of a second, and the format does not."""
-    modified = (MODIFIED + timedelta(seconds=0.25)).timestamp()
-    os.utime(files / "values.bin", (modified, modified))
-    set_one(store, source, datetime.fromtimestamp(modified, UTC))
-    assert rows(store)[0] == 0
-    os.utime(files / "values.bin", (modified + 1, modified + 1))
-    with pytest.raises(StorageError, match="changed since"):
-        rows(store)
+    """A file that is replaced within the second is told, as by the official client."""
+
+    def modify(seconds: float) -> None:
+        time = (MODIFIED + timedelta(seconds=seconds)).timestamp()
+        os.utime(files / "values.bin", (time, time))
+
+    # what programs pass that want no refusal: a second more than the time of the file
+    set_one(store, source, MODIFIED + timedelta(seconds=1.25))
+    for seconds in (-1, 0, 0.25, 1):
+        modify(seconds)
+        assert rows(store)[0] == 0
+    for seconds in (1.125, 1.5, 2):
+        modify(seconds)
+        with pytest.raises(StorageError, match=r"changed since .* not modified after"):
+            rows(store)
 
 
 @pytest.mark.parametrize("set_one", SETTERS)
