@@ -7,6 +7,7 @@ import json
 import operator
 import os
 import platform
+import threading
 import traceback
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -175,9 +176,8 @@ class Job(Displayed):
         """
         if not callable(func):
             raise InvalidInputError(f"func is {func!r}, it must be a function of store and key")
-        for name, value in (("timeout", timeout), ("lease", lease)):
-            if value is not None and not value > 0:
-                raise InvalidInputError(f"{name} must be a number of seconds, not {value!r}")
+        timeout = None if timeout is None else _seconds("timeout", timeout)
+        lease = _seconds("lease", lease)
         if retries < 0:
             raise InvalidInputError(f"retries is {retries!r}, it must not be negative")
         chosen = self._chosen(index, keys)
@@ -558,6 +558,17 @@ class Job(Displayed):
         last = seen.astimezone(UTC).isoformat(timespec="microseconds")
         a = attempt
         return RunningPart(a.key, a.number, a.started, a.host, a.pid, last, dead)
+
+
+def _seconds(name: str, value: Any) -> float:
+    """Return a time that threads can wait; refuse all else."""
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
+        raise InvalidInputError(f"{name} must be a number of seconds, not {value!r}")
+    return seconds
 
 
 def _texts(keys: Sequence[Any] | None) -> list[str]:

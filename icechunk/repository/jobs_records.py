@@ -570,6 +570,9 @@ def _fits(value: Any, wanted: Any) -> bool:
         return True
     if get_origin(wanted) is UnionType:
         return any(_fits(value, each) for each in get_args(wanted))
+    if wanted is float and isinstance(value, int):
+        # what a writer gave as a whole number
+        wanted = int
     # elements that are no such values are made into some
     elements = {str: str, int: int}.get(get_args(wanted)[0]) if get_args(wanted) else None
     if not isinstance(value, get_origin(wanted) or wanted) or isinstance(value, bool):

@@ -143,6 +143,29 @@ def ingest_store_dask(folder: Path, steps: Steps, scale: float) -> None:
     store(folder, steps, large_source(scale))
 
 
+def ingest_in_batches(folder: Path, steps: Steps, scale: float) -> None:
+    """The same in ten commits, each of which is made while the next tasks run."""
+    from icechunk_dask import store_dask
+
+    source = large_source(scale)
+    repository = repository_in(folder)
+    session = repository.writable_session("main")
+    chunks = source.chunksize
+    zarr.create_array(session.store, name="a", shape=source.shape, chunks=chunks, dtype="f4")
+    session.commit("an array")
+    with cluster(steps), timed(steps, "write and commit"):
+        store_dask(
+            sources=[source],
+            targets=["a"],
+            repository=repository,
+            message="stored",
+            commit_every=max(source.npartitions // 10, 1),
+            progress=False,
+        )
+    last = zarr.open_array(repository.readonly_session("main").store, path="a", mode="r")[-1]
+    assert np.array_equal(last, source[-1].compute(scheduler="sync"))
+
+
 def dataset(scale: float) -> xr.Dataset:
     return xr.Dataset({"a": (("t", "y", "x"), large_source(scale))})
 

@@ -113,3 +113,16 @@ def test_lambda(run: Any, tmp_path: Path) -> None:
     check(tmp_path)
     # once more for a message that was done
     assert call(messages[3])["snapshot"] == answers[-1]["snapshot"]
+
+
+@pytest.mark.parametrize("pool", ["processes", "loky", "ray"])
+def test_pools(run: Any, tmp_path: Path, pool: str) -> None:
+    """Those of other libraries where they are installed."""
+    if pool != "processes":
+        pytest.importorskip(pool)
+    words = ("python", "pools.py", pool)
+    assert "8 days written, 0 were there" in run(*words)
+    assert "0 days written, 8 were there" in run(*words)
+    store = Repository.open(tmp_path / "repository").readonly_session("main").store
+    array: Any = zarr.open_array(store, path="temperature", mode="r")
+    assert array[:].tolist() == [[day + 1.0] * 10 for day in range(8)]

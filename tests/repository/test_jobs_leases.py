@@ -6,6 +6,7 @@ import threading
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pytest
 import zarr
 
@@ -179,3 +180,29 @@ def test_limits_of_time() -> None:
 
     with Heartbeat(0.001, beat):
         assert called.wait(60)
+
+
+@pytest.mark.parametrize("lease", [300, 300.0, np.float32(300), np.int64(300)])
+def test_records_of_parts_that_run_can_be_read(repository: Repository, lease: Any) -> None:
+    """Whole numbers, too: what looks at the job meanwhile reads the record."""
+    job = repository.jobs.open("rows")
+    seen: list[Any] = []
+
+    def look(store: IcechunkStore, key: Any) -> None:
+        seen.append(job.status().running)
+        repository.garbage_collect(datetime.now(UTC))
+        write(store, key)
+
+    job.run(look, 0, lease=lease)
+    assert [part.key for part in seen[0]] == [0]
+    job.publish()
+    assert values(repository)[0] == 1
+
+
+@pytest.mark.parametrize("value", ["a minute", 0, -1, float("inf"), float("nan"), [1]])
+@pytest.mark.parametrize("name", ["lease", "timeout"])
+def test_what_is_no_time(repository: Repository, name: str, value: Any) -> None:
+    job = repository.jobs.open("rows")
+    with pytest.raises(InvalidInputError, match=f"{name} must be a number of seconds, not "):
+        job.run(write, 0, **{name: value})
+    assert job.status().missing == [0, 1, 2, 3]
