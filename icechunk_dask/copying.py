@@ -16,30 +16,38 @@ from datetime import timedelta
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 import zarr
 
 from icechunk import (
     ConflictDetector,
     InvalidInputError,
+    MemoryStorage,
     Repository,
     RepositoryConfig,
     Session,
 )
 from icechunk.repository.archive_tables import FIELD, Named
+from icechunk_dask.archives.adding import none_read
 from icechunk_dask.archives.containers import authorization, derive_containers
 from icechunk_dask.archives.record import Files, Record
 from icechunk_dask.archives.report import VariableReport, VirtualizeReport
 from icechunk_dask.archives.sources import Sources, Version, location_of
 from icechunk_dask.archives.target import Opened, Target
 from icechunk_dask.archives.virtualize import virtualize
+from icechunk_dask.copy_checks import Block, check_fit, check_places
 from icechunk_dask.executors import ExecutorOption
 from icechunk_dask.one_call import alone
+from icechunk_dask.opened_files import OpenedFiles, Opening, refuse_with_engine, reopened
 from icechunk_dask.progress import ProgressOption
 
 __all__ = ["ingest"]
 
-_ON_CHANGED: Final = ("error", "keep")
+_ON_CHANGED: Final = "error", "keep"
+_ON_MISMATCH: Final = "error", "skip", "materialize"
+#: All values are copied, whatever references can express.
+_ANY_SIZE: Final = 1 << 62
 #: Encodings of a file that say how numbers are stored, and not where.
 _KEPT: Final = (
     "dtype",
@@ -47,6 +55,7 @@ _KEPT: Final = (
     "add_offset",
     "_FillValue",
     "missing_value",
+    "_Unsigned",
     "units",
     "calendar",
 )
@@ -75,6 +84,10 @@ def ingest(
     on_changed: str = "error",
     allow_gaps: bool = False,
     verify: str = "sample",
+    drop_attributes: Sequence[str] = (),
+    filter_by_keys: Mapping[str, Any] | None = None,
+    engine: str | None = None,
+    open_options: Mapping[str, Any] | None = None,
     commit_every: int | str | timedelta = "1GB",
     executor: ExecutorOption = None,
     progress: ProgressOption = None,
@@ -83,7 +96,7 @@ def ingest(
 
     As `virtualize`, but values are written as chunks of the repository, which needs the files
     no more. Called again, files that are there already are left out, and new ones are appended
-    along the first of `concat_dims`.
+    along the first of `concat_dims`. With `engine`, files of any kind that xarray opens.
 
     Arrays and coordinates are committed first, then values in batches. Whatever ends the call,
     the next one first finishes what it began.
@@ -96,6 +109,16 @@ def ingest(
         A repository is created where there is none.
     concat_dims, expand_dims, variables, drop_variables, rename, parser, allow_gaps, verify
         As for `virtualize`.
+    drop_attributes, filter_by_keys
+        As for `virtualize`. Messages that `filter_by_keys` chooses of files that are there
+        already go to a group of their own.
+    engine : str, optional
+        Let xarray open the files with this engine, such as ``"zarr"``, ``"rasterio"`` or
+        ``"cfgrib"``, and combine them along the first of `concat_dims`. They are compared with the
+        first of them and with what is stored; what their own library reads is not checked.
+        Default: the scanners of `virtualize`.
+    open_options : mapping, optional
+        With `engine`: more arguments of `xarray.open_dataset`, such as ``{"backend_kwargs": ...}``.
     chunks : mapping of str to int, optional
         Sizes of chunks of new arrays, by dimension; -1 is the whole dimension of the first call.
         Default: those of the files.
@@ -107,8 +130,10 @@ def ingest(
     storage_options, remote_options
         As for `virtualize`.
     on_mismatch : {"error", "skip", "materialize"}
-        What to do with files that differ from the first; see `virtualize`. With
-        ``"materialize"`` they are taken if their values can be stored as those of the first.
+        What to do with files that differ from the first; see `virtualize`. Chunks and compression
+        may differ. With ``"materialize"`` other data types and packings are taken, too, if their
+        values can be stored as those of the first; with `engine`, numbers that files pack in
+        different ways are stored as they are read.
     on_changed : {"error", "keep"}
         What to do with files that are of another version than when they were copied: refuse,
         or leave what was copied.
@@ -128,7 +153,8 @@ def ingest(
     ------
     InvalidInputError
         If files contradict each other or what is stored, have changed, or lie between or before
-        those that are stored. The message names what.
+        those that are stored. The message names what. Values that something else has written
+        are never taken for those of a file: a file that has them is named, too.
     ConflictError
         If others have changed the same arrays meanwhile.
     SessionStateError
@@ -160,9 +186,14 @@ def ingest(
         "drop_variables": drop_variables,
         "rename": rename,
         "parser": parser,
-        "on_mismatch": on_mismatch,
+        # values are copied, so chunks need not fit
+        "on_mismatch": "layout" if on_mismatch == "error" else on_mismatch,
         "allow_gaps": allow_gaps,
         "verify": verify,
+        "drop_attributes": drop_attributes,
+        "filter_by_keys": filter_by_keys,
+        "max_bytes_by_value": _ANY_SIZE,
+        "chunk_grid": "regular",
         "remote_options": opened.remote_options,
     }
     writing = {
@@ -172,13 +203,24 @@ def ingest(
         "chunkmanager_store_kwargs": {} if executor is None else {"executor": executor},
         "progress": progress,
     }
+    if on_mismatch not in _ON_MISMATCH:
+        raise InvalidInputError(
+            f"on_mismatch is {on_mismatch!r}, it must be {' or '.join(map(repr, _ON_MISMATCH))}"
+        )
     root = "/" + group.strip("/")
     dims = [concat_dims] if isinstance(concat_dims, str) else [*concat_dims]
     dims += [expand_dims] if isinstance(expand_dims, str) else expand_dims
     if not dims:
         raise InvalidInputError("concat_dims names no dimension")
+    opening = Opening.of(
+        engine, open_options, dims[0], expand_dims, variables, drop_variables, rename
+    )
+    if opening is not None:
+        refuse_with_engine(
+            parser=parser, filter_by_keys=filter_by_keys, drop_attributes=drop_attributes or None
+        )
     copying = _Copying(
-        opened.made, branch, root, str(dims[0]), scanning, writing, chunks, encoding or {}
+        opened.made, branch, root, str(dims[0]), scanning, writing, chunks, encoding or {}, opening
     )
 
     def call() -> VirtualizeReport:
@@ -210,6 +252,7 @@ class _Copying:
     writing: Mapping[str, Any]
     chunks: Mapping[str, int] | None
     encoding: Mapping[str, Mapping[str, Any]]
+    opening: Opening | None = None
 
     @property
     def _prefix(self) -> str:
@@ -236,8 +279,29 @@ class _Copying:
                 "Pass on_changed='keep' to leave what was copied, or copy them into another group"
             )
         todo = [name for name in locations if locations[name] not in known]
-        report = self.begin(todo) if todo else VirtualizeReport(self.root)
+        if already and self.scanning["filter_by_keys"]:
+            self._check_chosen(already[0])
+        report = VirtualizeReport(self.root)
+        if todo and self.opening is not None:
+            report = self.begin_opened(todo, locations, sources)
+        elif todo:
+            report = self.begin(todo)
         return report, already, tuple(changed)
+
+    def _check_chosen(self, name: str) -> None:
+        """Refuse other messages of files that are there than those that were copied."""
+        how = {**self.scanning, "verify": "none"}
+        aside = self._reading([name], Repository.create(MemoryStorage()))
+        virtualize([name], aside, group="chosen", progress=False, **how)
+        given = _open(aside.readonly_session("main"), "chosen")
+        stored = _open(self.repository.readonly_session(self.branch), self.root)
+        for key, variable in given.variables.items():
+            fixed = self.dim not in variable.dims
+            if key not in stored or (fixed and not stored[key].variable.equals(variable)):  # type: ignore[no-untyped-call]
+                raise InvalidInputError(
+                    f"filter_by_keys chooses messages with {key!r} that {self.root!r} has not, and "
+                    f"{name} was copied there already: pass another group= for these messages"
+                )
 
     def known(self) -> dict[str, Version]:
         """Return the files that are there, and of which version."""
@@ -273,14 +337,13 @@ class _Copying:
             source = Record.find(staged, f"/{name}")
             assert source is not None
             session = repository.readonly_session(self.branch)
-            node = session.tree.get(self.root)
-            appends = node is not None and any(
-                each.is_array for each in session.tree.within(self.root)
-            )
+            below = staged.tree.within(f"/{name}")
+            appends = self._appends(session, has_groups=any(not n.is_array for n in below[1:]))
             if appends:
-                stored, given = _open(session, self.root), _open(staged, name)
-                self._check_fit(stored, given)
-                self._check_repeats(stored, given, source)
+                reading = self._reading(todo).readonly_session(name)
+                stored, given = _open(session, self.root), _open(reading, name)
+                check_fit(stored, given, self.dim, self.root)
+                check_places(stored, given, self.dim, self.root, _blocks_of(source, self.dim))
             about = {
                 "files": todo,
                 "appends": appends,
@@ -293,9 +356,9 @@ class _Copying:
             repository.jobs.create(
                 f"{name}-files", branch=self.branch, message="files", about=about
             )
-            group = zarr.open_group(staged.store, path=name, mode="r")
+            group: Any = zarr.open_group(staged.store, path=name, mode="r")
             copied = {
-                key: VariableReport("asked for", bytes_by_value=_size(group[key]))
+                key: VariableReport("asked for", bytes_by_value=int(group[key].nbytes))
                 for key in report.variables
             }
             snapshot = self._copy(name, about)
@@ -314,22 +377,95 @@ class _Copying:
             if f"{name}-files" not in repository.jobs and name in repository.list_branches():
                 repository.delete_branch(name)
 
+    def _appends(self, session: Session, *, has_groups: bool) -> bool:
+        """Whether the group has arrays that files are appended to.
+
+        Raises
+        ------
+        InvalidInputError
+            If it has, and the files have groups.
+        """
+        if session.tree.get(self.root) is None:
+            return False
+        if has_groups and any(node.is_array for node in session.tree.within(self.root)):
+            raise InvalidInputError(
+                f"the files have groups, and {self.root!r} has data already: copy them into "
+                "another group"
+            )
+        return any(node.is_array for node in session.tree.children(self.root))
+
+    def begin_opened(
+        self, todo: Sequence[str], locations: Mapping[str, str], sources: Sources
+    ) -> VirtualizeReport:
+        """Let xarray open new files, and copy them."""
+        assert self.opening is not None
+        versions = sources.versions(list(todo))
+        on_mismatch = str(self.scanning["on_mismatch"]).replace("layout", "error")
+        found = OpenedFiles.of(todo, self.opening, on_mismatch)
+        if found.dataset is None:
+            raise none_read(found.failed)
+        if found.failed and not self.scanning["allow_gaps"]:
+            gap = min(found.failed)
+            raise InvalidInputError(
+                f"{len(found.failed)} files could not be opened, {gap} the first: "
+                f"{found.failed[gap]}\nLeave them out, repair them, or pass allow_gaps=True to "
+                "copy the others"
+            )
+        kept = [block.url for block in found.blocks]
+        session = self.repository.readonly_session(self.branch)
+        appends = self._appends(session, has_groups=False)
+        if appends:
+            stored = _open(session, self.root)
+            check_fit(stored, found.dataset, self.dim, self.root)
+            check_places(stored, found.dataset, self.dim, self.root, found.blocks)
+        about = {
+            "files": kept,
+            "appends": appends,
+            "locations": [locations[url] for url in kept],
+            "versions": [[v.size, v.modified, v.etag] for v in (versions[url] for url in kept)],
+            "opening": self.opening.to_dict(),
+            "on_mismatch": on_mismatch,
+        }
+        name = self._prefix + _digest(sorted(kept))
+        self.repository.jobs.create(
+            f"{name}-files", branch=self.branch, message="files", about=about
+        )
+        snapshot = self._copy(name, about)
+        changed = [u for u, now in sources.versions(kept).items() if versions[u].differs(now)]
+        if changed:
+            raise InvalidInputError(
+                f"{len(changed)} files were replaced or written to while they were copied, "
+                f"{changed[0]} the first: what is in {self.root!r} may be of either version; go "
+                "back to the commit before with Repository.reset_branch, and call this again"
+            )
+        whole = _open(self.repository.readonly_session(self.branch), self.root)
+        return VirtualizeReport(
+            self.root,
+            snapshot_id=snapshot,
+            added=tuple(kept),
+            failed=found.failed,
+            skipped=found.skipped,
+            variables={
+                str(key): VariableReport("asked for", bytes_by_value=int(each.nbytes))
+                for key, each in found.dataset.variables.items()
+            },
+            sizes={str(dim): size for dim, size in whole.sizes.items()},
+        )
+
     # -- one set of files ----------------------------------------------------------------
     def _copy(self, name: str, about: Mapping[str, Any]) -> str:
         """Copy what the archive on a branch has, note the files, and delete the branch."""
         from icechunk_xarray import to_icechunk
 
         repository = self.repository
-        reading = self._reading(about["files"]).readonly_session(name)
-        obj = _opened(reading, name)
+        if "opening" in about:
+            obj = reopened(about)
+        else:
+            reading = self._reading(about["files"]).readonly_session(name)
+            obj = _opened(reading, name)
         try:
             if not about["appends"]:
                 obj = obj.map_over_datasets(self._encoded)
-            elif len(obj.children):
-                raise InvalidInputError(
-                    f"the files have groups, and {self.root!r} has data already: copy them into "
-                    "another group"
-                )
             written = to_icechunk(
                 obj if len(obj.children) else obj.to_dataset(),
                 repository,
@@ -339,6 +475,7 @@ class _Copying:
                 append_dim=self.dim if about["appends"] else None,
                 # a group without arrays may be there
                 mode="a",
+                align_chunks="opening" in about,
                 encoding=self._encoding(obj) if not about["appends"] else None,
                 **{**self.writing, "message": self.writing["message"] or self._message(about)},
             )
@@ -368,8 +505,10 @@ class _Copying:
         session = self.repository.writable_session(self.branch)
         # appending may have taken the name of the table from the array that had it
         there = Record.find(session, self.root)
-        before = self.repository.readonly_session(name)
-        record = there or Record.find(before, self.root) or Record()
+        record = there
+        if record is None and name in self.repository.list_branches():
+            record = Record.find(self.repository.readonly_session(name), self.root)
+        record = record or Record()
         known = set(record.files.locations)
         if known >= set(about["locations"]) and there is not None:
             return None
@@ -396,64 +535,24 @@ class _Copying:
             rebase_with=ConflictDetector(),
         )
 
-    def _reading(self, urls: Sequence[str]) -> Repository:
-        """Return the repository as one that may read the files; nothing of it is stored."""
+    def _reading(self, urls: Sequence[str], where: Repository | None = None) -> Repository:
+        """Return a repository as one that may read the files; nothing of it is stored."""
         options = self.scanning["remote_options"]
         containers = derive_containers([location_of(url) for url in urls], options)
         config = RepositoryConfig()
         for container in containers:
             config.set_virtual_chunk_container(container)
-        return self.repository.reopen(config, authorization(containers, options))
-
-    def _check_fit(self, stored: xr.Dataset, given: xr.Dataset) -> None:
-        """Refuse numbers of another meaning than those stored, and what would replace some."""
-        for key in stored.variables.keys() & given.variables.keys():
-            mine, theirs = (each[key].attrs.get("units") for each in (stored, given))
-            if mine != theirs:
-                raise InvalidInputError(
-                    f"variable {key!r} has the units {theirs!r} in the new files, and {mine!r} in "
-                    f"{self.root!r}: copy them into another group"
-                )
-            both = stored.variables[key], given.variables[key]
-            if not any(self.dim in each.dims for each in both) and not _equal(*both):
-                raise InvalidInputError(
-                    f"variable {key!r} has other values in the new files than in {self.root!r}, "
-                    f"and no dimension {self.dim!r}: leave it out with drop_variables=[{key!r}], "
-                    "or copy the files into another group"
-                )
-        new_names = sorted(map(str, given.data_vars.keys() - stored.variables.keys()))
-        if new_names:
-            raise InvalidInputError(
-                f"{self.root!r} has no variable {new_names[0]!r}: leave it out with "
-                f"drop_variables={new_names}, or copy the files into another group"
-            )
-
-    def _check_repeats(self, stored: xr.Dataset, given: xr.Dataset, source: Record) -> None:
-        """Refuse files with values of the coordinate that are stored, and name them."""
-        blocks = source.blocks.get(("", self.dim))
-        if blocks is None or not all(self.dim in each.coords for each in (stored, given)):
-            return
-        repeated = np.isin(given[self.dim].values, stored[self.dim].values)
-        starts = blocks.starts()
-        urls = [
-            source.files.locations[int(file)]
-            for number, file in enumerate(blocks.files)
-            if repeated[starts[number] : starts[number + 1]].any()
-        ]
-        if urls:
-            listed = "\n".join(f"  {url}" for url in sorted(urls)[:_SHOWN])
-            raise InvalidInputError(
-                f"{len(urls)} files have values of {self.dim!r} that {self.root!r} has already, "
-                "but no call of ingest has copied them, or its record of them is lost:\n"
-                f"{listed}\nLeave them out, and the others are appended; or copy all of them "
-                "into another group"
-            )
+        return (where or self.repository).reopen(config, authorization(containers, options))
 
     def _encoded(self, dataset: xr.Dataset) -> xr.Dataset:
         """Return a dataset that says how its numbers are stored, and nothing of references."""
         for variable in dataset.variables.values():
             before = variable.encoding
             variable.encoding = {key: before[key] for key in _KEPT if key in before}
+            fill, missing = (before.get(key) for key in ("_FillValue", "missing_value"))
+            if fill is not None and missing is not None and not np.array_equal(fill, missing):
+                # both are missing when they are read, and one can be stored
+                del variable.encoding["_FillValue" if pd.isnull(fill) else "missing_value"]
             if before.get("chunks"):
                 variable.encoding["chunks"] = tuple(before["chunks"])
         return dataset
@@ -472,12 +571,16 @@ class _Copying:
         return dict(parts[0][2])
 
 
-def _equal(one: xr.Variable, other: xr.Variable) -> bool:
-    return bool(one.equals(other))  # type: ignore[no-untyped-call]
-
-
-def _size(array: Any) -> int:
-    return int(array.nbytes)
+def _blocks_of(source: Record, dim: str) -> list[Block]:
+    """Return which steps are of which file, as far as the archive knows."""
+    blocks = source.blocks.get(("", dim))
+    if blocks is None:
+        return []
+    starts = blocks.starts().tolist()
+    return [
+        Block(source.files.locations[int(file)], starts[number], starts[number + 1])
+        for number, file in enumerate(blocks.files)
+    ]
 
 
 def _open(session: Session, group: str) -> xr.Dataset:

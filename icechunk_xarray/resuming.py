@@ -201,7 +201,7 @@ class JobWrite:
             names = self._later(dataset)
             if not names:
                 continue
-            values = dataset[names].drop_vars(list(dataset.coords))
+            values = dataset[names].drop_vars(list(dataset.coords), errors="ignore")
             existing = job.about.get("existing") or []
             fresh = {name for name in names if f"/{path}/{name}".replace("//", "/") not in existing}
             options = replace(
@@ -233,7 +233,8 @@ def _unread(
         # one block fits any chunks; where nobody says which, they are those of Dask
         return array.chunk({} if exists or wanted else "auto")
 
-    return dataset.map(chunked, keep_attrs=True)
+    # Dataset.map leaves out coordinates that no data variable has
+    return dataset.assign({name: chunked(array) for name, array in dataset.data_vars.items()})
 
 
 def _lazily(array: xr.DataArray, store: IcechunkStore, path: str, region: Any) -> xr.DataArray:

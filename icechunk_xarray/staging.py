@@ -48,6 +48,22 @@ class Options:
     fresh: frozenset[str] = frozenset()
 
 
+class _Group(ZarrStore):
+    """A group whose arrays may mark missing values in two ways, of which one is NaN."""
+
+    def open_store_variable(self, name: str) -> xr.Variable:
+        """Return a variable that xarray encodes by the other way; it refuses two of them."""
+        variable: xr.Variable = super().open_store_variable(name)  # type: ignore[no-untyped-call]
+        fill, missing = (variable.attrs.get(key) for key in ("_FillValue", "missing_value"))
+        if missing is not None and _is_nan(fill) and not _is_nan(missing):
+            del variable.attrs["_FillValue"]
+        return variable
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float | np.floating) and bool(np.isnan(value))
+
+
 @dataclass(frozen=True)
 class PendingWrite:
     """Values, and the part of an array that they go to.
@@ -108,7 +124,7 @@ def stage(
         is_written = partial(_is_written, store, group)
         settled = safety.settled_coordinates(dataset, existing, region, is_written)
         dataset = dataset.drop_vars(settled)
-    backend = ZarrStore.open_group(
+    backend = _Group.open_group(
         store,
         mode=options.mode,
         group=group,
@@ -328,7 +344,7 @@ def _without_missing(variable: xr.Variable, empty: str | bytes) -> xr.Variable:
 
 
 def _with_finite_missing_value(variable: xr.Variable) -> xr.Variable:
-    """Return a variable that marks missing values in a way that JSON can express.
+    """Return a variable that marks missing values in one way, which JSON can express.
 
     ``_FillValue`` says the same as ``missing_value``, and xarray stores all floats in it.
     """
@@ -336,7 +352,13 @@ def _with_finite_missing_value(variable: xr.Variable) -> xr.Variable:
     for where in ("encoding", "attrs"):
         given: dict[str, Any] = getattr(variable, where)
         missing = np.asarray(given.get("missing_value"))
-        if missing.dtype.kind != "f" or missing.size != 1 or np.isfinite(missing.item()):
+        if missing.dtype.kind != "f" or missing.size != 1:
+            continue
+        if np.isfinite(missing.item()):
+            if where == "encoding" and _is_nan(given.get("_FillValue", np.nan)):
+                # xarray adds NaN as another one, and cannot encode values by both
+                result = result.copy(deep=False)
+                result.encoding = {**given, "_FillValue": missing.item()}
             continue
         fill = given.get("_FillValue", missing.item())
         # NaN is missing whatever else stands for it

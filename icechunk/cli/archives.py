@@ -79,6 +79,14 @@ def virtualize(place: Storage, urls: tuple[str, ...], as_json: bool, **arguments
     "-c", "--chunk", "chunks", multiple=True, metavar="DIM=SIZE", help="Of new arrays. Repeatable."
 )
 @click.option("--commit-every", default="1GB", show_default=True, help="Size of a batch, or time.")
+@click.option("--engine", help="Let xarray open the files with it: zarr, rasterio, cfgrib, ...")
+@click.option(
+    "--drop-attribute",
+    "drop_attributes",
+    multiple=True,
+    metavar="VARIABLE:NAME",
+    help="Repeatable.",
+)
 def ingest(
     place: Storage,
     urls: tuple[str, ...],

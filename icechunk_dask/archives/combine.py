@@ -29,6 +29,7 @@ __all__ = ["Comparison", "Mismatch", "Template", "recode"]
 
 #: What all chunks of an array have in common, by its name in ``zarr.json``.
 _LAYOUT: Final = ("data_type", "codecs", "fill_value", "chunk_grid")
+_LAYOUT_ONLY: Final = ("its codecs is ", "its fill_value is ", "its chunk_grid is ")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class Mismatch:
     lone: bool = False
     gridded: bool = False
     short: str = ""
+
+    @property
+    def of_layout(self) -> bool:
+        """Whether it is about chunks only, and not about what their numbers mean."""
+        return self.curable and (self.placed or self.problem.startswith(_LAYOUT_ONLY))
 
     def __str__(self) -> str:
         return f"{self.url}: {self.variable}: {self.problem}"

@@ -21,7 +21,7 @@ from icechunk_dask.archives.sources import location_of
 
 __all__ = ["ON_MISMATCH", "Fitted", "Fitting"]
 
-ON_MISMATCH = ("error", "skip", "materialize")
+ON_MISMATCH = ("error", "skip", "materialize", "layout")
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Fitting:
     archive : ArchiveGroup
     dims : tuple of str
         Along which files are combined.
-    on_mismatch : {"error", "skip", "materialize"}
+    on_mismatch : {"error", "skip", "materialize", "layout"}
     order : {"auto", "coordinate", "url"}
         What a new archive is sorted by.
     chunk_grid : {"auto", "regular"}, optional
@@ -146,11 +146,7 @@ class Fitting:
                 if archive.is_empty and parts:
                     found.templates = self._new_templates(found)
                 wrong = self._all_mismatches(found)
-                bad = {
-                    mismatch.url
-                    for mismatch in wrong
-                    if self._on_mismatch != "materialize" or not mismatch.curable
-                }
+                bad = {mismatch.url for mismatch in wrong if not self._is_cured(mismatch)}
             if not bad:
                 self._cure(found, wrong)
                 return found
@@ -164,6 +160,12 @@ class Fitting:
                 if mismatch.url in drop:
                     left_out.setdefault(mismatch.url, []).append(mismatch)
             parts = [part for part in parts if part.url not in drop]
+
+    def _is_cured(self, mismatch: Mismatch) -> bool:
+        """Whether values are written that do not fit."""
+        if self._on_mismatch == "layout":
+            return mismatch.of_layout
+        return self._on_mismatch == "materialize" and mismatch.curable
 
     def _contradiction(self, wrong: Sequence[Mismatch], appended: bool) -> InvalidInputError:
         """Return the error that names what does not fit, and the ways out that there are.
@@ -185,13 +187,14 @@ class Fitting:
         lone = {m.variable for m in wrong if m.lone}
         droppable = lone - (self._archive.templates.keys() if appended else set())
         materialize = "on_mismatch='materialize' to write the values of what differs"
-        if not hard and self._on_mismatch == "error":
+        asked = self._on_mismatch in ("error", "layout")
+        if not hard and asked:
             ways.append(materialize)
         if not self._several and any(m.gridded for m in wrong):
             several = "chunk_grid='auto' to have chunks of several lengths"
             ways.append(several if are_known() else f"{several}; for that {what_it_takes()}")
         if hard and hard <= droppable:
-            more = f", with {materialize}" if rest and self._on_mismatch == "error" else ""
+            more = f", with {materialize}" if rest and asked else ""
             ways.append(f"drop_variables={sorted(hard)!r} to do without these variables{more}")
         return InvalidInputError(
             f"{what} not fit the others; nothing is written:\n{lines}\nPass {', or '.join(ways)}."

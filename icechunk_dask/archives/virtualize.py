@@ -144,14 +144,15 @@ def virtualize(
         A parser of VirtualiZarr for all files, for other formats or by another reader. It
         takes a URL and an ``ObjectStoreRegistry``, and returns a ``ManifestStore``. It has
         to pickle where workers are processes. Default: by the kind of each file.
-    on_mismatch : {"error", "skip", "materialize"}
+    on_mismatch : {"error", "skip", "materialize", "layout"}
         What to do with files that differ from the first in data type, chunks, codecs, or
         the meaning of their numbers (scale, offset, fill value, units), or whose chunks do
         not begin where chunks of the archive do: write nothing and list them, leave them
         out, or write their values as native chunks. Chunks without compression are cut
         where that makes them fit, and the level of a compressor does not matter. What has
         no place in the archive, such as other shapes or variables, cannot be materialized,
-        and is an error then.
+        and is an error then. ``"layout"``: values are written where chunks or codecs differ,
+        all else is an error.
     on_changed : {"error", "replace", "keep"}
         What to do with files of the archive that are of another version now, or are gone:
         write nothing and list them, scan them again and put them in the place of the old

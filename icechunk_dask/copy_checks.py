@@ -1,0 +1,218 @@
+"""What new files must be like for their values to go behind those that were copied before."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+
+from icechunk import InvalidInputError
+
+__all__ = ["Block", "check_fit", "check_places"]
+
+#: What says how the numbers of a variable are stored.
+_STORED_BY: Final = ("dtype", "scale_factor", "add_offset", "_FillValue", "missing_value")
+#: Bytes of values that are compared at a time.
+_AT_A_TIME: Final = 1 << 26
+#: How far packed numbers may be apart, in steps of their packing.
+_SLACK: Final = 1e-3
+_SHOWN: Final = 10
+_ELSEWHERE: Final = "copy these files into another group"
+
+
+class Block(NamedTuple):
+    """Which steps are of which file."""
+
+    url: str
+    start: int
+    stop: int
+
+
+def check_fit(stored: xr.Dataset, given: xr.Dataset, dim: str, root: str) -> None:
+    """Refuse variables that differ from those of a group, and values that it cannot hold.
+
+    Parameters
+    ----------
+    stored, given : xarray.Dataset
+        Decoded; values are read where they are needed.
+    dim : str
+        Along which files are appended.
+    root : str
+        The group, for messages.
+    """
+    for key in stored.variables.keys() & given.variables.keys():
+        _check_variable(str(key), stored[key].variable, given[key].variable, dim, root)
+    new = sorted(map(str, given.data_vars.keys() - stored.variables.keys()))
+    new += sorted(str(k) for k, v in given.coords.items() if k not in stored and dim in v.dims)
+    if new:
+        raise InvalidInputError(
+            f"{root!r} has no variable {new[0]!r}: leave it out with drop_variables={new}, or "
+            "copy the files into another group"
+        )
+    gone = sorted(str(k) for k, v in stored.variables.items() if dim in v.dims and k not in given)
+    if gone:
+        raise InvalidInputError(
+            f"the new files have no variable {gone[0]!r}, which {root!r} has along {dim!r}, and "
+            f"which would be shorter than the others then: {_ELSEWHERE}"
+        )
+
+
+def _check_variable(
+    name: str, stored: xr.Variable, given: xr.Variable, dim: str, root: str
+) -> None:
+    mine, theirs = (each.attrs.get("units") for each in (stored, given))
+    if mine != theirs:
+        raise InvalidInputError(
+            f"variable {name!r} has the units {theirs!r} in the new files, and {mine!r} in "
+            f"{root!r}: copy them into another group"
+        )
+    if not any(dim in each.dims for each in (stored, given)):
+        if not stored.equals(given):  # type: ignore[no-untyped-call]
+            raise InvalidInputError(
+                f"variable {name!r} has other values in the new files than in {root!r}, "
+                f"and no dimension {dim!r}: leave it out with drop_variables=[{name!r}], "
+                "or copy the files into another group"
+            )
+        return
+    if set(stored.dims) != set(given.dims):
+        raise InvalidInputError(
+            f"variable {name!r} has the dimensions {given.dims} in the new files, and "
+            f"{stored.dims} in {root!r}: {_ELSEWHERE}"
+        )
+    kinds = [_kind(each) for each in (stored, given)]
+    if kinds[0] != kinds[1]:
+        raise InvalidInputError(
+            f"variable {name!r} has {kinds[1]} in the new files, and {kinds[0]} in {root!r}: "
+            f"{_ELSEWHERE}"
+        )
+    ours, others = ({k: each.encoding.get(k) for k in _STORED_BY} for each in (stored, given))
+    units = ("units", "calendar") if kinds[0] != "numbers" else ()
+    if all(_same(ours[key], others[key]) for key in _STORED_BY) and all(
+        stored.encoding.get(key) == given.encoding.get(key) for key in units
+    ):
+        return
+    lost = _first_lost(name, stored, given)
+    if lost is not None:
+        how = ", ".join(f"{k}={v!r}" for k, v in ours.items() if v is not None and k != "dtype")
+        raise InvalidInputError(
+            f"variable {name!r} is stored as {ours['dtype']}{' with ' + how if how else ''} in "
+            f"{root!r}, which the value {lost} of the new files cannot be: {_ELSEWHERE}, with an "
+            f"encoding that holds all of them, such as encoding={{{name!r}: {{'dtype': "
+            f"{str(np.promote_types(*_numeric(stored, given)))!r}}}}}"
+            if given.dtype.kind in "iufc"
+            else f"variable {name!r} is stored as {ours['dtype']} in {root!r}, which the value "
+            f"{lost} of the new files cannot be: {_ELSEWHERE}"
+        )
+
+
+def _numeric(*variables: xr.Variable) -> Any:
+    return (each.dtype for each in variables)
+
+
+def _kind(variable: xr.Variable) -> str:
+    """Return what kind of values a variable has, with their calendar."""
+    kind = variable.dtype.kind
+    if kind in "OT" and variable.size:
+        first = variable[(0,) * variable.ndim].values.item()
+        if hasattr(first, "calendar"):
+            return f"times of the calendar {first.calendar!r}"
+    names = {"M": "times", "m": "durations", "S": "texts", "U": "texts", "T": "texts", "O": "texts"}
+    return names.get(kind, "numbers")
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one is None or other is None:
+        return one is other
+    try:
+        return bool(np.all(pd.isnull(one) & pd.isnull(other)) or np.all(one == other))
+    except (TypeError, ValueError):
+        return False
+
+
+def _first_lost(name: str, stored: xr.Variable, given: xr.Variable) -> Any:
+    """Return a value that a stored array cannot hold, None if it holds all of them."""
+    keys = (*_STORED_BY, "units", "calendar", "_Unsigned")
+    encoding = {k: stored.encoding[k] for k in keys if stored.encoding.get(k) is not None}
+    if _same(encoding.get("_FillValue"), np.nan) and "missing_value" in encoding:
+        del encoding["_FillValue"]
+    texts = _kind(given) == "texts"
+    rows = len(given) if given.ndim else 1
+    step = max(1, _AT_A_TIME // max(given.nbytes // max(rows, 1), 1))
+    for start in range(0, rows, step):
+        part = given[start : start + step] if given.ndim else given
+        values = part.values
+        plain = xr.Variable(part.dims, values)
+        if texts:
+            limit = stored.encoding.get("dtype")
+            if getattr(limit, "kind", "O") not in "SU":
+                return None
+            decoded = values.astype(limit).astype(values.dtype)
+            lost = np.asarray(values != decoded, bool)
+        else:
+            plain.encoding = encoding
+            with np.errstate(all="ignore"), warnings.catch_warnings():
+                # xarray says what it changes; here it is found
+                warnings.simplefilter("ignore")
+                encoded = xr.conventions.encode_cf_variable(plain, name=name)
+                decoded = xr.conventions.decode_cf_variable(name, encoded).values
+            if "units" in encoding and encoded.attrs.get("units") != encoding["units"]:
+                return values.flat[0] if len(values) == 1 else f"{values.flat[0]} or another one"
+            lost = _lost(values, decoded, encoding)
+        if lost.any():
+            return values[np.unravel_index(int(lost.argmax()), lost.shape)]
+    return None
+
+
+def _lost(
+    values: npt.NDArray[Any], decoded: npt.NDArray[Any], encoding: dict[str, Any]
+) -> npt.NDArray[np.bool_]:
+    missing, gone = pd.isnull(values), pd.isnull(decoded)
+    same = np.asarray(values == decoded)
+    if "scale_factor" in encoding or "add_offset" in encoding:
+        slack = _SLACK * abs(float(encoding.get("scale_factor", 1)))
+        same |= abs(values - decoded) <= slack
+    return np.asarray((missing != gone) | (~missing & ~same), bool)
+
+
+def check_places(
+    stored: xr.Dataset, given: xr.Dataset, dim: str, root: str, blocks: Sequence[Block]
+) -> None:
+    """Refuse files whose steps are there already, or belong before those that are, by name."""
+    if not all(dim in each.coords for each in (stored, given)):
+        return
+    old, new = pd.Index(stored[dim].values), given[dim].values
+    repeated = pd.Index(new).isin(old)
+    urls = sorted({block.url for block in blocks if repeated[block.start : block.stop].any()})
+    if urls:
+        raise InvalidInputError(
+            f"{len(urls)} files have values of {dim!r} that {root!r} has already, "
+            f"but no call of ingest has copied them, or its record of them is lost:\n"
+            f"{_lines(urls)}\nLeave them out, and the others are appended; or copy all of them "
+            "into another group"
+        )
+    if len(old) < 2 or not new.size or isinstance(old[0], str | bytes):
+        return
+    last = old[-1]
+    if old.is_monotonic_increasing:
+        late = new < last
+    elif old.is_monotonic_decreasing:
+        late = new > last
+    else:
+        return
+    urls = sorted({block.url for block in blocks if late[block.start : block.stop].any()})
+    if urls:
+        raise InvalidInputError(
+            f"{len(urls)} files belong before the last value of {dim!r} in {root!r}, {last}, and "
+            f"values can only be appended:\n{_lines(urls)}\nLeave them out, and the others are "
+            "appended; to have them in their places, copy all files into another group, in one call"
+        )
+
+
+def _lines(urls: Sequence[str]) -> str:
+    more = [f"  and {len(urls) - _SHOWN} more"] if len(urls) > _SHOWN else []
+    return "\n".join([f"  {url}" for url in urls[:_SHOWN]] + more)

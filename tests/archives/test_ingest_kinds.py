@@ -1,0 +1,378 @@
+"""`ingest` against `xarray.open_mfdataset`: every value, attribute and coordinate, or a refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dask
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from icechunk import InvalidInputError, MemoryStorage, Repository
+from icechunk_dask import ingest
+from icechunk_xarray import to_icechunk
+from tests.archives.grib_files import SHAPE, message
+from tests.killing import Dying, Killed
+
+QUIET: Any = {"progress": False, "verify": "none"}
+Change = Callable[[xr.Dataset, int], xr.Dataset]
+
+
+@pytest.fixture(autouse=True)
+def _sync() -> Any:
+    with dask.config.set(scheduler="sync"):
+        yield
+
+
+def part(i: int, steps: int = 3) -> xr.Dataset:
+    times = pd.date_range("2000-01-01", periods=steps) + pd.Timedelta(days=steps * i)
+    values = np.arange(steps * 4.0).reshape(steps, 4) + 100 * i
+    return xr.Dataset(
+        {"v": (("time", "x"), values)}, {"time": times, "x": np.arange(4)}, {"title": "t"}
+    )
+
+
+def write(folder: Path, change: Change, count: int = 4, **encoding: Any) -> list[Path]:
+    files = []
+    for i in range(count):
+        files.append(folder / f"{i}.nc")
+        change(part(i), i).to_netcdf(files[-1], engine="h5netcdf", encoding=encoding)
+    return files
+
+
+def expected(files: list[Path], **options: Any) -> xr.Dataset:
+    return xr.open_mfdataset(
+        files,
+        engine="h5netcdf",
+        combine="nested",
+        concat_dim="time",
+        data_vars="minimal",
+        coords="minimal",
+        compat="override",
+        combine_attrs="override",
+        join="override",
+        **options,
+    ).load()
+
+
+def found(storage: Any, group: str | None = None) -> xr.Dataset:
+    repo: Any = Repository.open(storage)
+    return xr.open_dataset(repo, engine="icechunk", group=group, chunks=None).load()
+
+
+def stamped(dataset: xr.Dataset, name: str = "v", **encoding: Any) -> xr.Dataset:
+    dataset[name].encoding.update(encoding)
+    return dataset
+
+
+TIMES = part(0)["time"].values
+TEXTS = np.array(["a", "bb", "ü"], object)
+TAKEN: dict[str, Change] = {
+    "as they are": lambda ds, i: ds,
+    "packed": lambda ds, i: stamped(ds.where(ds.v % 3 > 0), dtype="i2", scale_factor=0.5,
+                                    _FillValue=-1),
+    "another fill value later": lambda ds, i: stamped(ds.where(ds.v % 3 > 0), dtype="i4",
+                                                      _FillValue=-1 if i < 2 else -2),
+    "another packing later, exact": lambda ds, i: stamped(ds, dtype="i4",
+                                                          scale_factor=0.5 if i < 2 else 0.25),
+    "unsigned": lambda ds, i: stamped(ds.assign(b=("time", [1, 200, 255.0])), "b", dtype="i1",
+                                      _Unsigned="true", _FillValue=-2),
+    "missing values marked once more": lambda ds, i: stamped(ds.where(ds.v != 2),
+                                                             missing_value=-9.0),
+    "durations": lambda ds, i: ds.assign(d=("time", TIMES - TIMES[0])),
+    "texts": lambda ds, i: ds.assign(s=("time", TEXTS)),
+    "times of another unit": lambda ds, i: stamped(ds, "time", dtype="i8",
+                                                   units=f"days since 2000-01-0{i + 1}"),
+    "chunks that do not meet": lambda ds, i: stamped(ds, chunksizes=(2, 3), zlib=True),
+    "other chunks in each": lambda ds, i: stamped(ds, chunksizes=(i % 3 + 1, 4), zlib=True),
+    "a lone coordinate": lambda ds, i: ds.assign_coords(z=("level", [1.0, 2.0])),
+    "other attributes": lambda ds, i: ds.assign_attrs(title=f"file {i}"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::xarray.SerializationWarning")
+@pytest.mark.parametrize("engine", [None, "h5netcdf"])
+@pytest.mark.parametrize("case", TAKEN)
+def test_files_that_are_taken(tmp_path: Path, case: str, engine: str | None) -> None:
+    files = write(tmp_path, TAKEN[case])
+    storage = MemoryStorage()
+    ingest(files[:2], storage, engine=engine, **QUIET)
+    ingest(files, storage, engine=engine, **QUIET)
+    wanted, got = expected(files), found(storage)
+    if case == "other attributes":
+        # an append leaves the title of what it is appended with
+        wanted.attrs = got.attrs
+    if case == "texts":
+        got["s"] = got["s"].astype(object)
+        wanted["s"] = wanted["s"].astype(object)
+    if case == "another packing later, exact":
+        got, wanted = got.astype("f8"), wanted.astype("f8")
+    xr.testing.assert_identical(got, wanted)
+
+
+def test_two_marks_of_missing_values(tmp_path: Path) -> None:
+    files = write(tmp_path, lambda ds, i: ds, 3)
+    for file in files:
+        with h5py.File(file, "a") as opened:
+            opened["v"].attrs["missing_value"] = 6.0
+            opened["v"].attrs["_FillValue"] = 5.0
+    storage = MemoryStorage()
+    with pytest.warns(xr.SerializationWarning):
+        ingest(files[:2], storage, **QUIET)
+        ingest(files, storage, **QUIET)
+        wanted = expected(files)
+    xr.testing.assert_identical(found(storage), wanted)
+
+
+REFUSED: dict[str, tuple[Change, str]] = {
+    "rounded": (
+        lambda ds, i: stamped(ds + 0.25 * (i > 1), dtype="i4", scale_factor=0.5 if i < 2 else 0.25),
+        "scale_factor=0.5.* 200.25 .*dtype",
+    ),
+    "narrow": (
+        lambda ds, i: (ds + 0.1).astype("f4" if i < 2 else "f8"),
+        "'v' is stored as float32",
+    ),
+    "calendar": (
+        lambda ds, i: ds.assign_coords(time=xr.date_range(
+            f"2000-0{i + 1}-01", periods=3, use_cftime=True,
+            calendar="360_day" if i < 2 else "noleap")),
+        "calendar 'noleap' in the new files",
+    ),
+    "hours": (
+        lambda ds, i: ds.assign_coords(time=ds.time + pd.Timedelta(hours=6 * (i > 1))),
+        "'time' is stored as int64",
+    ),
+    "gone": (lambda ds, i: ds.assign(w=ds.v) if i < 2 else ds, "no variable 'w', which '/' has"),
+    "new": (lambda ds, i: ds.assign(w=ds.v) if i > 1 else ds, r"drop_variables=\['w'\]"),
+    "new coordinate": (
+        lambda ds, i: ds.assign_coords(q=("time", np.ones(3))) if i > 1 else ds,
+        r"drop_variables=\['q'\]",
+    ),
+    "late": (lambda ds, i: part([0, 2, 1, 3][i]), r"1 files belong before(.|\n)*2\.nc\nLeave"),
+    "early": (lambda ds, i: part(3 - i), r"2 files belong before(.|\n)*2\.nc(.|\n)*3\.nc\nLeave"),
+    "repeated": (lambda ds, i: part(i % 2), r"2 files have values of 'time'"),
+    "units": (
+        lambda ds, i: ds.assign(v=ds.v.assign_attrs(units="K" if i < 2 else "degC")),
+        "units 'degC' in the new files",
+    ),
+    "texts": (
+        lambda ds, i: ds.assign(s=("time", TEXTS if i < 2 else [1, 2, 3])),
+        "'s' has numbers in the new files",
+    ),
+    "static": (lambda ds, i: ds.assign(k=("x", np.arange(4) + (i > 1))), "'k' has other values"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", [None, "h5netcdf"])
+@pytest.mark.parametrize("case", REFUSED)
+def test_files_that_are_refused(tmp_path: Path, case: str, engine: str | None) -> None:
+    """By name, before anything is committed, and with no advice that ingest does not know."""
+    change, words = REFUSED[case]
+    files = write(tmp_path, change)
+    storage = MemoryStorage()
+    ingest(files[:2], storage, engine=engine, **QUIET)
+    repository = Repository.open(storage)
+    tip, before = repository.lookup_branch("main"), found(storage)
+    for _ in range(2):
+        with pytest.raises(InvalidInputError, match=words) as caught:
+            ingest(files, storage, engine=engine, **QUIET)
+        assert "safe_" not in str(caught.value)
+        assert repository.lookup_branch("main") == tip
+        assert (repository.jobs.list(), repository.list_branches()) == ([], {"main"})
+    xr.testing.assert_identical(found(storage), before)
+
+
+def test_late_files_as_the_message_says(tmp_path: Path) -> None:
+    files = write(tmp_path, lambda ds, i: part([0, 2, 1, 3][i]))
+    storage = MemoryStorage()
+    ingest(files[:2], storage, **QUIET)
+    ingest([files[3]], storage, **QUIET)
+    ingest(files, storage, group="whole", **QUIET)
+    wanted = expected([files[i] for i in (0, 2, 1, 3)])
+    xr.testing.assert_identical(found(storage, "whole"), wanted)
+
+
+# -- any engine ---------------------------------------------------------------------------------
+def test_stores_of_zarr(tmp_path: Path) -> None:
+    stores = []
+    for i in range(3):
+        stores.append(tmp_path / f"{i}.zarr")
+        part(i).to_zarr(stores[-1], zarr_format=2, consolidated=False)
+    storage = MemoryStorage()
+    how: Any = {"engine": "zarr", "open_options": {"consolidated": False}, **QUIET}
+    ingest(stores[:2], storage, **how)
+    report = ingest(stores, storage, chunks={"time": 4}, **how)
+    assert (len(report.added), len(report.already)) == (1, 2)
+    xr.testing.assert_identical(
+        found(storage), xr.concat([part(i) for i in range(3)], "time", data_vars="minimal")
+        .assign_coords(time=found(storage)["time"])
+    )  # fmt: skip
+
+
+def test_files_that_are_packed_unlike(tmp_path: Path) -> None:
+    """As those of a reanalysis are: each file by the range of its values."""
+    files = write(
+        tmp_path,
+        lambda ds, i: stamped(ds + i / 3, dtype="i2", scale_factor=0.01 * (i + 1), add_offset=i),
+    )
+    storage = MemoryStorage()
+    how: Any = {"engine": "h5netcdf", **QUIET}
+    with pytest.raises(InvalidInputError, match="v: is packed by"):
+        ingest(files, storage, **how)
+    ingest(files[:2], storage, on_mismatch="materialize", **how)
+    ingest(files, storage, on_mismatch="materialize", **how)
+    assert found(storage)["v"].equals(expected(files)["v"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"open_options": {"mask_and_scale": False}}, "pass engine="),
+        ({"engine": "h5netcdf", "open_options": {"decode_times": object()}}, "JSON"),
+        ({"engine": "h5netcdf", "open_options": {"chunks": {}}}, "chunks"),
+        ({"engine": "h5netcdf", "filter_by_keys": {"level": 1}}, "filter_by_keys is for files"),
+        ({"on_mismatch": "no"}, "on_mismatch is 'no'"),
+        ({"engine": "h5netcdf", "concat_dims": ["t"]}, "no dimension 't', only"),
+        ({"engine": "h5netcdf", "variables": ["w"]}, "no variable 'w'"),
+    ],
+)
+def test_options_that_do_not_go_together(tmp_path: Path, options: Any, words: str) -> None:
+    files = write(tmp_path, lambda ds, i: ds, 2)
+    with pytest.raises(InvalidInputError, match=words):
+        ingest(files, MemoryStorage(), **options, **QUIET)
+
+
+def test_what_an_engine_gives_is_chosen(tmp_path: Path) -> None:
+    files = write(tmp_path, lambda ds, i: ds.assign(w=ds.v, s=1).isel(time=0), 3)
+    storage = MemoryStorage()
+    how: Any = {"engine": "h5netcdf", "expand_dims": "time", "drop_variables": "s", **QUIET}
+    ingest(files, storage, rename={"w": "u"}, **how)
+    got = found(storage)
+    assert set(got.data_vars) == {"v", "u"}
+    assert got["v"].values.tolist() == [part(i)["v"].values[0].tolist() for i in range(3)]
+
+
+def test_a_file_that_no_engine_opens(tmp_path: Path) -> None:
+    files = write(tmp_path, lambda ds, i: ds, 3)
+    files[1].write_bytes(b"no file")
+    storage = MemoryStorage()
+    how: Any = {"engine": "h5netcdf", **QUIET}
+    with pytest.raises(InvalidInputError, match=r"1 files could not be opened, .*1\.nc the first"):
+        ingest(files, storage, **how)
+    report = ingest(files, storage, allow_gaps=True, **how)
+    assert list(report.failed) == [str(files[1])]
+    xr.testing.assert_identical(found(storage), expected([files[0], files[2]]))
+
+
+def test_a_file_that_is_replaced_meanwhile(tmp_path: Path) -> None:
+    files = write(tmp_path, lambda ds, i: ds, 2)
+
+    def replace(status: Any) -> None:
+        if files[1].stat().st_size:
+            files[1].write_bytes(files[1].read_bytes() + b" ")
+
+    with pytest.raises(InvalidInputError, match=r"1 files were replaced .*1\.nc"):
+        ingest(files, MemoryStorage(), engine="h5netcdf", progress=replace)
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_an_engine_killed_anywhere(tmp_path: Path, before: int) -> None:
+    files = write(tmp_path, lambda ds, i: ds)
+    how: Any = {"engine": "h5netcdf", "commit_every": 1, **QUIET}
+    nth = 3
+    while True:
+        storage = MemoryStorage()
+        if before:
+            ingest(files[:before], storage, **how)
+        dying = Dying(storage, nth)
+        try:
+            ingest(files[:3], dying, **how)
+        except Exception as error:
+            assert dying.dead, error
+        except Killed:
+            pass
+        # by another call that goes on
+        ingest(files, storage, **how)
+        xr.testing.assert_identical(found(storage), expected(files))
+        repository = Repository.open(storage)
+        assert (repository.jobs.list(), repository.list_branches()) == ([], {"main"})
+        if not dying.dead:
+            break
+        nth += 23
+
+
+# -- places -------------------------------------------------------------------------------------
+def test_a_group_below_is_no_data_of_the_group(tmp_path: Path) -> None:
+    files = write(tmp_path, lambda ds, i: ds, 2)
+    storage = MemoryStorage()
+    ingest(files, storage, group="below", **QUIET)
+    report = ingest(files, storage, **QUIET)
+    assert len(report.added) == 2
+    xr.testing.assert_identical(found(storage), expected(files))
+    xr.testing.assert_identical(found(storage, "below"), expected(files))
+
+
+def test_small_chunks_share_objects(tmp_path: Path) -> None:
+    files = write(tmp_path, lambda ds, i: xr.Dataset(
+        {"v": (("time", "x"), np.random.default_rng(i).random((8, 200)))}, {"time": part(i, 8).time}
+    ))  # fmt: skip
+    storage = MemoryStorage()
+    ingest(files, storage, chunks={"time": 1}, **QUIET)
+    session = Repository.open(storage).readonly_session("main")
+    assert session.written_chunks("v").sum() == 32
+    assert sum(1 for _ in storage.list("chunks/")) == 1
+
+
+def test_attributes_that_json_does_not_have(tmp_path: Path) -> None:
+    files = write(tmp_path, lambda ds, i: ds, 2)
+    for file in files:
+        with h5py.File(file, "a") as opened:
+            opened["v"].attrs["valid_max"] = np.inf
+    storage = MemoryStorage()
+    with pytest.raises(InvalidInputError, match=r"drop_attributes=\['v:valid_max'\]"):
+        ingest(files, storage, **QUIET)
+    # as the message says
+    ingest(files, storage, drop_attributes=["v:valid_max"], **QUIET)
+    assert "valid_max" not in found(storage)["v"].attrs
+
+
+def test_a_job_keeps_coordinates_that_no_variable_has() -> None:
+    dataset = part(0).assign_coords(z=("level", [1.0, 2.0]), run=7)
+    for given in (dataset, dataset[["time", "z"]].reset_coords("z", drop=True), dataset[["z"]]):
+        storage = MemoryStorage()
+        to_icechunk(given, Repository.create(storage), job="copy")
+        xr.testing.assert_equal(found(storage), given)
+
+
+def test_other_messages_of_a_file_that_is_there(tmp_path: Path) -> None:
+    values = np.arange(np.prod(SHAPE), dtype="f8").reshape(SHAPE)
+    kinds = [
+        {"shortName": "t", "typeOfLevel": "isobaricInhPa", "level": 500},
+        {"shortName": "t", "typeOfLevel": "surface"},
+        {"shortName": "u", "typeOfLevel": "heightAboveGround", "level": 10},
+    ]
+    path = tmp_path / "a.grib"
+    path.write_bytes(
+        b"".join(message(edition=2, values=values + 100 * i, **k) for i, k in enumerate(kinds))
+    )
+    storage = MemoryStorage()
+    how: Any = {"expand_dims": ["time"], "concat_dims": ["time"], **QUIET}
+    first = {"typeOfLevel": "isobaricInhPa"}
+    ingest([path], storage, filter_by_keys=first, **how)
+    assert len(ingest([path], storage, filter_by_keys=first, **how).already) == 1
+    for number, keys in enumerate(
+        ({"typeOfLevel": "surface"}, {"typeOfLevel": "heightAboveGround"}), start=1
+    ):
+        with pytest.raises(InvalidInputError, match="group= for these messages"):
+            ingest([path], storage, filter_by_keys=keys, **how)
+        # as the message says
+        ingest([path], storage, filter_by_keys=keys, group=f"g{number}", **how)
+        got = found(storage, f"g{number}")
+        (name,) = (n for n in got.data_vars if "GRIB_paramId" in got[n].attrs)
+        np.testing.assert_allclose(got[name].values[0], values + 100 * number, atol=1e-3)
