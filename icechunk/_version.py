@@ -9,5 +9,10 @@ RELEASE = __version__.rpartition("+py")[2]
 
 
 def user_agent() -> str:
-    """Return the user agent of this library's requests."""
+    """Return the user agent of this library's requests.
+
+    Examples
+    --------
+    >>> name = icechunk.user_agent()
+    """
     return f"icechunk-py/{RELEASE}"

@@ -287,6 +287,18 @@ class Conflict(Displayed):
         The node, as an absolute path.
     conflicted_chunks : list of list of int, optional
         Chunk grid coordinates, for conflicts about chunks.
+
+    Examples
+    --------
+    >>> ours, theirs = repo.writable_session("main"), repo.writable_session("main")
+    >>> for each in (ours, theirs):
+    ...     zarr.open_array(each.store, path="temperature")[1] = 17.0
+    >>> snapshot = theirs.commit("Theirs")
+    >>> try:
+    ...     ours.rebase(icechunk.ConflictDetector())
+    ... except icechunk.RebaseFailedError as error:
+    ...     print([conflict.path for conflict in error.conflicts])
+    ['/temperature']
     """
 
     __slots__ = ("conflict_type", "conflicted_chunks", "path")

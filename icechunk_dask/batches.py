@@ -72,6 +72,16 @@ class Written:
         The tasks that took longest, the longest first.
     peak_memory : int
         The most memory that a process had which ran tasks, in bytes.
+
+    Examples
+    --------
+    >>> from icechunk_dask import distributed_write
+    >>> def warmer(store, day):
+    ...     zarr.open_array(store, path="temperature")[day] = 17.0
+    >>> options = {"executor": "threads", "progress": False}
+    >>> written = distributed_write(warmer, range(4), repo, message="Warmer", **options)
+    >>> written.tasks, len(written.snapshots)
+    (4, 1)
     """
 
     tasks: int

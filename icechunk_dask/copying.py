@@ -163,7 +163,7 @@ def ingest(
 
     Examples
     --------
-    >>> report = ingest("/data/2024/*.nc", "/data/repo", chunks={"time": 24})
+    >>> report = ingest("files/*.nc", "copies", chunks={"time": 24})
     >>> report.raise_for_failures()
     """
     if on_changed not in _ON_CHANGED:

@@ -31,5 +31,11 @@ def written_chunks(array: zarr.Array[Any]) -> npt.NDArray[np.bool_]:
     ------
     InvalidInputError
         If the array is in another kind of store.
+
+    Examples
+    --------
+    >>> array = zarr.open_array(session.store, path="temperature")
+    >>> int(written_chunks(array).sum())
+    4
     """
     return extract_session(array).written_chunks(array.path)

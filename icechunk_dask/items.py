@@ -134,6 +134,16 @@ def distributed_write(
     InvalidInputError
         If arguments do not go together, or a repository in memory would be written from
         other processes.
+
+    Examples
+    --------
+    >>> def warmer(store, day):
+    ...     zarr.open_array(store, path="temperature")[day] = 17.0
+    >>> written = distributed_write(
+    ...     warmer, range(4), repo, message="Warmer", executor="threads", progress=False
+    ... )
+    >>> written.tasks
+    4
     """
     if not callable(func):
         raise InvalidInputError(f"func is {func!r}, it must be a function of store and item")

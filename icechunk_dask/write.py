@@ -112,6 +112,13 @@ def store_dask(
         If a task failed; it names the region, and its cause is the original error.
     ConflictError
         If others moved the branch meanwhile. The batches before stay.
+
+    Examples
+    --------
+    >>> target = zarr.open_array(session.store, path="temperature")
+    >>> values = da.full((4, 6), 17.0, chunks=(1, 6), dtype="f4")
+    >>> session = store_dask(sources=[values], targets=[target], progress=False)
+    >>> snapshot = session.commit("Warmer")
     """
     committing = None
     arrays = _listed(targets)

@@ -20,6 +20,10 @@ class IcechunkAccessor:
 
     xarray finds the engine ``icechunk`` by itself; this exists once `icechunk_xarray` is
     imported.
+
+    Examples
+    --------
+    >>> snapshot = ds.icechunk.to_icechunk("year", message="A year")
     """
 
     def __init__(self, obj: Writable) -> None:

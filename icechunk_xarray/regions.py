@@ -73,9 +73,10 @@ def plan_regions(
 
     Examples
     --------
-    >>> initialize(ds, "/data/repo", chunks={"time": 24})
-    >>> for region in plan_regions("/data/repo", "100MB"):
-    ...     to_icechunk(ds.isel(region), "/data/repo", region=region)
+    >>> from icechunk_xarray import initialize, to_icechunk
+    >>> snapshot = initialize(ds, "year", chunks={"time": 24})
+    >>> for region in plan_regions("year", "100MB"):
+    ...     snapshot = to_icechunk(ds.isel(region), "year", region=region)
     """
     limit = _bytes(nbytes)
     session = open_session(

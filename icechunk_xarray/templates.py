@@ -74,7 +74,7 @@ def initialize(
 
     Examples
     --------
-    >>> initialize(ds, "/data/repo", chunks={"time": 24}, message="Arrays of 2024")
+    >>> snapshot = initialize(ds, "year", chunks={"time": 24}, message="Arrays of 2024")
     """
     mode = choose_mode(mode, None, None)
     if mode not in ("w", "w-", "a"):

@@ -188,6 +188,13 @@ def to_icechunk(
     session shows nothing of it. Chunks of a write that failed are in the storage, but
     nothing refers to them. A repository that was created for a write that failed stays,
     empty.
+
+    Examples
+    --------
+    >>> data = xr.Dataset({"a": ("time", [1.0, 2.0])}, {"time": [0, 1]})
+    >>> snapshot = to_icechunk(data, "series", message="Two values")
+    >>> later = data.assign_coords(time=[2, 3])
+    >>> snapshot = to_icechunk(later, "series", append_dim="time")
     """
     url = version_url(target)
     if url is not None:

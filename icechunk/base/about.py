@@ -9,7 +9,12 @@ from icechunk._version import __version__
 
 
 def print_debug_info() -> None:
-    """Print the versions of Python, of this library and of those that it works with."""
+    """Print the versions of Python, of this library and of those that it works with.
+
+    Examples
+    --------
+    >>> icechunk.print_debug_info()  # doctest: +SKIP
+    """
     print(f"platform:  {platform.platform()}")
     print(f"python:  {platform.python_version()}")
     print(f"icechunk:  {__version__}")

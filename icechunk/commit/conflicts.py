@@ -42,7 +42,13 @@ class VersionSelection(NumberedEnum):
 
 
 class ConflictSolver(ABC):
-    """Decides whether a rebase may go on when both sides changed the same thing."""
+    """Decides whether a rebase may go on when both sides changed the same thing.
+
+    Examples
+    --------
+    >>> isinstance(icechunk.ConflictDetector(), icechunk.ConflictSolver)
+    True
+    """
 
     @abstractmethod
     def settles(self, conflict: Conflict) -> bool:
@@ -62,7 +68,13 @@ class ConflictSolver(ABC):
 
 
 class ConflictDetector(ConflictSolver):
-    """Resolves nothing: every conflict makes the rebase fail."""
+    """Resolves nothing: every conflict makes the rebase fail.
+
+    Examples
+    --------
+    >>> zarr.open_array(session.store, path="temperature")[1] = 17.0
+    >>> snapshot = session.commit("Warmer", rebase_with=icechunk.ConflictDetector())
+    """
 
     def settles(self, conflict: Conflict) -> bool:
         """Return False."""
@@ -79,6 +91,13 @@ class BasicConflictSolver(ConflictSolver):
         For a chunk that both sides wrote. Default: ours.
     fail_on_delete_of_updated_array, fail_on_delete_of_updated_group : bool
         Whether to refuse the deletion of what they have changed. Default: delete it.
+
+    Examples
+    --------
+    >>> solver = icechunk.BasicConflictSolver(
+    ...     on_chunk_conflict=icechunk.VersionSelection.UseOurs
+    ... )
+    >>> session.rebase(solver)
     """
 
     on_chunk_conflict: VersionSelection = VersionSelection.UseOurs

@@ -33,6 +33,12 @@ class Diff(Displayed):
         Chunks written or deleted, by array.
     moved_nodes : list of (str, str)
         Old and new path, for every move of a node, in the order of the commits.
+
+    Examples
+    --------
+    >>> diff = repo.diff(from_tag="v1", to_branch="main")
+    >>> diff.updated_arrays, diff.updated_chunks
+    (set(), {'/temperature': [[0, 0]]})
     """
 
     new_groups: set[str] = field(default_factory=set)

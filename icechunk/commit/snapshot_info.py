@@ -70,6 +70,12 @@ class SnapshotInfo(_OfTable, Labelled):
     message : str
     metadata : dict
         As given to the commit.
+
+    Examples
+    --------
+    >>> newest = next(repo.ancestry(branch="main"))
+    >>> newest.message
+    'Second'
     """
 
     _label = "icechunk.snapshots.SnapshotInfo"
@@ -121,6 +127,12 @@ class ManifestFileInfo(Labelled):
     size_bytes : int
         Of the stored object.
     num_chunk_refs : int
+
+    Examples
+    --------
+    >>> (file,) = repo.list_manifest_files(first)
+    >>> file.num_chunk_refs
+    4
     """
 
     _label = "icechunk.snapshots.ManifestFileInfo"

@@ -207,7 +207,12 @@ def _load_bound(stored: Stored, where: str, shift: dict[str, int]) -> int | None
 
 
 class ManifestPreloadCondition(_ArrayCondition):
-    """Which arrays' manifests are fetched when a session opens."""
+    """Which arrays' manifests are fetched when a session opens.
+
+    Examples
+    --------
+    >>> condition = icechunk.ManifestPreloadCondition.name_matches("^time$")
+    """
 
     @staticmethod
     def num_refs(from_refs: int | None, to_refs: int | None) -> ManifestPreloadCondition:
@@ -245,7 +250,12 @@ class ManifestPreloadCondition(_ArrayCondition):
 
 
 class ManifestSplitCondition(_ArrayCondition):
-    """Which arrays a rule for splitting manifests is for."""
+    """Which arrays a rule for splitting manifests is for.
+
+    Examples
+    --------
+    >>> condition = icechunk.ManifestSplitCondition.name_matches("^temperature$")
+    """
 
     @staticmethod
     def AnyArray() -> ManifestSplitCondition:  # noqa: N802 (the API's name)
@@ -262,7 +272,12 @@ class ManifestSplitCondition(_ArrayCondition):
 
 
 class ManifestSplitDimCondition(metaclass=Family):
-    """Which dimensions of an array a number of chunks is for."""
+    """Which dimensions of an array a number of chunks is for.
+
+    Examples
+    --------
+    >>> condition = icechunk.ManifestSplitDimCondition.DimensionName("time")
+    """
 
     @dataclass(frozen=True, repr=False)
     class Axis:

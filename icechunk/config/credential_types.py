@@ -247,6 +247,10 @@ class S3StaticCredentials(_Expiring):
         For temporary credentials.
     expires_after : datetime, optional
         With a time zone. Tells a refreshable credential when to fetch new ones.
+
+    Examples
+    --------
+    >>> keys = icechunk.S3StaticCredentials("key", "secret")
     """
 
     access_key_id: str = field(metadata={"key_id": True})
@@ -318,6 +322,10 @@ class GcsBearerCredential(_Expiring):
     bearer : str
     expires_after : datetime, optional
         With a time zone.
+
+    Examples
+    --------
+    >>> token = icechunk.GcsBearerCredential("token")
     """
 
     bearer: str = _secret()

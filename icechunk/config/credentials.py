@@ -114,6 +114,12 @@ def s3_refreshable_credentials(
     InvalidInputError
         If the function cannot be pickled; with `scatter_initial_credentials` also if it
         fails, or returns anything else.
+
+    Examples
+    --------
+    >>> from functools import partial
+    >>> fresh = partial(icechunk.S3StaticCredentials, "key", "secret")  # or a function of yours
+    >>> credentials = icechunk.s3_refreshable_credentials(fresh)
     """
     kind = S3Credentials.Refreshable
     return kind(*_fetching(kind, get_credentials, scatter_initial_credentials))
@@ -126,19 +132,36 @@ def s3_static_credentials(
     session_token: str | None = None,
     expires_after: datetime | None = None,
 ) -> S3Credentials.Static:
-    """Return fixed S3 credentials."""
+    """Return fixed S3 credentials.
+
+    Examples
+    --------
+    >>> credentials = icechunk.s3_static_credentials(
+    ...     access_key_id="key", secret_access_key="secret"
+    ... )
+    """
     return S3Credentials.Static(
         S3StaticCredentials(access_key_id, secret_access_key, session_token, expires_after)
     )
 
 
 def s3_anonymous_credentials() -> S3Credentials.Anonymous:
-    """Return credentials that leave S3 requests unsigned."""
+    """Return credentials that leave S3 requests unsigned.
+
+    Examples
+    --------
+    >>> credentials = icechunk.s3_anonymous_credentials()
+    """
     return S3Credentials.Anonymous()
 
 
 def s3_from_env_credentials() -> S3Credentials.FromEnv:
-    """Return S3 credentials that are looked up in the environment."""
+    """Return S3 credentials that are looked up in the environment.
+
+    Examples
+    --------
+    >>> credentials = icechunk.s3_from_env_credentials()
+    """
     return S3Credentials.FromEnv()
 
 
@@ -161,6 +184,10 @@ def s3_credentials(
     ------
     InvalidInputError
         If the arguments describe two kinds, or only half of a key pair.
+
+    Examples
+    --------
+    >>> credentials = icechunk.s3_credentials(access_key_id="key", secret_access_key="secret")
     """
     pair = {"access_key_id": access_key_id, "secret_access_key": secret_access_key}
     static = {**pair, "session_token": session_token, "expires_after": expires_after}
@@ -201,6 +228,10 @@ def gcs_static_credentials(
     ------
     InvalidInputError
         If none is given, or more than one.
+
+    Examples
+    --------
+    >>> credentials = icechunk.gcs_static_credentials(bearer_token="token")
     """
     _only_one(
         "gcs_static_credentials",
@@ -231,18 +262,34 @@ def gcs_refreshable_credentials(
 
     The function returns `GcsBearerCredential`; everything else is as in
     `s3_refreshable_credentials`.
+
+    Examples
+    --------
+    >>> from functools import partial
+    >>> fresh = partial(icechunk.GcsBearerCredential, "token")  # or a function of yours
+    >>> credentials = icechunk.gcs_refreshable_credentials(fresh)
     """
     kind = GcsCredentials.Refreshable
     return kind(*_fetching(kind, get_credentials, scatter_initial_credentials))
 
 
 def gcs_anonymous_credentials() -> GcsCredentials.Anonymous:
-    """Return credentials that leave Google Cloud requests unsigned."""
+    """Return credentials that leave Google Cloud requests unsigned.
+
+    Examples
+    --------
+    >>> credentials = icechunk.gcs_anonymous_credentials()
+    """
     return GcsCredentials.Anonymous()
 
 
 def gcs_from_env_credentials() -> GcsCredentials.FromEnv:
-    """Return Google Cloud credentials that are looked up in the environment."""
+    """Return Google Cloud credentials that are looked up in the environment.
+
+    Examples
+    --------
+    >>> credentials = icechunk.gcs_from_env_credentials()
+    """
     return GcsCredentials.FromEnv()
 
 
@@ -265,6 +312,10 @@ def gcs_credentials(
     ------
     InvalidInputError
         If the arguments describe two kinds.
+
+    Examples
+    --------
+    >>> credentials = icechunk.gcs_credentials(bearer_token="token")
     """
     static = {
         "service_account_file": service_account_file,
@@ -300,6 +351,10 @@ def azure_static_credentials(
     ------
     InvalidInputError
         If none is given, or more than one.
+
+    Examples
+    --------
+    >>> credentials = icechunk.azure_static_credentials(access_key="secret")
     """
     _only_one(
         "azure_static_credentials",
@@ -332,12 +387,22 @@ def azure_refreshable_credentials(
 
 
 def azure_from_env_credentials() -> AzureCredentials.FromEnv:
-    """Return Azure credentials that are looked up in the environment."""
+    """Return Azure credentials that are looked up in the environment.
+
+    Examples
+    --------
+    >>> credentials = icechunk.azure_from_env_credentials()
+    """
     return AzureCredentials.FromEnv()
 
 
 def azure_anonymous_credentials() -> AzureCredentials.Anonymous:
-    """Return credentials that leave Azure requests unsigned."""
+    """Return credentials that leave Azure requests unsigned.
+
+    Examples
+    --------
+    >>> credentials = icechunk.azure_anonymous_credentials()
+    """
     return AzureCredentials.Anonymous()
 
 
@@ -359,6 +424,10 @@ def azure_credentials(
     ------
     InvalidInputError
         If the arguments describe two kinds.
+
+    Examples
+    --------
+    >>> credentials = icechunk.azure_credentials(access_key="secret")
     """
     static = {"access_key": access_key, "sas_token": sas_token, "bearer_token": bearer_token}
     way = _only_one(
@@ -395,6 +464,12 @@ def containers_credentials(
     ------
     InvalidInputError
         If a value is none of these.
+
+    Examples
+    --------
+    >>> access = icechunk.containers_credentials(
+    ...     {"s3://archive/": icechunk.s3_anonymous_credentials()}
+    ... )
     """
     result: dict[str, AnyCredential | None] = {}
     for prefix, credential in m.items():

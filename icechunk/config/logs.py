@@ -39,6 +39,10 @@ def initialize_logs() -> None:
     This is called on import, and by whoever changed the variable. Without the variable, nothing
     is set up: the program decides. Logs go to standard error, or to standard output if
     ICECHUNK_LOG_TO_STDOUT is set. A filter that cannot be parsed is reported there, and ignored.
+
+    Examples
+    --------
+    >>> icechunk.initialize_logs()  # doctest: +SKIP
     """
     directive = os.environ.get(ENVIRONMENT)
     if directive:
@@ -63,6 +67,10 @@ def set_logs_filter(log_filter_directive: str | None) -> None:
     ------
     InvalidInputError
         If there is no such level. Nothing is changed then.
+
+    Examples
+    --------
+    >>> icechunk.set_logs_filter("debug")  # doctest: +SKIP
     """
     directive = os.environ.get(ENVIRONMENT, "") if log_filter_directive is None else None
     levels = _parse(directive if directive is not None else str(log_filter_directive))
@@ -77,7 +85,12 @@ def set_logs_filter(log_filter_directive: str | None) -> None:
 
 
 def shutdown_telemetry() -> None:
-    """Flush the log handlers. There is no telemetry to stop."""
+    """Flush the log handlers. There is no telemetry to stop.
+
+    Examples
+    --------
+    >>> icechunk.shutdown_telemetry()
+    """
     for handler in _ROOT.handlers:
         handler.flush()
 

@@ -55,6 +55,10 @@ class ManifestPreloadConfig(Options):
         for coordinates, such as ``time``, ``lat`` or ``x``.
     max_arrays_to_scan : int, optional
         Look at this many arrays. Default 50.
+
+    Examples
+    --------
+    >>> preload = icechunk.ManifestPreloadConfig(max_total_refs=10_000)
     """
 
     _in_force: ClassVar = {"max_total_refs": 10_000, "max_arrays_to_scan": 50}
@@ -81,6 +85,16 @@ class ManifestSplittingConfig(Options):
         among those of all array conditions that match, in order. A dimension that none
         matches is not split. Default: no splitting. (Without this configuration, arrays with
         very many references are cut into manifests of about 130,000.)
+
+    Examples
+    --------
+    >>> splitting = icechunk.ManifestSplittingConfig.from_dict(
+    ...     {
+    ...         icechunk.ManifestSplitCondition.AnyArray(): {
+    ...             icechunk.ManifestSplitDimCondition.DimensionName("time"): 1000
+    ...         }
+    ...     }
+    ... )
     """
 
     split_sizes: Annotated[SplitRules | None, splitting_rules()] = None
@@ -124,6 +138,10 @@ class ManifestVirtualChunkLocationCompressionConfig(Options):
         Default 2,048.
     compression_level : int, optional
         Of zstd. Default 3.
+
+    Examples
+    --------
+    >>> packed = icechunk.ManifestVirtualChunkLocationCompressionConfig(min_num_chunks=100)
     """
 
     _in_force: ClassVar = {
@@ -156,6 +174,14 @@ class ManifestConfig(Options):
     virtual_chunk_location_compression : ManifestVirtualChunkLocationCompressionConfig, optional
     max_concurrent_manifest_fetches_during_commit : int, optional
         Default 1.
+
+    Examples
+    --------
+    >>> config = icechunk.RepositoryConfig(
+    ...     manifest=icechunk.ManifestConfig(
+    ...         preload=icechunk.ManifestPreloadConfig(max_total_refs=0)
+    ...     )
+    ... )
     """
 
     _in_force: ClassVar = {

@@ -420,6 +420,10 @@ def s3_store(
     """Describe S3; with `s3_compatible`, a store that speaks its protocol.
 
     The other parameters are those of `S3Options`.
+
+    Examples
+    --------
+    >>> store = icechunk.s3_store(region="us-east-1", anonymous=True)
     """
     options = S3Options(
         region=region,
@@ -437,7 +441,12 @@ def s3_store(
 
 
 def gcs_store(opts: dict[str, str] | None = None) -> ObjectStoreConfig.Gcs:
-    """Describe Google Cloud Storage, with options for its client."""
+    """Describe Google Cloud Storage, with options for its client.
+
+    Examples
+    --------
+    >>> store = icechunk.gcs_store()
+    """
     return ObjectStoreConfig.Gcs(opts)
 
 
@@ -450,6 +459,10 @@ def azure_store(*, account: str, config: dict[str, str] | None = None) -> Object
         The storage account.
     config : dict, optional
         Options for the client.
+
+    Examples
+    --------
+    >>> store = icechunk.azure_store(account="mine")
     """
     return ObjectStoreConfig.Azure({**(config or {}), "account": account})
 
@@ -457,10 +470,20 @@ def azure_store(*, account: str, config: dict[str, str] | None = None) -> Object
 def http_store(
     opts: dict[str, str] | None = None, headers: dict[str, str] | None = None
 ) -> ObjectStoreConfig.Http:
-    """Describe a web server, with options for the client and headers for its requests."""
+    """Describe a web server, with options for the client and headers for its requests.
+
+    Examples
+    --------
+    >>> store = icechunk.http_store()
+    """
     return ObjectStoreConfig.Http(opts, headers)
 
 
 def local_filesystem_store(path: str) -> ObjectStoreConfig.LocalFileSystem:
-    """Describe a folder."""
+    """Describe a folder.
+
+    Examples
+    --------
+    >>> store = icechunk.local_filesystem_store("/archive")
+    """
     return ObjectStoreConfig.LocalFileSystem(path)

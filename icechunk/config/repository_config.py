@@ -69,6 +69,10 @@ class CompressionConfig(Options):
         Default zstd.
     level : int, optional
         0 to 255, of which zstd uses 22 at most. Default 3.
+
+    Examples
+    --------
+    >>> config = icechunk.RepositoryConfig(compression=icechunk.CompressionConfig(level=5))
     """
 
     _in_force: ClassVar = {"algorithm": CompressionAlgorithm.Zstd, "level": 3}
@@ -100,6 +104,12 @@ class CachingConfig(Options):
         Default 0.
     num_bytes_chunks : int, optional
         Bytes of chunks. Default 0.
+
+    Examples
+    --------
+    >>> config = icechunk.RepositoryConfig(
+    ...     caching=icechunk.CachingConfig(num_bytes_chunks=100_000_000)
+    ... )
     """
 
     _in_force: ClassVar = {
@@ -124,6 +134,10 @@ class RepoUpdateRetryConfig(Options):
     Parameters
     ----------
     default : StorageRetriesSettings, optional
+
+    Examples
+    --------
+    >>> config = icechunk.RepoUpdateRetryConfig()
     """
 
     _in_force: ClassVar = {"default": StorageRetriesSettings(100, 50, 30_000)}
@@ -190,6 +204,11 @@ class RepositoryConfig(Options):
         1,000.
     max_concurrent_decodes : int, optional
         Default: the number of processors.
+
+    Examples
+    --------
+    >>> config = icechunk.RepositoryConfig(inline_chunk_threshold_bytes=1024)
+    >>> repo = icechunk.Repository.open(storage, config=config)
     """
 
     _order = (

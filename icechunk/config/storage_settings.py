@@ -44,6 +44,10 @@ class StorageRetriesSettings(Options):
     initial_backoff_ms, max_backoff_ms : int, optional
         In milliseconds. Default: 100 and 180,000 for requests, 50 and 30,000 for
         updates.
+
+    Examples
+    --------
+    >>> retries = icechunk.StorageRetriesSettings(max_tries=3)
     """
 
     _module = "icechunk.storage"
@@ -80,6 +84,10 @@ class StorageTimeoutSettings(Options):
         gets another second for every 32 KiB.
     operation_attempt_timeout_ms : int, optional
         For one attempt.
+
+    Examples
+    --------
+    >>> timeouts = icechunk.StorageTimeoutSettings(connect_timeout_ms=5_000)
     """
 
     _module = "icechunk.storage"
@@ -100,6 +108,10 @@ class StorageConcurrencySettings(Options):
         At least 1. Default 18.
     ideal_concurrent_request_size : int, optional
         In bytes, at least 1. Default 12 MiB.
+
+    Examples
+    --------
+    >>> settings = icechunk.StorageConcurrencySettings(max_concurrent_requests_for_object=4)
     """
 
     _module = "icechunk.storage"
@@ -161,6 +173,12 @@ class StorageSettings(Options):
     minimum_size_for_multipart_upload : int, optional
         In bytes. Default 100 MiB.
     timeouts : StorageTimeoutSettings, optional
+
+    Examples
+    --------
+    >>> settings = icechunk.StorageSettings(
+    ...     retries=icechunk.StorageRetriesSettings(max_tries=3)
+    ... )
     """
 
     _module = "icechunk.storage"

@@ -50,6 +50,12 @@ class VirtualChunkContainer(Options):
     store : one of the classes of ObjectStoreConfig
     name : str, optional
         Lets locations be written as ``vcc://name/key``.
+
+    Examples
+    --------
+    >>> container = icechunk.VirtualChunkContainer(
+    ...     "s3://archive/", icechunk.s3_store(region="us-east-1")
+    ... )
     """
 
     _module = "icechunk.virtual"
@@ -155,6 +161,12 @@ class VirtualChunkSpec:
         Reading fails if the file was modified later. With a time zone; a fraction of a
         second is cut off, so for a file on a disk pass the second after its own time. At most
         one of the two checksums (Icechunk spec, "Virtual references").
+
+    Examples
+    --------
+    >>> spec = icechunk.VirtualChunkSpec(
+    ...     index=[0, 0], location="s3://archive/day.bin", offset=0, length=24
+    ... )
     """
 
     index: list[int]

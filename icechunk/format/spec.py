@@ -20,10 +20,22 @@ class SpecVersion(NumberedEnum):
 
 
 def spec_version() -> SpecVersion:
-    """Return the version that new repositories get."""
+    """Return the version that new repositories get.
+
+    Examples
+    --------
+    >>> int(icechunk.spec_version())
+    2
+    """
     return SpecVersion.current()
 
 
 def supported_spec_versions() -> list[SpecVersion]:
-    """Return the versions that can be read and written, newest first."""
+    """Return the versions that can be read and written, newest first.
+
+    Examples
+    --------
+    >>> sorted(map(int, icechunk.supported_spec_versions()))
+    [1, 2]
+    """
     return [SpecVersion.v2, SpecVersion.v1]

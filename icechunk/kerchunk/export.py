@@ -92,6 +92,11 @@ def export_references(
         If there is something at `target`.
     StorageError
         If `target` cannot be written.
+
+    Examples
+    --------
+    >>> session = icechunk.Repository.open_or_create("weather").readonly_session("main")
+    >>> export_references(session, "weather.json", format="json")
     """
     session = source.session if isinstance(source, IcechunkStore) else source
     if not isinstance(session, Session):

@@ -31,6 +31,13 @@ class ImportReport:
         Paths of the arrays whose fill value is zero and was not taken for missing values,
         since kerchunk writes zero where a file has no ``_FillValue``. Where a file has one,
         and it is zero, import with ``mask_fill_value=True``.
+
+    Examples
+    --------
+    >>> from icechunk.kerchunk import import_references
+    >>> report = import_references({".zgroup": '{"zarr_format": 2}'}, session, group="month")
+    >>> report.groups
+    ('/month',)
     """
 
     arrays: tuple[str, ...] = ()

@@ -129,6 +129,13 @@ def import_references(
         If references cannot be read, or a chunk cannot be written.
 
     In all these cases the session is as it was.
+
+    Examples
+    --------
+    >>> references = {".zgroup": '{"zarr_format": 2}', ".zattrs": '{"title": "A month"}'}
+    >>> report = import_references(references, session, group="month")
+    >>> report.groups
+    ('/month',)
     """
     session = _session(target)
     if append_dim is not None and region is not None:

@@ -49,6 +49,12 @@ class Administration:
 
         Older parts of the log are fetched as they are reached. Where one was removed, the
         log ends.
+
+        Examples
+        --------
+        >>> newest = next(repo.ops_log())
+        >>> type(newest.kind).__name__
+        'NewCommit'
         """
         info = self._repo_info
         seen: set[str] = set()
@@ -80,7 +86,13 @@ class Administration:
 
     # -- metadata ------------------------------------------------------------------------
     def get_metadata(self) -> dict[str, Any]:
-        """Return the metadata of the repository itself."""
+        """Return the metadata of the repository itself.
+
+        Examples
+        --------
+        >>> repo.get_metadata()
+        {}
+        """
         return dict(self._repo_info.metadata)
 
     def set_metadata(self, metadata: Mapping[str, Any]) -> None:
@@ -90,6 +102,12 @@ class Administration:
         ----------
         metadata : mapping
             Names to anything that JSON can express.
+
+        Examples
+        --------
+        >>> repo.set_metadata({"title": "Weather"})
+        >>> repo.metadata
+        {'title': 'Weather'}
         """
         stored = Metadata(_checked(metadata))
         self._state.update(
@@ -106,6 +124,11 @@ class Administration:
         ----------
         metadata : mapping
             Its names replace existing ones; others stay.
+
+        Examples
+        --------
+        >>> repo.update_metadata({"title": "Weather"})
+        {'title': 'Weather'}
         """
         given = _checked(metadata)
         merged: dict[str, Any] = {}
@@ -121,7 +144,13 @@ class Administration:
 
     # -- status --------------------------------------------------------------------------
     def get_status(self) -> RepoStatus:
-        """Return whether the repository takes writes."""
+        """Return whether the repository takes writes.
+
+        Examples
+        --------
+        >>> repo.get_status().availability.name
+        'online'
+        """
         return RepoStatus.from_status(self._repo_info.status)
 
     def set_status(self, status: RepoStatus) -> None:
@@ -136,6 +165,10 @@ class Administration:
         ------
         InvalidInputError
             If it is not a `RepoStatus`.
+
+        Examples
+        --------
+        >>> repo.set_status(repo.get_status())
         """
         if not isinstance(status, RepoStatus):
             raise InvalidInputError(
@@ -156,15 +189,31 @@ class Administration:
 
     # -- features ------------------------------------------------------------------------
     def feature_flags(self) -> list[FeatureFlag]:
-        """Return all features and whether they are on."""
+        """Return all features and whether they are on.
+
+        Examples
+        --------
+        >>> flags = [flag.name for flag in repo.feature_flags()]
+        """
         return feature_flags(self._repo_info)
 
     def enabled_feature_flags(self) -> list[FeatureFlag]:
-        """Return the features that are on."""
+        """Return the features that are on.
+
+        Examples
+        --------
+        >>> enabled = {flag.name for flag in repo.enabled_feature_flags()}
+        """
         return [flag for flag in self.feature_flags() if flag.enabled]
 
     def disabled_feature_flags(self) -> list[FeatureFlag]:
-        """Return the features that are off."""
+        """Return the features that are off.
+
+        Examples
+        --------
+        >>> [flag.name for flag in repo.disabled_feature_flags()]
+        []
+        """
         return [flag for flag in self.feature_flags() if not flag.enabled]
 
     def set_feature_flag(self, name: str, setting: bool | None) -> None:
@@ -181,6 +230,12 @@ class Administration:
         ------
         InvalidInputError
             If there is no such feature.
+
+        Examples
+        --------
+        >>> repo.set_feature_flag("delete_tag", False)
+        >>> [flag.name for flag in repo.disabled_feature_flags()]
+        ['delete_tag']
         """
         self._state.update(lambda info: set_feature(info, name, setting))
 

@@ -78,6 +78,12 @@ class AncestryGraph:
 
     Made by `Repository.ancestry_graph`. Snapshots that are on no branch are not in it.
     Notebooks show times in UTC; so does `dated`.
+
+    Examples
+    --------
+    >>> graph = repo.ancestry_graph(plain=True)
+    >>> [commit.message for commit, branches, tags in graph.commits()]
+    ['Second', 'First', 'Repository initialized']
     """
 
     def __init__(self, rows: Sequence[_Row], lanes: int, plain: bool) -> None:

@@ -48,6 +48,10 @@ class BranchesAndTags:
         Raises
         ------
         AlreadyExistsError, SnapshotNotFoundError
+
+        Examples
+        --------
+        >>> repo.create_branch("trial", repo.resolve("main~1"))
         """
         _check_name(branch)
         target = decode_id(snapshot_id)
@@ -66,11 +70,23 @@ class BranchesAndTags:
         self._state.update(compute)
 
     def list_branches(self) -> set[str]:
-        """Return the names of all branches."""
+        """Return the names of all branches.
+
+        Examples
+        --------
+        >>> repo.list_branches()
+        {'main'}
+        """
         return set(self._state.load().branches)
 
     def lookup_branch(self, branch: str) -> str:
-        """Return the id of the newest snapshot of a branch."""
+        """Return the id of the newest snapshot of a branch.
+
+        Examples
+        --------
+        >>> repo.lookup_branch("main") == repo.resolve("main")
+        True
+        """
         return encode_id(branch_tip(self._state.load(), branch))
 
     def reset_branch(
@@ -91,6 +107,10 @@ class BranchesAndTags:
         RefNotFoundError, SnapshotNotFoundError
         ConflictError
             If the branch is not at `from_snapshot_id`.
+
+        Examples
+        --------
+        >>> repo.reset_branch("main", repo.resolve("main~1"))
         """
         target = decode_id(snapshot_id)
 
@@ -120,6 +140,11 @@ class BranchesAndTags:
         RefNotFoundError
         SessionStateError
             If it is ``main``.
+
+        Examples
+        --------
+        >>> repo.create_branch("trial", first)
+        >>> repo.delete_branch("trial")
         """
         if branch == MAIN:
             raise SessionStateError(
@@ -144,6 +169,10 @@ class BranchesAndTags:
         AlreadyExistsError
             If there is, or was, a tag of this name.
         SnapshotNotFoundError
+
+        Examples
+        --------
+        >>> repo.create_tag("v2", repo.resolve("main"))
         """
         _check_name(tag)
         target = decode_id(snapshot_id)
@@ -167,11 +196,23 @@ class BranchesAndTags:
         self._state.update(compute)
 
     def list_tags(self) -> set[str]:
-        """Return the names of all tags."""
+        """Return the names of all tags.
+
+        Examples
+        --------
+        >>> repo.list_tags()
+        {'v1'}
+        """
         return set(self._state.load().tags)
 
     def lookup_tag(self, tag: str) -> str:
-        """Return the id of the snapshot that a tag names."""
+        """Return the id of the snapshot that a tag names.
+
+        Examples
+        --------
+        >>> repo.lookup_tag("v1") == first
+        True
+        """
         return encode_id(tag_target(self._state.load(), tag))
 
     def delete_tag(self, tag: str) -> None:
@@ -180,6 +221,10 @@ class BranchesAndTags:
         Raises
         ------
         RefNotFoundError
+
+        Examples
+        --------
+        >>> repo.delete_tag("v1")
         """
 
         def compute(info: RepoInfo) -> tuple[RepoInfo, UpdateEntry]:

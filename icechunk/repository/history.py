@@ -81,12 +81,23 @@ class History:
         Raises
         ------
         SnapshotNotFoundError
+
+        Examples
+        --------
+        >>> repo.lookup_snapshot(first).message
+        'First'
         """
         info = self._state.load()
         return SnapshotInfo.from_entry(require_snapshot(info, decode_id(snapshot_id)))
 
     def list_manifest_files(self, snapshot_id: str) -> list[ManifestFileInfo]:
-        """Return the manifests that a snapshot refers to."""
+        """Return the manifests that a snapshot refers to.
+
+        Examples
+        --------
+        >>> sum(file.num_chunk_refs for file in repo.list_manifest_files(first))
+        4
+        """
         snapshot = self._assets.snapshot(decode_id(snapshot_id))
         return [ManifestFileInfo.from_file(file) for file in snapshot.manifest_files.values()]
 
@@ -106,6 +117,11 @@ class History:
         ----------
         branch, tag, snapshot_id, ref : str
             Exactly one of them: where to start. For `ref` see `icechunk.Repository.resolve`.
+
+        Examples
+        --------
+        >>> [commit.message for commit in repo.ancestry(branch="main")]
+        ['Second', 'First', 'Repository initialized']
         """
         info = self._state.load()
         return Ancestry(info, resolve(info, branch, tag, snapshot_id, ref))
@@ -148,6 +164,12 @@ class History:
         ------
         InvalidInputError
             If the earlier version is not an ancestor of the later one.
+
+        Examples
+        --------
+        >>> diff = repo.diff(from_tag="v1", to_branch="main")
+        >>> diff.updated_chunks
+        {'/temperature': [[0, 0]]}
         """
         info = self._state.load()
         start = resolve(info, from_branch, from_tag, from_snapshot_id)
@@ -197,6 +219,11 @@ class History:
             If there is no such version.
         InvalidInputError
             If several are named.
+
+        Examples
+        --------
+        >>> print(repo.ancestry_graph(plain=True).dated(1))  # doctest: +ELLIPSIS
+        ● ... (main) Second
         """
         info = self._state.load()
         if branch is None and tag is None and snapshot_id is None:

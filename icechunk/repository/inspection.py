@@ -70,6 +70,10 @@ class Inspection:
         ------
         FormatError
             If the repository is of spec version 1, which has no repo info.
+
+        Examples
+        --------
+        >>> told = repo.inspect_repo_info()
         """
         info = self._state.load()
         if info.spec_version < 2:
@@ -110,6 +114,10 @@ class Inspection:
         ------
         StorageError
             If there is no such object.
+
+        Examples
+        --------
+        >>> told = repo.inspect_snapshot(first)
         """
         key = layout.snapshot_key(decode_id(snapshot_id))
         data = self._assets.storage.get(key).data
@@ -143,6 +151,11 @@ class Inspection:
         ------
         StorageError
             If there is no such object.
+
+        Examples
+        --------
+        >>> (file,) = repo.list_manifest_files(first)
+        >>> told = repo.inspect_manifest(file.id)
         """
         key = layout.manifest_key(decode_id(manifest_id))
         data = self._assets.storage.get(key).data
@@ -203,6 +216,10 @@ class Inspection:
         ------
         StorageError
             If there is no such object.
+
+        Examples
+        --------
+        >>> told = repo.inspect_transaction_log(first)
         """
         wanted = decode_id(snapshot_id)
         key = layout.transaction_key(wanted)

@@ -62,6 +62,12 @@ class PartResult(Displayed):
         Chunks written, and their size as stored.
     result : object
         What the function returned.
+
+    Examples
+    --------
+    >>> job = repo.jobs.create("backfill", keys=[2, 3], message="Two more rows")
+    >>> [part.ran for part in job.run(lambda store, key: None, keys=[2])]
+    [True]
     """
 
     key: Any
@@ -77,6 +83,12 @@ class Job(Displayed):
     """A write in many parts. Made by `Repository.jobs`.
 
     It pickles if the repository does, and holds no state that others change.
+
+    Examples
+    --------
+    >>> job = repo.jobs.create("backfill", keys=[2, 3], message="Two more rows")
+    >>> job.status().missing
+    [2, 3]
     """
 
     def __init__(self, repository: Host, files: JobFiles, definition: Definition) -> None:

@@ -28,10 +28,13 @@ class Jobs(Displayed):
 
     Examples
     --------
-    >>> job = repo.jobs.create("backfill", keys=["2001", "2002"], message="Two more years")
+    >>> def write(store, row):
+    ...     zarr.open_array(store, path="temperature")[row] = 17.0
+    >>> job = repo.jobs.create("backfill", keys=[2, 3], message="Two more rows")
     >>> job = repo.jobs.open("backfill")  # in any other process
-    >>> job.run(write_year, index=0)  # a function of store and key
-    >>> job.finish()
+    >>> parts = job.run(write, keys=[2, 3])
+    >>> job.finish() == repo.lookup_branch("main")
+    True
     """
 
     def __init__(self, repository: Host) -> None:

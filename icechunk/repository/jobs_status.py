@@ -89,6 +89,12 @@ class JobStatus(Displayed):
         Keys that nobody has begun. They have no order if the job was given none.
     commits : list of str
         Ids of the snapshots, oldest first.
+
+    Examples
+    --------
+    >>> job = repo.jobs.create("backfill", keys=[2, 3], message="Two more rows")
+    >>> job.status().is_complete
+    False
     """
 
     name: str

@@ -93,6 +93,12 @@ class Maintenance:
             If it is not a time, or has no zone and is in the future.
         ReadOnlyError
             If the repository or its storage does not allow writes.
+
+        Examples
+        --------
+        >>> from datetime import UTC, datetime, timedelta
+        >>> repo.expire_snapshots(datetime.now(UTC) - timedelta(days=30))
+        set()
         """
         limit = to_microseconds(_cutoff(older_than, "older_than"))
         self._require_writable("expire")
@@ -137,6 +143,12 @@ class Maintenance:
             As for `expire_snapshots`.
         FormatError
             If the repository is of spec version 1.
+
+        Examples
+        --------
+        >>> from datetime import UTC, datetime
+        >>> len(repo.preview_expiration(datetime.now(UTC)).snapshots)
+        0
         """
         limit = to_microseconds(_cutoff(older_than, "older_than"))
         self._state.require_version_2("a preview of an expiration")
@@ -231,6 +243,13 @@ class Maintenance:
             If the repository or its storage does not allow writes.
         StorageError, FormatError
             If something that a version needs is missing or damaged. Nothing is deleted then.
+
+        Examples
+        --------
+        >>> from datetime import UTC, datetime, timedelta
+        >>> found = repo.garbage_collect(datetime.now(UTC) - timedelta(days=2), dry_run=True)
+        >>> found.bytes_deleted
+        0
         """
         cutoff = _cutoff(delete_object_older_than, "delete_object_older_than")
         limits = _limits(
@@ -347,6 +366,11 @@ class Maintenance:
         ------
         StorageError, FormatError
             If a part of a version is missing or damaged.
+
+        Examples
+        --------
+        >>> repo.chunk_storage_stats().non_virtual_bytes() > 0
+        True
         """
         limits = _limits(
             max_snapshots_in_memory,

@@ -42,6 +42,11 @@ class RepoStatus(Labelled):
     set_at : datetime, optional
         When this was set. Leave it out to use the current time.
     limited_availability_reason : str, optional
+
+    Examples
+    --------
+    >>> repo.get_status().availability.name
+    'online'
     """
 
     _label = "icechunk.repository.RepoStatus"
@@ -95,6 +100,12 @@ class GCSummary(Labelled):
         the given time if a job or a clock requires that.
     reasons : list of str
         Why it is before the given time.
+
+    Examples
+    --------
+    >>> from datetime import UTC, datetime
+    >>> repo.garbage_collect(datetime.now(UTC), dry_run=True).chunks_deleted
+    0
     """
 
     _label = "icechunk.ops.GCSummary"
@@ -150,7 +161,13 @@ class _Kind:
 
 
 class UpdateType:
-    """What an update did: one class for each kind, with its details."""
+    """What an update did: one class for each kind, with its details.
+
+    Examples
+    --------
+    >>> isinstance(next(repo.ops_log()).kind, icechunk.UpdateType.NewCommit)
+    True
+    """
 
     @dataclass(frozen=True, repr=False)
     class RepoInitialized(_Kind):
@@ -258,6 +275,12 @@ class Update(Labelled):
         In UTC.
     backup_path : str or None
         Name of the copy of the repo info from right after this update; None for the newest.
+
+    Examples
+    --------
+    >>> update = next(repo.ops_log())
+    >>> update.updated_at.tzinfo is not None
+    True
     """
 
     _label = "icechunk.ops.Update"

@@ -43,6 +43,11 @@ class RepackSummary(Displayed):
     chunks : int
         Those that are to be packed: in objects of which too much is waste, or alone in small
         objects.
+
+    Examples
+    --------
+    >>> repo.repack("main", dry_run=True).packs
+    0
     """
 
     snapshot_id: str | None

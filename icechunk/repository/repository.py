@@ -62,6 +62,12 @@ class Repository:
     """A repository: a history of snapshots with branches and tags.
 
     Use `create`, `open` or `open_or_create`.
+
+    Examples
+    --------
+    >>> repo = icechunk.Repository.open_or_create("weather")
+    >>> with repo.transaction("main", message="A group") as store:
+    ...     group = zarr.create_group(store, path="stations")
     """
 
     def __init__(self, recipe: RepositoryRecipe) -> None:
@@ -120,6 +126,12 @@ class Repository:
             If there is a repository.
         InvalidInputError
             If there is something else.
+
+        Examples
+        --------
+        >>> repo = icechunk.Repository.create("weather")  # or a URL, or a storage
+        >>> sorted(repo.list_branches())
+        ['main']
         """
         version = SpecVersion.current() if spec_version is None else int(spec_version)
         if version not in supported_spec_versions():
@@ -179,6 +191,11 @@ class Repository:
             If there is none.
         FormatError
             If it is damaged, or of a newer version.
+
+        Examples
+        --------
+        >>> icechunk.Repository.open(storage).lookup_tag("v1") == first
+        True
         """
         warn_of_none(authorize_virtual_chunk_access)
         return cls._open(storage, config, authorize_virtual_chunk_access, attribution)[0]
@@ -229,6 +246,10 @@ class Repository:
 
         The same as `open` followed by `readonly_session`, whose parameters and errors it has,
         but with one request less.
+
+        Examples
+        --------
+        >>> session = icechunk.Repository.open_readonly_session(storage, "main")
         """
         repository, info = cls._open(storage, config, authorize_virtual_chunk_access)
         return repository._sessions.at(info, branch, tag, snapshot_id, ref, as_of)
@@ -247,6 +268,10 @@ class Repository:
 
         Takes the parameters of `open` and `create`. Two processes that do this at the
         same time get the same repository.
+
+        Examples
+        --------
+        >>> repo = icechunk.Repository.open_or_create("weather")
         """
         place = as_storage(storage)
         opening = (place, config, authorize_virtual_chunk_access)
@@ -270,6 +295,11 @@ class Repository:
         storage : Storage, str or path
         storage_settings : StorageSettings, optional
             For this look only.
+
+        Examples
+        --------
+        >>> icechunk.Repository.exists(storage)
+        True
         """
         return Repository.fetch_spec_version(storage, storage_settings) is not None
 
@@ -280,6 +310,11 @@ class Repository:
         """Return the spec version of a repository, None if there is none.
 
         Parameters are those of `exists`.
+
+        Examples
+        --------
+        >>> int(icechunk.Repository.fetch_spec_version(storage))
+        2
         """
         place = as_storage(storage)
         if storage_settings is not None:
@@ -289,7 +324,12 @@ class Repository:
 
     @staticmethod
     def fetch_config(storage: AnyStorage) -> RepositoryConfig | None:
-        """Return the stored configuration of a repository, None if there is none."""
+        """Return the stored configuration of a repository, None if there is none.
+
+        Examples
+        --------
+        >>> config = icechunk.Repository.fetch_config(storage)
+        """
         return stored_config(context_at(storage, RepositoryConfig()).state.load())
 
     def reopen(
@@ -301,6 +341,11 @@ class Repository:
 
         Parameters are those of `open`; where they are left out those of this repository
         stay.
+
+        Examples
+        --------
+        >>> small = icechunk.RepositoryConfig(inline_chunk_threshold_bytes=0)
+        >>> repo = repo.reopen(config=small)
         """
         warn_of_none(authorize_virtual_chunk_access)
         merged = self.config.merge(config) if config is not None else self.config
@@ -322,7 +367,12 @@ class Repository:
         )
 
     def save_config(self) -> None:
-        """Store the configuration of this repository for all who open it later."""
+        """Store the configuration of this repository for all who open it later.
+
+        Examples
+        --------
+        >>> repo.save_config()
+        """
         self.config.validate()
         raw = flexbuf.dumps(self.config.to_dict())
         self._context.state.update(
@@ -389,7 +439,14 @@ class Repository:
         return self._context.state.load()
 
     def set_default_commit_metadata(self, metadata: Mapping[str, Any]) -> None:
-        """Set metadata that every commit of sessions opened from now on gets."""
+        """Set metadata that every commit of sessions opened from now on gets.
+
+        Examples
+        --------
+        >>> repo.set_default_commit_metadata({"author": "me"})
+        >>> repo.default_commit_metadata()
+        {'author': 'me'}
+        """
         Metadata(metadata)  # refuses what cannot be stored
         self._recipe = replace(self._recipe, commit_metadata=dict(metadata), key=new_key())
         self._context = replace(
@@ -397,7 +454,13 @@ class Repository:
         )
 
     def default_commit_metadata(self) -> dict[str, Any]:
-        """Return the metadata that every commit gets."""
+        """Return the metadata that every commit gets.
+
+        Examples
+        --------
+        >>> repo.default_commit_metadata()
+        {}
+        """
         return dict(self._recipe.commit_metadata)
 
     # -- sessions ------------------------------------------------------------------------

@@ -66,6 +66,10 @@ class Rewriting:
             If the branch moves in the meantime.
         SessionStateError
             If the newest snapshot cannot be amended.
+
+        Examples
+        --------
+        >>> snapshot = repo.rewrite_manifests("New manifests", branch="main")
         """
         if commit_method not in get_args(CommitMethod):
             raise InvalidInputError(
@@ -115,6 +119,11 @@ class Rewriting:
             If `max_waste` is not between 0 and 1.
         ConflictError
             If the branch moves in the meantime.
+
+        Examples
+        --------
+        >>> repo.repack("main", dry_run=True).packs
+        0
         """
         session = self._sessions.writable_session(branch, pack=True)
         return repack(session, message, max_waste=max_waste, dry_run=dry_run)

@@ -69,6 +69,12 @@ class Sessions:
             If there is no such version.
         InvalidInputError
             If not exactly one version is named.
+
+        Examples
+        --------
+        >>> session = repo.readonly_session(ref="main~1")
+        >>> float(zarr.open_array(session.store, path="temperature", mode="r")[0, 0])
+        15.0
         """
         if as_of is not None and branch is None:
             raise invalid_version("as_of argument must be provided together with a branch name")
@@ -96,7 +102,7 @@ class Sessions:
         Examples
         --------
         >>> before = repo.resolve("main~2")
-        >>> repo.readonly_session(ref="main@2024-05-01")
+        >>> session = repo.readonly_session(ref="main@2100-05-01")  # the newest then
         """
         return encode_id(resolve_ref(self._context().state.load(), ref))
 
@@ -132,6 +138,12 @@ class Sessions:
         ------
         RefNotFoundError
             If there is no such branch.
+
+        Examples
+        --------
+        >>> session = repo.writable_session("main")
+        >>> zarr.open_array(session.store, path="temperature")[0] = 17.0
+        >>> snapshot = session.commit("Warmer")
         """
         return self._open_branch(branch, SessionMode.writable, pack=pack)
 
@@ -142,6 +154,12 @@ class Sessions:
         ------
         RefNotFoundError
             If there is no such branch.
+
+        Examples
+        --------
+        >>> session = repo.rearrange_session("main")
+        >>> session.move("/temperature", "/t")
+        >>> snapshot = session.commit("A short name")
         """
         return self._open_branch(branch, SessionMode.rearrange)
 
@@ -216,6 +234,11 @@ class Sessions:
 
         If the block raises, nothing is committed. The parameters are those of
         `Session.commit`.
+
+        Examples
+        --------
+        >>> with repo.transaction("main", message="Warmer") as store:
+        ...     zarr.open_array(store, path="temperature")[0] = 17.0
         """
         session = self.writable_session(branch)
         yield session.store

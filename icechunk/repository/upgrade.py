@@ -80,6 +80,11 @@ def upgrade_icechunk_repository(
         If the storage does not allow writes.
     FormatError
         If a part of the history is missing or damaged. Nothing is changed then.
+
+    Examples
+    --------
+    >>> old = icechunk.Repository.create(icechunk.in_memory_storage(), spec_version=1)
+    >>> icechunk.upgrade_icechunk_repository(old, dry_run=False)  # doctest: +SKIP
     """
     concurrency = 64 if prefetch_concurrency is None else prefetch_concurrency
     if concurrency < 1:

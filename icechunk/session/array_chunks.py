@@ -64,7 +64,13 @@ class ArrayChunks:
 
     # -- looking up --------------------------------------------------------------------
     def chunk_refs(self, path: str) -> ChunkRefs:
-        """Return all references of an array, with the edits of this session."""
+        """Return all references of an array, with the edits of this session.
+
+        Examples
+        --------
+        >>> len(session.chunk_refs("/temperature"))
+        4
+        """
         return self._chunks.refs(path)
 
     def set_refs(self, path: str, refs: ChunkRefs) -> None:
@@ -100,6 +106,11 @@ class ArrayChunks:
         ------
         NodeNotFoundError, InvalidInputError
             If there is no such array.
+
+        Examples
+        --------
+        >>> session.written_chunks("/temperature").sum(axis=0)
+        array([4])
         """
         node, _ = self._edits.tree.require_array(normalize_path(path))
         return GridMask(self._chunks.written(node.path, base=base), "written", node)
@@ -109,6 +120,12 @@ class ArrayChunks:
 
         For a fork they include those that its parent had changed before. Parameters, result
         and errors are those of `written_chunks`.
+
+        Examples
+        --------
+        >>> zarr.open_array(session.store, path="temperature")[1] = 17.0
+        >>> session.changed_chunks("/temperature")[:, 0].tolist()
+        [False, True, False, False]
         """
         node, _ = self._edits.tree.require_array(normalize_path(path))
         return GridMask(self._chunks.changed(node.path), "changed", node)
@@ -126,6 +143,11 @@ class ArrayChunks:
         ------
         NodeNotFoundError, InvalidInputError
             If there is no such array, or a coordinate is negative.
+
+        Examples
+        --------
+        >>> session.chunk_type("/temperature", (0, 0)).name
+        'inline'
         """
         node, array = self._edits.tree.require_array(normalize_path(array_path))
         coordinate = tuple(map(operator.index, chunk_coordinates))
@@ -144,6 +166,11 @@ class ArrayChunks:
         ------
         InvalidInputError
             If a location names a container that the configuration does not have.
+
+        Examples
+        --------
+        >>> session.all_virtual_chunk_locations()
+        []
         """
         return [
             location
@@ -262,6 +289,10 @@ class ArrayChunks:
         NodeNotFoundError, InvalidInputError
             If there is no such array, its chunk grid is not regular, or the offset has not
             one number per dimension.
+
+        Examples
+        --------
+        >>> offset = session.shift_array("/temperature", (-1, 0))
         """
         node, array = self._movable(array_path)
         offset = tuple(map(operator.index, chunk_offset))
@@ -307,6 +338,10 @@ class ArrayChunks:
             If there is no such array, its chunk grid is not regular, or `forward` returns
             something that is not a position in it. Then, and if a function raises, nothing has
             changed.
+
+        Examples
+        --------
+        >>> session.reindex_array("/temperature", lambda index: [3 - index[0], index[1]])
         """
         node, array = self._movable(array_path)
         refs = self._written(node.path)

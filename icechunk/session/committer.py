@@ -51,6 +51,13 @@ class Committed:
     objects : int
         The number of objects written for the commit: manifests, transaction logs, snapshots, the
         repo info with its copies, and tickets. Lost attempts count too. Chunks do not.
+
+    Examples
+    --------
+    >>> zarr.open_array(session.store, path="temperature")[1] = 17.0
+    >>> snapshot = session.commit("Warmer")
+    >>> session.committed.attempts
+    1
     """
 
     snapshot_id: str
@@ -194,6 +201,11 @@ class Committer:
             again: the session finds out, and does not commit twice.
         SessionStateError
             If nothing changed, or the session cannot commit.
+
+        Examples
+        --------
+        >>> zarr.open_array(session.store, path="temperature")[0] = 17.0
+        >>> snapshot = session.commit("Warmer", {"author": "me"})
         """
         if rebase_with is None and fair:
             raise InvalidInputError(
@@ -229,6 +241,11 @@ class Committer:
 
         Parameters and errors are those of `commit`. The first snapshot of a repository
         cannot be amended, and neither can one that moved nodes by a session that edits.
+
+        Examples
+        --------
+        >>> zarr.open_array(session.store, path="temperature")[0] = 17.0
+        >>> snapshot = session.amend("Second, corrected")
         """
         self._context.state.require_version_2("amend")
         return self.put(message, metadata, allow_empty, amends=True)
@@ -253,6 +270,10 @@ class Committer:
             If the solver cannot resolve a conflict. The session then stays as it was.
         SessionStateError
             If the session cannot commit, or a transaction log is missing.
+
+        Examples
+        --------
+        >>> session.rebase(icechunk.ConflictDetector())
         """
         self.check_committable(allow_empty=True)
         with self._lock:
@@ -272,6 +293,11 @@ class Committer:
 
         The session is read-only afterwards. Garbage collection removes the snapshot
         eventually, unless a branch or tag is made from it.
+
+        Examples
+        --------
+        >>> zarr.open_array(session.store, path="temperature")[0] = 17.0
+        >>> snapshot = session.flush("On no branch")
         """
         self.check_committable(allow_empty=True)
         _check_words(message, metadata)

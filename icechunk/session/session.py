@@ -50,6 +50,12 @@ class Session:
     ----------
     chunks : ChunkStore
         Access to single chunks.
+
+    Examples
+    --------
+    >>> session = repo.writable_session("main")
+    >>> zarr.open_array(session.store, path="temperature")[1] = 17.0
+    >>> snapshot = session.commit("Warmer")
     """
 
     def __init__(
@@ -238,6 +244,10 @@ class Session:
         """Delete a node and everything below it. A missing node is ignored.
 
         With ``below=False`` nodes below an array stay.
+
+        Examples
+        --------
+        >>> session.delete_nodes("/temperature")
         """
         with self._lock:
             self._edits.check_editable()
@@ -260,6 +270,11 @@ class Session:
             If there is nothing at `from_path`.
         AlreadyExistsError
             If there is a node at `to_path`.
+
+        Examples
+        --------
+        >>> session = repo.rearrange_session("main")
+        >>> session.move("/temperature", "/t")
         """
         if self.mode is not SessionMode.rearrange:
             if self.read_only:
@@ -297,7 +312,14 @@ class Session:
         return self._edits.own().array_changes()
 
     def status(self) -> Diff:
-        """Return the uncommitted changes."""
+        """Return the uncommitted changes.
+
+        Examples
+        --------
+        >>> zarr.open_array(session.store, path="temperature")[1] = 17.0
+        >>> session.status().updated_chunks
+        {'/temperature': [[1, 0]]}
+        """
         changes, tree = self._edits.own(), self._edits.tree
         log = transaction_log(tree.snapshot.id, tree.snapshot, tree, changes)
         paths = {node.id: (node.path, node.is_array) for node in tree.nodes()}
@@ -321,7 +343,14 @@ class Session:
         return encode_change_set(changes)
 
     def discard_changes(self) -> None:
-        """Drop all uncommitted changes."""
+        """Drop all uncommitted changes.
+
+        Examples
+        --------
+        >>> session.discard_changes()
+        >>> session.has_uncommitted_changes
+        False
+        """
         if self.read_only:
             self._edits.check_editable()
         with self._lock:
@@ -329,7 +358,12 @@ class Session:
             self.chunks.discard()
 
     def discard_inherited_changes(self) -> None:
-        """Drop all uncommitted changes; for a fork, also those that its parent had made before."""
+        """Drop all uncommitted changes; for a fork, also those that its parent had made before.
+
+        Examples
+        --------
+        >>> session.discard_inherited_changes()
+        """
         if self.read_only:
             self._edits.check_editable()
         with self._lock:
@@ -347,6 +381,12 @@ class Session:
         pack : bool, optional
             Whether small chunks share objects, as for `Repository.writable_session`.
             Default: as in this session.
+
+        Examples
+        --------
+        >>> fork = session.fork()  # pickle it, and write to it elsewhere
+        >>> zarr.open_array(fork.store, path="temperature")[1] = 17.0
+        >>> session.merge(fork)
         """
         if self.mode is not SessionMode.writable:
             raise SessionStateError(
@@ -378,6 +418,14 @@ class Session:
             disagree about a chunk or a node. Nothing is taken over then.
         SessionStateError
             If copies of a fork were sent to other processes, and none came back.
+
+        Examples
+        --------
+        >>> fork = session.fork()
+        >>> zarr.open_array(fork.store, path="temperature")[1] = 17.0
+        >>> session.merge(fork)
+        >>> session.has_uncommitted_changes
+        True
         """
         forks = _forks(self, others)
         self._copies.check(fork._copies for fork in forks)
@@ -417,6 +465,11 @@ class Session:
         ConflictError
             If two disagree about a chunk or a node, or one with this session. In all three
             cases nothing is taken over.
+
+        Examples
+        --------
+        >>> fork = session.fork()
+        >>> session.merge_change_sets([fork.change_set_bytes()])
         """
         parts = [decode_change_set(data, f"change set {i}") for i, data in enumerate(change_sets)]
         self._edits.merge(parts, on_conflict)
@@ -446,6 +499,12 @@ class Session:
 
         Takes the parameters of `commit` and `merge_change_sets`, and raises their errors.
         If it raises, the session is as it was before.
+
+        Examples
+        --------
+        >>> fork = session.fork()
+        >>> zarr.open_array(fork.store, path="temperature")[1] = 17.0
+        >>> snapshot = session.distributed_commit("Warmer", [fork.change_set_bytes()])
         """
         with self._lock:
             top = self._edits.layers[-1]
@@ -473,6 +532,12 @@ class ForkSession(Session):
 
     It starts with what its parent had done, pickles with its changes, and cannot commit:
     the session that it was forked from merges it.
+
+    Examples
+    --------
+    >>> fork = session.fork()
+    >>> zarr.open_array(fork.store, path="temperature")[1] = 17.0
+    >>> session.merge(fork)
     """
 
     def __init__(

@@ -128,6 +128,11 @@ class Storage(Displayed, ABC):
     `PreconditionFailedError` for a condition that does not hold, `StorageError` for
     everything else (with the key, the operation and the cause in its message),
     `InvalidInputError` for a key that leaves the prefix.
+
+    Examples
+    --------
+    >>> storage.get("repo").etag is not None
+    True
     """
 
     #: False for a storage that cannot write, such as plain HTTP.

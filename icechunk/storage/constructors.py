@@ -68,7 +68,12 @@ def _described(
 
 
 def in_memory_storage() -> MemoryStorage:
-    """Return a new storage in the memory of this process."""
+    """Return a new storage in the memory of this process.
+
+    Examples
+    --------
+    >>> repo = icechunk.Repository.create(icechunk.in_memory_storage())
+    """
     return MemoryStorage()
 
 
@@ -80,6 +85,10 @@ def local_filesystem_storage(path: str | os.PathLike[str]) -> LocalStorage:
     Parameters
     ----------
     path : str or path-like
+
+    Examples
+    --------
+    >>> repo = icechunk.Repository.create(icechunk.local_filesystem_storage("weather"))
     """
     return LocalStorage(path)
 
@@ -111,6 +120,10 @@ def http_storage(
     ------
     InvalidInputError
         If it is another URL, or an option is unknown.
+
+    Examples
+    --------
+    >>> storage = icechunk.http_storage("https://data.example.org/weather")
     """
     may_follow = functools.partial(anywhere, base_url) if follow_redirects else None
     return GuardedHttp(base_url, opts, headers, may_follow)
@@ -179,6 +192,12 @@ def s3_storage(
     ------
     InvalidInputError
         If arguments exclude each other, or cannot be valid.
+
+    Examples
+    --------
+    >>> storage = icechunk.s3_storage(
+    ...     bucket="data", prefix="weather", region="us-east-1", anonymous=True
+    ... )
     """
     options, credentials, others = _described(
         region,
@@ -249,6 +268,13 @@ def r2_storage(
     ------
     InvalidInputError
         Without an account and an endpoint, or without a bucket.
+
+    Examples
+    --------
+    >>> storage = icechunk.r2_storage(
+    ...     bucket="data", prefix="weather", account_id="id",
+    ...     access_key_id="key", secret_access_key="secret",
+    ... )
     """
     options, credentials, others = _described(region, endpoint_url, arguments)
     return from_config.r2(options, bucket, prefix, account_id, credentials, **others)
@@ -282,6 +308,13 @@ def tigris_storage(
     ------
     InvalidInputError
         Without a region, unless consistency may be weak.
+
+    Examples
+    --------
+    >>> storage = icechunk.tigris_storage(
+    ...     bucket="data", prefix="weather", region="auto",
+    ...     access_key_id="key", secret_access_key="secret",
+    ... )
     """
     options, credentials, others = _described(region, endpoint_url, arguments)
     return from_config.tigris(options, bucket, prefix, use_weak_consistency, credentials, **others)
@@ -302,6 +335,10 @@ def hf_storage(
     **arguments
         As in `s3_storage`. The key pair is made from an access token on their site; the
         token itself cannot be used.
+
+    Examples
+    --------
+    >>> storage = icechunk.hf_storage("user/data", "weather")  # doctest: +SKIP
     """
     options, credentials, others = _described(None, None, arguments)
     return from_config.hf(options, bucket, prefix, namespace, credentials, **others)
@@ -343,6 +380,10 @@ def gcs_storage(
     ------
     InvalidInputError
         If arguments exclude each other, or an option is unknown.
+
+    Examples
+    --------
+    >>> storage = icechunk.gcs_storage(bucket="data", prefix="weather", anonymous=True)
     """
     return from_config.gcs(
         bucket,
@@ -396,6 +437,12 @@ def azure_storage(
     ------
     InvalidInputError
         If arguments exclude each other, or an option is unknown.
+
+    Examples
+    --------
+    >>> storage = icechunk.azure_storage(
+    ...     account="mine", container="data", prefix="weather", access_key="c2VjcmV0"
+    ... )
     """
     return ObjectStorage.azure(
         account,

@@ -101,6 +101,10 @@ class LocalStorage(Storage):
     ----------
     path : str or path-like
         The folder. A relative one is taken from the current directory, now.
+
+    Examples
+    --------
+    >>> repo = icechunk.Repository.create(icechunk.LocalStorage("weather"))
     """
 
     checks_conditions = True

@@ -69,6 +69,10 @@ class MemoryStorage(Storage):
     name : str, optional
         Storages of one name hold the same objects, like ``memory://name``. Without a
         name, only this one and its copies do.
+
+    Examples
+    --------
+    >>> repo = icechunk.Repository.create(icechunk.MemoryStorage())
     """
 
     checks_conditions = True

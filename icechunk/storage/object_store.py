@@ -103,6 +103,11 @@ class ObjectStorage(Storage):
     settings : StorageSettings, optional
     read_only : bool, default False
         Refuse to write.
+
+    Examples
+    --------
+    >>> type(icechunk.s3_storage(bucket="data", prefix="weather", anonymous=True)).__name__
+    'ObjectStorage'
     """
 
     copies_by_reading = True

@@ -217,6 +217,10 @@ def storage_from_url(url: str | os.PathLike[str], **options: Any) -> Storage:
     InvalidInputError
         If the scheme or an option is unknown, a part of the URL is missing, or it names a
         version.
+
+    Examples
+    --------
+    >>> storage = icechunk.storage_from_url("s3://data/weather", region="us-east-1", anonymous=True)
     """
     text = os.fspath(url)
     named = version_url(text)
@@ -316,6 +320,10 @@ def redirect_storage(base_url: str) -> Storage:
         If it is another URL.
     StorageError
         If no storage is reached.
+
+    Examples
+    --------
+    >>> storage = icechunk.redirect_storage("https://data.example.org/newest")  # doctest: +SKIP
     """
     current = base_url
     for _ in range(_MAX_REDIRECTS):

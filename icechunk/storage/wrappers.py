@@ -182,6 +182,10 @@ class LatencyStorage(WrapperStorage):
     write_latency_ms, read_latency_ms : int, default 0
         Wait this long before each call that writes, or reads. May be changed later, for
         this storage and for those made from it by `with_settings`.
+
+    Examples
+    --------
+    >>> slow = icechunk.LatencyStorage(storage, read_latency_ms=20)
     """
 
     def __init__(
@@ -262,6 +266,13 @@ class CountingStorage(WrapperStorage):
     Parameters
     ----------
     inner : Storage
+
+    Examples
+    --------
+    >>> counting = icechunk.CountingStorage(storage)
+    >>> repo = icechunk.Repository.open(counting)
+    >>> counting.requests > 0
+    True
     """
 
     def __init__(self, inner: Storage) -> None:
@@ -354,6 +365,10 @@ class FaultyStorage(WrapperStorage):
     Parameters
     ----------
     inner : Storage
+
+    Examples
+    --------
+    >>> faulty = icechunk.FaultyStorage(storage)
     """
 
     def __init__(self, inner: Storage) -> None:

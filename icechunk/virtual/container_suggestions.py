@@ -95,6 +95,12 @@ def suggest_containers(
     InvalidInputError
         If a location is no absolute URL, lies in no folder, or is of a scheme that no
         store has.
+
+    Examples
+    --------
+    >>> (container,) = icechunk.suggest_containers(["s3://archive/a.nc", "s3://archive/b.nc"])
+    >>> container.url_prefix
+    's3://archive/'
     """
     bounds: dict[tuple[str, str], tuple[str, str]] = {}
     for location in dict.fromkeys(_locations(references)):

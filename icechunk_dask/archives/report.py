@@ -96,6 +96,13 @@ class VirtualizeReport:
     options : dict
         That it takes to open it there, without what is secret.
     branch : str
+
+    Examples
+    --------
+    >>> from icechunk_dask import virtualize
+    >>> report = virtualize("files/*.nc", "archive", concat_dims=["time"])
+    >>> len(report.added), report.failed
+    (3, {})
     """
 
     group: str

@@ -213,9 +213,9 @@ def virtualize(
 
     Examples
     --------
-    >>> report = virtualize("/data/2024/*.nc", "/data/archive", concat_dims=["time"])
+    >>> report = virtualize("files/*.nc", "archive", concat_dims=["time"])
     >>> report.raise_for_failures()
-    >>> print(report.opening)
+    >>> lines = report.opening  # that open the result
     """
     new = _dims(expand_dims)
     dims = tuple(dict.fromkeys((*new, *_dims(concat_dims))))
@@ -356,7 +356,9 @@ def remove_files(
 
     Examples
     --------
-    >>> remove_files(["/data/2024/bad.nc"], "/data/archive")
+    >>> report = virtualize("files/*.nc", "archive", concat_dims=["time"])
+    >>> remove_files(["files/2.nc"], "archive").removed
+    ('files/2.nc',)
     """
     opened = Opened.of(target, storage_options, None, authorize_virtual_chunk_access)
     session = opened.session(branch)
