@@ -26,6 +26,7 @@ from icechunk import (
     Job,
     NotFoundError,
     Repository,
+    Session,
     SessionStateError,
     TaskError,
 )
@@ -85,11 +86,15 @@ class JobWrite:
             try:
                 job.run(self._make_arrays, keys=[_ARRAYS])
             except TaskError as error:
+                if isinstance(error.__cause__, InvalidInputError) and not job.committed():
+                    # the same would be refused again, and what is corrected is another input
+                    self.repository.jobs.delete(self.name)
                 if isinstance(error.__cause__, IcechunkError):
                     raise error.__cause__ from None
                 raise
             job.publish(message=f"{message} (arrays)", metadata=metadata)
-        writes = self._values(job)
+        # of a session that nobody commits
+        writes = self._values(job, self.repository.writable_session(self.branch))
         commits: tuple[str, ...] = ()
         if writes:
             written = lazy.store(
@@ -103,7 +108,9 @@ class JobWrite:
                 job=self.name,
             )
             commits = written.snapshots
-        return commits[-1] if commits else job.status().commits[-1]
+        commits = commits or tuple(job.status().commits)
+        # there may be nothing to write
+        return commits[-1] if commits else self.repository.lookup_branch(self.branch)
 
     # -- the job -----------------------------------------------------------------------------
     def _job(self, message: str) -> Job:
@@ -157,7 +164,8 @@ class JobWrite:
     # -- its parts ---------------------------------------------------------------------------
     def _make_arrays(self, store: IcechunkStore, key: Any) -> None:
         """Make or extend the arrays, and write what is no value of a data variable."""
-        for path, start in self._starts_of(self.repository.jobs.open(self.name)).items():
+        job = self.repository.jobs.open(self.name)
+        for path, start in self._starts_of(job).items():
             if _length(store, path, self.options.append_dim) != start:
                 raise SessionStateError(
                     f"others have changed the length of {self.options.append_dim!r} in "
@@ -172,6 +180,8 @@ class JobWrite:
         writes = stage_groups(parts, store.session, self.options)
         waiting = write_now([w for w in writes if not self._is_later(w.target.path)])
         LazyWrite(None, True, False, {}).write(waiting)
+        # what is refused is refused before anything is committed
+        self._values(job, store.session)
 
     def _is_later(self, path: str) -> bool:
         """Whether the values of an array are written in batches."""
@@ -191,11 +201,9 @@ class JobWrite:
         starts: dict[str, int] = job.about.get("starts") or {}
         return starts
 
-    def _values(self, job: Job) -> list[PendingWrite]:
-        """Return the values that are written in batches: into arrays that are there by now."""
+    def _values(self, job: Job, session: Session) -> list[PendingWrite]:
+        """Return the values that are written in batches: into arrays that a session has by now."""
         starts, dim = self._starts_of(job), self.options.append_dim
-        # of a session that nobody commits
-        session = self.repository.writable_session(self.branch)
         writes: list[PendingWrite] = []
         for path, dataset, _ in self.parts:
             names = self._later(dataset)
@@ -213,7 +221,10 @@ class JobWrite:
                 # nobody else writes the rest of the chunk that it begins in
                 options = replace(options, region=region, safe_chunks=False)
             elif self.options.region is not None:
-                options = replace(options, region=self.options.region)
+                # as without a job: blocks that are made here share no chunk
+                lazy = any(dataset[name].chunks is not None for name in names)
+                safe = options.safe_chunks and lazy and self.options.mode == "r+"
+                options = replace(options, region=self.options.region, safe_chunks=safe)
                 values = dataset.drop_vars(set(dataset.data_vars) - set(names))
             values = values.map(_lazily, args=(session.store, path, options.region))
             staged = stage_groups([(path, values, {})], session, options)

@@ -496,3 +496,35 @@ def test_uneven_chunks() -> None:
         cuts = [part["time"] for part in plan_regions(repository, 100)]
         assert cuts == [slice(0, 2), slice(2, 5), slice(5, 8)]
         assert da.ones(1).compute() == 1
+
+
+@pytest.mark.parametrize("how", [{"mode": "a"}, {}], ids=str)
+def test_a_region_within_chunks(how: dict[str, Any]) -> None:
+    """As without a job: values in memory share no chunk with another task."""
+    whole = xr.Dataset({"v": ("t", np.arange(8.0))}, {"t": np.arange(8)})
+    repository = Repository.create(MemoryStorage())
+    to_icechunk(whole, repository, encoding={"v": {"chunks": (3,)}})
+    part = (whole * 10).isel(t=slice(1, 7))
+    to_icechunk(part, repository, region="auto", job="part", **how)
+    assert read(repository)["v"].values.tolist() == [0, 10, 20, 30, 40, 50, 60, 7]
+
+
+@pytest.mark.parametrize("adds", [{"append_dim": "t"}, {"region": {"t": slice(2, 2)}}], ids=str)
+def test_nothing_to_write(adds: dict[str, Any]) -> None:
+    whole = xr.Dataset({"v": ("t", np.arange(4.0))}, {"t": np.arange(4)})
+    repository = Repository.create(MemoryStorage())
+    tip = to_icechunk(whole, repository)
+    assert to_icechunk(whole.isel(t=slice(2, 2)), repository, job="none", **adds) == tip
+
+
+def test_what_is_refused_leaves_no_arrays() -> None:
+    """And what is corrected is no other input of the same job."""
+    texts = da.from_array(np.array([1, 2, 3, 4], object), chunks=2)
+    repository = Repository.create(MemoryStorage())
+    tip = repository.lookup_branch("main")
+    with pytest.raises(InvalidInputError, match="two Dask blocks meet"):
+        to_icechunk(xr.Dataset({"v": ("x", texts)}), repository, job="texts")
+    assert repository.lookup_branch("main") == tip
+    corrected = xr.Dataset({"v": ("x", texts.astype("i8"))})
+    to_icechunk(corrected, repository, job="texts")
+    assert read(repository)["v"].values.tolist() == [1, 2, 3, 4]
