@@ -49,15 +49,35 @@ class Options:
 
 
 class _Group(ZarrStore):
-    """A group whose arrays may mark missing values in two ways, of which one is NaN."""
+    """A group whose arrays are encoded as readers decode them, which xarray alone does not do."""
+
+    _bounded: dict[str, Mapping[str, Any]] | None = None
 
     def open_store_variable(self, name: str) -> xr.Variable:
-        """Return a variable that xarray encodes by the other way; it refuses two of them."""
+        """Return a variable that says all by which its values are encoded.
+
+        - Bounds have the units of what they bound, and by CF need not repeat them.
+        - Of two marks of missing values, one of which is NaN, it has the other: xarray
+          encodes no values by both.
+        """
         variable: xr.Variable = super().open_store_variable(name)  # type: ignore[no-untyped-call]
-        fill, missing = (variable.attrs.get(key) for key in ("_FillValue", "missing_value"))
-        if missing is not None and _is_nan(fill) and not _is_nan(missing):
-            del variable.attrs["_FillValue"]
+        attrs = variable.attrs
+        if _is_nan(attrs.get("_FillValue")) and not _is_nan(attrs.get("missing_value", np.nan)):
+            del attrs["_FillValue"]
+        if "units" not in attrs and variable.dtype.kind in "iuf":
+            attrs.update(self._units_of_bounded().get(name, {}))
         return variable
+
+    def _units_of_bounded(self) -> dict[str, Mapping[str, Any]]:
+        """Return the units of times by the names of their bounds."""
+        if self._bounded is None:
+            self._bounded = {}
+            for _, array in self.zarr_group.arrays():
+                attrs = dict(array.attrs)
+                if "bounds" in attrs and " since " in str(attrs.get("units", "")):
+                    units = {key: attrs[key] for key in ("units", "calendar") if key in attrs}
+                    self._bounded[str(attrs["bounds"])] = units
+        return self._bounded
 
 
 def _is_nan(value: Any) -> bool:
@@ -155,7 +175,7 @@ def stage(
         attributes.replace(
             backend.zarr_group, {n: variables[n] for n in existing if n in variables}
         )
-    stored = ZarrStore.open_group(store, mode="r", group=group, consolidated=False, zarr_format=3)
+    stored = _Group.open_group(store, mode="r", group=group, consolidated=False, zarr_format=3)
     writes = [
         _checked(PendingWrite(*write), dataset, stored, existing, options) for write in encoded
     ]
@@ -256,9 +276,7 @@ def _existing(
     if mode == "w":
         return {}
     try:
-        opened = ZarrStore.open_group(
-            store, mode="r", group=group, consolidated=False, zarr_format=3
-        )
+        opened = _Group.open_group(store, mode="r", group=group, consolidated=False, zarr_format=3)
     except FileNotFoundError:
         if mode == "r+" or options.append_dim is not None:
             what = "append to" if options.append_dim is not None else "write values to"

@@ -393,3 +393,36 @@ def test_a_tree_that_does_not_fit_its_place() -> None:
     to_icechunk(xr.DataTree.from_dict({"/": series(4), "/a": series(4)}), session, group="k")
     opened: Any = session
     assert xr.open_datatree(opened, engine="icechunk").groups == ("/", "/k", "/k/a")
+
+
+# -- bounds without units -----------------------------------------------------------------------
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("how", ["append", "region", "a"])
+def test_bounds_have_the_units_of_what_they_bound(how: str, lazy: bool) -> None:
+    """As CF has it, and most files that an archive refers to."""
+
+    def month(start: str) -> xr.Dataset:
+        times = pd.date_range(start, periods=4).values
+        bounds = np.stack([times, times + np.timedelta64(1, "D")], 1)
+        return xr.Dataset({"bnds": (("t", "b"), bounds)}, {"t": ("t", times, {"bounds": "bnds"})})
+
+    first, second = month("2000-01-01"), month("2000-02-01")
+    encoding = {"units": "days since 1990-01-01", "dtype": "i4", "calendar": "standard"}
+    session = begin(first, encoding={"t": encoding, "bnds": encoding})
+    array = zarr.open_array(session.store, path="bnds", mode="r+")
+    array.attrs.put({})
+    if lazy:
+        second = second.chunk(t=4)
+    if how == "append":
+        to_icechunk(second, session, append_dim="t")
+        wanted = np.concatenate([first["bnds"].values, second["bnds"].values])
+    elif how == "a":
+        to_icechunk(second, session, mode="a")
+        wanted = second["bnds"].values
+    else:
+        part = first.assign(bnds=first["bnds"] + np.timedelta64(1, "D")).isel(t=slice(1, 3))
+        to_icechunk(part.chunk(t=2) if lazy else part, session, region="auto", mode="a")
+        wanted = first["bnds"].values.copy()
+        wanted[1:3] += np.timedelta64(1, "D")
+    assert np.array_equal(read(session)["bnds"].values, wanted)
+    assert zarr.open_array(session.store, path="bnds", mode="r").dtype == np.int32
