@@ -88,6 +88,7 @@ def ingest(
     filter_by_keys: Mapping[str, Any] | None = None,
     engine: str | None = None,
     open_options: Mapping[str, Any] | None = None,
+    isolate: bool = True,
     commit_every: int | str | timedelta = "1GB",
     executor: ExecutorOption = None,
     progress: ProgressOption = None,
@@ -107,7 +108,7 @@ def ingest(
         Files, or a pattern such as ``"s3://bucket/2024/*.nc"``.
     target : Repository, Storage, URL or path
         A repository is created where there is none.
-    concat_dims, expand_dims, variables, drop_variables, rename, parser, allow_gaps, verify
+    concat_dims, expand_dims, variables, drop_variables, rename, parser, verify, isolate, allow_gaps
         As for `virtualize`.
     drop_attributes, filter_by_keys
         As for `virtualize`. Messages that `filter_by_keys` chooses of files that are there
@@ -194,6 +195,7 @@ def ingest(
         "filter_by_keys": filter_by_keys,
         "max_bytes_by_value": _ANY_SIZE,
         "chunk_grid": "regular",
+        "isolate": isolate,
         "remote_options": opened.remote_options,
     }
     writing = {
@@ -271,7 +273,7 @@ class _Copying:
         known = self.known()
         already = tuple(name for name in locations if locations[name] in known)
         versions = sources.versions(list(already))
-        changed = [name for name, now in versions.items() if known[locations[name]].differs(now)]
+        changed = [n for n, v in versions.items() if sources.has_changed(n, known[locations[n]], v)]
         if changed and on_changed == "error":
             listed = "\n".join(f"  {url}" for url in changed[:_SHOWN])
             raise InvalidInputError(
@@ -349,7 +351,7 @@ class _Copying:
                 "appends": appends,
                 "locations": list(source.files.locations),
                 "versions": [
-                    [v.size, v.modified, v.etag]
+                    [v.size, v.modified, v.etag, v.touched, v.digest]
                     for v in map(source.files.version, range(len(source.files)))
                 ],
             }

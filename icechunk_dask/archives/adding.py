@@ -231,9 +231,10 @@ class Adding:
         if len(read) < _MANY:
             # a single file was looked at a moment ago
             return {}
-        now = self.scanner.sources.versions(read)
+        sources = self.scanner.sources
+        now = sources.versions(read)
         why = "it was replaced or written to after it was read; call again"
-        return {url: why for url in read if scans[url].version.differs(now[url])}
+        return {url: why for url in read if sources.has_changed(url, scans[url].version, now[url])}
 
 
 def none_read(failed: Mapping[str, str]) -> InvalidInputError:

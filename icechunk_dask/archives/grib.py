@@ -26,6 +26,7 @@ from icechunk.kerchunk.tables import ChunkTable
 from icechunk_dask.archives.described import Dataset, FileVariable
 from icechunk_dask.archives.grib_header import GribHeader, grib_matches, read_grib_header
 from icechunk_dask.archives.ranges import FileRanges, open_ranges
+from icechunk_dask.archives.signs import step
 
 __all__ = ["open_grib"]
 
@@ -88,6 +89,7 @@ def open_grib(
         some = False
         for found in grib_fields(ranges.file, location):
             some = True
+            step()
             if filter_by_keys and not grib_matches(found, filter_by_keys):
                 continue
             header = read_grib_header(found)

@@ -19,6 +19,7 @@ from icechunk_dask.archives.hdf5_located import Source
 from icechunk_dask.archives.hdf5_reach import Reach
 from icechunk_dask.archives.hdf5_variables import refused_variable, variable
 from icechunk_dask.archives.hdf5_virtual import check_mappings
+from icechunk_dask.archives.signs import step
 
 __all__ = ["open_hdf5"]
 
@@ -128,6 +129,7 @@ class _Scan:
         items: list[Item] = []
         groups: list[tuple[str, h5g.GroupID]] = []
         for raw in gid:
+            step()
             key = shown_name(raw)
             whole = _joined(path, key)
             try:
@@ -146,6 +148,7 @@ class _Scan:
         dimensions = GroupDimensions(self._objects, items, above)
         taken = {item.key for item in items if item.attributes.is_variable}
         for item in items:
+            step()
             whole = _joined(path, item.name)
             if item.name != item.key and item.name in taken:
                 self._refuse(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from typing import Any, Final
@@ -13,7 +15,7 @@ from icechunk.kerchunk.metadata import array_from_v2
 from icechunk_dask.archives.described import FileVariable
 from icechunk_dask.archives.hdf5_attributes import zarr_attributes
 
-__all__ = ["native_document", "selection", "stored_texts", "write_together"]
+__all__ = ["digest", "native_document", "selection", "stored_texts", "write_together"]
 
 #: Bytes of a chunk, about.
 _CHUNK: Final = 1 << 16
@@ -129,3 +131,14 @@ def write_together(array: Any, values: Sequence[tuple[tuple[int, ...], npt.NDArr
 def selection(start: Sequence[int], shape: Sequence[int]) -> Any:
     """Return what selects a block of an array."""
     return tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True)) or ...
+
+
+def digest(values: npt.NDArray[Any]) -> bytes:
+    """Return what tells values apart, whatever their byte order."""
+    hashed = hashlib.blake2b(repr((values.dtype.kind, values.shape)).encode(), digest_size=16)
+    if values.dtype.kind in "OTU":
+        hashed.update(json.dumps(values.tolist()).encode())
+    else:
+        little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+        hashed.update(np.ascontiguousarray(little).tobytes())
+    return hashed.digest()

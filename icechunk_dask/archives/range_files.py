@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from icechunk.errors import StorageError
 from icechunk.storage.base import Storage
+from icechunk_dask.archives.signs import step
 
 __all__ = ["AHEAD", "RangeFile"]
 
@@ -134,6 +135,7 @@ class RangeFile(io.RawIOBase):
         return blocks
 
     def _fetched(self, start: int, end: int) -> bytes:
+        step()
         found = self._storage.get(self._key, byte_range=(start, end), if_match=self._etag)
         if len(found.data) != end - start:
             raise StorageError(

@@ -9,7 +9,7 @@ changed; each commit that changes the archive writes another one.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -56,6 +56,9 @@ class Files:
         Of their versions; empty texts for none.
     by_value : bool[n]
         Whether no chunk refers to them.
+    touched : int64[n]
+    digests : uint32[n]
+        Of their versions, too.
     """
 
     locations: StringHeap = _NONE
@@ -63,6 +66,8 @@ class Files:
     modified: npt.NDArray[np.int64] = field(default_factory=_no_numbers)
     etags: StringHeap = _NONE
     by_value: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
+    touched: npt.NDArray[np.int64] = field(default_factory=_no_numbers)
+    digests: npt.NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32))
 
     @classmethod
     def of(
@@ -75,6 +80,8 @@ class Files:
             np.asarray([version.modified for version in versions], np.int64),
             heap_of([version.etag for version in versions]),
             np.asarray(list(by_value), np.bool_),
+            np.asarray([version.touched for version in versions], np.int64),
+            np.asarray([version.digest for version in versions], np.uint32),
         )
 
     def __len__(self) -> int:
@@ -82,7 +89,13 @@ class Files:
 
     def version(self, row: int) -> Version:
         """Return the version of a file."""
-        return Version(int(self.sizes[row]), int(self.modified[row]), self.etags[row])
+        return Version(
+            int(self.sizes[row]),
+            int(self.modified[row]),
+            self.etags[row],
+            int(self.touched[row]),
+            int(self.digests[row]),
+        )
 
     def rows(self, locations: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the numbers of files by their locations, -1 for those that are not here."""
@@ -96,6 +109,8 @@ class Files:
             self.modified[rows],
             self.etags.take(rows),
             self.by_value[rows],
+            self.touched[rows],
+            self.digests[rows],
         )
 
     def followed_by(self, other: Files) -> Files:
@@ -106,6 +121,8 @@ class Files:
             np.concatenate([self.modified, other.modified]),
             joined_heaps(self.etags, other.etags),
             np.concatenate([self.by_value, other.by_value]),
+            np.concatenate([self.touched, other.touched]),
+            np.concatenate([self.digests, other.digests]),
         )
 
 
@@ -225,6 +242,9 @@ class Record:
             "modified": files.modified,
             "etags": files.etags,
             "by_value": files.by_value,
+            # mostly the same, and 0 if nobody knows
+            "touched": np.where(files.touched > 0, files.touched - files.modified, _UNTOLD),
+            "digests": files.digests,
             "part_file": self.part_file,
             "part_number": self.part_number,
         }
@@ -275,9 +295,8 @@ class Record:
                     f"it is of version {document['version']}, and {_VERSION} is known"
                 )
             found: Any = columns
-            record = cls(
-                Files(*(found[key] for key in _FILES)), found["part_file"], found["part_number"]
-            )
+            files = Files(*(found[key] for key in _FILES), *_told(found))
+            record = cls(files, found["part_file"], found["part_number"])
             for number, each in enumerate(document["axes"]):
                 axis = each["group"], each["dimension"]
                 own = {key: found[f"{number}.{key}"] for key in _BLOCKS}
@@ -306,6 +325,8 @@ class Record:
         _numbers(files.sizes, count, -_MOST, _MOST)
         _numbers(files.modified, count, -_MOST, _MOST)
         _column(files.by_value, np.bool_, count)
+        _numbers(files.touched, count, -_MOST, _MOST)
+        _column(files.digests, np.uint32, count)
         _numbers(self.part_file, parts, 0, count)
         _numbers(self.part_number, parts, 0, _MOST)
         if len(files.etags) != count:
@@ -398,6 +419,18 @@ _FILES: Final = ("locations", "sizes", "modified", "etags", "by_value")
 _BLOCKS: Final = ("places", "lengths", "files", "kind", "low", "falling", "digest")
 
 
+def _told(found: dict[str, Any]) -> Iterator[npt.NDArray[Any]]:
+    """Return what tables did not tell of files at first."""
+    sizes, modified = found["sizes"], found["modified"]
+    after = found.get("touched")
+    yield (
+        np.zeros(len(sizes), np.int64)
+        if after is None
+        else np.where(after == _UNTOLD, 0, modified + after)
+    )
+    yield found.get("digests", np.zeros(len(sizes), np.uint32))
+
+
 def _high(extents: Extents) -> list[tuple[str, npt.NDArray[Any]]]:
     """Return the upper ends, as what they are above the lower ones where that is exact."""
     if extents.low.dtype == np.int64 == extents.high.dtype:
@@ -408,6 +441,8 @@ def _high(extents: Extents) -> list[tuple[str, npt.NDArray[Any]]]:
 _WRONG: Final = (ValueError, LookupError, TypeError, AttributeError)
 #: No array is as long, and no file as large.
 _MOST: Final = 1 << 62
+#: In place of how long after its contents a file was touched, where nobody knows.
+_UNTOLD: Final = -1
 _ENDS: Final = (np.dtype(np.int64), np.dtype(np.float64), np.dtype(object))
 
 

@@ -6,7 +6,6 @@ and chunks are compared with what the file's own library reads, while the file i
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import warnings
@@ -25,6 +24,7 @@ from icechunk.kerchunk.guard import check_sizes, check_values, pipeline_of
 from icechunk.kerchunk.locations import fsspec_url
 from icechunk.kerchunk.metadata import MEANING
 from icechunk.kerchunk.tables import ChunkTable
+from icechunk_dask.archives.apart import call_apart, can_be_apart, scan_apart
 from icechunk_dask.archives.bundles import Bundle, Payload, bundled, packed
 from icechunk_dask.archives.cutting import in_rows
 from icechunk_dask.archives.described import Dataset, FileVariable
@@ -36,14 +36,15 @@ from icechunk_dask.archives.hdf5_attributes import (
     UnstorableFillError,
     masks_bytes,
 )
-from icechunk_dask.archives.native import native_document, stored_texts
+from icechunk_dask.archives.native import digest, native_document, stored_texts
 from icechunk_dask.archives.opening import OpenFile
 from icechunk_dask.archives.parsed import Parser
 from icechunk_dask.archives.parts import Axis, Part, Scan, Schema, SchemaTable, Variable, group_of
 from icechunk_dask.archives.selection import Selection
+from icechunk_dask.archives.signs import step
 from icechunk_dask.archives.sources import Sources, Version, location_of
 
-__all__ = ["Scanner", "digest"]
+__all__ = ["Scanner"]
 
 _T = TypeVar("_T")
 
@@ -89,6 +90,8 @@ class Scanner:
         Of files that no scanner here is for.
     filter_by_keys : mapping or None
         Which fields of GRIB are taken.
+    isolate : bool
+        Whether files are scanned in a process apart.
     """
 
     concat_dims: tuple[str, ...]
@@ -103,6 +106,7 @@ class Scanner:
     call: str
     parser: Parser | None = None
     filter_by_keys: Mapping[str, Any] | None = None
+    isolate: bool = False
 
     def __call__(self, url: str) -> Scan:
         """Scan one file. What goes wrong is part of the result."""
@@ -116,6 +120,8 @@ class Scanner:
 
     def some(self, urls: Sequence[str], counted: Callable[[], None] | None = None) -> list[Scan]:
         """Scan some files; what they hold is packed together, for it travels to the client."""
+        if self._is_apart(urls):
+            return scan_apart(replace(self, isolate=False), urls, counted)
         found = []
         for url in urls:
             found.append(self(url))
@@ -139,15 +145,24 @@ class Scanner:
 
     def read(self, part: Part, name: str) -> npt.NDArray[Any]:
         """Return the values of a variable of a part as they are stored."""
+        if self._is_apart([part.url]):
+            here = replace(self, isolate=False)
+            values: npt.NDArray[Any] = call_apart(here, "read", part, name)
+            return values
         with self._open(part.url) as file:
             blocks = list(self._blocks(file.datasets))
             if part.number >= len(blocks):
                 raise ValueError(f"{part.url} has changed")
             return blocks[part.number].values(name)
 
+    def _is_apart(self, urls: Sequence[str]) -> bool:
+        # a parser is the user's own, and need not travel
+        return self.isolate and self.parser is None and can_be_apart(urls)
+
     def _scan(self, url: str) -> Scan:
         source = self.sources.open(url)
-        before = source.version()
+        before = replace(source.version(), digest=source.digest())
+        step(before.size)
         copied: Counter[tuple[str, str]] = Counter()
         others: dict[str, Version] = {}
         with self._open(url) as file:
@@ -165,7 +180,7 @@ class Scanner:
         for name, version in others.items():
             if version.differs(self.sources.open(fsspec_url(name)).version()):
                 raise ValueError(f"{name} was replaced or written to while it was read; call again")
-        if before.differs(source.version()):
+        if source.has_changed(before, source.version()):
             raise ValueError("it was replaced or written to while it was read; call again")
         listed = tuple((name, size, reason) for (name, reason), size in sorted(copied.items()))
         modified = tuple((name, version.last_modified) for name, version in others.items())
@@ -222,6 +237,7 @@ class Scanner:
                 document, table = in_rows(document, table)
 
             def fetch(row: int, table: ChunkTable = table) -> bytes:
+                step()
                 return file.fetch(table, row)
 
             for coordinate, problem in check_values(
@@ -517,6 +533,7 @@ class _Block:
         """Return all values of a variable, which is read once."""
         found = self._read.get(name)
         if found is None:
+            step()
             variable = self.dataset.variables[name]
             try:
                 found = stored_texts(variable.read(tuple(slice(0, n) for n in variable.shape)))
@@ -579,14 +596,3 @@ def _expanded(
             codec["configuration"]["order"] = [*range(count), *(n + count for n in order)]
     before = np.zeros((len(table.coords), count), np.uint32)
     return found, replace(table, coords=np.hstack([before, table.coords]))
-
-
-def digest(values: npt.NDArray[Any]) -> bytes:
-    """Return what tells values apart, whatever their byte order."""
-    hashed = hashlib.blake2b(repr((values.dtype.kind, values.shape)).encode(), digest_size=16)
-    if values.dtype.kind in "OTU":
-        hashed.update(json.dumps(values.tolist()).encode())
-    else:
-        little = values.astype(values.dtype.newbyteorder("<"), copy=False)
-        hashed.update(np.ascontiguousarray(little).tobytes())
-    return hashed.digest()

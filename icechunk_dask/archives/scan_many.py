@@ -12,6 +12,7 @@ from dask.delayed import delayed
 from dask.system import CPU_COUNT
 
 from icechunk import InvalidInputError
+from icechunk_dask.archives.apart import stop_apart
 from icechunk_dask.archives.parts import Scan, SchemaTable
 from icechunk_dask.archives.scan import Scanner
 from icechunk_dask.graph import Runner
@@ -45,15 +46,31 @@ def scan_many(
         If more bytes of a variable would be copied than was allowed.
     """
     gathered = _Gathered(scanner.max_bytes, progress)
+    try:
+        _scan_all(gathered, scanner, urls, options, progress)
+    except BaseException:
+        # threads that Dask has begun go on
+        stop_apart(scanner.call)
+        raise
+    return gathered.scans
+
+
+def _scan_all(
+    gathered: _Gathered,
+    scanner: Scanner,
+    urls: Sequence[str],
+    options: dict[str, Any],
+    progress: Progress,
+) -> None:
     if options.get("scheduler") == "sync":
         for some in _batches(urls, _MOST):
             gathered.take(some, scanner.some(some, gathered.count))
-        return gathered.scans
+        return
     client = Runner(progress, options).client
     if client is not None:
         for some, scans in _on_cluster(client, scanner, urls):
             gathered.take(some, scans)
-        return gathered.scans
+        return
     scan: Any = delayed(scanner.some, pure=False, traverse=False)
     batches = _batches(urls, _size(len(urls), 4 * CPU_COUNT))
     # a few thousand files at a time: those that wait take memory, too
@@ -64,7 +81,6 @@ def scan_many(
             done = dask.base.compute(*map(scan, chosen), **options)
         for some, scans in zip(chosen, done, strict=True):
             gathered.take(some, scans)
-    return gathered.scans
 
 
 def _size(files: int, tasks: int) -> int:

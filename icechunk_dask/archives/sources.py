@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +31,10 @@ _MAGIC: Final = frozenset("*?[")
 _NANO: Final = 1_000_000_000
 #: From so many files of one folder on, the folder is listed rather than each file asked for.
 _LISTED: Final = 4
+#: A local file is looked at whole up to this size, else at its ends and places in between.
+_WHOLE: Final = 1 << 20
+_END: Final = 1 << 16
+_PLACES, _PLACE = 16, 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +49,18 @@ class Version:
         Nanoseconds since the epoch, 0 if unknown. Servers tell whole seconds.
     etag : str
         Empty if there is none.
+    touched : int
+        Of a local file, nanoseconds since the epoch of the last change of anything about it,
+        such as its permissions, its name or its time, 0 if unknown.
+    digest : int
+        Of bytes of a local file, 0 if unknown; see `Source.digest`.
     """
 
     size: int = -1
     modified: int = 0
     etag: str = ""
+    touched: int = 0
+    digest: int = 0
 
     @property
     def last_modified(self) -> int:
@@ -64,6 +76,10 @@ class Version:
             return self.etag != other.etag
         sizes = self.size != other.size and min(self.size, other.size) >= 0
         return sizes or (self.modified != other.modified and min(self.modified, other.modified) > 0)
+
+    def is_doubtful(self, other: Version) -> bool:
+        """Whether something happened to a file in between that size and time do not tell of."""
+        return self.touched != other.touched and min(self.touched, other.touched) > 0
 
 
 UNKNOWN: Final = Version()
@@ -123,8 +139,48 @@ class Source:
         """Ask for the version that the file has now."""
         if self.is_local:
             found = os.stat(self.path)
-            return Version(found.st_size, found.st_mtime_ns)
+            return Version(found.st_size, found.st_mtime_ns, touched=found.st_ctime_ns)
         return _version(self.fs.info(self.path))
+
+    def digest(self) -> int:
+        """Return what tells the bytes of a local file from others, 0 if the file is elsewhere.
+
+        All bytes of a small file, of a large one those at its ends and at places in between.
+        """
+        if not self.is_local:
+            return 0
+        hashed = hashlib.blake2b(digest_size=4)
+        with self.opened() as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            if size <= _WHOLE:
+                hashed.update(file.read())
+            else:
+                hashed.update(file.read(_END))
+                for number in range(1, _PLACES):
+                    file.seek(size * number // _PLACES)
+                    hashed.update(file.read(_PLACE))
+                file.seek(size - _END)
+                hashed.update(file.read(_END))
+        return int.from_bytes(hashed.digest(), "little") or 1
+
+    def has_changed(self, known: Version, now: Version) -> bool:
+        """Whether the file is of other bytes than it was.
+
+        Parameters
+        ----------
+        known : Version
+            Of before, with its digest.
+        now : Version
+        """
+        if known.differs(now):
+            return True
+        if not known.digest or not known.is_doubtful(now):
+            return False
+        try:
+            return self.digest() != known.digest
+        except OSError:
+            return True
 
 
 @dataclass(frozen=True)
@@ -221,6 +277,12 @@ class Sources:
             raise InvalidInputError(f"no file matches {pattern}")
         scheme = pattern.partition("://")[0] + "://" if "://" in pattern else ""
         return sorted(scheme + path for path in found)
+
+    def has_changed(self, url: str, known: Version, now: Version) -> bool:
+        """Whether a file is of other bytes than it was; see `Source.has_changed`."""
+        if not known.differs(now) and not known.is_doubtful(now):
+            return False  # as most, and they need not be opened
+        return self.open(url).has_changed(known, now)
 
     def versions(self, urls: Sequence[str]) -> dict[str, Version]:
         """Return the versions of files, as far as they are known.

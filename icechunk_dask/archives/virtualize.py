@@ -64,6 +64,7 @@ def virtualize(
     allow_gaps: bool = False,
     max_bytes_by_value: int = _MAX_BYTES,
     verify: str = "sample",
+    isolate: bool = True,
     containers: Sequence[VirtualChunkContainer] | None = None,
     authorize_virtual_chunk_access: Mapping[str, Any] | None = None,
     commit_every: int | None = None,
@@ -174,6 +175,11 @@ def virtualize(
         Of how many chunks to compare what they decode to with what the file's own library
         reads: one or two of each variable of some files, all, or none. The sizes of chunks
         without compression are checked in all files, but for ``"none"``.
+    isolate : bool
+        Whether to scan files in processes apart: a file that ends them, or keeps them computing
+        without an end, is a failure that names it. The first call waits a second or two for the
+        first of them. Files that only this process can read, such as those of ``memory://``, and
+        those for a `parser` are always scanned in it.
     containers : sequence of VirtualChunkContainer, optional
         For a repository that is created. Default: derived from the URLs.
     authorize_virtual_chunk_access : mapping, optional
@@ -281,6 +287,7 @@ def virtualize(
         uuid.uuid4().hex,
         parser,
         dict(filter_by_keys) if filter_by_keys else None,
+        isolate,
     )
     adding = Adding(
         opened,
@@ -416,7 +423,7 @@ def _changed(sources: Sources, files: Files, known: Mapping[str, int]) -> list[s
     return [
         name
         for name, row in known.items()
-        if files.version(row).differs(versions[name])
+        if sources.has_changed(name, files.version(row), versions[name])
         # nobody reads again what is stored by value
         and not (files.by_value[row] and versions[name] == GONE)
     ]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 import xarray as xr
 
 from icechunk import InvalidInputError, LocalStorage, Repository, StorageError
 from icechunk.repository.archive_tables import FIELD
-from icechunk_dask import remove_files, virtualize
+from icechunk_dask import ingest, remove_files, virtualize
 from icechunk_dask.archives import scan as scan_module
 from tests.archives.day_files import access, archived, content, together, write_days
 
@@ -367,3 +369,58 @@ def test_on_workers(tmp_path: Path) -> None:
     report = virtualize(files, tmp_path / "repo", scheduler="threads")
     expected = together([content(path) for path in files])
     xr.testing.assert_identical(archived(tmp_path / "repo", report), expected)
+
+
+# -- files that look as they did -------------------------------------------------------
+@pytest.mark.parametrize("call", [virtualize, ingest])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_another_file_of_the_same_size_and_time(call: Any, in_place: bool, tmp_path: Path) -> None:
+    plain = {"compression": None, "shuffle": None}
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i, options=plain) for i in range(2)]
+    call(files, tmp_path / "repo", progress=False)
+    before = files[1].stat()
+    data = bytearray(files[1].read_bytes())
+    with h5py.File(files[1]) as file:
+        place = file["t"].id.get_chunk_info(0).byte_offset
+    assert len(data) >= place + 4
+    data[place : place + 4] = np.float32(17).tobytes()
+    other = files[1] if in_place else tmp_path / "other"
+    other.write_bytes(data)
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    if not in_place:
+        other.replace(files[1])
+    now = files[1].stat()
+    assert (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    with pytest.raises(InvalidInputError, match=r"have changed since"):
+        call(files, tmp_path / "repo", progress=False)
+    report = call(files, tmp_path / "repo", on_changed="keep", progress=False)
+    assert report.changed == (str(files[1]),)
+    if call is virtualize:
+        report = call(files, tmp_path / "repo", on_changed="replace", progress=False)
+        assert report.replaced == (str(files[1]),)
+        expected = together([content(path) for path in files])
+        xr.testing.assert_identical(archived(tmp_path / "repo", report), expected)
+
+
+@pytest.mark.parametrize("size", [1 << 12, 3 << 20])
+def test_the_same_file_under_other_circumstances(size: int, tmp_path: Path) -> None:
+    """Permissions, links, and copies that keep the time, are no other version."""
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i) for i in range(2)]
+    with files[1].open("ab") as file:
+        file.write(bytes(size))
+    run(files, tmp_path / "repo")
+    files[1].chmod(0o600)
+    os.link(files[1], tmp_path / "link")
+    assert run(files, tmp_path / "repo").changed == ()
+    shutil.copy2(files[1], tmp_path / "copy")
+    (tmp_path / "copy").replace(files[1])
+    report = run(files, tmp_path / "repo")
+    assert report.changed == () and report.already == tuple(map(str, files))
+    # of a large one not only its ends are looked at
+    data = bytearray(files[1].read_bytes())
+    before = files[1].stat()
+    middle = len(data) // 2
+    data[middle : middle + 100] = b"x" * 100
+    files[1].write_bytes(data)
+    os.utime(files[1], ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert run(files, tmp_path / "repo", on_changed="keep").changed == (str(files[1]),)
