@@ -199,3 +199,37 @@ def test_missing_and_changed_files_name_file_and_chunk(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(StorageError, match=r"chunk \(2,\) of '/a'.*no such file"):
         array[2 * LENGTH]
+
+
+def test_a_point_in_many_files_takes_few_requests() -> None:
+    """A series at one point: thirty small chunks beside each other in each of a hundred files.
+
+    As many of them are one request as zarr asks for at the same time.
+    """
+    files, each, size = 100, 30, 4
+    values = np.arange(files * each, dtype="i4")
+    with serving() as server, zarr.config.set({"async.concurrency": 10}):
+        prefix = server.url + "d/"
+        config = RepositoryConfig()
+        config.set_virtual_chunk_container(VirtualChunkContainer(prefix, http_store()))
+        access: dict[str, None] = {prefix: None}
+        repository = Repository.create(MemoryStorage(), config, access)
+        session = repository.writable_session("main")
+        zarr.create_array(
+            session.store, name="v", shape=values.shape, chunks=(1,), dtype="i4", compressors=None
+        )
+        for i in range(files):
+            server.files[f"/d/{i}"] = values[i * each : (i + 1) * each].tobytes()
+        session.store.set_virtual_refs_arr(
+            "v",
+            values.shape,
+            [f"{prefix}{i // each}" for i in range(files * each)],
+            np.arange(files * each, dtype="u8") % each * size,
+            np.full(files * each, size, "u8"),
+        )
+        session.commit("a hundred files")
+        array = zarr.open_array(repository.readonly_session("main").store, path="v", mode="r")
+        array[0]  # the manifest is known now
+        server.requests.clear()
+        np.testing.assert_array_equal(array[:], values)
+        assert len(server.requests) == files * each // 10
