@@ -257,9 +257,10 @@ class ArrayChunks:
         if refs.location is None or refs.locations is None:
             return []
         which = refs.location[refs.kind == RefKind.VIRTUAL]
-        used = np.flatnonzero(np.bincount(which)).tolist()
-        expanded = {i: self._virtual.expand(refs.locations[i]) for i in used}
-        return [expanded[i] for i in which.tolist()]
+        used = np.flatnonzero(np.bincount(which))
+        chosen = refs.locations.take(used)
+        expanded = list(map(self._virtual.expand, chosen))
+        return [expanded[i] for i in used.searchsorted(which).tolist()]
 
     def _written(self, array_path: str) -> ChunkRefs:
         """Return the references within the grid of an array."""

@@ -1,6 +1,6 @@
 """One table of both clients, and of zarr's own stores as the floor.
 
-``python table.py [--json FILE] [--scale 0.1] [--rounds 3] [--places folder,s3,slow] [NAME ...]``
+``python table.py [--json FILE] [--scale 0.3] [--rounds 2] [--places folder,s3,slow] [NAME ...]``
 
 Each round runs every workload once under each client, in turn, in a process of its own. Nothing
 is asserted about speed: machines differ, and this is for people to read. The official client
@@ -197,8 +197,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--json", type=Path, help="where to store the rows")
-    parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scale", type=float, default=0.3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--places", default="folder,s3,slow")
     options = parser.parse_args()
     known = {workload.name: workload for workload in (*DEFAULT, *ON_REQUEST)}

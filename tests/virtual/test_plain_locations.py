@@ -205,3 +205,12 @@ def test_specs_with_distinct_locations_cost_few_calls() -> None:
     specs = [VirtualChunkSpec([i], f"s3://bucket/{i}", 0, 1) for i in range(MANY)]
     assert python_calls(lambda: session.store.set_virtual_refs("a", specs)) < 8 * MANY
     assert session.chunk_type("/a", [MANY - 1]).name == "virtual"
+
+
+def test_locations_as_strings_one_by_one_and_together() -> None:
+    """ASCII or not: iterating gives what indexing gives."""
+    for strings in (["s3://a/b", "", "x" * 300], ["s3://a/é", "日本", "plain", ""], []):
+        heap, index = StringHeap.from_strings(strings)
+        assert [list(heap)[i] for i in index] == strings
+        part = heap.take(np.arange(len(heap))[1:])
+        assert list(part) == [part[i] for i in range(len(part))]

@@ -213,8 +213,13 @@ class StringHeap(Sequence[str]):
         return self.data[begin:end].tobytes().decode()
 
     def __iter__(self) -> Iterator[str]:
-        for begin, end in pairwise(self.offsets.tolist()):
-            yield self.data[begin:end].tobytes().decode()
+        bounds = pairwise(self.offsets.tolist())
+        whole = self.data.tobytes()
+        if whole.isascii():
+            # a character is a byte, and a slice costs less than decoding each
+            text = whole.decode()
+            return (text[begin:end] for begin, end in bounds)
+        return (whole[begin:end].decode() for begin, end in bounds)
 
     def __repr__(self) -> str:
         return f"StringHeap({len(self)} strings, {self.nbytes} bytes)"
