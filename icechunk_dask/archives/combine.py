@@ -21,7 +21,7 @@ import xarray as xr
 from icechunk.kerchunk.decoding import decoding_form, equal
 from icechunk.kerchunk.metadata import Documented, normal_form
 from icechunk.repository.archive_tables import FIELD
-from icechunk_dask.archives.cutting import rows_of
+from icechunk_dask.archives.cutting import rows_of, with_chunks_of
 from icechunk_dask.archives.grids import Edges
 from icechunk_dask.archives.parts import Part, Schema, Variable, digests_of
 
@@ -119,12 +119,15 @@ class _Compared:
         Variables whose values have to be those of the archive.
     recoded : list of str
         Variables whose values are written in another form.
+    joined : list of str
+        Variables whose chunks are those of the archive only if they are joined.
     """
 
     schema: Schema
     problems: list[tuple[str, str, bool, bool]]
     shared: list[str]
     recoded: list[str]
+    joined: list[str]
 
 
 @dataclass
@@ -159,6 +162,17 @@ class Comparison:
             if own and self.templates[name].digest != own:
                 problem = f"has other values, and none of the dimensions {self.dims}"
                 yield Mismatch(part.url, name, problem, False)
+        for name in compared.joined:
+            template, variable = self.templates[name], part.schema.variables[name]
+            rows, to = variable.chunks[0], template.chunks[0]
+            table = part.payload().tables[name]
+            if with_chunks_of(table, rows, to, part.shape(name)[0]) is None:
+                problem = (
+                    f"has chunks of {rows} along {template.dimensions[0]!r}, the others of {to}, "
+                    "and they cannot be joined: they do not lie one after the other in the file, "
+                    "some were never written, or the last ones are too few"
+                )
+                yield Mismatch(part.url, name, problem, True, gridded=True)
         for name in compared.recoded:
             variable = part.schema.variables[name]
             try:
@@ -169,7 +183,7 @@ class Comparison:
     def _compared(self, schema: Schema) -> _Compared:
         problems = list(self._schema(schema))
         wrong = {name for name, *_ in problems}
-        shared, recoded = [], []
+        shared, recoded, joined = [], [], []
         for name, template in self.templates.items():
             if name in wrong or name not in schema.variables:
                 continue
@@ -183,7 +197,9 @@ class Comparison:
                 and not _is_same(variable, template)
             ):
                 recoded.append(name)
-        return _Compared(schema, problems, shared, recoded)
+            elif combined and self._is_joined(name, template, variable):
+                joined.append(name)
+        return _Compared(schema, problems, shared, recoded, joined)
 
     def _schema(self, schema: Schema) -> Iterator[tuple[str, str, bool, bool]]:
         """Yield how all files of one kind differ, as `_Compared` has it."""
@@ -199,10 +215,18 @@ class Comparison:
         """Whether the values of a variable are written in the way of the others."""
         return bool(variable.by_value) and _same_kind(template, variable)
 
-    def _is_cut(self, template: Template, variable: Variable) -> bool:
-        """Whether chunks of a variable become several ones of the archive."""
-        ours, theirs = rows_of(template, self.dims), rows_of(variable, self.dims)
-        return bool(ours and theirs) and theirs % ours == 0
+    def _has_rows(self, template: Template, variable: Variable) -> bool:
+        """Whether chunks of a variable can be cut, and joined, to those of the archive."""
+        return bool(rows_of(template, self.dims) and rows_of(variable, self.dims))
+
+    def _is_joined(self, name: str, template: Template, variable: Variable) -> bool:
+        """Whether chunks of a variable have to be joined to be those of the archive."""
+        apart = not template.by_value and not variable.by_value and name not in self.several
+        return (
+            apart
+            and self._has_rows(template, variable)
+            and variable.chunks[0] % template.chunks[0] != 0
+        )
 
     def _differences(self, name: str, variable: Variable) -> Iterator[tuple[str, bool, bool]]:
         template = self.templates[name]
@@ -246,7 +270,7 @@ class Comparison:
                     template.dimensions, template.chunks, variable.chunks, strict=True
                 )
             )
-            if apart and (name in self.several or self._is_cut(template, variable)):
+            if apart and (name in self.several or self._has_rows(template, variable)):
                 continue
             yield f"its {key} is {_json(theirs)}, of the others {_json(ours)}", True, apart
 

@@ -1,7 +1,8 @@
-"""Chunks without compression, cut into smaller ones: their rows lie one after the other.
+"""Chunks without compression, cut into smaller ones or joined: rows lie one after the other.
 
 Months have 28 to 31 days, and a chunk each. On a grid of single days, or of as many as all
-months are multiples of, they fit.
+months are multiples of, they fit. The other way round, chunks that follow each other in a file
+are one larger chunk.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __all__ = [
     "in_rows",
     "is_clipped",
     "rows_of",
+    "with_chunks_of",
     "with_rows",
     "without_last",
 ]
@@ -62,6 +64,65 @@ def with_rows(document: dict[str, Any], rows: int) -> dict[str, Any]:
 def is_clipped(variable: Documented, axis: int) -> bool:
     """Whether what a chunk has at its end along an axis can be left out of a reference."""
     return not axis and [c["name"] for c in variable.document["codecs"]] == ["bytes"]
+
+
+def with_chunks_of(table: ChunkTable, rows: int, to: int, length: int) -> ChunkTable | None:
+    """Return a table of chunks of other rows; None if the ones that there are lie apart.
+
+    Parameters
+    ----------
+    table : ChunkTable
+        Of chunks without compression, whole along the other dimensions.
+    rows, to : int
+        Of the chunks that there are, and of those that they become.
+    length : int
+        Rows that the array has.
+    """
+    common = math.gcd(rows, to)
+    return _joined(cut(table, rows, common, length), to // common, -(-length // common))
+
+
+def _joined(table: ChunkTable, times: int, count: int) -> ChunkTable | None:
+    """Return a table of chunks that so many become one, None if they cannot.
+
+    Parameters
+    ----------
+    table : ChunkTable
+    times : int
+    count : int
+        Chunks that the array has, written or not.
+    """
+    if times == 1:
+        return table
+    order = np.argsort(table.coords[:, 0])
+    if count % times or len(order) % times:
+        return None
+    index = table.coords[order, 0].astype(np.int64)
+    groups = (index // times).reshape(-1, times)
+    inside = (index % times).reshape(-1, times)
+    if (groups != groups[:, :1]).any() or (inside != np.arange(times)).any():
+        # some were never written, and read as the fill value
+        return None
+    where = table.location[order].reshape(-1, times)
+    offset = table.offset[order].reshape(-1, times)
+    length = table.length[order].reshape(-1, times)
+    inline = where == IN_PLACE
+    apart = offset[:, 1:] != offset[:, :-1] + length[:, :-1]
+    if (where != where[:, :1]).any() or (apart & ~inline[:, 1:]).any():
+        return None
+    number = np.cumsum(table.location == IN_PLACE) - 1
+    rows = order.reshape(-1, times)[inline[:, 0]]
+    payloads = [b"".join(table.payloads[number[row]] for row in group) for group in rows.tolist()]
+    coords = table.coords[order][::times].copy()
+    coords[:, 0] = groups[:, 0]
+    return replace(
+        table,
+        coords=coords,
+        location=where[:, 0].copy(),
+        offset=offset[:, 0].copy(),
+        length=length.sum(axis=1),
+        payloads=payloads,
+    )
 
 
 def clip(table: ChunkTable, rows: int, length: int) -> ChunkTable:
@@ -123,7 +184,7 @@ def cut(table: ChunkTable, rows: int, to: int, length: int) -> ChunkTable:
         Rows that the array has; what a chunk has beyond them is left out.
     """
     count = rows // to
-    if count == 1:
+    if count <= 1:
         return table
     piece = np.tile(np.arange(count), len(table.coords))
     source = np.repeat(np.arange(len(table.coords)), count)

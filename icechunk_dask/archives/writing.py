@@ -22,7 +22,7 @@ from icechunk.repository.archive_tables import FIELD, Named
 from icechunk_dask.archives.bundles import Payload
 from icechunk_dask.archives.columns import heap_of, joined_heaps
 from icechunk_dask.archives.combine import Template, recode
-from icechunk_dask.archives.cutting import clip, cut, is_clipped, without_last
+from icechunk_dask.archives.cutting import clip, is_clipped, with_chunks_of, without_last
 from icechunk_dask.archives.fitting import Fitted
 from icechunk_dask.archives.grids import Edges, is_short, regular, with_edges
 from icechunk_dask.archives.group import ArchiveGroup
@@ -412,7 +412,9 @@ class Writing:
         shape = part.shape(array.name)
         if not array.edges:
             if chunks and variable.chunks[0] != chunks[0]:
-                table = cut(table, variable.chunks[0], chunks[0], shape[0])
+                fitting = with_chunks_of(table, variable.chunks[0], chunks[0], shape[0])
+                assert fitting is not None, "it was looked at before"
+                return fitting
             return table
         for axis in self._short(array, i):
             if is_clipped(variable, axis):

@@ -283,4 +283,4 @@ def test_the_command_line_and_displays(tmp_path: Path) -> None:
     refs = translate(files[0])
     for options in ({"append_dim": "time"}, {"region": {"time": slice(0, 3)}}):
         with pytest.raises(InvalidInputError, match="chunks of several lengths"):
-            import_references(refs, source, **options)
+            import_references(refs, source.writable_session("main"), **options)

@@ -1,10 +1,11 @@
-"""Files of other lengths: chunks without compression are cut so that they fit."""
+"""Files of other lengths: chunks without compression are cut and joined so that they fit."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
@@ -83,3 +84,70 @@ def test_chunks_that_end_beyond_the_file(tmp_path: Path) -> None:
     report = virtualize(files, tmp_path / "repo", scheduler="sync")
     expected = together([content(path) for path in files])
     xr.testing.assert_identical(archived(tmp_path / "repo", report), expected)
+
+
+def write_rows(path: Path, first: int, days: int, rows: int, **changes: Any) -> Path:
+    """A file whose chunks have no compression."""
+    options = {"chunks": (rows, 3), "compression": None, "shuffle": None, **changes}
+    return write_days(path, first, days, options=options)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 6, 12, 24])
+@pytest.mark.parametrize("there", [4, 12])
+def test_chunks_are_joined_and_cut(there: int, rows: int, tmp_path: Path) -> None:
+    """Those of the archive stay as they are."""
+    files = [
+        write_rows(tmp_path / "a.nc", 0, 12, there),
+        write_rows(tmp_path / "b.nc", 12, 24, rows),
+    ]
+    repo = tmp_path / "repo"
+    virtualize(files[:1], repo, scheduler="sync")
+    report = virtualize(files, repo, scheduler="sync")
+    ours = archived(repo, report)
+    xr.testing.assert_identical(ours, together([content(path) for path in files]))
+    assert ours["t"].encoding["chunks"] == (there, 3)
+    assert report.variables["t"].virtual == 24 // there
+    assert not report.variables["t"].bytes_by_value
+
+
+def _shuffled(path: Path) -> None:
+    """Write the chunks of a file in another order."""
+    with h5py.File(path, "r+") as file:
+        t = file["t"]
+        values = t[...]
+        shape, chunks, maxshape = t.shape, t.chunks, t.maxshape
+        del file["t"]
+        new = file.create_dataset("t", shape, "f4", chunks=chunks, maxshape=maxshape)
+        for row in reversed(range(0, len(values), 2)):
+            new[row : row + 2] = values[row : row + 2]
+            file.flush()
+        for i, name in enumerate(("time", "lat")):
+            new.dims[i].attach_scale(file[name])
+
+
+def _holed(path: Path) -> None:
+    """Leave a chunk of a file unwritten."""
+    with h5py.File(path, "r+") as file:
+        values, chunks, maxshape = file["t"][...], file["t"].chunks, file["t"].maxshape
+        del file["t"]
+        new = file.create_dataset("t", values.shape, "f4", chunks=chunks, maxshape=maxshape)
+        new[: chunks[0]] = values[: chunks[0]]
+        for i, name in enumerate(("time", "lat")):
+            new.dims[i].attach_scale(file[name])
+
+
+def _short(path: Path) -> None:
+    write_rows(path, 12, 10, 2)
+
+
+@pytest.mark.parametrize("change", [_shuffled, _holed, _short])
+def test_chunks_that_cannot_be_joined(change: Any, tmp_path: Path) -> None:
+    files = [write_rows(tmp_path / "a.nc", 0, 12, 4), write_rows(tmp_path / "b.nc", 12, 12, 2)]
+    change(files[1])
+    repo = tmp_path / "repo"
+    virtualize(files[:1], repo, scheduler="sync")
+    with pytest.raises(InvalidInputError, match=r"b\.nc: t: has chunks of 2 .* cannot be joined"):
+        virtualize(files, repo, scheduler="sync")
+    report = virtualize(files, repo, scheduler="sync", on_mismatch="materialize")
+    xr.testing.assert_identical(archived(repo, report), together([content(path) for path in files]))
+    assert list(report.materialized) == [str(files[1])]
