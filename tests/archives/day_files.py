@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from icechunk import Repository, credentials
+from icechunk import Repository, Storage, credentials
 from icechunk_dask import VirtualizeReport
 
 UNITS = "days since 2000-01-01"
@@ -95,10 +95,11 @@ def access(report: VirtualizeReport) -> dict[str, Any]:
 
 
 def archived(
-    folder: Path, report: VirtualizeReport, group: str | None = None, **version: Any
+    place: Path | Storage, report: VirtualizeReport, group: str | None = None, **version: Any
 ) -> xr.Dataset:
     """What is read of an archive, by the permissions that a report names."""
-    repository = Repository.open(str(folder), None, access(report))
+    target = str(place) if isinstance(place, Path) else place
+    repository = Repository.open(target, None, access(report))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return xr.open_dataset(repository, engine="icechunk", group=group, **version).load()
