@@ -296,6 +296,7 @@ WORKLOADS: dict[str, Callable[[Path, Steps, float], None]] = {
     f.__name__: f
     for f in (
         ingest_store_dask,
+        ingest_in_batches,
         ingest_to_icechunk,
         ingest_to_zarr,
         tiny_tasks,
