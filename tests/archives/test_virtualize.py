@@ -471,7 +471,7 @@ def test_handles_of_hdf5_in_garbage_do_not_stop_a_scan(tmp_path: Path) -> None:
 
     opening.open_hdf5 = littering
     gc.set_threshold(50_000)  # none elsewhere
-    report = virtualize([sys.argv[1]], sys.argv[2], scheduler="sync")
+    report = virtualize([sys.argv[1]], sys.argv[2], scheduler="sync", isolate=False)
     assert report.added == (sys.argv[1],), report
     assert gc.isenabled() and seen
     """
