@@ -28,6 +28,9 @@ _FETCHED: Final = (
 _KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 #: Any of these says that the instance has a metadata service.
 _METADATA: Final = ("AWS_METADATA_ENDPOINT", "AWS_EC2_METADATA_SERVICE_ENDPOINT")
+#: What says where credentials are fetched, and where machines and containers fetch them.
+_SERVICES: Final = (*_METADATA, "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_ENDPOINT_URL_STS")
+_MACHINE_SERVICES: Final = ("http://169.254.169.254", "http://169.254.170.2")
 #: Files that say so on EC2 machines, and the text that they begin with there.
 _MACHINE: Final = (
     (Path("/sys/devices/virtual/dmi/id/sys_vendor"), "Amazon EC2"),
@@ -47,6 +50,19 @@ def endpoint() -> tuple[str, str] | None:
 def metadata_endpoint() -> str | None:
     """Return the URL of the machine's metadata service, from the variable of the AWS tools."""
     return os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or None
+
+
+def asked_by_the_client() -> list[str]:
+    """Return the URLs of the services that obstore asks for credentials.
+
+    It asks if neither a variable nor the profile has keys.
+    """
+    if any(os.environ.get(name) for name in _KEYS) or profile_options():
+        return []
+    found = [*_MACHINE_SERVICES, *(os.environ.get(name) or "" for name in _SERVICES)]
+    if os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
+        found += ["https://amazonaws.com", "https://amazonaws.com.cn"]
+    return [url for url in found if url]
 
 
 def allows_http() -> bool:

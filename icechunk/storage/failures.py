@@ -28,6 +28,7 @@ from icechunk.errors import (
     PreconditionFailedError,
     StorageError,
 )
+from icechunk.storage.one_host import leads_away
 
 _STATUS: Final = re.compile(r"(Server returned non-2xx status code: \d+[^:\n]*):(.*)", re.DOTALL)
 _CODE: Final = re.compile(r"<Code>([^<]*)</Code>")
@@ -83,6 +84,11 @@ def translate(error: BaseException, operation: str, key: str, url: str) -> Icech
         return refused(f"cannot {operation} {where}: check the credentials: {text}")
     if is_throttled(text):
         return StorageError(f"cannot {operation} {where}: {text}", ErrorKind.THROTTLED)
+    if leads_away(error):
+        return refused(
+            f"cannot {operation} {where}: the server redirects to another host, and such "
+            "redirects are not followed; if you trust that host, pass its URL as the endpoint"
+        )
     message = f"cannot {operation} {where}: {text}"
     return refused(message) if _FOR_GOOD.search(text) else StorageError(message)
 

@@ -45,6 +45,7 @@ from icechunk.storage.aws_profile import (
 )
 from icechunk.storage.failures import reason
 from icechunk.storage.headers import check_headers, check_variables
+from icechunk.storage.one_host import staying_at
 from icechunk.storage.place_names import check_endpoint, check_name, clean_prefix, join_url
 
 #: Options that configure the HTTP client, for whichever service it is used.
@@ -285,15 +286,21 @@ class S3Place(Place):
             provider = _Provider(credentials)
         if options.region is not None:
             config["region"] = options.region
+        endpoint = None
         if options.endpoint_url is not None:
-            # this name wins over variables
-            config["aws_endpoint_url_s3"] = options.endpoint_url
+            endpoint = options.endpoint_url
         elif (found := aws_environment.endpoint()) is not None:
             check_endpoint(*found)
             allow_http = allow_http or aws_environment.allows_http()
             if not allow_http:
                 aws_environment.check_tls(*found)
-            config["aws_endpoint_url_s3"] = found[1]
+            endpoint = found[1]
+        staying: dict[str, str] = {}
+        if endpoint is not None:
+            # the name that wins over variables
+            config["aws_endpoint_url_s3"] = endpoint
+            others = aws_environment.asked_by_the_client() if provider is None else ()
+            staying = staying_at(endpoint, *others)
         if options.requester_pays:
             config["request_payer"] = True
         if options.checksum_algorithm is not None:
@@ -303,7 +310,7 @@ class S3Place(Place):
             prefix=self.prefix or None,
             config=config,  # type: ignore[arg-type]
             client_options=client.options(
-                {"allow_http": allow_http}, options.network_stream_timeout_seconds
+                {"allow_http": allow_http, **staying}, options.network_stream_timeout_seconds
             ),
             retry_config=client.retry,
             credential_provider=provider,  # type: ignore[arg-type]
@@ -404,9 +411,9 @@ def _arguments(
     """Return what the clients for Google and Azure take, except for the place."""
     service, of_client = split_options(config)
     check_headers({k: v for k, v in config.items() if _is_short(k)}, "options")
-    for name, value in config.items():
-        if name.lower().endswith(("base_url", "endpoint")):
-            check_endpoint(name, value)
+    endpoints = {k: v for k, v in config.items() if k.lower().endswith(("base_url", "endpoint"))}
+    for name, value in endpoints.items():
+        check_endpoint(name, value)
     if isinstance(credentials, GcsCredentials.FromEnv | AzureCredentials.FromEnv):
         services = ("GOOGLE_", "AZURE_")
         check_variables(n for n in os.environ if n.startswith(services) and _is_short(n))
@@ -419,9 +426,16 @@ def _arguments(
     elif isinstance(credentials, GcsCredentials.Static | AzureCredentials.Static):
         option, attribute = _FIXED[type(credentials.credentials)]
         service[option] = getattr(credentials.credentials, attribute)
+    staying: dict[str, str] = {}
+    # credentials of a file or of the environment are exchanged for tokens, at other hosts
+    asks_itself = isinstance(credentials, GcsCredentials.FromEnv | AzureCredentials.FromEnv)
+    asks_itself |= not _EXCHANGED.isdisjoint(service)
+    if endpoints and not asks_itself and "proxy_url" not in of_client:
+        first, *others = endpoints.values()
+        staying = staying_at(first, *others)
     return {
         "config": service,
-        "client_options": client.options(of_client),
+        "client_options": client.options({**staying, **of_client}),
         "retry_config": client.retry,
         "credential_provider": provider,
     }
@@ -443,6 +457,10 @@ _FIXED: Final[dict[type, tuple[str, str]]] = {
     AzureStaticCredentials.SasToken: ("sas_key", "token"),
     AzureStaticCredentials.BearerToken: ("token", "token"),
 }
+#: Options whose credentials are exchanged for tokens.
+_EXCHANGED: Final = frozenset(
+    ("service_account", "service_account_key", "application_credentials", "client_secret")
+)
 #: Credentials that a provider hands out: the attribute for each of obstore's keys.
 _PROVIDED: Final[dict[type, dict[str, str]]] = {
     S3StaticCredentials: {
