@@ -540,7 +540,7 @@ class _Copying:
     def _reading(self, urls: Sequence[str], where: Repository | None = None) -> Repository:
         """Return a repository as one that may read the files; nothing of it is stored."""
         options = self.scanning["remote_options"]
-        containers = derive_containers([location_of(url) for url in urls], options)
+        containers = derive_containers([location_of(url) for url in urls], options, secrets=True)
         config = RepositoryConfig()
         for container in containers:
             config.set_virtual_chunk_container(container)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +18,9 @@ import zarr
 from zarr.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from icechunk.errors import ErrorKind, InvalidInputError, SessionStateError
+from icechunk.base.public_url import public_text
+from icechunk.base.threads import map_in_threads
+from icechunk.errors import ErrorKind, IcechunkError, InvalidInputError, SessionStateError
 from icechunk.format.chunk_refs import ChunkRefs, RefKind
 from icechunk.format.encoding.string_heap import StringHeap
 from icechunk.kerchunk.append import Place
@@ -27,6 +31,8 @@ from icechunk.kerchunk.metadata import ArrayMetadata
 from icechunk.kerchunk.tables import IN_PLACE, WHOLE_FILE, ChunkTable, References, refuse
 from icechunk.session.keys import chunk_key
 from icechunk.session.session import ForkSession, Session
+from icechunk.virtual.locations import shown
+from icechunk.virtual.outside import OutsideFiles
 
 __all__ = ["Import"]
 
@@ -134,32 +140,43 @@ class Import:
             item.table.length[rows] = [sizes[name] for name in names]
 
     def _sizes(self, wanted: Mapping[str, str]) -> dict[str, int]:
-        by_protocol: dict[str, list[str]] = {}
-        for location in wanted:
-            scheme = self._session.virtual.expand(location).partition("://")[0]
-            by_protocol.setdefault(scheme, []).append(location)
-        found: dict[str, int] = {}
-        for scheme, locations in by_protocol.items():
-            urls = [fsspec_url(self._session.virtual.expand(each)) for each in locations]
-            options = self._remote_options if scheme != "file" else {}
+        """Return the sizes of files; of none that no container holds, others are not asked."""
+        outside = self._session.virtual.invalid_locations(list(wanted))
+        if outside:
+            location = list(wanted)[outside[0]]
+            refuse(
+                wanted[location],
+                f"refers to a whole file, {shown(location)}, which lies in no virtual chunk "
+                "container of the configuration, so its size is not asked for",
+            )
+        # redirects lead nowhere: references of a stranger name these files
+        files = OutsideFiles(self._remote_options, ())
+
+        def size(location: str) -> int | None:
+            url = fsspec_url(self._session.virtual.expand(location))
             try:
-                fs = fsspec.filesystem(scheme, **options)
-                sizes = fs.sizes([fsspec.core.strip_protocol(url) for url in urls])
-            except (OSError, ImportError, ValueError) as exc:
+                if url.startswith("file://"):
+                    return _local_size(fsspec.core.strip_protocol(url))
+                return files.head(url).size
+            except (OSError, IcechunkError) as exc:
+                problem = public_text(exc)
+            refuse(
+                wanted[location],
+                f"refers to a whole file, {shown(location)}, whose size cannot be asked for: "
+                f"{problem}",
+                ErrorKind.VIRTUAL_CHUNK_FETCH,
+            )
+
+        sizes = map_in_threads(size, list(wanted), _CONCURRENCY)
+        found: dict[str, int] = {}
+        for location, known in zip(wanted, sizes, strict=True):
+            if known is None:
                 refuse(
-                    wanted[locations[0]],
-                    f"refers to a whole file, and sizes of files at {scheme}:// cannot be asked "
-                    f"for: {exc}",
+                    wanted[location],
+                    f"refers to a whole file, {shown(location)}, whose size is unknown",
                     ErrorKind.VIRTUAL_CHUNK_FETCH,
                 )
-            for location, size in zip(locations, sizes, strict=True):
-                if size is None:
-                    refuse(
-                        wanted[location],
-                        f"refers to the whole of {location}, whose size is unknown",
-                        ErrorKind.VIRTUAL_CHUNK_FETCH,
-                    )
-                found[location] = size
+            found[location] = known
         return found
 
     # -- applying ------------------------------------------------------------------
@@ -281,6 +298,11 @@ def _refs(
         last_modified=last_modified or None,
         inline_data=data,
     )
+
+
+def _local_size(path: str) -> int | None:
+    found = os.stat(path)
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _values(item: _Array) -> Any:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from icechunk.errors import InvalidInputError
 from icechunk.format.encoding.string_heap import StringHeap
 from icechunk.kerchunk.locations import Normalizer
-from icechunk.kerchunk.reading import read_file
+from icechunk.kerchunk.reading import ReferenceFiles
 from icechunk.kerchunk.tables import (
     IN_PLACE,
     WHOLE_FILE,
@@ -48,7 +48,7 @@ class ParquetReferences:
 
     Parameters
     ----------
-    fs : fsspec filesystem
+    files : ReferenceFiles
     root : str
         The folder, there.
     metadata : bytes
@@ -61,8 +61,10 @@ class ParquetReferences:
         If ``.zmetadata`` is malformed.
     """
 
-    def __init__(self, fs: Any, root: str, metadata: bytes, normalize: Normalizer) -> None:
-        self._fs = fs
+    def __init__(
+        self, files: ReferenceFiles, root: str, metadata: bytes, normalize: Normalizer
+    ) -> None:
+        self._files = files
         self._root = root
         self._normalize = normalize
         self.documents: dict[str, Any] = consolidated(".zmetadata", metadata)
@@ -94,14 +96,15 @@ class ParquetReferences:
         """Return the numbers of the records to ask for: any number may be declared."""
         if count <= _FEW:
             return range(count)
-        if "http" in self._fs.protocol:
+        names = self._files.names(f"{self._root}/{keys.path}".rstrip("/") + "/")
+        if names is None:
             refuse(
                 keys.path,
                 f"has {count} records; of a web server, which has no listings, {_FEW} are read",
             )
         found = []
-        for name in self._fs.ls(f"{self._root}/{keys.path}".rstrip("/"), detail=False):
-            number = _RECORD.fullmatch(str(name).rpartition("/")[2])
+        for name in names:
+            number = _RECORD.fullmatch(name)
             if number is not None and int(number[1]) < count:
                 found.append(int(number[1]))
         return sorted(found)
@@ -112,7 +115,7 @@ class ParquetReferences:
         first = number * self._record_size
         expected = min(self._record_size, total - first)
         try:
-            data = read_file(self._fs, f"{self._root}/{name}")
+            data = self._files.read(f"{self._root}/{name}")
         except FileNotFoundError:
             # nothing was written there: all its chunks are missing
             return _Record.empty(expected), []

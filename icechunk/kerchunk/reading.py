@@ -5,16 +5,21 @@ from __future__ import annotations
 import gzip
 import io
 import sys
-from typing import Any, Final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import fsspec
 
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
+from icechunk.virtual.outside import OutsideFiles, is_outside
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
 
-__all__ = ["inflated", "read_file"]
+__all__ = ["ReferenceFiles", "inflated", "reference_files"]
 
 #: Of a file with references, in bytes, and of what is in it.
 MAX_FILE: Final = 1 << 30
@@ -23,35 +28,78 @@ MAX_FILE: Final = 1 << 30
 MAX_RATIO: Final = 256
 FREE_SIZE: Final = 1 << 26
 _PIECE: Final = 1 << 20
+#: Of files in a folder with references.
+MAX_NAMES: Final = 10_000_000
 
 
-def read_file(fs: Any, path: str) -> bytes:
-    """Return the bytes of a file.
+class ReferenceFiles(Protocol):
+    """Where files with references are."""
 
-    Parameters
-    ----------
-    fs : fsspec filesystem
-    path : str
+    def read(self, path: str) -> bytes:
+        """Return the bytes of a file.
 
-    Raises
-    ------
-    StorageError
-        If it is no file, or too large.
-    OSError
-        If it cannot be read.
+        Raises
+        ------
+        StorageError
+            If it is no file, or too large.
+        OSError
+            If there is none, or it cannot be read.
+        """
+
+    def names(self, folder: str) -> list[str] | None:
+        """Return the names of what is in a folder; None where there are no listings."""
+
+
+def reference_files(url: str, options: Mapping[str, Any]) -> tuple[ReferenceFiles, str]:
+    """Return what reads files at a URL, and its path there.
+
+    Web servers and object stores are read through our own storage, what else fsspec knows
+    through that.
     """
-    if "http" in fs.protocol:
-        # servers may say one size and send another; a stream is read as far as is wanted
-        with fs.open(path, "rb", block_size=0) as file:
+    if is_outside(url):
+        return _Outside(OutsideFiles(options)), url
+    fs, path = fsspec.core.url_to_fs(url, **options)
+    return _OfFsspec(fs), path
+
+
+@dataclass(frozen=True)
+class _Outside:
+    files: OutsideFiles
+
+    def read(self, path: str) -> bytes:
+        try:
+            return self.files.read(path, MAX_FILE)
+        except FileNotFoundError:
+            raise
+        except StorageError as error:
+            if error.transient:
+                raise
+            # without the right to list, a service does not say what is not there
+            raise FileNotFoundError(str(error)) from None
+
+    def names(self, folder: str) -> list[str] | None:
+        listed = self.files.listed(folder, MAX_NAMES)
+        return None if listed is None else [url.rpartition("/")[2] for url, _ in listed]
+
+
+@dataclass(frozen=True)
+class _OfFsspec:
+    fs: Any
+
+    def read(self, path: str) -> bytes:
+        info = self.fs.info(path)
+        if info.get("type") not in (None, "file"):
+            raise StorageError(f"{path} is not a file but a {info['type']}", ErrorKind.IO)
+        size = info.get("size")
+        if size is not None and size > MAX_FILE:
+            raise _too_large(path, MAX_FILE)
+        # what a service says is one thing, and what it sends is another
+        with self.fs.open(path, "rb", block_size=_PIECE, cache_type="readahead") as file:
             return _pieces(file, MAX_FILE, path)
-    info = fs.info(path)
-    if info.get("type") not in (None, "file"):
-        raise StorageError(f"{path} is not a file but a {info['type']}", ErrorKind.IO)
-    size = info.get("size")
-    if size is not None and size > MAX_FILE:
-        raise _too_large(path, MAX_FILE)
-    data: bytes = fs.cat_file(path)
-    return data
+
+    def names(self, folder: str) -> list[str] | None:
+        listed = self.fs.ls(folder.rstrip("/"), detail=False)
+        return [str(name).rpartition("/")[2] for name in listed]
 
 
 def _too_large(path: str, limit: int) -> StorageError:

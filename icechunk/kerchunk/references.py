@@ -13,14 +13,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import fsspec
-
 from icechunk.base.public_url import public_text, public_url
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.kerchunk.dictionary import DictReferences
 from icechunk.kerchunk.locations import Normalizer
 from icechunk.kerchunk.parquet import ParquetReferences
-from icechunk.kerchunk.reading import inflated, read_file
+from icechunk.kerchunk.reading import inflated, reference_files
 from icechunk.kerchunk.tables import References
 
 if sys.version_info >= (3, 14):
@@ -46,7 +44,7 @@ def open_references(
     normalize : Normalizer
         For the URLs of references.
     storage_options : mapping, optional
-        For fsspec, to read the references.
+        To read the references.
 
     Raises
     ------
@@ -59,11 +57,14 @@ def open_references(
         return DictReferences(references, normalize)
     url = str(references)
     try:
-        fs, path = fsspec.core.url_to_fs(url, **(storage_options or {}))
-        metadata = path.rstrip("/") + "/.zmetadata"
-        if fs.exists(metadata):
-            return ParquetReferences(fs, path.rstrip("/"), read_file(fs, metadata), normalize)
-        data = read_file(fs, path)
+        files, path = reference_files(url, storage_options or {})
+        root = path.rstrip("/")
+        try:
+            metadata = files.read(f"{root}/.zmetadata")
+        except (FileNotFoundError, NotADirectoryError):
+            data = files.read(path)
+        else:
+            return ParquetReferences(files, root, metadata, normalize)
     except (OSError, ImportError, ValueError, MemoryError) as exc:
         if isinstance(exc, InvalidInputError):
             raise

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import builtins
 import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from dataclasses import replace
@@ -57,7 +56,7 @@ from icechunk.storage.bounded_body import Allowance
 from icechunk.storage.failures import refused, translate
 from icechunk.storage.places import AzurePlace, GcsPlace, Place, S3Place, quoted
 from icechunk.storage.reading import Read, joined
-from icechunk.storage.waiting import Request, answer, patient
+from icechunk.storage.waiting import Request, Runtime, answer, patient
 
 #: What object stores allow at most.
 _MAX_PARTS: Final = 10_000
@@ -72,24 +71,6 @@ _CHUNKS: Final = "chunks/"
 
 
 _log = logging.getLogger(__name__)
-
-
-class _Runtime:
-    """Notices that this process was forked after obstore had started its threads.
-
-    They do not exist in the child, and a request there would wait for them for ever.
-    """
-
-    started = False
-    lost = False
-
-    @classmethod
-    def after_fork(cls) -> None:
-        cls.lost = cls.started
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_Runtime.after_fork)
 
 
 class ObjectStorage(Storage):
@@ -341,8 +322,40 @@ class ObjectStorage(Storage):
             raise outcome
         return outcome
 
+    def head(self, key: str) -> ObjectMeta:
+        """Return what the service says of an object.
+
+        Raises
+        ------
+        StorageError
+            If there is no such object, or no answer.
+        """
+        self._check_usable()
+        try:
+            head = partial(obstore.head, self._reader, check_key(key))
+            return self._described(answer(self._request("read", key), head))
+        except (CancelledError, StorageError, InvalidInputError):
+            raise
+        except Exception as error:
+            failure = translate(error, "read", key, self.url)
+        raise failure
+
+    def _described(self, meta: Any) -> ObjectMeta:
+        version = self._place.version(meta)
+        return ObjectMeta(meta["path"], meta["size"], version, meta["last_modified"])
+
     def list(self, prefix: str = "") -> Iterator[ObjectMeta]:
         """Yield the objects of a folder; see `Storage.list`."""
+        return iter(self.list_up_to(None, prefix))
+
+    def list_up_to(self, limit: int | None, prefix: str = "") -> builtins.list[ObjectMeta]:
+        """Return the objects of a folder as `list` does, if they are not too many.
+
+        Raises
+        ------
+        StorageError
+            If there are more than `limit`.
+        """
         self._check_usable()
         _log.debug("list %s in %s", prefix or "all objects", self.url)
         check_folder(prefix)
@@ -350,14 +363,12 @@ class ObjectStorage(Storage):
         failure = None
         try:
             batches = obstore.list(self._reader, prefix or None, chunk_size=1000)
-            # each batch is a request, or a few
             while batch := answer(
                 self._request("list", prefix or "objects"), lambda: next(batches, None)
             ):
-                for meta in batch:
-                    found[meta["path"]] = ObjectMeta(
-                        meta["path"], meta["size"], self._place.version(meta), meta["last_modified"]
-                    )
+                found.update((meta["path"], self._described(meta)) for meta in batch)
+                if limit is not None and len(found) > limit:
+                    raise StorageError(f"{self.url}/{prefix}: more than {limit} objects")
         except (CancelledError, StorageError):
             raise
         except Exception as error:
@@ -365,7 +376,7 @@ class ObjectStorage(Storage):
         if failure is not None:
             raise failure
         # not every service sorts, and some sort folder by folder
-        return iter([found[key] for key in sorted(found)])
+        return [found[key] for key in sorted(found)]
 
     # -- writing ---------------------------------------------------------------------
     def put(
@@ -552,7 +563,7 @@ class ObjectStorage(Storage):
         return _unpickle, (self._place, self._settings, self._read_only)
 
     def _check_usable(self) -> None:
-        if _Runtime.lost:
+        if Runtime.lost:
             raise StorageError(
                 f"{self.url} cannot be used in a process that was forked after its parent had "
                 "used an object store: start processes with 'spawn' or 'forkserver'"
@@ -560,7 +571,7 @@ class ObjectStorage(Storage):
         if self._missing_credentials is not None:
             # the client would look for them at an address where nobody answers
             raise refused(self._missing_credentials, ErrorKind.INVALID_CREDENTIALS)
-        _Runtime.started = True
+        Runtime.started = True
 
 
 def _check_family(credentials: object, family: type) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from icechunk.errors import ErrorKind, InvalidInputError
 
-__all__ = ["for_fsspec", "for_storage", "in_our_words"]
+__all__ = ["for_storage", "in_our_words"]
 
 #: Names of fsspec's S3 file system, by those of `icechunk.storage_from_url`.
 _S3: Final = {
@@ -24,53 +24,22 @@ _AZURE: Final = {
     "access_key": "account_key",
     "anonymous": "anon",
 }
+#: Of its filesystem for Google: whom to bill for buckets, of which none is made here.
+_GOOGLE_ONLY: Final = ("project", "access")
 _VOCABULARIES: Final[Mapping[str, Mapping[str, str]]] = {
     **dict.fromkeys(("s3", "r2", "tigris"), _S3),
     **dict.fromkeys(("az", "azure", "abfs", "abfss"), _AZURE),
 }
-#: Options of S3 about the connection, which fsspec does not need.
-_OURS_ONLY: Final = frozenset(
-    {
-        "allow_http",
-        "from_env",
-        "force_path_style",
-        "s3_compatible",
-        "network_stream_timeout_seconds",
-    }
-)
 
 
-def for_fsspec(options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return options for fsspec's S3 file system, given under its names or ours.
-
-    Raises
-    ------
-    InvalidInputError
-        If one option is given in both.
-    """
-    found: dict[str, Any] = {}
-    client: dict[str, Any] = {}
-    for name, value in (options or {}).items():
-        target = _S3.get(name, name)
-        if name in _OURS_ONLY or value is None:
-            continue
-        if name == "client_kwargs":
-            client.update(value)
-        elif target.startswith("client_kwargs."):
-            client[target.partition(".")[2]] = value
-        elif target in found:
-            raise _twice(name, target)
-        else:
-            found[target] = value
-    return {**found, **({"client_kwargs": client} if client else {})}
-
-
-def for_storage(options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return options for `icechunk.storage_from_url` in S3, given under its names or fsspec's.
+def for_storage(url: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return options for `icechunk.storage_from_url`, given under its names or fsspec's.
 
     A service without TLS is allowed: whoever writes its URL has chosen it.
     """
-    return _allowing_http(in_our_words("s3", options or {}))
+    scheme = url.partition("://")[0].lower()
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    return _allowing_http(in_our_words(scheme, given))
 
 
 def in_our_words(scheme: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,10 +87,14 @@ def _allowing_http(options: dict[str, Any]) -> dict[str, Any]:
 
 def _google(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options of gcsfs, whose one option for credentials is ``token``, under our names."""
-    found = dict(options)
-    if found.get("token") == "anon":
+    found = {name: value for name, value in options.items() if name not in _GOOGLE_ONLY}
+    token = found.get("token")
+    if token == "anon":
         del found["token"]
         found["anonymous"] = True
+    elif token in ("google_default", "cloud"):
+        # both are looked for without being asked
+        del found["token"]
     elif isinstance(found.get("token"), str) and "service_account_file" not in found:
         found["service_account_file"] = found.pop("token")
     return found

@@ -23,7 +23,7 @@ from icechunk.base.visible import in_a_line
 from icechunk.errors import StorageError
 from icechunk.storage.bounded_body import Allowance
 
-__all__ = ["Request", "answer", "patient"]
+__all__ = ["Request", "Runtime", "answer", "patient"]
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +89,25 @@ class Request:
             f"{self.seconds:.3g} s; check the endpoint and the network, or wait longer with "
             "RepositoryConfig(storage=StorageSettings(timeouts=StorageTimeoutSettings(operation_timeout_ms=...)))"
         )
+
+
+class Runtime:
+    """Notices that this process was forked after obstore had started its threads.
+
+    They do not exist in the child, and a request there would wait for them for ever.
+    """
+
+    started = False
+    lost = False
+
+    @classmethod
+    def after_fork(cls) -> None:
+        """Note that the threads are gone, if there were any."""
+        cls.lost = cls.started
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=Runtime.after_fork)
 
 
 # -- in threads --------------------------------------------------------------------------

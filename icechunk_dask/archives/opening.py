@@ -69,7 +69,7 @@ class OpenFile:
         location = location_of(url)
         with ExitStack() as stack:
             if parser is not None:
-                datasets = stack.enter_context(open_parsed(parser, source, sources.options))
+                datasets = stack.enter_context(open_parsed(parser, source, sources))
                 yield cls(source, datasets, sources, stack)
                 return
             file = stack.enter_context(source.opened())
@@ -104,6 +104,7 @@ class OpenFile:
         location = table.locations[where]
         file = self._files.get(location)
         if file is None:
+            self._sources.check_allowed(location)
             opened = self._sources.open(fsspec_url(location)).opened()
             file = self._files[location] = self._stack.enter_context(opened)
         file.seek(int(table.offset[row]))

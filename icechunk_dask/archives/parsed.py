@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,8 @@ from zarr.buffer import default_buffer_prototype
 
 from icechunk.kerchunk.tables import ChunkTable, StringHeap
 from icechunk_dask.archives.described import Dataset, FileVariable
-from icechunk_dask.archives.sources import Source, location_of
+from icechunk_dask.archives.parser_store import ParserStore, roots
+from icechunk_dask.archives.sources import Source, Sources, location_of
 
 __all__ = ["Parser", "open_parsed"]
 
@@ -26,17 +26,15 @@ Parser: TypeAlias = Callable[[str, Any], Any]
 
 
 @contextmanager
-def open_parsed(
-    parser: Parser, source: Source, options: Mapping[str, Any]
-) -> Iterator[list[Dataset]]:
+def open_parsed(parser: Parser, source: Source, sources: Sources) -> Iterator[list[Dataset]]:
     """Open a file by a parser of VirtualiZarr.
 
     Parameters
     ----------
     parser : Parser
     source : Source
-    options : mapping
-        Of fsspec, to read remote files.
+    sources : Sources
+        Opens other files, if it may.
 
     Yields
     ------
@@ -49,14 +47,14 @@ def open_parsed(
         If the result is no `ManifestStore`.
     """
     url = Path(source.path).resolve().as_uri() if source.is_local else source.url
-    manifests = parser(url, _registry(url, options))
-    root = getattr(manifests, "_group", None)
-    if root is None:
-        raise ValueError(f"the parser returned a {type(manifests).__name__}, not a ManifestStore")
     groups: dict[str, Mapping[str, Any]] = {}
     variables: dict[str, FileVariable] = {}
-    opened: list[xr.Dataset] = []
-    try:
+    with ExitStack() as stack:
+        manifests = parser(url, _registry(url, sources, source, stack))
+        root = getattr(manifests, "_group", None)
+        if root is None:
+            kind = type(manifests).__name__
+            raise ValueError(f"the parser returned a {kind}, not a ManifestStore")
         for path, group in _walk(root, ""):
             dataset = xr.open_dataset(
                 manifests,
@@ -66,15 +64,12 @@ def open_parsed(
                 consolidated=False,
                 zarr_format=3,
             )
-            opened.append(dataset)
+            stack.callback(dataset.close)
             groups[path] = _plain(dataset.attrs)
             for name, array in group.arrays.items():
                 whole = f"{path}/{name}" if path else name
                 variables[whole] = _variable(array, dataset.variables[name])
         yield [Dataset(groups, variables)]
-    finally:
-        for dataset in opened:
-            dataset.close()
 
 
 def _walk(group: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -126,29 +121,10 @@ def _plain(attributes: Mapping[Any, Any]) -> dict[str, Any]:
     return found
 
 
-def _registry(url: str, options: Mapping[str, Any]) -> Any:
+def _registry(url: str, sources: Sources, source: Source, stack: ExitStack) -> Any:
     """Return what a parser of VirtualiZarr reads through."""
     from obspec_utils.registry import ObjectStoreRegistry
-    from obstore.store import LocalStore, S3Store, from_url
 
-    parts = urlsplit(url)
-    if parts.scheme == "file":
-        return ObjectStoreRegistry({"file://": LocalStore()})
-    root = f"{parts.scheme}://{parts.netloc}"
-    if parts.scheme != "s3":
-        return ObjectStoreRegistry({root: from_url(root)})
-    more = options.get("client_kwargs") or {}
-    endpoint = options.get("endpoint_url") or more.get("endpoint_url")
-    given: dict[str, Any] = {
-        "access_key_id": options.get("key"),
-        "secret_access_key": options.get("secret"),
-        "session_token": options.get("token"),
-        "region": more.get("region_name"),
-        "endpoint": endpoint,
-        "skip_signature": True if options.get("anon") else None,
-    }
-    config = {name: value for name, value in given.items() if value is not None}
-    client: Any = {"allow_http": True} if str(endpoint).startswith("http://") else None
     return ObjectStoreRegistry(
-        {root: S3Store(parts.netloc, config=config, client_options=client)}  # type: ignore[arg-type]
+        {root: ParserStore(sources, source, root, stack) for root in roots(url, sources.prefixes)}
     )

@@ -203,9 +203,10 @@ class Scanner:
             for _, table in block.referred.values()
             for name in table.locations
         }
-        return {
-            name: self.sources.open(fsspec_url(name)).version() for name in sorted(names - {own})
-        }
+        others = sorted(names - {own})
+        for name in others:
+            self.sources.check_allowed(name)
+        return {name: self.sources.open(fsspec_url(name)).version() for name in others}
 
     def _blocks(self, datasets: Sequence[Dataset]) -> Iterator[_Block]:
         joined: dict[str, _Block] = {}

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, BinaryIO, Final
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final, cast
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import fsspec
+from fsspec.utils import glob_translate
 
 from icechunk import InvalidInputError
+from icechunk.base.public_url import public_url
+from icechunk.errors import IcechunkError, StorageError
 from icechunk.kerchunk.locations import normalizer
-from icechunk_dask.archives.bucket_files import open_in_bucket
-from icechunk_dask.archives.web_files import WebFiles, is_web
+from icechunk.virtual.outside import Found, OutsideFiles, is_web
+from icechunk_dask.archives.range_files import AHEAD, RangeFile
 
-__all__ = ["GONE", "UNKNOWN", "Source", "Sources", "Version", "kind_of", "location_of"]
+__all__ = ["GONE", "UNKNOWN", "Source", "Sources", "Version", "is_local", "kind_of", "location_of"]
 
 #: Where an HDF5 file may begin (HDF5 file format specification, "Superblock").
 _HDF5_STARTS: Final = (0, 512, 1024, 2048, 4096)
@@ -35,6 +38,11 @@ _LISTED: Final = 4
 _WHOLE: Final = 1 << 20
 _END: Final = 1 << 16
 _PLACES, _PLACE = 16, 1 << 12
+#: A listing for this has up to so many objects, or so many for each file.
+_FREELY_LISTED: Final = 10_000
+_PER_FILE: Final = 10
+#: A listing for a pattern has no more objects, which may be of no interest all the same.
+_MOST_LISTED: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,23 +103,20 @@ class Source:
     ----------
     url : str
         As it was given.
-    fs : object
-        A filesystem of fsspec, or `WebFiles`.
     path : str
-        Within the filesystem.
-    options : mapping
-        Of the filesystem.
+        Of a file of this machine; the URL of another.
+    files : OutsideFiles
+        Among which another file is.
     """
 
     url: str
-    fs: Any
     path: str
-    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    files: OutsideFiles
 
     @property
     def is_local(self) -> bool:
         """Whether the file is one of this machine."""
-        return _is_local(self.url)
+        return is_local(self.url)
 
     def opened(self) -> BinaryIO:
         """Open the file for reading.
@@ -120,6 +125,8 @@ class Source:
         ------
         InvalidInputError
             If a local path is that of a pipe or a device.
+        StorageError
+            If there is no such file elsewhere, or its server does not say how large it is.
         """
         if self.is_local:
             # a pipe would keep the caller waiting
@@ -128,19 +135,19 @@ class Source:
                 file.close()
                 raise InvalidInputError(f"{self.path} is no file: it may be a pipe or a device")
             return file
-        if self.url.startswith("s3://"):
-            found = open_in_bucket(self.fs, self.path, self.options)
-            if found is not None:
-                return found
-        remote: BinaryIO = self.fs.open(self.path, "rb")
-        return remote
+        ahead = self.files.block_size or AHEAD
+        found = self.files.start(self.url, ahead)
+        storage, key = self.files.place(self.url)
+        size = found.size or 0
+        remote = RangeFile(storage, key, size, found.etag, ahead=ahead, start=found.data)
+        return cast(BinaryIO, remote)
 
     def version(self) -> Version:
         """Ask for the version that the file has now."""
         if self.is_local:
             found = os.stat(self.path)
             return Version(found.st_size, found.st_mtime_ns, touched=found.st_ctime_ns)
-        return _version(self.fs.info(self.path))
+        return _version(self.files.head(self.url))
 
     def digest(self) -> int:
         """Return what tells the bytes of a local file from others, 0 if the file is elsewhere.
@@ -190,7 +197,7 @@ class Sources:
     Attributes
     ----------
     options : dict
-        To read remote files: those of web servers as `WebFiles`, others by fsspec.
+        To read files that are not of this machine, as `OutsideFiles` has them.
     prefixes : tuple of str
         Below which other files may be: those that a file names, as virtual datasets of HDF5
         do, and those that web servers redirect to.
@@ -203,21 +210,43 @@ class Sources:
         # the options may hold secrets
         return "Sources()"
 
+    @property
+    def _files(self) -> OutsideFiles:
+        return OutsideFiles(self.options, self.prefixes)
+
     def open(self, url: str) -> Source:
         """Return a file; that does not ask whether it exists.
 
         Raises
         ------
         InvalidInputError
-            If it is below one of the prefixes, and a link leads out of there.
+            If it is below one of the prefixes, and a link leads out of there; or if files of
+            its kind are not read.
         """
-        if is_web(url):
-            return Source(url, WebFiles(self.options, self.prefixes), url)
-        options = {} if _is_local(url) else {**self.options, "use_listings_cache": False}
-        fs, path = fsspec.core.url_to_fs(url, **options)
-        if _is_local(url):
-            self._check_links(path)
-        return Source(url, fs, path, options)
+        if not is_local(url):
+            self._files.place(url)
+            return Source(url, url, self._files)
+        path = _local_path(url)
+        self._check_links(path)
+        return Source(url, path, self._files)
+
+    def check_allowed(self, location: str) -> None:
+        """Check that a file may be read because another one names it.
+
+        Parameters
+        ----------
+        location : str
+            As references have it.
+
+        Raises
+        ------
+        InvalidInputError
+            If it lies below none of the prefixes.
+        """
+        if not any(location.startswith(prefix) for prefix in self.prefixes):
+            raise InvalidInputError(
+                f"it refers to {public_url(location)}, which is not among the authorised"
+            )
 
     def _check_links(self, path: str) -> None:
         """Refuse what cannot be read as virtual chunks either, and was not authorised."""
@@ -250,6 +279,9 @@ class Sources:
         found: list[str] = []
         for url in urls:
             text = os.fspath(url)
+            if not is_local(text):
+                # files that are not read at all are refused before anything else
+                self._files.check(text)
             found.extend(self._matching(text) if self._is_pattern(text) else [text])
         if not found:
             raise InvalidInputError("there are no urls")
@@ -259,24 +291,40 @@ class Sources:
         if not _MAGIC & set(url) or is_web(url):
             return False
         # such characters may also be those of a name
-        return not (_is_local(url) and os.path.exists(self.open(url).path))
+        return not (is_local(url) and os.path.exists(_local_path(url)))
 
     def _is_folder(self, url: str) -> bool:
-        return url.endswith("/") or (_is_local(url) and os.path.isdir(self.open(url).path))
+        return url.endswith("/") or (is_local(url) and os.path.isdir(_local_path(url)))
 
     def _matching(self, pattern: str) -> list[str]:
-        source = self.open(pattern)
+        if is_local(pattern):
+            fs = fsspec.filesystem("file")
+            scheme = pattern.partition("://")[0] + "://" if "://" in pattern else ""
+            named = [scheme + path for path in fs.glob(_local_path(pattern)) if not fs.isdir(path)]
+        else:
+            named = self._matching_outside(pattern)
+        if not named:
+            raise InvalidInputError(f"no file matches {public_url(pattern)}")
+        return sorted(named)
+
+    def _matching_outside(self, pattern: str) -> list[str]:
+        """Return what matches in an object store: all below a folder is listed for it."""
+        first = min(pattern.index(letter) for letter in _MAGIC & set(pattern))
+        folder = pattern[:first].rpartition("/")[0] + "/"
+        if folder.endswith("://"):
+            raise InvalidInputError(f"{public_url(pattern)}: the name of a bucket is no pattern")
+        failure = None
         try:
-            found = source.fs.glob(source.path)
-        except Exception as exc:  # each filesystem has its own
+            listed = self._files.listed(folder, _MOST_LISTED) or []
+        except StorageError as exc:
+            failure = str(exc)
+        if failure is not None:
             raise InvalidInputError(
-                f"{pattern}: its files cannot be listed: {type(exc).__name__}: {exc}"
-            ) from exc
-        found = [path for path in found if not source.fs.isdir(path)] if source.is_local else found
-        if not found:
-            raise InvalidInputError(f"no file matches {pattern}")
-        scheme = pattern.partition("://")[0] + "://" if "://" in pattern else ""
-        return sorted(scheme + path for path in found)
+                f"{public_url(pattern)}: its files cannot be listed: {failure}; a list of URLs "
+                "needs no listing"
+            )
+        matches = re.compile(glob_translate(pattern)).match
+        return [url for url, _ in listed if matches(url)]
 
     def has_changed(self, url: str, known: Version, now: Version) -> bool:
         """Whether a file is of other bytes than it was; see `Source.has_changed`."""
@@ -290,25 +338,26 @@ class Sources:
         Many files of one folder of a server are looked up in its listing.
         """
         found: dict[str, Version] = {}
-        folders: dict[str, list[Source]] = {}
+        folders: dict[str, list[str]] = {}
         for url in urls:
-            if _is_local(url):
+            if is_local(url):
                 # a path needs no filesystem of fsspec
-                source = self.open(url) if "://" in url else Source(url, None, url)
-                found[url] = _quietly(source)
+                path = _local_path(url) if "://" in url else url
+                found[url] = _quietly(Source(url, path, self._files))
             else:
-                folders.setdefault(url.rpartition("/")[0], []).append(self.open(url))
-        for sources in folders.values():
-            listed: dict[str, Any] = {}
-            if len(sources) >= _LISTED:
+                folders.setdefault(url.rpartition("/")[0] + "/", []).append(url)
+        for folder, names in folders.items():
+            listed: dict[str, Found] = {}
+            if len(names) >= _LISTED:
                 try:
-                    entries = sources[0].fs.ls(sources[0].path.rpartition("/")[0], detail=True)
-                    listed = {entry["name"]: entry for entry in entries}
-                except Exception:  # HTTP servers, say, need not list anything
+                    limit = max(_FREELY_LISTED, _PER_FILE * len(names))
+                    listed = dict(self._files.listed(folder, limit) or ())
+                except IcechunkError:
+                    # it may be large, or not be allowed
                     listed = {}
-            for source in sources:
-                entry = listed.get(source.path)
-                found[source.url] = _quietly(source) if entry is None else _version(entry)
+            for url in names:
+                entry = listed.get(url)
+                found[url] = _quietly(self.open(url)) if entry is None else _version(entry)
         return found
 
 
@@ -316,8 +365,13 @@ def _at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _is_local(url: str) -> bool:
+def is_local(url: str) -> bool:
+    """Whether a URL or path is of this machine."""
     return "://" not in url or url.startswith(("file://", "local://"))
+
+
+def _local_path(url: str) -> str:
+    return str(fsspec.core.url_to_fs(url)[1])
 
 
 def _quietly(source: Source) -> Version:
@@ -329,20 +383,12 @@ def _quietly(source: Source) -> Version:
         return UNKNOWN
 
 
-def _version(info: Mapping[str, Any]) -> Version:
+def _version(found: Found) -> Version:
     modified = 0
-    for name in ("mtime", "LastModified", "last_modified", "updated"):
-        value = info.get(name)
-        if isinstance(value, str):
-            value = datetime.fromisoformat(value)
-        if isinstance(value, datetime):
-            value = value.replace(tzinfo=value.tzinfo or UTC).timestamp()
-        if isinstance(value, int | float):
-            modified = round(value * _NANO)
-            break
-    size = info.get("size")
-    etag = info.get("ETag") or info.get("etag") or ""
-    return Version(-1 if size is None else int(size), modified, str(etag).strip('"'))
+    if found.last_modified is not None:
+        modified = round(found.last_modified.timestamp() * _NANO)
+    size = -1 if found.size is None else found.size
+    return Version(size, modified, (found.etag or "").strip('"'))
 
 
 def location_of(url: str) -> str:

@@ -16,11 +16,11 @@ from icechunk import (
     VirtualChunkContainer,
     storage_from_url,
 )
+from icechunk.errors import IcechunkError
 from icechunk.kerchunk.tables import StringHeap
-from icechunk.storage.option_names import for_fsspec, for_storage
+from icechunk.storage.option_names import for_storage
 from icechunk.virtual.container_storage import credential_call
 from icechunk_dask.archives.containers import authorization, derive_containers
-from icechunk_dask.archives.web_files import is_web
 
 __all__ = ["Opened", "Target"]
 
@@ -41,7 +41,7 @@ class Opened:
     access : mapping or None
         What the caller authorised.
     remote_options : dict
-        For fsspec, to read remote files.
+        To read files that are not of this machine.
     options : dict
         What it takes to open the place, without what is secret.
     """
@@ -61,7 +61,7 @@ class Opened:
         access: Mapping[str, Any] | None,
     ) -> Opened:
         """Open a target, as far as it exists."""
-        remote = for_fsspec(storage_options if remote_options is None else remote_options)
+        remote = dict((storage_options if remote_options is None else remote_options) or {})
         if isinstance(target, Repository):
             if access is not None:
                 raise InvalidInputError(
@@ -76,7 +76,7 @@ class Opened:
             url = os.path.expanduser(target)
             is_remote = "://" in str(url) and not str(url).startswith(("file:", "memory:"))
             # a folder takes none: they are for the files then
-            given = for_storage(storage_options) if is_remote else {}
+            given = for_storage(str(url), storage_options) if is_remote else {}
             storage = storage_from_url(url, **given)
             options = {name: given[name] for name in _PUBLIC if name in given}
         repository = None
@@ -100,7 +100,7 @@ class Opened:
         locations: Sequence[str],
         containers: Sequence[VirtualChunkContainer] | None,
     ) -> tuple[str, ...]:
-        """Return below which folders and URLs of web servers files may be read.
+        """Return below which folders and URLs files may be read.
 
         That is what the caller authorised, or is going to where there is no repository yet.
         """
@@ -108,15 +108,15 @@ class Opened:
             chosen = containers
             if chosen is None:
                 chosen = derive_containers(locations, self.remote_options)
-            return tuple(each.url_prefix for each in chosen if _is_read_here(each))
+            return tuple(each.url_prefix for each in chosen if not _is_of_all(each.url_prefix))
         found = []
         for container in (self.made.config.virtual_chunk_containers or {}).values():
-            if not _is_read_here(container):
+            if _is_of_all(container.url_prefix):
                 continue
             try:
                 session.virtual.resolve(container.url_prefix + "file")
-            except InvalidInputError:
-                # it was not authorised
+            except IcechunkError:
+                # it was not authorised, or cannot be reached
                 continue
             found.append(container.url_prefix)
         return tuple(found)
@@ -168,7 +168,6 @@ def _any_begins_with(locations: Sequence[str], prefix: str) -> bool:
     return at >= 0
 
 
-def _is_read_here(container: VirtualChunkContainer) -> bool:
-    # one of all servers allows none in particular
-    prefix = container.url_prefix
-    return prefix.startswith("file://") or (is_web(prefix) and not prefix.endswith("://"))
+def _is_of_all(prefix: str) -> bool:
+    # one of all servers or buckets allows none in particular
+    return prefix.endswith("://")

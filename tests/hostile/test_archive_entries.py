@@ -27,8 +27,10 @@ from icechunk import (
 )
 from icechunk.credentials import HttpAccess, LocalFileSystemAccess
 from icechunk.errors import IcechunkError, StorageError
+from icechunk.virtual import outside
+from icechunk.virtual.outside import OutsideFiles
 from icechunk_dask import ingest, virtualize
-from icechunk_dask.archives import bucket_files
+from icechunk_dask.archives.range_files import RangeFile
 from tests.archives.day_files import write_days
 from tests.hostile.test_bombs import BLOCK, MIB, endless
 from tests.hostile.test_lying_servers import LIES, settings
@@ -250,24 +252,15 @@ def test_lies(lie: str, no_waiting: None) -> None:
         assert server.sent < 64 * MIB and server.requests < 100
 
 
-class Described:
-    """What s3fs says of an object; what is sent of it is another matter."""
-
-    default_block_size = MIB
-
-    def info(self, path: str) -> dict[str, Any]:
-        return {"size": 100 * MIB, "ETag": '"v1"'}
-
-
 @pytest.mark.parametrize("lie", LIES)
 def test_lies_of_buckets(lie: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bucket_files, "_SINGLE", settings())
+    monkeypatch.setattr(outside, "_SINGLE", settings())
+    outside._bucket.cache_clear()
     with endless(*LIES[lie]) as server:
         options = options_of("s3", server.url.removesuffix("/d"))
-        file = bucket_files.open_in_bucket(Described(), "d/f.nc", options)
-        assert file is not None
+        storage, key = OutsideFiles(options).place("s3://d/f.nc")
         with pytest.raises(StorageError):
-            file.read(16)
+            RangeFile(storage, key, 100 * MIB, '"v1"', ahead=MIB).read(16)
         assert server.sent < 32 * MIB and server.requests < 24
 
 

@@ -259,17 +259,17 @@ def test_chunks_in_the_references(tmp_path: Path) -> None:
 
 
 def test_whole_files_are_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fsspec.implementations.local import LocalFileSystem
+    from icechunk.kerchunk import import_chunks
 
     (tmp_path / "f").write_bytes(bytes(40))
     asked: list[str] = []
-    real = LocalFileSystem.info
+    real = import_chunks._local_size
 
-    def info(self: Any, path: str, **kwargs: Any) -> Any:
+    def size(path: str) -> int | None:
         asked.append(path)
-        return real(self, path, **kwargs)
+        return real(path)
 
-    monkeypatch.setattr(LocalFileSystem, "info", info)
+    monkeypatch.setattr(import_chunks, "_local_size", size)
     chunks = {str(i): [f"{tmp_path}/f"] for i in range(50)}
     session = repository(tmp_path).writable_session("main")
     import_references(array_refs(chunks, (500,), (10,)), session)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from icechunk import InvalidInputError, storage_from_url
-from icechunk.storage.option_names import for_fsspec, in_our_words
+from icechunk.storage.option_names import in_our_words
 from tests.servers import ObjectServer
 
 
@@ -49,11 +49,6 @@ from tests.servers import ObjectServer
 def test_in_our_words(scheme: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     assert in_our_words(scheme, theirs) == ours
     assert in_our_words(scheme, ours) == ours
-
-
-def test_there_and_back() -> None:
-    ours = {"access_key_id": "a", "secret_access_key": "b", "region": "r", "anonymous": False}
-    assert in_our_words("s3", for_fsspec(ours)) == ours
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ from icechunk.errors import (
     StorageError,
 )
 from icechunk.storage import GetResult, ObjectStorage, Storage, storage_from_url
-from icechunk.storage.object_store import _Runtime
 from icechunk.storage.reading import joined
+from icechunk.storage.waiting import Runtime
 from icechunk.testing.storage import StorageTests, contents
 from tests.servers import S3Server
 
@@ -315,9 +315,9 @@ def test_a_pickle_keeps_settings_and_does_not_carry_the_client(storage: Storage)
 
 def test_a_forked_process_is_refused(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     storage.put("a", b"x")
-    assert _Runtime.started
-    monkeypatch.setattr(_Runtime, "lost", False)
-    _Runtime.after_fork()
+    assert Runtime.started
+    monkeypatch.setattr(Runtime, "lost", False)
+    Runtime.after_fork()
     with pytest.raises(StorageError, match="spawn"):
         storage.get("a")
 
