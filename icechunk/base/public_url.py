@@ -6,12 +6,13 @@ somebody mistyped.
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from typing import Final
+from typing import Any, Final
 
 from icechunk.base.visible import in_a_line
 
-__all__ = ["is_secret", "public_text", "public_url", "url_credentials"]
+__all__ = ["is_secret", "public_fields", "public_text", "public_url", "url_credentials"]
 
 _SCHEME: Final = re.compile(r"\A\s*[A-Za-z][A-Za-z0-9+.-]*://")
 _SUFFIX: Final = re.compile(r"[?#]")
@@ -73,6 +74,17 @@ def _place(url: str) -> str:
 def public_text(text: object) -> str:
     """Return a text, such as that of an exception, with each URL in it made public."""
     return _URL.sub(lambda match: public_url(match[0]), str(text))
+
+
+def public_fields(value: Any) -> str:
+    """Return the ``repr`` of a dataclass whose texts are URLs and names of places."""
+    shown = []
+    for each in dataclasses.fields(value):
+        field = getattr(value, each.name)
+        if isinstance(field, str):
+            field = _UNKNOWN if is_secret(each.name) else public_url(field)
+        shown.append(f"{each.name}={field!r}")
+    return f"{type(value).__qualname__}({', '.join(shown)})"
 
 
 def is_secret(name: str) -> bool:

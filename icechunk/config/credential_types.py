@@ -101,10 +101,15 @@ class _Credential(Displayed):
             text = value.as_call() if isinstance(value, _Credential) else repr(value)
             if f.metadata.get("key_id"):
                 text = repr(value[:4] + "***")
-            elif f.metadata.get("secret"):
+            elif f.metadata.get("secret") or (isinstance(value, str) and not _is_name(value)):
                 text = "'***'"
             shown.append(f"{f.name}={text}")
         return f"{type(self).__qualname__}({', '.join(shown)})"
+
+
+def _is_name(text: str) -> bool:
+    # the text of a key file is passed where its path belongs
+    return text.isprintable() and "{" not in text
 
 
 @dataclass(frozen=True, repr=False)

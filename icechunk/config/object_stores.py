@@ -247,12 +247,20 @@ class _Store(Displayed):
             value = getattr(self, f.name)
             if isinstance(value, dict):
                 kept = storable(f.name, value)
-                value = {k: v if k in kept else "***" for k, v in value.items()} or None
+                value = {
+                    k if _is_option(k) else "***": v if k in kept else "***"
+                    for k, v in value.items()
+                } or None
             # the official client has no other name for the options of these
             kinds = (ObjectStoreConfig.Gcs, ObjectStoreConfig.Azure)
             is_config = f.name == "opts" and isinstance(self, kinds)
             values["config" if is_config else f.name] = value
         return values
+
+
+def _is_option(name: object) -> bool:
+    # what is written where a name belongs may be a value
+    return isinstance(name, str) and name.isprintable() and name.isascii()
 
 
 _TEXT: Final = text()

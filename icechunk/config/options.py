@@ -21,7 +21,7 @@ from textwrap import indent
 from typing import Annotated, Any, ClassVar, TypeVar, get_origin, get_type_hints
 
 from icechunk.base.display import Displayed
-from icechunk.base.public_url import public_url
+from icechunk.base.public_url import public_text, public_url
 from icechunk.base.texts import call, labelled, literal
 from icechunk.errors import ErrorKind, InvalidInputError
 
@@ -33,7 +33,8 @@ OptionsType = TypeVar("OptionsType", bound="Options")
 
 def invalid_option(where: str, expected: str, value: object) -> InvalidInputError:
     """Return the error for a value that an option does not take."""
-    shown = repr(value)
+    # what is no option may be those of something else, with secrets
+    shown = "a dict" if isinstance(value, dict) else public_text(repr(value))
     if len(shown) > 80:
         shown = shown[:80] + "..."
     return InvalidInputError(f"{where} must be {expected}, not {shown}", ErrorKind.STORAGE_CONFIG)

@@ -10,6 +10,7 @@ import os
 import uuid
 from dataclasses import dataclass
 
+from icechunk.base.public_url import public_fields
 from icechunk.config import ObjectStoreConfig, RepositoryConfig, S3Options, VirtualChunkContainer
 from icechunk.config.credential_types import (
     AnyCredential,
@@ -91,13 +92,16 @@ class StorageConfig:
 
         prefix: str
 
-    @dataclass(frozen=True)
+    @dataclass(frozen=True, repr=False)
     class Filesystem:
         """In a folder."""
 
         root: str
 
-    @dataclass(frozen=True)
+        def __repr__(self) -> str:
+            return public_fields(self)
+
+    @dataclass(frozen=True, repr=False)
     class S3:
         """In a bucket of S3, or of a store that speaks its protocol.
 
@@ -110,6 +114,9 @@ class StorageConfig:
         endpoint_url: str | None = None
         allow_http: bool | None = None
         region: str | None = None
+
+        def __repr__(self) -> str:
+            return public_fields(self)
 
     def __init__(self, storage: Memory | Filesystem | S3) -> None:
         if not isinstance(storage, self.Memory | self.Filesystem | self.S3):
@@ -213,7 +220,7 @@ class VirtualRefConfig:
     config : VirtualRefConfig.S3
     """
 
-    @dataclass(frozen=True)
+    @dataclass(frozen=True, repr=False)
     class S3:
         """Access to S3, or to a store that speaks its protocol.
 
@@ -224,6 +231,9 @@ class VirtualRefConfig:
         endpoint_url: str | None = None
         allow_http: bool | None = None
         region: str | None = None
+
+        def __repr__(self) -> str:
+            return public_fields(self)
 
     config: S3
 

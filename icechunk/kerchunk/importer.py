@@ -80,11 +80,11 @@ def import_references(
         By names of dimensions, where in existing arrays to put the chunks; from and to
         whole chunks. Chunks that are missing in the references become missing there.
     storage_options : mapping, optional
-        For fsspec, to read the references.
+        To read the references, as `icechunk.storage_from_url` and fsspec have them.
     remote_protocol : str, optional
         Of URLs in the references that have none, such as ``"s3"``. Default: local paths.
     remote_options : mapping, optional
-        For fsspec, to ask for the sizes of files that are referred to as a whole.
+        The same, to ask for the sizes of files that are referred to as a whole.
     base_url : str, optional
         URL or folder that relative paths in the references begin at. Default: the current
         directory.

@@ -14,7 +14,7 @@ from typing import Any
 
 from icechunk.base.display import Displayed
 from icechunk.base.near import near
-from icechunk.errors import AlreadyExistsError, InvalidInputError, NotFoundError
+from icechunk.errors import AlreadyExistsError, IcechunkError, InvalidInputError, NotFoundError
 from icechunk.format.metadata import Metadata
 from icechunk.repository.job import Job, check_distinct, listed_keys
 from icechunk.repository.jobs_publish import Host
@@ -150,4 +150,9 @@ class Jobs(Displayed):
         return name in self.list()
 
     def __repr__(self) -> str:
-        return f"<icechunk.Jobs {', '.join(map(repr, self.list())) or 'none'}>"
+        try:
+            names = ", ".join(map(repr, self.list())) or "none"
+        except IcechunkError:
+            # what cannot be listed can be shown all the same
+            names = "that cannot be listed"
+        return f"<icechunk.Jobs {names}>"

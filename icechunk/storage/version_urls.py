@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
 
-from icechunk.base.public_url import public_url
+from icechunk.base.public_url import public_fields, public_url
 from icechunk.errors import ErrorKind, InvalidInputError
 
 __all__ = ["VersionURL", "version_url"]
@@ -24,7 +24,7 @@ _ID: Final = re.compile("[0-9A-HJKMNP-TV-Z]{4,20}")
 _ZARR: Final = ("zarr", "zarr3")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class VersionURL:
     """What a URL names.
 
@@ -41,6 +41,9 @@ class VersionURL:
     storage: str
     ref: str | None = None
     path: str = ""
+
+    def __repr__(self) -> str:
+        return public_fields(self)
 
     @property
     def branch(self) -> str | None:

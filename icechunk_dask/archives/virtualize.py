@@ -115,9 +115,9 @@ def virtualize(
         remote files. The names that fsspec has for S3 (``key``, ``secret``, ``anon``,
         ``client_kwargs``) are understood, too.
     remote_options : mapping, optional
-        The same to read remote files only, where they take others than the target. What
-        is not listed above goes to fsspec as it is. Files of web servers are read without it:
-        they have ``headers``, ``bearer_token`` and what `icechunk.http_storage` has in ``opts``.
+        The same to read remote files only, where they take others than the target. Those of
+        web servers have ``headers``, ``bearer_token`` and what `icechunk.http_storage` has in
+        ``opts``. fsspec's options for caching are left out, and others of it are refused.
     variables : sequence of str, optional
         Names, or paths within the file, of the variables to take. What they need as
         coordinates is taken, too. Default: all.
