@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
+from icechunk.base.windows import name_problem
 from icechunk.errors import ErrorKind, InvalidInputError
 
 __all__ = ["HAS_OPEN_FOLDERS", "Folder"]
@@ -270,10 +271,18 @@ class Folder:
 
     # -- by name, on Windows -------------------------------------------------------
     def _checked(self, key: str, create: bool) -> str:
-        path = os.path.join(self.root, *key.split("/"))
-        if create:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+        names = key.split("/")
+        for name in names:
+            problem = name_problem(name)
+            if problem is not None:
+                raise InvalidInputError(
+                    f"{key!r} is no key in a folder on Windows: {name!r} {problem}",
+                    ErrorKind.BAD_KEY_PREFIX,
+                )
+        path = os.path.join(self.root, *names)
         root = os.path.realpath(self.root)
         if os.path.commonpath([root, os.path.realpath(path)]) != root:
             raise self._leads_out(key)
+        if create:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
         return path

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable
 from typing import Final
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
+from icechunk.base.windows import is_elsewhere
 from icechunk.config import AnyObjectStoreConfig, ObjectStoreConfig, S3Options
 from icechunk.config.credential_types import AnyCredential, Credentials
 from icechunk.config.object_stores import serves
@@ -98,7 +100,7 @@ def open_container(
     check_stored_options(store, root, trust)
     store = patient(store, trust)
     if isinstance(store, ObjectStoreConfig.LocalFileSystem):
-        return LocalStorage(url2pathname(parts.path))
+        return LocalStorage(_folder(root, url2pathname(parts.path), trust))
     if isinstance(store, ObjectStoreConfig.Http):
         return GuardedHttp(root, store.opts or {}, store.headers or {}, may_follow)
     bucket, prefix = parts.netloc, unquote(parts.path)[1:-1]
@@ -130,6 +132,17 @@ def open_container(
         options=_s3_options(store),
         credentials=credential.credentials if isinstance(credential, Credentials.S3) else None,
     )
+
+
+def _folder(root: str, path: str, trust: Trust) -> str:
+    """Return a folder, if the caller chose it, or if it is one of this machine."""
+    if os.name == "nt" and not trust.containers and is_elsewhere(path):
+        raise InvalidInputError(
+            f"{shown(root)} is on another host or a device, which only you may choose: open the "
+            "repository with the container as yours, config=Repository.fetch_config(storage)",
+            ErrorKind.UNAUTHORIZED_VIRTUAL_CHUNK_CONTAINER,
+        )
+    return path
 
 
 def _s3_options(store: AnyObjectStoreConfig) -> S3Options:

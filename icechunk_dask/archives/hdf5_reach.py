@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from h5py import h5p
 
+from icechunk.base.windows import is_elsewhere
 from icechunk.kerchunk.locations import normalizer
 
 __all__ = ["Reach", "external"]
@@ -43,6 +44,9 @@ class Reach:
         ValueError
             If it may not be referred to, or does not exist.
         """
+        if os.name == "nt" and is_elsewhere(name):
+            # to look for it is a request already
+            raise ValueError(f"its values are in {name!r}, on another host or a device")
         path = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(self.path)), name))
         location = normalizer()(path)
         if not self.may_open(location):
