@@ -12,12 +12,15 @@ import numpy as np
 import xarray as xr
 
 from icechunk import InvalidInputError
+from icechunk.base.public_url import is_secret, url_credentials
 from icechunk_dask.copy_checks import Block
 
 __all__ = ["OpenedFiles", "Opening", "refuse_with_engine", "reopened"]
 
 #: Encodings that must agree, or numbers would be rounded to the packing of the first file.
 _PACKING: Final = ("scale_factor", "add_offset")
+#: Options of cfgrib whose names have the word in them.
+_KEYS_OF_GRIB: Final = ("filter_by_keys", "read_keys")
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,16 @@ class Opening:
                 json.dumps(value)
             except (TypeError, ValueError):
                 raise InvalidInputError(
-                    f"open_options[{name!r}] is {value!r}: it must be a value that JSON has a form "
-                    "for, because a call that goes on opens the files again"
+                    f"open_options[{name!r}] is a {type(value).__name__}: it must be a value that "
+                    "JSON has a form for, because a call that goes on opens the files again"
                 ) from None
+            secret = _secret_in(name, value)
+            if secret is not None:
+                raise InvalidInputError(
+                    f"open_options has a secret, {secret}, which would be stored with the "
+                    "repository until the files are copied: leave it out, and let the environment "
+                    "have it"
+                )
         for name in ("engine", "chunks"):
             if name in self.options:
                 raise InvalidInputError(
@@ -125,6 +135,23 @@ class Opening:
                 f"say along which to combine files with concat_dims, or expand_dims={self.dim!r}"
             )
         return dataset
+
+
+def _secret_in(name: str, value: Any) -> str | None:
+    """Return which option of an engine opens doors, None if none does."""
+    if isinstance(value, Mapping):
+        if str(name).lower() == "headers" and value:
+            return "headers"
+        if name in _KEYS_OF_GRIB:
+            return None
+        found = (_secret_in(str(key), each) for key, each in value.items())
+        return next(filter(None, found), None)
+    if isinstance(value, list | tuple):
+        return next(filter(None, (_secret_in(name, each) for each in value)), None)
+    if not isinstance(value, str) or not value:
+        return None
+    is_one = (is_secret(name) and name not in _KEYS_OF_GRIB) or url_credentials(value) is not None
+    return repr(name) if is_one else None
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ def named_values(
     for item in given:
         name, equals, text = item.partition("=")
         if not equals or not name:
-            raise click.BadParameter(f"{item.partition('=')[0]!r} is not NAME=VALUE")
+            # what was passed may be a secret without its name
+            raise click.BadParameter("what was passed is not NAME=VALUE")
         found[name] = _value(text)
     return found
 

@@ -18,6 +18,7 @@ import fsspec
 import numpy as np
 import numpy.typing as npt
 
+from icechunk.changes.zarr_metadata import check_stored
 from icechunk.errors import (
     AlreadyExistsError,
     ErrorKind,
@@ -156,6 +157,7 @@ class _Export:
         groups: dict[str, dict[str, Any]] = {}
         for node in nodes:
             name = node.path[len(root) :].strip("/")
+            check_stored(node.user_data, node.path)
             document = json.loads(node.user_data)
             if node.array is None:
                 groups[name] = document.get("attributes") or {}

@@ -17,6 +17,10 @@ __all__ = ["NOT_ALLOWED", "decode_chunks"]
 
 #: Chunks of an array that are decoded if not all are.
 _SAMPLE: Final = 8
+#: Chunks of up to so many bytes are decoded, and larger ones if they are not that much larger
+#: than what is stored of them.
+_FREE: Final = 1 << 30
+_RATIO: Final = 1 << 20
 #: Kinds of errors of virtual chunks that the caller was not allowed to read.
 NOT_ALLOWED: Final = frozenset(
     {
@@ -53,9 +57,19 @@ def decode_chunks(
         with rectilinear_chunks():
             array: Any = zarr.open_array(session.store, path=path.strip("/"), mode="r")
         sizes = stored_sizes(array)
-        written = np.argwhere(session.written_chunks(path))
+        # a grid may be declared of any size: what counts is what was written
+        refs = session.chunk_refs(path)
+        grid = np.asarray(session.tree.require(path).array.num_chunks, np.int64)  # type: ignore[union-attr]
+        coords = refs.coords.astype(np.int64)
+        written = np.unique(coords[(coords < grid).all(axis=1)], axis=0)
+        largest = [size if isinstance(size, int) else max(size, default=0) for size in sizes]
+        decoded = math.prod(largest) * array.dtype.itemsize
+        stored = int(refs.length.max(initial=0))
     except Exception as error:  # any document may be wrong in any way
         yield (), f"the array cannot be opened: {_told(error)}"
+        return
+    if decoded > max(_FREE, _RATIO * stored):
+        yield (), f"a chunk has {decoded} bytes, and no more than {stored} of any are stored"
         return
     if sample and len(written) > _SAMPLE:
         written = written[np.linspace(0, len(written) - 1, _SAMPLE).astype(int)]

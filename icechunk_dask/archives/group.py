@@ -16,6 +16,7 @@ import zarr
 
 from icechunk import ErrorKind, InvalidInputError, Repository, Session
 from icechunk.base.rectilinear import rectilinear_chunks
+from icechunk.errors import IcechunkError
 from icechunk.repository.archive_tables import FIELD
 from icechunk_dask.archives.combine import Template
 from icechunk_dask.archives.extents import Extent, Extents, extent_of
@@ -245,15 +246,22 @@ class ArchiveGroup:
         extents: dict[Axis, Extent],
     ) -> None:
         within = self.name_of(path)
-        with rectilinear_chunks():
-            dataset = xr.open_dataset(
-                cast(Any, session.store),
-                engine="zarr",
-                group=path,
-                decode_cf=False,
-                consolidated=False,
-                zarr_format=3,
-            )
+        try:
+            with rectilinear_chunks():
+                dataset = xr.open_dataset(
+                    cast(Any, session.store),
+                    engine="zarr",
+                    group=path,
+                    decode_cf=False,
+                    consolidated=False,
+                    zarr_format=3,
+                )
+        except (KeyError, ValueError) as exc:
+            if isinstance(exc, IcechunkError):
+                raise
+            raise InvalidInputError(
+                f"the group {path!r} is no dataset that files could be added to: {exc.args[0]}"
+            ) from None
         means = meanings({str(name): v.attrs for name, v in dataset.variables.items()})
         for key, variable in dataset.variables.items():
             name = str(key)

@@ -93,6 +93,12 @@ PLANTED: dict[str, list[Any]] = {
     "authorize_virtual_chunk_access": [{url: None} for url in URLS],
     "m": [{url: None} for url in URLS],
     "arguments": OPTIONS,
+    "open_options": [
+        {"storage_options": {"key": SECRET}},
+        {"backend_kwargs": {"storage_options": {"headers": {"X-Auth": SECRET}}}},
+        {"filename": SIGNED},
+        {"password": object(), "token": SECRET},
+    ],
     "user_agent": [f"{SECRET}\n"],
     "stores": [{"https": ic.http_store(headers={"X-Auth": SECRET})}],
     "store": [ic.http_store(headers={"X-Auth": SECRET})],
@@ -108,22 +114,23 @@ _PLAIN = """
 about access added adopt after_rebase algorithm align_chunks allow_empty allow_gaps allow_http
 already amends anonymous append_dim args arr_offset array array_path arrays as_of attempt
 attempts attributes_deleted attribution availability axis backup_path backward base batch_size
-before before_rebase below branch branch_name byte_range bytes_deleted bytes_read bytes_written
-caching change_set change_sets changed check_clean_root checksum checksum_algorithm
-chunk_coordinates chunk_grid_shape chunk_offset chunks chunks_deleted chunks_storage_class
-client commit commit_every commit_method commits committed compression compression_level compute
-concat_dims concurrency conditions conflict conflict_type conflicted_chunks connect_timeout_ms
-context coordinates counts create_version d dask_options data deep default default_enabled
-definition delete_errors delete_expired_branches delete_expired_tags delete_object_older_than
-delete_unused_v1_files deleted_arrays deleted_groups dictionary_max_size_bytes
-dictionary_max_training_samples done drop_attributes drop_unreadable drop_variables dry_run
-empty enabled encoding entry error etag etag_checksum every executor exist_ok expand_dims
-expires_after fail_on_delete_of_updated_array fail_on_delete_of_updated_group failed fair file
-files filter_by_keys follow_redirects force_path_style format forward from_ from_branch from_env
-from_path from_refs from_snapshot_id from_tag from_version func get_partial_values_concurrency
-group groups history id ideal_concurrent_request_size if_absent if_match if_unmodified_since
-incremental indent index info inherited initial_backoff_ms inline inline_chunk_threshold_bytes
-inner items job kept key key_ranges key_start_values keys kind kwargs lanes last_modified
+before before_rebase began below branch branch_name byte_range bytes_deleted bytes_read
+bytes_written caching change_set change_sets changed check_clean_root checksum
+checksum_algorithm chunk_coordinates chunk_grid chunk_grid_shape chunk_offset chunks
+chunks_deleted chunks_storage_class client commit commit_every commit_method commits committed
+compression compression_level compute concat_dims concurrency conditions conflict conflict_type
+conflicted_chunks connect_timeout_ms context coordinates counts create_version d dask_options
+data deep default default_enabled definition delete_errors delete_expired_branches
+delete_expired_tags delete_object_older_than delete_unused_v1_files deleted_arrays
+deleted_groups dictionary_max_size_bytes dictionary_max_training_samples done drop_attributes
+drop_unreadable drop_variables dry_run empty enabled encoding engine entry error etag
+etag_checksum every executor exist_ok expand_dims expires_after fail_on_delete_of_updated_array
+fail_on_delete_of_updated_group failed fair file files filter_by_keys follow_redirects
+force_path_style format forward from_ from_branch from_env from_path from_refs from_snapshot_id
+from_tag from_version func get_partial_values_concurrency group groups history host id
+ideal_concurrent_request_size if_absent if_match if_unmodified_since incremental indent index
+info inherited initial_backoff_ms inline inline_chunk_threshold_bytes inner isolate items job
+kept key key_ranges key_start_values keys kind kwargs lanes last_modified
 last_updated_at_checksum layers lease legacy_rooted_keys length lengths level library limit
 limited_availability_reason limits lineage loadable log_filter_directive manifest manifest_id
 manifests_deleted mask_fill_value materialized max_arrays_to_scan max_backoff_ms
@@ -137,24 +144,24 @@ mode moved_nodes name named native nbytes needs network_stream_timeout_seconds n
 new_groups new_snap_id new_value nth num_bytes_attributes num_bytes_chunks num_chunk_refs
 num_refs num_snapshot_nodes num_transaction_changes num_updates_per_repo_info_file number obj
 objects objects_failed_to_delete offset offsets older_than on_built on_changed on_chunk_conflict
-on_conflict on_mismatch operation operation_attempt_timeout_ms operation_timeout_ms order other
-other_change_set_bytes others overwrite pack packed_bytes packs parent_id parser parts path
-phase place plain prefetch_concurrency prefix preload preload_if previous_snap_id principal
-progress prototype publish raised ran read read_latency_ms read_only read_timeout_ms reasons
-rebase_tries rebase_with rebases recipe record_size ref refs regex region regions
-remote_protocol removed rename replaced repo_update_retries repository requester_pays requests
-result results resume retries return_results rows running s3_compatible safe_append safe_chunks
-safe_encoding scatter_initial_credentials scheduler seconds seen session set_at setting settings
-since size size_bytes sizes skipped skipped_phases snapshot_id snapshots snapshots_deleted
-solver source sources spec_version split_every split_sizes splitting state status storage_class
-storage_settings tag tag_name target targets tasks throttled_batches timeout timeouts times tip
-to_branch to_path to_refs to_snapshot_id to_tag to_version total transaction_logs_deleted
-trusted unmasked unsafe_overwrite_refs unsafe_use_conditional_create
-unsafe_use_conditional_update unsafe_use_metadata untouched updated_arrays updated_at
-updated_chunks updated_groups use_weak_consistency user_data validate_container
-validate_containers value variables verify virtual virtual_chunk_location_compression
-virtual_ref_config wasted_bytes when withheld workload write_inherited_coords write_latency_ms
-written written_at zarr_format
+on_conflict on_mismatch operation operation_attempt_timeout_ms operation_timeout_ms
+order other other_change_set_bytes others overwrite pack packed_bytes packs parent_id parser
+parts path peak_memory phase pid place plain prefetch_concurrency prefix preload preload_if
+previous_snap_id principal progress prototype publish raised ran read read_latency_ms read_only
+read_timeout_ms reasons rebase_tries rebase_with rebases recipe record_size ref refs regex
+region regions remote_protocol removed rename replaced repo_update_retries repository
+requester_pays requests result results resume retries return_results rows running s3_compatible
+safe_append safe_chunks safe_encoding scatter_initial_credentials scheduler seconds seen session
+set_at setting settings since size size_bytes sizes skipped skipped_phases slowest snapshot_id
+snapshots snapshots_deleted solver source sources spec_version split_every split_sizes splitting
+state status storage_class storage_settings stragglers tag tag_name target targets tasks
+throttled_batches timeout timeouts times tip to_branch to_path to_refs to_snapshot_id to_tag
+to_version total transaction_logs_deleted trusted unmasked unsafe_overwrite_refs
+unsafe_use_conditional_create unsafe_use_conditional_update unsafe_use_metadata untouched
+updated_arrays updated_at updated_chunks updated_groups use_weak_consistency user_data
+validate_container validate_containers value variables verify virtual
+virtual_chunk_location_compression virtual_ref_config wasted_bytes what when withheld workload
+write_inherited_coords write_latency_ms written written_at zarr_format
 """
 PLAIN = frozenset(_PLAIN.split())
 #: Classes whose objects hold no secret of a caller, or nothing but what is planted above.
@@ -168,8 +175,9 @@ ManifestSplitCondition ManifestSplitDimCondition ManifestSplittingConfig
 ManifestVirtualChunkLocationCompressionConfig MemoryStorage ObjectMeta ObjectStoreConfig
 OperationCount PartResult RepackSummary RepoStatus RepoUpdateRetryConfig S3Credentials S3Options
 S3StaticCredentials SnapshotInfo Status StorageConcurrencySettings StorageConfig
-StorageRetriesSettings StorageSettings StorageTimeoutSettings StoreConfig Update UpdateType
-VersionURL VirtualChunkContainer VirtualChunkSpec VirtualRefConfig VirtualizeReport Written
+StorageRetriesSettings StorageSettings StorageTimeoutSettings StoreConfig TaskRun Update
+UpdateType VersionURL VirtualChunkContainer VirtualChunkSpec VirtualRefConfig VirtualizeReport
+Written
 """
 VALUES = frozenset(_VALUES.split())
 
@@ -495,7 +503,10 @@ def test_methods(name: str, world: World) -> None:
 # -- commands ----------------------------------------------------------------------------------
 def commands(command: click.Command, words: tuple[str, ...] = ()) -> Iterator[Any]:
     if isinstance(command, click.Group):
-        for name, inner in command.commands.items():
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
             yield from commands(inner, (*words, name))
     else:
         yield words, command
@@ -506,8 +517,8 @@ COMMANDS = {" ".join(words): command for words, command in commands(main)}
 PLACES = frozenset(("repo", "target", "urls", "references"))
 ASSIGNMENTS = frozenset(("options", "to_options"))
 _WORDS = """
-adopt append_dim at base branch chunks commit commit_every concat_dims expand_dims from_ group
-message name object_id path ref region
+adopt append_dim at base branch chunk_grid chunks commit commit_every concat_dims
+drop_attributes engine expand_dims from_ group message name object_id path ref region
 """
 #: Those that cannot.
 WORDS: dict[str, str] = {
@@ -525,6 +536,7 @@ WORDS: dict[str, str] = {
 
 
 def test_nothing_new_among_commands() -> None:
+    assert len(COMMANDS) > 30
     named = {
         parameter.name
         for command in COMMANDS.values()

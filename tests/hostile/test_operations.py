@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import xarray as xr
@@ -23,6 +25,7 @@ import zarr
 from click.testing import CliRunner
 
 from icechunk import BasicConflictSolver, MemoryStorage, Repository, upgrade_icechunk_repository
+from icechunk.cli import options
 from icechunk.cli.app import main
 from icechunk.errors import FormatError, IcechunkError
 from icechunk.format import layout
@@ -35,7 +38,10 @@ from icechunk.format.transaction_log import (
     decode_transaction_log,
     encode_transaction_log,
 )
+from icechunk.kerchunk import export_references
 from icechunk.storage import CountingStorage
+from icechunk_dask import virtualize
+from icechunk_xarray import to_icechunk
 from tests.hostile.test_bombs import MIB
 
 LATER = datetime.now(UTC) + timedelta(days=1)
@@ -341,6 +347,21 @@ def inspected(repository: Repository) -> Any:
     ]
 
 
+def appended(repository: Repository) -> Any:
+    values = xr.Dataset({"a": ("x", np.arange(4, dtype="u1"))})
+    return to_icechunk(values, repository, group="g0", mode="a")
+
+
+def replayed(repository: Repository) -> Any:
+    ids = [info.id for info in repository.ancestry(branch="main")]
+    return repository.replay_session("main", from_snapshot_id=ids[-2], to_snapshot_id=ids[0])
+
+
+def archived(repository: Repository) -> Any:
+    # there is no such file: what is stored is looked at before
+    return virtualize(["/no/such/file.nc"], repository, concat_dims=["time"], group="g0")
+
+
 OPERATIONS: dict[str, Callable[[Repository], Any]] = {
     "ancestry": lambda repository: list(repository.ancestry(branch="main")),
     "graph": lambda repository: str(repository.ancestry_graph()),
@@ -366,6 +387,23 @@ OPERATIONS: dict[str, Callable[[Repository], Any]] = {
     "revert": lambda repository: repository.revert("main", "main"),
     "expire": lambda repository: repository.expire_snapshots(LATER),
     "gc": lambda repository: repository.garbage_collect(LATER),
+    "gc, incremental": lambda repository: repository.garbage_collect(LATER, incremental=True),
+    "preview": lambda repository: repr(repository.preview_expiration(LATER)),
+    "verify, deep": lambda repository: repr(repository.verify(deep=True)),
+    "repair": lambda repository: repr(Repository.repair(repository.storage, dry_run=True)),
+    "repair, dropping": lambda repository: Repository.repair(
+        repository.storage, branch="main", drop_unreadable=True, dry_run=False
+    ),
+    "cherry-pick": lambda repository: repository.cherry_pick("other", "main"),
+    "annotate": lambda repository: repr(repository.annotate("/g0/a")),
+    "copy": lambda repository: repository.copy_to(MemoryStorage()),
+    "copy, one": lambda repository: repository.copy_to(MemoryStorage(), history=False),
+    "repack": lambda repository: repository.repack("main"),
+    "replay": lambda repository: replayed(repository),
+    "jobs": lambda repository: repr(repository.jobs),
+    "append": appended,
+    "archive": archived,
+    "export": lambda repository: export_references(repository.readonly_session("main")),
 }
 
 
@@ -412,8 +450,11 @@ def test_operations(name: str, objects: dict[str, bytes]) -> None:
     assert problems == []
 
 
-#: Zarr says so of a node that is not there.
-FOREIGN: dict[str, tuple[type[Exception], ...]] = {"read": (KeyError,)}
+#: Of Zarr for a node that is not there, of xarray for arrays without names of dimensions.
+FOREIGN: dict[str, tuple[type[Exception], ...]] = {
+    "read": (KeyError,),
+    "append": (KeyError, ValueError),
+}
 
 #: Documents that Zarr ends with errors of its own for, and what ours says.
 DOCUMENTS = {
@@ -459,19 +500,48 @@ LINES = (
     *(["cat", "g0/a", "-c", "0"], ["chunks", "g0/a"], ["inspect", "repo"], ["verify"]),
     *(["diff", "--from", "1CECHNKREP0F1RSTCMT0"], ["rewrite"]),
     *(["expire", "--older-than", "2050-01-01", "-y"], ["gc", "--older-than", "2050-01-01", "-y"]),
+    *(["expire", "--older-than", "2050-01-01", "--dry-run"], ["verify", "--deep", "all"]),
+    *(["gc", "--older-than", "2050-01-01", "--incremental", "-y"], ["annotate", "g0/a"]),
+    *(["repair", "--dry-run"], ["repair", "--branch", "main", "--drop-unreadable", "-y"]),
+    *(["squash", "main~2", "-m", "m"], ["cherry-pick", "other"], ["revert", "main"]),
+    *(["upgrade", "-y"], ["config"], ["stats"], ["jobs"], ["doctor"], ["branch"], ["tag"]),
+    *(
+        ["branch", "new", "--at", "main~1"],
+        ["reset", "main", "main~1", "-y"],
+        ["export", "{}/e.json"],
+    ),
+    *(["copy", "{}/copy"], ["ingest", "/no/such.nc"], ["virtualize", "/no/such.nc"]),
+    *(["import-kerchunk", "/no/such.json"], ["create"]),
 )
 
 
+def test_all_commands_have_a_line() -> None:
+    assert {command for command, *_ in LINES} == set(main.list_commands(click.Context(main)))
+
+
 @pytest.mark.parametrize("name", HOSTILE)
-def test_commands(name: str, objects: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands(
+    name: str, objects: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Each says what is wrong; none ends with a traceback."""
     storage = MemoryStorage()
     for key, data in objects.items():
         storage.put(key, data)
     HOSTILE[name](storage)
-    monkeypatch.setattr("icechunk.cli.options._storage", lambda repo, options: storage)
-    for command, *more in LINES:
-        result = CliRunner().invoke(main, [command, "R", *more])
+    kept = {meta.key: bytes(storage.get(meta.key).data) for meta in storage.list()}
+    place = MemoryStorage()
+    real = options._storage
+
+    def found(repo: str, given: Any) -> Any:
+        return place if repo == "R" else real(repo, given)
+
+    monkeypatch.setattr(options, "_storage", found)
+    for number, (command, *more) in enumerate(LINES):
+        place = MemoryStorage()
+        for key, data in kept.items():
+            place.put(key, data)
+        words = [word.format(tmp_path / str(number)) for word in more]
+        result = CliRunner().invoke(main, [command, "R", *words])
         fine = result.exception is None or isinstance(result.exception, SystemExit)
         assert fine, (command, result.exception)
         assert result.exit_code in (0, 1, 2), command

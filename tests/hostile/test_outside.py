@@ -452,3 +452,31 @@ def test_headers_of_an_ingest(tmp_path: Path) -> None:
         assert all(headers.get("x-auth") == "SEKRET" for _, headers in web.requests)
         assert all(headers["authorization"] == "Bearer SEKRET" for _, headers in web.requests)
     assert not any(b"SEKRET" in bytes(storage.get(meta.key).data) for meta in storage.list())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"storage_options": {"key": "SEKRET"}},
+        {"backend_kwargs": {"storage_options": [{"headers": {"X-Auth": "SEKRET"}}]}},
+        {"mirror": "https://me:SEKRET@host/d"},
+        {"password": "SEKRET"},
+    ],
+)
+def test_options_of_an_engine(options: dict[str, Any], tmp_path: Path) -> None:
+    """A job stores them for the call that goes on, so that they hold no secret."""
+    path = write_days(tmp_path / "a.nc", 0)
+    storage = MemoryStorage()
+    with pytest.raises(InvalidInputError, match="has a secret") as caught:
+        ingest([path], storage, concat_dims=["time"], engine="h5netcdf", open_options=options)
+    assert "SEKRET" not in str(caught.value)
+    assert not any(b"SEKRET" in bytes(storage.get(meta.key).data) for meta in storage.list())
+
+
+def test_plain_options_of_an_engine(tmp_path: Path) -> None:
+    path = write_days(tmp_path / "a.nc", 0)
+    options = {"decode_times": False, "backend_kwargs": {"phony_dims": "access"}}
+    report = ingest(
+        [path], MemoryStorage(), concat_dims=["time"], engine="h5netcdf", open_options=options
+    )
+    assert len(report.added) == 1
