@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from icechunk.base.public_url import public_url
 from icechunk.config import StorageConcurrencySettings, StorageSettings
-from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage.base import ObjectMeta, Storage
 from icechunk.storage.guarded_http import GuardedHttp, anywhere, web_parts
 from icechunk.storage.object_store import ObjectStorage
@@ -267,9 +267,9 @@ class OutsideFiles:
         return [(root + meta.key, _found(meta)) for meta in storage.list_up_to(limit, prefix)]
 
 
-def too_large(url: str, limit: int) -> InvalidInputError:
+def too_large(url: str, limit: int) -> StorageError:
     """Return the error for a file that is not read."""
-    return InvalidInputError(f"{public_url(url)} has more than {limit} bytes", ErrorKind.IO)
+    return StorageError(f"{public_url(url)} has more than {limit} bytes", ErrorKind.IO)
 
 
 def _found(meta: ObjectMeta) -> Found:

@@ -125,7 +125,7 @@ def test_truth(service: str) -> None:
         assert version.size == len(data) and version.etag == "v1"
         assert version.modified == 1445412480 * 10**9
         assert OutsideFiles(options).read(base + "f.nc", len(data)) == data
-        with pytest.raises(InvalidInputError, match="more than 100 bytes"):
+        with pytest.raises(StorageError, match="more than 100 bytes"):
             OutsideFiles(options).read(base + "f.nc", 100)
 
 
