@@ -134,5 +134,7 @@ def test_examples_run(name: str, names: dict[str, Any]) -> None:
     known = {**vars(module), **names}
     test = doctest.DocTestParser().get_doctest(EXAMPLES[name], known, name, None, 0)
     said: list[str] = []
-    doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=said.append)
+    doctest.DocTestRunner(verbose=False, optionflags=doctest.NORMALIZE_WHITESPACE).run(
+        test, out=said.append
+    )
     assert not said, "".join(said)
