@@ -163,7 +163,9 @@ validate_container validate_containers value variables verify virtual
 virtual_chunk_location_compression virtual_ref_config wasted_bytes what when withheld workload
 write_inherited_coords write_latency_ms written written_at zarr_format
 """
-PLAIN = frozenset(_PLAIN.split())
+#: Names that newer releases of Zarr have for stores.
+_OF_ZARR = "byte_ranges iterable max_coalesced_bytes max_concurrency max_gap_bytes"
+PLAIN = frozenset(f"{_PLAIN} {_OF_ZARR}".split())
 #: Classes whose objects hold no secret of a caller, or nothing but what is planted above.
 _VALUES = """
 AncestryGraph Attribution AzureCredentials AzureRefreshableCredential AzureStaticCredentials
