@@ -13,8 +13,7 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from icechunk import InvalidInputError
-from icechunk.errors import ErrorKind
+from icechunk_xarray.refusals import refused
 from icechunk_xarray.xarray_internals import is_in_memory
 
 __all__ = ["check_kinds", "is_of_time"]
@@ -56,7 +55,7 @@ def check_kinds(variables: Mapping[Any, xr.Variable], existing: Mapping[str, xr.
             hint = ""
             if kept in (_TIMES, _DURATIONS) and given == _NUMBERS:
                 hint = ", or say that they are of these units with the attribute 'units'"
-            raise _refused(
+            raise refused(
                 f"variable {name!r} has {given}, and {kept} are on disk{units}: "
                 f"{_ADVICE[kept]}{hint}, or pass safe_encoding=False to store them all the same"
             )
@@ -135,12 +134,8 @@ def _check_calendar(name: str, variable: xr.Variable, stored: xr.Variable) -> No
     if "360_day" in (given, kept):
         how += ", align_on='date'"
     if given != kept and not {given, kept} <= {"standard", "gregorian"}:
-        raise _refused(
+        raise refused(
             f"variable {name!r} has times of the calendar {given!r}, and is stored with "
             f"calendar={kept!r}; convert it with .convert_calendar({kept!r}{how}), or pass "
             "safe_encoding=False to accept what becomes of it"
         )
-
-
-def _refused(message: str) -> InvalidInputError:
-    return InvalidInputError(message, ErrorKind.INVALID_ARRAY_METADATA)

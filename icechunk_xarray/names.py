@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from icechunk import IcechunkStore, InvalidInputError
-from icechunk.errors import ErrorKind
+from icechunk import IcechunkStore
+from icechunk_xarray.refusals import refused
 
 __all__ = ["check_names", "check_place", "listed"]
 
@@ -29,7 +29,7 @@ def check_names(dataset: xr.Dataset, encoding: Mapping[str, Any]) -> None:
     """Refuse what no array of Zarr can be made of, and encodings of no variable."""
     for name, variable in dataset.variables.items():
         if not isinstance(name, str) or not _is_name(name):
-            raise _refused(
+            raise refused(
                 f"variable {name!r}: the name of an array must be a string, neither empty nor "
                 "with '/'; rename it"
                 if not isinstance(name, str) or name == "" or "/" in name
@@ -40,12 +40,12 @@ def check_names(dataset: xr.Dataset, encoding: Mapping[str, Any]) -> None:
     _check_attributes("the dataset", dataset.attrs)
     for name in encoding:
         if name not in dataset.variables:
-            raise _refused(
+            raise refused(
                 f"encoding names {name!r}, but the dataset has no such variable, only "
                 f"{listed(dataset.variables)}"
             )
         if not isinstance(encoding[name], Mapping):
-            raise _refused(
+            raise refused(
                 f"encoding of {name!r} is {encoding[name]!r}: expected a mapping such as "
                 "{'dtype': 'f4'}"
             )
@@ -67,7 +67,7 @@ def check_place(dataset: xr.Dataset, store: IcechunkStore, group: str, *, anew: 
     # Zarr allows a group to be called like its documents
     wrong = next((part for part in parts if part != "zarr.json" and not _is_name(part)), None)
     if wrong is not None:
-        raise _refused(
+        raise refused(
             f"group {'/' + group!r}: {wrong!r} is no name of a group; give a path such as "
             "'ocean/surface'"
         )
@@ -76,7 +76,7 @@ def check_place(dataset: xr.Dataset, store: IcechunkStore, group: str, *, anew: 
         path = "/" + "/".join(parts[:end])
         node = tree.get(path)
         if node is not None and node.is_array:
-            raise _refused(
+            raise refused(
                 f"{path!r} is an array, and no group can be in its place or below it; choose "
                 "another group"
             )
@@ -84,7 +84,7 @@ def check_place(dataset: xr.Dataset, store: IcechunkStore, group: str, *, anew: 
         path = f"/{group}/{name}".replace("//", "/")
         node = tree.get(path)
         if node is not None and not node.is_array and not anew:
-            raise _refused(
+            raise refused(
                 f"variable {name!r}: there is a group {path!r}, and no array can have its name; "
                 "rename the variable"
             )
@@ -103,7 +103,7 @@ def _is_name(name: str) -> bool:
 def _check_values(name: Hashable, variable: xr.Variable) -> None:
     for dim, sizes in zip(variable.dims, variable.chunks or (), strict=False):
         if any(size != size for size in sizes):
-            raise _refused(
+            raise refused(
                 f"variable {name!r}, dimension {dim!r}: its Dask array has chunks of unknown "
                 "size; call .data.compute_chunk_sizes() of the variable first"
             )
@@ -111,7 +111,7 @@ def _check_values(name: Hashable, variable: xr.Variable) -> None:
     if isinstance(dtype, pd.api.extensions.ExtensionDtype):
         shown = str(dtype)
         how = next((call for kind, call in _AS_NUMPY.items() if shown.startswith(kind)), None)
-        raise _refused(
+        raise refused(
             f"variable {name!r} has values of pandas ({shown}), which Zarr does not have: convert "
             f"them first, as with {how or '.to_numpy(dtype)'} of pandas"
         )
@@ -125,7 +125,7 @@ def _check_attributes(what: str, attrs: Mapping[Any, Any]) -> None:
             json.dumps(given)
         except (TypeError, ValueError, RecursionError):
             culprit = next(_no_json(given), given)
-            raise _refused(
+            raise refused(
                 f"{what} has the attribute {name!r}, in which a value of type "
                 f"{type(culprit).__name__} cannot be stored: attributes are numbers, texts, and "
                 "lists and mappings of them; convert it, such as with str() or float(), or drop it"
@@ -142,7 +142,3 @@ def _no_json(value: Any) -> Iterator[Any]:
             yield from _no_json(each)
     elif not isinstance(value, str | int | float | None):
         yield value
-
-
-def _refused(message: str) -> InvalidInputError:
-    return InvalidInputError(message, ErrorKind.INVALID_ARRAY_METADATA)

@@ -15,9 +15,9 @@ import pandas as pd
 import xarray as xr
 
 from icechunk import InvalidInputError
-from icechunk.errors import ErrorKind
 from icechunk_xarray.kinds import check_kinds
 from icechunk_xarray.names import listed
+from icechunk_xarray.refusals import refused
 from icechunk_xarray.values import decode_like
 
 Regions = dict[Hashable, slice]
@@ -42,7 +42,7 @@ def resolve_region(
     if isinstance(region, str) and region == "auto":
         region = dict.fromkeys(dataset.dims, "auto")
     if not isinstance(region, Mapping):
-        raise _refused(
+        raise refused(
             f"region is {region!r}: expected 'auto', or slices by dimension such as "
             "{'time': slice(0, 12)}"
         )
@@ -52,21 +52,21 @@ def resolve_region(
     resolved: Regions = {}
     for dim, part in region.items():
         if dim not in dataset.dims:
-            raise _refused(
+            raise refused(
                 f"region has the dimension {dim!r}, but the dataset has only {listed(dataset.dims)}"
             )
         if dim not in sizes:
-            raise _refused(f"region has the dimension {dim!r}, which no stored array has")
+            raise refused(f"region has the dimension {dim!r}, which no stored array has")
         if isinstance(part, str) and part == "auto":
             resolved[dim] = _find(dataset, existing, dim)
             continue
         if not isinstance(part, slice) or part.step not in (None, 1):
-            raise _refused(
+            raise refused(
                 f"region of dimension {dim!r} is {part!r}: expected a slice without step, or 'auto'"
             )
         start, stop, _ = part.indices(sizes[dim])
         if stop - start != dataset.sizes[dim]:
-            raise _refused(
+            raise refused(
                 f"region {start}:{stop} of dimension {dim!r}, which is {sizes[dim]} long on disk, "
                 f"holds {max(stop - start, 0)} values, and the dataset has {dataset.sizes[dim]}"
             )
@@ -74,7 +74,7 @@ def resolve_region(
         resolved[dim] = slice(start, stop)
     outside = [name for name, v in dataset.data_vars.items() if not set(resolved) & set(v.dims)]
     if resolved and outside:
-        raise _refused(
+        raise refused(
             f"{listed(outside)}: without a dimension of the region ({listed(resolved)}) it "
             f"would be overwritten as a whole; leave it out with .drop_vars({outside!r})"
         )
@@ -123,7 +123,7 @@ def settled_coordinates(
             if inside
             else f"or write {name!r} by itself, with mode='a' and without region, to replace it"
         )
-        raise _refused(
+        raise refused(
             f"coordinate {name!r} differs from what is on disk{differing}: the values would go "
             "to other places than it says; select them in the order that is on disk, with "
             f".sel() or .reindex(), {replacing}"
@@ -144,7 +144,7 @@ def check_against(
     """Refuse a dataset that does not fit the arrays of the group that it goes to."""
     for name in encoding:
         if name in existing:
-            raise _refused(
+            raise refused(
                 f"variable {name!r} exists, and keeps the encoding that it was created with: "
                 "leave it out of encoding, or write the group anew with mode='w'"
             )
@@ -198,7 +198,7 @@ def check_blocks(
         if shared is not None:
             first = min(-part.start % chunk, part.stop - part.start)
             fitting = f"({first}, {chunk}, ...)" if first else f"{chunk}, or a multiple of it"
-            raise _refused(
+            raise refused(
                 f"variable {name!r}, dimension {dim!r}: two Dask blocks meet at index {shared}, "
                 f"within a stored chunk (of {chunk}), and would overwrite each other. Rechunk to "
                 f"{fitting} with .chunk(), pass align_chunks=True, or choose other stored chunks "
@@ -221,7 +221,7 @@ def check_region(
     for dim, chunk, part, length in zip(dims, grid, region, shape, strict=True):
         if part.start % chunk or (part.stop % chunk and part.stop != length):
             start, stop = part.start // chunk * chunk, -(-part.stop // chunk) * chunk
-            raise _refused(
+            raise refused(
                 f"variable {name!r}, dimension {dim!r}: the region {part.start}:{part.stop} does "
                 f"not cover whole stored chunks (of {chunk}); parallel writers of the rest would "
                 f"be lost. Write {start}:{min(stop, length)}, .load() the data first, or pass "
@@ -239,18 +239,18 @@ def _check_new(
     region: Regions | None,
 ) -> None:
     if region is not None or mode == "r+":
-        raise _refused(
+        raise refused(
             f"variable {name!r} is not on disk, and this only writes values of arrays that are: "
             "create it first, or drop it"
         )
     for dim, size in variable.sizes.items():
         if dim == append_dim:
-            raise _refused(
+            raise refused(
                 f"variable {name!r} is not on disk, and would be shorter than the other arrays "
                 f"along {dim!r}; create it in full length first, or drop it"
             )
         if sizes.get(dim, size) != size:
-            raise _refused(
+            raise refused(
                 f"variable {name!r}, dimension {dim!r}: {size} long, but {sizes[dim]} on disk in "
                 "other arrays, which would make the group unreadable; write the whole group anew "
                 "with mode='w', or rename the dimension"
@@ -265,7 +265,7 @@ def _check_existing(
     region: Regions | None,
 ) -> None:
     if set(variable.dims) != set(stored.dims):
-        raise _refused(
+        raise refused(
             f"variable {name!r} has the dimensions {variable.dims}, and {stored.dims} on disk; "
             "rename them, or write the group anew with mode='w'"
         )
@@ -275,14 +275,14 @@ def _check_existing(
         part = (region or {}).get(dim)
         expected = stored.sizes[dim] if part is None else part.stop - part.start
         if size != expected:
-            raise _refused(
+            raise refused(
                 f"variable {name!r}, dimension {dim!r}: {size} long, but {expected} on disk; "
                 "select the same part, pass append_dim or region to add or replace one, or write "
                 "the group anew with mode='w'"
             )
     given, kept = variable.attrs.get("units"), stored.attrs.get("units")
     if given is not None and kept is not None and given != kept:
-        raise _refused(
+        raise refused(
             f"variable {name!r} has the units {given!r}, and {kept!r} on disk, which stay; "
             "convert the values first"
         )
@@ -306,7 +306,7 @@ def _check_labels(dataset: xr.Dataset, existing: Mapping[str, xr.Variable]) -> N
             continue
         differing = _difference(name, dataset.coords[key].variable, existing[name])
         if differing is not None and not differing.fills:
-            raise _refused(
+            raise refused(
                 f"coordinate {name!r} differs from what is on disk{differing}, where it says what "
                 f"{listed(others)} {'is' if len(others) == 1 else 'are'} about, too: select in "
                 "the order that is on disk, with .sel() or .reindex(), use another group, or "
@@ -317,20 +317,20 @@ def _check_labels(dataset: xr.Dataset, existing: Mapping[str, xr.Variable]) -> N
 # -- appending ----------------------------------------------------------------------------
 def _check_append_dim(dataset: xr.Dataset, dim: Hashable, sizes: Mapping[Hashable, int]) -> None:
     if dim not in sizes:
-        raise _refused(
+        raise refused(
             f"append_dim {dim!r} is not a dimension of the arrays on disk, which have "
             f"{listed(sizes)}; write "
             "the first part without append_dim"
         )
     if dim not in dataset.dims:
-        raise _refused(
+        raise refused(
             f"append_dim {dim!r} is not a dimension of the dataset, which has "
             f"{listed(dataset.dims)}; "
             f"use .expand_dims({dim!r})"
         )
     twice = [name for name, v in dataset.variables.items() if v.dims.count(dim) > 1]
     if twice:
-        raise _refused(
+        raise refused(
             f"variable {twice[0]!r} has the dimension {dim!r} more than once, and cannot become "
             "longer along it; write the whole group anew with mode='w'"
         )
@@ -339,7 +339,7 @@ def _check_append_dim(dataset: xr.Dataset, dim: Hashable, sizes: Mapping[Hashabl
 def _check_append(dataset: xr.Dataset, existing: Mapping[str, xr.Variable], dim: Hashable) -> None:
     missing = [name for name, v in existing.items() if dim in v.dims and name not in dataset]
     if missing:
-        raise _refused(
+        raise refused(
             f"{listed(missing)}: on disk along {dim!r}, but not in the dataset, and would "
             "become shorter than the other arrays; add it, or pass safe_append=False if "
             "another append of this session does"
@@ -351,7 +351,7 @@ def _check_append(dataset: xr.Dataset, existing: Mapping[str, xr.Variable], dim:
             continue
         where = _difference(name, variable, existing[name])
         if where is not None:
-            raise _refused(
+            raise refused(
                 f"coordinate {name!r} differs from what is on disk{where}: the data would be "
                 "appended to other places; select or interpolate to the same coordinates, drop "
                 "this one, or pass safe_append=False"
@@ -367,14 +367,14 @@ def _check_repeats(dataset: xr.Dataset, existing: Mapping[str, xr.Variable], dim
     repeated = pd.Index(given.values).isin(index)
     if repeated.any():
         first = given.values[repeated][0]
-        raise _refused(
+        raise refused(
             f"coordinate {name!r}: {repeated.sum()} of {repeated.size} values to append are on "
             f"disk already, {first} the first; write these with region='auto', append the others "
             f"only, or pass safe_append=False to repeat them"
         )
     new = pd.Index(given.values)
     if not new.is_unique:
-        raise _refused(
+        raise refused(
             f"coordinate {name!r}: the values to append repeat {new[new.duplicated()][0]}; drop "
             f"repeats with .drop_duplicates({name!r}), or pass safe_append=False to keep them"
         )
@@ -394,7 +394,7 @@ def _check_order(name: str, stored: pd.Index, new: pd.Index) -> None:
         ("is_monotonic_decreasing", "falling"),
     ):
         if len(stored) > 1 and getattr(stored, order) and not getattr(whole, order):
-            raise _refused(
+            raise refused(
                 f"coordinate {name!r} is {direction} on disk, up to {stored[-1]}, and the values "
                 f"to append, from {new[0]} to {new[-1]}, do not go on like that; sort them with "
                 f".sortby({name!r}), append parts in their order, or pass safe_append=False"
@@ -409,25 +409,25 @@ def _find(dataset: xr.Dataset, existing: Mapping[str, xr.Variable], dim: Hashabl
         _check_whole(dataset, existing, dim)
         return slice(0, dataset.sizes[dim])
     if name not in existing:
-        raise _refused(
+        raise refused(
             f"region of dimension {name!r} is 'auto', and there is no such coordinate on disk; "
             "pass a slice"
         )
     given = dataset.coords[dim].variable
     index = pd.Index(_decoded(name, existing[name], given))
     if not index.is_unique:
-        raise _refused(
+        raise refused(
             f"region of dimension {name!r} is 'auto', and the coordinate on disk repeats values; "
             "pass a slice"
         )
     found = _places(index, pd.Index(given.values))
     if (found < 0).any():
-        raise _refused(
+        raise refused(
             f"coordinate {name!r}: {given.values[found < 0][0]} is not on disk; region writes "
             "among stored coordinates, append_dim adds to them"
         )
     if (np.diff(found) != 1).any():
-        raise _refused(
+        raise refused(
             f"coordinate {name!r}: its values are not next to each other on disk, in this order; "
             "sort them, and write each run by itself"
         )
@@ -456,7 +456,7 @@ def _places(stored: pd.Index, given: pd.Index) -> Any:
 def _check_whole(dataset: xr.Dataset, existing: Mapping[str, xr.Variable], dim: Hashable) -> None:
     size = stored_sizes(existing)[dim]
     if dataset.sizes[dim] != size:
-        raise _refused(
+        raise refused(
             f"region of dimension {dim!r} is 'auto', and the dataset has no such coordinate to "
             f"look for: its {dataset.sizes[dim]} values could be anywhere among {size}; pass a "
             "slice"
@@ -472,7 +472,7 @@ def _check_position(
         return
     where = _difference(name, dataset.coords[dim].variable, existing[name][part])
     if where is not None:
-        raise _refused(
+        raise refused(
             f"coordinate {name!r} differs from region {part.start}:{part.stop} on disk{where}; "
             "pass region='auto' to find its place"
         )
@@ -533,11 +533,7 @@ def _calendar(name: str, stored: xr.Variable, error: Exception) -> InvalidInputE
     kept = {key: stored.attrs[key] for key in ("units", "calendar") if key in stored.attrs}
     # what xarray advises does not help here
     reason = str(error).partition(" Try opening")[0].rstrip(".")
-    return _refused(
+    return refused(
         f"coordinate {name!r} cannot be compared with what is on disk ({kept or stored.dtype}): "
         f"{reason}; convert it to the same kind of values, with .convert_calendar() for times"
     )
-
-
-def _refused(message: str) -> InvalidInputError:
-    return InvalidInputError(message, ErrorKind.INVALID_ARRAY_METADATA)

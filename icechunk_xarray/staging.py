@@ -25,6 +25,7 @@ from icechunk.errors import ErrorKind
 from icechunk_xarray import attributes, safety
 from icechunk_xarray.kinds import check_kinds
 from icechunk_xarray.names import check_names, check_place
+from icechunk_xarray.refusals import refused
 from icechunk_xarray.regions import edges_of
 from icechunk_xarray.values import Check
 from icechunk_xarray.xarray_internals import encode
@@ -162,7 +163,7 @@ def stage(
         try:
             variables[name] = _prepared(_in_shape(name, variable), existing.get(name))
         except (TypeError, ValueError) as error:
-            raise _refused(f"variable {name!r} cannot be encoded: {error}") from error
+            raise refused(f"variable {name!r} cannot be encoded: {error}") from error
     for name, wanted in encoding.items():
         variables[name].encoding = dict(wanted)
     try:
@@ -234,7 +235,7 @@ def _not_encodable(
     if culprit is not None:
         what = f"variable {culprit!r}"
     reason = f"{error} is not known" if isinstance(error, KeyError) else str(error)
-    return _refused(f"{what} cannot be encoded: {reason}")
+    return refused(f"{what} cannot be encoded: {reason}")
 
 
 def _fails_alike(
@@ -297,7 +298,7 @@ def _existing(
         except KeyError:
             # of no use to xarray, which looks for the dimension in all arrays
             if name in dataset.variables or options.append_dim is not None:
-                raise _refused(
+                raise refused(
                     f"the array {name!r} on disk has no dimension_names, without which xarray "
                     "neither reads nor writes its group; write into another group, or replace "
                     "this one with mode='w'"
@@ -429,7 +430,7 @@ def _in_numpy(name: str, write: PendingWrite) -> PendingWrite:
     try:
         return replace(write, source=np.asarray(write.source))
     except (TypeError, ValueError) as error:
-        raise _refused(
+        raise refused(
             f"variable {name!r} cannot be made an array of NumPy: {error}; convert it first"
         ) from error
 
@@ -483,10 +484,6 @@ def _near(store: IcechunkStore, group: str) -> str:
     groups = [node.path for node in store.session.tree.within("/") if not node.is_array]
     near = difflib.get_close_matches("/" + group.strip("/"), groups)
     return f"; there is {' or '.join(map(repr, near))}" if near else ""
-
-
-def _refused(message: str) -> InvalidInputError:
-    return InvalidInputError(message, ErrorKind.INVALID_ARRAY_METADATA)
 
 
 def _shown(group: str) -> str:

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from icechunk import IcechunkStore, InvalidInputError
-from icechunk.errors import ErrorKind
+from icechunk import IcechunkStore
+from icechunk_xarray.refusals import refused
 from icechunk_xarray.values import decode_like
 
 __all__ = ["Sizes", "check_tree", "check_tree_append", "sizes_around"]
@@ -114,7 +114,7 @@ def check_tree_append(store: IcechunkStore, groups: Sequence[str], dim: str) -> 
             outer, inner = sorted((group, other), key=len)
             inherits = _is_within(inner, outer) and sizes[outer][1] and not sizes[inner][1]
             if inherits and sizes[group][0] == sizes[other][0]:
-                raise _refused(
+                raise refused(
                     f"the groups {group!r} and {other!r} share the coordinate {dim!r}, and only "
                     f"the first would become longer: the tree could not be opened any more with "
                     "xarray.open_datatree. Append to both by one call, with a DataTree, or pass "
@@ -153,7 +153,7 @@ def _tell(what: str, outer: str, inner: str, *, is_tree: bool) -> None:
         "xarray.open_datatree cannot open them as a tree"
     )
     if is_tree:
-        raise _refused(f"{message}; write the tree into another group, or rename the dimension")
+        raise refused(f"{message}; write the tree into another group, or rename the dimension")
     warnings.warn(
         f"{message}, only xarray.open_dataset one by one; to have a tree, write them beside each "
         "other, or rename the dimension",
@@ -167,7 +167,3 @@ def _absolute(group: str) -> str:
 
 def _is_within(path: str, group: str) -> bool:
     return path != group and path.startswith(group.rstrip("/") + "/")
-
-
-def _refused(message: str) -> InvalidInputError:
-    return InvalidInputError(message, ErrorKind.INVALID_ARRAY_METADATA)
