@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from icechunk.base.display import Displayed
 from icechunk.base.html import Cell, Html, card, cell_map, fields, section, table
-from icechunk.base.visible import visible
 from icechunk.changes.zarr_metadata import chunk_runs
 from icechunk.format.nodes import Node
 
@@ -21,7 +20,7 @@ _CELLS: Final = 32
 _LISTED: Final = 50
 
 
-class GridMask(np.ndarray[Any, np.dtype[np.bool_]]):
+class GridMask(Displayed, np.ndarray[Any, np.dtype[np.bool_]]):
     """A mask in the shape of a chunk grid. Notebooks show a map of it.
 
     What is computed with it, parts of it, and copies that were pickled are masks without a map.
@@ -58,7 +57,7 @@ class GridMask(np.ndarray[Any, np.dtype[np.bool_]]):
     def _repr_html_(self) -> str:
         mask = np.asarray(self)
         if self._of is None:
-            return f"<pre>{html.escape(visible(repr(self)))}</pre>"
+            return super()._repr_html_()
         kind, node = self._of
         grid = _Grid(mask, node)
         count = int(mask.sum())
