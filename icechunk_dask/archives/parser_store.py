@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO, Final
 from urllib.parse import unquote, urlsplit
 
 from icechunk import InvalidInputError
+from icechunk.base.methods import async_twin
 from icechunk_dask.archives.sources import Source, Sources, location_of
 
 __all__ = ["ParserStore", "roots"]
@@ -138,32 +138,10 @@ class ParserStore:
         pairs = zip(starts, stops, strict=True)
         return [self.get_range(path, start=start, end=end) for start, end in pairs]
 
-    async def head_async(self, path: str) -> dict[str, Any]:
-        """Return what there is to know of a file."""
-        return await asyncio.to_thread(self.head, path)
-
-    async def get_async(self, path: str, *, options: Any = None) -> _Whole:
-        """Return a whole file."""
-        return await asyncio.to_thread(self.get, path, options=options)
-
-    async def get_range_async(
-        self, path: str, *, start: int, end: int | None = None, length: int | None = None
-    ) -> bytes:
-        """Return the bytes of a range."""
-        return await asyncio.to_thread(self.get_range, path, start=start, end=end, length=length)
-
-    async def get_ranges_async(
-        self,
-        path: str,
-        *,
-        starts: Sequence[int],
-        ends: Sequence[int] | None = None,
-        lengths: Sequence[int] | None = None,
-    ) -> list[bytes]:
-        """Return the bytes of ranges."""
-        return await asyncio.to_thread(
-            self.get_ranges, path, starts=starts, ends=ends, lengths=lengths
-        )
+    head_async = async_twin(head)
+    get_async = async_twin(get)
+    get_range_async = async_twin(get_range)
+    get_ranges_async = async_twin(get_ranges)
 
     def list(self, *args: Any, **options: Any) -> Any:
         """Refuse to list.
