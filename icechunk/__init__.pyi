@@ -124,13 +124,13 @@ from icechunk.repository import (
 )
 from icechunk.repository.job import (
     Job as Job,
-    PartResult as PartResult,
 )
 from icechunk.repository.jobs import (
     Jobs as Jobs,
 )
 from icechunk.repository.jobs_status import (
     JobStatus as JobStatus,
+    PartResult as PartResult,
 )
 from icechunk.repository.repack import (
     RepackSummary as RepackSummary,

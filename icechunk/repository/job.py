@@ -12,7 +12,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -34,49 +34,15 @@ from icechunk.repository.jobs_records import (
     digest_of,
     now,
 )
-from icechunk.repository.jobs_status import FailedPart, JobStatus, RunningPart
+from icechunk.repository.jobs_status import FailedPart, JobStatus, PartResult, RunningPart
 
 if TYPE_CHECKING:
     from icechunk.store import IcechunkStore
 
-__all__ = ["Job", "PartResult", "check_distinct", "listed_keys"]
+__all__ = ["Job", "check_distinct", "listed_keys"]
 
 #: How a commit continues if the branch has moved: refuse only where both wrote the same.
 _DETECT = ConflictDetector()
-
-
-@dataclass(frozen=True)
-class PartResult(Displayed):
-    """What one run of a part did.
-
-    Attributes
-    ----------
-    key : JSON value
-    ran : bool
-        Whether the function was called. It is not if the part was already done.
-    counts : bool
-        Whether the job keeps what it wrote. It does not if another run of the part was faster.
-    attempt : int
-        From 1 on; 0 if it did not run.
-    chunks, nbytes : int
-        Chunks written, and their size as stored.
-    result : object
-        What the function returned.
-
-    Examples
-    --------
-    >>> job = repo.jobs.create("backfill", keys=[2, 3], message="Two more rows")
-    >>> [part.ran for part in job.run(lambda store, key: None, keys=[2])]
-    [True]
-    """
-
-    key: Any
-    ran: bool = False
-    counts: bool = False
-    attempt: int = 0
-    chunks: int = 0
-    nbytes: int = 0
-    result: Any = None
 
 
 class Job(Displayed):

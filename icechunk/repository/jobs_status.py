@@ -1,4 +1,4 @@
-"""The progress of a job, for display and for programs."""
+"""What became of the parts of a job, and its progress: for display and for programs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,44 @@ from icechunk.base.display import Displayed
 from icechunk.base.html import card, section, table
 from icechunk.base.visible import in_a_line
 
-__all__ = ["FailedPart", "JobStatus", "RunningPart"]
+__all__ = ["FailedPart", "JobStatus", "PartResult", "RunningPart"]
 
 #: Keys that a table shows.
 _SHOWN = 10
+
+
+@dataclass(frozen=True)
+class PartResult(Displayed):
+    """What one run of a part did.
+
+    Attributes
+    ----------
+    key : JSON value
+    ran : bool
+        Whether the function was called. It is not if the part was already done.
+    counts : bool
+        Whether the job keeps what it wrote. It does not if another run of the part was faster.
+    attempt : int
+        From 1 on; 0 if it did not run.
+    chunks, nbytes : int
+        Chunks written, and their size as stored.
+    result : object
+        What the function returned.
+
+    Examples
+    --------
+    >>> job = repo.jobs.create("backfill", keys=[2, 3], message="Two more rows")
+    >>> [part.ran for part in job.run(lambda store, key: None, keys=[2])]
+    [True]
+    """
+
+    key: Any
+    ran: bool = False
+    counts: bool = False
+    attempt: int = 0
+    chunks: int = 0
+    nbytes: int = 0
+    result: Any = None
 
 
 @dataclass(frozen=True)
