@@ -99,19 +99,19 @@ def _check_variable(
     lost = _first_lost(name, stored, given)
     if lost is not None:
         how = ", ".join(f"{k}={v!r}" for k, v in ours.items() if v is not None and k != "dtype")
+        is_number = given.dtype.kind in "iufc"
+        packing = f" with {how}" if how and is_number else ""
+        advice = ""
+        if is_number:
+            dtype = str(np.promote_types(stored.dtype, given.dtype))
+            advice = (
+                ", with an encoding that holds all of them, such as "
+                f"encoding={{{name!r}: {{'dtype': {dtype!r}}}}}"
+            )
         raise InvalidInputError(
-            f"variable {name!r} is stored as {ours['dtype']}{' with ' + how if how else ''} in "
-            f"{root!r}, which the value {lost} of the new files cannot be: {_ELSEWHERE}, with an "
-            f"encoding that holds all of them, such as encoding={{{name!r}: {{'dtype': "
-            f"{str(np.promote_types(*_numeric(stored, given)))!r}}}}}"
-            if given.dtype.kind in "iufc"
-            else f"variable {name!r} is stored as {ours['dtype']} in {root!r}, which the value "
-            f"{lost} of the new files cannot be: {_ELSEWHERE}"
+            f"variable {name!r} is stored as {ours['dtype']}{packing} in {root!r}, which the "
+            f"value {lost} of the new files cannot be: {_ELSEWHERE}{advice}"
         )
-
-
-def _numeric(*variables: xr.Variable) -> Any:
-    return (each.dtype for each in variables)
 
 
 def _kind(variable: xr.Variable) -> str:

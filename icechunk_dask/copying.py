@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
@@ -35,7 +35,7 @@ from icechunk_dask.archives.record import Files, Record
 from icechunk_dask.archives.report import VariableReport, VirtualizeReport
 from icechunk_dask.archives.sources import Sources, Version, location_of
 from icechunk_dask.archives.target import Opened, Target
-from icechunk_dask.archives.virtualize import virtualize
+from icechunk_dask.archives.virtualize import names_of, virtualize
 from icechunk_dask.copy_checks import Block, check_fit, check_places
 from icechunk_dask.executors import ExecutorOption
 from icechunk_dask.one_call import alone
@@ -210,8 +210,7 @@ def ingest(
             f"on_mismatch is {on_mismatch!r}, it must be {' or '.join(map(repr, _ON_MISMATCH))}"
         )
     root = "/" + group.strip("/")
-    dims = [concat_dims] if isinstance(concat_dims, str) else [*concat_dims]
-    dims += [expand_dims] if isinstance(expand_dims, str) else expand_dims
+    dims = [*names_of(concat_dims), *names_of(expand_dims)]
     if not dims:
         raise InvalidInputError("concat_dims names no dimension")
     opening = Opening.of(
@@ -351,8 +350,7 @@ class _Copying:
                 "appends": appends,
                 "locations": list(source.files.locations),
                 "versions": [
-                    [v.size, v.modified, v.etag, v.touched, v.digest]
-                    for v in map(source.files.version, range(len(source.files)))
+                    astuple(source.files.version(row)) for row in range(len(source.files))
                 ],
             }
             repository.jobs.create(
@@ -424,7 +422,7 @@ class _Copying:
             "files": kept,
             "appends": appends,
             "locations": [locations[url] for url in kept],
-            "versions": [[v.size, v.modified, v.etag] for v in (versions[url] for url in kept)],
+            "versions": [astuple(versions[url]) for url in kept],
             "opening": self.opening.to_dict(),
             "on_mismatch": on_mismatch,
         }

@@ -13,6 +13,7 @@ import xarray as xr
 
 from icechunk import InvalidInputError
 from icechunk.base.public_url import is_secret, url_credentials
+from icechunk_dask.archives.virtualize import names_of
 from icechunk_dask.copy_checks import Block
 
 __all__ = ["OpenedFiles", "Opening", "refuse_with_engine", "reopened"]
@@ -70,9 +71,9 @@ class Opening:
             engine,
             dict(options or {}),
             str(dim),
-            dim in _names(expand_dims),
-            None if variables is None else _names(variables),
-            _names(drop_variables),
+            dim in names_of(expand_dims),
+            None if variables is None else names_of(variables),
+            names_of(drop_variables),
             dict(rename or {}),
         )
         opening.check()
@@ -124,9 +125,9 @@ class Opening:
                 raise InvalidInputError(f"{url} has no variable {missing[0]!r}")
             dataset = dataset[list(self.variables)]
         dataset = dataset.drop_vars(self.drop_variables, errors="ignore")
-        names = {old: new for old, new in (self.rename or {}).items() if old in dataset.variables
-                 or old in dataset.dims}  # fmt: skip
-        dataset = dataset.rename(names)
+        known = {*dataset.variables, *dataset.dims}
+        renamed = self.rename or {}
+        dataset = dataset.rename({old: new for old, new in renamed.items() if old in known})
         if self.dim not in dataset.dims and self.expand:
             dataset = dataset.expand_dims(self.dim)
         if self.dim not in dataset.dims:
@@ -197,8 +198,11 @@ class OpenedFiles:
         if not order:
             return cls(None, [], {}, failed)
         first = opened[order[0]]
-        wrong = {url: found for url in order[1:] if (found := _differences(
-            first, opened[url], opening.dim, unpacks=on_mismatch == "materialize"))}  # fmt: skip
+        unpacks = on_mismatch == "materialize"
+        compared = {
+            url: _differences(first, opened[url], opening.dim, unpacks=unpacks) for url in order[1:]
+        }
+        wrong = {url: found for url, found in compared.items() if found}
         if wrong and on_mismatch != "skip":
             lines = "\n".join(f"  {url}: {found[0]}" for url, found in list(wrong.items())[:10])
             raise InvalidInputError(
@@ -263,10 +267,6 @@ def reopened(about: Mapping[str, Any]) -> xr.DataTree:
             "and call this again"
         )
     return xr.DataTree(found.dataset)
-
-
-def _names(given: str | Sequence[str]) -> list[str]:
-    return [given] if isinstance(given, str) else list(given)
 
 
 def _sorted(opened: Mapping[str, xr.Dataset], dim: str) -> list[str]:

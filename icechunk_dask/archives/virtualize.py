@@ -223,8 +223,8 @@ def virtualize(
     >>> report.raise_for_failures()
     >>> lines = report.opening  # that open the result
     """
-    new = _dims(expand_dims)
-    dims = tuple(dict.fromkeys((*new, *_dims(concat_dims))))
+    new = names_of(expand_dims)
+    dims = tuple(dict.fromkeys((*new, *names_of(concat_dims))))
     if not dims:
         raise InvalidInputError("concat_dims names no dimension")
     _one_of("on_mismatch", on_mismatch, ON_MISMATCH)
@@ -273,12 +273,12 @@ def virtualize(
         dims,
         new,
         None if isinstance(coordinates, str) else tuple(coordinates),
-        _dims(loadable),
+        names_of(loadable),
         Selection(
-            None if variables is None else _dims(variables),
-            _dims(drop_variables),
+            None if variables is None else names_of(variables),
+            names_of(drop_variables),
             dict(rename or {}),
-            _dims(drop_attributes),
+            names_of(drop_attributes),
         ),
         sources,
         len(todo) > 1 or bool(archive.templates),
@@ -408,8 +408,9 @@ def remove_files(
 
 
 # -- arguments -------------------------------------------------------------------------
-def _dims(names: Any) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
+def names_of(given: Any) -> tuple[str, ...]:
+    """Return names that may be given as a single string."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
