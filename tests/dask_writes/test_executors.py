@@ -19,11 +19,11 @@ from icechunk import (
     InvalidInputError,
     LocalStorage,
     Repository,
-    RepositoryConfig,
     TaskError,
 )
 from icechunk_dask import distributed_write, store_dask
 from icechunk_xarray import to_icechunk
+from tests.dask_writes.rows import repository_with_rows, rows
 
 ROWS = 6
 
@@ -68,17 +68,7 @@ def executor(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    config = RepositoryConfig(inline_chunk_threshold_bytes=0)
-    repository = Repository.create(LocalStorage(tmp_path / "repository"), config)
-    with repository.transaction("main", message="an array") as store:
-        zarr.create_array(store, name="a", shape=(ROWS,), chunks=(1,), dtype="i4")
-    return repository
-
-
-def rows(repository: Repository) -> list[int]:
-    store = repository.readonly_session("main").store
-    found: list[int] = zarr.open_array(store, path="a", mode="r")[:].tolist()
-    return found
+    return repository_with_rows(LocalStorage(tmp_path / "repository"), ROWS)
 
 
 @pytest.mark.parametrize("fates", [{}, {2: 1}, {0: 2, 5: 1}, {3: 3}], ids=str)

@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import zarr
 
 from icechunk import (
     ConflictError,
     IcechunkError,
     Repository,
-    RepositoryConfig,
     TaskError,
 )
-from icechunk.storage.base import Storage
 from tests.dask_writes import fates
 from tests.dask_writes.clusters import running
 from tests.dask_writes.fates import BATCH, FATES, ROWS, VICTIM, Folder
+from tests.dask_writes.rows import repository_with_rows, rows
 from tests.storages import new_storage
 
 ENGINES = ("sync", "threads", "thread pool", "process pool", "cluster", "no coordinator")
@@ -43,19 +41,6 @@ def cluster() -> Iterator[Any]:
         yield client
 
 
-def prepared(storage: Storage) -> Repository:
-    repository = Repository.create(storage, RepositoryConfig(inline_chunk_threshold_bytes=0))
-    with repository.transaction("main", message="an array") as store:
-        zarr.create_array(store, name="a", shape=(ROWS,), chunks=(1,), dtype="i4")
-    return repository
-
-
-def rows(repository: Repository) -> list[int]:
-    store = repository.readonly_session("main").store
-    found: list[int] = zarr.open_array(store, path="a", mode="r")[:].tolist()
-    return found
-
-
 @pytest.mark.parametrize("place", ["local", "s3"])
 @pytest.mark.parametrize("fate", FATES)
 @pytest.mark.parametrize("name", ENGINES)
@@ -63,7 +48,7 @@ def test_the_next_call_does_the_rest(
     name: str, fate: str, place: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     storage = new_storage(place, request)
-    repository = prepared(storage)
+    repository = repository_with_rows(storage, ROWS)
     client = request.getfixturevalue("cluster") if name == "cluster" else None
     folder = Folder(tmp_path).prepare()
     with ExitStack() as stack:

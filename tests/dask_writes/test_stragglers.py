@@ -13,39 +13,24 @@ from typing import Any
 
 import dask.array as da
 import pytest
-import zarr
 
 from icechunk import (
     InvalidInputError,
     MemoryStorage,
-    Repository,
-    RepositoryConfig,
     TaskError,
 )
 from icechunk_dask import distributed_write, store_dask, stragglers
 from icechunk_dask.stragglers import RunningTwice
 from tests.dask_writes import fates
+from tests.dask_writes.rows import repository_with_rows, rows
 
 ROWS = 6
-
-
-def repository_with_rows(storage: Any) -> Repository:
-    repository = Repository.create(storage, RepositoryConfig(inline_chunk_threshold_bytes=0))
-    with repository.transaction("main", message="an array") as store:
-        zarr.create_array(store, name="a", shape=(ROWS,), chunks=(1,), dtype="i4")
-    return repository
-
-
-def rows(repository: Repository) -> list[int]:
-    store = repository.readonly_session("main").store
-    found: list[int] = zarr.open_array(store, path="a", mode="r")[:].tolist()
-    return found
 
 
 @pytest.mark.parametrize("kind", ["threads", "processes"])
 def test_a_task_that_hangs_holds_up_nobody(kind: str, tmp_path: Path) -> None:
     """Its second attempt is what counts; the first one ends later, and is in no version."""
-    repository = repository_with_rows(str(tmp_path / "repository"))
+    repository = repository_with_rows(str(tmp_path / "repository"), ROWS)
     folder = fates.Folder(tmp_path).prepare()
     with ExitStack() as stack:
         pool: Any = fates.pool_of_processes(2) if kind == "processes" else ThreadPoolExecutor(2)
@@ -66,7 +51,7 @@ def test_a_task_that_hangs_holds_up_nobody(kind: str, tmp_path: Path) -> None:
 
 def test_in_memory() -> None:
     """Threads of this process see it, whatever is around the pool."""
-    repository = repository_with_rows(MemoryStorage())
+    repository = repository_with_rows(MemoryStorage(), ROWS)
     with ThreadPoolExecutor(2) as pool:
         store_dask(
             sources=[da.arange(1, ROWS + 1, chunks=1, dtype="i4")],
@@ -89,7 +74,7 @@ def test_in_memory() -> None:
     ],
 )
 def test_what_is_refused(options: dict[str, Any], words: str) -> None:
-    repository = repository_with_rows(MemoryStorage())
+    repository = repository_with_rows(MemoryStorage(), ROWS)
     with pytest.raises(InvalidInputError, match=words):
         distributed_write(print, [1], repository, message="x", **options)
 
@@ -187,7 +172,7 @@ def test_a_pool_that_is_busy_runs_nothing_twice(time: list[float]) -> None:
 
 def test_a_broken_pool(tmp_path: Path) -> None:
     """What is said is what the pool says."""
-    repository = repository_with_rows(str(tmp_path / "repository"))
+    repository = repository_with_rows(str(tmp_path / "repository"), ROWS)
     folder = fates.Folder(tmp_path).prepare()
     with fates.pool_of_processes(2) as pool, pytest.raises(TaskError, match="died while it was"):
         distributed_write(

@@ -15,26 +15,17 @@ import zarr
 from dask._task_spec import convert_legacy_graph
 from dask.core import flatten
 
-from icechunk import IcechunkStore, LocalStorage, Repository, RepositoryConfig
+from icechunk import IcechunkStore, LocalStorage, Repository
 from icechunk_dask import distributed_write, store_dask
 from tests.dask_writes.clusters import running
+from tests.dask_writes.rows import repository_with_rows, rows
 
 ROWS = 40
 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    config = RepositoryConfig(inline_chunk_threshold_bytes=0)
-    repository = Repository.create(LocalStorage(tmp_path / "repository"), config)
-    with repository.transaction("main", message="an array") as store:
-        zarr.create_array(store, name="a", shape=(ROWS,), chunks=(1,), dtype="i4")
-    return repository
-
-
-def rows(repository: Repository) -> list[int]:
-    store = repository.readonly_session("main").store
-    found: list[int] = zarr.open_array(store, path="a", mode="r")[:].tolist()
-    return found
+    return repository_with_rows(LocalStorage(tmp_path / "repository"), ROWS)
 
 
 def every_task_twice(graph: Any, keys: Any, **_: Any) -> Any:
