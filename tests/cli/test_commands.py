@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from icechunk import Repository, local_filesystem_storage
 from icechunk.cli.app import COMMANDS, main
 from icechunk.storage.wrappers import WrapperStorage
+from tests.cli.terminals import all_shown
 
 
 def run(*args: str | Path, code: int = 0, answer: str | None = None) -> Result:
@@ -311,15 +312,7 @@ def in_a_terminal(args: list[str], **environment: str) -> str:
     env = {**os.environ, "TERM": "xterm-256color", **environment}
     with subprocess.Popen(args, stdout=child, stderr=child, env=env) as process:
         os.close(child)
-        shown = b""
-        while True:
-            try:
-                piece = os.read(parent, 65536)
-            except OSError:  # the other end is closed
-                break
-            if not piece:
-                break
-            shown += piece
+        shown = all_shown(parent)
         assert process.wait() == 0, shown
     os.close(parent)
     return shown.decode()

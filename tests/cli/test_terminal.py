@@ -23,6 +23,7 @@ import zarr
 
 from icechunk import Repository
 from icechunk.cli.app import COMMANDS
+from tests.cli.terminals import all_shown
 
 GOLDEN = Path(__file__).parents[1] / "data"
 #: Between commands of a session, and before the status of one.
@@ -50,19 +51,11 @@ def session(lines: list[list[str]], **environment: str) -> Iterator[tuple[list[s
     termios.tcsetwinsize(child, (50, 140))
     env = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
     args = [sys.executable, "-c", DRIVER, json.dumps(lines)]
-    shown = b""
     with subprocess.Popen(
         args, stdin=child, stdout=child, stderr=child, env=env | {"TERM": "xterm"} | environment
     ) as process:
         os.close(child)
-        while True:
-            try:
-                piece = os.read(parent, 65536)
-            except OSError:  # the other end is closed
-                break
-            if not piece:
-                break
-            shown += piece
+        shown = all_shown(parent)
     os.close(parent)
     assert process.returncode == 0, shown
     parts = shown.decode().replace("\r\n", "\n").split(MARK)[1:]
