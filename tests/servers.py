@@ -18,12 +18,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from icechunk.storage import ObjectStorage, s3_storage
+from tests.http_servers import running_server
 
 #: A loaded machine needs a while; it takes four seconds otherwise.
 START_TIMEOUT = 60
@@ -358,15 +359,8 @@ def object_server() -> Iterator[ObjectServer]:
     state = ObjectServer()
     state.release.set()
     handler = type("Handler", (_Handler,), {"state": state})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield state
-    finally:
-        state.release.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with running_server(handler) as state.url:
+        try:
+            yield state
+        finally:
+            state.release.set()

@@ -5,12 +5,13 @@ It speaks enough of S3 for unsigned reads with the bucket in the path.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.http_servers import Quiet, running_server
 
 LAST_MODIFIED = "Wed, 21 Oct 2015 07:28:00 GMT"
 #: The same, in seconds since the epoch.
@@ -52,8 +53,7 @@ def serving() -> Iterator[WebServer]:
     """Run a server on a free port of this machine."""
     state = WebServer()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    class Handler(Quiet, BaseHTTPRequestHandler):
         disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
@@ -97,17 +97,6 @@ def serving() -> Iterator[WebServer]:
             if self.command == "GET":
                 self.wfile.write(body)
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_port}/"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with running_server(Handler) as url:
+        state.url = f"{url}/"
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

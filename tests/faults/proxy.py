@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from icechunk.storage import ObjectStorage
+from tests.http_servers import running_server
 from tests.servers import S3Server
 
 
@@ -245,16 +246,8 @@ def misbehaving(server: S3Server) -> Iterator[Proxy]:
     """Run a proxy before a server."""
     proxy = Proxy(server)
     handler = type("Handler", (_Handler,), {"proxy": proxy, "backend": server.endpoint_url})
-    listening = _Server(("127.0.0.1", 0), handler)
-    proxy.url = f"http://127.0.0.1:{listening.server_port}"
-    thread = threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with running_server(handler, _Server) as proxy.url:
         yield proxy
-    finally:
-        listening.shutdown()
-        listening.server_close()
-        thread.join()
 
 
 # -- trouble -------------------------------------------------------------------------------

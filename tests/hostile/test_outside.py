@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from icechunk_dask.archives.sources import Sources
 from tests.archives.day_files import write_days
 from tests.hostile.test_bombs import MIB, endless
 from tests.hostile.test_lying_servers import LIES, settings
+from tests.http_servers import Quiet, running_server
 from tests.web_server import WebServer, serving
 
 CANARY = b"never to be read"
@@ -154,9 +154,7 @@ class Listing:
 def listing() -> Iterator[Listing]:
     state = Listing()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             data = state.page()
             self.send_response(200)
@@ -169,20 +167,8 @@ def listing() -> Iterator[Listing]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with running_server(Handler) as state.url:
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @pytest.mark.parametrize("entry", [virtualize, ingest])

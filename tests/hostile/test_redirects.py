@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from icechunk.errors import StorageError
 from icechunk.storage import Storage
 from icechunk.storage.one_host import staying_at
 from tests.hostile.test_lying_servers import settings
+from tests.http_servers import Quiet, running_server
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "AWS_PROXY_URL")
 BODY = b"of another host"
@@ -47,9 +47,7 @@ class Server:
 def serving() -> Iterator[Server]:
     state = Server()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             state.requests.append((self.path, str(self.headers)))
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -64,20 +62,9 @@ def serving() -> Iterator[Server]:
 
         do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 (as the base class has it)
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    state.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with running_server(Handler) as url:
+        state.port = int(url.rpartition(":")[2])
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def s3(endpoint: str) -> Storage:
