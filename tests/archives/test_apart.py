@@ -147,6 +147,7 @@ def test_a_call_is_given_up(tmp_path: Path, children: apart._Pool) -> None:
     assert not thread.is_alive() and failure and not is_there(log(tmp_path)[-1][0])
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_behind(how: signal.Signals, tmp_path: Path) -> None:
     program = textwrap.dedent(
