@@ -57,11 +57,12 @@ def stored_sizes(array: Any) -> Sequence[int | Sequence[int]]:
 
     That is shards, where it has any.
     """
-    # only versions that know rectilinear grids have it
-    sizes: Sequence[Sequence[int]] | None = getattr(array, "write_chunk_sizes", None)
-    if sizes is not None:
+    try:
+        regular: tuple[int, ...] = array.chunks if array.shards is None else array.shards
+    except NotImplementedError:
+        sizes: Sequence[Sequence[int]] = array.write_chunk_sizes
         return sizes
-    regular: tuple[int, ...] = array.chunks if array.shards is None else array.shards
+    # the sizes of all chunks take a while to count, and a stranger's array has any number
     return regular
 
 
