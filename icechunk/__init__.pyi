@@ -2,6 +2,9 @@ from icechunk._version import __version__ as __version__, user_agent as user_age
 from icechunk.base.about import (
     print_debug_info as print_debug_info,
 )
+from icechunk.base.deadline import (
+    time_limit as time_limit,
+)
 from icechunk.config import (
     AnyObjectStoreConfig as AnyObjectStoreConfig,
     Attribution as Attribution,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from icechunk.base.deadline import seconds_left
 from icechunk.commit import retrying
 from icechunk.commit.retrying import Backoff
 from icechunk.config.storage_settings import EffectiveRetries
@@ -104,7 +105,11 @@ def deliver(write: Write, entry: UpdateEntry, url: str, retries: EffectiveRetrie
             outcome = _look(write, entry, url, error)
             if outcome is not Outcome.OPEN:
                 return outcome is Outcome.DONE
-            if sent == min(_MAX_SENT, retries.max_tries) or not _is_transient(error):
+            if (
+                sent == min(_MAX_SENT, retries.max_tries)
+                or not _is_transient(error)
+                or seconds_left() <= 0
+            ):
                 raise _failed(error, sent, url) from error
             _log.info("%s; nothing was written, so it is sent again", error)
         backoff.pause(0)
@@ -133,12 +138,12 @@ def _look(write: Write, entry: UpdateEntry, url: str, error: StorageError) -> Ou
     began = retrying.clock()
     for number in range(_MAX_LOOKS):
         if number:
-            retrying.sleep(random.uniform(0, _FIRST_PAUSE * 2**number))
+            retrying.pause(random.uniform(0, _FIRST_PAUSE * 2**number))
         try:
             return write.look()
         except IcechunkError as failure:
             last = failure
-        if retrying.clock() - began > _LOOKING:
+        if retrying.clock() - began > _LOOKING or seconds_left() <= 0:
             break
     raise _unknown(entry, url, error, last) from error
 

@@ -13,6 +13,7 @@ turns the changes of it into puts of single refs.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -20,6 +21,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from icechunk.base import deadline
 from icechunk.commit import publish_v1
 from icechunk.commit.assets import Assets
 from icechunk.commit.delivery import Outcome, Write, deliver
@@ -205,7 +207,12 @@ class RepoState:
         Threads of this process wait for each other; whether other processes do is up to the
         storage. May be entered again by who is in it.
         """
-        with self._turn, ExitStack() as queue:
+        limit = deadline.current()
+        # -1 is for ever
+        if not self._turn.acquire(timeout=-1 if limit.left == math.inf else max(limit.left, 0)):
+            raise StorageError(f"cannot write {layout.REPO_KEY} in {self._storage.url}: {limit}")
+        with ExitStack() as queue:
+            queue.callback(self._turn.release)
             self._turns += 1
             queue.callback(self._leave_turn)
             if self._turns == 1:

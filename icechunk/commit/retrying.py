@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from icechunk.base import deadline
 from icechunk.config.storage_settings import EffectiveRetries
+from icechunk.errors import StorageError
 
 #: Tests put functions of their own here.
 sleep: Callable[[float], None] = time.sleep
@@ -15,6 +17,20 @@ clock: Callable[[], float] = time.monotonic
 
 #: Larger exponents say no more than the longest pause does.
 _MAX_EXPONENT: Final = 30
+
+
+def pause(seconds: float) -> None:
+    """Wait, but not longer than a time limit allows.
+
+    Raises
+    ------
+    StorageError
+        If no time is left.
+    """
+    limit = deadline.current()
+    if limit.left <= 0:
+        raise StorageError(f"gave up: {limit}; a longer one can be set with icechunk.time_limit")
+    sleep(min(seconds, limit.left))
 
 
 class Backoff:
@@ -51,5 +67,5 @@ class Backoff:
     def pause(self, crowd: int) -> None:
         """Wait before the next attempt."""
         self._failures += 1
-        sleep(random.uniform(0, self.longest(crowd)))
+        pause(random.uniform(0, self.longest(crowd)))
         self._began = clock()

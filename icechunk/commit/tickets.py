@@ -129,7 +129,7 @@ class Place:
                 self._behind = len(ahead)
                 meanwhile(self._arrays_of(ahead))
                 continue
-            retrying.sleep(self._pause(len(ahead), retrying.clock() - asked))
+            retrying.pause(self._pause(len(ahead), retrying.clock() - asked))
         self._turn_began = retrying.clock()
 
     def _ahead(self) -> list[str]:

@@ -11,6 +11,7 @@ import base64
 import functools
 import http.client
 import ipaddress
+import math
 import os
 import random
 import re
@@ -25,6 +26,7 @@ from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from icechunk._version import user_agent
+from icechunk.base import deadline
 from icechunk.base.public_url import public_url, url_credentials
 from icechunk.base.texts import labelled
 from icechunk.config import StorageSettings
@@ -343,15 +345,19 @@ class GuardedHttp(Storage):
             headers["Range"] = f"bytes={first}-{last}"
         retries, timeouts = self._effective.retries, self._effective.timeouts
         operation = timeouts.operation_timeout_ms
-        seconds = _OPERATION if operation is None else operation / 1000
-        deadline = time.monotonic() + seconds
+        limit = deadline.current()
+        seconds = min(_OPERATION if operation is None else operation / 1000, limit.left)
+        if seconds <= 0:
+            raise self._failure(key, str(limit))
+        is_strict = operation is not None or limit.left < math.inf
+        latest = time.monotonic() + seconds
         failure = self._failure(key, "not tried")
         for attempt in range(retries.max_tries):
             if attempt:
                 pause = min(retries.initial_backoff_ms * 2**attempt, retries.max_backoff_ms) / 1000
-                time.sleep(pause * random.uniform(0.5, 1.0))
+                time.sleep(min(pause * random.uniform(0.5, 1.0), max(limit.left, 0)))
             # what takes long because of its size may go on, unless the caller set the limit
-            allowance = Allowance(self._reading, seconds, strict=operation is not None)
+            allowance = Allowance(self._reading, seconds, strict=is_strict)
             try:
                 answer = self._exchange(method, url, headers, byte_range, allowance)
             except UnfitAnswerError as exc:
@@ -360,12 +366,12 @@ class GuardedHttp(Storage):
                 # a URL or a header is invalid, and the text may show it
                 raise self._failure(key, f"no request can be made: {type(exc).__name__}") from None
             except _FAILURES as exc:
-                failure = self._failure(key, _reason(exc))
+                failure = self._failure(key, _reason(exc) if limit.left > 0 else str(limit))
             else:
                 if answer.status not in _PASSING:
                     return answer
                 failure = self._failure(key, f"status {answer.status}", answer.status)
-            if time.monotonic() > deadline:
+            if time.monotonic() > latest:
                 break
         raise failure
 

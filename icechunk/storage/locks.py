@@ -3,32 +3,54 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
+
+from icechunk.base import deadline
 
 if sys.platform == "win32":
     import msvcrt
 
     def _acquire(fd: int) -> None:
-        while True:
+        while deadline.seconds_left() > 0:
             try:
                 # it gives up with an error after ten seconds, which is no reason for us to
                 msvcrt.locking(fd, msvcrt.LK_LOCK, 1)
             except OSError:
                 continue
             return
+        raise _too_late()
 
 else:
     import fcntl
 
     def _acquire(fd: int) -> None:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        if deadline.seconds_left() == math.inf:
+            # the system knows the order of those who wait
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            return
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if deadline.seconds_left() <= 0:
+                    raise _too_late() from None
+            time.sleep(_ONE_LOOK)
 
 
+def _too_late() -> OSError:
+    return TimeoutError(errno.ETIMEDOUT, f"another process has the lock; {deadline.current()}")
+
+
+#: Seconds between two looks at a lock, where there is a time limit.
+_ONE_LOOK: Final = 0.01
 #: A link in its place is not followed: it could lead anywhere.
 _FLAGS: Final = (
     os.O_RDWR
@@ -123,7 +145,7 @@ def queue_at(
     # limit, so the wait takes a thread.
     threading.Thread(target=wait, name="icechunk-queue", daemon=True).start()
     try:
-        called.wait(patience)
+        called.wait(max(min(patience, deadline.seconds_left()), 0))
         yield
     finally:
         done.set()

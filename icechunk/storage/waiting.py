@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
+from icechunk.base import deadline
+from icechunk.base.deadline import Deadline
 from icechunk.base.threads import Interruptible
 from icechunk.base.visible import in_a_line
 from icechunk.errors import StorageError
@@ -59,13 +61,16 @@ class Request:
     seconds: float
     allowance: Allowance | None = None
     _start: float = field(default_factory=lambda: time.monotonic())
+    _deadline: Deadline = field(default_factory=deadline.current)
 
     @property
     def left(self) -> float:
         """How much longer to wait, in seconds; zero or less for no longer."""
         if self.allowance is not None:
-            return self.allowance.left
-        return self._start + self.seconds - time.monotonic()
+            left = self.allowance.left
+        else:
+            left = self._start + self.seconds - time.monotonic()
+        return min(left, self._deadline.left)
 
     def say(self) -> None:
         """Log that there is no answer yet."""
@@ -74,11 +79,15 @@ class Request:
             self.operation,
             in_a_line(self.key),
             self.url,
-            self.seconds,
+            min(self.seconds, self._deadline.seconds),
         )
 
     def too_late(self) -> StorageError:
         """Return the error for an answer that did not arrive, or not completely."""
+        if self._deadline.left <= 0:
+            return StorageError(
+                f"cannot {self.operation} {self.key} in {self.url}: {self._deadline}"
+            )
         if self.allowance is not None:
             return StorageError(
                 f"cannot {self.operation} {self.key} in {self.url}: the answer comes too slowly, "
@@ -159,6 +168,8 @@ def answer(request: Request, call: Callable[[], T]) -> T:
     StorageError
         If there is no answer in time.
     """
+    if request.left <= 0:
+        raise request.too_late()
     try:
         worker = _idle.pop()
     except IndexError:
@@ -201,11 +212,12 @@ class patient:  # noqa: N801 (used like a function)
 
     async def __aenter__(self) -> patient:
         request = self._request
+        left = request.left
+        if left <= 0:
+            raise request.too_late()
         loop = asyncio.get_running_loop()
-        self._saying = (
-            loop.call_later(_SILENCE, request.say) if request.seconds > _SILENCE else None
-        )
-        self._limit = asyncio.timeout(request.seconds)
+        self._saying = loop.call_later(_SILENCE, request.say) if left > _SILENCE else None
+        self._limit = asyncio.timeout(left)
         await self._limit.__aenter__()
         return self
 
