@@ -27,7 +27,7 @@ except ModuleNotFoundError as error:
 
 if TYPE_CHECKING:
     from icechunk_dask.archives.virtualize import remove_files, virtualize
-    from icechunk_dask.copying import ingest
+    from icechunk_xarray.copying import ingest
 
 __all__ = [
     "Status",
@@ -44,12 +44,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # only this needs what reads NetCDF files
+    # only these need what reads NetCDF files; copying them is xarray's part, which lies above
     if name not in ("ingest", "remove_files", "virtualize"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         module = importlib.import_module(
-            "icechunk_dask.copying" if name == "ingest" else "icechunk_dask.archives.virtualize"
+            "icechunk_xarray.copying" if name == "ingest" else "icechunk_dask.archives.virtualize"
         )
     except ModuleNotFoundError as error:
         raise ImportError(

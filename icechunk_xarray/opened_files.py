@@ -14,7 +14,7 @@ import xarray as xr
 from icechunk import InvalidInputError
 from icechunk.base.public_url import is_secret, url_credentials
 from icechunk_dask.archives.virtualize import names_of
-from icechunk_dask.copy_checks import Block
+from icechunk_xarray.copy_checks import Block
 
 __all__ = ["OpenedFiles", "Opening", "refuse_with_engine", "reopened"]
 

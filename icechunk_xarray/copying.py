@@ -36,11 +36,13 @@ from icechunk_dask.archives.report import VariableReport, VirtualizeReport
 from icechunk_dask.archives.sources import Sources, Version, location_of
 from icechunk_dask.archives.target import Opened, Target
 from icechunk_dask.archives.virtualize import names_of, virtualize
-from icechunk_dask.copy_checks import Block, check_fit, check_places
 from icechunk_dask.executors import ExecutorOption
 from icechunk_dask.one_call import alone
-from icechunk_dask.opened_files import OpenedFiles, Opening, refuse_with_engine, reopened
 from icechunk_dask.progress import ProgressOption
+from icechunk_xarray.copy_checks import Block, check_fit, check_places
+from icechunk_xarray.opened_files import OpenedFiles, Opening, refuse_with_engine, reopened
+from icechunk_xarray.templates import with_chunks
+from icechunk_xarray.writer import to_icechunk
 
 __all__ = ["ingest"]
 
@@ -455,8 +457,6 @@ class _Copying:
     # -- one set of files ----------------------------------------------------------------
     def _copy(self, name: str, about: Mapping[str, Any]) -> str:
         """Copy what the archive on a branch has, note the files, and delete the branch."""
-        from icechunk_xarray import to_icechunk
-
         repository = self.repository
         if "opening" in about:
             obj = reopened(about)
@@ -558,8 +558,6 @@ class _Copying:
         return dataset
 
     def _encoding(self, obj: xr.DataTree) -> dict[str, Any]:
-        from icechunk_xarray.templates import with_chunks
-
         parts = []
         for node in obj.subtree:
             path = node.path.strip("/")
