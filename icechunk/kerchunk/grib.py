@@ -27,12 +27,14 @@ from icechunk.kerchunk.grib_sections import field_message
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["NUMCODEC", "GribCodec", "grib_handle", "grid_points"]
+__all__ = ["NUMCODEC", "GribCodec", "GridLines", "grib_handle", "grid_lines", "grid_points"]
 
 #: Name of the codec among those of numcodecs.
 NUMCODEC: Final = "grib"
 #: No Gaussian grid has more parallels between pole and equator.
 _MOST_PARALLELS: Final = 1 << 14
+#: Grids of which ecCodes knows that every other row may be scanned backwards.
+_TURNING: Final = ("lambert", "mercator", "polar_stereographic")
 #: ecCodes is not safe to use from several threads.
 _ECCODES: Final = threading.RLock()
 
@@ -105,20 +107,20 @@ class GribCodec(ArrayBytesCodec):
                     values = eccodes.codes_get_array(handle, "values")
                 # in fields without rows, all values lie along one dimension
                 rows = len(shape) > 1 and shape[-1] != values.size
-                columns = _columns(handle) if rows else None
+                lines = grid_lines(handle) if rows else None
         except eccodes.CodesInternalError as exc:
             raise InvalidInputError(f"ecCodes cannot decode a GRIB message: {exc}") from exc
         if values.size != np.prod(shape, dtype=np.int64):
             raise InvalidInputError(
                 f"the GRIB message has {values.size} values, but its chunk has the shape {shape}"
             )
-        if columns is not None:
-            if shape[-2:] != columns[::-1]:
+        if lines is not None:
+            points = lines.shape
+            if shape[-2:] != points:
                 raise InvalidInputError(
-                    f"the GRIB message has {columns[::-1]} points, but its chunk has the shape "
-                    f"{shape}"
+                    f"the GRIB message has {points} points, but its chunk has the shape {shape}"
                 )
-            values = np.ascontiguousarray(values.reshape(columns).T)
+            values = lines.in_rows(values)
         dtype = self.dtype or ("float64" if coordinate else "float32")
         return np.asarray(values.reshape(shape), dtype=dtype)
 
@@ -183,12 +185,24 @@ def grid_points(handle: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.fl
         table = eccodes.codes_get_array(copy, "latLonValues", float).reshape(-1, 3)
     finally:
         eccodes.codes_release(copy)
-    if len(table) != count or (np.diff(table[:, 2]) < 0).any():
+    if len(table) == count and not (np.diff(table[:, 2]) < 0).any():
+        return table[:, 0].copy(), table[:, 1].copy()
+    lines = grid_lines(handle)
+    # ecCodes begins with the point that is first, and goes along rows, and northwards. Where
+    # values go elsewhere, it takes the first point for another corner than the standard does
+    if not (
+        lines is not None
+        and lines.is_northeast
+        and lines.ni * lines.nj == count
+        and np.array_equal(table[:, 2], lines.numbers())
+    ):
         kind = eccodes.codes_get(handle, "gridType", str)
         raise InvalidInputError(
             f"ecCodes does not say where points lie in a grid {kind!r} that is scanned in this way"
         )
-    return table[:, 0].copy(), table[:, 1].copy()
+    found = np.empty((2, count))
+    found[:, table[:, 2].astype(np.intp)] = table[:, :2].T
+    return found[0], found[1]
 
 
 def _check_grid(handle: Any, count: int) -> None:
@@ -224,15 +238,66 @@ def _check_grid(handle: Any, count: int) -> None:
         raise InvalidInputError(f"the rows of its grid have {points} points, and it has {count}")
 
 
-def _columns(handle: Any) -> tuple[int, int] | None:
-    """Return the lengths of i and j if values that follow each other lie along meridians."""
+@dataclass(frozen=True)
+class GridLines:
+    """How the values of a message follow each other on a grid of rows and columns.
+
+    Attributes
+    ----------
+    ni, nj : int
+        Points of a row (along index i) and of a column.
+    columns : bool
+        Whether values that follow each other lie in a column.
+    turning : bool
+        Whether every other row is scanned backwards.
+    is_northeast : bool
+        Whether the first line is scanned towards larger i and j.
+    """
+
+    ni: int
+    nj: int
+    columns: bool
+    turning: bool
+    is_northeast: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, and points of a row."""
+        return self.nj, self.ni
+
+    def in_rows(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return values in rows, all of them in the same direction."""
+        if self.columns:
+            return np.ascontiguousarray(values.reshape(self.ni, self.nj).T)
+        rows = values.reshape(self.nj, self.ni).copy()
+        if self.turning:
+            rows[1::2] = rows[1::2, ::-1].copy()
+        return rows
+
+    def numbers(self) -> npt.NDArray[np.int64]:
+        """Return which value of the message each point has, row after row."""
+        return self.in_rows(np.arange(self.ni * self.nj)).ravel()
+
+
+def grid_lines(handle: Any) -> GridLines | None:
+    """Return how values follow each other; None if they are as their grid has them."""
     import eccodes
 
-    if not eccodes.codes_is_defined(handle, "jPointsAreConsecutive"):
+    def flag(key: str) -> bool:
+        return bool(eccodes.codes_is_defined(handle, key) and eccodes.codes_get_long(handle, key))
+
+    columns = flag("jPointsAreConsecutive")
+    # on other grids ecCodes turns no rows, and what it makes of columns is not what is meant
+    turning = (
+        not columns
+        and flag("alternativeRowScanning")
+        and eccodes.codes_get(handle, "gridType", str) in _TURNING
+    )
+    if not columns and not turning:
         return None
-    if not eccodes.codes_get_long(handle, "jPointsAreConsecutive"):
-        return None
-    return eccodes.codes_get_long(handle, "Ni"), eccodes.codes_get_long(handle, "Nj")
+    ni, nj = (eccodes.codes_get_long(handle, key) for key in ("Ni", "Nj"))
+    northeast = flag("jScansPositively") and not flag("iScansNegatively")
+    return GridLines(ni, nj, columns, turning, northeast)
 
 
 register_codec(GribCodec.name, GribCodec)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from cfgrib import dataset as cf
 
 from icechunk import InvalidInputError
-from icechunk.kerchunk.grib import grib_handle, grid_points
+from icechunk.kerchunk.grib import GridLines, grib_handle, grid_lines, grid_points
 from icechunk.kerchunk.grib_sections import GribField
 
 __all__ = ["GribHeader", "Grid", "grib_matches", "read_grib_header"]
@@ -187,6 +187,9 @@ class _Keys:
 
     def points(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         return grid_points(self._handle)
+
+    def lines(self) -> GridLines | None:
+        return grid_lines(self._handle)
 
 
 # -- names and attributes --------------------------------------------------------------
@@ -372,8 +375,8 @@ def _computed(keys: _Keys) -> Grid:
         return Grid(dimensions, shape, {}, attributes, str(exc))
     found = [latitudes, longitudes]
     if len(shape) == 2:
-        columns = bool(keys.get("jPointsAreConsecutive", int))
-        found = [v.reshape(shape[::-1]).T if columns else v.reshape(shape) for v in found]
+        lines = keys.lines()
+        found = [lines.in_rows(v) if lines else v.reshape(shape) for v in found]
     names = ("latitude", "longitude")
     if not regular:
         coordinates = {name: (dimensions, v) for name, v in zip(names, found, strict=True)}
@@ -382,5 +385,5 @@ def _computed(keys: _Keys) -> Grid:
     if (found[0] != latitude[:, None]).any() or (found[1] != longitude).any():
         reason = "its points do not lie on parallels and meridians"
         return Grid(dimensions, shape, {}, attributes, reason)
-    lines = zip(names, (latitude, longitude), strict=True)
-    return Grid(dimensions, shape, {name: ((name,), v) for name, v in lines}, attributes)
+    axes = zip(names, (latitude, longitude), strict=True)
+    return Grid(dimensions, shape, {name: ((name,), v) for name, v in axes}, attributes)
