@@ -80,7 +80,7 @@ def make_jobs(
             )
         if not isinstance(source, da.Array):
             raise InvalidInputError(
-                f"a source is a {type(source).__name__}; make a Dask array of it, as with "
+                f"a source is of type {type(source).__name__}; make a Dask array of it, as with "
                 "dask.array.from_array"
             )
         target = Target.of(array, region)

@@ -91,7 +91,8 @@ class Opening:
                 json.dumps(value)
             except (TypeError, ValueError):
                 raise InvalidInputError(
-                    f"open_options[{name!r}] is a {type(value).__name__}: it must be a value that "
+                    f"open_options[{name!r}] is of type {type(value).__name__}: "
+                    "it must be a value that "
                     "JSON has a form for, because a call that goes on opens the files again"
                 ) from None
             secret = _secret_in(name, value)

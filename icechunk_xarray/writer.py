@@ -297,7 +297,7 @@ def destination_of(destination: Any, **arguments: object) -> Target:
     if isinstance(destination, IcechunkStore):
         if destination.read_only:
             raise ReadOnlyError(
-                "this store is read-only; get one from Repository.writable_session(branch)",
+                "get one that writes from Repository.writable_session(branch).store",
                 ErrorKind.READ_ONLY_STORE,
             )
         destination = destination.session
@@ -321,13 +321,11 @@ def _refuse_with_session(arguments: Mapping[str, object]) -> None:
 def _check_writable(session: Session) -> None:
     if session.read_only:
         raise ReadOnlyError(
-            "this session is read-only; get one that writes from "
-            "Repository.writable_session(branch)",
+            "get one that writes from Repository.writable_session(branch)",
             ErrorKind.READ_ONLY_SESSION,
         )
     if session.mode is not SessionMode.writable:
         raise SessionStateError(
-            "this session only rearranges nodes; write in one from "
-            "Repository.writable_session(branch)",
+            "write in one from Repository.writable_session(branch)",
             ErrorKind.REARRANGE_SESSION_ONLY,
         )

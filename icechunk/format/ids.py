@@ -72,8 +72,13 @@ def decode_id(text: str, size: int = OBJECT_ID_SIZE) -> bytes:
             number = number << 5 | _VALUES[c]
         if number & ((1 << spare) - 1) == 0:
             return (number >> spare).to_bytes(size, "big")
+        # an id has fewer bits than its letters, so the last one takes few values
+        last = ", ".join(_ALPHABET[:: 1 << spare])
+        problem = f"no id ends with {letters[-1]!r}, only with one of {last}"
+    else:
+        problem = f"expected {chars} characters of {_ALPHABET}"
     raise InvalidInputError(
-        f"{text!r} is not an id: expected {chars} characters of {_ALPHABET}",
+        f"{text!r} is not an id: {problem}",
         ErrorKind.INVALID_SNAPSHOT_ID if size == OBJECT_ID_SIZE else ErrorKind.INVALID_KEY,
     )
 

@@ -48,7 +48,7 @@ class Metadata(Mapping[str, Any]):
         for key in values:
             if not isinstance(key, str):
                 raise InvalidInputError(
-                    f"{name}: the key {key!r} is a {type(key).__name__}, keys must be strings",
+                    f"{name}: the key {key!r} is of type {type(key).__name__}; keys are strings",
                     ErrorKind.BAD_METADATA,
                 )
         self._raw = {key: flexbuf.dumps(values[key], f"{name}[{key!r}]") for key in sorted(values)}

@@ -59,8 +59,8 @@ class BranchesAndTags:
         def compute(info: RepoInfo) -> tuple[RepoInfo, UpdateEntry]:
             if branch in info.branches:
                 raise AlreadyExistsError(
-                    f"the branch {branch!r} exists already, at snapshot "
-                    f"{encode_id(info.branches[branch])}; reset_branch moves it",
+                    f"{branch!r} is at snapshot {encode_id(info.branches[branch])}; "
+                    "reset_branch moves it",
                     ErrorKind.BRANCH_ALREADY_EXISTS,
                 )
             require_snapshot(info, target)
@@ -148,7 +148,8 @@ class BranchesAndTags:
         """
         if branch == MAIN:
             raise SessionStateError(
-                "the branch 'main' cannot be deleted", ErrorKind.CANNOT_DELETE_MAIN
+                "every repository has this branch; reset_branch moves it",
+                ErrorKind.CANNOT_DELETE_MAIN,
             )
 
         def compute(info: RepoInfo) -> tuple[RepoInfo, UpdateEntry]:
@@ -181,12 +182,12 @@ class BranchesAndTags:
             require_feature(info, CREATE_TAG)
             if tag in info.tags:
                 raise AlreadyExistsError(
-                    f"the tag {tag!r} exists already; tags never move, use another name",
+                    f"{tag!r} is at snapshot {encode_id(info.tags[tag])}; use another name",
                     ErrorKind.TAG_ALREADY_EXISTS,
                 )
             if tag in info.deleted_tags:
                 raise AlreadyExistsError(
-                    f"a tag {tag!r} existed and was deleted; names of tags are used once",
+                    f"{tag!r}; use another name",
                     ErrorKind.TAG_PREVIOUSLY_DELETED,
                 )
             require_snapshot(info, target)

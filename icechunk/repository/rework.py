@@ -360,5 +360,5 @@ def _check_told(changes: ChangeSet, log: TransactionLog, id: str) -> None:
 
 def _unknown(id: str, why: str) -> SessionStateError:
     return SessionStateError(
-        f"what snapshot {id} changed cannot be said: {why}", ErrorKind.COMMIT_NOT_ALLOWED
+        f"what snapshot {id} changed cannot be said: {why}", ErrorKind.NOT_ALLOWED
     )

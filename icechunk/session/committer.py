@@ -315,14 +315,15 @@ class Committer:
         """Refuse if there is no branch to commit to, or nothing to commit."""
         if self._edits.mode is SessionMode.readonly or self.branch is None:
             raise SessionStateError(
-                "this session cannot commit: it is read-only, was committed before, or is a "
-                "fork whose changes are to be merged into the session it came from",
+                "this one is read-only, was committed before, or is a fork, which is merged into "
+                "the session that it came from; Repository.writable_session(branch) returns one "
+                "that commits",
                 ErrorKind.COMMIT_NOT_ALLOWED,
             )
         self._edits.check_written()
         if not allow_empty and not self._edits.has_changes:
             raise SessionStateError(
-                "nothing to commit: no changes were made (allow_empty=True commits all the same)",
+                "pass allow_empty=True to commit all the same",
                 ErrorKind.NO_CHANGES_TO_COMMIT,
             )
 
@@ -478,7 +479,7 @@ class Committer:
                         f"snapshot {encode_id(id)} of this session was committed, though its "
                         "answer was lost; what was changed since is not in it, and cannot be "
                         "committed here: write it again in a new session",
-                        ErrorKind.COMMIT_NOT_ALLOWED,
+                        ErrorKind.NOT_ALLOWED,
                     )
                 return sent
         return None

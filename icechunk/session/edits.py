@@ -159,14 +159,12 @@ class Edits:
         """
         if self.mode is SessionMode.readonly:
             raise ReadOnlyError(
-                "this session is read-only; get one that writes from "
-                "Repository.writable_session(branch)",
+                "get one that writes from Repository.writable_session(branch)",
                 ErrorKind.READ_ONLY_SESSION,
             )
         if self.mode is SessionMode.rearrange:
             raise SessionStateError(
-                "this session only rearranges nodes; commit it and write in a session from "
-                "Repository.writable_session(branch)",
+                "commit it, and write in a session from Repository.writable_session(branch)",
                 ErrorKind.REARRANGE_SESSION_ONLY,
             )
 

@@ -106,5 +106,5 @@ class FailedWrites:
             raise SessionStateError(
                 f"writing chunk {at} of {path!r}{more} failed, and others of the same write may "
                 "be there: write them again, delete them, or discard_changes()",
-                ErrorKind.COMMIT_NOT_ALLOWED,
+                ErrorKind.NOT_ALLOWED,
             )

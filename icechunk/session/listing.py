@@ -47,7 +47,11 @@ def find(session: Session, key: str) -> bytes | tuple[Node, tuple[int, ...]] | N
         return None
     if isinstance(parsed, MetadataKey):
         return node.user_data
-    return (node, parsed.coordinate) if node.is_array else None
+    array = node.array
+    # a folder among the chunks of an array has no value: ``a/c/0`` of two dimensions
+    if array is None or len(parsed.coordinate) != len(array.shape):
+        return None
+    return node, parsed.coordinate
 
 
 def below(session: Session, prefix: str) -> Iterator[tuple[Node, ChunkRefs | None]]:

@@ -280,8 +280,7 @@ class Session:
             if self.read_only:
                 self._edits.check_editable()
             raise SessionStateError(
-                "nodes move in sessions of their own; get one from "
-                "Repository.rearrange_session(branch)",
+                "get one from Repository.rearrange_session(branch)",
                 ErrorKind.NON_REARRANGE_SESSION,
             )
         with self._lock:

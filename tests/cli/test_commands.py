@@ -351,7 +351,7 @@ def test_commits_of_commits(folder: Path, repo: Repository) -> None:
         12,
         "back",
     )
-    assert "nothing to commit" in run("revert", folder, second, code=1).output
+    assert "no changes made to the session" in run("revert", folder, second, code=1).output
     run("squash", folder, "v1", "-m", "one")
     assert values("main") == 12.0
     assert [each.message for each in repo.ancestry(branch="main")][:2] == [

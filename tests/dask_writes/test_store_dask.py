@@ -252,7 +252,7 @@ def test_what_cannot_be_asked_for(storage: LocalStorage, here: None) -> None:
         store_dask(sources=[source()], targets=[a], retires=3)
     with pytest.raises(InvalidInputError, match="1 sources, 2 targets"):
         store_dask(sources=[source()], targets=[a, b])
-    with pytest.raises(InvalidInputError, match="a source is a ndarray"):
+    with pytest.raises(InvalidInputError, match="a source is of type ndarray"):
         store_dask(sources=[wrong], targets=[a])
     with pytest.raises(InvalidInputError, match="not a Zarr array of an Icechunk store"):
         other = zarr.create_array({}, name="x", shape=(24, 30), chunks=(4, 5), dtype="f8")

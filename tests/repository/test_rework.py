@@ -234,7 +234,7 @@ def test_nodes_are_picked_and_reverted() -> None:
     values = zarr.open_array(repo.readonly_session("main").store, path="g/x", mode="r")[:]
     assert values.tolist() == [1, 9, 3]
     assert now(repo)[5] == b"5"
-    with pytest.raises(SessionStateError, match="nothing to commit"):
+    with pytest.raises(SessionStateError, match="no changes made to the session"):
         repo.cherry_pick("main", "side")
     # what was changed since is not taken away
     with pytest.raises(RebaseFailedError, match="DeleteOfUpdatedArray, '/g/x'"):

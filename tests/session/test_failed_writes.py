@@ -77,7 +77,7 @@ def test_no_commit_of_a_part(storage: FaultyStorage, session: Session) -> None:
     ):
         with pytest.raises(SessionStateError, match=r"chunk \(\d+,\) of '/a' and of \d+ more") as e:
             call()
-        assert e.value.kind is ErrorKind.COMMIT_NOT_ALLOWED
+        assert e.value.kind is ErrorKind.NOT_ALLOWED
         assert "discard_changes()" in str(e.value)
     assert newest(session) == [0] * 20
 

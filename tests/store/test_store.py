@@ -388,17 +388,27 @@ async def test_documents_of_format_2(store: IcechunkStore, key: str) -> None:
         await store.set(key, B(b"{}"))
 
 
-async def test_chunks_that_have_no_place(store: IcechunkStore, array: zarr.Array[Any]) -> None:
+@pytest.mark.parametrize("listed", [False, True])
+async def test_chunks_that_have_no_place(
+    store: IcechunkStore, array: zarr.Array[Any], listed: bool
+) -> None:
+    """A listing turns the edits of a session into columns, which know the rank of an array."""
+    if listed:
+        assert len([key async for key in store.list()]) > 16 // 4
     for key, error in (
         ("nothing/c/0", NodeNotFoundError),
         ("c/0", InvalidInputError),  # of a group
         ("a/b/c/2/0", InvalidInputError),
+        ("a/b/c", InvalidInputError),
         ("a/b/c/0", InvalidInputError),
         ("a/b/c/0/0/0", InvalidInputError),
         ("a/b/c/4294967296/0", InvalidInputError),
     ):
         assert await store.get(key, PROTOTYPE) is None
+        assert store.get_sync(key) is None
         assert not await store.exists(key)
+        with pytest.raises(FileNotFoundError):
+            await store.getsize(key)
         await store.delete(key)
         for write in (store.set(key, B(b"x")), _lifted(store, key)):
             with pytest.raises(error):

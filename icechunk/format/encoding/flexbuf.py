@@ -213,7 +213,7 @@ class _Writer:
 
     def _key(self, key: object) -> int:
         if not isinstance(key, str):
-            self._refuse(f"the key is a {type(key).__name__}, keys must be strings")
+            self._refuse(f"the key is of type {type(key).__name__}, keys must be strings")
         position = self._keys.get(key)
         if position is None:
             raw = self._utf8(key)
