@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import operator
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +23,8 @@ from icechunk.errors import ErrorKind, FormatError, InvalidInputError
 MAX_CHUNKS_PER_DIMENSION: Final = 2**32 - 1
 #: How deep arrays and objects may be nested; other readers of JSON stop there.
 _MAX_DEPTH: Final = 100
+#: Sizes are stored in 64 bits.
+_MAX_SIZE: Final = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +118,21 @@ def check_document(user_data: bytes, path: str) -> None:
     Raises
     ------
     InvalidInputError
-        If it is not strict JSON, or its chunk grid contradicts its shape. The message names
-        the attribute.
+        If it is not strict JSON, has a name twice, or its chunk grid contradicts its shape. The
+        message names the attribute.
     """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            twice = next(key for key, times in Counter(k for k, _ in pairs).items() if times > 1)
+            raise _bad(path, f"{twice!r} is there twice, and clients differ in which they take")
+        return found
+
     try:
-        document = json.loads(user_data.decode())
+        document = json.loads(user_data.decode(), object_pairs_hook=unique)
+    except InvalidInputError:
+        raise
     except (ValueError, RecursionError) as error:
         raise _bad(path, f"not JSON: {error}") from None
     _check_value(document, path, ())
@@ -216,6 +229,8 @@ def _sizes(value: Any, path: str, field: str) -> tuple[int, ...]:
         not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in value
     ):
         raise _bad(path, f"{field} is {value!r}, expected a list of sizes")
+    if any(n > _MAX_SIZE for n in value):
+        raise _bad(path, f"{field} is {value!r}, but sizes are stored in 64 bits")
     return tuple(value)
 
 

@@ -32,6 +32,7 @@ def _adopted(ctx: click.Context, param: click.Parameter, given: tuple[str, ...])
     is_flag=True,
     help="Commit to that branch a version without what cannot be read.",
 )
+@click.option("--deep", is_flag=True, help="Decode all chunks of it, and count damaged ones.")
 @click.option(
     "--adopt",
     metavar="BRANCH=ID",
@@ -46,6 +47,7 @@ def repair(
     place: Storage,
     branch: str | None,
     drop_unreadable: bool,
+    deep: bool,
     adopt: dict[str, str],
     dry_run: bool,
     as_json: bool,
@@ -55,7 +57,12 @@ def repair(
 
     Nothing is dropped unless --drop-unreadable says so. What is dropped reads as fill values.
     """
-    how: dict[str, Any] = {"branch": branch, "drop_unreadable": drop_unreadable, "adopt": adopt}
+    how: dict[str, Any] = {
+        "branch": branch,
+        "drop_unreadable": drop_unreadable,
+        "deep": deep,
+        "adopt": adopt,
+    }
     found = Repository.repair(place, **how)
     if not dry_run and found.is_needed:
         if not as_json:

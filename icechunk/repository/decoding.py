@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
 from icechunk.base.rectilinear import place_of, rectilinear_chunks, stored_sizes
 from icechunk.errors import ErrorKind, IcechunkError
+from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.session import Session
 
-__all__ = ["NOT_ALLOWED", "decode_chunks"]
+__all__ = ["NOT_ALLOWED", "Problem", "Tried", "decode_chunks"]
 
 #: Chunks of an array that are decoded if not all are.
 _SAMPLE: Final = 8
@@ -28,12 +29,32 @@ NOT_ALLOWED: Final = frozenset(
         ErrorKind.UNAUTHORIZED_VIRTUAL_CHUNK_CONTAINER,
     }
 )
+#: What says nothing about the bytes: they could not be had, or not here.
+_NOT_OF_BYTES: Final = (IcechunkError, ImportError, MemoryError, NotImplementedError)
 _WHICH: Final = re.compile(r"^chunk \([\d, ]*\) of '.*?': ")
 
 
+class Problem(NamedTuple):
+    """Why a chunk, or an array, cannot be decoded.
+
+    Attributes
+    ----------
+    told : str
+    is_of_bytes : bool
+        Whether the bytes were there, and the codecs of the array refused them.
+    """
+
+    told: str
+    is_of_bytes: bool = False
+
+
+#: Coordinates of a chunk, and what is wrong with it.
+Tried: TypeAlias = tuple[tuple[int, ...], Problem | None]
+
+
 def decode_chunks(
-    session: Session, path: str, *, sample: bool
-) -> Iterator[tuple[tuple[int, ...], str | None]]:
+    session: Session, path: str, *, sample: bool = False, refs: ChunkRefs | None = None
+) -> Iterator[Tried]:
     """Decode chunks of an array, or shards where it has any.
 
     Parameters
@@ -43,13 +64,15 @@ def decode_chunks(
     path : str
     sample : bool
         Whether a few chunks are enough, the first and the last among them.
+    refs : ChunkRefs, optional
+        Those of the array that are looked at. Default: all.
 
     Yields
     ------
     tuple of int
-        Coordinates of a chunk that was written, and that may be read.
-    str or None
-        What is wrong with it.
+        Coordinates of a chunk that was written, and that may be read; empty if the problem is one
+        of the array.
+    Problem or None
     """
     import zarr  # half of the time that opening a repository would take
 
@@ -58,7 +81,7 @@ def decode_chunks(
             array: Any = zarr.open_array(session.store, path=path.strip("/"), mode="r")
         sizes = stored_sizes(array)
         # a grid may be declared of any size: what counts is what was written
-        refs = session.chunk_refs(path)
+        refs = session.chunk_refs(path) if refs is None else refs
         grid = np.asarray(session.tree.require(path).array.num_chunks, np.int64)  # type: ignore[union-attr]
         coords = refs.coords.astype(np.int64)
         written = np.unique(coords[(coords < grid).all(axis=1)], axis=0)
@@ -66,10 +89,10 @@ def decode_chunks(
         decoded = math.prod(largest) * array.dtype.itemsize
         stored = int(refs.length.max(initial=0))
     except Exception as error:  # any document may be wrong in any way
-        yield (), f"the array cannot be opened: {_told(error)}"
+        yield (), Problem(f"the array cannot be opened: {_told(error)}")
         return
     if decoded > max(_FREE, _RATIO * stored):
-        yield (), f"a chunk has {decoded} bytes, and no more than {stored} of any are stored"
+        yield (), Problem(f"a chunk has {decoded} bytes, and no more than {stored} are stored")
         return
     if sample and len(written) > _SAMPLE:
         written = written[np.linspace(0, len(written) - 1, _SAMPLE).astype(int)]
@@ -84,10 +107,11 @@ def decode_chunks(
             if isinstance(error, IcechunkError) and error.kind in NOT_ALLOWED:
                 # whether it can be read, only those know who may
                 continue
-            yield tuple(coord), _told(error)
+            yield tuple(coord), Problem(_told(error), not isinstance(error, _NOT_OF_BYTES))
             continue
         expected = math.prod(part.stop - part.start for part in region)
-        yield tuple(coord), None if values.size == expected else "it has another size"
+        same = values.size == expected
+        yield tuple(coord), None if same else Problem("it has another size", is_of_bytes=True)
 
 
 def _told(error: Exception) -> str:

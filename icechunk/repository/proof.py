@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 from icechunk.errors import InvalidInputError
-from icechunk.repository.decoding import decode_chunks
+from icechunk.repository.decoding import Tried, decode_chunks
 from icechunk.repository.sessions import Sessions
 from icechunk.repository.verification import Verification
 from icechunk.repository.verify import Verifier, damage_to_all
@@ -65,7 +65,7 @@ class Proof:
         if deep not in (False, True, "sample"):
             raise InvalidInputError(f"deep must be False, True or 'sample', not {deep!r}")
 
-        def decode(snapshot_id: str, path: str) -> Iterator[tuple[tuple[int, ...], str | None]]:
+        def decode(snapshot_id: str, path: str) -> Iterator[Tried]:
             session = self._sessions.readonly_session(snapshot_id=snapshot_id)
             return decode_chunks(session, path, sample=deep == "sample")
 

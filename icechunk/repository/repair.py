@@ -6,7 +6,7 @@ This loses nothing else, and nothing is dropped unless somebody asks for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
@@ -29,13 +29,16 @@ from icechunk.errors import (
     RepositoryNotFoundError,
 )
 from icechunk.format import layout
+from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.ids import decode_id, encode_id
 from icechunk.format.repo_info import RepoInfo, SnapshotEntry, decode_repo_info
 from icechunk.format.snapshot import Snapshot
+from icechunk.repository.decoding import Tried, decode_chunks
 from icechunk.repository.recipe import context_at
 from icechunk.repository.relog import says_all
 from icechunk.repository.repairs import Repair, UnlistedVersion
 from icechunk.repository.salvage import Salvage
+from icechunk.session import Session, SessionMode
 from icechunk.storage import AnyStorage
 from icechunk.storage.base import BytesLike
 
@@ -61,6 +64,7 @@ def repair(
     *,
     branch: str | None = None,
     drop_unreadable: bool = False,
+    deep: bool = False,
     adopt: Mapping[str, str] | None = None,
     dry_run: bool = True,
     config: RepositoryConfig | None = None,
@@ -87,6 +91,10 @@ def repair(
         whose objects are missing or cut short, manifests, nodes. **What is dropped reads as
         fill values**; the report names each. If the newest version cannot be read at all,
         the branch is moved to the newest that can be.
+    deep : bool, default False
+        Whether to decode all chunks of the newest version of the branch. Those whose bytes are
+        there, and that the codecs of their array refuse, count as unreadable. Chunks of which a
+        request fails, or that need a codec that is not installed, do not.
     adopt : mapping of str to str, optional
         Branches, and the ids of snapshots that become their newest versions: commits that
         the restored state does not know. In spec 1, which has no copies of refs, it says
@@ -119,10 +127,17 @@ def repair(
     >>> print(Repository.repair("s3://bucket/weather"))  # doctest: +SKIP
     >>> Repository.repair("s3://bucket/weather", dry_run=False)  # doctest: +SKIP
     """
-    if drop_unreadable and branch is None:
-        raise InvalidInputError("drop_unreadable needs a branch: name the one to drop from")
+    for name, given in (("drop_unreadable", drop_unreadable), ("deep", deep)):
+        if given and branch is None:
+            raise InvalidInputError(f"{name} needs a branch: name the one to look at")
     context = context_at(storage, config or RepositoryConfig())
-    repairer = Repairer(context.assets.uncached(), context.state, dry_run=dry_run)
+
+    def decode(id: bytes, path: str, refs: ChunkRefs) -> Iterator[Tried]:
+        return decode_chunks(Session(context, id, SessionMode.readonly), path, refs=refs)
+
+    repairer = Repairer(
+        context.assets.uncached(), context.state, decode if deep else None, dry_run=dry_run
+    )
     return repairer.run(branch, adopt or {}, drop_unreadable=drop_unreadable)
 
 
@@ -134,13 +149,23 @@ class Repairer:
     assets : Assets
         Without a cache.
     state : RepoState
+    decode : callable or None
+        Decodes chunks for `Salvage`.
     dry_run : bool
     """
 
-    def __init__(self, assets: Assets, state: RepoState, *, dry_run: bool) -> None:
+    def __init__(
+        self,
+        assets: Assets,
+        state: RepoState,
+        decode: Callable[[bytes, str, ChunkRefs], Iterator[Tried]] | None = None,
+        *,
+        dry_run: bool,
+    ) -> None:
         self._assets = assets
         self._state = state
         self._storage = assets.storage
+        self._decode = decode
         self._dry_run = dry_run
         if not (dry_run or self._storage.supports_writes):
             raise ReadOnlyError(
@@ -166,7 +191,7 @@ class Repairer:
         if branch is not None:
             if info is None or (adopted and not self._dry_run):
                 info = self._state.load()
-            salvage = Salvage(self._assets, self._state, info, branch)
+            salvage = Salvage(self._assets, self._state, info, branch, self._decode)
             told |= salvage.run(drop=drop_unreadable, dry_run=self._dry_run)
         return Repair(self._storage.url, self._dry_run, **told)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -32,6 +32,7 @@ from icechunk.format.repo_info import RepoInfo, SnapshotEntry, with_item
 from icechunk.format.snapshot import Snapshot
 from icechunk.format.transaction_log import TransactionLog
 from icechunk.format.updates import UpdateEntry, UpdateKind
+from icechunk.repository.decoding import Tried
 from icechunk.repository.listing import Listing
 from icechunk.repository.relog import log_between
 from icechunk.repository.repairs import Dropped
@@ -50,13 +51,24 @@ class Salvage:
     info : RepoInfo
         The current one, or the one that would be.
     branch : str
+    decode : callable or None
+        Called with the id of a snapshot, the path of an array and references of it; yields what
+        decoding their chunks showed. None: no chunk is decoded.
     """
 
-    def __init__(self, assets: Assets, state: RepoState, info: RepoInfo, branch: str) -> None:
+    def __init__(
+        self,
+        assets: Assets,
+        state: RepoState,
+        info: RepoInfo,
+        branch: str,
+        decode: Callable[[bytes, str, ChunkRefs], Iterator[Tried]] | None = None,
+    ) -> None:
         self._assets = assets
         self._state = state
         self._info = info
         self._branch = branch
+        self._decode = decode
         self._spec_version = info.spec_version
         self._dropped: list[Dropped] = []
         self._chunks: dict[bytes, npt.NDArray[np.uint32]] = {}
@@ -178,19 +190,38 @@ class Salvage:
             self._dropped.append(Dropped(node.path, str(error), count, ref.extents or None))
             return None
         bad = self._bad_rows(refs)
+        self._drop(node, refs.take(bad), "missing or cut short")
+        for told, rows in self._undecodable(version, node, refs, ~bad).items():
+            self._drop(node, refs.take(rows), f"cannot be decoded, {told}")
+            bad[rows] = True
         if not bad.any():
             return ref
-        lost = refs.take(np.flatnonzero(bad))
+        return None if bad.all() else refs.take(~bad)
+
+    def _drop(self, node: Node, lost: ChunkRefs, why: str) -> None:
+        """Note that some references of an array go."""
+        if not len(lost):
+            return
         self._chunks[node.id] = np.concatenate(
             [self._chunks.get(node.id, lost.coords[:0]), lost.coords]
         )
-        assert lost.chunk_id is not None
-        names = [layout.chunk_key(id.tobytes()) for id in lost.chunk_id[:3]]
-        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-        why = f"missing or cut short: {', '.join(names)}{more}"
+        if lost.chunk_id is not None:
+            native = lost.chunk_id[lost.kind == RefKind.NATIVE]
+            names = [layout.chunk_key(id.tobytes()) for id in native[:3]]
+            names += [f"{len(native) - 3} more"] if len(native) > 3 else []
+            why += f": {', '.join(names)}" if names else ""
         self._dropped.append(Dropped(node.path, why, len(lost), lost.extents()))
-        left = refs.take(np.flatnonzero(~bad))
-        return left if len(left) else None
+
+    def _undecodable(
+        self, version: Snapshot, node: Node, refs: ChunkRefs, there: npt.NDArray[np.bool_]
+    ) -> dict[str, npt.NDArray[np.intp]]:
+        """Return the references whose bytes the codecs of the array refuse, by what they say."""
+        found: dict[str, list[tuple[int, ...]]] = {}
+        if self._decode is not None and there.any():
+            for coord, problem in self._decode(version.id, node.path, refs.take(there)):
+                if problem is not None and problem.is_of_bytes:
+                    found.setdefault(problem.told, []).append(coord)
+        return {told: refs.find_many(coords) for told, coords in found.items()}
 
     def _bad_rows(self, refs: ChunkRefs) -> npt.NDArray[np.bool_]:
         bad = np.zeros(len(refs), np.bool_)
@@ -255,9 +286,7 @@ class Salvage:
             deleted_groups=tuple(sorted(n.id for n in self._gone if not n.is_array)),
             # which chunks a manifest held that is gone nobody knows
             updated_arrays=tuple(sorted(self._touched)),
-            updated_chunks={
-                k: (c[np.lexsort(c.T[::-1])],) for k, c in sorted(self._chunks.items())
-            },
+            updated_chunks={k: (_sorted(c),) for k, c in sorted(self._chunks.items())},
         )
         assets.write_transaction_log(log, spec_version=self._spec_version)
         assets.write_snapshot(snapshot, spec_version=self._spec_version)
@@ -266,3 +295,8 @@ class Salvage:
         )
         self._state.update(publish.add_commit(self._branch, version.id, entry))
         return encode_id(id)
+
+
+def _sorted(coords: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """Return coordinates in order; a scalar has one chunk, without coordinates."""
+    return coords[np.lexsort(coords.T[::-1])] if coords.shape[1] else coords

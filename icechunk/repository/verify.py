@@ -28,7 +28,7 @@ from icechunk.errors import (
 from icechunk.format import layout
 from icechunk.format.chunk_refs import ChunkRefs, RefKind
 from icechunk.format.encoding.envelope import BytesLike, FileType
-from icechunk.format.ids import INITIAL_SNAPSHOT_ID, encode_id, parent_paths
+from icechunk.format.ids import INITIAL_SNAPSHOT_ID, encode_id
 from icechunk.format.invariants import broken_invariants
 from icechunk.format.manifest import Manifest
 from icechunk.format.metadata import Metadata
@@ -37,7 +37,7 @@ from icechunk.format.repo_info import RepoInfo, SnapshotEntry
 from icechunk.format.snapshot import Snapshot
 from icechunk.format.transaction_log import TransactionLog
 from icechunk.repository import archive_tables
-from icechunk.repository.decoding import NOT_ALLOWED
+from icechunk.repository.decoding import NOT_ALLOWED, Tried
 from icechunk.repository.listing import Listing
 from icechunk.repository.reachable import MAX_THREADS, batches
 from icechunk.repository.relog import NodeState, node_states, untold
@@ -104,8 +104,7 @@ class Verifier:
         load: Callable[[], RepoInfo],
         *,
         virtual: VirtualResolver | None = None,
-        read_values: Callable[[str, str], Iterator[tuple[tuple[int, ...], str | None]]]
-        | None = None,
+        read_values: Callable[[str, str], Iterator[Tried]] | None = None,
         all_copies: bool = False,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
@@ -304,19 +303,15 @@ class Verifier:
         if (snapshot.message, snapshot.metadata) != (entry.message, entry.metadata):
             wrong("it has another message or other metadata than the repo info says")
         used: set[bytes] = set()
-        nodes = list(snapshot.nodes())
-        groups = {node.path for node in nodes if node.array is None}
         ids: set[bytes] = set()
-        for node in nodes:
+        # a node without a group above it is none: stores take documents in any order, and keep
+        # what lies below one that was deleted or became an array
+        for node in snapshot.nodes():
             if node.id in ids:
                 wrong(f"{node.path} has the id of another node", node.path)
             for table in archive_tables.tables_in(node.user_data):
                 self._tables[table].add(entry.id)
             ids.add(node.id)
-            for parent in parent_paths(node.path):
-                if parent != "/" and parent not in groups:
-                    wrong(f"{node.path} lies below {parent}, which is not a group", node.path)
-                    break
             for told in contradictions(node):
                 wrong(told, node.path)
             if node.array is None:
@@ -495,7 +490,7 @@ class Verifier:
                 self._found(bad[0], source[0], bad[1], users, path)
 
     # -- values ------------------------------------------------------------------------------
-    def _check_values(self, read: Callable[[str, str], Iterator[Any]]) -> None:
+    def _check_values(self, read: Callable[[str, str], Iterator[Tried]]) -> None:
         """Decode chunks of the newest version of each branch and tag."""
         self._checked["values"] = 0
         tips = {
@@ -513,10 +508,10 @@ class Verifier:
                     continue
                 seen.add((node.id, node.array.manifests))
                 bad: dict[str, list[tuple[int, ...]]] = defaultdict(list)
-                for coord, told in read(encode_id(tip), node.path):
+                for coord, problem in read(encode_id(tip), node.path):
                     self._checked["values"] += 1
-                    if told is not None:
-                        bad[told].append(coord)
+                    if problem is not None:
+                        bad[problem.told].append(coord)
                 for told, coords in bad.items():
                     table = np.asarray(coords, np.uint32).reshape(len(coords), -1)
                     self._found("unreadable", node.path, told, [tip], node.path, table)

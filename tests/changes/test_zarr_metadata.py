@@ -40,6 +40,12 @@ def array(shape: list[int], chunk_shapes: list[Any]) -> bytes:
     return json.dumps(document).encode()
 
 
+def regular(length: int, chunk: int) -> bytes:
+    document = json.loads(array([length], [chunk]))
+    document["chunk_grid"] = {"name": "regular", "configuration": {"chunk_shape": [chunk]}}
+    return json.dumps(document).encode()
+
+
 @pytest.mark.parametrize(
     ("attributes", "words"),
     [
@@ -85,6 +91,42 @@ def test_all_ways_into_a_store() -> None:
 def test_other_encodings_and_numbers_out_of_range(document: bytes) -> None:
     with pytest.raises(InvalidInputError, match="metadata of node '/g'"):
         session().set_metadata_document("/g", document)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        # what a dict with the keys 1 and "1" becomes
+        ('"attributes": {}', '"attributes": {"1": 2, "1": 3}', "'1' is there twice"),
+        ('"attributes": {}', '"attributes": {"x": [{"y": 2, "y": 2}]}', "'y' is there twice"),
+        ('"zarr_format": 3', '"zarr_format": 3, "zarr_format": 3', "'zarr_format' is there twice"),
+    ],
+)
+def test_names_that_are_there_twice(old: str, new: str, words: str) -> None:
+    document = group().decode().replace(old, new).encode()
+    with pytest.raises(InvalidInputError, match=f"metadata of node '/g': {words}"):
+        session().set_metadata_document("/g", document)
+
+
+@pytest.mark.parametrize("spec_version", [1, 2])
+@pytest.mark.parametrize("shape, chunk", [(4, 2**64), (2**64, 2**64 - 1), (2**80, 2**79)])
+def test_sizes_of_more_than_64_bits(spec_version: int, shape: int, chunk: int) -> None:
+    target = Repository.create(MemoryStorage(), spec_version=spec_version).writable_session("main")
+    with pytest.raises(
+        InvalidInputError, match=r"shape is \[\d+\], but sizes are stored in 64 bits"
+    ):
+        target.set_metadata_document("/a", regular(shape, chunk))
+
+
+@pytest.mark.parametrize("spec_version", [1, 2])
+@pytest.mark.parametrize("shape, chunk", [(4, 2**64 - 1), (2**64 - 1, 2**63), (2**63, 2**33)])
+def test_the_largest_sizes(spec_version: int, shape: int, chunk: int) -> None:
+    repository = Repository.create(MemoryStorage(), spec_version=spec_version)
+    writing = repository.writable_session("main")
+    writing.set_metadata_document("/a", regular(shape, chunk))
+    writing.commit("large")
+    reopened = Repository.open(repository.storage).readonly_session("main")
+    assert reopened.tree.require_array("/a")[1].shape == (shape,)
 
 
 VALUES = st.recursive(

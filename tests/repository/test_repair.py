@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from zarr.core.buffer import cpu
 
 from icechunk import (
     ConflictError,
@@ -20,6 +21,7 @@ from icechunk import (
     Repository,
     RepositoryConfig,
     RepositoryNotFoundError,
+    StorageError,
     local_filesystem_storage,
 )
 from icechunk.format import layout
@@ -279,3 +281,94 @@ def test_refs_of_spec_1(folder: Path) -> None:
 def test_the_first_log_may_be_missing(folder: Path) -> None:
     (folder / layout.transaction_key(INITIAL_SNAPSHOT_ID)).unlink(missing_ok=True)
     assert not Repository.repair(folder, branch="main").is_needed
+
+
+# -- chunks that do not decode ----------------------------------------------------------------
+@pytest.fixture
+def undecodable(request: pytest.FixtureRequest, tmp_path: Path) -> Repository:
+    """Arrays of several codecs, in each of which one of three chunks is of no use."""
+    config = RepositoryConfig(inline_chunk_threshold_bytes=100)
+    storage = local_filesystem_storage(str(tmp_path / "repo"))
+    repo = Repository.create(storage, config, spec_version=request.param)
+    session = repo.writable_session("main")
+    root = zarr.create_group(session.store)
+    compressors: dict[str, Any] = {
+        "zstd": zarr.codecs.ZstdCodec(),
+        "gzip": zarr.codecs.GzipCodec(),
+        "blosc": zarr.codecs.BloscCodec(),
+        "crc": zarr.codecs.Crc32cCodec(),
+        "plain": None,
+    }
+    values = np.random.default_rng(0).integers(0, 1 << 30, 300)
+    for name, compressor in compressors.items():
+        options: dict[str, Any] = {"chunks": (100,), "compressors": compressor, "fill_value": -1}
+        root.create_array(name, data=values, **options)
+        root.create_array(f"{name}, inline", data=values[:3], **options | {"chunks": (1,)})
+    root.create_array("shards", data=values, chunks=(50,), shards=(100,), fill_value=-1)
+    root.create_array("scalar", data=np.asarray(7), fill_value=-1)
+    for name, array in root.arrays():
+        key = f"{name}/c/1" if array.ndim else f"{name}/c"
+        size = 30 if "inline" in name else 500
+        damage = b"\x07" * size
+        asyncio.run(session.store.set(key, cpu.Buffer.from_bytes(damage)))
+    # this one is as good as before
+    root.create_array("good", data=values, chunks=(100,))
+    session.commit("damaged")
+    return repo
+
+
+@pytest.mark.parametrize("undecodable", [1, 2], indirect=True)
+def test_chunks_that_do_not_decode_are_dropped_when_asked(undecodable: Repository) -> None:
+    repo, storage = undecodable, undecodable.storage
+    tip = repo.lookup_branch("main")
+    damaged = repo.verify(deep=True).damages
+    assert len(damaged) == 12
+    # what is shallow does not see it, and what does not ask changes nothing
+    assert not Repository.repair(storage, branch="main", drop_unreadable=True).is_needed
+    plan = Repository.repair(storage, branch="main", deep=True, dry_run=False)
+    assert plan.is_needed and repo.lookup_branch("main") == tip
+    done = Repository.repair(storage, branch="main", drop_unreadable=True, deep=True, dry_run=False)
+    assert plan.dropped == done.dropped
+    assert {(each.path, each.region) for each in done.dropped} == {
+        (each.array, each.region) for each in damaged
+    }
+    assert all("cannot be decoded, " in each.why for each in done.dropped)
+    assert repo.verify(deep=True).ok
+    values = np.random.default_rng(0).integers(0, 1 << 30, 300)
+    root = zarr.open_group(repo.readonly_session("main").store, mode="r")
+    for name, array in root.arrays():
+        expected = values.copy() if array.shape == (300,) else values[:3].copy()
+        size = len(expected) // 3
+        if name != "good":
+            expected[size : 2 * size] = -1
+        assert np.asarray(array[...]).tolist() == (expected.tolist() if array.ndim else -1), name
+    diff = repo.diff(from_snapshot_id=tip, to_branch="main")
+    assert len(diff.updated_chunks) == 12
+
+
+def test_what_is_no_fault_of_the_bytes_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = local_filesystem_storage(str(tmp_path / "repo"))
+    repo = Repository.create(storage)
+    session = repo.writable_session("main")
+    zarr.create_array(session.store, name="x", data=np.arange(300), chunks=(100,))
+    session.commit("good")
+    ways: list[Exception] = [
+        StorageError("no answer"),
+        ImportError("no such codec here"),
+        MemoryError(),
+        NotImplementedError("not on this machine"),
+    ]
+    for error in ways:
+
+        async def fail(*_: Any, error: Exception = error) -> Any:
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(zarr.codecs.ZstdCodec, "_decode_single", fail)
+            assert repo.verify(deep=True).damages
+            found = Repository.repair(storage, branch="main", drop_unreadable=True, deep=True)
+        assert not found.is_needed, error
+    with pytest.raises(InvalidInputError, match="deep needs a branch"):
+        Repository.repair(storage, deep=True)
