@@ -9,8 +9,10 @@ from icechunk.base.threads import map_in_threads
 from icechunk.changes.change_set import ChangeSet
 from icechunk.commit.assets import Assets
 from icechunk.commit.conflicts import ConflictSolver, carry_over, find_conflicts
+from icechunk.commit.relog import log_between
 from icechunk.errors import (
     ErrorKind,
+    IcechunkError,
     RebaseFailedError,
     SessionStateError,
     StorageError,
@@ -29,14 +31,15 @@ def rebase(
 ) -> ChangeSet:
     """Return changes on top of `tip` that say what `changes` say on top of their base.
 
-    Every commit in between is looked at, oldest first.
+    Every commit in between is looked at, oldest first; where there is no way from one to the
+    other, what differs is.
 
     Raises
     ------
     RebaseFailedError
         If the solver cannot settle a conflict; it lists all with that commit, settled or not.
     SessionStateError
-        If the log of a commit is missing.
+        If the log of a commit is missing, or the base where there are no logs from it to the tip.
     """
     for snapshot_id, log_id, log, theirs in _logs_between(assets, info, changes.base, tip):
         conflicts = find_conflicts(changes, log, theirs)
@@ -52,20 +55,18 @@ def rebase(
 _Path: TypeAlias = list[tuple[bytes, bytes]]
 
 
-def _path_to(
-    info: RepoInfo, tip: bytes, base: bytes, known: set[bytes]
-) -> tuple[_Path, bytes | None]:
-    """Return the logs down to one of some snapshots, and that snapshot; None if none is there."""
+def _path_to(info: RepoInfo, tip: bytes, base: bytes) -> _Path | None:
+    """Return the logs from a tip down to a base; None if that is not among the ancestors."""
     path: _Path = []
     for entry in info.ancestry(tip):
-        if entry.id in known:
-            return path, entry.id
+        if entry.id == base:
+            return path
         path.append((entry.id, entry.id))
         if base in entry.pruned:
             newer = entry.pruned[entry.pruned.index(base) + 1 :]
-            return path + [(entry.id, log) for log in reversed(newer)], base
+            return path + [(entry.id, log) for log in reversed(newer)]
         path += [(entry.id, log) for log in reversed(entry.pruned)]
-    return path, None
+    return None
 
 
 def _logs_between(
@@ -73,20 +74,14 @@ def _logs_between(
 ) -> Iterator[tuple[bytes, bytes, TransactionLog, Snapshot]]:
     """Yield the logs that lead from a base to a tip: id of a snapshot and log, log and snapshot.
 
-    Expired commits count by their logs, which the next younger snapshot lists. A base that
-    is not among the ancestors, because the branch was reset, is left by going up to the
-    common ancestor: what was undone on that way counts as changed, too.
+    Expired commits count by their logs, which the next younger snapshot lists. A base is not
+    among the ancestors where the branch was reset, or its commit was amended or squashed: then the
+    two versions are compared, and what they have in common did not change.
     """
-    path, shared = _path_to(info, tip, base, {base})
-    if shared is None and base in info.snapshots:
-        # the whole history of the base: in spec version 1 each ancestor takes a request
-        known = {entry.id for entry in info.ancestry(base)}
-        path, shared = _path_to(info, tip, base, known)
-    if shared is not None and shared != base:
-        for entry in info.ancestry(base):
-            if entry.id == shared:
-                break
-            path += [(tip, log) for log in (entry.id, *reversed(entry.pruned))]
+    path = _path_to(info, tip, base)
+    if path is None:
+        yield tip, tip, *_difference(assets, base, tip)
+        return
 
     def fetch(names: tuple[bytes, bytes]) -> tuple[bytes, bytes, TransactionLog, Snapshot]:
         snapshot_id, log_id = names
@@ -95,6 +90,22 @@ def _logs_between(
     path.reverse()
     for start in range(0, len(path), _AT_A_TIME):
         yield from map_in_threads(fetch, path[start : start + _AT_A_TIME], _AT_A_TIME)
+
+
+def _difference(assets: Assets, base: bytes, tip: bytes) -> tuple[TransactionLog, Snapshot]:
+    """Return what makes the tip of the base, and the tip."""
+    now = assets.snapshot(tip)
+    try:
+        return log_between(assets, assets.snapshot(base), now), now
+    except IcechunkError as error:
+        if error.kind not in (ErrorKind.SNAPSHOT_NOT_FOUND, ErrorKind.OBJECT_NOT_FOUND):
+            raise  # it may be read later
+        raise SessionStateError(
+            f"cannot rebase: {error}; the session began on snapshot {encode_id(base)}, which is "
+            "not in the history of the branch any more; discard the changes and write them again "
+            "on the newest snapshot",
+            ErrorKind.REBASE_TX_LOG_PRUNED,
+        ) from error
 
 
 def _log_of(assets: Assets, log_id: bytes) -> TransactionLog:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from icechunk.commit import publish, publish_v1
 from icechunk.commit.assets import Assets
 from icechunk.commit.publish import RepoState
+from icechunk.commit.relog import says_all
 from icechunk.commit.snapshot_info import from_microseconds
 from icechunk.commit.version_names import branch_tip
 from icechunk.config import RepositoryConfig
@@ -35,7 +36,6 @@ from icechunk.format.repo_info import RepoInfo, SnapshotEntry, decode_repo_info
 from icechunk.format.snapshot import Snapshot
 from icechunk.repository.decoding import Tried, decode_chunks
 from icechunk.repository.recipe import context_at
-from icechunk.repository.relog import says_all
 from icechunk.repository.repairs import Repair, UnlistedVersion
 from icechunk.repository.salvage import Salvage
 from icechunk.session import Session, SessionMode

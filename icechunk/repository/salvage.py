@@ -15,6 +15,7 @@ from icechunk.commit import publish
 from icechunk.commit.assets import Assets
 from icechunk.commit.building import now_microseconds
 from icechunk.commit.publish import RepoState
+from icechunk.commit.relog import log_between
 from icechunk.commit.version_names import branch_tip
 from icechunk.errors import (
     ConflictError,
@@ -34,7 +35,6 @@ from icechunk.format.transaction_log import TransactionLog
 from icechunk.format.updates import UpdateEntry, UpdateKind
 from icechunk.repository.decoding import Tried
 from icechunk.repository.listing import Listing
-from icechunk.repository.relog import log_between
 from icechunk.repository.repairs import Dropped
 
 __all__ = ["Salvage"]

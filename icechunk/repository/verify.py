@@ -18,6 +18,7 @@ import numpy.typing as npt
 from icechunk.base.threads import Threads
 from icechunk.commit.assets import Assets
 from icechunk.commit.publish import RepoState
+from icechunk.commit.relog import NodeState, node_states, untold
 from icechunk.errors import (
     FormatError,
     IcechunkError,
@@ -40,7 +41,6 @@ from icechunk.repository import archive_tables
 from icechunk.repository.decoding import NOT_ALLOWED, Tried
 from icechunk.repository.listing import Listing
 from icechunk.repository.reachable import MAX_THREADS, batches
-from icechunk.repository.relog import NodeState, node_states, untold
 from icechunk.repository.verification import Damage, Verification
 from icechunk.repository.verify_nodes import Extents, box, contradictions, problem_of_source
 from icechunk.repository.verify_records import Found, job_damages, repo_damages, table_damages

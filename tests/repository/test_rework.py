@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ import zarr
 from hypothesis import given, settings, strategies as st
 
 from icechunk import (
+    CachingConfig,
     ConflictDetector,
     ConflictError,
     ConflictType,
@@ -360,3 +362,83 @@ def test_a_branch_that_was_reset_below_an_array() -> None:
         written.commit("lost", rebase_with=ConflictDetector())
     with pytest.raises(RebaseFailedError, match="ZarrMetadataUpdateOfDeletedGroup, '/g'"):
         changed.commit("lost", rebase_with=ConflictDetector())
+
+
+# -- sessions that began on a commit which is no ancestor any more ---------------------------------
+def _squash(repo: Repository, base: str) -> None:
+    repo.squash("main", base, "one")
+
+
+def _squash_and_commit(repo: Repository, base: str) -> None:
+    repo.squash("main", base, "one")
+    histories.commit(repo, {0: b"more"})
+
+
+def _amend(repo: Repository, base: str) -> None:
+    session = repo.writable_session("main")
+    histories.write(session, {1: b"amend"})
+    session.amend("amended")
+
+
+def _reset(repo: Repository, base: str) -> None:
+    repo.reset_branch("main", base)
+
+
+def _reset_and_commit_the_same(repo: Repository, base: str) -> None:
+    # inline chunks of the same bytes are the same; an object that is written again is another
+    values = {chunk: value for chunk, value in now(repo).items() if len(value) <= 3}
+    repo.reset_branch("main", base)
+    histories.commit(repo, values)
+
+
+WAYS = {
+    "squash": (_squash, SPECS),
+    "squash, and a commit": (_squash_and_commit, SPECS),
+    "amend": (_amend, [2]),
+    "reset": (_reset, SPECS),
+    "reset, and the same": (_reset_and_commit_the_same, SPECS),
+}
+
+
+@pytest.mark.parametrize(
+    ("way", "spec"), [(way, spec) for way, (_, specs) in WAYS.items() for spec in specs]
+)
+@pytest.mark.parametrize("at", [0, 1])
+def test_conflicts_are_with_what_differs(way: str, spec: int, at: int) -> None:
+    """Whatever became of the commit that a session began on, what is the same is no conflict."""
+    for chunk in range(3):
+        repo = repository(spec)
+        base = histories.commit(repo, {2: b"low"})
+        tips = [histories.commit(repo, {0: b"long"}), histories.commit(repo, {1: b"two"})]
+        began = now(repo) if at else {0: b"long", 2: b"low"}
+        repo.reset_branch("main", tips[at])
+        session = repo.writable_session("main")
+        repo.reset_branch("main", tips[-1])
+        histories.write(session, {chunk: b"mine"})
+        WAYS[way][0](repo, base)
+        theirs = now(repo)
+        if began.get(chunk) == theirs.get(chunk):
+            session.commit("ours", rebase_with=ConflictDetector())
+            assert now(repo) == {**theirs, chunk: b"mine"}
+        else:
+            with pytest.raises(RebaseFailedError) as caught:
+                session.commit("ours", rebase_with=ConflictDetector())
+            (conflict,) = caught.value.conflicts
+            assert conflict.conflict_type == ConflictType.ChunkDoubleUpdate
+            assert conflict.conflicted_chunks == [[chunk]]
+            assert now(repo) == theirs
+        assert repo.verify().ok
+
+
+def test_the_commit_that_a_session_began_on_is_gone() -> None:
+    config = replace(histories.CONFIG, caching=CachingConfig(num_snapshot_nodes=0))
+    repo = histories.create(MemoryStorage(), 2, config)
+    base = repo.lookup_branch("main")
+    tip = histories.commit(repo, {0: b"one"})
+    session = repo.writable_session("main")
+    histories.write(session, {1: b"mine"})
+    repo.reset_branch("main", base)
+    histories.commit(repo, {2: b"two"})
+    repo.garbage_collect(datetime.now(UTC) + timedelta(seconds=1))
+    with pytest.raises(SessionStateError, match=f"cannot rebase.* began on snapshot {tip}"):
+        session.commit("late", rebase_with=ConflictDetector())
