@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import numpy as np
@@ -222,16 +223,34 @@ class Assets:
         FormatError
             If it is damaged where it was looked at.
         """
+        key = layout.manifest_key(manifest_id)
+        return self._manifests.get(
+            manifest_id, lambda: self._decoded(manifest_id, key, self._get(key, "manifest"))
+        )
 
-        def fetch() -> StoredManifest:
+    def manifest_at_once(self, manifest_id: bytes) -> StoredManifest | None:
+        """Return a manifest if it is cached, or quick to fetch: event loops ask for it.
+
+        Raises
+        ------
+        StorageError, FormatError
+            As `stored_manifest`.
+        """
+        found = self._manifests.peek(manifest_id)
+        if found is None:
             key = layout.manifest_key(manifest_id)
-            data = self._get(key, "manifest")
-            manifest = StoredManifest(data, key)
-            _check_id(manifest.id, manifest_id, key)
-            self._inspect(FileType.MANIFEST, key, data)
-            return manifest
+            with _is_missing(key, "manifest", self.storage):
+                got = self.storage.get_at_once(key)
+            if got is not None:
+                found = self._decoded(manifest_id, key, got.data)
+                self._manifests.put(manifest_id, found)
+        return found
 
-        return self._manifests.get(manifest_id, fetch)
+    def _decoded(self, manifest_id: bytes, key: str, data: BytesLike) -> StoredManifest:
+        manifest = StoredManifest(data, key)
+        _check_id(manifest.id, manifest_id, key)
+        self._inspect(FileType.MANIFEST, key, data)
+        return manifest
 
     def chunk_ids(self, manifest_id: bytes) -> NDArray[np.uint8]:
         """Fetch a manifest only for the ids of its native chunks: uint8[n, 12].
@@ -296,14 +315,8 @@ class Assets:
         return log
 
     def _get(self, key: str, what: str) -> Any:
-        try:
+        with _is_missing(key, what, self.storage):
             return self.storage.get(key).data
-        except ObjectNotFoundError:
-            raise StorageError(
-                f"the {what} {key} is missing from {self.storage.url}: "
-                "the repository is damaged, or was garbage collected under this reader",
-                ErrorKind.OBJECT_NOT_FOUND,
-            ) from None
 
     # -- chunks ----------------------------------------------------------------
     def chunk_bytes(self, key: str, byte_range: tuple[int, int]) -> BytesLike | None:
@@ -405,6 +418,19 @@ class Batch:
         """
         map_in_threads(lambda item: self._storage.put(*item), self._waiting, self._limit)
         self._begin()
+
+
+@contextmanager
+def _is_missing(key: str, what: str, storage: Storage) -> Iterator[None]:
+    """Say what it means if an object is missing."""
+    try:
+        yield
+    except ObjectNotFoundError:
+        raise StorageError(
+            f"the {what} {key} is missing from {storage.url}: "
+            "the repository is damaged, or was garbage collected under this reader",
+            ErrorKind.OBJECT_NOT_FOUND,
+        ) from None
 
 
 def _range_name(key: str, byte_range: tuple[int, int]) -> bytes:

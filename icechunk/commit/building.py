@@ -23,6 +23,7 @@ from icechunk.commit.assets import Assets, Batch
 from icechunk.commit.splitting import (
     BlockSizes,
     block_ids,
+    covers,
     default_sizes,
     is_one_block,
     split,
@@ -289,6 +290,8 @@ class Builder:
             if fits and not touches(ref.extents, edited, sizes):
                 kept.append((ref, base.manifest_files[ref.id]))
                 continue
+            if covers(edits, ref.extents):
+                continue  # nothing of it stays, so it need not be read
             refs = self._assets.manifest(ref.id).arrays.get(node.id)
             if refs is not None:
                 # chunks outside the grid, left over from a shrunk shape, are dropped here

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any, Final
 
 import numpy as np
@@ -135,14 +135,26 @@ def touches(extents: Extents, blocks: set[tuple[int, ...]], sizes: BlockSizes) -
     sizes : tuple of (int or None)
     """
     cut = [
-        (lo // size, (hi - 1) // size)
+        range(lo // size, (hi - 1) // size + 1)
         for (lo, hi), size in zip(extents, sizes, strict=True)
         if size is not None
     ]
-    return any(
-        all(first <= n <= last for n, (first, last) in zip(block, cut, strict=True))
-        for block in blocks
-    )
+    if math.prod(map(len, cut)) <= len(blocks):  # nearly always: extents lie in one block
+        return any(block in blocks for block in product(*cut))
+    return any(all(n in numbers for n, numbers in zip(block, cut, strict=True)) for block in blocks)
+
+
+def covers(refs: ChunkRefs, extents: Extents) -> bool:
+    """Whether there is a reference, or a deletion, for every chunk within some extents."""
+    size = math.prod(high - low for low, high in extents)
+    if len(extents) != refs.ndim or not 0 < size <= len(refs):
+        return False
+    corners = [low for low, _ in extents], [high - 1 for _, high in extents]
+    if any(refs.find(corner) < 0 for corner in corners):
+        return False
+    axes = np.indices([high - low for low, high in extents], np.uint32).reshape(len(extents), size)
+    lows = np.array(corners[0], np.uint32).reshape(-1, 1)
+    return bool((refs.find_many((axes + lows).T) >= 0).all())
 
 
 def is_one_block(extents: Extents, sizes: BlockSizes) -> bool:

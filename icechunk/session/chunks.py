@@ -114,14 +114,14 @@ class ChunkStore:
         return self._assets.chunk_ref(ref.id, node.id, coordinate)
 
     async def find_async(self, node: Node, coordinate: Coordinate) -> ChunkRef | None:
-        """Find as `find` does. Only a manifest that is not cached leaves the event loop."""
+        """Find as `find` does. Only a manifest that takes long to fetch leaves the event loop."""
         edited = self._find_edit(node, coordinate)
         if edited is not None:
             return edited if edited.kind != RefKind.DELETED else None
         ref = self._manifest_of(node, coordinate)
         if ref is None:
             return None
-        manifest = self._assets.cached_manifest(ref.id)
+        manifest = self._assets.manifest_at_once(ref.id)
         if manifest is not None:
             is_known, found = manifest.peek(node.id, coordinate)
             if is_known:

@@ -186,6 +186,13 @@ class Storage(Displayed, ABC):
         result = self.get(key)
         return None if etag is not None and result.etag == etag else result
 
+    def get_at_once(self, key: str) -> GetResult | None:
+        """Fetch an object if that takes less time than handing the task to a thread.
+
+        Event loops call it. None means that it would take longer.
+        """
+        return None
+
     async def get_async(self, key: str, **options: Unpack[GetOptions]) -> GetResult:
         """Fetch as `get` does, without blocking the event loop."""
         return await asyncio.to_thread(self.get, key, **options)

@@ -22,7 +22,7 @@ from typing import Final
 from icechunk.base.windows import name_problem
 from icechunk.errors import ErrorKind, InvalidInputError
 
-__all__ = ["HAS_OPEN_FOLDERS", "Folder"]
+__all__ = ["HAS_OPEN_FOLDERS", "Folder", "folder_of", "folders_above", "read_at"]
 
 #: Whether files can be opened relative to an open directory.
 HAS_OPEN_FOLDERS: Final = {os.open, os.stat, os.unlink, os.mkdir} <= os.supports_dir_fd
@@ -286,3 +286,23 @@ class Folder:
         if create:
             os.makedirs(os.path.dirname(path), exist_ok=True)
         return path
+
+
+def read_at(fd: int, start: int, stop: int) -> bytes:
+    """Read bytes of an open file: fewer if it ends earlier, or if the system chooses."""
+    if hasattr(os, "pread"):
+        return os.pread(fd, stop - start, start)
+    os.lseek(fd, start, os.SEEK_SET)
+    return os.read(fd, stop - start)
+
+
+def folder_of(key: str) -> str:
+    """Return the folder that holds a key, without a final ``/``."""
+    return key.rpartition("/")[0]
+
+
+def folders_above(key: str) -> Iterator[str]:
+    """Yield the folder that holds a key, the one that holds that, and so on to the first."""
+    while key:
+        key = folder_of(key)
+        yield key

@@ -47,7 +47,7 @@ from icechunk.storage.base import (
     resolve_range,
     same_version,
 )
-from icechunk.storage.folder import Folder
+from icechunk.storage.folder import Folder, folder_of, folders_above, read_at
 from icechunk.storage.locks import exclusive, open_lock, queue_at
 from icechunk.storage.mounts import warn_of_missing_locks
 from icechunk.storage.pace import Pace
@@ -63,6 +63,9 @@ _QUEUE_SUFFIX: Final = "#1"
 #: At most this many files wait to be forced to disk, so that a commit never waits for long.
 _MAX_WAITING: Final = 4096
 _SYNC_THREADS: Final = 8
+#: Of many files, a thread forces this many to disk before it takes more: handing each over
+#: takes longer than what the processor has to do for it.
+_SYNC_SHARE: Final = 16
 
 #: Deeper folders hold no object of ours.
 _MAX_DEPTH: Final = 200
@@ -175,13 +178,13 @@ class LocalStorage(Storage):
         if byte_range is None:
             check_whole(key, size, self.url)
         try:
-            data = _read_at(fd, start, stop)
+            data = read_at(fd, start, stop)
             if len(data) == stop - start:
                 return data
             # the system returns two gigabytes at a time
             pieces = [data]
             while data and (start := start + len(data)) < stop:
-                data = _read_at(fd, start, stop)
+                data = read_at(fd, start, stop)
                 pieces.append(data)
             return b"".join(pieces)
         except MemoryError:
@@ -211,13 +214,25 @@ class LocalStorage(Storage):
 
     def get_if_changed(self, key: str, etag: str | None) -> GetResult | None:
         """Fetch an object unless its version is still `etag`, without reading it then."""
+        return self._get_if(
+            key, lambda status: etag is None or not same_version(file_etag(status), etag)
+        )
+
+    def get_at_once(self, key: str) -> GetResult | None:
+        """Fetch a small object if that is quick; see `Storage.get_at_once`."""
+        if not self._reads.is_quick():
+            return None
+        with self._reads.measured():
+            return self._get_if(key, lambda status: status.st_size <= _SMALL)
+
+    def _get_if(self, key: str, wanted: Callable[[os.stat_result], bool]) -> GetResult | None:
         fd = self._open(key)
         try:
             status = os.fstat(fd)
-            found = file_etag(status)
-            if etag is not None and same_version(found, etag):
+            if not wanted(status):
                 return None
-            return GetResult(self._read(key, fd, None, status.st_size), found, _modified(status))
+            data = self._read(key, fd, None, status.st_size)
+            return GetResult(data, file_etag(status), _modified(status))
         finally:
             os.close(fd)
 
@@ -320,7 +335,7 @@ class LocalStorage(Storage):
         """Let the next `sync` force an object to disk, or only its name if the rest already is."""
         with self._lock:
             if forced:
-                self._changed.add(_folder_of(key))
+                self._changed.add(folder_of(key))
             else:
                 self._waiting.append(key)
             full = len(self._waiting) >= _MAX_WAITING
@@ -338,7 +353,7 @@ class LocalStorage(Storage):
         with self._lock:
             # held meanwhile: nobody publishes what another thread is still forcing to disk
             if (self._waiting or self._changed) and self._lost is None:
-                folders = self._changed.union(map(_folder_of, self._waiting))
+                folders = self._changed.union(map(folder_of, self._waiting))
                 self._lost = self._sync_all(self._waiting, folders)
                 # not earlier: an interrupt must leave them to the next call
                 self._waiting.clear()
@@ -348,16 +363,18 @@ class LocalStorage(Storage):
 
     def _sync_all(self, keys: Sequence[str], folders: set[str]) -> StorageError | None:
         # a name is lost, too, if the folder that holds it is lost
-        above = {up for folder in folders - self._named for up in _folders_above(folder)}
+        above = {up for folder in folders - self._named for up in folders_above(folder)}
         work: list[tuple[Callable[[str], None], str]] = [(self._sync_file, key) for key in keys]
         work += [(self._sync_folder, folder) for folder in folders | above]
         # in parallel, because file systems then combine several writes
-        with ThreadPoolExecutor(min(len(work), _SYNC_THREADS)) as pool:
-            failures = list(pool.map(_tried, work))
+        share = min(len(work) // (4 * _SYNC_THREADS) + 1, _SYNC_SHARE)
+        shares = [work[i : i + share] for i in range(0, len(work), share)]
+        with ThreadPoolExecutor(min(len(shares), _SYNC_THREADS)) as pool:
+            failures = [error for found in pool.map(_failures, shares) for error in found]
         # what is missing was deleted
         is_missing = any(isinstance(error, FileNotFoundError) for error in failures)
         for error in failures:
-            if error is not None and not isinstance(error, FileNotFoundError):
+            if not isinstance(error, FileNotFoundError):
                 return StorageError(
                     f"objects written to {self.url} may be lost, because they could not be "
                     f"forced to disk: {error.strerror or error}; write them again in a new "
@@ -423,7 +440,7 @@ class LocalStorage(Storage):
                     if _exists(folder, name):
                         raise exists from None
                     staged.replace()
-            for above in _folders_above(key):
+            for above in folders_above(key):
                 self._sync_folder(above)
             self._forced[key] = staged.etag
             return staged.etag
@@ -448,7 +465,7 @@ class LocalStorage(Storage):
             with Staged(folder, name, data, after=current) as staged:
                 staged.replace()
             # the new version must not be lost in a crash once somebody was told of it
-            self._sync_folder(_folder_of(key))
+            self._sync_folder(folder_of(key))
             self._forced[key] = staged.etag
             return staged.etag
 
@@ -548,17 +565,6 @@ def _is_leftover(name: str) -> bool:
     return _OURS.search(name) is not None
 
 
-def _folder_of(key: str) -> str:
-    return key.rpartition("/")[0]
-
-
-def _folders_above(key: str) -> Iterator[str]:
-    """Yield the folder that holds a key, the one that holds that, and so on to the first."""
-    while key:
-        key = _folder_of(key)
-        yield key
-
-
 def _exists(folder: int | None, name: str) -> bool:
     try:
         os.stat(name, dir_fd=folder, follow_symlinks=False)
@@ -571,22 +577,15 @@ def _changed(key: str, if_match: str | None) -> PreconditionFailedError:
     return PreconditionFailedError(f"{key}: not replaced, its version is no longer {if_match}")
 
 
-def _read_at(fd: int, start: int, stop: int) -> bytes:
-    """Read bytes of an open file: fewer if it ends earlier, or if the system chooses."""
-    if hasattr(os, "pread"):
-        return os.pread(fd, stop - start, start)
-    os.lseek(fd, start, os.SEEK_SET)
-    return os.read(fd, stop - start)
-
-
-def _tried(work: tuple[Callable[[str], None], str]) -> OSError | None:
-    """Do something, and return the error that it raises, if any."""
-    call, key = work
-    try:
-        call(key)
-    except OSError as error:
-        return error
-    return None
+def _failures(work: Sequence[tuple[Callable[[str], None], str]]) -> list[OSError]:
+    """Do one thing after another, and return the errors."""
+    found = []
+    for call, key in work:
+        try:
+            call(key)
+        except OSError as error:
+            found.append(error)
+    return found
 
 
 def _is_small(byte_range: ByteRange | None) -> bool:

@@ -128,6 +128,10 @@ class MemoryStorage(Storage):
         part = found.data if byte_range is None else memoryview(found.data)[start:stop]
         return GetResult(part, found.etag, found.last_modified)
 
+    def get_at_once(self, key: str) -> GetResult | None:
+        """Fetch an object: there is nothing to wait for."""
+        return self.get(key)
+
     async def get_async(self, key: str, **options: Unpack[GetOptions]) -> GetResult:
         """Fetch as `get` does. There is nothing to wait for, so it uses no thread."""
         return self.get(key, **options)

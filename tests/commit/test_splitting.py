@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, strategies as st
 from icechunk import ManifestConfig, Repository, RepositoryConfig, Session, in_memory_storage
 from icechunk.commit import splitting
 from icechunk.commit.building import _blocks
-from icechunk.commit.splitting import DEFAULT_REFS, default_sizes, split
+from icechunk.commit.splitting import DEFAULT_REFS, covers, default_sizes, split, touches
 from icechunk.config import ManifestSplittingConfig
 from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.storage.wrappers import WrapperStorage
@@ -61,6 +62,27 @@ def test_default_sizes(grid: tuple[int, ...], count: int) -> None:
     cut = [axis for axis, size in enumerate(sizes) if size is not None]
     last = max(cut)
     assert all(sizes[axis] == 1 or grid[axis] == 1 for axis in range(last))
+
+
+@given(st.data())
+def test_what_touches_and_what_covers_some_extents(data: st.DataObject) -> None:
+    ndim = data.draw(st.integers(0, 3))
+    far = data.draw(st.sampled_from([0, 2**32 - 8]))
+    low = st.integers(far, far + 3)
+    extents = tuple(
+        (a, a + data.draw(st.integers(0, 3))) for a in data.draw(st.tuples(*[low] * ndim))
+    )
+    inside = list(itertools.product(*(range(*axis) for axis in extents)))
+    coords = data.draw(st.sets(st.tuples(*[st.integers(far, far + 6)] * ndim), max_size=12))
+    coords |= set(data.draw(st.sampled_from([inside, inside[1:], inside[:1]])))
+    refs = ChunkRefs.deleted(np.array(sorted(coords), np.uint32).reshape(len(coords), ndim))
+    assert covers(refs, extents) == (len(inside) > 0 and coords >= set(inside))
+
+    sizes = tuple(data.draw(st.none() | st.integers(1, 4)) for _ in range(ndim))
+    blocks = _blocks(refs, sizes)
+    if inside:
+        cells = ChunkRefs.deleted(np.array(inside, np.uint32).reshape(len(inside), ndim))
+        assert touches(extents, blocks, sizes) == bool(blocks & _blocks(cells, sizes))
 
 
 class ManifestReads(WrapperStorage):
@@ -126,6 +148,11 @@ def test_a_large_array_is_cut_and_stays_cut(monkeypatch: pytest.MonkeyPatch) -> 
     assert edit(repo, 70, 71) == 1
     assert edit(repo, 256, 260) == 0
     assert manifests(repo) == [(0, 64), (64, 128), (128, 192), (192, 210), (256, 260)]
+    # of what is replaced as a whole nothing is read
+    assert edit(repo, 64, 200) == 1
+    assert manifests(repo) == [(0, 64), (64, 128), (128, 192), (192, 210), (256, 260)]
+    refs = repo.readonly_session("main").chunk_refs("/a")
+    assert refs.offset[64:200].tolist() == list(range(136))
 
 
 def test_pieces_of_another_size_stay_until_they_change(monkeypatch: pytest.MonkeyPatch) -> None:

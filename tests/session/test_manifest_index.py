@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,14 @@ import pytest
 import zarr
 from hypothesis import given, strategies as st
 
-from icechunk import BasicConflictSolver, MemoryStorage, Repository, RepositoryConfig, Session
+from icechunk import (
+    BasicConflictSolver,
+    LocalStorage,
+    MemoryStorage,
+    Repository,
+    RepositoryConfig,
+    Session,
+)
 from icechunk.config import (
     ManifestConfig,
     ManifestSplitCondition,
@@ -21,6 +30,7 @@ from icechunk.format.snapshot import ManifestRef
 from icechunk.format.snapshot_read import StoredNodes
 from icechunk.session import chunks as chunks_module
 from icechunk.session.manifest_index import ManifestIndex
+from icechunk.storage.base import Storage
 
 CHUNKS = 60
 
@@ -89,10 +99,8 @@ class Counted:
         patch.setattr(chunks_module, "ManifestIndex", index)
 
 
-@pytest.fixture
-def repository() -> Repository:
+def filled(storage: Storage) -> Repository:
     """Return one whose array has a manifest for every chunk, and which has cached nothing."""
-    storage = MemoryStorage()
     splitting = ManifestSplittingConfig.from_dict(
         {ManifestSplitCondition.AnyArray(): {ManifestSplitDimCondition.Any(): 1}}
     )
@@ -102,6 +110,11 @@ def repository() -> Repository:
     array[:] = np.arange(1, CHUNKS + 1)
     session.commit("array")
     return Repository.open(storage)
+
+
+@pytest.fixture
+def repository() -> Repository:
+    return filled(MemoryStorage())
 
 
 def read_all(session: Session) -> None:
@@ -183,3 +196,16 @@ def test_a_rebase_and_a_commit_are_seen(repository: Repository) -> None:
         assert np.asarray(values)[:6].tolist() == [1, 2, 3, 33, 44, 6]
         if not session.read_only:
             session.commit("ours")
+
+
+async def test_small_manifests_of_a_folder_take_no_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = LocalStorage(tmp_path)
+    store = filled(storage).readonly_session("main").store
+    assert await store.exists("a/zarr.json")
+    monkeypatch.setattr(asyncio, "to_thread", None)
+    for i in range(CHUNKS):
+        # whatever the machine is doing
+        storage._reads._mean = 0.0
+        assert await store.get(f"a/c/{i}") is not None

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from icechunk import LocalStorage
+from icechunk.errors import ObjectNotFoundError
 from icechunk.storage.pace import Pace
 
 
@@ -83,6 +84,21 @@ async def test_threads_are_used_where_they_help(slow: bool, tmp_path: Path) -> N
     ):
         assert never and never != here
     assert bytes(storage.get("new").data) == small
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_what_takes_long_is_not_fetched_at_once(slow: bool, tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    small, large = bytes(1000), bytes(1 << 18)
+    storage.put("small", small)
+    storage.put("large", large)
+    storage._reads._mean = 1.0 if slow else 0.0
+    found = storage.get_at_once("small")
+    assert found == (None if slow else storage.get("small"))
+    assert storage.get_at_once("large") is None
+    storage._reads._mean = 0.0
+    with pytest.raises(ObjectNotFoundError):
+        storage.get_at_once("missing")
 
 
 async def test_the_event_loop_does_not_wait_for_the_disk(

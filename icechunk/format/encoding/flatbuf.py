@@ -68,6 +68,7 @@ Bools = NDArray[np.bool_]
 _SHARING_FACTOR: Final = 4
 _SHARING_FLOOR: Final = 1 << 20
 _NARROW: Final = 1 << 16
+_UNSIGNED: Final = 1 << 64
 
 
 class _Payload:
@@ -90,10 +91,10 @@ class _Payload:
 
     def check(self, at: Ints, size: int | Ints, field: str) -> None:
         """Refuse positions that are not followed by `size` bytes."""
-        if not len(at):
-            return
-        end = int(at.max()) + size if isinstance(size, int) else int((at + size).max())
-        if at.min() < 0 or end > self.size:
+        if not isinstance(size, int):
+            self.check(at, 0, field)
+            at, size = at + size, 0
+        if len(at) and _largest(at) > self.size - size:
             raise self.error(field, "points outside of the file")
 
     def follow(self, at: Ints, field: str) -> Ints:
@@ -140,6 +141,13 @@ class _Payload:
         return FormatError(f"{self.name}: {field}: {problem}; the file is damaged")
 
 
+def _largest(values: Ints) -> int:
+    """Return the largest value; a negative one, as no file is that large, counts as larger."""
+    if len(values) == 1:  # NumPy takes longer for one number than for a thousand
+        return int(values[0]) % _UNSIGNED
+    return int(values.view(np.uint64).max())
+
+
 def distinct(values: Ints) -> tuple[Ints, Ints]:
     """Return the row of one example of each distinct value, and the index of each row's."""
     if len(values) == 0:
@@ -160,6 +168,7 @@ _U1: Final = np.dtype("<u1")
 _U2: Final = np.dtype("<u2")
 _U4: Final = np.dtype("<u4")
 _I4: Final = np.dtype("<i4")
+_NONE: Final = np.empty(0, np.int64)
 
 
 class Tables:
@@ -174,6 +183,7 @@ class Tables:
         self._positions = positions
         self._field = field
         self._vtables: tuple[Ints, Ints] | None = None
+        self._shared: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -194,7 +204,10 @@ class Tables:
 
     def present(self, slot: int) -> Bools:
         """Return which tables have the field: bool[n]."""
-        has: Bools = np.broadcast_to(self._offsets(slot) != 0, (len(self),))
+        offsets = self._offsets(slot)
+        if isinstance(offsets, int):
+            return np.full(len(self), offsets != 0)
+        has: Bools = offsets != 0
         return has
 
     def scalar(
@@ -333,10 +346,12 @@ class Tables:
     def _name(self, slot: int, field: str) -> str:
         return field or f"{self._field}, slot {slot}"
 
-    def _offsets(self, slot: int) -> Ints:
+    def _offsets(self, slot: int) -> Ints | int:
         """Return where the field is in each table, 0 = absent; one number if all are alike."""
         if self._vtables is None:
             self._vtables = self._read_vtables()
+        if self._shared is not None:
+            return self._shared[slot] if slot < len(self._shared) else 0
         vtable, size = self._vtables
         has = size >= 6 + 2 * slot
         at = np.where(has, vtable + (4 + 2 * slot), vtable)
@@ -347,12 +362,16 @@ class Tables:
     def _read_vtables(self) -> tuple[Ints, Ints]:
         payload, field = self._payload, f"{self._field} (vtable)"
         vtable = self._positions - payload.gather(self._positions, _I4, field)
-        if len(vtable) and (vtable == vtable[0]).all():
+        is_shared = len(vtable) > 0 and bool((vtable == vtable[0]).all())
+        if is_shared:
             vtable = vtable[:1]  # nearly always: the rest costs nothing then
         size = payload.gather(vtable, _U2, field).astype(np.int64)
         payload.check(vtable, size, field)
         if (size < 4).any() or (size & 1).any():
             raise payload.error(field, "has an impossible length")
+        if is_shared:
+            start, end = int(vtable[0]) + 4, int(vtable[0] + size[0])
+            self._shared = tuple(payload.bytes[start:end].view(_U2).tolist())
         return vtable, size
 
     def _locate(self, slot: int, field: str = "", required: bool = False) -> tuple[Ints, Any]:
@@ -360,12 +379,14 @@ class Tables:
         if not len(self):
             return self._positions, None
         offsets = self._offsets(slot)
-        if offsets.all():
+        if offsets if isinstance(offsets, int) else offsets.all():
             return self._positions + offsets, None
         if required:
             raise self._payload.error(self._name(slot, field), "required field is missing")
-        rows = np.flatnonzero(self.present(slot))
-        return self._positions[rows] + (offsets[rows] if len(offsets) > 1 else 0), rows
+        if isinstance(offsets, int):
+            return _NONE, _NONE
+        rows = np.flatnonzero(offsets)
+        return self._positions[rows] + offsets[rows], rows
 
     def _vectors(self, slot: int, size: int, field: str, required: bool) -> tuple[Ints, Ints, Any]:
         """Return start and count of each row's vector, and the rows that have one."""
