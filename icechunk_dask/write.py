@@ -12,6 +12,7 @@ import numpy as np
 import zarr
 
 from icechunk import ConflictSolver, InvalidInputError, Repository, Session, Storage
+from icechunk.base.rectilinear import rectilinear_chunks
 from icechunk.session.distributed import merge_sessions
 from icechunk_dask.batches import Committing, refuse_commit_options
 from icechunk_dask.blocks import Blocks, Job, Region, change_set_of, make_jobs
@@ -184,6 +185,7 @@ def _array(committing: Committing, target: zarr.Array[Any] | str) -> zarr.Array[
     """Return the array of the branch that a target means, with the target's configuration."""
     reader = committing.repository.readonly_session(committing.branch)
     if isinstance(target, str):
-        return zarr.open_array(reader.store, path=target.strip("/"), mode="r")
+        with rectilinear_chunks():
+            return zarr.open_array(reader.store, path=target.strip("/"), mode="r")
     reader.tree.require_array("/" + target.path.strip("/"))
     return target

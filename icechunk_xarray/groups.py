@@ -9,7 +9,9 @@ from typing import Any, TypeAlias
 import xarray as xr
 
 from icechunk import InvalidInputError, Session
+from icechunk.base.rectilinear import rectilinear_chunks
 from icechunk.errors import ErrorKind
+from icechunk_xarray.refusals import refused
 from icechunk_xarray.staging import Options, PendingWrite, stage
 from icechunk_xarray.trees import check_tree, check_tree_append, sizes_around
 
@@ -97,7 +99,8 @@ def stage_groups(parts: list[GroupPart], session: Session, options: Options) -> 
                 continue
             if options.append_dim not in dataset.dims:
                 fitting = replace(options, append_dim=None)
-        writes += stage(dataset, store, group, encoding, fitting)
+        with rectilinear_chunks():
+            writes += stage(dataset, store, group, encoding, fitting)
     if creates:
         datasets = {group: dataset for group, dataset, _ in parts}
         check_tree(store, datasets, before, is_tree=len(parts) > 1)
@@ -111,5 +114,10 @@ def write_now(writes: list[PendingWrite]) -> list[PendingWrite]:
         if write.is_lazy:
             lazy.append(write)
         else:
-            write.target[write.region or ...] = write.source
+            try:
+                write.target[write.region or ...] = write.source
+            except UnicodeEncodeError as error:
+                raise refused(
+                    f"variable {write.target.basename!r} has a text that cannot be stored: {error}"
+                ) from error
     return lazy

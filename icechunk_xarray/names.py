@@ -35,6 +35,14 @@ def check_names(dataset: xr.Dataset, encoding: Mapping[str, Any]) -> None:
                 if not isinstance(name, str) or name == "" or "/" in name
                 else f"variable {name!r}: Zarr cannot name an array like that; rename it"
             )
+        odd = next(
+            (dim for dim in variable.dims if dim is not None and not isinstance(dim, str)), None
+        )
+        if odd is not None:
+            raise refused(
+                f"variable {name!r}: the dimension {odd!r} is no text, and Zarr takes no other "
+                f"names; rename it, as with .rename({{{odd!r}: {str(odd)!r}}})"
+            )
         _check_values(name, variable)
         _check_attributes(f"variable {name!r}", variable.attrs)
     _check_attributes("the dataset", dataset.attrs)

@@ -52,7 +52,7 @@ def plan_regions(
         A region has at least one chunk of each variable. Values of unknown size count 16 bytes.
     group : str, optional
         Path of the group. Default: the root.
-    The variables to write. Default: all that are not coordinates.
+    variables : sequence of str, optional
         Those to write. Default: all that are no coordinates.
     branch : str, optional
         Default: ``main``.

@@ -30,6 +30,7 @@ from icechunk import (
     SessionStateError,
     TaskError,
 )
+from icechunk.base.rectilinear import rectilinear_chunks
 from icechunk.errors import ErrorKind
 from icechunk_xarray.groups import GroupPart, stage_groups, write_now
 from icechunk_xarray.lazy import LazyWrite
@@ -253,7 +254,8 @@ def _lazily(array: xr.DataArray, store: IcechunkStore, path: str, region: Any) -
     if array.chunks is not None:
         return array
     name = f"{path}/{array.name}".strip("/")
-    stored = zarr.open_array(store, path=name, mode="r")
+    with rectilinear_chunks():
+        stored = zarr.open_array(store, path=name, mode="r")
     starts = {}
     if isinstance(region, Mapping):
         starts = {dim: cut.start or 0 for dim, cut in region.items() if isinstance(cut, slice)}
@@ -295,10 +297,11 @@ def _as_dask(write: PendingWrite) -> PendingWrite:
 def _length(store: IcechunkStore, path: str, dim: Any) -> int:
     """Return the length of a dimension in a group; 0 if it is not there."""
     try:
-        group = zarr.open_group(store, path=path, mode="r")
+        with rectilinear_chunks():
+            arrays = list(zarr.open_group(store, path=path, mode="r").arrays())
     except FileNotFoundError:
         return 0
-    for _, array in group.arrays():
+    for _, array in arrays:
         names = getattr(array.metadata, "dimension_names", None) or ()
         if dim in names:
             return int(array.shape[names.index(dim)])

@@ -5,10 +5,11 @@ Each check raises `InvalidInputError` with the variable, the dimension, and what
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any
+from itertools import accumulate, pairwise
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from icechunk_xarray.refusals import refused
 from icechunk_xarray.values import decode_like
 
 Regions = dict[Hashable, slice]
+Grid: TypeAlias = Sequence[int | Sequence[int]]
 
 #: How far two floats of a coordinate may be from each other to be the same, relative to one.
 _TOLERANCE = 1e-6
@@ -175,7 +177,7 @@ def stored_sizes(existing: Mapping[str, xr.Variable]) -> dict[Hashable, int]:
 def check_blocks(
     name: str,
     dims: Sequence[Hashable],
-    grid: Sequence[int],
+    grid: Grid,
     region: Sequence[slice],
     blocks: Sequence[tuple[int, ...]],
 ) -> None:
@@ -185,31 +187,40 @@ def check_blocks(
     ----------
     name : str
     dims : sequence of str
-    grid : sequence of int
-        Shape of what is stored as one object: the shard where there are any, or the chunk.
+    grid : sequence of int or sequences of int
+        By dimension, the size of what is stored as one object, or all sizes: of shards where
+        there are any, or of chunks.
     region : sequence of slice
         The part of the array that the blocks cover.
     blocks : sequence of tuple of int
         Sizes of the Dask blocks, by dimension.
     """
     for dim, sizes, chunk, part in zip(dims, blocks, grid, region, strict=True):
-        edges = list(accumulate(sizes, initial=part.start))
-        shared = next((edge for edge in edges[1:-1] if edge % chunk), None)
-        if shared is not None:
+        meeting = list(accumulate(sizes, initial=part.start))[1:-1]
+        if isinstance(chunk, int):
+            shared = next((edge for edge in meeting if edge % chunk), None)
             first = min(-part.start % chunk, part.stop - part.start)
             fitting = f"({first}, {chunk}, ...)" if first else f"{chunk}, or a multiple of it"
-            raise refused(
-                f"variable {name!r}, dimension {dim!r}: two Dask blocks meet at index {shared}, "
-                f"within a stored chunk (of {chunk}), and would overwrite each other. Rechunk to "
-                f"{fitting} with .chunk(), pass align_chunks=True, or choose other stored chunks "
-                "with encoding where the array is new"
-            )
+        else:
+            ends = set(accumulate(chunk, initial=0))
+            shared = next((edge for edge in meeting if edge not in ends), None)
+            inside = sorted(end for end in ends if part.start < end < part.stop)
+            fitting = str(tuple(b - a for a, b in pairwise([part.start, *inside, part.stop])))
+        if shared is None:
+            continue
+        stored = f"of {chunk}" if isinstance(chunk, int) else f"they have the sizes {tuple(chunk)}"
+        raise refused(
+            f"variable {name!r}, dimension {dim!r}: two Dask blocks meet at index {shared}, "
+            f"within a stored chunk ({stored}), and would overwrite each other. Rechunk to "
+            f"{fitting} with .chunk(), pass align_chunks=True, or choose other stored chunks "
+            "with encoding where the array is new"
+        )
 
 
 def check_region(
     name: str,
     dims: Sequence[Hashable],
-    grid: Sequence[int],
+    grid: Grid,
     region: Sequence[slice],
     shape: Sequence[int],
 ) -> None:
@@ -219,14 +230,23 @@ def check_region(
     parameters are those of `check_blocks`, and the shape of the array.
     """
     for dim, chunk, part, length in zip(dims, grid, region, shape, strict=True):
-        if part.start % chunk or (part.stop % chunk and part.stop != length):
-            start, stop = part.start // chunk * chunk, -(-part.stop // chunk) * chunk
+        start, stop = _around(part.start, chunk)[0], min(_around(part.stop, chunk)[1], length)
+        if (start, stop) != (part.start, part.stop):
+            stored = f"of {chunk}" if isinstance(chunk, int) else "whose sizes differ"
             raise refused(
                 f"variable {name!r}, dimension {dim!r}: the region {part.start}:{part.stop} does "
-                f"not cover whole stored chunks (of {chunk}); parallel writers of the rest would "
-                f"be lost. Write {start}:{min(stop, length)}, .load() the data first, or pass "
+                f"not cover whole stored chunks ({stored}); parallel writers of the rest would "
+                f"be lost. Write {start}:{stop}, .load() the data first, or pass "
                 "mode='a' or safe_chunks=False if no other write runs at the same time"
             )
+
+
+def _around(index: int, chunk: int | Sequence[int]) -> tuple[int, int]:
+    """Return the last edge of chunks up to an index, and the first one from there on."""
+    if isinstance(chunk, int):
+        return index // chunk * chunk, -(-index // chunk) * chunk
+    edges = list(accumulate(chunk, initial=0))
+    return edges[bisect_right(edges, index) - 1], edges[min(bisect_left(edges, index), len(chunk))]
 
 
 # -- arrays that exist, and those that do not ---------------------------------------------

@@ -21,6 +21,7 @@ from icechunk import (
     InvalidInputError,
     NodeNotFoundError,
 )
+from icechunk.base.rectilinear import stored_sizes
 from icechunk.errors import ErrorKind
 from icechunk_xarray import attributes, safety
 from icechunk_xarray.kinds import check_kinds
@@ -28,7 +29,7 @@ from icechunk_xarray.names import check_names, check_place
 from icechunk_xarray.refusals import refused
 from icechunk_xarray.regions import edges_of
 from icechunk_xarray.values import Check
-from icechunk_xarray.xarray_internals import encode
+from icechunk_xarray.xarray_internals import encode, is_in_memory
 
 Mode: TypeAlias = Literal["w", "w-", "a", "a-", "r+"]
 Region: TypeAlias = Mapping[str, slice | Literal["auto"]] | Literal["auto"] | None
@@ -60,8 +61,14 @@ class _Group(ZarrStore):
         - Bounds have the units of what they bound, and by CF need not repeat them.
         - Of two marks of missing values, one of which is NaN, it has the other: xarray
           encodes no values by both.
+        - Chunks of several lengths have one, because xarray writes to no others. Chunks that
+          exist stay as they are, whatever it takes them for.
         """
         variable: xr.Variable = super().open_store_variable(name)  # type: ignore[no-untyped-call]
+        for key in ("chunks", "shards"):
+            sizes = variable.encoding.get(key)
+            if sizes is not None and not all(isinstance(size, int) for size in sizes):
+                variable.encoding[key] = tuple(int(np.max(size)) for size in sizes)
         attrs = variable.attrs
         if _is_nan(attrs.get("_FillValue")) and not _is_nan(attrs.get("missing_value", np.nan)):
             del attrs["_FillValue"]
@@ -332,6 +339,11 @@ def _prepared(variable: xr.Variable, stored: xr.Variable | None) -> xr.Variable:
     if variable.dtype.kind == "V":
         # Zarr's metadata does not say in which byte order the fields of a record are
         variable = variable.to_base_variable().astype(variable.dtype.newbyteorder("<"))
+    if variable.dtype.kind == "O" and is_in_memory(variable):
+        first = next(iter(variable.values.flat))
+        if isinstance(first, list | tuple | dict | set | np.ndarray):
+            # NumPy says something of the sizes of arrays
+            raise TypeError(f"its values are of the type {type(first).__name__}")
     if stored is None:
         return _with_finite_missing_value(variable)
     if variable.dtype.kind in "Mm":
@@ -398,10 +410,15 @@ def _checked(
 ) -> PendingWrite:
     """Check chunks and values of a write; values of Dask are checked when they are computed."""
     name = write.target.basename
-    variable: xr.Variable = stored.open_store_variable(name)  # type: ignore[no-untyped-call]
+    try:
+        variable: xr.Variable = stored.open_store_variable(name)  # type: ignore[no-untyped-call]
+    except ValueError as error:
+        raise refused(
+            f"variable {name!r} could not be read back as it would be stored: {error}"
+        ) from error
     original = dataset.variables[name].transpose(*variable.dims)
     if write.is_lazy and not options.align_chunks:
-        grid = write.target.shards or write.target.chunks
+        grid = stored_sizes(write.target)
         place = (name, original.dims, grid, write.region)
         safety.check_blocks(*place, write.source.chunks)
         if options.mode == "r+" and options.safe_chunks:

@@ -15,6 +15,7 @@ import pandas as pd
 import xarray as xr
 
 from icechunk import IcechunkStore
+from icechunk.base.rectilinear import rectilinear_chunks
 from icechunk_xarray.refusals import refused
 from icechunk_xarray.values import decode_like
 
@@ -135,9 +136,10 @@ def _clashes(sizes: Sizes) -> Iterator[Clash]:
 def _has_labels(store: IcechunkStore, group: str, dim: str, dataset: xr.Dataset) -> bool:
     """Whether the stored labels of a group are those of a dataset."""
     given = dataset.coords[dim].variable
-    opened = xr.open_zarr(
-        store, group=group.strip("/"), consolidated=False, chunks=None, decode_cf=False
-    )
+    with rectilinear_chunks():
+        opened = xr.open_zarr(
+            store, group=group.strip("/"), consolidated=False, chunks=None, decode_cf=False
+        )
     try:
         stored = decode_like(dim, opened[dim].variable, given.values).values
         new = given.values

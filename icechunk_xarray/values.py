@@ -137,6 +137,8 @@ class Check:
         if original.dtype.kind == "T":
             # NumPy makes the text 'nan' of missing ones
             return np.asarray(_missing_texts(original) | (original != decoded), bool)
+        if original.dtype.kind in "biufc" and decoded.dtype.kind in "SUT":
+            raise TypeError("numbers do not become texts, but for .astype(str)")
         missing = pd.isnull(original)
         if original.dtype.kind in "OSU" and not _is_cftime(original):
             # Zarr has no missing strings: xarray stores empty ones
@@ -159,9 +161,10 @@ class Check:
         elif original.dtype.kind == "b" or decoded.dtype.kind == "b":
             same = original == decoded
         else:
-            same = (original == decoded) | (
-                np.isfinite(decoded) & (abs(decoded - original) <= self._tolerance(original))
-            )
+            # how near anything is to an infinite number is never a question
+            finite = np.isfinite(original) & np.isfinite(decoded)
+            near = abs(decoded - original) <= self._tolerance(original)
+            same = (original == decoded) | (finite & near)
         return np.asarray((missing != pd.isnull(decoded)) | (~missing & ~same), bool)
 
     @property

@@ -157,7 +157,8 @@ def to_icechunk(
     Returns
     -------
     str or None or dask.delayed.Delayed
-        The id of the snapshot, if the target is a repository. None for a session, or, with
+        The id of the snapshot, if the target is a repository: the newest one, if there was nothing
+        to write, such as no new steps. None for a session, or, with
         ``compute=False``, what remains to be computed.
 
     Raises
@@ -254,6 +255,9 @@ def to_icechunk(
     committing = repository.writable_session(branch or DEFAULT_BRANCH, pack=True)
     waiting = write_now(stage_groups(parts, committing, options))
     lazy.write(waiting)
+    if not committing.has_uncommitted_changes:
+        # such as no new steps, or values that are stored already
+        return committing.snapshot_id
     return committing.commit(message or describe(parts, options), metadata)
 
 

@@ -190,6 +190,16 @@ def test_names_that_zarr_takes_for_something_else(name: str) -> None:
         refuse(session, xr.Dataset({"v": 1}), "no name of a group", group=f"a/{name}")
 
 
+@pytest.mark.parametrize("dim", [5, 1.5, ("x", 1)])
+def test_dimensions_that_are_no_texts(dim: Any) -> None:
+    dataset = xr.Dataset({"v": ((dim,), [1, 2])})
+    session = create().writable_session("main")
+    refuse(session, dataset, "variable 'v'", repr(dim), "rename")
+    # as the message says
+    to_icechunk(dataset.rename({dim: str(dim)}), session)
+    assert read(session).sizes == {str(dim): 2}
+
+
 def test_groups_and_arrays_of_one_name() -> None:
     session = begin(xr.Dataset({"v": 1}))
     for group in ("v", "v/w"):

@@ -81,6 +81,7 @@ UNFIT: dict[str, tuple[Any, dict[str, Any] | None, Any, str]] = {
         "calendar='360_day'",
     ),
     "overflow of packed integers": (PHYSICAL, PACKED, PHYSICAL * 1e6, "int16"),
+    "infinite values in packed integers": (PHYSICAL, PACKED, PHYSICAL * -np.inf, "inf"),
     "a value that is the fill value": (PHYSICAL, PACKED, PHYSICAL * 0 + 4.9, "4.9"),
     "missing values in packed integers without fill value": (
         PHYSICAL,
@@ -698,6 +699,10 @@ def test_unknown_chunks() -> None:
         ([1, 2], {"dtype": "no such"}, "no such"),
         (np.array([1, "a"], object), {}, "mixed native types"),
         (np.array([1.0]), {"_FillValue": -1.0, "missing_value": -2.0}, "conflicting"),
+        (np.array([[1], [1, 2]], object), {}, "type list"),
+        (np.array(["a", "\ud800"], object), {}, "surrogates"),
+        (np.array([b"a", b"b"]), {"_FillValue": b"a"}, "could not be read back"),
+        (np.array([1, 2]), {"dtype": "U3"}, ".astype(str)"),
     ],
 )
 def test_what_cannot_be_encoded(values: Any, encoding: dict[str, Any], word: str) -> None:

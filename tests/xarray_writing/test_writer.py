@@ -451,3 +451,18 @@ def test_an_append_of_the_same_coordinates_is_one() -> None:
     to_icechunk(CLIMATE, repo, append_dim="time", safe_append=False)
     times = read(repo).time.values
     np.testing.assert_array_equal(times, np.tile(CLIMATE.time.values, 2))
+
+
+@pytest.mark.parametrize("job", [None, "steps"])
+def test_nothing_to_write_makes_no_commit(job: str | None) -> None:
+    """An update that brings no new steps is no error: the newest version has all there is."""
+    dataset = xr.Dataset({"v": ("t", [1.0, 2.0])}, {"t": [0, 1]})
+    repository = Repository.create(icechunk.in_memory_storage())
+    first = to_icechunk(dataset, repository)
+    none = dataset.isel(t=slice(0, 0))
+    for how in ({"append_dim": "t"}, {"region": {"t": slice(1, 1)}}):
+        name = None if job is None else f"{job}-{next(iter(how))}"
+        written = to_icechunk(none, repository, job=name, **how)
+        assert written == repository.lookup_branch("main")
+        assert job is not None or written == first
+    assert xr.open_dataset(repository.readonly_session("main"), engine="icechunk").equals(dataset)
