@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 import uuid
@@ -34,6 +35,7 @@ from icechunk import (
     Storage,
     TaskError,
 )
+from icechunk.base.near import meant
 from icechunk.base.time_limits import call_within
 from icechunk_dask.dask_internals import Task, as_tasks, fused, with_function
 from icechunk_dask.executors import Pool
@@ -41,7 +43,7 @@ from icechunk_dask.part import Part, failing_as, merge_parts, timed
 from icechunk_dask.progress import Progress, count, counts_of
 from icechunk_dask.recipe import Recipe
 
-__all__ = ["Named", "Runner", "Write", "reduced"]
+__all__ = ["Named", "Runner", "Write", "check_options", "reduced"]
 
 #: How many parts are merged at a time. Wide, because a merge costs little beside a task.
 SPLIT_EVERY: Final = 16
@@ -345,6 +347,28 @@ def reduced(
     return Write(final, merged, names, topic)
 
 
+def check_options(function: Callable[..., Any], options: Iterable[str]) -> None:
+    """Refuse options that Dask would ignore in silence.
+
+    Parameters
+    ----------
+    function : callable
+        Takes the options as keyword arguments, besides its own.
+    options : iterable of str
+
+    Raises
+    ------
+    TypeError
+    """
+    unknown = sorted(set(options) - _OPTIONS)
+    if unknown:
+        near = meant(unknown[0], {*inspect.signature(function).parameters, *_OPTIONS})
+        raise TypeError(
+            f"{function.__name__}() got an unexpected keyword argument {unknown[0]!r}"
+            f"; what is passed on to Dask is {', '.join(sorted(_OPTIONS))}{near}"
+        )
+
+
 @dataclass(frozen=True)
 class Runner:
     """Runs tasks where the user wants them.
@@ -359,8 +383,6 @@ class Runner:
 
     Raises
     ------
-    TypeError
-        For an option that Dask would ignore in silence.
     InvalidInputError
         If `timeout` is no number of seconds.
     """
@@ -372,12 +394,6 @@ class Runner:
     def __post_init__(self) -> None:
         if self.timeout is not None and not self.timeout > 0:
             raise InvalidInputError(f"timeout must be a number of seconds, not {self.timeout!r}")
-        unknown = sorted(set(self.options) - _OPTIONS)
-        if unknown:
-            raise TypeError(
-                f"unknown option {unknown[0]!r}; options that are passed on to Dask are "
-                f"{', '.join(sorted(_OPTIONS))}"
-            )
 
     @property
     def client(self) -> Any:

@@ -27,7 +27,7 @@ from icechunk import (
 )
 from icechunk_dask.batches import Committing, Units, Written, refuse_commit_options
 from icechunk_dask.executors import ExecutorOption, with_executor
-from icechunk_dask.graph import Named, Runner, Write, reduced
+from icechunk_dask.graph import Named, Runner, Write, check_options, reduced
 from icechunk_dask.part import Boxes, Part, finished, overlap
 from icechunk_dask.progress import ProgressOption, progress_of
 from icechunk_dask.recipe import Recipe
@@ -145,6 +145,7 @@ def distributed_write(
     >>> written.tasks
     4
     """
+    check_options(distributed_write, dask_options)
     if not callable(func):
         raise InvalidInputError(f"func is {func!r}, it must be a function of store and item")
     work = Items(func, list(items), key, return_results)

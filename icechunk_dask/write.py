@@ -17,7 +17,7 @@ from icechunk.session.distributed import merge_sessions
 from icechunk_dask.batches import Committing, refuse_commit_options
 from icechunk_dask.blocks import Blocks, Job, Region, change_set_of, make_jobs
 from icechunk_dask.executors import ExecutorOption, with_executor
-from icechunk_dask.graph import Runner, Trying
+from icechunk_dask.graph import Runner, Trying, check_options
 from icechunk_dask.progress import Progress, ProgressOption, progress_of
 
 __all__ = ["store_dask"]
@@ -121,6 +121,7 @@ def store_dask(
     >>> session = store_dask(sources=[values], targets=[target], progress=False)
     >>> snapshot = session.commit("Warmer")
     """
+    check_options(store_dask, store_kwargs)
     committing = None
     arrays = _listed(targets)
     how = (message, metadata, rebase_with, commit_every, publish, job)

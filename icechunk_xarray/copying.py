@@ -106,7 +106,7 @@ def ingest(
 
     Parameters
     ----------
-    urls : sequence of str or path, or a pattern
+    urls : str, path or sequence of them
         Files, or a pattern such as ``"s3://bucket/2024/*.nc"``.
     target : Repository, Storage, URL or path
         A repository is created where there is none.

@@ -20,7 +20,7 @@ class Missing(MetaPathFinder):
 sys.meta_path.insert(0, Missing())
 try:
     {statement}
-except ImportError as error:
+except (ImportError, SystemExit) as error:
     print(error)
 """
 
@@ -52,6 +52,11 @@ except ImportError as error:
             "cloudpickle",
             "import icechunk_dask",
             "icechunk_dask needs cloudpickle: pip install 'icechunk[dask]'",
+        ),
+        (
+            "click",
+            "import icechunk.__main__",
+            "Error: the command line needs click: pip install 'icechunk[cli]'",
         ),
     ],
 )

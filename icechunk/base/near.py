@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["near"]
+__all__ = ["meant", "near"]
 
 #: Names that are said, and names that are compared: a repository may have a million.
 _LISTED: Final = 5
@@ -32,12 +32,33 @@ def near(name: object, known: Iterable[str]) -> str:
     "; there are 'dev', 'main'"
     """
     names = sorted(set(itertools.islice(known, _COMPARED)))
-    found = difflib.get_close_matches(str(name), names, _LISTED)
+    found = meant(name, names)
     if found:
-        return f"; did you mean {' or '.join(map(repr, found))}?"
+        return found
     if not names:
         return "; there are none"
     if len(names) == 1:
         return f"; there is {names[0]!r}"
     more = ", ..." if len(names) > _LISTED else ""
     return f"; there are {', '.join(map(repr, names[:_LISTED]))}{more}"
+
+
+def meant(name: object, known: Iterable[str]) -> str:
+    """Return the end of a sentence: names that are spelled much the same, if there are any.
+
+    Parameters
+    ----------
+    name : object
+        What was given.
+    known : iterable of str
+        What there is.
+
+    Examples
+    --------
+    >>> meant("mesage", ["message", "branch"])
+    "; did you mean 'message'?"
+    >>> meant("x", ["message", "branch"])
+    ''
+    """
+    found = difflib.get_close_matches(str(name), list(known), _LISTED)
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""

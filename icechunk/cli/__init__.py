@@ -1,1 +1,16 @@
 """The command `icechunk`: what the library does, from a terminal."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line, or say what it needs."""
+    try:
+        from icechunk.cli.app import main as command
+    except ModuleNotFoundError as error:
+        sys.exit(f"Error: the command line needs {error.name}: pip install 'icechunk[cli]'")
+    command()

@@ -6,15 +6,16 @@ One text names any of them, see `resolve_ref`. The rules are those of git, where
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
-from typing import Final
+from typing import Final, cast
 
 from icechunk.base.near import near
 from icechunk.commit.snapshot_info import from_microseconds, to_microseconds
 from icechunk.config.times import Time, instant
 from icechunk.errors import (
     ErrorKind,
+    IcechunkError,
     InvalidInputError,
     RefNotFoundError,
     SnapshotNotFoundError,
@@ -25,6 +26,7 @@ from icechunk.format.repo_info import RepoInfo, SnapshotEntry
 __all__ = [
     "as_of",
     "branch_tip",
+    "id_of_snapshot",
     "invalid_version",
     "require_snapshot",
     "resolve",
@@ -118,10 +120,53 @@ def resolve(
         return tag_target(info, tag)
     if ref is not None:
         return resolve_ref(info, ref)
-    found = _by_prefix(info, snapshot_id) if isinstance(snapshot_id, str) else None
-    if found is not None:
-        return found
-    return require_snapshot(info, decode_id(snapshot_id or "")).id
+    return require_snapshot(info, id_of_snapshot(snapshot_id, lambda: info)).id
+
+
+def id_of_snapshot(given: object, load: Callable[[], RepoInfo]) -> bytes:
+    """Return the raw form of what was given as the id of a snapshot.
+
+    The beginning of an id is enough if no other id begins the same way. Other names of a version
+    are refused: what a branch points to now need not be what was meant by an id.
+
+    Parameters
+    ----------
+    given : object
+        A whole id need not be in the history.
+    load : callable
+        Returns the repo info. It is called for what is no whole id.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is no id. The message says which version was named, and how to get its id.
+    """
+    try:
+        return decode_id(cast(str, given))
+    except InvalidInputError as error:
+        info = load()
+        found = _by_prefix(info, given) if isinstance(given, str) else None
+        if found is not None:
+            return found
+        raise InvalidInputError(
+            f"{error.message}{_meant(info, given)}", ErrorKind.INVALID_SNAPSHOT_ID
+        ) from None
+
+
+def _meant(info: RepoInfo, given: object) -> str:
+    """Return the end of a sentence: how to get the id of what is no id."""
+    if not isinstance(given, str):
+        for name in ("snapshot_id", "id"):  # of sessions, and of entries in the history
+            if hasattr(given, name):
+                return f"; pass its {name}"
+        return ""
+    try:
+        resolve_ref(info, given)
+    except IcechunkError:
+        return _near(info, given, info.branches, info.tags)
+    kinds = (("branch", info.branches), ("tag", info.tags))
+    kind = next((kind for kind, kept in kinds if kept.get(given) is not None), "version")
+    return f"; it names a {kind}: pass repo.resolve({given!r})"
 
 
 def resolve_ref(info: RepoInfo, text: str) -> bytes:

@@ -21,6 +21,7 @@ from textwrap import indent
 from typing import Annotated, Any, ClassVar, TypeVar, get_origin, get_type_hints
 
 from icechunk.base.display import Displayed
+from icechunk.base.near import meant
 from icechunk.base.public_url import public_text, public_url
 from icechunk.base.texts import call, labelled, literal
 from icechunk.errors import ErrorKind, InvalidInputError
@@ -186,7 +187,8 @@ class Options(Displayed):
         kind = self._kinds.get(name)
         if kind is None:
             raise AttributeError(
-                f"{type(self).__name__} has no option {name!r}; it has {', '.join(self._kinds)}"
+                f"{type(self).__name__} has no option {name!r}"
+                + (meant(name, self._kinds) or f"; it has {', '.join(self._kinds)}")
             )
         if value is not None or self.__dataclass_fields__[name].default is not None:
             value = kind.check(value, f"{type(self).__name__}: {name}")

@@ -322,7 +322,7 @@ class Checkout:
         """
         repository = self._repo("tag")
         if self._moves_tags and tag_name in repository.list_tags():
-            _move_tag(repository, tag_name, decode_id(snapshot_id))
+            _move_tag(repository, tag_name, decode_id(repository.lookup_snapshot(snapshot_id).id))
         else:
             repository.create_tag(tag_name, snapshot_id)
 

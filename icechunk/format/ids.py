@@ -77,8 +77,9 @@ def decode_id(text: str, size: int = OBJECT_ID_SIZE) -> bytes:
         problem = f"no id ends with {letters[-1]!r}, only with one of {last}"
     else:
         problem = f"expected {chars} characters of {_ALPHABET}"
+    shown = repr(text) if isinstance(text, str) else f"a value of type {type(text).__name__}"
     raise InvalidInputError(
-        f"{text!r} is not an id: {problem}",
+        f"{shown} is not an id: {problem}",
         ErrorKind.INVALID_SNAPSHOT_ID if size == OBJECT_ID_SIZE else ErrorKind.INVALID_KEY,
     )
 

@@ -7,7 +7,12 @@ from typing import Final
 
 from icechunk.commit.features import CREATE_TAG, DELETE_TAG, require_feature
 from icechunk.commit.publish import RepoState
-from icechunk.commit.version_names import branch_tip, require_snapshot, tag_target
+from icechunk.commit.version_names import (
+    branch_tip,
+    id_of_snapshot,
+    require_snapshot,
+    tag_target,
+)
 from icechunk.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -15,7 +20,7 @@ from icechunk.errors import (
     InvalidInputError,
     SessionStateError,
 )
-from icechunk.format.ids import decode_id, encode_id
+from icechunk.format.ids import encode_id
 from icechunk.format.repo_info import RepoInfo, with_item
 from icechunk.format.updates import UpdateEntry, UpdateKind
 
@@ -54,7 +59,7 @@ class BranchesAndTags:
         >>> repo.create_branch("trial", repo.resolve("main~1"))
         """
         _check_name(branch)
-        target = decode_id(snapshot_id)
+        target = id_of_snapshot(snapshot_id, self._state.load)
 
         def compute(info: RepoInfo) -> tuple[RepoInfo, UpdateEntry]:
             if branch in info.branches:
@@ -112,16 +117,20 @@ class BranchesAndTags:
         --------
         >>> repo.reset_branch("main", repo.resolve("main~1"))
         """
-        target = decode_id(snapshot_id)
+        target = id_of_snapshot(snapshot_id, self._state.load)
+
+        expected = None
+        if from_snapshot_id is not None:
+            expected = id_of_snapshot(from_snapshot_id, self._state.load)
 
         def compute(info: RepoInfo) -> tuple[RepoInfo, UpdateEntry]:
             previous = branch_tip(info, branch)
-            if from_snapshot_id is not None and previous != decode_id(from_snapshot_id):
+            if expected is not None and previous != expected:
                 raise ConflictError(
-                    from_snapshot_id,
+                    encode_id(expected),
                     encode_id(previous),
                     f"the branch {branch!r} is at snapshot {encode_id(previous)}, "
-                    f"not at {from_snapshot_id}",
+                    f"not at {encode_id(expected)}",
                     ErrorKind.BRANCH_UPDATE_CONFLICT,
                 )
             require_snapshot(info, target)
@@ -176,7 +185,7 @@ class BranchesAndTags:
         >>> repo.create_tag("v2", repo.resolve("main"))
         """
         _check_name(tag)
-        target = decode_id(snapshot_id)
+        target = id_of_snapshot(snapshot_id, self._state.load)
 
         def compute(info: RepoInfo) -> tuple[RepoInfo, UpdateEntry]:
             require_feature(info, CREATE_TAG)

@@ -17,9 +17,9 @@ from icechunk.commit.snapshot_info import (
     SnapshotInfo,
     snapshot_of_row,
 )
-from icechunk.commit.version_names import require_snapshot, resolve
+from icechunk.commit.version_names import id_of_snapshot, require_snapshot, resolve
 from icechunk.errors import ErrorKind, InvalidInputError
-from icechunk.format.ids import decode_id, encode_id
+from icechunk.format.ids import encode_id
 from icechunk.format.repo_info import RepoInfo
 from icechunk.format.snapshot_table import SnapshotTable
 from icechunk.repository.ancestry_graph import AncestryGraph
@@ -88,7 +88,8 @@ class History:
         'First'
         """
         info = self._state.load()
-        return SnapshotInfo.from_entry(require_snapshot(info, decode_id(snapshot_id)))
+        found = require_snapshot(info, id_of_snapshot(snapshot_id, lambda: info))
+        return SnapshotInfo.from_entry(found)
 
     def list_manifest_files(self, snapshot_id: str) -> list[ManifestFileInfo]:
         """Return the manifests that a snapshot refers to.
@@ -98,7 +99,7 @@ class History:
         >>> sum(file.num_chunk_refs for file in repo.list_manifest_files(first))
         4
         """
-        snapshot = self._assets.snapshot(decode_id(snapshot_id))
+        snapshot = self._assets.snapshot(id_of_snapshot(snapshot_id, self._state.load))
         return [ManifestFileInfo.from_file(file) for file in snapshot.manifest_files.values()]
 
     def ancestry(

@@ -10,6 +10,7 @@ import numpy as np
 from icechunk.commit.assets import Assets
 from icechunk.commit.publish import RepoState
 from icechunk.commit.snapshot_info import from_microseconds
+from icechunk.commit.version_names import id_of_snapshot
 from icechunk.errors import ErrorKind, FormatError, StorageError
 from icechunk.format import layout
 from icechunk.format.chunk_refs import RefKind
@@ -119,7 +120,7 @@ class Inspection:
         --------
         >>> told = repo.inspect_snapshot(first)
         """
-        key = layout.snapshot_key(decode_id(snapshot_id))
+        key = layout.snapshot_key(id_of_snapshot(snapshot_id, self._state.load))
         data = self._assets.storage.get(key).data
         snapshot = decode_snapshot(data, key)
         return {
@@ -221,7 +222,7 @@ class Inspection:
         --------
         >>> told = repo.inspect_transaction_log(first)
         """
-        wanted = decode_id(snapshot_id)
+        wanted = id_of_snapshot(snapshot_id, self._state.load)
         key = layout.transaction_key(wanted)
         data = self._assets.storage.get(key).data
         log = decode_transaction_log(data, key)

@@ -9,6 +9,7 @@ from datetime import datetime
 from inspect import signature
 from typing import Any, Final, TypedDict, Unpack
 
+from icechunk.base.near import meant
 from icechunk.config import ChecksumAlgorithm, S3Options
 from icechunk.config.credential_types import (
     AnyAzureRefreshableCredential,
@@ -48,6 +49,7 @@ class S3Arguments(TypedDict, total=False):
 
 #: Which of them concern credentials, and which requests. The rest are those of `S3Options`.
 _OF_CREDENTIALS: Final = signature(s3_credentials).parameters.keys()
+_OF_SIBLINGS: Final = ("bucket", "prefix", "region", "endpoint_url", "account_id", "namespace")
 _OF_REQUESTS: Final = {"legacy_rooted_keys", "read_headers", "write_headers", "headers"}
 
 
@@ -55,6 +57,10 @@ def _described(
     region: str | None, endpoint_url: str | None, arguments: S3Arguments
 ) -> tuple[S3Options, AnyS3Credential, dict[str, Any]]:
     """Return options, credentials, and what remains."""
+    unknown = sorted(arguments.keys() - S3Arguments.__annotations__.keys())
+    if unknown:
+        known = (*S3Arguments.__annotations__, *_OF_SIBLINGS)
+        raise TypeError(f"unexpected keyword argument {unknown[0]!r}{meant(unknown[0], known)}")
     given: dict[str, Any] = {"network_stream_timeout_seconds": 60, **arguments}
     others = {name: given.pop(name) for name in _OF_REQUESTS & given.keys()}
     credentials = s3_credentials(**{name: given[name] for name in _OF_CREDENTIALS & given.keys()})
@@ -338,7 +344,10 @@ def hf_storage(
 
     Examples
     --------
-    >>> storage = icechunk.hf_storage("user/data", "weather")  # doctest: +SKIP
+    >>> storage = icechunk.hf_storage(
+    ...     bucket="data", prefix="weather", namespace="user",
+    ...     access_key_id="key", secret_access_key="secret",
+    ... )
     """
     options, credentials, others = _described(None, None, arguments)
     return from_config.hf(options, bucket, prefix, namespace, credentials, **others)

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl, unquote, urljoin
 
 from icechunk._version import user_agent
+from icechunk.base.near import meant
 from icechunk.base.public_url import public_url, url_credentials
 from icechunk.config import S3Options
 from icechunk.config.credentials import azure_credentials, gcs_credentials, s3_credentials
@@ -296,7 +297,7 @@ def _refuse_unknown(what: str, options: Iterable[str], known: Iterable[str]) -> 
     if unknown:
         raise InvalidInputError(
             f"{what} has no option {', '.join(unknown)}; it knows "
-            f"{', '.join(sorted(known)) or 'none'}",
+            f"{', '.join(sorted(known)) or 'none'}{meant(unknown[0], known)}",
             ErrorKind.STORAGE_CONFIG,
         )
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from icechunk.base.calling import depth_of_caller
 from icechunk.base.public_url import public_url
+from icechunk.errors import InvalidInputError
 
 _S3: Final = "icechunk.s3_from_env_credentials() or icechunk.s3_anonymous_credentials()"
 _GCS: Final = "icechunk.credentials.gcs_anonymous_credentials()"
@@ -35,7 +36,18 @@ def warn_of_none(authorization: Mapping[str, object] | None) -> None:
     ----------
     authorization : mapping, optional
         Credentials by the prefix of the container.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is something else.
     """
+    if authorization is not None and not isinstance(authorization, Mapping):
+        raise InvalidInputError(
+            "authorize_virtual_chunk_access must map prefixes to credentials, such as "
+            "{'s3://bucket/': icechunk.s3_from_env_credentials()}, not be of type "
+            f"{type(authorization).__name__}"
+        )
     for prefix, credentials in (authorization or {}).items():
         if credentials is None:
             better = _EXPLICIT.get(str(prefix).partition("://")[0], "a credential")

@@ -265,16 +265,14 @@ class Sources:
         Raises
         ------
         InvalidInputError
-            If a pattern matches nothing, or one string is neither a list nor a pattern.
+            If a pattern matches nothing, or a string names a folder.
         """
         if isinstance(urls, str | os.PathLike):
             text = os.fspath(urls)
-            if not self._is_pattern(text):
-                if self._is_folder(text):
-                    raise InvalidInputError(
-                        f"{text} is a folder; pass a pattern such as {text.rstrip('/') + '/*.nc'!r}"
-                    )
-                raise InvalidInputError(f"urls must be a list or a pattern; pass [{text!r}]")
+            if not self._is_pattern(text) and self._is_folder(text):
+                raise InvalidInputError(
+                    f"{text} is a folder; pass a pattern such as {text.rstrip('/') + '/*.nc'!r}"
+                )
             urls = [text]
         found: list[str] = []
         for url in urls:

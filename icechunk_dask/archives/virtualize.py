@@ -87,7 +87,7 @@ def virtualize(
 
     Parameters
     ----------
-    urls : sequence of str or path, or a pattern
+    urls : str, path or sequence of them
         NetCDF 3 and 4, HDF5 or GRIB files, whatever their names end with. A pattern such as
         ``"s3://bucket/2024/*.nc"`` stands for all files that match; a list may have some.
     target : Repository, Storage, URL or path
@@ -334,7 +334,7 @@ def remove_files(
 
     Parameters
     ----------
-    urls : sequence of str or path, or a pattern
+    urls : str, path or sequence of them
         Files of the archive, as `virtualize` takes them. A pattern is compared with the
         files of the archive, not with those that exist.
     target : Repository, Storage, URL or path

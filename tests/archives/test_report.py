@@ -112,6 +112,10 @@ def test_patterns(tmp_path: Path) -> None:
     assert report.added == tuple(map(str, files))
     report = virtualize([f"{tmp_path}/?.nc", odd], tmp_path / "repo", scheduler="sync")
     assert report.added == (str(odd),)
+    # one file without a list around it
+    report = virtualize(files[0], tmp_path / "alone", scheduler="sync")
+    report = virtualize(str(files[1]), tmp_path / "alone", scheduler="sync")
+    assert report.added == (str(files[1]),)
     # one file, in three spellings
     spellings = [files[0], files[0].as_uri(), f"{tmp_path}/./0.nc"]
     report = virtualize(spellings, tmp_path / "one", scheduler="sync", order="url")

@@ -300,6 +300,19 @@ def command(*args: str | Path, **environment: str) -> list[str]:
     return [sys.executable, "-c", "from icechunk.cli.app import main; main()", *map(str, args)]
 
 
+def test_as_a_module(folder: Path) -> None:
+    """``python -m icechunk`` is the command under its own name."""
+    done = subprocess.run(
+        [sys.executable, "-m", "icechunk", "inof", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Usage: python -m icechunk" in done.stderr
+    assert "Did you mean info?" in done.stderr
+
+
 def test_help_does_not_wait_for_zarr() -> None:
     code = "import sys, icechunk.cli.app; print('zarr' in sys.modules, 'rich' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -158,6 +159,46 @@ def test_misspelt_branches_and_tags(repository: Repository) -> None:
     repository.delete_tag("v1.0")
     with pytest.raises(RefNotFoundError, match="no tag 'x'; there are none"):
         repository.readonly_session(tag="x")
+
+
+def test_what_is_no_id_of_a_snapshot(repository: Repository, ids: list[str]) -> None:
+    """Every call that takes an id says what was named instead; the beginning of one is enough."""
+    session = repository.readonly_session("main")
+    meant: list[tuple[Any, str]] = [
+        ("main", "'main' is not an id.*it names a branch: pass repo.resolve('main')"),
+        ("v1.0", "it names a tag: pass repo.resolve('v1.0')"),
+        ("main~2", "it names a version: pass repo.resolve('main~2')"),
+        ("mian", "did you mean 'main'?"),
+        ("zzz", "'zzz' is not an id.*there are 'feature/x~1@home', 'main', 'v1.0'"),
+        (session, "a value of type Session is not an id.*; pass its snapshot_id"),
+        (next(repository.ancestry(branch="main")), "type SnapshotInfo.*; pass its id"),
+        (7, "a value of type int is not an id"),
+    ]
+    calls: list[tuple[Callable[[Any], object], str]] = [
+        (lambda id: repository.create_branch("new", id), "create_branch"),
+        (lambda id: repository.create_tag("new", id), "create_tag"),
+        (lambda id: repository.reset_branch("new", id), "reset_branch"),
+        (lambda id: repository.reset_branch("new", ids[0], from_snapshot_id=id), "reset from"),
+        (repository.lookup_snapshot, "lookup_snapshot"),
+        (repository.list_manifest_files, "list_manifest_files"),
+        (repository.inspect_snapshot, "inspect_snapshot"),
+        (repository.inspect_transaction_log, "inspect_transaction_log"),
+        (lambda id: repository.readonly_session(snapshot_id=id), "readonly_session"),
+        (lambda id: repository.ancestry(snapshot_id=id), "ancestry"),
+        (lambda id: repository.diff(from_snapshot_id=id, to_branch="main"), "diff"),
+        (lambda id: repository.ancestry_graph(snapshot_id=id), "ancestry_graph"),
+    ]
+    before = repository.list_branches(), repository.list_tags()
+    for call, name in calls:
+        for named, words in meant:
+            pattern = ".*".join(map(re.escape, words.split(".*")))
+            with pytest.raises(InvalidInputError, match=f"invalid snapshot id: .*{pattern}"):
+                call(named)
+                pytest.fail(f"{name} took {named!r}")
+    assert (repository.list_branches(), repository.list_tags()) == before
+    for call, _ in calls:
+        call(ids[0][:8])
+    assert repository.lookup_branch("new") == repository.lookup_tag("new") == ids[0]
 
 
 def test_names_that_say_two_things(repository: Repository, ids: list[str]) -> None:

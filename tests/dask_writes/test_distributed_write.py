@@ -347,8 +347,11 @@ def test_what_cannot_be_asked_for(repository: Repository, here: None) -> None:
             distributed_write(fill, [1], where, **options)  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match="a object has no JSON; pass key="):
         distributed_write(fill, [object()], repository, message="x", job="j")  # type: ignore[list-item]
-    with pytest.raises(TypeError, match="unknown option 'worker'"):
+    with pytest.raises(TypeError, match=r"argument 'worker'.*; did you mean 'workers'"):
         distributed_write(fill, [1], session, worker=1)
+    # before anything is said of what is then missing
+    with pytest.raises(TypeError, match=r"argument 'mesage'.*; did you mean 'message'"):
+        distributed_write(fill, [1], repository, mesage="x")
     with running("processes"), pytest.raises(InvalidInputError, match="memory of this process"):
         distributed_write(fill, [1], prepared(MemoryStorage()), message="x")
     assert commits(repository) == 0

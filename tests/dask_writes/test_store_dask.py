@@ -248,7 +248,7 @@ def test_what_cannot_be_asked_for(storage: LocalStorage, here: None) -> None:
     session = repository.writable_session("main")
     a, b = arrays(session)
     wrong: Any = VALUES
-    with pytest.raises(TypeError, match="unknown option 'retires'"):
+    with pytest.raises(TypeError, match=r"argument 'retires'.*; did you mean 'retries'"):
         store_dask(sources=[source()], targets=[a], retires=3)
     with pytest.raises(InvalidInputError, match="1 sources, 2 targets"):
         store_dask(sources=[source()], targets=[a, b])
