@@ -123,11 +123,11 @@ def main() -> None:
         with step("What the branch added"):
             show_diff(repo, second, tip)
 
-        with step("Open the folder afresh, and list the history of 'main'"):
+        with step("Open the folder afresh, and list the history of 'main' (times in UTC)"):
             repo = icechunk.Repository.open(icechunk.local_filesystem_storage(folder))
             history = list(repo.ancestry(branch="main"))
             for snapshot in history:
-                say(snapshot.id, f"{snapshot.written_at:%H:%M:%S.%f} {snapshot.message}")
+                say(snapshot.id, f"{snapshot.written_at:%Y-%m-%d %H:%M:%S} {snapshot.message}")
             say("branches", ", ".join(sorted(repo.list_branches())))
 
         with step("Travel in time"):

@@ -196,7 +196,7 @@ def cell_map(cells: Sequence[Cell], axes: Sequence[tuple[str, int, int]]) -> Htm
     return Html(f'<svg role="img" aria-label="{told}" {size}>{frame}{rects}</svg>{note(told)}')
 
 
-def chunk_map(coords: Sequence[Sequence[int]]) -> Html:
+def chunk_map(coords: Sequence[Sequence[int]], names: Sequence[str | None] = ()) -> Html:
     """Return a picture of chunks in their grid, or nothing for a grid of one chunk.
 
     It shows the two axes along which the chunks reach furthest. Where a cell stands for
@@ -206,6 +206,8 @@ def chunk_map(coords: Sequence[Sequence[int]]) -> Html:
     ----------
     coords : sequence of sequence of int
         Chunk grid coordinates, all of one rank.
+    names : sequence of (str or None)
+        Of the dimensions, where they have any.
     """
     if not coords or not coords[0]:
         return Html("")
@@ -224,4 +226,5 @@ def chunk_map(coords: Sequence[Sequence[int]]) -> Html:
     for place, count in counts.items():
         y, x = (0, *place)[-2:]
         cells.append(Cell(y, x, count / most))
-    return cell_map(cells, [(f"axis {i}", *bounds[i]) for i in axes])
+    named = {i: name for i, name in enumerate(names) if name}
+    return cell_map(cells, [(named.get(i, f"axis {i}"), *bounds[i]) for i in axes])

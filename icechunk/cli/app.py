@@ -13,7 +13,7 @@ import click
 
 from icechunk._version import __version__
 from icechunk.base.visible import visible
-from icechunk.errors import IcechunkError
+from icechunk.errors import ErrorKind, IcechunkError
 
 __all__ = ["main"]
 
@@ -52,6 +52,14 @@ COMMANDS: Final = {
     "virtualize": ("archives", "Make one dataset of NetCDF, HDF5 or GRIB files."),
     "import-kerchunk": ("kerchunk_references", "Import kerchunk references."),
     "export": ("kerchunk_references", "Export a version as kerchunk references."),
+}
+
+#: What to pass here, where an error speaks of an argument of Python.
+_ADVICE: Final = {
+    ErrorKind.UNAUTHORIZED_VIRTUAL_CHUNK_CONTAINER: (
+        "; on the command line: --authorize-virtual-chunk-access PREFIX, and --trust-config for "
+        "endpoints that the repository names"
+    ),
 }
 
 
@@ -100,6 +108,7 @@ class Commands(click.Group):
                 message = f"{error.name} is not installed: pip install 'icechunk[all]'"
             else:
                 message = str(error) or type(error).__name__
+                message += _ADVICE.get(getattr(error, "kind", None), "")
             raise click.ClickException(visible(message)) from error
 
 

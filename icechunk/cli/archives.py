@@ -7,8 +7,15 @@ from typing import Any
 
 import click
 
-from icechunk import Storage
-from icechunk.cli.options import as_json, branch_option, group_option, message_option, storage
+from icechunk.cli.options import (
+    access_option,
+    as_json,
+    branch_option,
+    group_option,
+    location,
+    message_option,
+    remote_option,
+)
 from icechunk.cli.output import print_json, text
 from icechunk_dask import VirtualizeReport, ingest as ingest_files, virtualize as virtualize_files
 
@@ -18,7 +25,7 @@ __all__ = ["COMMANDS"]
 def _of_files(command: Callable[..., None]) -> Callable[..., None]:
     """Add what both commands take."""
     options = [
-        storage,
+        location,
         click.argument("urls", metavar="FILES...", nargs=-1, required=True),
         click.option(
             "-d",
@@ -38,6 +45,7 @@ def _of_files(command: Callable[..., None]) -> Callable[..., None]:
             default="error",
             show_default=True,
         ),
+        remote_option,
         group_option,
         branch_option,
         message_option,
@@ -46,6 +54,11 @@ def _of_files(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def _place(repo: str, options: dict[str, Any], remote: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments: where the repository is, and what it and the files are opened with."""
+    return {"target": repo, "storage_options": options, "remote_options": remote or None}
 
 
 def _tell(report: VirtualizeReport, as_json: bool) -> None:
@@ -65,12 +78,21 @@ def _tell(report: VirtualizeReport, as_json: bool) -> None:
     type=click.Choice(["auto", "regular"]),
     help="Whether chunks may have several lengths. Default: auto for a new archive.",
 )
-def virtualize(place: Storage, urls: tuple[str, ...], as_json: bool, **arguments: Any) -> None:
+@access_option
+def virtualize(
+    repo: str,
+    options: dict[str, Any],
+    remote_options: dict[str, Any],
+    urls: tuple[str, ...],
+    as_json: bool,
+    **arguments: Any,
+) -> None:
     """Make one dataset of NetCDF, HDF5 or GRIB files, without copying their data.
 
     The repository REPO is created where there is none. Called again, new files are added.
     """
-    _tell(virtualize_files(list(urls), place, **arguments), as_json)
+    place = _place(repo, options, remote_options)
+    _tell(virtualize_files(list(urls), **place, **arguments), as_json)
 
 
 @click.command()
@@ -88,7 +110,9 @@ def virtualize(place: Storage, urls: tuple[str, ...], as_json: bool, **arguments
     help="Repeatable.",
 )
 def ingest(
-    place: Storage,
+    repo: str,
+    options: dict[str, Any],
+    remote_options: dict[str, Any],
     urls: tuple[str, ...],
     chunks: tuple[str, ...],
     as_json: bool,
@@ -105,7 +129,8 @@ def ingest(
         if not size.lstrip("-").isdecimal():
             raise click.BadParameter(f"{chunk!r} is not DIM=SIZE, such as time=24")
         sizes[dim] = int(size)
-    _tell(ingest_files(list(urls), place, chunks=sizes or None, **arguments), as_json)
+    place = _place(repo, options, remote_options)
+    _tell(ingest_files(list(urls), **place, chunks=sizes or None, **arguments), as_json)
 
 
 COMMANDS: dict[str, Any] = {"ingest": ingest, "virtualize": virtualize}

@@ -17,7 +17,7 @@ from icechunk import FormatError, IcechunkError, InvalidInputError, Repository, 
 from icechunk.base.rectilinear import decoded_sizes, place_of, rectilinear_chunks
 from icechunk.base.visible import in_a_line
 from icechunk.cli import completing
-from icechunk.cli.options import as_json, ref, repository
+from icechunk.cli.options import as_json, chunk_repository, ref, repository
 from icechunk.cli.output import console, fields, print_json, size, table, text
 from icechunk.format.chunk_ref import RefKind
 
@@ -154,7 +154,7 @@ def tree(repo: Repository, ref: str, path: str, as_json: bool) -> None:
 
 
 @click.command()
-@repository
+@chunk_repository
 @path_argument
 @click.option("-c", "--chunk", "index", metavar="I,J,...", help="Print the values of a chunk.")
 @ref

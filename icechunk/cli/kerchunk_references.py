@@ -11,9 +11,11 @@ from icechunk import Repository
 from icechunk.cli.options import (
     as_json,
     branch_option,
+    chunk_repository,
     group_option,
     message_option,
     ref,
+    remote_option,
     repository,
 )
 from icechunk.cli.output import done
@@ -23,9 +25,10 @@ __all__ = ["COMMANDS"]
 
 
 @click.command(name="import-kerchunk")
-@repository
+@chunk_repository
 @click.argument("references", metavar="REFERENCES")
 @click.option("-a", "--append", "append_dim", metavar="DIM", help="Append along a dimension.")
+@remote_option
 @group_option
 @branch_option
 @message_option
@@ -34,6 +37,7 @@ def import_kerchunk(
     repo: Repository,
     references: str,
     append_dim: str | None,
+    remote_options: dict[str, Any],
     group: str,
     branch: str,
     message: str | None,
@@ -41,7 +45,13 @@ def import_kerchunk(
 ) -> None:
     """Import kerchunk references: JSON, compressed or not, or a Parquet store."""
     session = repo.writable_session(branch)
-    report = import_references(references, session, group=group, append_dim=append_dim)
+    report = import_references(
+        references,
+        session,
+        group=group,
+        append_dim=append_dim,
+        remote_options=remote_options or None,
+    )
     snapshot = session.commit(message or f"References of {Path(references).name}")
     line = f"{report!r}\ncommitted {snapshot}"
     done(as_json, line, branch=branch, snapshot=snapshot, report=report)

@@ -5,23 +5,45 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import click
 
-from icechunk import InvalidInputError, Repository, Storage, storage_from_url
+from icechunk import (
+    InvalidInputError,
+    Repository,
+    Storage,
+    azure_from_env_credentials,
+    gcs_from_env_credentials,
+    s3_anonymous_credentials,
+    s3_from_env_credentials,
+    storage_from_url,
+)
+from icechunk.base.public_url import public_url
 from icechunk.cli import completing
 from icechunk.config.times import instant
+from icechunk.credentials import (
+    AnyCredential,
+    HttpAccess,
+    LocalFileSystemAccess,
+    azure_anonymous_credentials,
+    gcs_anonymous_credentials,
+)
 from icechunk.storage import version_url
 
 __all__ = [
+    "access_option",
     "as_json",
     "branch_option",
+    "chunk_repository",
     "confirm",
     "group_option",
+    "location",
     "message_option",
     "named_values",
     "ref",
+    "remote_option",
     "repository",
     "storage",
     "when",
@@ -59,16 +81,100 @@ _storage_option = click.option(
 )
 
 
-def storage(command: Command) -> Command:
-    """Give a command a storage, made of its argument REPO and of storage options."""
+remote_option = click.option(
+    "--remote-option",
+    "remote_options",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=named_values,
+    help="Option to read files with, if they take others than -o. Repeatable.",
+)
+
+
+def location(command: Command) -> Command:
+    """Give a command its argument REPO as it is, and storage options beside it."""
 
     @click.argument("repo", metavar="REPO", shell_complete=completing.folders)
     @_storage_option
     @functools.wraps(command)
+    def with_location(repo: str, options: dict[str, Any], **others: Any) -> Any:
+        return command(repo, options, **others)
+
+    return with_location
+
+
+def storage(command: Command) -> Command:
+    """Give a command a storage, made of its argument REPO and of storage options."""
+
+    @functools.wraps(command)
     def with_storage(repo: str, options: dict[str, Any], **others: Any) -> Any:
         return command(_storage(repo, options), **others)
 
-    return with_storage
+    return location(with_storage)
+
+
+def _authorized(
+    ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
+) -> dict[str, AnyCredential] | None:
+    """Return credentials by prefix, as `Repository.open` takes them."""
+    found: dict[str, AnyCredential] = {}
+    for item in given:
+        prefix, _, way = item.rpartition("=")
+        if way not in ("anonymous", "env"):
+            prefix, way = item, "env"
+        if "://" not in prefix:
+            prefix = Path(prefix).expanduser().absolute().as_uri() + "/"
+        scheme = prefix.partition("://")[0]
+        if scheme not in _CREDENTIALS:
+            raise click.BadParameter(
+                f"{public_url(prefix)!r} begins with none of {', '.join(_CREDENTIALS)}"
+            )
+        found[prefix] = _CREDENTIALS[scheme](way == "anonymous")
+    return found or None
+
+
+def _s3(anonymous: bool) -> AnyCredential:
+    return s3_anonymous_credentials() if anonymous else s3_from_env_credentials()
+
+
+def _gcs(anonymous: bool) -> AnyCredential:
+    return gcs_anonymous_credentials() if anonymous else gcs_from_env_credentials()
+
+
+def _azure(anonymous: bool) -> AnyCredential:
+    return azure_anonymous_credentials() if anonymous else azure_from_env_credentials()
+
+
+#: By scheme: makes credentials from the environment, or for anonymous requests.
+_CREDENTIALS: Final[dict[str, Callable[[bool], AnyCredential]]] = {
+    "file": lambda anonymous: LocalFileSystemAccess,
+    "s3": _s3,
+    "gs": _gcs,
+    "gcs": _gcs,
+    "az": _azure,
+    "azure": _azure,
+    "abfs": _azure,
+    "http": lambda anonymous: HttpAccess,
+    "https": lambda anonymous: HttpAccess,
+}
+access_option = click.option(
+    "--authorize-virtual-chunk-access",
+    metavar="PREFIX[=anonymous]",
+    multiple=True,
+    callback=_authorized,
+    help="Read virtual chunks below a URL or folder, with credentials of the environment or "
+    "none. Repeatable.",
+)
+_trust_option = click.option(
+    "--trust-config",
+    is_flag=True,
+    help="Send credentials to the endpoints that the stored configuration names.",
+)
+
+
+def chunk_repository(command: Command) -> Command:
+    """Give a command an open repository whose virtual chunks can be read, if that is allowed."""
+    return access_option(_trust_option(repository(command)))
 
 
 def repository(command: Command) -> Command:
@@ -77,10 +183,14 @@ def repository(command: Command) -> Command:
     REPO may be a URL that names a version and a path, for commands that take both.
     """
 
-    @click.argument("repo", metavar="REPO", shell_complete=completing.folders)
-    @_storage_option
     @functools.wraps(command)
-    def with_repository(repo: str, options: dict[str, Any], **others: Any) -> Any:
+    def with_repository(
+        repo: str,
+        options: dict[str, Any],
+        authorize_virtual_chunk_access: dict[str, AnyCredential] | None = None,
+        trust_config: bool = False,
+        **others: Any,
+    ) -> Any:
         named = version_url(repo)
         if named is not None:
             if named.ref is not None:
@@ -88,9 +198,11 @@ def repository(command: Command) -> Command:
             if named.path:
                 _take(others, "path", named.path)
             repo = named.storage
-        return command(Repository.open(_storage(repo, options)), **others)
+        place = _storage(repo, options)
+        config = Repository.fetch_config(place) if trust_config else None
+        return command(Repository.open(place, config, authorize_virtual_chunk_access), **others)
 
-    return with_repository
+    return location(with_repository)
 
 
 def _take(arguments: dict[str, Any], name: str, value: str) -> None:

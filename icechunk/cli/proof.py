@@ -8,14 +8,14 @@ import click
 
 from icechunk import Repository
 from icechunk.cli import completing
-from icechunk.cli.options import as_json, repository
+from icechunk.cli.options import as_json, chunk_repository, repository
 from icechunk.cli.output import error_console, print_json, text
 
 __all__ = ["COMMANDS"]
 
 
 @click.command()
-@repository
+@chunk_repository
 @click.option("--sources", is_flag=True, help="Look at the files that virtual chunks are in.")
 @click.option(
     "--deep",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from icechunk.base.display import Displayed
 from icechunk.base.html import Html, bullets, card, chunk_map, note, section
 from icechunk.base.visible import in_a_line
+from icechunk.format.nodes import Node
 from icechunk.format.snapshot import Snapshot
 from icechunk.format.transaction_log import TransactionLog
 
@@ -33,6 +34,8 @@ class Diff(Displayed):
         Chunks written or deleted, by array.
     moved_nodes : list of (str, str)
         Old and new path, for every move of a node, in the order of the commits.
+    dimension_names : dict of str to tuple of (str or None)
+        Of the arrays in `updated_chunks` that name their dimensions.
 
     Examples
     --------
@@ -49,6 +52,7 @@ class Diff(Displayed):
     updated_arrays: set[str] = field(default_factory=set)
     updated_chunks: dict[str, list[list[int]]] = field(default_factory=dict)
     moved_nodes: list[tuple[str, str]] = field(default_factory=list)
+    dimension_names: dict[str, tuple[str | None, ...]] = field(default_factory=dict, compare=False)
 
     def is_empty(self) -> bool:
         """Whether nothing changed."""
@@ -101,7 +105,7 @@ class Diff(Displayed):
 def diff_from_logs(
     logs: Iterable[TransactionLog],
     before: Snapshot,
-    after_paths: dict[bytes, tuple[str, bool]],
+    after: Mapping[bytes, Node],
 ) -> Diff:
     """Summarise several transaction logs: operations, not only their outcome.
 
@@ -115,8 +119,8 @@ def diff_from_logs(
         Oldest first.
     before : Snapshot
         The state that the first log was made on.
-    after_paths : dict
-        The path of each node after the last log, and whether it is an array.
+    after : mapping
+        The nodes after the last log, by their ids.
     """
     diff = Diff()
     chunks: dict[bytes, set[tuple[int, ...]]] = {}
@@ -130,26 +134,27 @@ def diff_from_logs(
             known.update(tuple(row) for part in parts for row in part.tolist())
         diff.moved_nodes.extend((move.from_path, move.to_path) for move in log.moved_nodes)
     for node_id in mentioned:
-        old, new = before.get_by_id(node_id), after_paths.get(node_id)
+        old, new = before.get_by_id(node_id), after.get(node_id)
         if old is None and new is not None:
-            (diff.new_arrays if new[1] else diff.new_groups).add(new[0])
+            (diff.new_arrays if new.is_array else diff.new_groups).add(new.path)
         elif old is not None and new is None:
             (diff.deleted_arrays if old.is_array else diff.deleted_groups).add(old.path)
 
-    def last_seen(node_id: bytes) -> tuple[str, bool] | None:
-        old = before.get_by_id(node_id)
-        return after_paths.get(node_id) or ((old.path, old.is_array) if old is not None else None)
+    def last_seen(node_id: bytes) -> Node | None:
+        return after.get(node_id) or before.get_by_id(node_id)
 
     for node_id in updated:
         found = last_seen(node_id)
         if found is not None:
-            (diff.updated_arrays if found[1] else diff.updated_groups).add(found[0])
+            (diff.updated_arrays if found.is_array else diff.updated_groups).add(found.path)
     for node_id, coords in chunks.items():
         found = last_seen(node_id)
         if found is not None:
             # an array that was deleted and one that was made in its place share the path
-            known = {tuple(row) for row in diff.updated_chunks.get(found[0], ())}
-            diff.updated_chunks[found[0]] = [list(row) for row in sorted(known | coords)]
+            known = {tuple(row) for row in diff.updated_chunks.get(found.path, ())}
+            diff.updated_chunks[found.path] = [list(row) for row in sorted(known | coords)]
+            if found.array is not None and found.array.dimension_names is not None:
+                diff.dimension_names[found.path] = tuple(found.array.dimension_names)
     return diff
 
 
@@ -166,7 +171,8 @@ def parts_of(diff: Diff) -> list[Html]:
             parts.append(note(f"and {len(diff.updated_chunks) - _MAPS:,} more arrays"))
             break
         told = f"Chunks of {path}: {len(chunks):,}"
-        shown = chunk_map(chunks) or bullets([tuple(chunk) for chunk in chunks])
+        names = diff.dimension_names.get(path, ())
+        shown = chunk_map(chunks, names) or bullets([tuple(chunk) for chunk in chunks])
         parts.append(section(told, shown, is_open=i == 0))
     return parts
 

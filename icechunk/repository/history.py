@@ -189,7 +189,7 @@ class History:
                 "diff goes from an earlier version to a later one",
                 ErrorKind.BAD_SNAPSHOT_CHAIN_FOR_DIFF,
             )
-        after = {node.id: (node.path, node.is_array) for node in assets.snapshot(end).nodes()}
+        after = {node.id: node for node in assets.snapshot(end).nodes()}
         return diff_from_logs(reversed(logs), assets.snapshot(start), after)
 
     def ancestry_graph(

@@ -321,8 +321,7 @@ class Session:
         """
         changes, tree = self._edits.own(), self._edits.tree
         log = transaction_log(tree.snapshot.id, tree.snapshot, tree, changes)
-        paths = {node.id: (node.path, node.is_array) for node in tree.nodes()}
-        return diff_from_logs([log], tree.snapshot, paths)
+        return diff_from_logs([log], tree.snapshot, {node.id: node for node in tree.nodes()})
 
     def changes(self) -> ChangeSet:
         """Return the uncommitted changes; for a fork, those since it was forked."""

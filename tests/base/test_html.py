@@ -109,6 +109,10 @@ def test_chunk_map(coords: list[list[int]], cells: int, told: str) -> None:
     assert told in page
 
 
+def test_axes_have_names() -> None:
+    assert "lat down: 0 to 1, axis 1 across" in chunk_map([[0, 0], [1, 1]], ("lat", None))
+
+
 def test_cells_of_many_chunks_are_darker() -> None:
     page = chunk_map([[i] for i in [*range(20), 60]])
     assert page.count('opacity="1.00"') == 10 and page.count('opacity="0.68"') == 1
@@ -148,7 +152,7 @@ def test_session(repository: Repository) -> None:
     zarr.create_group(session.store, path=EVIL.replace("/", ""))
     reader = read(session._repr_html_())
     assert "Chunks of /g/a: 30" in reader.text and "Groups created: 1" in reader.text
-    assert "svg" in reader.tags
+    assert "svg" in reader.tags and "lat down: 0 to 2, lon across: 0 to 9" in reader.text
     session.commit("x")
     assert "not committed" not in read(session._repr_html_()).text
     assert "readonly" in read(repository.readonly_session("main")._repr_html_()).text
@@ -194,6 +198,8 @@ def test_diff(repository: Repository) -> None:
     assert "100 chunks changed" in reader.text and "Chunks of /g/a: 100" in reader.text
     # and a frame
     assert reader.tags.count("rect") == 101
+    assert "lat down: 0 to 9, lon across: 0 to 9" in reader.text
+    assert diff.dimension_names == {"/g/a": ("lat", "lon")}
     assert "no changes" in read(Diff()._repr_html_()).text
     many = Diff(updated_chunks={f"/a{i}": [[i]] for i in range(25)}, moved_nodes=[("/x", "/y")])
     text = read(many._repr_html_()).text

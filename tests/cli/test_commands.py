@@ -21,6 +21,7 @@ from icechunk import Repository, local_filesystem_storage
 from icechunk.cli.app import COMMANDS, main
 from icechunk.storage.wrappers import WrapperStorage
 from tests.cli.terminals import all_shown
+from tests.servers import S3Server
 
 
 def run(*args: str | Path, code: int = 0, answer: str | None = None) -> Result:
@@ -233,6 +234,53 @@ def test_virtualize(tmp_path: Path) -> None:
     assert data("ls", tmp_path / "archive")["t"]["shape"] == [2, 3]
     assert "0 added" in run("virtualize", tmp_path / "archive", *files).stdout
     assert "nothing.nc" in run("virtualize", tmp_path / "x", tmp_path / "nothing.nc", code=1).output
+
+
+def test_virtual_chunks_of_a_folder(tmp_path: Path) -> None:
+    values = np.arange(12, dtype="f4").reshape(2, 6)
+    (tmp_path / "files").mkdir()
+    file, place = tmp_path / "files" / "0.nc", tmp_path / "archive"
+    content = xr.Dataset({"t": (("time", "x"), values)}, {"time": [0, 1]})
+    content.to_netcdf(file, engine="h5netcdf", encoding={"t": {"chunksizes": (1, 6)}})
+    run("virtualize", place, file)
+    refused = run("cat", place, "/t", "-c", "0,0", code=1).output
+    assert "--authorize-virtual-chunk-access PREFIX" in refused
+    prefix = f"file://{tmp_path}/files/"
+    for way in (tmp_path / "files", prefix, f"{prefix}=anonymous"):
+        access = ("--authorize-virtual-chunk-access", way)
+        shown = data("cat", place, "/t", "-c", "1,0", *access)
+        assert shown["values"] == [values[1].tolist()]
+    looked = data("verify", place, "--sources", "--deep", "all", *access)["checked"]
+    assert looked["values"] == 3 and "sources that may not be read" not in looked
+    assert data("verify", place, "--sources")["checked"]["sources that may not be read"] == 1
+    message = "'ftp://x/' begins with none of file, s3, "
+    wrong = ("--authorize-virtual-chunk-access", "ftp://x/")
+    assert message in run("cat", place, "/t", *wrong, code=2).output
+
+
+def test_files_of_a_private_bucket(
+    tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The repository is a folder: options are for the files, and keys are in the environment."""
+    content = xr.Dataset({"t": (("time", "x"), np.ones((2, 6), "f4"))}, {"time": [0, 1]})
+    content.to_netcdf(tmp_path / "0.nc", engine="h5netcdf", encoding={"t": {"chunksizes": (1, 6)}})
+    storage = s3_server.storage()
+    storage.put("files/0.nc", (tmp_path / "0.nc").read_bytes())
+    prefix = f"{storage.url}/files/"
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key_id)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_access_key)
+    options = {"endpoint_url": s3_server.endpoint_url, "allow_http": "true", "region": "us-east-1"}
+    given = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+    place = tmp_path / "archive"
+    run("virtualize", place, f"{prefix}*.nc", *given)
+    run("ingest", tmp_path / "copy", f"{prefix}0.nc", *given)
+    assert data("cat", tmp_path / "copy", "/t", "-c", "0,0")["values"][0] == [1.0] * 6
+    command = ("cat", place, "/t", "-c", "0,0", "--authorize-virtual-chunk-access", prefix)
+    # the stored endpoint could be anybody's
+    assert "--trust-config" in run(*command, code=1).output
+    assert data(*command, "--trust-config")["values"] == [[1.0] * 6]
+    given = [{"-o": "--remote-option"}.get(word, word) for word in given]
+    assert "0 added" in run("virtualize", place, f"{prefix}*.nc", *given).stdout
 
 
 # -- doctor ------------------------------------------------------------------------------------
