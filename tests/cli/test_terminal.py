@@ -1,6 +1,6 @@
 """Every command in a terminal, on repositories of this client and of both official ones.
 
-All commands of a repository run in one process behind a pseudo-terminal, as text and as JSON.
+All commands run in one process behind a pseudo-terminal, as text and as JSON.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import termios
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,15 +30,22 @@ GOLDEN = Path(__file__).parents[1] / "data"
 #: Between commands of a session, and before the status of one.
 MARK = "\x1e"
 DRIVER = f"""
-import json, sys
+import json, os, sys
 from icechunk.cli.app import main
-for line in json.loads(sys.argv[1]):
+for environment, line in json.loads(sys.argv[1]):
+    os.environ.pop("NO_COLOR", None)
+    os.environ.update(environment)
     print("{MARK}", end="", flush=True)
     try:
         main(line, prog_name="icechunk")
     except SystemExit as end:
         print(f"{MARK}{{end.code}}", end="", flush=True)
 """
+KINDS = ("ours", "official", "spec 1")
+#: What is looked at without colours.
+LOOKING = ("info", "log", "diff", "tree", "ls")
+#: A line, what it showed, and its status.
+Shown = tuple[list[str], str, int]
 #: What is refused, by spec version and the beginning of a line.
 REFUSED = {
     1: ("ops", "inspect repo", "copy", "expire --older-than 2000-01-01 --dry-run"),
@@ -45,14 +53,14 @@ REFUSED = {
 }
 
 
-def session(lines: list[list[str]], **environment: str) -> Iterator[tuple[list[str], str, int]]:
-    """Run commands in one terminal; yield each with what it shows, and its status."""
+def session(lines: list[tuple[dict[str, str], list[str]]]) -> Iterator[Shown]:
+    """Run commands in one terminal, each with additions to the environment."""
     parent, child = pty.openpty()
     termios.tcsetwinsize(child, (50, 140))
     env = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
     args = [sys.executable, "-c", DRIVER, json.dumps(lines)]
     with subprocess.Popen(
-        args, stdin=child, stdout=child, stderr=child, env=env | {"TERM": "xterm"} | environment
+        args, stdin=child, stdout=child, stderr=child, env=env | {"TERM": "xterm"}
     ) as process:
         os.close(child)
         shown = all_shown(parent)
@@ -60,15 +68,14 @@ def session(lines: list[list[str]], **environment: str) -> Iterator[tuple[list[s
     assert process.returncode == 0, shown
     parts = shown.decode().replace("\r\n", "\n").split(MARK)[1:]
     assert len(parts) == 2 * len(lines), shown
-    for line, text, status in zip(lines, parts[::2], parts[1::2], strict=True):
+    for (_, line), text, status in zip(lines, parts[::2], parts[1::2], strict=True):
         yield line, text, int(status)
 
 
-@pytest.fixture(params=["ours", "official", "spec 1"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    folder = tmp_path / "repo"
-    if request.param != "ours":
-        version = {"official": "v2", "spec 1": "v1"}[request.param]
+def make(kind: str, folder: Path) -> Path:
+    """Make a repository of a kind."""
+    if kind != "ours":
+        version = {"official": "v2", "spec 1": "v1"}[kind]
         shutil.copytree(GOLDEN / version / "repository", folder)
         return folder
     repo = Repository.create(folder)
@@ -79,6 +86,29 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     with repo.transaction("main", message="second") as store:
         zarr.open_array(store, path="g/sub/named")[:10] = np.arange(10)
     return folder
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], list[Shown]]:
+    """What every command shows, by kind of repository and way, all from one process.
+
+    Imports take longer than the commands. Each way has a repository of its own, because
+    commands change it.
+    """
+    plan: list[tuple[tuple[str, str], dict[str, str], list[str]]] = []
+    for kind in KINDS:
+        place = tmp_path_factory.mktemp("terminal")
+        lines = commands(make(kind, place / "text" / "repo"))
+        plan += [((kind, "text"), {}, line) for line in lines]
+        without = [line for line in lines if line[0] in LOOKING]
+        plan += [((kind, "no colours"), {"NO_COLOR": "1"}, line) for line in without]
+        lines = commands(make(kind, place / "json" / "repo"))
+        plan += [((kind, "json"), {}, [*line, "--json"]) for line in lines]
+    found = defaultdict(list)
+    told = session([(environment, line) for _, environment, line in plan])
+    for (key, _, _), each in zip(plan, told, strict=True):
+        found[key].append(each)
+    return found
 
 
 def plain(text: str) -> str:
@@ -158,16 +188,12 @@ def commands(folder: Path) -> list[list[str]]:
     return found
 
 
-def test_every_command(folder: Path) -> None:
-    lines = commands(folder)
-    assert {line[0] for line in lines} == set(COMMANDS)
-    expected = REFUSED[int(Repository.open(folder).spec_version)]
-    # each way on a repository of its own, because commands change it
-    copied = folder.with_name("as-json") / "repo"
-    copied.parent.mkdir()
-    shutil.copytree(folder, copied)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_command(kind: str, shown: dict[tuple[str, str], list[Shown]]) -> None:
+    assert {line[0] for line, _, _ in shown[kind, "text"]} == set(COMMANDS)
+    expected = REFUSED[1 if kind == "spec 1" else 2]
     refused = []
-    for line, text, status in session(lines):
+    for line, text, status in shown[kind, "text"]:
         assert "Traceback" not in text and plain(text).strip(), (line, text)
         if status:
             refused.append(" ".join([line[0], *line[2:]]))
@@ -175,7 +201,7 @@ def test_every_command(folder: Path) -> None:
             assert "Error: " in plain(text), (line, text)
     assert [line for line in refused if not line.startswith(expected)] == []
     assert len(refused) == len(expected)
-    for line, text, status in session([[*line, "--json"] for line in commands(copied)]):
+    for line, text, status in shown[kind, "json"]:
         if status:
             assert " ".join([line[0], *line[2:-1]]).startswith(expected), (line, text)
             continue
@@ -185,10 +211,12 @@ def test_every_command(folder: Path) -> None:
         json.loads(told[0], parse_constant=pytest.fail)
 
 
-def test_no_colours_where_none_are_wanted(folder: Path) -> None:
-    lines = [line for line in commands(folder) if line[0] in ("info", "log", "diff", "tree", "ls")]
-    shown = [text for _, text, _ in session(lines)]
-    assert any("\x1b[" in text for text in shown)
-    for _, text, _ in session(lines, NO_COLOR="1"):
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_colours_where_none_are_wanted(
+    kind: str, shown: dict[tuple[str, str], list[Shown]]
+) -> None:
+    assert any("\x1b[" in text for line, text, _ in shown[kind, "text"] if line[0] in LOOKING)
+    assert shown[kind, "no colours"]
+    for _, text, _ in shown[kind, "no colours"]:
         # bold is no colour
         assert not re.search(r"\x1b\[(?:\d+;)*3\d", text)
