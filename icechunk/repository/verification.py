@@ -165,7 +165,7 @@ class Verification(Displayed):
             )
             for damage in self.damages
         ]
-        names = ("problem", "object", "", "array", "chunks", "versions")
+        names = ("problem", "object", "reason", "array", "chunks", "versions")
         litter = {
             folder: f"{each.objects:,} objects, {each.nbytes:,} bytes"
             for folder, each in self.orphans.items()

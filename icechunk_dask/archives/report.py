@@ -299,7 +299,8 @@ def _plainly(urls: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 def _files_that(title: str, files: Mapping[str, tuple[str, ...]], *, is_open: bool = False) -> Html:
     rows = [(url, "; ".join(reasons)) for url, reasons in files.items()]
-    return section(f"{title}: {len(rows):,}", table(("file", ""), rows), is_open=is_open)
+    names = ("file", "reason" if any(files.values()) else "")
+    return section(f"{title}: {len(rows):,}", table(names, rows), is_open=is_open)
 
 
 def _listed(title: str, files: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
