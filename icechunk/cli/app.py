@@ -55,7 +55,7 @@ COMMANDS: Final = {
 }
 
 #: What to pass here, where an error speaks of an argument of Python.
-_ADVICE: Final = {
+_ADVICE: Final[dict[str, str]] = {
     ErrorKind.UNAUTHORIZED_VIRTUAL_CHUNK_CONTAINER: (
         "; on the command line: --authorize-virtual-chunk-access PREFIX, and --trust-config for "
         "endpoints that the repository names"
@@ -108,7 +108,7 @@ class Commands(click.Group):
                 message = f"{error.name} is not installed: pip install 'icechunk[all]'"
             else:
                 message = str(error) or type(error).__name__
-                message += _ADVICE.get(getattr(error, "kind", None), "")
+                message += _ADVICE.get(str(getattr(error, "kind", "")), "")
             raise click.ClickException(visible(message)) from error
 
 

@@ -24,7 +24,6 @@ from icechunk.base.public_url import public_url
 from icechunk.cli import completing
 from icechunk.config.times import instant
 from icechunk.credentials import (
-    AnyCredential,
     HttpAccess,
     LocalFileSystemAccess,
     azure_anonymous_credentials,
@@ -115,9 +114,9 @@ def storage(command: Command) -> Command:
 
 def _authorized(
     ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
-) -> dict[str, AnyCredential] | None:
+) -> dict[str, Any] | None:
     """Return credentials by prefix, as `Repository.open` takes them."""
-    found: dict[str, AnyCredential] = {}
+    found: dict[str, Any] = {}
     for item in given:
         prefix, _, way = item.rpartition("=")
         if way not in ("anonymous", "env"):
@@ -133,20 +132,20 @@ def _authorized(
     return found or None
 
 
-def _s3(anonymous: bool) -> AnyCredential:
+def _s3(anonymous: bool) -> Any:
     return s3_anonymous_credentials() if anonymous else s3_from_env_credentials()
 
 
-def _gcs(anonymous: bool) -> AnyCredential:
+def _gcs(anonymous: bool) -> Any:
     return gcs_anonymous_credentials() if anonymous else gcs_from_env_credentials()
 
 
-def _azure(anonymous: bool) -> AnyCredential:
+def _azure(anonymous: bool) -> Any:
     return azure_anonymous_credentials() if anonymous else azure_from_env_credentials()
 
 
 #: By scheme: makes credentials from the environment, or for anonymous requests.
-_CREDENTIALS: Final[dict[str, Callable[[bool], AnyCredential]]] = {
+_CREDENTIALS: Final[dict[str, Callable[[bool], Any]]] = {
     "file": lambda anonymous: LocalFileSystemAccess,
     "s3": _s3,
     "gs": _gcs,
@@ -187,7 +186,7 @@ def repository(command: Command) -> Command:
     def with_repository(
         repo: str,
         options: dict[str, Any],
-        authorize_virtual_chunk_access: dict[str, AnyCredential] | None = None,
+        authorize_virtual_chunk_access: dict[str, Any] | None = None,
         trust_config: bool = False,
         **others: Any,
     ) -> Any:
