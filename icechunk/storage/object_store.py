@@ -285,7 +285,7 @@ class ObjectStorage(Storage):
         while outcome is None:
             request = self._request("read", read.key)
             try:
-                meta, data = answer(request, partial(self._receive, read, request))
+                meta, data = self._receive(read, request)
             except (CancelledError, StorageError):
                 raise
             except Exception as error:
@@ -298,9 +298,12 @@ class ObjectStorage(Storage):
         return outcome
 
     def _receive(self, read: Read, request: Request) -> tuple[Any, Any]:
-        response = obstore.get(self._reader, read.key, options=cast(Any, read.options))
+        options = cast(Any, read.options)
+        response = answer(
+            request, partial(obstore.get_async, self._reader, read.key, options=options)
+        )
         request.allowance = self._allowance()
-        return response.meta, read.body(response, request.allowance).read()
+        return response.meta, read.body(response, request.allowance).read(partial(answer, request))
 
     async def _fetch_async(self, read: Read) -> GetResult:
         outcome: GetResult | Exception | None = None
@@ -332,7 +335,7 @@ class ObjectStorage(Storage):
         """
         self._check_usable()
         try:
-            head = partial(obstore.head, self._reader, check_key(key))
+            head = partial(obstore.head_async, self._reader, check_key(key))
             return self._described(answer(self._request("read", key), head))
         except (CancelledError, StorageError, InvalidInputError):
             raise
@@ -362,13 +365,15 @@ class ObjectStorage(Storage):
         found: dict[str, ObjectMeta] = {}
         failure = None
         try:
-            batches = obstore.list(self._reader, prefix or None, chunk_size=1000)
-            while batch := answer(
-                self._request("list", prefix or "objects"), lambda: next(batches, None)
-            ):
+            pages = [obstore.list(self._reader, prefix or None, chunk_size=1000)]
+            while True:
+                request = self._request("list", prefix or "objects")
+                batch = answer(request, lambda: pages[0].__anext__(), pages.clear)
                 found.update((meta["path"], self._described(meta)) for meta in batch)
                 if limit is not None and len(found) > limit:
                     raise StorageError(f"{self.url}/{prefix}: more than {limit} objects")
+        except StopAsyncIteration:
+            pass
         except (CancelledError, StorageError):
             raise
         except Exception as error:
@@ -394,7 +399,7 @@ class ObjectStorage(Storage):
             if_absent, if_match = False, None
         options = self._put_options(key, view, if_absent, if_match)
         try:
-            put = partial(obstore.put, self._writer, key, view, **options)
+            put = partial(obstore.put_async, self._writer, key, view, **options)
             return self._place.version(answer(self._request("write", key, len(view)), put))
         except (CancelledError, StorageError):
             raise
@@ -499,7 +504,8 @@ class ObjectStorage(Storage):
         if not keys:
             return True
         try:
-            answer(self._request("delete", keys[0]), partial(obstore.delete, self._writer, keys))
+            delete = partial(obstore.delete_async, self._writer, keys)
+            answer(self._request("delete", keys[0]), delete)
             return True
         except FileNotFoundError:
             return False
@@ -523,7 +529,7 @@ class ObjectStorage(Storage):
             raise refuse_write(self, target)
         _log.debug("copy %s to %s in %s", in_a_line(source), in_a_line(target), self.url)
         try:
-            copy = partial(obstore.copy, self._writer, source, target)
+            copy = partial(obstore.copy_async, self._writer, source, target)
             answer(self._request("copy", source), copy)
             return
         except (CancelledError, StorageError):

@@ -7,6 +7,7 @@ what came of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any, Final
@@ -246,17 +247,17 @@ class Body:
         allowance.count(piece // _CREDIT)
         self._stream: Any = response.stream(piece) if size else ()
 
-    def read(self) -> Any:
-        """Return all of it.
+    def read(self, wait: Callable[[Callable[[], Any], Callable[[], object]], Any]) -> Any:
+        """Return all of it; `wait` waits for one piece after another, as `answer` does.
 
         Raises
         ------
         StorageError
             If it is not as long as was announced.
         """
-        for piece in self._stream:
-            if self._is_last(piece):
-                break
+        with suppress(StopAsyncIteration):
+            while self._size and not self._is_last(wait(self._next, self._forget)):
+                pass
         return self._data()
 
     async def read_async(self, goes_on: Callable[[], None]) -> Any:
@@ -268,6 +269,12 @@ class Body:
                     break
                 goes_on()
         return self._data()
+
+    def _next(self) -> Any:
+        return self._stream.__anext__()
+
+    def _forget(self) -> None:
+        self._stream = None
 
     def _is_last(self, piece: Any) -> bool:
         size = len(piece)

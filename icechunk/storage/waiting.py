@@ -1,7 +1,8 @@
 """Waiting for requests: the caller can be interrupted, is kept informed, and finally gives up.
 
-The synchronous calls of obstore ignore interrupts, so a thread of ours makes them. A call
-that is given up is left to that thread: the client ends it by its own, longer limits.
+The synchronous calls of obstore ignore interrupts and go on when nobody waits any more, so that
+a server without an end fills the memory. Its asynchronous calls are made instead. They end when
+they are cancelled.
 """
 
 from __future__ import annotations
@@ -9,13 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
-from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
 from icechunk.base import deadline
@@ -33,8 +32,6 @@ T = TypeVar("T")
 
 #: Report a missing answer after this many seconds.
 _SILENCE: Final = 5.0
-#: Threads that are kept for the next request.
-_MOST_IDLE: Final = 32
 
 
 @dataclass
@@ -119,67 +116,73 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=Runtime.after_fork)
 
 
-# -- in threads --------------------------------------------------------------------------
-class _Worker:
-    """A thread that makes one request after another, and does not keep the process alive."""
+# -- in any thread -----------------------------------------------------------------------
+class _Pending(Future[Any]):
+    """The result of a request. Whoever cancels it ends the request, too."""
 
-    def __init__(self) -> None:
-        self._tasks: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
-        threading.Thread(target=self._run, name="icechunk-request", daemon=True).start()
+    def set_result(self, result: Any) -> None:
+        # it may just have been given up
+        with suppress(InvalidStateError):
+            super().set_result(result)
 
-    def do(self, call: Callable[[], T]) -> Future[T]:
-        future: Future[T] = Future()
-        self._tasks.put((call, future))
-        return future
-
-    def _run(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            call, future = task
-            # it was given up, and nobody wants the result, if its state is another one
-            with suppress(InvalidStateError):
-                try:
-                    future.set_result(call())
-                except Exception as error:
-                    future.set_exception(error)
-            # what the call holds must not live until the next call
-            del task, call, future
-            if len(_idle) >= _MOST_IDLE:
-                return
-            _idle.append(self)
+    def set_exception(self, exception: BaseException | None) -> None:
+        with suppress(InvalidStateError):
+            super().set_exception(exception)
 
 
-_idle: list[_Worker] = []
-# threads do not survive a fork of the process
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_idle.clear)
+class _Loop:
+    """As much of an event loop as the client wants to see: its own threads do the work."""
+
+    def create_future(self) -> Any:
+        return _Pending()
+
+    def call_soon_threadsafe(self, callback: Callable[..., Any], *args: Any, **_: Any) -> Any:
+        callback(*args)
 
 
-def answer(request: Request, call: Callable[[], T]) -> T:
-    """Return what a blocking call returns, or raise what it raises.
+_LOOP: Final[Any] = _Loop()
+
+
+def _begun(begin: Callable[[], Any]) -> Any:
+    """Begin an asynchronous request, whether there is an event loop or not."""
+    running = asyncio._get_running_loop()
+    asyncio._set_running_loop(_LOOP)
+    try:
+        return begin()
+    finally:
+        asyncio._set_running_loop(running)
+
+
+def answer(
+    request: Request, begin: Callable[[], Awaitable[T]], forget: Callable[[], object] = bool
+) -> T:
+    """Return the answer to a request, or raise what became of it.
 
     Parameters
     ----------
     request : Request
-        The request. The call may record that the answer has begun.
-    call : callable
+    begin : callable
+        Calls an asynchronous function of the client. It is not awaited.
+    forget : callable, optional
+        Is called when there will be no answer, and drops what `begin` has of the client. Then
+        the client ends the request in a thread of its own. Another thread cannot.
 
     Raises
     ------
     StorageError
-        If there is no answer in time.
+        If there is no answer in time. The client then stops to receive it.
     """
     if request.left <= 0:
         raise request.too_late()
-    try:
-        worker = _idle.pop()
-    except IndexError:
-        worker = _Worker()
-    future = worker.do(call)
+    future: Future[T] = _begun(begin)
     try:
         with Interruptible(future):
             return _wait(request, future)
+    except BaseException:
+        forget()
+        raise
     finally:
-        # if it has not begun yet
+        # nobody wants more of it
         future.cancel()
 
 

@@ -53,6 +53,8 @@ class Endless:
         self.sent = 0
         self.requests = 0
         self.over = threading.Event()
+        #: Somebody who asked has ended the connection.
+        self.left = threading.Event()
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/d"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -65,12 +67,15 @@ class Endless:
                 threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
-        with suppress(OSError), connection:
-            connection.recv(65536)
-            connection.sendall(self._first)
-            while self._then is not None and not self.over.wait(self._pause):
-                connection.sendall(self._then)
-                self.sent += len(self._then)
+        try:
+            with connection:
+                connection.recv(65536)
+                connection.sendall(self._first)
+                while self._then is not None and not self.over.wait(self._pause):
+                    connection.sendall(self._then)
+                    self.sent += len(self._then)
+        except OSError:
+            self.left.set()
 
     def close(self) -> None:
         self.over.set()

@@ -231,6 +231,35 @@ def test_an_answer_that_drips(kind: str) -> None:
             assert server.sent < 16
 
 
+#: What object stores are asked, and their client reads as a whole: sync and async.
+ASKED: dict[str, Callable[[Storage], Any]] = {
+    "get": lambda storage: storage.get("f"),
+    "get_async": lambda storage: asyncio.run(storage.get_async("f")),
+    "get_if_changed": lambda storage: storage.get_if_changed("f", '"v1"'),
+    "put": lambda storage: storage.put("f", b"x"),
+    "put, in parts": lambda storage: storage.put("f", bytes(300)),
+    "put_async": lambda storage: asyncio.run(storage.put_async("f", b"x")),
+    "delete": lambda storage: storage.delete(["f", "g"]),
+    "copy": lambda storage: storage.copy("f", "g"),
+    "list": lambda storage: list(storage.list("f/")),
+}
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"403 Forbidden", b"404 Not Found", b"409 Conflict"])
+@pytest.mark.parametrize("asked", ASKED)
+def test_pages_without_an_end(asked: str, status: bytes) -> None:
+    """Errors and listings: who gives up receives no more of them."""
+    first = b"HTTP/1.1 " + status + b"\r\nContent-Type: text/xml\r\n\r\n<?xml version='1.0'?><a>"
+    # little at a time: what is counted is who is still there
+    with endless(first, b"<b/>" * 256, 0.01) as server:
+        limits = settings(operation_timeout_ms=200)
+        limits.minimum_size_for_multipart_upload = 100
+        storage = place_of("s3", server).with_settings(limits)
+        with pytest.raises(StorageError):
+            ASKED[asked](storage)
+        assert server.left.wait(20)
+
+
 def test_how_long_an_answer_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)

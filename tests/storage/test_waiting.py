@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import obstore
 import pytest
 import zarr
 
@@ -199,11 +204,48 @@ def test_results_come_in_order() -> None:
 
 def test_errors_of_a_call_are_raised() -> None:
     request = Request("read", "a", "memory://", 60)
+    store = obstore.store.MemoryStore()
+    made: list[Any] = []
 
-    def fails() -> None:
-        raise TimeoutError("its own")
+    def fails() -> Any:
+        made.append(asyncio.get_running_loop().create_future())
+        made[-1].set_exception(TimeoutError("its own"))
+        return made[-1]
 
     for _ in range(3):
         with pytest.raises(TimeoutError, match="its own"):
             answer(request, fails)
-    assert answer(request, lambda: 7) == 7
+        with pytest.raises(FileNotFoundError):
+            answer(request, lambda: obstore.get_async(store, "a"))
+    obstore.put(store, "a", b"12")
+    assert answer(request, lambda: obstore.head_async(store, "a"))["size"] == 2
+
+
+async def test_a_call_that_waits_leaves_the_event_loop_as_it_is() -> None:
+    store = obstore.store.MemoryStore()
+    obstore.put(store, "a", b"12")
+    request = Request("read", "a", "memory://", 60)
+    before = asyncio.get_running_loop()
+    for begin in (lambda: obstore.head_async(store, "a"), lambda: obstore.head_async(store, "b")):
+        with suppress(FileNotFoundError):
+            answer(request, begin)
+        assert asyncio.get_running_loop() is before
+    assert (await obstore.head_async(store, "a"))["size"] == 2
+
+
+def test_who_gives_up_ends_the_request(object_server: ObjectServer) -> None:
+    """The client has nothing more to do with it, so it keeps nothing alive."""
+    object_server.release.clear()
+    storage = storage_of(object_server, 200)
+    data = np.ones(100_000, np.uint8)
+    kept = weakref.ref(data)
+    with pytest.raises(StorageError, match="no answer"):
+        storage.put("folder/key", memoryview(data))
+    del data
+    pause = threading.Event()
+    for _ in range(1000):
+        gc.collect()
+        if kept() is None:
+            break
+        pause.wait(0.01)
+    assert kept() is None
