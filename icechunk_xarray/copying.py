@@ -39,6 +39,7 @@ from icechunk_dask.archives.virtualize import names_of, virtualize
 from icechunk_dask.executors import ExecutorOption
 from icechunk_dask.one_call import alone
 from icechunk_dask.progress import ProgressOption
+from icechunk_xarray.copy_begun import begun_copies
 from icechunk_xarray.copy_checks import Block, check_fit, check_places
 from icechunk_xarray.opened_files import OpenedFiles, Opening, refuse_with_engine, reopened
 from icechunk_xarray.templates import with_chunks
@@ -102,7 +103,7 @@ def ingest(
     along the first of `concat_dims`. With `engine`, files of any kind that xarray opens.
 
     Arrays and coordinates are committed first, then values in batches. Whatever ends the call,
-    the next one first finishes what it began.
+    the next one first finishes what it began. It has to name those files, too.
 
     Parameters
     ----------
@@ -118,8 +119,8 @@ def ingest(
     engine : str, optional
         Let xarray open the files with this engine, such as ``"zarr"``, ``"rasterio"`` or
         ``"cfgrib"``, and combine them along the first of `concat_dims`. They are compared with the
-        first of them and with what is stored; what their own library reads is not checked.
-        Default: the scanners of `virtualize`.
+        first of them and with what is stored; what their own library reads is not checked, nor
+        bounded. Default: the scanners of `virtualize`, with limits.
     open_options : mapping, optional
         With `engine`: more arguments of `xarray.open_dataset`, such as ``{"backend_kwargs": ...}``.
     chunks : mapping of str to int, optional
@@ -270,7 +271,7 @@ class _Copying:
         self, locations: Mapping[str, str], sources: Sources, on_changed: str
     ) -> tuple[VirtualizeReport, tuple[str, ...], tuple[str, ...]]:
         """Copy what is not there; return what was, and what of that has changed."""
-        self.finish_begun()
+        self.finish_begun(locations)
         known = self.known()
         already = tuple(name for name in locations if locations[name] in known)
         versions = sources.versions(list(already))
@@ -293,10 +294,7 @@ class _Copying:
 
     def _check_chosen(self, name: str) -> None:
         """Refuse other messages of files that are there than those that were copied."""
-        how = {**self.scanning, "verify": "none"}
-        aside = self._reading([name], Repository.create(MemoryStorage()))
-        virtualize([name], aside, group="chosen", progress=False, **how)
-        given = _open(aside.readonly_session("main"), "chosen")
+        given = _open(self._aside([name]), "aside")
         stored = _open(self.repository.readonly_session(self.branch), self.root)
         for key, variable in given.variables.items():
             fixed = self.dim not in variable.dims
@@ -314,17 +312,22 @@ class _Copying:
         files = record.files
         return {location: files.version(row) for row, location in enumerate(files.locations)}
 
-    def finish_begun(self) -> None:
+    def finish_begun(self, locations: Mapping[str, str]) -> None:
         """Finish what an earlier call has begun, and delete what it has left."""
-        jobs = self.repository.jobs
-        begun = [name for name in jobs.list() if name.startswith(self._prefix)]
-        for name in begun:
-            if name.endswith("-files"):
-                about = jobs.open(name).about
-                self._copy(name.removesuffix("-files"), about)
+        opening = None if self.opening is None else self.opening.to_dict()
+        begun = begun_copies(self.repository, self._prefix, locations, opening, self._aside)
+        for staging, about in begun:
+            self._copy(staging, about)
         for staging in self.repository.list_branches():
             if staging.startswith(self._prefix):
                 self.repository.delete_branch(staging)
+
+    def _aside(self, files: Sequence[str]) -> Session:
+        """Return a session of references to some files, scanned now."""
+        aside = self._reading(files, Repository.create(MemoryStorage()))
+        how = {**self.scanning, "verify": "none"}
+        virtualize(files, aside, group="aside", progress=False, **how)
+        return aside.readonly_session("main")
 
     def begin(self, todo: Sequence[str]) -> VirtualizeReport:
         """Scan new files and copy them."""
@@ -403,7 +406,7 @@ class _Copying:
         assert self.opening is not None
         versions = sources.versions(list(todo))
         on_mismatch = str(self.scanning["on_mismatch"]).replace("layout", "error")
-        found = OpenedFiles.of(todo, self.opening, on_mismatch)
+        found = OpenedFiles.of(todo, self.opening, on_mismatch, sources)
         if found.dataset is None:
             raise none_read(found.failed)
         if found.failed and not self.scanning["allow_gaps"]:
@@ -459,7 +462,7 @@ class _Copying:
         """Copy what the archive on a branch has, note the files, and delete the branch."""
         repository = self.repository
         if "opening" in about:
-            obj = reopened(about)
+            obj = reopened(about, Sources(self.scanning["remote_options"]))
         else:
             reading = self._reading(about["files"]).readonly_session(name)
             obj = _opened(reading, name)

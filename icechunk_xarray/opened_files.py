@@ -13,7 +13,9 @@ import xarray as xr
 
 from icechunk import InvalidInputError
 from icechunk.base.public_url import is_secret, url_credentials
+from icechunk_dask.archives.sources import Sources
 from icechunk_dask.archives.virtualize import names_of
+from icechunk_dask.archives.within import check_within
 from icechunk_xarray.copy_checks import Block
 
 __all__ = ["OpenedFiles", "Opening", "refuse_with_engine", "reopened"]
@@ -117,9 +119,14 @@ class Opening:
         """Return what `to_dict` has described."""
         return cls(**values)
 
-    def open(self, url: str) -> xr.Dataset:
+    def open(self, url: str, sources: Sources) -> xr.Dataset:
         """Open one file; values are read later."""
-        dataset = xr.open_dataset(url, engine=self.engine, chunks={}, **self.options)
+        check_within(sources, url)
+        options = dict(self.options)
+        if self.engine == "cfgrib" and "indexpath" not in (options.get("backend_kwargs") or {}):
+            # it would load a pickle that lies beside the file, whoever put it there
+            options.setdefault("indexpath", "")
+        dataset = xr.open_dataset(url, engine=self.engine, chunks={}, **options)
         if self.variables is not None:
             missing = [name for name in self.variables if name not in dataset]
             if missing:
@@ -178,7 +185,9 @@ class OpenedFiles:
     failed: dict[str, str]
 
     @classmethod
-    def of(cls, urls: Sequence[str], opening: Opening, on_mismatch: str) -> OpenedFiles:
+    def of(
+        cls, urls: Sequence[str], opening: Opening, on_mismatch: str, sources: Sources
+    ) -> OpenedFiles:
         """Open files, compare each with the first, and put them in order.
 
         Raises
@@ -190,7 +199,7 @@ class OpenedFiles:
         failed: dict[str, str] = {}
         for url in urls:
             try:
-                opened[url] = opening.open(url)
+                opened[url] = opening.open(url, sources)
             except InvalidInputError:
                 raise
             except Exception as error:  # whatever an engine raises
@@ -246,13 +255,15 @@ def refuse_with_engine(**options: Any) -> None:
         )
 
 
-def reopened(about: Mapping[str, Any]) -> xr.DataTree:
+def reopened(about: Mapping[str, Any], sources: Sources) -> xr.DataTree:
     """Return what files hold, opened as they were when their copy began.
 
     Parameters
     ----------
     about : mapping
         What the job of the copy says of them.
+    sources : Sources
+        To look at them before.
 
     Raises
     ------
@@ -260,7 +271,7 @@ def reopened(about: Mapping[str, Any]) -> xr.DataTree:
         If one of them cannot be opened any more.
     """
     opening = Opening.from_dict(about["opening"])
-    found = OpenedFiles.of(about["files"], opening, about["on_mismatch"])
+    found = OpenedFiles.of(about["files"], opening, about["on_mismatch"], sources)
     if found.failed or found.dataset is None:
         url, why = next(iter(found.failed.items()))
         raise InvalidInputError(

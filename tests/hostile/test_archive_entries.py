@@ -7,6 +7,8 @@ the repository say, and no server is asked that was not named.
 from __future__ import annotations
 
 import os
+import pickle
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 import pytest
+import xarray as xr
+import zarr
 
 from icechunk import (
     MemoryStorage,
@@ -26,12 +30,15 @@ from icechunk import (
     s3_store,
 )
 from icechunk.credentials import HttpAccess, LocalFileSystemAccess
-from icechunk.errors import IcechunkError, StorageError
+from icechunk.errors import IcechunkError, InvalidInputError, StorageError
 from icechunk.virtual import outside
 from icechunk.virtual.outside import OutsideFiles
 from icechunk_dask import ingest, virtualize
 from icechunk_dask.archives.range_files import RangeFile
+from icechunk_xarray import copying
+from icechunk_xarray.opened_files import Opening
 from tests.archives.day_files import write_days
+from tests.archives.grib_files import message
 from tests.hostile.test_bombs import BLOCK, MIB, endless
 from tests.hostile.test_lying_servers import LIES, settings
 from tests.web_server import WebServer, serving
@@ -145,6 +152,55 @@ def refused(
     assert not site.other.requests
 
 
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("behind", [0, 8192])
+def test_files_that_an_engine_opens(file: str, behind: int, site: Site) -> None:
+    """HDF5 itself opens what a file names, whoever asks it to."""
+    path = site.folder / "public" / "a.nc"
+    write_days(path, 0)
+    if behind:
+        plain, path = path, path.with_name("b.nc")
+        with h5py.File(plain) as source, h5py.File(path, "w", userblock_size=behind) as copy:
+            for name in ("time", "lat", "t"):
+                source.copy(name, copy)
+    with h5py.File(path, "a") as opened:
+        FILES[file](site, opened)
+    place = MemoryStorage()
+    with pytest.raises(InvalidInputError, match=r"bait' .*other file.*leave engine= out"):
+        ingested([str(path)], place, engine="h5netcdf", executor="sync")
+    assert not [*place.list("manifests/")]
+
+
+class Loaded:
+    """Makes a folder when a pickle of it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self._path),)
+
+
+def test_an_index_beside_a_file(tmp_path: Path) -> None:
+    """cfgrib loads pickles that lie there; and leaves some."""
+    files = tmp_path / "files"
+    files.mkdir()
+    path, loaded = files / "a.grib2", tmp_path / "loaded"
+    path.write_bytes(message(dataDate=20000101))
+    how: Any = {"engine": "cfgrib", "executor": "sync", "expand_dims": ["time"]}
+    assert ingested([str(path)], MemoryStorage(), **how).added
+    assert [*files.iterdir()] == [path]
+    xr.open_dataset(path, engine="cfgrib").close()
+    (index,) = files.glob("*.idx")
+    index.write_bytes(pickle.dumps(Loaded(loaded)))
+    os.utime(index, (2e9, 2e9))
+    assert ingested([str(path)], MemoryStorage(), **how).added
+    assert not loaded.exists()
+    # the user may say otherwise
+    ingested([str(path)], MemoryStorage(), open_options={"indexpath": str(index)}, **how)
+    assert loaded.exists()
+
+
 # -- what a URL leads to ---------------------------------------------------------------------
 #: Where a file that is named in the public folder is to be found, by its server.
 REDIRECTS = {
@@ -235,6 +291,103 @@ def test_a_stored_container(
         entry([url], Repository.open(place), remote_options=options_of(kind, site.web.url))
     assert not site.other.requests
     assert all("x-original-url" not in headers for _, headers in site.web.requests)
+
+
+#: What a job says that an earlier call has begun; None: as it is right for the file.
+JOBS: dict[str, tuple[dict[str, Any], str]] = {
+    "another file": ({"locations": ["{private}"]}, "begun to copy .*private/f.nc, and this one"),
+    "this and another": (
+        {"locations": ["{public}", "{private}"], "versions": [[-1, 0, "", 0, 0]] * 2},
+        "begun to copy .*private/f.nc",
+    ),
+    "names of another": ({"files": ["{private}"], "opening": None}, "engine=None"),
+    "another engine": ({"opening": {"engine": "cfgrib", "options": {}}}, "engine='cfgrib'"),
+    "an engine": ({"opening": "x"}, "engine=None"),
+    "no versions": ({"versions": []}, "makes no sense"),
+    "versions": ({"versions": [[0, 0, 0, 0, 0]]}, "makes no sense"),
+    "no list": ({"locations": "{public}"}, "makes no sense"),
+    "no places": ({"locations": [7]}, "makes no sense"),
+    "appends": ({"appends": "x"}, "makes no sense"),
+    "on_mismatch": ({"on_mismatch": "x"}, "makes no sense"),
+}
+
+
+@pytest.mark.parametrize("said", JOBS)
+def test_jobs_of_strangers(said: str, site: Site) -> None:
+    """A repository may say that a copy of any file was begun, and is to go on."""
+    public = write_days(site.folder / "public" / "a.nc", 4)
+    places = {"public": public.as_uri(), "private": (site.folder / "private" / "f.nc").as_uri()}
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, list):
+            return [*map(filled, value)]
+        return value.format(**places) if isinstance(value, str) else value
+
+    how: Any = {"engine": "h5netcdf", "executor": "sync"}
+    opening = Opening.of("h5netcdf", None, "time", (), None, (), None)
+    assert opening is not None
+    changed, message = JOBS[said]
+    about = {
+        "files": [str(public)],
+        "appends": False,
+        "locations": [places["public"]],
+        "versions": [[-1, 0, "", 0, 0]],
+        "opening": opening.to_dict(),
+        "on_mismatch": "error",
+        **{name: filled(value) for name, value in changed.items()},
+    }
+    place = MemoryStorage()
+    repository = Repository.create(place)
+    plant(repository, about)
+    with pytest.raises(InvalidInputError, match=f"{message}.*jobs.delete") as caught:
+        ingested([str(public)], place, **how)
+    assert repository.lookup_branch("main") == next(iter(repository.ancestry(branch="main"))).id
+    # what the message says
+    (name,) = re.findall(r"jobs\.delete\('([^']+)'\)", str(caught.value))
+    repository.jobs.delete(name)
+    assert ingested([str(public)], place, **how).added
+    assert found_times(place) == [4, 5, 6, 7]
+
+
+def test_a_scan_of_strangers(site: Site) -> None:
+    """A branch may say that a file was scanned, and that its values are in others."""
+    public = write_days(site.folder / "public" / "a.nc", 4)
+    beside = site.folder / "public" / "raw"
+    beside.write_bytes(CANARY * 10)
+    place = MemoryStorage()
+    repository = Repository.create(place)
+    about = {
+        "files": [str(public)],
+        "appends": False,
+        "locations": [public.as_uri()],
+        "versions": [[-1, 0, "", 0, 0]],
+    }
+    branch = plant(repository, about)
+    repository.create_branch(branch, repository.lookup_branch("main"))
+    session = repository.writable_session(branch)
+    root = zarr.create_group(session.store, path=branch)
+    how: Any = {"dtype": "u1", "compressors": None, "dimension_names": ["time"]}
+    root.create_array("time", shape=16, chunks=16, **how)
+    session.store.set_virtual_ref(
+        f"{branch}/time/c/0", beside.as_uri(), offset=0, length=16, validate_container=False
+    )
+    session.commit("planted")
+    with pytest.raises(InvalidInputError, match=r"begun to copy .*public/raw, to which none"):
+        ingested([str(public)], place, executor="sync")
+    assert all(CANARY not in bytes(place.get(meta.key).data) for meta in place.list())
+
+
+def plant(repository: Repository, about: dict[str, Any]) -> str:
+    """Begin a copy into the root of the main branch, as another call would."""
+    name = f"ingest-{copying._digest(['main', '/'])}-0"
+    repository.jobs.create(f"{name}-files", branch="main", message="files", about=about)
+    return name
+
+
+def found_times(place: MemoryStorage) -> list[int]:
+    session = Repository.open(place).readonly_session("main")
+    array: Any = zarr.open_group(session.store, mode="r")["time"]
+    return [int(value) for value in array[:]]
 
 
 # -- what a server sends ---------------------------------------------------------------------

@@ -1,0 +1,106 @@
+"""What an earlier call of `ingest` says that it has begun, and whether this one goes on with it.
+
+It says so in the repository, which anybody may have made. So nothing is read that the call now
+does not ask for: no other file, and none in another way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from icechunk import InvalidInputError, Job, Repository, Session
+from icechunk.base.public_url import public_url
+
+__all__ = ["begun_copies"]
+
+_MISMATCH: Final = "error", "skip", "materialize"
+#: Of a version of a file: size, times, etag, digest.
+_VERSION: Final = (int, int, str, int, int)
+
+
+def begun_copies(
+    repository: Repository,
+    prefix: str,
+    locations: Mapping[str, str],
+    opening: Mapping[str, Any] | None,
+    scanned: Callable[[Sequence[str]], Session],
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what earlier calls have begun: the branch of a scan, and what the job says.
+
+    Parameters
+    ----------
+    repository : Repository
+    prefix : str
+        How the names of jobs and branches begin.
+    locations : mapping of str to str
+        Where the files are that are asked for now, by their names.
+    opening : mapping or None
+        How they are opened.
+    scanned : callable
+        Returns a session of references to files, found anew: a virtual dataset may refer to others.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is about other files, or opens them in another way.
+    """
+    jobs = repository.jobs
+    for name in [name for name in jobs.list() if name.startswith(prefix)]:
+        if name.endswith("-files"):
+            about = _checked(jobs.open(name), locations, opening)
+            staging = name.removesuffix("-files")
+            if opening is None and staging in repository.list_branches():
+                staged = repository.readonly_session(staging).all_virtual_chunk_locations()
+                others = set(staged).difference(about["locations"])
+                if others:
+                    others.difference_update(scanned(about["files"]).all_virtual_chunk_locations())
+                for location in sorted(others):
+                    raise _refused(
+                        name,
+                        f"an earlier call has begun to copy {public_url(location)}, to which none "
+                        "of the files refers: copy them into another group",
+                    )
+            yield staging, about
+
+
+def _checked(
+    job: Job, locations: Mapping[str, str], opening: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    about = job.about
+    versions, begun = about.get("versions"), about.get("locations")
+    fits = (
+        isinstance(about.get("appends"), bool)
+        and isinstance(begun, list)
+        and isinstance(versions, list)
+        and len(versions) == len(begun)
+        and all(isinstance(each, list) and tuple(map(type, each)) == _VERSION for each in versions)
+        and all(isinstance(each, str) for each in begun)
+    )
+    if not fits or (opening is not None and about.get("on_mismatch") not in _MISMATCH):
+        raise _refused(job.name, "an earlier call has begun something that makes no sense")
+    assert isinstance(begun, list)
+    names = {location: name for name, location in locations.items()}
+    others = [location for location in begun if location not in names]
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise _refused(
+            job.name,
+            f"an earlier call has begun to copy {public_url(others[0])}{more}, and this one does "
+            "not name it: name all files that it named",
+        )
+    if about.get("opening") != (None if opening is None else json.loads(json.dumps(opening))):
+        before = about["opening"].get("engine") if isinstance(about.get("opening"), dict) else None
+        raise _refused(
+            job.name,
+            f"an earlier call has begun to copy these files with engine={before!r} and options of "
+            "its own: pass those",
+        )
+    return {**about, "files": [names[location] for location in begun]}
+
+
+def _refused(name: str, what: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"{what}; or give up what it has begun with Repository.jobs.delete({name!r})"
+    )
