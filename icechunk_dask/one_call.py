@@ -123,18 +123,31 @@ def _running(job: Job, what: str) -> SessionStateError:
 
 def _is_alive(job: Job) -> bool:
     about = job.about
+    if not _makes_sense(about):
+        return False
     if about.get("machine") and about["machine"] == _me()["machine"]:
-        pid = int(about["pid"])
-        if pid == os.getpid():
+        if about["pid"] == os.getpid():
             return about["token"] in _tokens
-        if not _is_process(pid):
+        if not _is_process(about["pid"]):
             return False
     running = job.status().running
     if running:
         return not running[0].looks_dead
     # it is about to begin, or to end
-    since = datetime.fromisoformat(str(about["since"]))
-    return datetime.now(UTC) - since < timedelta(seconds=_LEASE)
+    since = datetime.fromisoformat(about["since"])
+    return abs(datetime.now(UTC) - since) < timedelta(seconds=_LEASE)
+
+
+def _makes_sense(about: dict[str, Any]) -> bool:
+    """Whether a call has said this of itself, and not somebody who may write anything."""
+    like = _me()
+    if any(type(about.get(name)) is not type(like[name]) for name in like if name != "machine"):
+        return False
+    try:
+        has_zone = datetime.fromisoformat(about["since"]).tzinfo is not None
+    except ValueError:
+        return False
+    return has_zone and 0 < about["pid"] < 1 << 31 and isinstance(about.get("machine"), str | None)
 
 
 def _me() -> dict[str, Any]:

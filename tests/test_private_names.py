@@ -68,8 +68,13 @@ def own_names(tree: ast.AST) -> Iterator[str]:
 
 #: What a class that derives from Zarr's store gets from it.
 OF_STORES = frozenset(name for name in [*dir(Store), "_is_open"] if is_private(name))
-#: Documented, in spite of their names.
-DOCUMENTED = {"os._exit", "sys._getframe"}
+#: Documented, or made for others, in spite of their names: what is an event loop says so.
+DOCUMENTED = {
+    "asyncio._get_running_loop",
+    "asyncio._set_running_loop",
+    "os._exit",
+    "sys._getframe",
+}
 
 
 def private_attributes(tree: ast.AST, own: frozenset[str]) -> Iterator[str]:

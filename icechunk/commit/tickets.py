@@ -6,7 +6,8 @@ Tickets do not belong to the format, and other clients ignore them::
 
 A writer waits until all tickets before its own are gone. The holder of a ticket writes it again
 every few seconds. If a ticket was written long before the newest write of one's own ticket, by
-the clock of the storage, its holder is dead and the ticket is deleted.
+the clock of the storage, its holder is dead and the ticket is deleted. So is that of a ticket
+which was not written for as long while others waited, whatever its time is.
 
 The queue only saves work. What protects a commit is the condition of the put that publishes it.
 So it does no harm if two writers believe that it is their turn. If the queue cannot be read,
@@ -24,7 +25,7 @@ import random
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
 
 from icechunk.base.threads import map_in_threads
@@ -47,6 +48,9 @@ _LONGEST_PAUSE: Final = 5.0
 #: A ticket lists no more arrays than this. Without a list it may be any array.
 _MOST_ARRAYS: Final = 10_000
 _THREADS: Final = 16
+#: Anybody may have written tickets: of each no more bytes are read, and no more tickets.
+_MOST_BYTES: Final = 1 << 20
+_MOST_READ: Final = 1000
 
 #: Ids of the arrays that somebody has changed, None if it may be any.
 Arrays: TypeAlias = Collection[bytes] | None
@@ -77,7 +81,8 @@ class Place:
         self._turn_began: float | None = None
         self._joined = retrying.clock()
         self._behind = 0
-        self._known: dict[str, Arrays] = {}
+        #: When each ticket in front was last seen to change: its time, and that of ours.
+        self._seen: dict[str, tuple[datetime, float]] = {}
         self.puts = 0
 
     def take(self) -> None:
@@ -141,8 +146,17 @@ class Place:
             # somebody took this writer for dead
             self.show_life()
             return [key for key in tickets if key < self._key]
-        oldest = mine - timedelta(seconds=LEASE)
-        dead = [key for key, seen in tickets.items() if seen < oldest]
+        oldest, now = mine - timedelta(seconds=LEASE), retrying.clock()
+        before = self._seen
+        self._seen = {
+            key: before[key] if key in before and before[key][0] == seen else (seen, now)
+            for key, seen in tickets.items()
+        }
+        dead = [
+            key
+            for key, (seen, since) in self._seen.items()
+            if seen < oldest or (now - since > 2 * LEASE and key != self._key)
+        ]
         if dead:
             _log.info("%d processes died while they waited to commit", len(dead))
             self._storage.delete(dead)
@@ -157,11 +171,13 @@ class Place:
         return random.uniform(longest / 2, longest)
 
     def _arrays_of(self, keys: list[str]) -> list[Arrays]:
-        return map_in_threads(lambda key: _arrays(self._stored(key)), keys, _THREADS)
+        read = keys[:_MOST_READ]
+        found = map_in_threads(lambda key: _arrays(self._stored(key)), read, _THREADS)
+        return [*found, *([None] if len(keys) > len(read) else [])]
 
     def _stored(self, key: str) -> bytes | None:
         try:
-            return bytes(self._storage.get(key).data)
+            return bytes(self._storage.get(key, byte_range=(0, _MOST_BYTES)).data)
         except ObjectNotFoundError:
             return None
 
@@ -226,7 +242,7 @@ def _arrays(data: bytes | None) -> Arrays:
         return ()
     try:
         return {bytes.fromhex(text) for text in json.loads(data)["arrays"]}
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 

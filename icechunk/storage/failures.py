@@ -9,7 +9,7 @@ lose everything except the location.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, Protocol
 
 from obstore.exceptions import (
     AlreadyExistsError,
@@ -36,7 +36,20 @@ _MESSAGE: Final = re.compile(r"<Message>([^<]*)</Message>")
 _REFUSED: Final = re.compile(r"status code: 40[13]\b")
 #: Not 408 (timeout), 409 (somebody writes now), 425 (too early) and 429 (too many).
 _FOR_GOOD: Final = re.compile(r"status code: (?:4(?!08|09|25|29)\d\d|501)\b")
+#: What services answer if a request is for another region, among other things.
+_ELSEWHERE: Final = re.compile(r"redirect without LOCATION|status code: 400\b")
 _MAX_REASON: Final = 500
+
+
+class Place(Protocol):
+    """As much of a place as errors say."""
+
+    @property
+    def url(self) -> str:
+        """The location, without credentials."""
+
+    def other_region(self) -> str | None:
+        """Return the region that the place is in, if requests went to another one."""
 
 
 def reason(error: BaseException) -> str:
@@ -52,7 +65,7 @@ def reason(error: BaseException) -> str:
     return text if len(text) <= _MAX_REASON else text[:_MAX_REASON] + "..."
 
 
-def translate(error: BaseException, operation: str, key: str, url: str) -> IcechunkError:
+def translate(error: BaseException, operation: str, key: str, place: Place) -> IcechunkError:
     """Return this library's error for one that obstore raised.
 
     Parameters
@@ -62,9 +75,10 @@ def translate(error: BaseException, operation: str, key: str, url: str) -> Icech
         A verb for the message.
     key : str
         The object or folder that it was about.
-    url : str
-        The storage, without credentials.
+    place : Place
+        Where it is.
     """
+    url = place.url
     where = f"{key} in {url}"
     text = reason(error)
     if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in text:
@@ -88,6 +102,10 @@ def translate(error: BaseException, operation: str, key: str, url: str) -> Icech
         return refused(
             f"cannot {operation} {where}: the server redirects to another host, and such "
             "redirects are not followed; if you trust that host, pass its URL as the endpoint"
+        )
+    if _ELSEWHERE.search(text) and (region := place.other_region()) is not None:
+        return refused(
+            f"cannot {operation} {where}: the bucket is in another region: pass region={region!r}"
         )
     message = f"cannot {operation} {where}: {text}"
     return refused(message) if _FOR_GOOD.search(text) else StorageError(message)

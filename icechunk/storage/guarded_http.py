@@ -281,6 +281,16 @@ class GuardedHttp(Storage):
         """
         return _described(self._ask(check_key(key), "GET", (0, size)))
 
+    def headers(self, key: str) -> http.client.HTTPMessage:
+        """Return what a server says without the file, whether it gives it or not.
+
+        Raises
+        ------
+        StorageError
+            If there is no answer.
+        """
+        return self._try(key, "HEAD", self._base + quote(check_key(key)), None, {}).headers
+
     # -- requests --------------------------------------------------------------------
     def _ask(
         self,

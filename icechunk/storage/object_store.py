@@ -340,7 +340,7 @@ class ObjectStorage(Storage):
         except (CancelledError, StorageError, InvalidInputError):
             raise
         except Exception as error:
-            failure = translate(error, "read", key, self.url)
+            failure = translate(error, "read", key, self._place)
         raise failure
 
     def _described(self, meta: Any) -> ObjectMeta:
@@ -377,7 +377,7 @@ class ObjectStorage(Storage):
         except (CancelledError, StorageError):
             raise
         except Exception as error:
-            failure = translate(error, "list", prefix or "objects", self.url)
+            failure = translate(error, "list", prefix or "objects", self._place)
         if failure is not None:
             raise failure
         # not every service sorts, and some sort folder by folder
@@ -485,7 +485,7 @@ class ObjectStorage(Storage):
     def _put_failure(self, error: Exception, key: str, if_match: str | None) -> IcechunkError:
         if if_match is not None and isinstance(error, FileNotFoundError):
             return PreconditionFailedError(f"{key}: not replaced, it does not exist in {self.url}")
-        return translate(error, "write", key, self.url)
+        return translate(error, "write", key, self._place)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, many in one request where the service can; see `Storage.delete`."""
@@ -513,7 +513,7 @@ class ObjectStorage(Storage):
             raise
         except Exception as error:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            failure = translate(error, "delete", keys[0] + more, self.url)
+            failure = translate(error, "delete", keys[0] + more, self._place)
         raise failure
 
     def copy(self, source: str, target: str, *, if_match: str | None = None) -> None:
@@ -535,7 +535,7 @@ class ObjectStorage(Storage):
         except (CancelledError, StorageError):
             raise
         except Exception as error:
-            failure = translate(error, "copy", source, self.url)
+            failure = translate(error, "copy", source, self._place)
         raise failure
 
     # -- the storage itself ------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
 from icechunk._version import user_agent as own_user_agent
 from icechunk.base.public_url import public_url
-from icechunk.config import ChecksumAlgorithm, S3Options
+from icechunk.config import ChecksumAlgorithm, S3Options, StorageRetriesSettings, StorageSettings
 from icechunk.config.credential_types import (
     EXPIRY_MARGIN,
     AnyAzureCredential,
@@ -44,10 +45,12 @@ from icechunk.storage.aws_profile import (
     profile_region,
 )
 from icechunk.storage.failures import reason
+from icechunk.storage.guarded_http import GuardedHttp
 from icechunk.storage.headers import check_headers, check_variables
 from icechunk.storage.one_host import staying_at
 from icechunk.storage.place_names import check_endpoint, check_name, clean_prefix, join_url
 
+_REGION: Final = re.compile(r"[a-z0-9-]{1,40}")
 #: Options that configure the HTTP client, for whichever service it is used.
 _CLIENT_OPTIONS: Final = frozenset(
     {
@@ -158,6 +161,10 @@ class Place(ABC):
         """Say where credentials were looked for in vain, and what else to pass."""
         return None
 
+    def other_region(self) -> str | None:
+        """Return the region that the place is in, if it is known and not the one asked."""
+        return None
+
     def open(self, settings: EffectiveStorageSettings, *, write: bool) -> ObjectStore:
         """Return a client.
 
@@ -249,6 +256,23 @@ class S3Place(Place):
             **_bucket_lines(self.bucket, self.prefix),
             **{name: str(value) for name, value in shown.items() if value},
         }
+
+    def other_region(self) -> str | None:
+        """Ask the service for the region of the bucket, which it tells everybody."""
+        options = self.options
+        _, endpoint = aws_environment.endpoint() or ("", "https://s3.amazonaws.com")
+        http = GuardedHttp(
+            options.endpoint_url or endpoint,
+            {"timeout": "5s", "allow_http": str(options.allow_http)},
+            settings=StorageSettings(retries=StorageRetriesSettings(max_tries=1)),
+        )
+        try:
+            found = http.headers(self.bucket).get("x-amz-bucket-region") or ""
+        except StorageError:
+            return None
+        variables = map(os.environ.get, ("AWS_REGION", "AWS_DEFAULT_REGION"))
+        asked = next(filter(None, (options.region, profile_region(), *variables)), "us-east-1")
+        return found if found != asked and _REGION.fullmatch(found) else None
 
     def missing_credentials(self) -> str | None:
         """Say where the environment's credentials were looked for, if those are to be used."""

@@ -196,7 +196,7 @@ class Read:
             return self._again(head=True)
         if isinstance(error, NotModifiedError | StorageError):
             return error
-        return translate(error, "read", self.key, self._place.url)
+        return translate(error, "read", self.key, self._place)
 
     def _again(self, **options: Any) -> StorageError | None:
         conditions = {k: v for k, v in self.options.items() if k not in ("head", "range")}

@@ -242,6 +242,68 @@ def test_who_is_dead_blocks_nobody(
     assert count(storage, QUEUE) == 0
 
 
+@pytest.mark.parametrize("age", [-1e9, 0])
+def test_a_ticket_that_nobody_holds_blocks_nobody(
+    age: float, pauses: list[Callable[[], Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its time says: anybody may have written it."""
+    storage = Aged(MemoryStorage())
+    storage.ages = {}
+    repository = arrays(storage)
+    ticket_of_another(storage)
+    (ticket,) = storage.list(QUEUE)
+    storage.ages = {ticket.key: age}
+    began = retrying.clock()
+    monkeypatch.setattr(retrying, "clock", lambda: began)
+    pauses.append(lambda: monkeypatch.setattr(retrying, "clock", lambda: began + LEASE))
+    pauses.append(lambda: monkeypatch.setattr(retrying, "clock", lambda: began + 2 * LEASE + 1))
+    commit(changed(repository, 1))
+    assert count(storage, QUEUE) == 0
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[" * 100_000,
+        b'{"arrays":' * 100_000,
+        b'{"arrays": ["00"]}' + b" " * (8 << 20),
+        b'{"arrays": {"a": 1}}',
+        b'{"arrays": [1]}',
+        b'{"arrays": 1e999}',
+        b"\xff",
+        b"",
+    ],
+    ids=["deep", "deep, named", "large", "a dictionary", "numbers", "infinite", "no text", "empty"],
+)
+def test_tickets_of_strangers(data: bytes, pauses: list[Callable[[], Any]]) -> None:
+    storage = CountingStorage(MemoryStorage())
+    repository = arrays(storage)
+    other = ticket_of_another(storage)
+    (ticket,) = storage.list(QUEUE)
+    storage.put(ticket.key, data)
+    pauses.append(other.give_back)
+    session = changed(repository, 1)
+    before = storage.bytes_read
+    commit(session)
+    assert storage.bytes_read - before < 4 << 20
+
+
+def test_a_queue_without_an_end(pauses: list[Callable[[], Any]]) -> None:
+    storage = CountingStorage(MemoryStorage())
+    repository = arrays(storage)
+    ticket_of_another(storage)
+    (ticket,) = storage.list(QUEUE)
+    data = bytes(storage.get(ticket.key).data)
+    keys = [f"{ticket.key[:-10]}{number:010d}" for number in range(2, 3000)]
+    for key in keys:
+        storage.put(key, data)
+    pauses.append(lambda: storage.delete([ticket.key, *keys]))
+    session = changed(repository, 1)
+    before = storage.requests
+    commit(session)
+    assert storage.requests - before < 1200
+
+
 def test_who_looked_dead_and_is_not_takes_its_place_again(
     pauses: list[Callable[[], Any]],
 ) -> None:

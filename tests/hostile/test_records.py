@@ -27,6 +27,7 @@ from icechunk.repository.stored_json import (
     packed,
     unpacked,
 )
+from icechunk_dask import one_call
 from icechunk_dask.archives.record import Record
 from tests.hostile.test_bombs import MIB
 
@@ -224,3 +225,16 @@ def test_columns_that_grow() -> None:
 def test_names_of_tables(name: str) -> None:
     document = {"icechunk_archive": {"must_understand": False, "table": name, "array": "v"}}
     assert named_table(json.dumps(document).encode()) is None
+
+
+def test_calls_that_nobody_made() -> None:
+    """A repository may say that another call runs, of any process."""
+    said = {**one_call._me(), "since": "2020-01-01T00:00:00+00:00", "pid": 1, "machine": "x"}
+    for about in neighbours(said):
+        repository = Repository.create(MemoryStorage())
+        try:
+            repository.jobs.create("call-1", branch="main", message="m", about=about)
+        except (IcechunkError, TypeError, ValueError):
+            continue
+        assert one_call.alone(repository, "main", "call-", "it", lambda: 7) == 7
+        assert repository.jobs.list() == []

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import asyncio
 import pickle
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import obstore
 import pytest
 
+from icechunk import Repository, s3_storage
 from icechunk.config import (
     S3Options,
     StorageConcurrencySettings,
@@ -26,6 +30,7 @@ from icechunk.storage import GetResult, ObjectStorage, Storage, storage_from_url
 from icechunk.storage.reading import joined
 from icechunk.storage.waiting import Runtime
 from icechunk.testing.storage import StorageTests, contents
+from tests.http_servers import Quiet, running_server
 from tests.servers import S3Server
 
 ONE_TRY = StorageSettings(retries=StorageRetriesSettings(max_tries=1))
@@ -346,3 +351,67 @@ def test_later_changes_of_the_options_do_not_matter(s3_server: S3Server) -> None
     storage = ObjectStorage.s3(s3_server.public_bucket, "p", options=options)
     options.endpoint_url = "http://127.0.0.1:9"
     assert list(storage.with_settings(ONE_TRY).list()) == []
+
+
+# -- regions ----------------------------------------------------------------------------------
+MOVED = b"<Error><Code>PermanentRedirect</Code><Message>it is elsewhere</Message></Error>"
+WRONG = b"<Error><Code>AuthorizationHeaderMalformed</Code><Message>expecting 'x'</Message></Error>"
+
+
+def elsewhere(status: int, said: str) -> type[BaseHTTPRequestHandler]:
+    """Return a service whose buckets are in another region."""
+
+    class Handler(Quiet, BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = MOVED if status == 301 else WRONG
+            self.send_response(status)
+            self.send_header("x-amz-bucket-region", said)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_GET = do_HEAD = do_PUT = do_POST = answer  # noqa: N815 (names of the base class)
+
+    return Handler
+
+
+@pytest.mark.parametrize("status", [301, 400])
+@pytest.mark.parametrize("anonymous", [True, False])
+def test_a_bucket_in_another_region(status: int, anonymous: bool) -> None:
+    """The message says which, and how to say so."""
+    keys: Any = {} if anonymous else {"access_key_id": "a", "secret_access_key": "b"}
+    with running_server(elsewhere(status, "eu-central-1")) as url:
+
+        def storage(region: str | None) -> ObjectStorage:
+            how: Any = {"endpoint_url": url, "allow_http": True, "anonymous": anonymous, **keys}
+            made = s3_storage(bucket="b", prefix="p", region=region, **how)
+            assert isinstance(made, ObjectStorage)
+            return made
+
+        calls: list[Callable[[ObjectStorage], Any]] = [
+            Repository.open,
+            lambda made: made.get("f"),
+            lambda made: asyncio.run(made.get_async("f")),
+            lambda made: made.head("f"),
+            lambda made: list(made.list("f/")),
+            lambda made: made.put("f", b"x"),
+            lambda made: made.copy("f", "g"),
+        ]
+        for call in calls:
+            for region in ("us-west-2", None):
+                with pytest.raises(StorageError, match=r"s3://b/p: .*region='eu-central-1'"):
+                    call(storage(region))
+            # it is something else
+            with pytest.raises(StorageError) as caught:
+                call(storage("eu-central-1"))
+            assert "pass region" not in str(caught.value)
+
+
+@pytest.mark.parametrize("said", ["", "x" * 100, "../a", "EU"])
+def test_a_region_that_is_none(said: str) -> None:
+    with running_server(elsewhere(301, said)) as url:
+        how: Any = {"endpoint_url": url, "allow_http": True, "anonymous": True}
+        with pytest.raises(StorageError, match="incorrectly configured region"):
+            s3_storage(bucket="b", prefix="p", region="us-east-1", **how).get("f")
