@@ -115,7 +115,8 @@ mutations: .venv/.installed ## a million mutated files through every decoder; ha
 	@.venv/bin/python -m tests.format.mutations --count 1000000
 
 faults: .venv/.installed ## what goes wrong at every single request; half an hour
-	@ICECHUNK_EVERY_CALL=1 .venv/bin/python $(PYTEST) tests/faults $(PYTEST_ARGS)
+	@ICECHUNK_EVERY_CALL=1 .venv/bin/python $(PYTEST) tests/faults tests/dask_writes/test_failure_table.py \
+	    $(PYTEST_ARGS)
 
 soak: .venv/.installed $(OFFICIAL_ENV) ## writers that are killed, on a folder and on S3, five minutes each
 	@.venv/bin/python -m tests.faults.soak --on folder --writers 20 --seconds 300

@@ -252,6 +252,9 @@ class Verifier:
                 states.pop(parent, None)
             if snapshot is None:
                 continue
+            if parent is None and log is not None and entry.id != INITIAL_SNAPSHOT_ID:
+                told = f"snapshot {encode_id(entry.id)} has a transaction log, and no parent"
+                self._found("inconsistent", layout.REPO_KEY, told, [entry.id])
             self._check_snapshot(entry, snapshot)
             after = node_states(snapshot)
             if children[entry.id]:
@@ -389,9 +392,7 @@ class Verifier:
         hidden = np.zeros(len(coords), np.bool_)
         for axis, (low, high) in enumerate(extents):
             hidden |= (coords[:, axis] < low) | (coords[:, axis] >= high)
-        # what a shrunk shape left behind is no damage: nobody can ask for it
-        inside = (coords < np.maximum(np.asarray(use.grid, np.int64), 1)).all(axis=1)
-        hidden &= inside
+        # they are those of what is there; a shape that shrank changes neither
         if hidden.any():
             told = "references lie outside the extents by which they are found"
             self._found("inconsistent", key, told, use.snapshots, use.path, coords[hidden])

@@ -33,9 +33,10 @@ def contradictions(node: Node) -> Iterator[str]:
     elif document.num_chunks != array.num_chunks:
         by_document = document.num_chunks
         yield f"{node.path} has {array.num_chunks} chunks, and {by_document} by its zarr.json"
-    names = array.dimension_names
-    if names is not None and len(names) != len(array.shape):
-        yield f"{node.path} has {len(names)} names of {len(array.shape)} dimensions"
+    names = tuple(name or None for name in array.dimension_names or ())
+    said = document.dimension_names or ()
+    if any(names) != any(said) or (any(said) and names != said):
+        yield f"{node.path} has the dimensions {names}, and {said} by its zarr.json"
     boxes = sorted(ref.extents for ref in array.manifests)
     if any(len(box) not in (0, len(array.num_chunks)) for box in boxes):
         yield f"a manifest of {node.path} has extents of another number of dimensions"

@@ -18,6 +18,7 @@ from icechunk.format.encoding.envelope import FileType
 from icechunk.format.ids import INITIAL_SNAPSHOT_ID, encode_id
 from icechunk.format.invariants import broken_invariants
 from icechunk.format.repo_info import RepoInfo, decode_repo_info
+from icechunk.format.updates import UpdateKind
 from icechunk.repository import archive_tables
 from icechunk.repository.jobs_records import JOBS, JobFiles, canonical, digest_of
 from icechunk.repository.reachable import native_ids
@@ -28,6 +29,19 @@ __all__ = ["Found", "job_damages", "repo_damages", "table_damages"]
 
 #: Copies that are decoded of all: the newest, from which a repair would restore.
 _DECODED: Final = 10
+
+
+#: Updates that say of a branch or tag whether it is there.
+_REFS: Final = {
+    UpdateKind.TAG_CREATED: "tag",
+    UpdateKind.TAG_DELETED: "tag",
+    UpdateKind.BRANCH_CREATED: "branch",
+    UpdateKind.BRANCH_DELETED: "branch",
+    UpdateKind.BRANCH_RESET: "branch",
+    UpdateKind.NEW_COMMIT: "branch",
+    UpdateKind.COMMIT_AMENDED: "branch",
+}
+_DELETED: Final = (UpdateKind.TAG_DELETED, UpdateKind.BRANCH_DELETED)
 
 
 class Found(NamedTuple):
@@ -64,6 +78,8 @@ def repo_damages(storage: Storage, info: RepoInfo, *, all_copies: bool) -> Itera
         dict(info.metadata)
     except IcechunkError as error:
         yield _unreadable(key, error)
+    for told in _unlike_its_log(info):
+        yield Found("inconsistent", key, told)
     there = {meta.key for meta in storage.list(layout.OVERWRITTEN)}
     decoded = 0
     seen: set[str] = set()
@@ -91,6 +107,31 @@ def repo_damages(storage: Storage, info: RepoInfo, *, all_copies: bool) -> Itera
             yield _unreadable(copy, error)
             return
         updates, before = list(older.updates), older.repo_before_updates
+
+
+def _unlike_its_log(info: RepoInfo) -> Iterator[str]:
+    """Yield where branches and tags are not what the newest update of each made of them."""
+    if info.status.availability not in (0, 1, 2):
+        yield f"its status has the number {info.status.availability}, which means nothing"
+    seen: set[tuple[str, str]] = set()
+    expired = False
+    for update in info.updates:  # newest first
+        kind, name, of = update.kind, update.name or "", _REFS.get(update.kind)
+        if kind is UpdateKind.EXPIRATION_RAN:
+            expired = True  # it may delete branches and tags, and names none of them
+        if of is None or (of, name) in seen:
+            continue
+        seen.add((of, name))
+        target = (info.branches if of == "branch" else info.tags).get(name)
+        if kind in _DELETED:
+            if target is not None:
+                yield f"the {of} {name!r} is listed, and was deleted by the log of updates"
+        elif target is None:
+            if not expired:
+                yield f"the {of} {name!r} is not listed, and is there by the log of updates"
+        elif of == "branch" and update.snapshot not in (None, target):
+            at, by_log = encode_id(target), encode_id(update.snapshot or b"")
+            yield f"the branch {name!r} is at {at}, and by the log of updates at {by_log}"
 
 
 def _copy_damages(storage: Storage, key: str, updated_at: int) -> Iterator[Found]:

@@ -360,6 +360,124 @@ def _rewrite(storage: Storage, repository: Repository) -> Made:
     return Made(act, check)
 
 
+def _squash(storage: Storage, repository: Repository) -> Made:
+    def act() -> None:
+        if messages(storage)[0] != "one":
+            repository.squash("main", "main~2", "one")
+
+    def check() -> None:
+        assert messages(storage) == ["one", *HISTORY[2:]]
+        assert messages(storage, "dev") == HISTORY
+        assert (newest(storage), newest(storage, "dev")) == (START, START)
+
+    return Made(act, check)
+
+
+def _cherry_pick(storage: Storage, repository: Repository) -> Made:
+    commit(Repository.open(storage, CONFIG), {3: 5}, "dev")
+
+    def act() -> None:
+        if messages(storage)[0] != "picked":
+            repository.cherry_pick("main", "dev", message="picked")
+
+    def check() -> None:
+        assert messages(storage) == ["picked", *HISTORY]
+        assert newest(storage) == {**START, 3: 5}
+
+    return Made(act, check)
+
+
+def _revert(storage: Storage, repository: Repository) -> Made:
+    def act() -> None:
+        if messages(storage)[0] != "undone":
+            repository.revert("main", "main", message="undone")
+
+    def check() -> None:
+        assert messages(storage) == ["undone", *HISTORY]
+        assert newest(storage) == {0: 1}
+
+    return Made(act, check)
+
+
+def _annotate(storage: Storage, repository: Repository) -> Made:
+    found: list[Any] = []
+
+    def act() -> None:
+        told = Repository.open(repository.storage, CONFIG).annotate("/b")
+        found.append([getattr(told.of([at]), "message", None) for at in range(LENGTH)])
+
+    def check() -> None:
+        # what is told is right, or there is an error
+        assert found == [[HISTORY[0], HISTORY[0], None, None, None, None]]
+
+    return Made(act, check)
+
+
+def _repack(storage: Storage, repository: Repository) -> Made:
+    def act() -> None:
+        if messages(storage)[0] != "packed":
+            repository.repack("main", message="packed")
+
+    def check() -> None:
+        assert messages(storage) == ["packed", *HISTORY]
+        assert newest(storage) == START
+
+    return Made(act, check)
+
+
+def _copy_from(storage: Storage, repository: Repository) -> Made:
+    target = MemoryStorage()
+
+    def check() -> None:
+        check_whole(target, Made(lambda: None, lambda: None))
+        assert messages(target) == HISTORY
+        assert newest(target) == START
+
+    return Made(lambda: repository.copy_to(target), check)
+
+
+def _copy_to(storage: Storage, repository: Repository) -> Made:
+    source = MemoryStorage()
+    lay_out(source, 2)
+    newer = Repository.open(source, CONFIG)
+    commit(newer, {4: 4})
+
+    def check() -> None:
+        assert messages(storage) == ["{4: 4}", *HISTORY]
+        assert newest(storage) == {**START, 4: 4}
+
+    return Made(lambda: newer.copy_to(repository.storage), check)
+
+
+def _collect_more(storage: Storage, repository: Repository) -> Made:
+    """Collect what came since a collection before, by its record."""
+    healthy = Repository.open(storage, CONFIG)
+    cutoff = datetime.now(UTC) + timedelta(seconds=10)
+    healthy.garbage_collect(cutoff)
+    healthy.garbage_collect(cutoff, incremental=True)
+    healthy.create_branch("gone", healthy.lookup_branch("main"))
+    commit(healthy, {3: 33}, "gone")
+    healthy.delete_branch("gone")
+
+    def check() -> None:
+        assert messages(storage) == HISTORY
+        assert (newest(storage), newest(storage, "dev")) == (START, START)
+        assert len(list(storage.list("chunks/"))) == 3
+
+    return Made(lambda: repository.garbage_collect(cutoff, incremental=True), check)
+
+
+def _repair(storage: Storage, repository: Repository) -> Made:
+    storage.delete(["repo"])
+
+    def check() -> None:
+        assert messages(storage) == HISTORY
+        assert (newest(storage), newest(storage, "dev")) == (START, START)
+        assert not Repository.repair(storage).is_needed
+
+    return Made(lambda: Repository.repair(repository.storage, dry_run=False), check)
+
+
 def _read(storage: Storage, repository: Repository) -> Made:
     """Read everything, also what others have never read here."""
     read_right = []
@@ -408,8 +526,21 @@ BOTH: dict[str, Prepare] = {
     "collect": _collect,
     "rewrite": _rewrite,
     "read": _read,
+    "squash": _squash,
+    "cherry-pick": _cherry_pick,
+    "revert": _revert,
+    "annotate": _annotate,
+    "repack": _repack,
 }
-ONLY_2: dict[str, Prepare] = {"amend": _amend, "job part": _job_part, "finish": _finish}
+ONLY_2: dict[str, Prepare] = {
+    "amend": _amend,
+    "job part": _job_part,
+    "finish": _finish,
+    "copy from": _copy_from,
+    "copy to": _copy_to,
+    "collect more": _collect_more,
+    "repair": _repair,
+}
 #: All of them, with the spec version of the repository.
 OPERATIONS: dict[tuple[str, int], Prepare] = {
     **{(name, 2): prepare for name, prepare in {**BOTH, **ONLY_2}.items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ from icechunk.commit.publish import RepoState
 from icechunk.format import layout
 from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.ids import INITIAL_SNAPSHOT_ID, decode_id
-from icechunk.format.manifest import encode_manifest
+from icechunk.format.manifest import decode_manifest, encode_manifest
 from icechunk.format.nodes import ManifestFile, ManifestRef
 from icechunk.format.snapshot import Snapshot, encode_snapshot
 from icechunk.repository.verification import Damage, Verification
@@ -420,6 +421,83 @@ def test_history_that_contradicts(folder: Path, monkeypatch: pytest.MonkeyPatch)
     assert known if int(repo.spec_version) > 1 else "there is no such object" in messages
     assert "is not younger than its parent" in messages
     assert "written at another time" in messages
+
+
+@pytest.mark.parametrize("what", ["target", "branch", "tag", "deleted", "parent", "status"])
+def test_refs_that_contradict_the_log_of_updates(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """What is another value of the right kind: no checksum, and no decoder, tells."""
+    from dataclasses import replace
+
+    repo = opened(folder)
+    if int(repo.spec_version) == 1:
+        pytest.skip("spec version 1 has no such object")
+    repo.create_branch("short", repo.lookup_branch("main"))
+    repo.delete_branch("short")
+    history = [each.id for each in repo.ancestry(branch="main")]
+    load = RepoState.load
+    assert repo.verify().ok
+
+    def wrong(state: RepoState) -> Any:
+        info = load(state)
+        branches, tags = dict(info.branches.items()), dict(info.tags.items())
+        entries = dict(info.snapshots)
+        if what == "target":
+            branches["main"] = decode_id(history[1])
+        elif what == "branch":
+            branches["nain"] = branches.pop("main")
+            branches["main"] = decode_id(history[1])
+        elif what == "tag":
+            tags = {f"{name}!": target for name, target in tags.items()}
+        elif what == "deleted":
+            branches["short"] = branches["main"]
+        elif what == "parent":
+            tip = branches["main"]
+            entries[tip] = replace(entries[tip], parent_id=None)
+        else:
+            info = replace(info, status=replace(info.status, availability=5))
+        return replace(info, branches=branches, tags=tags, snapshots=entries)
+
+    monkeypatch.setattr(RepoState, "load", wrong)
+    found = repo.verify().damages
+    assert found and {(each.problem, each.key) for each in found} == {("inconsistent", "repo")}
+    words = {
+        "target": "'main' is at .*, and by the log of updates at",
+        "branch": "'main' is at .*, and by the log of updates at",
+        "tag": "the tag '.*' is not listed",
+        "deleted": "the branch 'short' is listed, and was deleted",
+        "parent": "has a transaction log, and no parent",
+        "status": "its status has the number 5",
+    }
+    assert any(re.search(words[what], each.told) for each in found), found
+
+
+@pytest.mark.parametrize("at", [3, 1000])
+def test_a_reference_outside_the_extents_by_which_it_is_looked_for(folder: Path, at: int) -> None:
+    repo = opened(folder)
+    session = repo.writable_session("main")
+    zarr.create_array(session.store, name="three", shape=(3,), chunks=(1,), dtype="i4")[:] = 1
+    session.commit("three")
+    node = repo.readonly_session("main").tree.require("/three")
+    assert node.array is not None
+    (ref,) = node.array.manifests
+    key = layout.manifest_key(ref.id)
+    refs = decode_manifest(repo.storage.get(key).data, key).arrays[node.id]
+    moved = refs.at([[0], [1], [at]])
+    version = int(repo.spec_version)
+    repo.storage.put(key, encode_manifest(ref.id, {node.id: moved}, spec_version=version))
+    found = [each for each in opened(folder).verify().damages if "extents" in each.told]
+    assert [(each.key, each.array, each.region) for each in found] == [
+        (key, "/three", ((at, at + 1),))
+    ]
+
+
+def test_names_of_dimensions_that_contradict(folder: Path) -> None:
+    repo = opened(folder)
+    rewritten(repo, lambda s: with_nodes(s, changed_array("/g/inline", dimension_names=("other",))))
+    (one,) = opened(folder).verify().damages
+    assert "has the dimensions ('other',)" in one.told
 
 
 def test_mistakes(folder: Path) -> None:
