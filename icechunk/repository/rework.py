@@ -132,7 +132,7 @@ class Rework:
             if now != tip:
                 raise ConflictError(encode_id(tip), encode_id(now))
             # expired meanwhile, it has another history, or none
-            if [each.id for each in _above(info, tip, base)] != [each.id for each in above]:
+            if not _is_same(info, tip, base, above):
                 raise ConflictError(
                     message=f"the history of {branch!r} changed while it was squashed: try again",
                     kind=ErrorKind.COMMIT_CONFLICT,
@@ -309,6 +309,14 @@ def _above(info: RepoInfo, tip: bytes, base: bytes) -> Iterator[SnapshotEntry]:
         "it",
         ErrorKind.BAD_SNAPSHOT_CHAIN_FOR_DIFF,
     )
+
+
+def _is_same(info: RepoInfo, tip: bytes, base: bytes, above: list[SnapshotEntry]) -> bool:
+    """Whether between two versions there are still these."""
+    try:
+        return [each.id for each in _above(info, tip, base)] == [each.id for each in above]
+    except InvalidInputError:
+        return False
 
 
 def _outcome(log: TransactionLog, before: Snapshot, after: Snapshot) -> TransactionLog:
