@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from icechunk.errors import AlreadyExistsError, ErrorKind, InvalidInputError
 from icechunk.format.ids import normalize_path, parent_paths
@@ -17,19 +17,17 @@ from icechunk.kerchunk.metadata import (
     array_from_v3,
     group_from_v2,
 )
+from icechunk.kerchunk.names import METADATA, name_problem
 from icechunk.kerchunk.tables import References, is_array, refuse
 from icechunk.session.session import Session
 
 __all__ = ["arrays_of", "check_attributes", "drop_attributes_of", "groups_of", "new_place"]
 
 
-#: The key of the metadata of a node, which no node can be called.
-_METADATA: Final = "zarr.json"
-
-
 def _absolute(root: str, path: str) -> str:
-    if _METADATA in path.split("/"):
-        refuse(path, f"no node can be called {_METADATA!r}", ErrorKind.INVALID_PATH)
+    problem = name_problem(path)
+    if problem:
+        refuse(path, problem, ErrorKind.INVALID_PATH)
     try:
         return normalize_path(f"{root}/{path}")
     except InvalidInputError as exc:
@@ -81,7 +79,7 @@ def drop_attributes_of(source: References, dropped: Sequence[str]) -> None:
         head, _, name = key.rpartition("/")
         if name == ".zattrs":
             source.documents[key] = kept_attributes(head, document, dropped)
-        elif name == _METADATA:
+        elif name == METADATA:
             kept = kept_attributes(head, document.get("attributes") or {}, dropped)
             source.documents[key] = {**document, "attributes": kept}
 
@@ -98,7 +96,7 @@ def check_attributes(source: References, arrays: Mapping[str, ArrayMetadata]) ->
     }
     for key, document in source.documents.items():
         head, _, name = key.rpartition("/")
-        if name in (".zattrs", _METADATA) and head not in attributes:
+        if name in (".zattrs", METADATA) and head not in attributes:
             attributes[head] = document if name == ".zattrs" else document.get("attributes") or {}
     odd = {
         f"{path}:{name}": f"attribute {name!r} of {'/' + path!r} {reason}"
@@ -109,7 +107,7 @@ def check_attributes(source: References, arrays: Mapping[str, ArrayMetadata]) ->
         what = "it" if len(odd) == 1 else "these"
         raise InvalidInputError(
             f"{'; '.join(odd.values())}; leave {what} out with drop_attributes={[*odd]!r}",
-            ErrorKind.BAD_METADATA,
+            ErrorKind.BADMETADATA,
         )
 
 

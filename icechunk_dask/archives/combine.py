@@ -50,6 +50,8 @@ class Mismatch:
     short : str
         ``"own"`` if only the last chunk of the file has to be copied, ``"before"`` if it is
         the last one of what lies before the file; else empty.
+    scalar : bool
+        Whether it is about a scalar that differs, which may be a dimension.
     """
 
     url: str
@@ -60,6 +62,7 @@ class Mismatch:
     lone: bool = False
     gridded: bool = False
     short: str = ""
+    scalar: bool = False
 
     @property
     def of_layout(self) -> bool:
@@ -161,7 +164,8 @@ class Comparison:
             own = digests.get(name)
             if own and self.templates[name].digest != own:
                 problem = f"has other values, and none of the dimensions {self.dims}"
-                yield Mismatch(part.url, name, problem, False)
+                scalar = not self.templates[name].dimensions
+                yield Mismatch(part.url, name, problem, False, scalar=scalar)
         for name in compared.joined:
             template, variable = self.templates[name], part.schema.variables[name]
             rows, to = variable.chunks[0], template.chunks[0]

@@ -151,7 +151,7 @@ class Fitting:
                 self._cure(found, wrong)
                 return found
             if self._on_mismatch != "skip":
-                raise self._contradiction([m for m in wrong if m.url in bad], bool(kept.blocks))
+                raise self._contradiction([m for m in wrong if m.url in bad], scanned, kept.blocks)
             # others may fit where these are not: those that differ go before those that
             # only lie behind them
             different = {m.url for m in wrong if not m.placed}
@@ -167,19 +167,30 @@ class Fitting:
             return mismatch.of_layout
         return self._on_mismatch == "materialize" and mismatch.curable
 
-    def _contradiction(self, wrong: Sequence[Mismatch], appended: bool) -> InvalidInputError:
+    def _contradiction(
+        self, wrong: Sequence[Mismatch], scanned: Collection[str], appended: Collection[Axis]
+    ) -> InvalidInputError:
         """Return the error that names what does not fit, and the ways out that there are.
 
         Parameters
         ----------
         wrong : sequence of Mismatch
-        appended : bool
+        scanned : collection of str
+            New files.
+        appended : collection of Axis
             Whether the archive has files already, and keeps its variables.
         """
         lines = "\n".join(f"  {mismatch}" for mismatch in wrong)
         files = len({mismatch.url for mismatch in wrong})
-        what = "1 file does" if files == 1 else f"{files} files do"
+        what = (
+            "1 file does not fit the others"
+            if files == 1
+            else f"{files} files do not fit the others"
+        )
         ways = ["on_mismatch='skip' to leave these files out"]
+        if len(scanned) == 1 and not appended:
+            what = "some messages of the file do not fit its others"
+            ways = ["filter_by_keys to take messages that fit, and the others into another group"]
         hard = {m.variable for m in wrong if not m.curable}
         rest = {m.variable for m in wrong} - hard
         # other coordinates are other places, whether they are left out or not; and an archive
@@ -193,19 +204,31 @@ class Fitting:
         if not self._several and any(m.gridded for m in wrong):
             several = "chunk_grid='auto' to have chunks of several lengths"
             ways.append(several if are_known() else f"{several}; for that {what_it_takes()}")
+        scalars = {m.variable for m in wrong if m.scalar}
+        if hard and hard <= scalars and not appended:
+            # what is a moment follows from others
+            names = sorted(hard - {"valid_time"}) or sorted(hard)
+            ways.append(f"expand_dims={[*self._dims, *names]!r} to have a dimension of each")
         if hard and hard <= droppable:
             more = f", with {materialize}" if rest and asked else ""
             ways.append(f"drop_variables={sorted(hard)!r} to do without these variables{more}")
         return InvalidInputError(
-            f"{what} not fit the others; nothing is written:\n{lines}\nPass {', or '.join(ways)}."
+            f"{what}; nothing is written:\n{lines}\nPass {', or '.join(ways)}."
         )
 
     def _check_dims(self, parts: Sequence[Part]) -> None:
         several = len(parts) > 1 or (parts and self._archive.templates)
         if several and not any(part.lengths for part in parts):
+            known = parts[0].schema.variables
+            scalars = [dim for dim in self._dims if dim in known and not known[dim].dimensions]
+            way = (
+                f"{scalars[0]!r} is a scalar of it: pass expand_dims={scalars!r} to make a "
+                "dimension of it"
+                if scalars
+                else "say along which of its dimensions to combine files with concat_dims"
+            )
             raise InvalidInputError(
-                f"no variable of {parts[0].url} has one of the dimensions {self._dims}; say "
-                "along which of its dimensions to combine files with concat_dims"
+                f"no variable of {parts[0].url} has one of the dimensions {self._dims}; {way}"
             )
 
     def _new_templates(self, found: Fitted) -> dict[str, Template]:
@@ -219,14 +242,18 @@ class Fitting:
             ]
 
         first = found.parts[min(range(len(found.parts)), key=rank)]
-        digests = digests_of(first)
-        return {
-            name: Template.of(
-                self._cut(found, name, variable),
-                b"" if set(self._dims) & set(variable.dimensions) else digests.get(name, b""),
-            )
-            for name, variable in first.schema.variables.items()
-        }
+        templates: dict[str, Template] = {}
+        # what a file has at some places only comes after what is at the first
+        for part in (first, *(p for p in found.parts if p.url == first.url and p is not first)):
+            if not part.schema.variables.keys() - templates.keys():
+                continue
+            digests = digests_of(part)
+            for name, variable in part.schema.variables.items():
+                if name not in templates:
+                    combined = set(self._dims) & set(variable.dimensions)
+                    cut = self._cut(found, name, variable)
+                    templates[name] = Template.of(cut, b"" if combined else digests.get(name, b""))
+        return templates
 
     def _cut(self, found: Fitted, name: str, variable: Variable) -> Variable:
         """Return a variable whose chunks fit those of all files, if they can be cut."""
@@ -333,13 +360,18 @@ class Fitting:
         found.cut = {key for key, one in laid_out.items() if one.cut >= 0}
         comparison = Comparison(found.templates, self._dims, several)
         starts = found.placement.starts()
+        held = _held(found.parts)
         for i, part in enumerate(found.parts):
             places = found.placement.of(i)
+            # what a file has at some places is missing at others
+            holes = held.get(part.url, frozenset()) & found.templates.keys()
+            holes -= part.schema.variables.keys()
+            differing = [m for m in comparison.mismatches(part) if m.variable not in holes]
             if part.lengths and not places:
                 # no steps, no chunks: only what all files share has to fit
-                yield from (m for m in comparison.mismatches(part) if not m.curable)
+                yield from (m for m in differing if not m.curable)
                 continue
-            yield from comparison.mismatches(part)
+            yield from differing
             yield from self._misaligned(found, part, places, starts)
             yield from self._apart(part, places, starts, laid_out)
 
@@ -390,3 +422,11 @@ class Fitting:
                     found.cured[i, name] = whole[key]
                 elif key in last:
                     found.short[i, name] = last[key]
+
+
+def _held(parts: Sequence[Part]) -> dict[str, frozenset[str]]:
+    """Return by URL the variables of files that have several parts."""
+    found: dict[str, list[frozenset[str]]] = {}
+    for part in parts:
+        found.setdefault(part.url, []).append(frozenset(part.schema.variables))
+    return {url: frozenset().union(*each) for url, each in found.items() if len(each) > 1}

@@ -120,7 +120,7 @@ class _Place:
 
     attributes: dict[str, Any]
     variables: dict[str, FileVariable]
-    keys: dict[str, Any]
+    keys: Mapping[str, Any]
 
 
 def _key(header: GribHeader, found: GribField) -> Any:

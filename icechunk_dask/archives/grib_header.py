@@ -5,9 +5,10 @@ Names and attributes are those of cfgrib, from its own tables.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, Final
 
 import eccodes
@@ -34,6 +35,8 @@ _UNITS: Final = {
     14: 900,
     15: 1800,
 }
+#: Seconds of the longest duration that NumPy has in nanoseconds, as xarray reads steps.
+_LONGEST: Final = (1 << 63) // 10**9
 #: More points than any model has, whose coordinates alone would fill the memory.
 _MOST_POINTS: Final = 1 << 27
 #: What ecCodes and cfgrib call what they have no name for.
@@ -42,11 +45,23 @@ _NAMELESS: Final = (None, "undef", "unknown", "~")
 _TELLING: Final = (
     "typeOfLevel",
     "level",
+    "bottomLevel",
     "stepType",
     "stepRange",
     "number",
+    "percentileValue",
+    "forecastProbabilityNumber",
+    "typeOfEnsembleForecast",
     "gridType",
+    "numberOfPoints",
+    "latitudeOfFirstGridPoint",
+    "longitudeOfFirstGridPoint",
+    "longitudeOfLastGridPoint",
     "dataType",
+    "typeOfGeneratingProcess",
+    "generatingProcessIdentifier",
+    "experimentVersionNumber",
+    "editionNumber",
 )
 #: Grids whose coordinates are kept, in their order of use.
 _KEPT: Final = 4
@@ -97,7 +112,7 @@ class GribHeader:
     grid : Grid or None
     refused : str
         Why the field has no form as a variable; empty if it has.
-    keys : dict
+    keys : mapping
         Values of keys that may tell fields of one name apart.
     """
 
@@ -107,7 +122,29 @@ class GribHeader:
     scalars: dict[str, tuple[np.generic, dict[str, Any]]]
     grid: Grid | None
     refused: str = ""
-    keys: dict[str, Any] = field(default_factory=dict)
+    keys: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _Telling(Mapping[str, Any]):
+    """Values of keys that tell fields of one name apart, read when somebody asks."""
+
+    def __init__(self, message: bytes) -> None:
+        self._message = message
+
+    @cached_property
+    def _values(self) -> dict[str, Any]:
+        with grib_handle(self._message) as handle:
+            keys = _Keys(handle)
+            return {key: keys.get(key) for key in _TELLING}
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 def grib_matches(found: GribField, wanted: Mapping[str, Any]) -> bool:
@@ -154,7 +191,7 @@ def read_grib_header(found: GribField) -> GribHeader:
             # in the order of cfgrib
             named = [n for n in scalars if n != "valid_time"]
             attributes["coordinates"] = " ".join([*named, *grid.coordinates, "valid_time"])
-            telling = {key: keys.get(key) for key in _TELLING}
+            telling = _Telling(found.header)
             return GribHeader(name, attributes, _file_attributes(keys), scalars, grid, keys=telling)
     except (_UnrepresentableError, InvalidInputError) as exc:
         reason = str(exc)
@@ -330,7 +367,10 @@ def _step(keys: _Keys) -> int:
         raise _UnrepresentableError(
             f"its step is {step} in units of {name!r}, which differ in length"
         )
-    return step * _UNITS.get(unit, 0)
+    seconds = step * _UNITS.get(unit, 0)
+    if abs(seconds) > _LONGEST:
+        raise _UnrepresentableError(f"its step of {seconds} seconds is longer than 292 years")
+    return seconds
 
 
 # -- grids -----------------------------------------------------------------------------

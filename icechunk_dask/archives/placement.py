@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from icechunk import InvalidInputError
 from icechunk_dask.archives.combine import Mismatch
-from icechunk_dask.archives.extents import Extent, Extents
+from icechunk_dask.archives.extents import TIMES, Extent, Extents
 from icechunk_dask.archives.parts import Axis, Part
 from icechunk_dask.archives.record import Blocks, Record
 from icechunk_dask.archives.sources import location_of
@@ -264,8 +264,10 @@ def _chosen_order(extents: Sequence[Extent | None], order: str, *, unique: bool)
         return order
     if None in extents:
         return "coordinate" if any(extents) else "url"
-    digests = {extent.digest for extent in extents if extent is not None}
-    return "url" if unique and len(digests) == 1 and len(extents) > 1 else "coordinate"
+    known = [extent for extent in extents if extent is not None]
+    same = unique and len(known) > 1 and len({extent.digest for extent in known}) == 1
+    # numbers may begin anew in each file, and files of the same times have the same contents
+    return "url" if same and not known[0].kind.startswith(TIMES) else "coordinate"
 
 
 def _guide(found: Placement, axis: Axis) -> Axis | None:
@@ -280,7 +282,7 @@ def _shown(extent: Extent | None) -> str:
     if extent is None:
         return "unknown"
     ends = [extent.low, extent.high]
-    if extent.kind == "times of the calendar 'standard'":
+    if extent.kind == f"{TIMES} of the calendar 'standard'":
         start = datetime(1970, 1, 1, tzinfo=UTC)
         try:
             times = [start + timedelta(microseconds=end) for end in ends]

@@ -23,6 +23,7 @@ from icechunk.kerchunk.attributes import not_in_json
 from icechunk.kerchunk.guard import check_sizes, check_values, pipeline_of
 from icechunk.kerchunk.locations import fsspec_url
 from icechunk.kerchunk.metadata import MEANING
+from icechunk.kerchunk.names import name_problem
 from icechunk.kerchunk.tables import ChunkTable
 from icechunk_dask.archives.apart import call_apart, can_be_apart, scan_apart
 from icechunk_dask.archives.bundles import Bundle, Payload, bundled, packed
@@ -57,8 +58,6 @@ _COMMON: Final = 1 << 24
 _LARGE: Final = 1 << 22
 #: Files of one pipeline whose chunks are looked at first, and one of so many later on.
 _FIRST, _EACH = 2, 16
-#: The key that no node can have.
-_METADATA: Final = "zarr.json"
 #: By call and pipeline, how many files were looked at in this process.
 _looked_at: dict[str, Counter[str]] = {}
 
@@ -268,7 +267,12 @@ class _Block:
     _read: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        groups = {path: dict(attributes) for path, attributes in self.dataset.groups.items()}
+        groups = {
+            path: dict(attributes)
+            for path, attributes in self.dataset.groups.items()
+            # what is in it is refused
+            if not name_problem(path)
+        }
         for path, attributes in groups.items():
             odd = {**self.dataset.odd_attributes.get(path, {}), **not_in_json(attributes)}
             for name, reason in odd.items():
@@ -276,9 +280,10 @@ class _Block:
         self.schema = Schema({}, groups)
         by_group: dict[str, dict[str, FileVariable]] = {group: {} for group in groups}
         for name, variable in self.dataset.variables.items():
-            reason = variable.refused or _name_taken(name)
-            if reason:
-                self._unstorable.variable(name, reason)
+            problem = name_problem(name)
+            if variable.refused or problem:
+                odd_name = f"{problem} (rename gives it another name)"
+                self._unstorable.variable(name, variable.refused or odd_name)
             else:
                 by_group.setdefault(group_of(name), {})[name] = variable
         for group, variables in by_group.items():
@@ -375,7 +380,7 @@ class _Block:
             expanded: list[str] = []
             if last[name] in new:
                 expanded = [last[name]]
-            elif new and (name not in reasons or _is_moment(variable)):
+            elif new and (name not in reasons or _is_moment(variable, last[name], new)):
                 expanded = new
             try:
                 self._add(name, variable, means[last[name]], reasons.get(name), expanded)
@@ -553,12 +558,6 @@ class _UnstorableError(Exception):
     """A variable cannot be stored; the message says why."""
 
 
-def _name_taken(path: str) -> str:
-    """Return what a variable cannot have its name for; empty if it can."""
-    taken = _METADATA in path.split("/")
-    return f"the name {_METADATA!r} is that of metadata of Zarr" if taken else ""
-
-
 def meanings(attributes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return what the numbers of each variable mean (CF conventions, 7.1, for bounds)."""
     found = {
@@ -574,9 +573,10 @@ def meanings(attributes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
     return found
 
 
-def _is_moment(variable: FileVariable) -> bool:
-    """Whether a variable is a point in time, which differs where others do."""
-    return not variable.shape and " since " in str(variable.attributes.get("units", ""))
+def _is_moment(variable: FileVariable, name: str, new: Sequence[str]) -> bool:
+    """Whether a scalar is a point in time, or the step to one, which differs where others do."""
+    moment = " since " in str(variable.attributes.get("units", ""))
+    return not variable.shape and (moment or (name == "step" and "valid_time" in new))
 
 
 def _expanded(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,8 @@ class Truth:
     Attributes
     ----------
     name, date, time, step : Any
+    start, end : int
+        When the forecast begins, and when it is for: seconds since 1970.
     points : float64[n, 3]
         Latitude, longitude and value, NaN where it is missing, in the order of ecCodes'
         iterator. Empty if it has no coordinates.
@@ -101,6 +104,9 @@ class Truth:
     step: str
     level: float
     kind: str
+    number: int | None
+    start: int
+    end: int
     points: npt.NDArray[np.float64]
     values: npt.NDArray[np.float64]
 
@@ -144,6 +150,15 @@ def _truth(handle: Any) -> Truth:
         get(handle, "endStep", str),
         get(handle, "level", float),
         get(handle, "typeOfLevel"),
+        get(handle, "number") if eccodes.codes_is_defined(handle, "number") else None,
+        _seconds(get(handle, "dataDate"), get(handle, "dataTime")),
+        _seconds(get(handle, "validityDate"), get(handle, "validityTime")),
         points,
         values,
     )
+
+
+def _seconds(date: int, time: int) -> int:
+    """Return the seconds since 1970 of a date and a time that are written as numbers."""
+    moment = datetime(date // 10000, date // 100 % 100, date % 100, time // 100, time % 100)
+    return int(moment.replace(tzinfo=UTC).timestamp())

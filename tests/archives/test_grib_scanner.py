@@ -358,6 +358,17 @@ def test_what_has_no_time_is_refused(tmp_path: Path) -> None:
         check_field(second, path, "t2m", truths(path)[1])
 
 
+def test_steps_of_centuries_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    keys = {"indicatorOfUnitOfTimeRange": 2, "forecastTime": 106752}
+    path.write_bytes(message(**keys) + message(shortName="2t", forecastTime=106751 * 24))
+    with open_grib(path, LOCATION) as (first, second):
+        (refused,) = first.variables.values()
+        assert "292 years" in refused.refused
+        decoded = as_xarray(second, path, decode=True)
+    xr.decode_cf(decoded[["step"]].reset_coords(drop=True), decode_timedelta=True).load()
+
+
 LEVELS: list[dict[str, Any]] = [
     {"shortName": "2t"},
     {"shortName": "10u"},
