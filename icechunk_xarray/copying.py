@@ -16,7 +16,6 @@ from datetime import timedelta
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 import zarr
 
@@ -41,6 +40,7 @@ from icechunk_dask.one_call import alone
 from icechunk_dask.progress import ProgressOption
 from icechunk_xarray.copy_begun import begun_copies
 from icechunk_xarray.copy_checks import Block, check_fit, check_places
+from icechunk_xarray.kept_encoding import kept_encoding
 from icechunk_xarray.opened_files import OpenedFiles, Opening, refuse_with_engine, reopened
 from icechunk_xarray.templates import with_chunks
 from icechunk_xarray.writer import to_icechunk
@@ -52,16 +52,6 @@ _ON_MISMATCH: Final = "error", "skip", "materialize"
 #: All values are copied, whatever references can express.
 _ANY_SIZE: Final = 1 << 62
 #: Encodings of a file that say how numbers are stored, and not where.
-_KEPT: Final = (
-    "dtype",
-    "scale_factor",
-    "add_offset",
-    "_FillValue",
-    "missing_value",
-    "_Unsigned",
-    "units",
-    "calendar",
-)
 _SHOWN: Final = 10
 
 
@@ -550,14 +540,7 @@ class _Copying:
     def _encoded(self, dataset: xr.Dataset) -> xr.Dataset:
         """Return a dataset that says how its numbers are stored, and nothing of references."""
         for variable in dataset.variables.values():
-            before = variable.encoding
-            variable.encoding = {key: before[key] for key in _KEPT if key in before}
-            fill, missing = (before.get(key) for key in ("_FillValue", "missing_value"))
-            if fill is not None and missing is not None and not np.array_equal(fill, missing):
-                # both are missing when they are read, and one can be stored
-                del variable.encoding["_FillValue" if pd.isnull(fill) else "missing_value"]
-            if before.get("chunks"):
-                variable.encoding["chunks"] = tuple(before["chunks"])
+            variable.encoding = kept_encoding(variable.encoding)
         return dataset
 
     def _encoding(self, obj: xr.DataTree) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def check_attributes(source: References, arrays: Mapping[str, ArrayMetadata]) ->
         what = "it" if len(odd) == 1 else "these"
         raise InvalidInputError(
             f"{'; '.join(odd.values())}; leave {what} out with drop_attributes={[*odd]!r}",
-            ErrorKind.BADMETADATA,
+            ErrorKind.BAD_METADATA,
         )
 
 

@@ -12,7 +12,9 @@ import pytest
 import xarray as xr
 
 from icechunk import InvalidInputError, Repository
-from icechunk_dask import virtualize
+from icechunk_dask import ingest, virtualize
+from tests.archives.classic_files import Var, classic
+from tests.archives.day_files import archived
 
 VALUES = np.array([1, np.nan, np.inf, -np.inf, -1, 2], "f4")
 
@@ -109,3 +111,36 @@ def test_other_attributes_are_refused_by_name(
     whose = rf"a\.nc: .*{named}.*'odd' is -?(NaN|Infinity)"
     with pytest.raises(InvalidInputError, match=whose):
         virtualize([path], str(tmp_path / "repo"), concat_dims=["x"], scheduler="sync")
+
+
+#: Types, and attributes that stand for missing values: 3, 4 and 1e20 are stored.
+_SEVERAL: list[tuple[str, dict[str, Any]]] = [
+    ("i2", {"missing_value": np.array([3, 4], "i2")}),
+    ("f4", {"missing_value": np.array([3, 4], "f4")}),
+    ("f4", {"missing_value": np.array([3, 4], "f4"), "_FillValue": np.float32(3)}),
+    ("f4", {"missing_value": np.array([3, 1e20], "f8")}),
+    # a float that stores it as another number
+    ("f4", {"missing_value": np.float64(1e20)}),
+    ("f4", {"missing_value": np.float64(1e20), "_FillValue": np.float32(3)}),
+    ("f4", {"missing_value": np.float64("nan"), "_FillValue": np.float32(3)}),
+    ("i2", {"missing_value": np.float64(1e36)}),
+    ("i2", {"missing_value": np.float64(3.5)}),
+    ("i2", {"missing_value": np.float64(3), "scale_factor": np.float32(0.5)}),
+    ("i2", {"missing_value": "3"}),
+    ("i2", {"_FillValue": "3"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "attributes"), _SEVERAL, ids=repr)
+def test_values_are_copied_where_several_are_missing(
+    kind: str, attributes: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.nc"
+    values = np.array([1, 3, 4, 5, 1e20 if kind == "f4" else 6], kind)
+    variables = {"time": Var(("time",), np.arange(5.0)), "v": Var(("time",), values, attributes)}
+    path.write_bytes(classic({"time": 5}, variables))
+    with xr.open_dataset(path, engine="scipy") as opened:
+        expected = opened["v"].values
+    report = ingest([path], tmp_path / "repo", executor="sync")
+    found = archived(tmp_path / "repo", report)["v"].values
+    np.testing.assert_array_equal(found, expected)
