@@ -168,7 +168,12 @@ class Adding:
             withheld = [scan.url for scan in read if scan.url > min(gaps) and scan.url not in again]
             read = [scan for scan in read if scan.url not in set(withheld)]
         fitting = Fitting(
-            archive, self.scanner.concat_dims, self.on_mismatch, self.order, self.chunk_grid
+            archive,
+            self.scanner.concat_dims,
+            self.on_mismatch,
+            self.order,
+            self.chunk_grid,
+            self.scanner.expand_dims,
         )
         fitted = fitting.fit(
             read, {self.locations[url] for url in todo if url in again and url not in failed}

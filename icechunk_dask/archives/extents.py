@@ -12,10 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-__all__ = ["TIMES", "Extent", "Extents", "ends", "extent_of"]
-
-#: What kinds of points of time begin with.
-TIMES: Final = "times"
+__all__ = ["Extent", "Extents", "ends", "extent_of"]
 
 #: Point of time from which times are counted, in any calendar.
 _EPOCH: Final = "microseconds since 1970-01-01"
@@ -192,4 +189,4 @@ def _finest(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _calendar(name: str) -> str:
     name = "standard" if name in ("gregorian", "standard") else name
-    return f"{TIMES} of the calendar {name!r}"
+    return f"times of the calendar {name!r}"

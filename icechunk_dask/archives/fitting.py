@@ -89,6 +89,8 @@ class Fitting:
     chunk_grid : {"auto", "regular"}, optional
         Whether chunks may have several lengths. Default: in a new archive, and where they
         have them already.
+    expanded : collection of str
+        Dimensions that were scalars of the files.
     """
 
     def __init__(
@@ -98,11 +100,13 @@ class Fitting:
         on_mismatch: str,
         order: str,
         chunk_grid: str | None = None,
+        expanded: Collection[str] = (),
     ) -> None:
         self._archive = archive
         self._dims = dims
         self._on_mismatch = on_mismatch
         self._order = order
+        self._expanded = expanded
         wanted = "auto" if chunk_grid is None and archive.is_empty else chunk_grid
         self._several = wanted == "auto" and are_known()
 
@@ -142,7 +146,7 @@ class Fitting:
             wrong = other_kinds(parts, self._dims, kept.blocks)
             bad = {mismatch.url for mismatch in wrong}
             if not wrong:
-                found.placement = place(parts, self._dims, kept, self._order)
+                found.placement = place(parts, self._dims, kept, self._order, self._expanded)
                 if archive.is_empty and parts:
                     found.templates = self._new_templates(found)
                 wrong = self._all_mismatches(found)

@@ -7,7 +7,7 @@ by their coordinate, or by the location of their file where the coordinate says 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from icechunk import InvalidInputError
 from icechunk_dask.archives.combine import Mismatch
-from icechunk_dask.archives.extents import TIMES, Extent, Extents
+from icechunk_dask.archives.extents import Extent, Extents
 from icechunk_dask.archives.parts import Axis, Part
 from icechunk_dask.archives.record import Blocks, Record
 from icechunk_dask.archives.sources import location_of
@@ -78,7 +78,11 @@ def other_kinds(
 
 
 def place(
-    parts: Sequence[Part], dims: Sequence[str], record: Record, order: str = "auto"
+    parts: Sequence[Part],
+    dims: Sequence[str],
+    record: Record,
+    order: str = "auto",
+    expanded: Collection[str] = (),
 ) -> Placement:
     """Find a place for new parts beside those that are in an archive.
 
@@ -92,6 +96,8 @@ def place(
         What is in the archive, without what is taken out.
     order : {"auto", "coordinate", "url"}
         What blocks of a new archive are sorted by.
+    expanded : collection of str
+        Dimensions that were scalars of the files.
 
     Raises
     ------
@@ -105,7 +111,8 @@ def place(
     used = {dim for _, dim in axes}
     # the groups outside come first: others may follow their order
     for axis in sorted(axes, key=lambda axis: (dims.index(axis[1]), axis[0].count("/"), axis)):
-        _Along(found, axis, parts, record, unique=len(used) == 1).place(order)
+        along = _Along(found, axis, parts, record, unique=len(used) == 1)
+        along.place(order, is_scalar=axis[1] in expanded)
     if len(used) > 1:
         # with one dimension no two parts share a place
         _check_places(found, parts, record)
@@ -139,13 +146,14 @@ class _Along:
         self._known = known.take(self._old)
         self._members = [i for i, part in enumerate(parts) if part.lengths.get(axis)]
 
-    def place(self, order: str) -> None:
+    def place(self, order: str, *, is_scalar: bool) -> None:
         """Find out how blocks follow each other."""
         members = self._members
         extents: list[Extent | None] = [self._parts[i].extents.get(self._axis) for i in members]
         guide = _guide(self._found, self._axis)
         if not self._count:
-            order = _chosen_order(extents, order, unique=self._unique)
+            # numbers may begin anew in each file, but a scalar says where its file belongs
+            order = _chosen_order(extents, order, unique=self._unique and not is_scalar)
             if order == "url" and guide is not None:
                 # this group says nothing, and another one does
                 theirs = [self._parts[i].extents.get(guide) for i in members]
@@ -264,10 +272,8 @@ def _chosen_order(extents: Sequence[Extent | None], order: str, *, unique: bool)
         return order
     if None in extents:
         return "coordinate" if any(extents) else "url"
-    known = [extent for extent in extents if extent is not None]
-    same = unique and len(known) > 1 and len({extent.digest for extent in known}) == 1
-    # numbers may begin anew in each file, and files of the same times have the same contents
-    return "url" if same and not known[0].kind.startswith(TIMES) else "coordinate"
+    digests = {extent.digest for extent in extents if extent is not None}
+    return "url" if unique and len(digests) == 1 and len(extents) > 1 else "coordinate"
 
 
 def _guide(found: Placement, axis: Axis) -> Axis | None:
@@ -282,7 +288,7 @@ def _shown(extent: Extent | None) -> str:
     if extent is None:
         return "unknown"
     ends = [extent.low, extent.high]
-    if extent.kind == f"{TIMES} of the calendar 'standard'":
+    if extent.kind == "times of the calendar 'standard'":
         start = datetime(1970, 1, 1, tzinfo=UTC)
         try:
             times = [start + timedelta(microseconds=end) for end in ends]

@@ -94,10 +94,11 @@ def virtualize(
         A repository is created where there is none.
     concat_dims : sequence of str
         Dimensions along which files are combined. Along each of them files are sorted by
-        their coordinate, or by URL if it is missing, or is no time and the same in each of
-        them; more than one dimension needs coordinates. Variables without any of them must be equal
-        in all files; large ones are compared with what is in a repository already only if
-        it may read its virtual chunks. A dimension of a group has a length of its own.
+        their coordinate, or by URL if it is missing or the same in each of them; more
+        than one dimension, or one of `expand_dims`, needs coordinates that differ. Variables
+        without any of them must be equal in all files; large ones are compared with what is in
+        a repository already only if it may read its virtual chunks. A dimension of a group has
+        a length of its own.
     expand_dims : sequence of str
         Scalar variables that become dimensions of the data, to combine files along them
         too: for files of one moment each, and for GRIB messages.
