@@ -278,7 +278,8 @@ class Builder:
         """
         rewrites = self._rewrites
         grid = array.num_chunks
-        edits = _in_grid(edits if edits is not None else ChunkRefs.empty(len(grid)), grid)
+        # writers take the coordinate 0 of an empty dimension, but nothing is stored there
+        edits = (edits if edits is not None else ChunkRefs.empty(len(grid))).within(grid)
         edited = _blocks(edits, sizes)
         kept: list[tuple[ManifestRef, ManifestFile]] = []
         written: list[ChunkRefs] = []
@@ -295,7 +296,7 @@ class Builder:
             refs = self._assets.manifest(ref.id).arrays.get(node.id)
             if refs is not None:
                 # chunks outside the grid, left over from a shrunk shape, are dropped here
-                for piece in split(_in_grid(refs, grid), sizes):
+                for piece in split(refs.within(grid), sizes):
                     joins = rewrites or edited & _blocks(piece, sizes)
                     (parts if joins else written).append(piece)
         pool = ChunkRefs.concatenate(len(grid), parts).overlay(edits).without_deleted()
@@ -379,12 +380,3 @@ def _blocks(refs: ChunkRefs, sizes: BlockSizes) -> set[tuple[int, ...]]:
     row[ids] = np.arange(len(ids))
     blocks = [refs.coords[row, axis] // np.uint32(sizes[axis] or 1) for axis in cut]
     return {tuple(block) for block in np.stack(blocks, axis=1).tolist()}
-
-
-def _in_grid(refs: ChunkRefs, grid: tuple[int, ...]) -> ChunkRefs:
-    """Return the references that lie within the grid.
-
-    Writers take the coordinate 0 of an empty dimension, but nothing is stored there.
-    """
-    inside = (refs.coords < np.asarray(grid, np.int64)).all(axis=1)
-    return refs if inside.all() else refs.take(inside)

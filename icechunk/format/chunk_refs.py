@@ -123,9 +123,12 @@ class ChunkRefs(ChunkColumns):
             inline_data,
         )
         table = columns["coords"]
-        keys = _keys(table, _extents(table))
+        extents = _extents(table)
+        keys = _keys(table, extents)
         if _rising(keys):
-            return cls(**columns)
+            refs = cls(**columns)
+            refs._extents = extents
+            return refs
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
         last = np.ones(len(keys), np.bool_)
@@ -338,6 +341,13 @@ class ChunkRefs(ChunkColumns):
             return self
         return ChunkRefs(**chunk_columns.select(self.columns(), rows))
 
+    def within(self, grid: Sequence[int]) -> ChunkRefs:
+        """Return the references of chunks that a grid has, usually all of them."""
+        _check_rank(self.ndim, len(grid))
+        if all(high <= count for (_, high), count in zip(self.extents(), grid, strict=True)):
+            return self
+        return self.take((self.coords < np.asarray(grid, np.int64)).all(axis=1))
+
     def at(self, coords: npt.ArrayLike) -> ChunkRefs:
         """Return the same references at other coordinates.
 
@@ -493,6 +503,11 @@ def _concatenate(ndim: int, parts: Sequence[ChunkRefs]) -> tuple[ChunkRefs, list
         for axis in zip(*boxes, strict=True)
     )
     keys = np.concatenate([_keys(part.coords, box) for part in parts])
+    bounds = np.cumsum([0, *map(len, parts)]).tolist()
+    if _rising(keys):  # the pieces of an array that is cut along its first dimension
+        runs = [slice(begin, end) for begin, end in pairwise(bounds)]
+        joined = ChunkRefs(**chunk_columns.join(parts, runs, len(keys)))
+        return joined, [np.arange(run.start, run.stop) for run in runs]
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     new = np.ones(len(keys), np.bool_)
@@ -505,7 +520,6 @@ def _concatenate(ndim: int, parts: Sequence[ChunkRefs]) -> tuple[ChunkRefs, list
     position = np.empty(len(order), np.min_scalar_type(count))
     position[order] = rank
     del order, rank, new
-    bounds = np.cumsum([0, *map(len, parts)]).tolist()
     places = [position[begin:end] for begin, end in pairwise(bounds)]
     return ChunkRefs(**chunk_columns.join(parts, places, count)), places
 

@@ -257,18 +257,20 @@ class ArrayChunks:
         if refs.location is None or refs.locations is None:
             return []
         which = refs.location[refs.kind == RefKind.VIRTUAL]
-        used = np.flatnonzero(np.bincount(which))
+        used = np.flatnonzero(np.bincount(which, minlength=len(refs.locations)))
+        # as objects they are picked without a step of Python for each
+        expanded = np.empty(len(refs.locations), object)
         chosen = refs.locations.take(used)
-        expanded = list(map(self._virtual.expand, chosen))
-        return [expanded[i] for i in used.searchsorted(which).tolist()]
+        expanded[used] = np.fromiter(map(self._virtual.expand, chosen), object, len(used))
+        locations: list[str] = expanded[which].tolist()
+        return locations
 
     def _written(self, array_path: str) -> ChunkRefs:
         """Return the references within the grid of an array."""
         path = normalize_path(array_path)
         _, array = self._edits.tree.require_array(path)
         refs = self._chunks.refs(path)
-        grid = np.maximum(np.asarray(array.num_chunks, np.int64), 1)
-        return refs.take((refs.coords < grid).all(axis=1))
+        return refs.within(tuple(max(count, 1) for count in array.num_chunks))
 
     # -- moving ------------------------------------------------------------------------
     def shift_array(self, array_path: str, chunk_offset: Iterable[int]) -> None:

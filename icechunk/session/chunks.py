@@ -297,12 +297,9 @@ class ChunkStore:
 
     def _base_refs(self, node: Node) -> list[ChunkRefs]:
         """Return the references of an array in the snapshot, one part per manifest."""
-        parts = []
-        for ref in node.array.manifests if node.array is not None else ():
-            refs = self._assets.manifest(ref.id).arrays.get(node.id)
-            if refs is not None and len(refs):
-                parts.append(refs)
-        return parts
+        ids = [ref.id for ref in node.array.manifests] if node.array is not None else []
+        parts = [manifest.arrays.get(node.id) for manifest in self._assets.manifests(ids)]
+        return [refs for refs in parts if refs is not None and len(refs)]
 
     def _edits_of(self, node: Node) -> Iterator[ChunkRefs]:
         for layer in self._edits.layers:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from string import ascii_letters, digits
 from typing import Any, Final, TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,8 @@ _HEAD: Final = re.compile(rb"file:///|(?!file:)[a-z][a-z0-9+.-]*://")
 #: So many kinds of URL are told apart; locations of further kinds are checked one by one.
 _MAX_HEADS: Final = 8
 _BLOCK: Final = 1 << 18
+#: What `plain` found, for as long as the heap is there.
+_plain: Final[WeakKeyDictionary[StringHeap, Bools]] = WeakKeyDictionary()
 
 
 def location_heap(locations: Any) -> tuple[StringHeap, Indices]:
@@ -109,6 +112,14 @@ def plain(heap: StringHeap) -> Bools:
         True: `stored_location` returns the location itself, nothing follows its path, and no
         segment of it is ``.`` or ``..`` in any reading. False: not known.
     """
+    # whoever stores locations asks, and whoever validates them does again
+    known = _plain.get(heap)
+    if known is None:
+        known = _plain[heap] = _look(heap)
+    return known
+
+
+def _look(heap: StringHeap) -> Bools:
     result = _with_known_head(heap)
     for first, last in _blocks(heap.offsets):
         begin, end = int(heap.offsets[first]), int(heap.offsets[last])

@@ -149,11 +149,12 @@ class VirtualResolver:
 
         Of a `StringHeap` most locations cost no Python call.
         """
-        numbered: Iterable[tuple[int, str]] = enumerate(locations)
+        numbered: Iterable[tuple[int, str]]
         if isinstance(locations, StringHeap):
-            rows = np.arange(len(locations))
-            rows = rows[~self._certainly_valid(locations)]
+            rows = np.flatnonzero(~self._certainly_valid(locations))
             numbered = ((row, locations[row]) for row in rows.tolist())
+        else:
+            numbered = enumerate(locations)
         bad = []
         for i, location in numbered:
             try:

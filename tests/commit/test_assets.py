@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from typing import Unpack
 
 import numpy as np
 import pytest
@@ -12,15 +13,20 @@ import zarr
 
 from icechunk import (
     FaultyStorage,
+    ManifestConfig,
+    ManifestSplitCondition,
+    ManifestSplitDimCondition,
     MemoryStorage,
     Repository,
+    RepositoryConfig,
     SnapshotNotFoundError,
     StorageError,
 )
 from icechunk.commit.assets import Assets, Batch, _Cache
+from icechunk.config import ManifestSplittingConfig
 from icechunk.format.ids import decode_id
 from icechunk.storage import WrapperStorage
-from icechunk.storage.base import BytesLike, Storage
+from icechunk.storage.base import BytesLike, GetOptions, GetResult, Storage
 
 
 def assets_on(storage: Storage) -> Assets:
@@ -114,7 +120,7 @@ def test_a_snapshot_that_could_not_be_fetched_is_fetched_later() -> None:
 
 # -- what a commit stores at the same time ---------------------------------------------------
 class Remote(WrapperStorage):
-    """A storage whose puts of new objects wait until so many are on their way."""
+    """A storage whose puts and gets wait until so many are on their way."""
 
     def __init__(self, inner: Storage, together: int) -> None:
         super().__init__(inner)
@@ -122,7 +128,14 @@ class Remote(WrapperStorage):
         self.barrier = threading.Barrier(together)
         self.waits = False
         self.rounds: list[str] = []
+        self.fetched: list[str] = []
         self.failing = ""
+
+    def get(self, key: str, **options: Unpack[GetOptions]) -> GetResult:
+        if self.waits and key.startswith("manifests/"):
+            self.barrier.wait(30)
+        self.fetched.append(key)
+        return super().get(key, **options)
 
     def put(
         self, key: str, data: BytesLike, *, if_absent: bool = False, if_match: str | None = None
@@ -163,6 +176,30 @@ def test_a_commit_stores_its_objects_at_the_same_time() -> None:
     assert storage.rounds[4:] == ["repo"]
     storage.waits = False
     assert repository.verify(deep=True).ok
+
+
+def test_manifests_of_an_array_are_fetched_at_the_same_time() -> None:
+    storage = Remote(MemoryStorage(), 4)
+    session = Repository.create(storage, one_manifest_for_each_chunk()).writable_session("main")
+    zarr.create_array(session.store, name="a", shape=(4,), chunks=(1,), dtype="i4")[:] = [
+        1,
+        2,
+        3,
+        4,
+    ]
+    session.commit("chunks")
+    session = Repository.open(storage).readonly_session("main")
+    storage.waits = True
+    assert session.chunk_refs("/a").coords[:, 0].tolist() == [0, 1, 2, 3]
+    storage.fetched.clear()
+    # they are cached
+    assert len(session.chunk_refs("/a")) == 4 and not storage.fetched
+
+
+def one_manifest_for_each_chunk() -> RepositoryConfig:
+    condition, dimension = ManifestSplitCondition, ManifestSplitDimCondition
+    splitting = ManifestSplittingConfig.from_dict({condition.AnyArray(): {dimension.Any(): 1}})
+    return RepositoryConfig(manifest=ManifestConfig(splitting=splitting))
 
 
 def test_a_commit_to_a_folder_takes_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from icechunk.config import local_filesystem_store, s3_store
 from icechunk.errors import IcechunkError, InvalidInputError
 from icechunk.format.encoding.string_heap import StringHeap
 from icechunk.storage.memory import MemoryStorage
+from icechunk.virtual import plain_locations
 from icechunk.virtual.locations import check_segments, cut_suffix, stored_location
 from icechunk.virtual.plain_locations import plain, stored_heap
 from icechunk.virtual.resolver import VirtualResolver
@@ -214,3 +215,21 @@ def test_locations_as_strings_one_by_one_and_together() -> None:
         assert [list(heap)[i] for i in index] == strings
         part = heap.take(np.arange(len(heap))[1:])
         assert list(part) == [part[i] for i in range(len(part))]
+
+
+def test_locations_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    look = plain_locations._look
+
+    def counted(heap: StringHeap) -> Any:
+        looks.append(len(heap))
+        return look(heap)
+
+    monkeypatch.setattr(plain_locations, "_look", counted)
+    # all of them became text again before they were validated
+    monkeypatch.setattr(StringHeap, "__iter__", None)
+    session = writable(MANY)
+    strings = [f"s3://bucket/in/{i:09d}.nc" for i in range(MANY)]
+    sizes = np.ones(MANY, np.uint64)
+    assert session.store.set_virtual_refs_arr("a", (MANY,), strings, sizes, sizes) is None
+    assert looks == [MANY]

@@ -164,6 +164,18 @@ def distinct(values: Ints) -> tuple[Ints, Ints]:
     return rows, which
 
 
+def _told_apart(values: Ints) -> tuple[Ints, Ints]:
+    """Return the distinct values, and which one each is: nearly always one or two."""
+    differs = values != values[:1]
+    rest = values[differs]
+    if not len(rest):
+        return values[:1], np.zeros(len(values), np.int64)
+    if (rest == rest[0]).all():
+        return np.array([values[0], rest[0]]), differs.astype(np.int64)
+    first, which = distinct(values)
+    return values[first], which
+
+
 _U1: Final = np.dtype("<u1")
 _U2: Final = np.dtype("<u2")
 _U4: Final = np.dtype("<u4")
@@ -182,7 +194,7 @@ class Tables:
         self._payload = payload
         self._positions = positions
         self._field = field
-        self._vtables: tuple[Ints, Ints] | None = None
+        self._vtables: tuple[Ints, Ints, Ints] | None = None
         self._shared: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
@@ -352,27 +364,26 @@ class Tables:
             self._vtables = self._read_vtables()
         if self._shared is not None:
             return self._shared[slot] if slot < len(self._shared) else 0
-        vtable, size = self._vtables
+        vtable, size, which = self._vtables
         has = size >= 6 + 2 * slot
         at = np.where(has, vtable + (4 + 2 * slot), vtable)
         offsets = self._payload.gather(at, _U2, self._field).astype(np.int64)
         offsets[~has] = 0
-        return offsets
+        return offsets[which]
 
-    def _read_vtables(self) -> tuple[Ints, Ints]:
+    def _read_vtables(self) -> tuple[Ints, Ints, Ints]:
+        """Return place and size of the distinct vtables, and which one each table has."""
         payload, field = self._payload, f"{self._field} (vtable)"
-        vtable = self._positions - payload.gather(self._positions, _I4, field)
-        is_shared = len(vtable) > 0 and bool((vtable == vtable[0]).all())
-        if is_shared:
-            vtable = vtable[:1]  # nearly always: the rest costs nothing then
+        places = self._positions - payload.gather(self._positions, _I4, field)
+        vtable, which = _told_apart(places)
         size = payload.gather(vtable, _U2, field).astype(np.int64)
         payload.check(vtable, size, field)
         if (size < 4).any() or (size & 1).any():
             raise payload.error(field, "has an impossible length")
-        if is_shared:
+        if len(vtable) == 1:
             start, end = int(vtable[0]) + 4, int(vtable[0] + size[0])
             self._shared = tuple(payload.bytes[start:end].view(_U2).tolist())
-        return vtable, size
+        return vtable, size, which
 
     def _locate(self, slot: int, field: str = "", required: bool = False) -> tuple[Ints, Any]:
         """Return the positions of a field, and the rows that have it (None: all of them)."""

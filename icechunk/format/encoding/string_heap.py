@@ -38,7 +38,7 @@ class StringHeap(Sequence[str]):
         If the offsets do not divide `data`, or a string is not UTF-8.
     """
 
-    __slots__ = ("data", "offsets")
+    __slots__ = ("__weakref__", "data", "offsets")
 
     data: npt.NDArray[np.uint8]
     offsets: npt.NDArray[np.int64]
@@ -85,7 +85,11 @@ class StringHeap(Sequence[str]):
             data = _ascii(strings)
             if data is not None:
                 lengths = np.fromiter(map(len, strings), np.int64, len(strings))
-                return cls.from_spans(data, np.cumsum(lengths) - lengths, lengths)
+                starts = np.cumsum(lengths) - lengths
+                first, inverse = spans.unique(data, starts, lengths)
+                # ASCII is UTF-8: that need not be checked
+                heap = cls._trusted(*spans.gather(data, starts[first], lengths[first]))
+                return heap, inverse.astype(np.int32)
         distinct = dict.fromkeys(strings)
         index = np.arange(len(strings), dtype=np.int32)
         if len(distinct) < len(strings):
