@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 import tests.hypothesis_profiles  # noqa: F401
 from tests import servers
+from tests.programs import Programs
+
+
+@pytest.fixture(scope="session", autouse=True)
+def disks() -> Iterator[Callable[[int], None]]:
+    """Do not wait for disks: a commit to a folder takes most of its time for that.
+
+    What it guards against, a machine that stops, happens in no test. Tests of what is forced to
+    disk, and when, take `forced`.
+    """
+    fsync = os.fsync
+    os.fsync = lambda fd: None
+    yield fsync
+    os.fsync = fsync
+
+
+@pytest.fixture
+def forced(disks: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Force to disk what is written there, as users have it."""
+    monkeypatch.setattr(os, "fsync", disks)
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +37,14 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Se
     """A real S3 server; tests take prefixes of their own. One for each worker of xdist."""
     with servers.s3_server(tmp_path_factory.mktemp("s3")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
+    """Run programs in processes of their own that need no time to import."""
+    running = Programs(tmp_path_factory.mktemp("programs"))
+    yield running
+    running.close()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import zarr
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from icechunk import InvalidInputError, MemoryStorage, Repository, Session
 from icechunk.changes.zarr_metadata import check_document, parse_node_metadata
@@ -132,9 +132,11 @@ def test_the_largest_sizes(spec_version: int, shape: int, chunk: int) -> None:
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
 )
 
 
+@settings(max_examples=50)
 @given(attributes=st.dictionaries(st.text(), VALUES))
 def test_strict_json_is_taken_and_nothing_else(attributes: dict[str, Any]) -> None:
     try:

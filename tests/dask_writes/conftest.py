@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.dask_writes.clusters import WAYS, running
+from tests.dask_writes.clusters import WAYS, running, shared
 
 
 # not longer than a module: what other tests compute would run there, too
 @pytest.fixture(scope="module", params=WAYS)
 def anywhere(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run tasks in each way, one after another."""
-    with running(request.param):
+    with shared(request.param):
         yield request.param
 
 

@@ -6,8 +6,6 @@ import ast
 import builtins
 import os
 import re
-import subprocess
-import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ import yaml
 
 from icechunk import ErrorKind, IcechunkError, errors
 from icechunk.cli.app import COMMANDS
+from tests.programs import Programs
 from tests.servers import S3Server
 
 ROOT = Path(__file__).parents[2]
@@ -160,7 +159,9 @@ def test_commands_exist() -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=name)
-def test_programs_run(program: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_programs_run(
+    program: Path, tmp_path: Path, programs: Programs, request: pytest.FixtureRequest
+) -> None:
     environment = {
         key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "ICECHUNK"))
     }
@@ -173,19 +174,10 @@ def test_programs_run(program: Path, tmp_path: Path, request: pytest.FixtureRequ
             "S3_SECRET": server.secret_access_key,
             "S3_BUCKET": server.bucket,
         }
-    done = subprocess.run(
-        [sys.executable, program],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stdout
+    done = programs.run(program, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.output
     # what a comment says that a line prints, is printed
     for line in program.read_text().splitlines():
         code, _, said = line.partition("  # ")
         if "print(" in code and re.match(r"[\w.]+ [\w.-]+$", said):
-            assert said in done.stdout
+            assert said in done.output

@@ -15,13 +15,14 @@ import yaml
 import zarr
 
 from icechunk import Repository
+from tests.programs import Programs
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Any:
+def run(tmp_path: Path, programs: Programs) -> Any:
     """Return what runs a command in the folder of the examples, and gives its output."""
     # `python` is that of the tests
     environment = {
@@ -32,6 +33,10 @@ def run(tmp_path: Path) -> Any:
     }
 
     def run(*command: str, **more: str) -> str:
+        if command[0] == "python":
+            ended = programs.run(*command[1:], cwd=EXAMPLES, env={**environment, **more})
+            assert ended.returncode == 0, ended.output
+            return ended.output
         done = subprocess.run(
             command,
             cwd=EXAMPLES,

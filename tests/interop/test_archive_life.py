@@ -12,7 +12,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from icechunk import LocalStorage, Storage
 from tests.archives.test_life import ArchiveLife
-from tests.dask_writes.clusters import running
+from tests.dask_writes.clusters import shared
 from tests.interop.sides import Official, Ours
 from tests.servers import S3Server
 
@@ -51,7 +51,7 @@ def test_elsewhere(
     place = on_s3(request.getfixturevalue("s3_server")) if where == "s3" else in_a_folder
     ends = []
 
-    with running(way) as client:
+    with shared(way) as client:
 
         class Elsewhere(ArchiveLife):
             how = MappingProxyType({"executor": client if client is not None else "sync"})

@@ -11,7 +11,7 @@ import xarray as xr
 
 from icechunk import Repository
 from icechunk_xarray import to_icechunk
-from tests.dask_writes.clusters import running
+from tests.dask_writes.clusters import shared
 from tests.interop.sides import Official, Ours
 from tests.interop.xarray_writing import describe
 
@@ -72,7 +72,7 @@ def test_the_official_client_reads_what_a_cluster_writes(
     ocean = xr.open_dataset(FOLDER / "ostia_monthly.nc", engine="h5netcdf", chunks={"time": 9})
     folder = str(tmp_path / "repository")
     session = Repository.create(folder).writable_session("main")
-    with running("cluster"):
+    with shared("cluster"):
         to_icechunk(ocean.isel(time=slice(27)), session, group="ocean", encoding=encoding)
         session.commit("one half")
         to_icechunk(ocean.isel(time=slice(27, None)), folder, group="ocean", append_dim="time")

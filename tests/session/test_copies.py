@@ -35,7 +35,7 @@ from icechunk.distributed import merge_sessions
 from icechunk.storage import WrapperStorage
 from icechunk.storage.base import Storage
 from icechunk.storage.places import S3Place
-from tests.dask_writes.clusters import running
+from tests.dask_writes.clusters import running, shared
 
 SIZE = 6
 
@@ -213,7 +213,7 @@ def by_store(fork: ForkSession) -> None:
 
 
 def by_processes(fork: ForkSession) -> None:
-    with running("processes"):
+    with shared("processes"):
         target = zarr.open_array(fork.store, path="a", mode="r+")
         da.store(da.ones(SIZE, chunks=1, dtype="i4"), target, lock=False)
 

@@ -237,7 +237,7 @@ def test_maintenance(spec_version: int, kind: str, request: pytest.FixtureReques
     run_state_machine_as_test(
         lambda: Histories(new_storage(kind, request), spec_version),
         settings=settings(
-            max_examples=12 if kind == "memory" else 3,
+            max_examples=8 if kind == "memory" else 3,
             stateful_step_count=30,
         ),
     )

@@ -525,5 +525,5 @@ class Repositories(RuleBasedStateMachine):
 def test_repository(kind: str, request: pytest.FixtureRequest) -> None:
     run_state_machine_as_test(
         lambda: Repositories(new_storage(kind, request)),
-        settings=settings(max_examples=40 if kind == "memory" else 15, stateful_step_count=30),
+        settings=settings(max_examples=30 if kind == "memory" else 8, stateful_step_count=30),
     )

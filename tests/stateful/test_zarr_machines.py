@@ -16,10 +16,6 @@ from icechunk.config import RepositoryConfig
 from icechunk.repository import Repository
 from tests.storages import KINDS, new_storage
 
-# the machines of Zarr draw slowly, so they take more time than their number suggests
-SETTINGS = settings(max_examples=20, stateful_step_count=30)
-
-
 # dtypes that Zarr has no specification for are its own affair
 pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
 
@@ -29,6 +25,13 @@ def repository(request: pytest.FixtureRequest) -> Repository:
     """A repository for all examples; each has a session of its own."""
     config = RepositoryConfig(inline_chunk_threshold_bytes=16)
     return Repository.create(new_storage(request.param, request), config)
+
+
+@pytest.fixture
+def few(request: pytest.FixtureRequest) -> settings:
+    """How much is tried: the machines of Zarr draw slowly, and storages differ little here."""
+    memory = request.node.callspec.params["repository"] == "memory"
+    return settings(max_examples=20 if memory else 10, stateful_step_count=30)
 
 
 class Hierarchies(ZarrHierarchyStateMachine):
@@ -62,8 +65,8 @@ class Hierarchies(ZarrHierarchyStateMachine):
         self.all_arrays -= gone
 
 
-def test_hierarchies(repository: Repository) -> None:
-    run_state_machine_as_test(lambda: Hierarchies(repository), settings=SETTINGS)
+def test_hierarchies(repository: Repository, few: settings) -> None:
+    run_state_machine_as_test(lambda: Hierarchies(repository), settings=few)
 
 
 GROUPS = ("", "g", "g/h")
@@ -128,5 +131,5 @@ class Stores(ZarrStoreStateMachine):
                 del self.model[gone]
 
 
-def test_stores(repository: Repository) -> None:
-    run_state_machine_as_test(lambda: Stores(repository), settings=SETTINGS)
+def test_stores(repository: Repository, few: settings) -> None:
+    run_state_machine_as_test(lambda: Stores(repository), settings=few)

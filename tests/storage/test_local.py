@@ -36,6 +36,8 @@ from icechunk.storage import (
 from icechunk.storage.locks import exclusive, open_lock
 from icechunk.testing.storage import StorageTests, contents
 
+pytestmark = pytest.mark.usefixtures("forced")
+
 #: Long enough for a loaded machine; nothing waits for it unless something hangs.
 PATIENCE = 60
 

@@ -20,7 +20,7 @@ import icechunk
 from icechunk import ConflictError, InvalidInputError, Repository, Session, TaskError
 from icechunk_dask import Status
 from icechunk_xarray import to_icechunk
-from tests.dask_writes.clusters import running
+from tests.dask_writes.clusters import shared
 
 TIMES = np.arange("2000-01-01", "2000-01-09", dtype="M8[D]").astype("M8[ns]")
 WHOLE = xr.Dataset(
@@ -37,7 +37,7 @@ PACKED = {"dtype": "i2", "scale_factor": 0.25, "_FillValue": -1, "chunks": (2, 3
 @pytest.fixture(scope="module", params=["processes", "cluster"])
 def elsewhere(request: pytest.FixtureRequest) -> Iterator[str]:
     """Tasks run in other processes by default."""
-    with running(request.param):
+    with shared(request.param):
         yield request.param
 
 
