@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 try:
     from icechunk_dask.archives.report import VirtualizeReport
     from icechunk_dask.batches import Written
-    from icechunk_dask.grid import written_chunks
     from icechunk_dask.items import distributed_write
     from icechunk_dask.part import TaskRun
     from icechunk_dask.progress import Status
-    from icechunk_dask.write import store_dask
+    from icechunk_dask.write import store_dask, written_chunks
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"icechunk_dask needs {error.name}: pip install 'icechunk[dask]'", name=error.name

@@ -9,18 +9,19 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+import numpy.typing as npt
 import zarr
 
 from icechunk import ConflictSolver, InvalidInputError, Repository, Session, Storage
 from icechunk.base.rectilinear import rectilinear_chunks
-from icechunk.session.distributed import merge_sessions
+from icechunk.session.distributed import extract_session, merge_sessions
 from icechunk_dask.batches import Committing, refuse_commit_options
 from icechunk_dask.blocks import Blocks, Job, Region, change_set_of, make_jobs
 from icechunk_dask.executors import ExecutorOption, with_executor
 from icechunk_dask.graph import Runner, Trying, check_options
 from icechunk_dask.progress import Progress, ProgressOption, progress_of
 
-__all__ = ["store_dask"]
+__all__ = ["store_dask", "written_chunks"]
 
 
 def store_dask(
@@ -190,3 +191,31 @@ def _array(committing: Committing, target: zarr.Array[Any] | str) -> zarr.Array[
             return zarr.open_array(reader.store, path=target.strip("/"), mode="r")
     reader.tree.require_array("/" + target.path.strip("/"))
     return target
+
+
+def written_chunks(array: zarr.Array[Any]) -> npt.NDArray[np.bool_]:
+    """Say which chunks of an array are stored, without reading them.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        In an Icechunk store.
+
+    Returns
+    -------
+    bool[...]
+        In the shape of the grid of chunks, or of shards where the array has any. A chunk
+        that holds nothing but the fill value is usually not stored, and false.
+
+    Raises
+    ------
+    InvalidInputError
+        If the array is in another kind of store.
+
+    Examples
+    --------
+    >>> array = zarr.open_array(session.store, path="temperature")
+    >>> int(written_chunks(array).sum())
+    4
+    """
+    return extract_session(array).written_chunks(array.path)

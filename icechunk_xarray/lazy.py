@@ -6,20 +6,25 @@ scheduler of threads works without distributed.
 
 from __future__ import annotations
 
+import gc
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import zarr
 from zarr.storage import StorePath
 
-from icechunk import InvalidInputError, Session, SessionStateError, TaskError
+from icechunk import IcechunkStore, InvalidInputError, Session, SessionStateError, TaskError
 from icechunk.errors import ErrorKind
 from icechunk_xarray.staging import PendingWrite
 
 if TYPE_CHECKING:
     from icechunk_dask import Status
+
+#: What refers to the whole program, or to nothing.
+_OPAQUE = (type, ModuleType, str, bytes, int, float, bool, type(None))
 
 
 @dataclass(frozen=True)
@@ -88,11 +93,9 @@ class LazyWrite:
         """
         if not writes:
             return
-        from icechunk_dask.own_reads import arrays_read
-
         top = f"/{group}/".replace("//", "/")
         for write in writes:
-            for path in sorted(arrays_read(write.source, session)):
+            for path in sorted(_arrays_read(write.source, session)):
                 if path.startswith(top) and session.tree.get(path) is not None:
                     raise InvalidInputError(
                         f"variable {write.target.basename!r} is computed from {path!r} of the same "
@@ -154,3 +157,44 @@ def _same(array: zarr.Array[Any], session: Session) -> zarr.Array[Any]:
     """Return an array, with its configuration, as a session sees it."""
     place = StorePath(session.store, array.path)
     return zarr.Array(zarr.AsyncArray(array.metadata, place, array.async_array.config))
+
+
+def _arrays_read(source: Any, session: Session) -> set[str]:
+    """Return the paths of the arrays of a session that a Dask array may be computed from.
+
+    Parameters
+    ----------
+    source : dask.array.Array
+    session : Session
+        The very one: a fork of it does not count, which has a state of its own.
+    """
+    found: set[str] = set()
+    graph = source.dask
+    layers = getattr(graph, "layers", {}).values()
+    waiting: list[Any] = [*layers] or [graph]
+    seen: set[int] = set()
+    keep: list[Any] = []
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, _OPAQUE) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        # or its id may become that of another one
+        keep.append(value)
+        if isinstance(value, zarr.Array):
+            store = value.store
+            if isinstance(store, IcechunkStore) and store.session is session:
+                found.add("/" + value.path.strip("/"))
+            continue
+        waiting.extend(_referents(value))
+    return found
+
+
+def _referents(value: Any) -> Iterable[Any]:
+    """Return what a value refers to, without the names of the module that a function is in."""
+    if isinstance(value, FunctionType):
+        cells = value.__closure__ or ()
+        return [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+    if isinstance(value, MethodType):
+        return [value.__self__, value.__func__]
+    return [each for each in gc.get_referents(value) if not isinstance(each, IcechunkStore)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from icechunk.commit.assets import Assets
@@ -22,6 +22,7 @@ from icechunk.format.updates import Status, UpdateEntry, UpdateKind
 from icechunk.repository.ops import RepoStatus, Update
 
 
+@dataclass(frozen=True)
 class Administration:
     """What applies to one repository as a whole.
 
@@ -31,9 +32,8 @@ class Administration:
     state : RepoState
     """
 
-    def __init__(self, assets: Assets, state: RepoState) -> None:
-        self._assets = assets
-        self._state = state
+    _assets: Assets
+    _state: RepoState
 
     @property
     def _repo_info(self) -> RepoInfo:

@@ -105,6 +105,7 @@ class Annotation(Displayed):
         return card("Annotation", self.path, count, table(names, list(self.rows())))
 
 
+@dataclass(frozen=True)
 class Annotations:
     """Says which commits changed what.
 
@@ -115,9 +116,8 @@ class Annotations:
     sessions : Sessions
     """
 
-    def __init__(self, context: Callable[[], SessionContext], sessions: Sessions) -> None:
-        self._context = context
-        self._sessions = sessions
+    _context: Callable[[], SessionContext]
+    _sessions: Sessions
 
     def annotate(
         self,

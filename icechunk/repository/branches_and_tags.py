@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from icechunk.commit.features import CREATE_TAG, DELETE_TAG, require_feature
@@ -35,6 +35,7 @@ def _check_name(name: str) -> None:
         )
 
 
+@dataclass(frozen=True)
 class BranchesAndTags:
     """The branches and tags of one repository.
 
@@ -43,8 +44,7 @@ class BranchesAndTags:
     state : RepoState
     """
 
-    def __init__(self, state: RepoState) -> None:
-        self._state = state
+    _state: RepoState
 
     # -- branches ------------------------------------------------------------------------
     def create_branch(self, branch: str, snapshot_id: str) -> None:

@@ -74,6 +74,7 @@ class Copied(Displayed):
     skipped: int
 
 
+@dataclass(frozen=True)
 class Copying:
     """Copies versions of a repository into others.
 
@@ -83,8 +84,7 @@ class Copying:
         Returns what the sessions of the repository share.
     """
 
-    def __init__(self, context: Callable[[], SessionContext]) -> None:
-        self._context = context
+    _context: Callable[[], SessionContext]
 
     def copy_to(
         self,

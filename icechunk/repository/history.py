@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Final
@@ -62,6 +63,7 @@ class Ancestry(Iterator[SnapshotInfo]):
         return card("Ancestry", encode_id(self._start), table(columns, rows[:_SHOWN]), more)
 
 
+@dataclass(frozen=True)
 class History:
     """The history of one repository.
 
@@ -71,9 +73,8 @@ class History:
     state : RepoState
     """
 
-    def __init__(self, assets: Assets, state: RepoState) -> None:
-        self._assets = assets
-        self._state = state
+    _assets: Assets
+    _state: RepoState
 
     def lookup_snapshot(self, snapshot_id: str) -> SnapshotInfo:
         """Return the entry of a snapshot in the history.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -40,6 +41,7 @@ _ID_LISTS: Final = (
 )
 
 
+@dataclass(frozen=True)
 class Inspection:
     """The stored objects of one repository, shown.
 
@@ -53,9 +55,8 @@ class Inspection:
     state : RepoState
     """
 
-    def __init__(self, assets: Assets, state: RepoState) -> None:
-        self._assets = assets
-        self._state = state
+    _assets: Assets
+    _state: RepoState
 
     def inspect_repo_info(self) -> dict[str, Any]:
         """Return what the repo info says: refs, history, recent updates.

@@ -46,6 +46,7 @@ from icechunk.repository.storage_clock import ahead_of_storage
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
 class Maintenance:
     """Removes what a repository no longer needs, and measures it.
 
@@ -55,9 +56,8 @@ class Maintenance:
     state : RepoState
     """
 
-    def __init__(self, assets: Assets, state: RepoState) -> None:
-        self._assets = assets
-        self._state = state
+    _assets: Assets
+    _state: RepoState
 
     def expire_snapshots(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 from icechunk.errors import InvalidInputError
@@ -15,6 +16,7 @@ from icechunk.session.context import SessionContext
 __all__ = ["Proof"]
 
 
+@dataclass(frozen=True)
 class Proof:
     """Verifies a repository.
 
@@ -25,9 +27,8 @@ class Proof:
     sessions : Sessions
     """
 
-    def __init__(self, context: Callable[[], SessionContext], sessions: Sessions) -> None:
-        self._context = context
-        self._sessions = sessions
+    _context: Callable[[], SessionContext]
+    _sessions: Sessions
 
     def verify(
         self,

@@ -6,7 +6,7 @@ Values are never copied: the new commit refers to the chunks that the old ones w
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from icechunk.changes.change_set import ChangeSet
@@ -38,6 +38,7 @@ __all__ = ["Rework"]
 _RESERVED: Final = "__icechunk"
 
 
+@dataclass(frozen=True)
 class Rework:
     """Makes commits from other commits.
 
@@ -47,8 +48,7 @@ class Rework:
         Returns what the sessions of the repository share.
     """
 
-    def __init__(self, context: Callable[[], SessionContext]) -> None:
-        self._current = context
+    _context: Callable[[], SessionContext]
 
     # -- several commits as one --------------------------------------------------------------
     def squash(
@@ -93,7 +93,7 @@ class Rework:
         --------
         >>> repo.squash("main", "main~3", "the whole import")  # doctest: +SKIP
         """
-        context = self._current()
+        context = self._context()
         seen = context.state.look()
         publish.require_online(seen.info)
         tip, base = branch_tip(seen.info, branch), resolve_ref(seen.info, from_)
@@ -249,7 +249,7 @@ class Rework:
         *,
         is_inverse: bool,
     ) -> str:
-        context = self._current()
+        context = self._context()
         info = context.state.load()
         publish.require_online(info)
         entry = require_snapshot(info, resolve_ref(info, commit))
@@ -289,7 +289,7 @@ class Rework:
         )
 
     def _read(self, id: bytes) -> Session:
-        return Session(self._current(), id, SessionMode.readonly)
+        return Session(self._context(), id, SessionMode.readonly)
 
 
 def _above(info: RepoInfo, tip: bytes, base: bytes) -> Iterator[SnapshotEntry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from icechunk.commit.snapshot_info import CommitMethod
@@ -16,6 +17,7 @@ from icechunk.session.context import SessionContext
 __all__ = ["Rewriting"]
 
 
+@dataclass(frozen=True)
 class Rewriting:
     """Stores what a version refers to in another way, and commits.
 
@@ -26,9 +28,8 @@ class Rewriting:
     sessions : Sessions
     """
 
-    def __init__(self, context: Callable[[], SessionContext], sessions: Sessions) -> None:
-        self._context = context
-        self._sessions = sessions
+    _context: Callable[[], SessionContext]
+    _sessions: Sessions
 
     def rewrite_manifests(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from icechunk.commit import publish
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Sessions"]
 
 
+@dataclass(frozen=True)
 class Sessions:
     """Opens sessions on a repository.
 
@@ -39,8 +41,7 @@ class Sessions:
         Returns what the sessions of the repository share.
     """
 
-    def __init__(self, context: Callable[[], SessionContext]) -> None:
-        self._context = context
+    _context: Callable[[], SessionContext]
 
     def readonly_session(
         self,

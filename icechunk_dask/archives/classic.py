@@ -20,7 +20,7 @@ from icechunk.kerchunk.metadata import array_from_v2
 from icechunk.kerchunk.tables import ChunkTable
 from icechunk_dask.archives.classic_header import ClassicVariable, read_classic_header
 from icechunk_dask.archives.described import Dataset, FileVariable
-from icechunk_dask.archives.ranges import FileRanges, open_ranges
+from icechunk_dask.archives.range_files import FileRanges, open_ranges
 
 __all__ = ["open_classic"]
 

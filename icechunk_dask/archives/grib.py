@@ -25,7 +25,7 @@ from icechunk.kerchunk.metadata import array_from_v2
 from icechunk.kerchunk.tables import ChunkTable
 from icechunk_dask.archives.described import Dataset, FileVariable
 from icechunk_dask.archives.grib_header import GribHeader, grib_matches, read_grib_header
-from icechunk_dask.archives.ranges import FileRanges, open_ranges
+from icechunk_dask.archives.range_files import FileRanges, open_ranges
 from icechunk_dask.archives.signs import step
 
 __all__ = ["open_grib"]

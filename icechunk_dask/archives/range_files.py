@@ -1,17 +1,20 @@
-"""A file that is read by ranges of it, in blocks that are kept for a while."""
+"""Files that are read by ranges: elsewhere in blocks that are kept, or by several threads."""
 
 from __future__ import annotations
 
 import io
 import os
+import threading
 from collections import OrderedDict
-from typing import Any, Final
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, BinaryIO, Final
 
 from icechunk.errors import StorageError
 from icechunk.storage.base import Storage
 from icechunk_dask.archives.signs import step
 
-__all__ = ["AHEAD", "RangeFile"]
+__all__ = ["AHEAD", "FileRanges", "RangeFile", "open_ranges"]
 
 #: How much more than was asked for is read: what is wanted next is mostly near.
 AHEAD: Final = 5 << 20
@@ -143,3 +146,39 @@ class RangeFile(io.RawIOBase):
                 f"{self._size} bytes, and of {start} to {end} it sent {len(found.data)}"
             )
         return bytes(found.data)
+
+
+class FileRanges:
+    """Reads ranges of a file, one after the other.
+
+    Parameters
+    ----------
+    file : binary file
+        It needs ``seek`` and ``read`` only.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self._lock = threading.Lock()
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Return bytes, all of them.
+
+        Raises
+        ------
+        OSError
+            If the file ends before: it has changed since its header was read.
+        """
+        with self._lock:
+            self.file.seek(offset)
+            data = self.file.read(count)
+        if len(data) != count:
+            raise OSError(f"the file ends before byte {offset + count}: it has changed")
+        return data
+
+
+@contextmanager
+def open_ranges(file: str | os.PathLike[str] | BinaryIO) -> Iterator[FileRanges]:
+    """Open a file, or take one that is open and stays so."""
+    with open(file, "rb") if isinstance(file, str | os.PathLike) else nullcontext(file) as opened:
+        yield FileRanges(opened)
