@@ -1,9 +1,9 @@
 """Dask writes into an Icechunk repository: in parallel, and committed as one.
 
 `store_dask` stores Dask arrays. `distributed_write` calls a function for each of many items
-and keeps what it writes. Threads, processes and clusters work with the same call.
-`written_chunks` says what is already there. `virtualize` makes one dataset of the files of an
-archive, without copying their data, and `remove_files` takes some out; `ingest` copies them. These
+and keeps what the function writes. Threads, processes and clusters work with the same call.
+`written_chunks` says what is already stored. `virtualize` makes one dataset of the files of an
+archive without copying their data, and `remove_files` takes files out; `ingest` copies them. These
 need ``icechunk[virtual]``, too.
 """
 
@@ -43,7 +43,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # only these need what reads NetCDF files; copying them is xarray's part, which lies above
+    # only these need what reads NetCDF files; `ingest` lies above, with xarray's parts
     if name not in ("ingest", "remove_files", "virtualize"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

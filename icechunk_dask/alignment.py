@@ -1,7 +1,7 @@
 """Which blocks of a Dask array go to which chunks of a Zarr array, and whether that is safe.
 
-A chunk, or a shard where the array has shards, is stored as a whole. Two tasks that write
-parts of one would each read it, change their part and store it: one of the parts would be
+A chunk is stored as a whole, and so is a shard where the array has shards. If two tasks wrote
+parts of one chunk, each would read it, change its part and store it: one of the parts would be
 lost. So blocks must end where chunks end. Only the first and the last block of a region may
 begin or end within a chunk, because no other block of the region shares that chunk.
 """
@@ -35,7 +35,7 @@ class Target:
     path : str
         Of the array, absolute.
     names : tuple of str
-        How messages call the dimensions.
+        What messages call the dimensions.
     region : tuple of (int, int)
         [from, to) per dimension, in elements.
     edges : tuple of int64[n + 1]
@@ -125,7 +125,7 @@ class Target:
         Parameters
         ----------
         chunks : sequence of sequence of int
-            Those of a Dask array in the shape of the region.
+            The chunks of a Dask array in the shape of the region.
         """
         return tuple(
             _snapped(edges, bounds, sizes)
@@ -189,17 +189,17 @@ def block_is_covered(mask: Bools, ranges: Sequence[npt.NDArray[np.int64]]) -> Bo
     Parameters
     ----------
     mask : bool[...]
-        One place per chunk, in the shape of the chunk grid.
+        One value per chunk, in the shape of the chunk grid.
     ranges : sequence of int64[n, 2]
         The result of `Target.chunk_ranges`.
 
     Returns
     -------
     bool[...]
-        One place per block, in the shape of the grid of blocks.
+        One value per block, in the shape of the grid of blocks.
     """
     for axis, pairs in enumerate(ranges):
-        # counting instead of reducing: empty blocks touch nothing and are covered
+        # count, do not reduce: empty blocks touch nothing and are covered
         total = np.cumsum(mask, axis=axis, dtype=np.int64)
         total = np.insert(total, 0, 0, axis=axis)
         count = total.take(pairs[:, 1], axis=axis) - total.take(pairs[:, 0], axis=axis)
@@ -265,14 +265,14 @@ def _touched(edges: Edges, start: int, stop: int) -> tuple[int, int]:
 def _snapped(edges: Edges, bounds: tuple[int, int], sizes: Sequence[int]) -> tuple[int, ...]:
     start, stop = bounds
     inner = start + np.cumsum(sizes)[:-1]
-    # down, so that no block gets larger than a chunk more than it was
+    # round down, so that no block gets larger than before by more than a chunk
     snapped = edges[np.searchsorted(edges, inner, side="right") - 1]
     snapped = np.unique(snapped[(snapped > start) & (snapped < stop)])
     return tuple(np.diff([start, *snapped.tolist(), stop]).tolist())
 
 
 def _argument(sizes: Sequence[int]) -> str:
-    """Return what to pass to `rechunk`: one number where that means the same."""
+    """Return the argument for `rechunk`: one number where that means the same."""
     if len(set(sizes[:-1])) <= 1 and (len(sizes) < 2 or sizes[-1] <= sizes[0]):
         return str(sizes[0])
     return str(tuple(sizes)) if len(sizes) <= 20 else "..."

@@ -1,6 +1,6 @@
-"""Work that is committed for the caller: at once or in batches, for all to see or all at the end.
+"""Work that is committed for the caller: at once or in batches, visible at once or at the end.
 
-A job has a name if it is to be found again: what it has done is then recorded in
+A job that is to be found again has a name. What it has done is then recorded in
 `Repository.jobs`, and a later run leaves that out.
 """
 
@@ -57,21 +57,21 @@ class Written:
     tasks : int
         Blocks or items that were written.
     skipped : int
-        Those that an earlier run had written.
+        Blocks or items that an earlier run had written.
     chunks, nbytes : int
-        Chunks stored, and their size as they are stored.
+        Chunks stored, and their size in storage.
     empty : int
-        Chunks that hold fill values only, which Zarr does not store by default; a later
-        run cannot tell them from missing ones, and writes them again.
+        Chunks that hold only fill values. Zarr does not store them by default, so a later
+        run cannot tell them from missing ones and writes them again.
     snapshots : tuple of str
-        Ids of the commits, oldest first; without any if nothing was missing.
+        Ids of the commits, oldest first; empty if nothing was missing.
     results : list or None
-        What the function of a `distributed_write` returned for each item, if that was
-        asked for; None for items that were skipped.
+        What the function of a `distributed_write` returned for each item, if the caller
+        asked for it; None for items that were skipped.
     slowest : tuple of TaskRun
         The tasks that took longest, the longest first.
     peak_memory : int
-        The most memory that a process had which ran tasks, in bytes.
+        The peak memory of a process that ran tasks, in bytes: the largest of all.
 
     Examples
     --------
@@ -111,7 +111,7 @@ class Written:
         snapshots: Sequence[str] = (),
         results: list[Any] | None = None,
     ) -> Written:
-        """Add up what batches did."""
+        """Add up the results of batches."""
         return cls(
             sum(part.tasks for part in parts),
             skipped,
@@ -184,7 +184,7 @@ class Work(Protocol):
 
     @property
     def nbytes(self) -> Units | None:
-        """Size of each unit, if it is known before: int64[len(self)]."""
+        """Size of each unit, if it is known beforehand: int64[len(self)]."""
 
     def graph(
         self, session: Session, units: Units, split_every: int | None, topic: str | None
@@ -335,7 +335,7 @@ class _Run:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Say with an error what is kept, and how to go on."""
+        """Say in an error what is kept, and how to go on."""
         try:
             yield
         except BaseException as error:
@@ -368,7 +368,7 @@ def refuse_commit_options(
     *,
     resume: bool = False,
 ) -> None:
-    """Refuse what only makes sense for a commit.
+    """Refuse options that only make sense for a commit.
 
     Raises
     ------
@@ -388,7 +388,7 @@ class _Sizes:
     def __init__(self, every: Every, nbytes: Units | None, slots: int) -> None:
         self._every = every
         self._nbytes = nbytes if every.nbytes is not None else None
-        # nothing is known before the first batch, which keeps every worker busy twice
+        # nothing is known before the first batch, which gives every worker two tasks
         self._count = 2 * slots
 
     def next(self, pending: Units) -> int:
@@ -404,14 +404,14 @@ class _Sizes:
         return self._count
 
     def learn(self, part: Part, seconds: float) -> None:
-        """Note what a batch was like, so that the next one is as large as asked for."""
+        """Note what a batch was like, so that the next one is as large as the caller asked for."""
         every = self._every
         wanted: float = self._count
         if every.nbytes is not None:
             wanted = every.nbytes / max(part.nbytes, 1)
         elif every.seconds is not None:
             wanted = every.seconds / max(seconds, 1e-3)
-        # one odd batch does not make the next a hundred times as large
+        # one odd batch must not make the next a hundred times as large
         self._count = max(int(part.tasks * min(wanted, 8.0)), 1)
 
 

@@ -30,11 +30,11 @@ __all__ = ["Blocks", "Job", "Region", "change_set_of", "in_shape", "make_jobs"]
 
 Region = tuple[slice, ...]
 
-#: Blocks share a task while they are smaller than this together, in bytes: writing as much
-#: takes longer than what a scheduler needs for a task.
+#: Blocks share a task while their total size is below this, in bytes: writing that much
+#: takes longer than a scheduler needs for a task.
 _TASK_SIZE: Final = 1 << 22
 _MOST_BLOCKS: Final = 16
-#: Fewer tasks than this are never made fewer.
+#: So few tasks are not reduced further.
 _MANY_TASKS: Final = 256
 
 
@@ -204,9 +204,9 @@ class Blocks:
         Parameters
         ----------
         session : Session
-            What tasks get forks of.
+            The session whose forks the tasks get.
         units : int64[n]
-            Numbers of blocks, rising.
+            Numbers of blocks, in ascending order.
         """
         recipe = Recipe(session, [job.array for job in self.jobs])
         shared = delayed(recipe, name=f"icechunk-recipe-{recipe.token}", traverse=False)
@@ -233,19 +233,19 @@ class Blocks:
                 declared=source.dtype,
                 name=f"icechunk-write-{number}-{recipe.token}",
                 align_arrays=False,
-                # as `map_blocks` does, because only layers of one kind are fused
+                # as `map_blocks` does: only layers of one kind are fused
                 concatenate=True,
                 dtype=object,
                 meta=np.empty((0,) * source.ndim, object),
             )
             flat = units[first:last] - self._bounds[number]
-            # of an array without dimensions there is one block, with an empty index
+            # an array without dimensions has one block, with an empty index
             blocks = [()] if not axes else np.transpose(np.unravel_index(flat, source.numblocks))
             keys += [(written.name, *map(int, block)) for block in blocks]
             graphs.append(written.dask)
             names[written.name] = partial(_name_of_block, place, slices)
         graph = HighLevelGraph.merge(*graphs)
-        # small blocks share tasks, as long as every worker has many
+        # small blocks share tasks, as long as every worker still has many
         room = int(_TASK_SIZE // max(self.nbytes[units].mean(), 1))
         together = max(min(room, len(units) // _MANY_TASKS, _MOST_BLOCKS), 1)
         return reduced(keys, graph, names, split_every, topic, finish, together)
@@ -302,7 +302,7 @@ def write_block(
         try:
             values = fitted(block, shape, declared, array.dtype)
         except BlockRefusedError as error:
-            # the region once, wherever the cause is shown without the task
+            # name the region here too: the cause may be shown without the task
             reason = InvalidInputError(f"{name}: {error}", ErrorKind.INVALID_ARRAY_METADATA)
             raise TaskError(f"writing {name} failed: {error}") from reason
         array[place.region(where)] = values

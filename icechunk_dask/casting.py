@@ -1,8 +1,8 @@
 """Blocks checked against what Dask declared, and cast to what is stored.
 
-Zarr casts and broadcasts what it is given, as NumPy does: integers wrap, strings are cut, a
+Zarr casts and broadcasts what it gets, as NumPy does: integers wrap, strings are cut, a
 block of one element fills a region. Dask declares a shape and a dtype for each block before
-there is one, and functions that are mapped over blocks do not always keep to it.
+exists, and functions that are mapped over blocks do not always keep to that.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def fitted(
     block : array-like
         What a task computed.
     shape : tuple of int
-        Of the region that it goes to.
+        The shape of the region that it goes to.
     declared : numpy.dtype
-        What Dask said that the block would be. Floats of that dtype may be rounded to
-        stored floats of less precision; all else must be stored exactly.
+        The dtype that Dask declared for the block. Floats of that dtype may be rounded to
+        stored floats of less precision; everything else must be stored exactly.
     stored : numpy.dtype
         Of the Zarr array.
 
@@ -64,7 +64,7 @@ def fitted(
     if values.dtype.kind == "O" and stored.kind == "O":
         return values
     try:
-        # what does not fit is found below
+        # whatever does not fit is found below
         with np.errstate(all="ignore"):
             real = values.dtype.kind == "c" and stored.kind not in "cO"
             cast = (values.real if real else values).astype(stored)
@@ -92,7 +92,7 @@ def wrong_shape(block: Any, declared: tuple[int, ...]) -> str:
 
 
 def _same_kind(values: np.dtype[Any], stored: np.dtype[Any]) -> bool:
-    """Whether values of one dtype can mean the same in another one."""
+    """Whether values of one dtype can have the same meaning in another one."""
     if values.names is not None or stored.names is not None:
         return values.names == stored.names and all(
             _same_kind(values[name], stored[name]) for name in values.names or ()
@@ -121,7 +121,7 @@ def _changed(values: npt.NDArray[Any], cast: npt.NDArray[Any], *, rounds: bool) 
         return np.asarray((back != values) & ~(np.isnat(back) & np.isnat(values)))
     if given in "SUT" or stored in "SUTO":
         lost = np.asarray(cast.astype(values.dtype) != values, bool)
-        # Zarr has no missing strings, and NumPy makes text of them that compares equal
+        # Zarr has no missing strings; NumPy turns them into text that compares equal
         missing = np.isnan(values) if _may_miss(values.dtype) else False
         return np.asarray(lost | missing)
     if given == "c" and stored != "c":
@@ -141,7 +141,7 @@ def _may_miss(dtype: np.dtype[Any]) -> bool:
 
 
 def _numbers_changed(values: npt.NDArray[Any], cast: npt.NDArray[Any], *, rounds: bool) -> Bools:
-    """Compare real numbers; casts out of range give what the processor likes."""
+    """Compare real numbers; what casts out of range give depends on the processor."""
     given, stored = values.dtype.kind, cast.dtype.kind
     if given == "b":
         return np.zeros(values.shape, bool)
@@ -160,12 +160,12 @@ def _numbers_changed(values: npt.NDArray[Any], cast: npt.NDArray[Any], *, rounds
     if given == "f":
         inside = (values >= float(wanted.min)) & (values < 2.0 ** (wanted.bits - (wanted.min < 0)))
         return np.asarray(~inside | (np.where(inside, cast, 0).astype(values.dtype) != values))
-    # NumPy compares integers with those of Python exactly
+    # NumPy compares integers with Python's exactly
     return np.asarray((values < int(wanted.min)) | (values > int(wanted.max)))
 
 
 def _objects_changed(values: npt.NDArray[Any], cast: npt.NDArray[Any]) -> Bools:
-    """Compare objects of Python; text and numbers are never taken for each other."""
+    """Compare Python objects; text and numbers are never taken for each other."""
     texts = cast.dtype.kind in "SUT"
     changed = np.zeros(values.shape, bool)
     for index, value in np.ndenumerate(values):

@@ -1,9 +1,9 @@
-"""All that is used of Dask and is not public: a new release may change it.
+"""Everything used of Dask that is not public: a new release may change it.
 
-- `dask._task_spec`: tasks as objects. Dask makes them of every graph, and to fuse two tasks, or to
-  put another function into one, there is no public way. Graphs that are built here are
+- `dask._task_spec`: tasks as objects. Dask turns every graph into them, and there is no public
+  way to fuse two tasks, or to give a task another function. Graphs that are built here are
   tuples, which are public.
-- `ArraySliceDep`, with which `map_blocks` tells a function which block it is given.
+- `ArraySliceDep`, with which `map_blocks` tells a function which block it gets.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What runs tasks: Dask's schedulers, and any pool of the standard library's interface.
 
-Everything is one graph. A cluster takes it as it is. Dask's local scheduler feeds the tasks to
-anything else, one by one as they get ready, so an executor needs `submit` and nothing more.
+Everything is one graph. A cluster takes it as it is. For anything else, Dask's local scheduler
+hands out the tasks one by one as they get ready, so an executor needs only `submit`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def with_executor(
     options : mapping
         Other options.
     stragglers : float, optional
-        A task that takes so many times as long as most is run a second time.
+        A task that takes this many times as long as most is run a second time.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def _running_twice(executor: ExecutorOption, factor: float) -> Executor:
 
 
 class Pool:
-    """A scheduler of Dask that has tasks run by an executor.
+    """A Dask scheduler whose tasks run on an executor.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class Pool:
 
     @property
     def workers(self) -> int:
-        """The number of tasks that are handed out at a time. Pools name it differently."""
+        """How many tasks are handed out at a time. Pools have different names for it."""
         pool = self._executor
         workers = getattr(pool, "_max_workers", None) or getattr(pool, "max_workers", None)
         return int(workers or 2 * CPU_COUNT)

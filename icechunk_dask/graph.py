@@ -1,4 +1,4 @@
-"""Graphs of tasks that each return a `Part`, reduced to one on the workers; and their run."""
+"""Graphs of tasks that each return a `Part`, reduced to one on the workers; and how they run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from icechunk_dask.recipe import Recipe
 
 __all__ = ["Named", "Runner", "Write", "check_options", "reduced"]
 
-#: How many parts are merged at a time. Wide, because a merge costs little beside a task.
+#: How many parts are merged at a time. Many, because a merge costs little compared with a task.
 SPLIT_EVERY: Final = 16
 
 #: What the parent of a worker logs of its death.
@@ -74,12 +74,12 @@ _OPTIONS: Final = frozenset(
 
 
 class Trying(NamedTuple):
-    """How hard a task is tried.
+    """How persistently a task is tried.
 
     Attributes
     ----------
     retries : int
-        How often again, where the scheduler does not.
+        How often to try again, where the scheduler does not.
     timeout : float or None
         Seconds after which an attempt fails.
     """
@@ -89,7 +89,7 @@ class Trying(NamedTuple):
 
 
 class Named:
-    """The function of a task, which says what it was to write when it fails, and counts.
+    """The function of a task: it counts, and says what the task was to write when it fails.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ class Named:
 
 
 def _merge_group(parts: Sequence[Part]) -> Part:
-    """Merge parts that one task may make; nobody needs to hear of it."""
+    """Merge parts that one task may make; nobody needs to know."""
     return merge_parts(parts)
 
 
@@ -152,9 +152,9 @@ Names = Mapping[str, Callable[[tuple[int, ...]], str]]
 
 
 class Write(Delayed):
-    """A delayed value whose graph is optimised as that of an array.
+    """A delayed value whose graph is optimised like that of an array.
 
-    So a block is made and written by one task, and an error in making it names the region,
+    So one task makes and writes a block, and an error in making it names the region,
     too.
     """
 
@@ -162,9 +162,9 @@ class Write(Delayed):
 
     def __init__(self, key: Any, graph: Any, names: Names, topic: str | None) -> None:
         super().__init__(key, graph)  # type: ignore[no-untyped-call]
-        #: That of a function that is to travel.
+        #: The graph of a function that is to travel.
         self.recipe: Recipe | None = None
-        #: How hard a task is tried.
+        #: How persistently a task is tried.
         self.trying = Trying()
         self._names = dict(names)
         self._steps: tuple[Write, Callable[[Any], Any]] | None = None
@@ -189,10 +189,10 @@ class Write(Delayed):
         return []
 
     def then(self, function: Callable[[Any], Any]) -> Write:
-        """Return what a function makes of the value, once that is computed.
+        """Return what a function makes of the value once it is computed.
 
-        Its `compute` calls the function in this process, wherever the tasks run. As a part
-        of something greater, as in ``dask.compute(first, second)``, the function is a task.
+        Its `compute` calls the function in this process, wherever the tasks run. In a larger
+        computation, as in ``dask.compute(first, second)``, the function is a task.
         """
         key = f"icechunk-then-{uuid.uuid4().hex}"
         last = MaterializedLayer({key: (function, self.key)})
@@ -216,14 +216,14 @@ def _optimize(
 ) -> Any:
     blockwise = optimize_blockwise(graph, keys=keys)
     annotated = any(layer.annotations for layer in graph.layers.values())
-    # the recipe and the merges are not
+    # leave out the recipe and the merges
     single = [name for name, layer in blockwise.layers.items() if not isinstance(layer, Blockwise)]
     if not annotated and any(not name.startswith("icechunk-") for name in single):
-        # single tasks are worth fusing, too
+        # single tasks are worth fusing too
         tasks = as_tasks(optimize_array(graph, keys, **options))
         return _together(_named(_with_sources(tasks, names), names, topic, trying))
-    # all that could be fused is; what else the optimisation of arrays does takes longer than
-    # anything else here, and forgets annotations
+    # all that can be fused is fused; the rest of Dask's optimisation of arrays takes longer than
+    # anything else here, and drops annotations
     culled = blockwise.cull(set(flatten(keys)))
     layers = dict(culled.layers)
     for name, layer in layers.items():
@@ -238,9 +238,9 @@ def _optimize(
 
 
 def _with_sources(tasks: dict[Any, Any], names: Names) -> dict[Any, Any]:
-    """Let the task that writes a block do what only it needs, one task after another.
+    """Let the task that writes a block also do what only that block needs.
 
-    The optimisation of arrays does not, because these tasks need the recipe, too.
+    Dask's optimisation of arrays does not, because these tasks need the recipe too.
     """
     uses = Counter(dep for node in tasks.values() for dep in node.dependencies)
     result = dict(tasks)
@@ -267,7 +267,7 @@ def _is_recipe(key: Any) -> bool:
 
 
 def _together(tasks: dict[Any, Any]) -> dict[Any, Any]:
-    """Let one task do what `_merge_group` merges, if it needs nothing but the recipe."""
+    """Let one task do what `_merge_group` merges, if that needs only the recipe."""
     result = dict(tasks)
     for key, node in tasks.items():
         if not (isinstance(node, Task) and node.func is _merge_group):
@@ -300,7 +300,7 @@ def reduced(
     finish: Callable[[Part], Any] | None = None,
     together: int = 1,
 ) -> Write:
-    """Return the value that merges the parts which some keys stand for.
+    """Return a value that merges the parts with the given keys.
 
     Parameters
     ----------
@@ -315,9 +315,9 @@ def reduced(
     topic : str, optional
         Where tasks on a cluster count.
     finish : function of Part, optional
-        What to make of the last one.
+        What to make of the last part.
     together : int
-        How many of the leaves one task may do, because each of them is small.
+        How many of the leaves one task may do, because each is small.
     """
     width = SPLIT_EVERY if split_every is None else split_every
     if width < 2:
@@ -338,7 +338,7 @@ def reduced(
         for key, group in zip(keys, groups, strict=True):
             tree[key] = (_merge, list(group), topic)
         level += 1
-    # only these: a layer that others depend on, too, is not fused
+    # a layer that others depend on too is not fused
     written = {key[0] for key in leaves}
     final = f"icechunk-changes-{token}"
     tree[final] = (finish, keys[0]) if finish is not None else keys[0]
@@ -411,7 +411,7 @@ class Runner:
         return dask.base.get_scheduler(scheduler=self._scheduler, cls=Delayed)
 
     def new_topic(self) -> str | None:
-        """Return where the next tasks shall count; None if Dask says here which have ended."""
+        """Return where the next tasks count; None if Dask says here which have ended."""
         wanted = self.progress.wanted and self.client is not None
         return f"icechunk-{uuid.uuid4().hex}" if wanted else None
 
@@ -426,7 +426,7 @@ class Runner:
         return int(number)
 
     def check_reach(self, storage: Storage) -> None:
-        """Refuse a storage in memory where tasks run in other processes.
+        """Refuse a storage in memory if tasks run in other processes.
 
         Raises
         ------
@@ -451,18 +451,18 @@ class Runner:
         return self._get in (dask.threaded.get, dask.local.get_sync)
 
     def run(self, *writes: Write, of: str) -> list[Part]:
-        """Run the tasks of values with one topic and return what they did, a part for each.
+        """Run the tasks of values with one topic, and return a part for each.
 
         Parameters
         ----------
         *writes : Write
         of : str
-            What to call it all, if something fails that is of no single region or item.
+            What to call the whole, if something fails that belongs to no single region or item.
 
         Raises
         ------
         TaskError
-            If one failed; the rest is cancelled.
+            If one failed; the others are cancelled.
         """
         before = self.progress.status
         retries = 0 if self.client is not None else int(self.options.get("retries") or 0)
@@ -479,7 +479,7 @@ class Runner:
         except IcechunkError:
             raise
         except RemoteException as error:
-            # the scheduler of processes wraps what it cannot raise again
+            # the scheduler of processes wraps errors that it cannot raise again
             raise error.exception from error.exception.__cause__
         except Exception as error:
             failure = _failure(error, writes, of, running.keys)
@@ -487,7 +487,7 @@ class Runner:
                 for line in _deaths(self.client):
                     failure.add_note(line)
             raise failure from error
-        # the last messages of workers may be on their way, and tasks may have run twice
+        # the last messages of workers may still be on their way, and tasks may have run twice
         exact = {
             name: getattr(before, name) + sum(getattr(part, name) for part in parts)
             for name in ("tasks", "chunks", "nbytes")
@@ -497,7 +497,7 @@ class Runner:
 
 
 class _Running(Callback):
-    """The tasks that have begun and not ended, where Dask's local scheduler hands them out."""
+    """The tasks that have begun but not ended, where Dask's local scheduler hands them out."""
 
     def __init__(self) -> None:
         self.keys: dict[Any, None] = {}
@@ -513,7 +513,7 @@ class _Running(Callback):
 def _failure(
     error: Exception, writes: Sequence[Write], of: str, running: Iterable[Any]
 ) -> TaskError:
-    """Return the error for what no task of ours has raised."""
+    """Return the error for what none of our tasks raised."""
     if isinstance(error, BrokenExecutor):
         found = [what for key in running for write in writes for what in write.written_by(key)]
         more = f" or one of {len(found) - 5} more" if len(found) > 5 else ""
@@ -533,7 +533,7 @@ def _failure(
         )
     reason: BaseException = error
     if str(error).startswith("Could not serialize"):
-        # the reason is far down
+        # the reason is at the end of the chain
         chain = list(_chain(error))
         ours = [each for each in chain if isinstance(each, IcechunkError)]
         reason = (ours or chain)[-1]
@@ -562,7 +562,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out what Dask logs of what does not pickle: pages that an error says in a line."""
+    """Leave out what Dask logs of objects that do not pickle: pages for an error of one line."""
     logger = logging.getLogger("distributed.protocol.pickle")
 
     def keeps(record: logging.LogRecord) -> bool:

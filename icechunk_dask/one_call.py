@@ -1,7 +1,7 @@
-"""One call at a time for one group: who comes meanwhile is told who is there.
+"""One call at a time for one group: a second caller is told who is at work.
 
-The call that runs is a job of the repository, so it gives signs of life, and whoever looks at
-the jobs sees it. One whose process is gone gives way to the next.
+The running call is a job of the repository, so it gives signs of life, and anyone who looks at
+the jobs sees it. A call whose process is gone gives way to the next.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from icechunk import AlreadyExistsError, Job, NotFoundError, Repository, Session
 __all__ = ["alone"]
 
 R = TypeVar("R")
-#: Seconds without a sign of life after which a call is taken for dead.
+#: A call that gave no sign of life for this many seconds counts as dead.
 _LEASE: Final = 300.0
-#: The calls of this process that run.
+#: The calls that run in this process.
 _tokens: set[str] = set()
 
 
 def alone(
     repository: Repository, branch: str, name: str, what: str, function: Callable[[], R]
 ) -> R:
-    """Call a function, unless a call of the same name runs anywhere.
+    """Call a function, unless a call of the same name is running anywhere.
 
     Parameters
     ----------
     repository : Repository
     branch : str
-        One that is there.
+        A repository that exists.
     name : str
-        Beginning of the names of the jobs that stand for a call.
+        The beginning of the names of the jobs that stand for calls.
     what : str
         What the call does, for an error.
     function : callable
@@ -45,7 +45,7 @@ def alone(
     Raises
     ------
     SessionStateError
-        If such a call runs, and is not taken for dead.
+        If such a call is running and does not count as dead.
     """
     jobs = repository.jobs
     before = _refuse_beside(repository, name, "", what)
@@ -70,7 +70,7 @@ def alone(
 
 
 def _run(job: Job, function: Callable[[], R]) -> R:
-    """Call a function as the part of a job, for its signs of life; it raises what it raises."""
+    """Call a function as the part of a job, for its signs of life; pass on what it raises."""
     results: list[R] = []
     errors: list[Exception] = []
 
@@ -83,7 +83,7 @@ def _run(job: Job, function: Callable[[], R]) -> R:
     try:
         job.run(call, keys=["call"], lease=_LEASE)
     except Exception:
-        # what the call has done counts, and not whether the job was deleted meanwhile
+        # what the call has done counts, even if the job was deleted meanwhile
         if not errors and not results:
             raise
     if errors:
@@ -92,7 +92,7 @@ def _run(job: Job, function: Callable[[], R]) -> R:
 
 
 def _refuse_beside(repository: Repository, name: str, mine: str, what: str) -> list[int]:
-    """Return the numbers of other calls that are dead, and refuse if one is not."""
+    """Return the numbers of other calls, which must be dead; refuse if one is not."""
     dead = []
     for each in repository.jobs.list():
         number = each.removeprefix(name)
@@ -161,9 +161,9 @@ def _me() -> dict[str, Any]:
 
 
 def _machine() -> str | None:
-    """Return what the ids of processes are ids within; None where nothing says so.
+    """Return the scope in which ids of processes are unique; None if nothing tells.
 
-    The name of a host is not enough: containers may share it, and count their own processes.
+    The name of a host is not enough: containers may share it and number their own processes.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

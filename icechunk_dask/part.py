@@ -30,10 +30,10 @@ __all__ = [
 ]
 
 
-#: The number of runs that are kept.
+#: How many runs are kept.
 _SLOWEST: Final = 5
 
-#: What one task did to one array: the name of the task, and the box of chunks it touched.
+#: What one task did to one array: the name of the task, and the box of chunks that it touched.
 Boxes = dict[str, list[tuple[str, tuple[tuple[int, int], ...]]]]
 
 
@@ -50,8 +50,8 @@ class TaskRun:
     began : float
         Seconds since the epoch, by the clock of that machine.
     peak_memory : int
-        The most memory that the process had until the task ended, in bytes; 0 where the
-        system does not say.
+        Peak memory of the process until the task ended, in bytes; 0 if the
+        system does not tell.
     host : str
     pid : int
         The process.
@@ -86,7 +86,7 @@ def _peak_memory() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one task did, or several together.
+    """What one task did, or several tasks together.
 
     Attributes
     ----------
@@ -95,20 +95,20 @@ class Part:
     chunks : int
         Chunks that were stored.
     nbytes : int
-        Size of these as they are stored.
+        Size of these chunks in storage.
     empty : int
         Chunks that hold fill values only and were not stored.
     fan_in : int
         How many parts the last merge put together; 1 before any.
     boxes : dict
-        By path of an array, where each task wrote, if the tasks have names: two that wrote
-        one chunk can be told by it.
+        By path of an array, where each task wrote, if the tasks have names: this tells which
+        two wrote one chunk.
     results : tuple of (int, object)
-        What tasks returned beside, by their numbers.
+        What tasks returned besides, by their numbers.
     slowest : tuple of TaskRun
         Those that took longest, the longest first.
     peak_memory : int
-        The most memory that a process had, in bytes.
+        The peak memory of a process, in bytes.
     """
 
     changes: Changes
@@ -151,7 +151,7 @@ def finished(
 
 
 def merge_parts(parts: Sequence[Part]) -> Part:
-    """Make one of several.
+    """Combine several parts into one.
 
     Raises
     ------
@@ -194,7 +194,7 @@ def _naming(error: ConflictError, parts: Sequence[Part]) -> ConflictError:
                 for other, wanted in mine
                 if overlap(box, wanted)
             ]
-            # boxes also overlap where tasks write every other chunk
+            # boxes also overlap if tasks write every other chunk
             if found and _contradict(earlier, part):
                 pairs += found
     if not pairs:
@@ -240,14 +240,14 @@ def failing_as(what: str) -> Iterator[None]:
         try:
             raise failure from _travelling(error)
         finally:
-            # Dask takes along what an error was raised from, and with it what does not travel
+            # Dask takes along the causes of an error, and with them what does not travel
             failure.__context__ = None
 
 
 def _travelling(error: Exception) -> Exception:
     try:
         if "distributed" in sys.modules:
-            # how it sends errors: some that pickle otherwise do not
+            # this is how Dask sends errors: some that pickle otherwise do not travel
             from tblib import pickling_support  # type: ignore[import-untyped]
 
             pickling_support.install(error)

@@ -1,7 +1,7 @@
 """Batches that are committed one after another, while the tasks of the next one run.
 
 The next batch begins before the commit of the last one has landed, on a session that has the
-same changes. Once it has landed, what the batch did is as if it was done on that commit.
+same changes. Once the commit has landed, the batch counts as made on that commit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pipeline"]
 
-#: Commits units that a part has done, with a change set that was made on a snapshot, and returns
+#: Commits the units that a part has done, with a change set made on a snapshot, and returns
 #: the new snapshot, if there is one.
 Commit = Callable[["Units", Part, bytes, str], str | None]
 
@@ -41,7 +41,7 @@ class Pipeline:
         self._commit = commit
         self._pool = ThreadPoolExecutor(1, "icechunk-commit")
         self._future: Future[str | None] | None = None
-        # the changes that are on their way, and the snapshot that they were made on
+        # the changes that are being committed, and the snapshot that they were made on
         self._flying: tuple[bytes, str] | None = None
 
     def session(self) -> Session:
@@ -60,7 +60,7 @@ class Pipeline:
         return session
 
     def add(self, units: Units, part: Part, session: Session) -> None:
-        """Commit a batch, once the one before it is committed.
+        """Commit a batch once the one before it is committed.
 
         Parameters
         ----------
@@ -78,11 +78,11 @@ class Pipeline:
         self._future = self._pool.submit(self._commit, units, part, *self._flying)
 
     def wait(self) -> str | None:
-        """Wait for the commit that is on its way, and return its snapshot."""
+        """Wait for the commit in progress, and return its snapshot."""
         return self._future.result() if self._future is not None else None
 
     def _has_parent(self, snapshot: str, base: str) -> bool:
-        """Whether a commit was made on a snapshot, and not on what others made of it."""
+        """Whether a commit was made on a snapshot itself, and not on a later one of others."""
         try:
             return self._how.repository.lookup_snapshot(snapshot).parent_id == base
         except NotFoundError:
@@ -97,7 +97,7 @@ class Pipeline:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # what is on its way lands or fails before anybody says what is committed
+        # the commit in progress lands or fails before anybody says what is committed
         self._pool.shutdown(wait=True)
         if error is None:
             self.wait()

@@ -1,8 +1,8 @@
-"""Progress of a write: counted where tasks end, told at most ten times a second.
+"""Progress of a write: counted where tasks end, reported at most ten times a second.
 
-On a cluster the workers count, and tell the scheduler what they have done twice a second at
-most; without one, Dask says in this process which task has ended. The last tasks of all are
-known from the result. Nothing of it waits for anything.
+On a cluster the workers count, and report to the scheduler at most twice a second. Without
+a cluster, Dask says in this process which task has ended. The last tasks of all are
+known from the result. Nothing waits for progress.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _TELL_EVERY: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How far a write is.
+    """How far a write has come.
 
     Attributes
     ----------
@@ -52,14 +52,14 @@ class Status:
         ``"scanning"`` files, ``"writing"``, ``"merging"`` into the session,
         ``"committing"``, ``"publishing"`` a temporary branch, or ``"done"``.
     tasks, total : int
-        Tasks that are done, and that there are. Those that an earlier run has done count.
+        Tasks that are done, and all tasks. Those that an earlier run has done count.
     chunks, nbytes : int
-        Chunks stored, and their size as they are stored. A task that ran twice, because
+        Chunks stored, and their size in storage. A task that ran twice, because
         its worker died, counts twice.
     merged : int
         Change sets merged on the workers.
     retries : int
-        Times a task failed while the others went on.
+        How often a task failed while the others went on.
     commits : int
     skipped : int
         Tasks that an earlier run has done.
@@ -106,7 +106,7 @@ class Progress:
     Parameters
     ----------
     tell : callable, optional
-        Gets a `Status`. None counts for nobody.
+        Gets a `Status`. With None, nobody listens.
     """
 
     def __init__(self, tell: Callable[[Status], object] | None = None) -> None:
@@ -126,12 +126,12 @@ class Progress:
         return self._tell is not None
 
     def set(self, **values: Any) -> None:
-        """Replace values of the status, and tell.
+        """Replace values of the status, and report it.
 
         Raises
         ------
         BaseException
-            What the listener has raised in a thread of a timer or a client, where it is lost.
+            What the listener raised in a thread of a timer or a client, where it would be lost.
         """
         with self._lock:
             if self._error is not None and threading.get_ident() == self._thread:
@@ -141,7 +141,7 @@ class Progress:
             self._say()
 
     def add(self, counts: Mapping[str, int]) -> None:
-        """Add to values of the status, and tell if it is time."""
+        """Add to values of the status, and report it if it is time."""
         with self._lock:
             now = {name: getattr(self.status, name) + n for name, n in counts.items()}
             now["tasks"] = min(now.get("tasks", self.status.tasks), self.status.total)
@@ -176,7 +176,7 @@ class Progress:
 
     @contextmanager
     def watching(self, client: Any, topic: str | None) -> Iterator[None]:
-        """Count what happens meanwhile.
+        """Count what happens while the block runs.
 
         Parameters
         ----------
@@ -204,7 +204,7 @@ class Progress:
             self._single = True
             self.add(counts_of(result))
         elif kind.startswith("icechunk-group") and not self._single:
-            # one task did what all of its blocks needed
+            # one task did the work for all of its blocks
             self.add(counts_of(result))
         else:
             self.add({"merged": result.fan_in})
@@ -217,7 +217,7 @@ def counts_of(part: Part) -> dict[str, int]:
 
 # -- on a worker -----------------------------------------------------------------------------
 class _Outbox:
-    """What a worker has counted for one topic, and not sent yet."""
+    """What a worker has counted for one topic and not sent yet."""
 
     def __init__(self, topic: str) -> None:
         self._topic = topic
@@ -227,7 +227,7 @@ class _Outbox:
         self._sent = -_SEND_EVERY
 
     def add(self, worker: Any, counts: Mapping[str, int]) -> None:
-        """Count, and send now or when it is time."""
+        """Count; send now, or later when it is time."""
         with self._lock:
             for name, n in counts.items():
                 self._counts[name] = self._counts.get(name, 0) + n
@@ -245,7 +245,7 @@ class _Outbox:
             counts, self._counts, self._waits = self._counts, {}, False
             self._sent = time.monotonic()
         if counts:
-            # in a dict of their own: the scheduler adds the worker to the one that it gets
+            # in a dict of their own: the scheduler adds the worker to the dict that it gets
             worker.log_event(self._topic, {"counts": counts})
 
 
@@ -271,10 +271,10 @@ def count(topic: str | None, counts: Mapping[str, int]) -> None:
     outbox.add(worker, counts)
 
 
-# -- for the eye -----------------------------------------------------------------------------
+# -- to be seen ------------------------------------------------------------------------------
 @contextmanager
 def progress_of(option: ProgressOption) -> Iterator[Progress]:
-    """Give what an argument `progress` asks for.
+    """Return the listener that an argument `progress` asks for.
 
     Parameters
     ----------
@@ -284,7 +284,7 @@ def progress_of(option: ProgressOption) -> Iterator[Progress]:
     """
     was_open = option is None
     if option is None:
-        # a bar that nobody asked for is no reason to fail without rich
+        # without rich, a bar that nobody asked for must not fail
         option = _in_notebook() or (sys.stderr.isatty() and find_spec("rich") is not None)
     if option is False and was_open and _log.isEnabledFor(logging.INFO):
         option = LogLines()
@@ -307,7 +307,7 @@ def _in_notebook() -> bool:
 
 
 class LogLines:
-    """Logs how far a write is: when a phase begins, and each minute.
+    """Logs how far a write has come: when a phase begins, and each minute.
 
     Parameters
     ----------
@@ -356,7 +356,7 @@ def _bytes(size: float) -> str:
 
 @contextmanager
 def terminal_bar(console: Console | None = None) -> Iterator[Callable[[Status], object]]:
-    """Draw a bar meanwhile, by default on the standard error stream."""
+    """Draw a bar while the block runs, by default on the standard error stream."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,

@@ -1,4 +1,4 @@
-"""What a worker needs to open a repository as the coordinator sees it: in the graph once.
+"""What a worker needs to open a repository as the coordinator sees it: once in the graph.
 
 A recipe holds a fork of the coordinator's session: the storage with the credentials that the
 user gave, the base snapshot, and what the coordinator has done since. Tasks refer to it by
@@ -31,7 +31,7 @@ class _Content:
     function: Callable[..., Any] | None
 
 
-#: Repositories that a process keeps open. One job needs one at a time; a job in batches
+#: How many repositories a process keeps open. One job needs one at a time; a job in batches
 #: needs one per batch.
 _KEPT: Final = 2
 _opened: Final[OrderedDict[str, _Content]] = OrderedDict()
@@ -39,14 +39,14 @@ _lock: Final = threading.Lock()
 
 
 class Recipe:
-    """A fork that is opened at most once in each process, and gives forks to tasks.
+    """A fork that each process opens at most once, and that gives forks to tasks.
 
     Parameters
     ----------
     session : Session
-        That of the coordinator: writable, or a fork.
+        The coordinator's session: writable, or a fork.
     arrays : iterable of zarr.Array
-        Those that tasks write to, with the configuration that they shall have there.
+        The arrays that tasks write to, with the configuration that they are to have there.
     function : callable, optional
         What tasks call.
     """
@@ -63,8 +63,8 @@ class Recipe:
         self._pickled = b""
 
     def fork(self) -> ForkSession:
-        """Return a session for one task, without changes of its own."""
-        # a fork without changes of its own gives forks that are what it is itself
+        """Return a session for one task, with no changes of its own."""
+        # forks of a fork without changes of its own equal that fork
         return self._open().fork.fork()
 
     @property
@@ -92,7 +92,7 @@ class Recipe:
             ) from error
 
     def array(self, fork: ForkSession, path: str) -> zarr.Array[Any]:
-        """Return an array of a session for one task, without asking the store for it."""
+        """Return an array of a session for one task, without a request to the store."""
         metadata, config = self._open().arrays[path]
         place = StorePath(fork.store, path)
         return zarr.Array(zarr.AsyncArray(metadata, place, config))
@@ -102,7 +102,7 @@ class Recipe:
             with _lock:
                 content = _opened.get(self.token)
                 if content is None:
-                    # under the lock: the threads of a worker would all open it at once
+                    # under the lock: otherwise all threads of a worker would open it at once
                     content = _opened[self.token] = _Content(*cloudpickle.loads(self._pickled))
                 _opened.move_to_end(self.token)
                 while len(_opened) > _KEPT:

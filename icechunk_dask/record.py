@@ -1,7 +1,7 @@
 """The record of a named job: which units of work are done, whoever did them.
 
-A batch leaves its change set in the job before it is committed, so a coordinator that dies
-costs the tasks that run, and nothing that was done.
+A batch leaves its change set in the job before it is committed. So a coordinator that dies
+loses the tasks that were running, and nothing that was done.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ __all__ = ["Record"]
 
 
 class Record:
-    """What a job knows of the units of some work.
+    """What a job knows about the units of some work.
 
     Parameters
     ----------
     how : Committing
     name : str
-        Of the job, which is created if there is none.
+        The name of the job, which is created if it does not exist.
     keys : list of JSON values
         Of the units.
     """
@@ -46,7 +46,7 @@ class Record:
         self.base: str | None = None
 
     def begin(self) -> list[str]:
-        """Commit what a run has left that was stopped, and return the commits."""
+        """Commit what an interrupted run has left, and return the commits."""
         self._job.check_history()
         if self._how.publish == "end":
             self.base = self._job.waiting_base()
@@ -56,19 +56,19 @@ class Record:
         try:
             return self._commit()
         except ConflictError:
-            # what it did does not fit to what others did since: it is done again
+            # what it did contradicts what others did since: it is done again
             if not self._job.give_up_commit():
                 raise
             return []
 
     def pending(self) -> npt.NDArray[np.int64]:
-        """Return the units that are to be done: int64[n], rising."""
+        """Return the units that are still to be done: int64[n], rising."""
         done = self._job.done()
         left = [number for number, text in enumerate(self._texts) if text not in done]
         return np.array(left, np.int64)
 
     def add(self, units: npt.NDArray[np.int64], change_set: bytes, base: str) -> list[str]:
-        """Add what a batch did, and return the commits that this made."""
+        """Add what a batch did, and return the resulting commits."""
         keys = [self._keys[unit] for unit in units.tolist()]
         if not self._job.add_part(keys, change_set, base):
             raise self._slower()
@@ -92,7 +92,7 @@ class Record:
         )
 
     def publish(self) -> list[str]:
-        """Commit all that waits, and return the commits."""
+        """Commit all that is waiting, and return the commits."""
         try:
             return self._commit()
         except ConflictError as error:

@@ -1,8 +1,8 @@
 """An executor that runs slow tasks a second time while some of its workers are idle.
 
-A machine that is slow, or hangs, holds up everything that needs its last task. What tasks write
-may be written twice, and only the answer that comes first counts. So a second attempt costs
-nothing but time that nobody else wants.
+A machine that is slow, or hangs, delays everything that needs its last task. What tasks write
+may be written twice, and only the first answer counts. So a second attempt costs
+only time that nobody else needs.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ __all__ = ["RunningTwice"]
 
 _log = logging.getLogger(__name__)
 
-#: Nobody knows what is usual before so many tasks have ended.
+#: What is usual is unknown until this many tasks have ended.
 _ENOUGH: Final = 3
-#: The number of newest tasks that say what is usual.
+#: How many of the newest tasks say what is usual.
 _RECENT: Final = 101
 #: A task that takes fewer seconds than this is never slow.
 _QUICK: Final = 1.0
@@ -45,15 +45,15 @@ class _Task:
 
 
 class RunningTwice(Executor):
-    """Passes tasks on to an executor, and passes slow ones on a second time.
+    """Passes tasks on to an executor, and slow ones a second time.
 
     Parameters
     ----------
     inner : Executor
     workers : int
-        The number of tasks that the executor runs at the same time.
+        How many tasks the executor runs at the same time.
     factor : float
-        A task is slow if it takes so many times as long as the median of those that ended.
+        A task is slow if it takes this many times as long as the median of those that ended.
 
     Attributes
     ----------
@@ -106,11 +106,11 @@ class RunningTwice(Executor):
             return
         error = attempt.exception()
         if error is not None and others:
-            # the other attempt may do better
+            # the other attempt may still succeed
             return
         self._end(task, clock() - task.began if error is None else None)
         for each in task.attempts:
-            # one that waits for a worker is of no use any more
+            # an attempt that is still waiting for a worker is of no use any more
             each.cancel()
         if error is None:
             task.result.set_result(attempt.result())
@@ -125,7 +125,7 @@ class RunningTwice(Executor):
             self._changed.notify()
 
     def _watch(self) -> None:
-        """Start second attempts until there are no tasks."""
+        """Start second attempts until no tasks are left."""
         while True:
             with self._changed:
                 if not self._tasks:
@@ -139,7 +139,7 @@ class RunningTwice(Executor):
             try:
                 self._attempt(slow)
             except RuntimeError:
-                # the pool was shut down, or is broken: what runs says so
+                # the pool was shut down or is broken: whoever waits for it will say so
                 return
 
     def _slowest(self) -> tuple[_Task | None, float | None]:

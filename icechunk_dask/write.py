@@ -1,4 +1,4 @@
-"""Dask arrays into Zarr arrays of a session, or of a repository."""
+"""Dask arrays into Zarr arrays of a session or a repository."""
 
 from __future__ import annotations
 
@@ -49,27 +49,27 @@ def store_dask(
 ) -> Any:
     """Store Dask arrays in Zarr arrays.
 
-    Each task writes one block in a session of its own and returns what it did; this is
-    merged on the workers, and then into the session of the targets. Nothing is seen by
-    others before that session is committed, and nothing is merged if a task fails.
+    Each task writes one block in a session of its own and returns what it did. Workers merge
+    these results, and the last merge is into the session of the targets. Others see nothing
+    before that session is committed, and nothing is merged if a task fails.
 
-    With `repository` it is committed, too, at once or in batches.
+    With `repository` the result is committed too, at once or in batches.
 
     Parameters
     ----------
     sources : sequence of dask.array.Array
     targets : sequence of zarr.Array
-        As many, opened from `Session.store` of a writable session or of a fork. With
-        `repository` also paths of arrays that are on the branch.
+        As many as sources, opened from `Session.store` of a writable session or a fork. With
+        `repository` also paths of arrays on the branch.
     regions : sequence of (tuple of slice or None), optional
         Where in its target each source goes. Default: everywhere.
     split_every : int, optional
         How many change sets are merged at a time. Default: 16.
     align_chunks : bool
-        Whether to rechunk sources whose blocks share chunks of their target (shards,
-        where it has any). Default: refuse them.
+        Whether to rechunk sources whose blocks share chunks of their target (or shards,
+        if it has any). Default: refuse them.
     progress : bool, callable or None
-        A bar, none, or a function that is given a `Status` now and then. Default: a bar in
+        A bar, none, or a function that gets a `Status` now and then. Default: a bar in
         a terminal or a notebook.
     compute : bool
         Whether to run the tasks now. Otherwise the result is a `dask.delayed.Delayed`
@@ -77,23 +77,23 @@ def store_dask(
     repository : Repository, Storage, URL or path, optional
         Commit here.
     branch, message, metadata, rebase_with, commit_every, publish, job
-        How; see `distributed_write`. The size of a batch in bytes is that of the blocks in
+        As for `distributed_write`. The size of a batch in bytes is the size of its blocks in
         memory. All of these need `repository`.
     resume : bool
         Whether to leave out blocks whose chunks are all on the branch, whoever wrote them.
-        Chunks that hold fill values only are usually not stored, and written again; those
-        of an earlier run of a `job` are not.
+        Chunks that hold only fill values are usually not stored, and so they are written again,
+        except those of an earlier run of a `job`.
     executor : {"threads", "processes", "sync"}, Executor or Client, optional
         What runs the tasks: also any `concurrent.futures.Executor`, such as a pool of processes
         or of MPI ranks, that can pickle. Default: what Dask uses, which is a cluster if there
         is a `distributed.Client`.
     stragglers : float, optional
-        With a pool as `executor`: a task that takes so many times as long as most is run a second
-        time while a worker is idle, and the answer that comes first counts. What tasks do beside
-        writing to the store must bear that.
+        With a pool as `executor`: a task that takes this many times as long as most is run a
+        second time while a worker is idle, and the first answer counts. Whatever tasks do besides
+        writing to the store must tolerate that.
     timeout : float, optional
-        Seconds after which a task fails, to be tried again with ``retries``. It runs in a thread of
-        its own then, which nothing can end; what it still writes is in no version.
+        Seconds after which a task fails, to be tried again with ``retries``. It runs in a thread
+        of its own then, which nothing can end; what it still writes is in no version.
     **store_kwargs
         What `dask.compute` and `Client.compute` take: ``scheduler``, ``retries``,
         ``priority``, ``resources``, ``workers`` and the like.
@@ -101,19 +101,19 @@ def store_dask(
     Returns
     -------
     ForkSession, Session or Written
-        The session of the targets, with the changes; if the targets are of several
-        forks, the first of them with the changes of all. A fork is yet to be merged into
+        The session of the targets, with the changes. If the targets belong to several
+        forks: the first fork, with the changes of all. A fork must still be merged into
         the session that it was made from. With `repository`: what was done.
 
     Raises
     ------
     InvalidInputError
         If blocks and chunks do not fit, two targets share a chunk, or a repository in
-        memory would be written from other processes. Then no task has run.
+        memory would be written from other processes. No task has run then.
     TaskError
         If a task failed; it names the region, and its cause is the original error.
     ConflictError
-        If others moved the branch meanwhile. The batches before stay.
+        If others moved the branch meanwhile. Earlier batches stay.
 
     Examples
     --------
@@ -184,7 +184,7 @@ def _listed(targets: Any) -> list[Any]:
 
 
 def _array(committing: Committing, target: zarr.Array[Any] | str) -> zarr.Array[Any]:
-    """Return the array of the branch that a target means, with the target's configuration."""
+    """Return the array of the branch that a target names, with the target's configuration."""
     reader = committing.repository.readonly_session(committing.branch)
     if isinstance(target, str):
         with rectilinear_chunks():
@@ -204,8 +204,8 @@ def written_chunks(array: zarr.Array[Any]) -> npt.NDArray[np.bool_]:
     Returns
     -------
     bool[...]
-        In the shape of the grid of chunks, or of shards where the array has any. A chunk
-        that holds nothing but the fill value is usually not stored, and false.
+        In the shape of the grid of chunks, or of shards if the array has any. A chunk
+        that holds only the fill value is usually not stored, and then false.
 
     Raises
     ------
