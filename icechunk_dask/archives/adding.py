@@ -21,9 +21,9 @@ from icechunk_dask.progress import Progress
 
 __all__ = ["Adding", "none_read"]
 
-#: Reasons that an error lists.
+#: How many reasons an error lists.
 _SHOWN: Final = 10
-#: Files that take so long to scan that the first may have changed before the last was read.
+#: If a scan takes this many seconds, the first file may have changed before the last was read.
 _MANY: Final = 2
 
 
@@ -36,7 +36,7 @@ class Adding:
     opened : Opened
     branch, root : str
     locations : dict of str to str
-        Of all files of the call, by URL.
+        What is said of each file of the call, by URL.
     scanner : Scanner
     options : dict
         For Dask.
@@ -44,7 +44,7 @@ class Adding:
     chunk_grid : str or None
     allow_gaps : bool
     containers : sequence of VirtualChunkContainer or None
-        For a repository that is created.
+        For a repository that is yet to be created.
     message, metadata : optional
         Of the commits.
     """
@@ -72,18 +72,18 @@ class Adding:
         commit_every: int | None,
         progress: Progress,
     ) -> VirtualizeReport:
-        """Add files, with a commit for so many of them.
+        """Add files, and commit after every so many of them.
 
         Parameters
         ----------
         session : Session or None
             Writable; None if there is no repository yet.
         archive : ArchiveGroup
-            As it is in that session.
+            The archive, as it is in that session.
         todo : sequence of str
             URLs, in their order.
         again : set of str
-            Those of them that are in the archive, in another version.
+            Those that are in the archive already, in another version.
         commit_every : int, optional
             Default: one commit.
         progress : Progress
@@ -100,7 +100,7 @@ class Adding:
             if first + size < len(todo) and not self.allow_gaps:
                 gaps = [url for url in some.failed if url not in again]
                 if gaps:
-                    # what comes after a gap waits for it
+                    # whatever comes after a gap waits until it is filled
                     rest = tuple(url for url in todo[first + size :] if url not in again)
                     report = replace(report, withheld=(*report.withheld, *rest))
                     todo = [url for url in todo if url in again or url not in set(rest)]
@@ -109,13 +109,13 @@ class Adding:
         return report
 
     def _rest(self, todo: Sequence[str], again: set[str], progress: Progress) -> VirtualizeReport:
-        """Replace what is to be replaced behind a gap."""
+        """Replace the files behind a gap that are to be replaced."""
         if not todo:
             return VirtualizeReport(self.root, branch=self.branch)
         return self._add(*self._now(), todo, again, progress)
 
     def _now(self) -> tuple[Session | None, ArchiveGroup]:
-        """Return what there is after a commit: a session, and the archive in it."""
+        """Return the state after a commit: a session, and the archive in it."""
         repository = self.opened.repository
         session = self.opened.session(self.branch)
         dims = self.scanner.concat_dims
@@ -126,7 +126,7 @@ class Adding:
 
     @contextmanager
     def _telling(self, report: VirtualizeReport, count: int) -> Iterator[None]:
-        """Tell whoever stops it, or is stopped, what is committed."""
+        """Tell whoever stops the call, or is stopped by an error, what is committed."""
         try:
             yield
         except BaseException as exc:
@@ -231,7 +231,7 @@ class Adding:
         )
 
     def _replaced(self, scans: Mapping[str, Scan]) -> dict[str, str]:
-        """Return why files cannot be added that others wrote to while the rest was scanned."""
+        """Return why files cannot be added: they were written to while the rest was scanned."""
         read = [url for url, scan in scans.items() if not scan.failure]
         if len(read) < _MANY:
             # a single file was looked at a moment ago
@@ -243,7 +243,7 @@ class Adding:
 
 
 def none_read(failed: Mapping[str, str]) -> InvalidInputError:
-    """Return the error of a call that could read no file."""
+    """Return the error of a call that could not read any file."""
     listed = "\n".join(f"  {url}: {why}" for url, why in [*failed.items()][:_SHOWN])
     return InvalidInputError(f"none of {len(failed)} files could be read:\n{listed}")
 

@@ -1,9 +1,9 @@
-"""Scanning in processes apart, which a damaged file may end or keep computing for ever.
+"""Scanning in processes apart, which a damaged file may end or keep busy for ever.
 
-HDF5 and ecCodes were not made for damaged files: some end the process that reads them, write
-beyond their memory, or are never done with. So files are scanned by children, which live as
-long as there is something to do, and are begun again when one is lost. What becomes of a child
-is the failure of one file.
+HDF5 and ecCodes were not made for damaged files. Some files end the process that reads them,
+make it write outside its memory, or keep it busy for ever. So children scan files. They live as
+long as there is work, and a lost child is replaced. Whatever happens to a child counts as
+the failure of one file.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from icechunk_dask.archives.parts import Scan
 
 __all__ = ["call_apart", "can_be_apart", "scan_apart", "stop_apart"]
 
-#: Seconds that a child may compute without a sign of life. A file adds what its size takes.
+#: Seconds that a child may compute without a sign of life. The size of a file adds to them.
 _COMPUTING: Final = 60.0
-#: Seconds that it may be silent: it may wait for a slow server, or for a lock for ever.
+#: Seconds that a child may be silent: it may wait for a slow server, or for a lock for ever.
 _SILENT: Final = 600.0
-#: Seconds in which it has to begin: it imports what it needs.
+#: Seconds that a child has to start: it imports what it needs.
 _STARTING: Final = 600.0
-#: How often one may end before it has begun.
+#: How often a child may end before it has started.
 _EARLY: Final = 3
-#: Children that there are at most, and how long one waits for a busy one before another begins.
+#: The greatest number of children, and how long to wait for a busy one before starting another.
 _MOST: Final = min(CPU_COUNT, 16)
 _PATIENCE: Final = 0.5
-#: Schemes of files that another process finds, too. Those of fsspec's memory it does not.
+#: Schemes of files that other processes find too. They do not find those in fsspec's memory.
 _ANYWHERE: Final = frozenset(
     ["file", "local", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "http", "https"]
 )
@@ -49,7 +49,7 @@ _PROGRAM: Final = (
     "[__import__(name) for name in sys.argv[2:]]; "
     "from icechunk_dask.archives.apart_child import main; main()"
 )
-#: What pytest sets anew for each test, and no library reads.
+#: What pytest sets for each test, and no library reads.
 _RUNNING_TEST: Final = "PYTEST_CURRENT_TEST"
 #: Modules that change what libraries can read.
 _PLUGINS: Final = ("hdf5plugin",)
@@ -61,7 +61,7 @@ class _EndedError(Exception):
     def __init__(self, reason: str, done: int, *, certain: bool) -> None:
         super().__init__(reason)
         self.reason = reason
-        #: Files that were done before, and whether it is the next one's fault for sure.
+        #: Files that were done before, and whether the next one is certainly to blame.
         self.done = done
         self.certain = certain
 
@@ -79,7 +79,7 @@ def can_be_apart(urls: Sequence[str]) -> bool:
 def scan_apart(
     scanner: Any, urls: Sequence[str], counted: Callable[[], None] | None = None
 ) -> list[Scan]:
-    """Return what ``scanner.some`` returns, called in a process apart.
+    """Return what ``scanner.some`` returns in a process apart.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def scan_apart(
             if ended.certain or len(urls) == 1:
                 lost = [Scan(urls[at], failure=ended.reason)]
             else:
-                # one that came before may be to blame: memory is spoilt before it shows
+                # an earlier file may be to blame: damaged memory shows later
                 lost = some(urls[at : at + 1], before + at)
             return [
                 *some(urls[:at], before),
@@ -142,7 +142,7 @@ def stop_apart(call: str) -> None:
 
 
 class _Child:
-    """A process apart, and what it was begun with."""
+    """A process apart, and what it was started with."""
 
     def __init__(self, state: Any) -> None:
         self.state = state
@@ -155,7 +155,7 @@ class _Child:
             [sys.executable, "-c", _PROGRAM, json.dumps(path), *plugins],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            # an interrupt from the keyboard is for the parent
+            # a keyboard interrupt is for the parent
             start_new_session=True,
         )
 
@@ -184,12 +184,12 @@ class _Child:
                     self.begun, count = True, value
                     done(count)
                 elif kind == "ended" and not self.begun and early < _EARLY:
-                    # it ended before it was asked; the next one answers
+                    # it ended before the request; the next child answers
                     kind, early = "step", early + 1
         except BrokenPipeError:
             kind, value = "ended", self.end()
         except BaseException:
-            # what it would answer is no use to anybody
+            # nobody needs its answer any more
             self.end()
             raise
         finally:
@@ -229,7 +229,7 @@ class _Child:
                 return
 
     def _lost(self, status: int, done: int) -> Exception:
-        """Return what to say of a process that has ended with a status."""
+        """Return words for a process that has ended with a status."""
         if self.is_stopped:
             return _StoppedError("the call was given up")
         if self._silent:
@@ -282,7 +282,7 @@ class _Pool:
             try:
                 return child.ask(scanner, method, arguments, done)
             except _EndedError:
-                # one that nobody had asked for long may end just now
+                # a child that has long been idle may end just now
                 if child.begun or attempt == 2:
                     raise
             finally:
@@ -331,7 +331,7 @@ class _Pool:
 
 
 def _state() -> tuple[str, dict[str, str], list[str], list[str]]:
-    """Return what a child takes over when it begins."""
+    """Return what a child takes over when it starts."""
     plugins = [name for name in _PLUGINS if name in sys.modules]
     given = {name: value for name, value in os.environ.items() if name != _RUNNING_TEST}
     return os.getcwd(), given, list(sys.path), plugins
@@ -342,7 +342,7 @@ atexit.register(lambda: _pool.close())
 
 
 def _anew() -> None:
-    # a fork of this process has no children, and must not use their pipes
+    # a fork of this process has no children and must not use their pipes
     global _pool
     _pool = _Pool()
 

@@ -1,7 +1,7 @@
-"""The processes that scan files: they answer requests until nobody asks any more.
+"""The processes that scan files: they answer requests until nobody sends any.
 
-On Linux the first one only forks another, which does the work, and forks the next one when that
-is lost: so what takes long, the imports, is done once. Requests and answers are pickled, and go
+On Linux the first process only forks another one, which does the work. If that one is lost, it
+forks the next. So the slow part, the imports, happens once. Requests and answers are pickled,
 through standard input and output, each behind its length. What libraries print goes to the
 standard error output.
 """
@@ -22,19 +22,19 @@ from icechunk_dask.archives.signs import listen
 
 __all__ = ["SIZE", "main", "message", "take"]
 
-#: Bytes of a length.
+#: How many bytes a length takes.
 SIZE: Final = 8
-#: Seconds without a request after which it ends: it holds about a hundred megabytes.
+#: A process ends after this many seconds without a request: it holds about a hundred megabytes.
 _IDLE: Final = 300
-#: Seconds between two signs that are told.
+#: Seconds between two signs of life that are sent.
 _TOLD: Final = 1.0
-#: Bytes that any library reads in a second.
+#: How many bytes any library reads in a second.
 _SLOW: Final = 10_000_000
 _MEMORY_OF_CGROUP: Final = Path("/sys/fs/cgroup/memory.max")
 
 
 def take(file: BinaryIO) -> bytes | None:
-    """Read a message; None if there is none any more."""
+    """Read a message; None if there are no more."""
     head = file.read(SIZE)
     size = int.from_bytes(head, "little")
     data = file.read(size) if len(head) == SIZE else b""
@@ -48,14 +48,14 @@ def message(value: Any) -> bytes:
 
 
 def main() -> None:
-    """Answer requests until there are none any more, whatever becomes of those who do it."""
+    """Answer requests until there are no more, whatever happens to the forks that do so."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    # whoever is forked has it
+    # every fork inherits it
     importlib.import_module("icechunk_dask.archives.scan")
     try:
         own = os.pidfd_open(os.getpid())
-    except (AttributeError, OSError):  # not on Linux, or an old one
+    except (AttributeError, OSError):  # this is not Linux, or an old one
         _answer(answers)
         return
     os.close(own)
@@ -83,7 +83,7 @@ def _forked(answers: BinaryIO) -> int:
     events = select.poll()
     there = os.pidfd_open(child)
     events.register(there, select.POLLIN)
-    events.register(0, 0)  # that nobody asks any more is always told
+    events.register(0, 0)  # the end of all requests is always reported
     if there not in [number for number, _ in events.poll()]:
         end()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -133,12 +133,12 @@ class _Signs:
         self._renew(0)
 
     def count(self) -> None:
-        """Tell that a file is done."""
+        """Report that a file is done."""
         self._done += 1
         self._renew(0)
 
     def step(self, size: int) -> None:
-        """Tell that something is done, unless that was told a moment ago."""
+        """Report that something is done, unless a report was sent a moment ago."""
         if size > 0 or time.monotonic() - self._told > _TOLD:
             self._renew(size)
 
@@ -159,7 +159,7 @@ class _Signs:
 
 
 def _bound_computing(seconds: float) -> None:
-    """Have the system end this process after it has computed for so many seconds more."""
+    """Have the system end this process once it has computed for this many seconds more."""
     try:
         import resource
     except ImportError:  # on Windows
@@ -173,14 +173,14 @@ def _bound_computing(seconds: float) -> None:
 
 
 def _bound_memory() -> None:
-    """Take no more memory than there is, and be the first that the system ends if it is short."""
+    """Use no more memory than there is, and be the first to be ended when memory is short."""
     try:
         import resource
     except ImportError:  # on Windows
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if not sys.platform.startswith("linux"):
-        return  # others do not keep to it
+        return  # other systems do not keep to this limit
     try:
         Path("/proc/self/oom_score_adj").write_text("1000")
         there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -192,4 +192,4 @@ def _bound_memory() -> None:
         if most == resource.RLIM_INFINITY:
             resource.setrlimit(resource.RLIMIT_AS, (taken + there, most))
     except (OSError, ValueError):
-        return  # where it cannot be bounded, it is not
+        return  # if memory cannot be limited, it is not

@@ -1,7 +1,7 @@
 """References and values of files that were scanned together, packed until they are written.
 
-Tables of references are joined to columns, and so are values of one shape: what files have in
-common takes next to nothing after that, whatever there is of it in each.
+Tables of references are joined to columns, and so are values of one shape. After that, what
+files have in common takes next to no space, however much of it each file has.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from icechunk.kerchunk.tables import IN_PLACE, ChunkTable, StringHeap
 
 __all__ = ["Bundle", "Payload", "bundled", "packed", "unpacked"]
 
-#: Bytes of references and values that are packed together, about.
+#: How many bytes of references and values are packed together, roughly.
 _ROOM: Final = 1 << 23
 
 
 @dataclass(frozen=True)
 class Payload:
-    """What of a part is of use only when it is written.
+    """What is needed of a part only when it is written.
 
     Attributes
     ----------
     tables : dict of str to ChunkTable
-        Of variables that are referred to.
+        For variables that are referred to.
     values : dict of str to array
-        Of the others, as they are stored.
+        For the other variables, as they are stored.
     """
 
     tables: dict[str, ChunkTable]
@@ -41,7 +41,7 @@ class Payload:
 
     @property
     def nbytes(self) -> int:
-        """Memory in bytes, about."""
+        """Roughly how many bytes of memory it takes."""
         rows = sum(table.coords.nbytes + table.offset.nbytes * 3 for table in self.tables.values())
         inline = sum(sum(map(len, table.payloads)) for table in self.tables.values())
         return rows + inline + sum(values.nbytes for values in self.values.values())
@@ -65,15 +65,15 @@ class Bundle:
         return _from_bytes, (self._packed or packed(self._payloads or ()),)
 
     def payloads(self) -> Sequence[Payload]:
-        """Return the payloads; those of the bundle that was asked last are kept."""
+        """Return the payloads; those of the last bundle asked for are kept."""
         return _unpacked(self) if self._payloads is None else self._payloads
 
     def drop(self) -> None:
-        """Let go of all of it, once it is written."""
+        """Release all of it once it is written."""
         self._packed, self._payloads = b"", ()
 
     def pack(self) -> None:
-        """Let go of what is not packed."""
+        """Release what is not packed."""
         if self._payloads is not None:
             self._packed, self._payloads = packed(self._payloads), None
 
@@ -92,7 +92,7 @@ def _unpacked(bundle: Bundle) -> Sequence[Payload]:
 def bundled(payloads: Sequence[Payload]) -> Iterator[tuple[Bundle, int]]:
     """Yield for each payload the bundle that has it, and where.
 
-    A bundle is no larger than can be unpacked at once.
+    A bundle is small enough to be unpacked at once.
     """
     own: list[Payload] = []
     size = 0
@@ -152,11 +152,11 @@ def _joined_tables(tables: Sequence[ChunkTable | None]) -> tuple[list[int], Any]
     counts = [-1 if table is None else len(table.coords) for table in tables]
     known = [table for table in tables if table is not None]
     if len({table.coords.shape[1:] for table in known}) > 1:
-        # files that do not fit each other
+        # files that do not fit together
         return counts, known
     heap, maps = StringHeap.merge([table.locations for table in known])
     location = [
-        # of rows in place there may be no location at all
+        # rows by place may have no location at all
         np.append(index, np.int32(IN_PLACE))[table.location]
         for table, index in zip(known, maps, strict=True)
     ]
@@ -189,7 +189,7 @@ def _single_tables(counts: list[int], joined: Any) -> Iterator[ChunkTable | None
         yield ChunkTable(
             whole.coords[rows],
             location,
-            # one heap for all: whoever joins them again has nothing to compare
+            # one heap for all: joining them again needs no comparison
             whole.locations,
             whole.offset[rows],
             whole.length[rows],
@@ -199,7 +199,7 @@ def _single_tables(counts: list[int], joined: Any) -> Iterator[ChunkTable | None
 
 
 def _joined_values(arrays: Sequence[npt.NDArray[Any] | None]) -> tuple[list[int], Any]:
-    """Return which arrays there are, as 0 or -1; and all of them, as one if that is possible."""
+    """Return which arrays exist, as 0 or -1; and all of them, joined to one if possible."""
     known = [array for array in arrays if array is not None]
     counts = [-1 if array is None else 0 for array in arrays]
     alike = {(array.dtype, array.shape) for array in known}
@@ -209,5 +209,5 @@ def _joined_values(arrays: Sequence[npt.NDArray[Any] | None]) -> tuple[list[int]
 def _single_values(counts: list[int], joined: Any) -> Iterator[npt.NDArray[Any] | None]:
     single = iter(joined)
     for count in counts:
-        # of an array without dimensions a row is a scalar
+        # a row of an array without dimensions is a scalar
         yield None if count < 0 else np.asarray(next(single))

@@ -1,7 +1,7 @@
 """A scanner of classic NetCDF files: what `classic_header` reads, as references.
 
 Values lie in the file as they are, big-endian and uncompressed, so every variable can be
-referred to. The library writes fill values where nobody wrote a value: no chunk is missing.
+referred to. The library writes fill values where nobody wrote values: no chunk is missing.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from icechunk_dask.archives.range_files import FileRanges, open_ranges
 
 __all__ = ["open_classic"]
 
-#: More references than this take more memory than the values would.
+#: More references than this would take more memory than the values.
 _MOST_RECORDS: Final = 1 << 24
-#: Records that lie closer than this are read with what is between them.
+#: Records closer together than this are read with everything in between.
 _NEAR: Final = 1 << 16
-#: How much is read at once where records are near, about.
+#: Roughly how much is read at once where records are near each other.
 _AT_ONCE: Final = 1 << 22
 
 _FILL: Final = "_FillValue"
@@ -40,15 +40,15 @@ def open_classic(file: str | os.PathLike[str] | BinaryIO, location: str) -> Iter
     """Scan a classic NetCDF file (CDF-1, CDF-2 or CDF-5) by its header alone.
 
     A variable with the record dimension has a chunk a record, any other has one chunk.
-    Attributes are those that xarray has, with one exception: a ``_FillValue`` that is no
-    value of the variable's type (several numbers, a fraction for integers, a text) stands
-    with the values of ``missing_value``, where it means the same and readers of Zarr
+    Attributes are those that xarray has, with one exception: a ``_FillValue`` that is not a
+    value of the variable's type (several numbers, a fraction for integers, a text) is put
+    among the values of ``missing_value``, where it means the same and readers of Zarr
     understand it.
 
     Parameters
     ----------
     file : str, path or binary file
-        A binary file needs ``seek`` and ``read`` only, and stays open.
+        A binary file needs only ``seek`` and ``read``, and stays open.
     location : str
         Of the file, as references have it.
 
@@ -135,11 +135,11 @@ def _with_fitting_fill(variable: ClassicVariable) -> dict[str, Any]:
         return attributes
     found = _values(attributes.get(_MISSING, []))
     found += [value for value in _values(attributes.pop(_FILL)) if value not in found]
-    # nothing has to be masked for it
+    # nothing needs to be masked for it
     found = [value for value in found if value == value]
-    # a text is no number, and would make texts of the others
+    # a text is not a number, and would turn the others into texts
     found = [value for value in found if not isinstance(value, str)] or found
-    # xarray chooses the type of unpacked floats by whether there is such an attribute
+    # xarray chooses the type of unpacked floats by whether this attribute exists
     if found or variable.dtype.kind == "f":
         attributes[_MISSING] = found[0] if len(found) == 1 else found
     return attributes
@@ -203,7 +203,7 @@ def _rows(
     for start in range(0, count, together):
         taken = min(together, count - start)
         begin = variable.begin + (first + start) * stride
-        # the last row of the file need not have padding
+        # the last row of the file may lack padding
         data = ranges.read(begin, (taken - 1) * stride + row)
         flat = np.frombuffer(data, np.uint8)
         made[start : start + taken] = np.lib.stride_tricks.as_strided(

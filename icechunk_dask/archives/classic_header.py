@@ -1,8 +1,8 @@
 """The header of classic NetCDF files: CDF-1, CDF-2 (64-bit offset) and CDF-5 (64-bit data).
 
-The format is that of the NetCDF User's Guide, appendix "File Format Specifications". Nothing
-but the header is read. Every count and length is compared with the bytes that are there
-before anything is made of it, because a file may come from anywhere.
+The format is that of the NetCDF User's Guide, appendix "File Format Specifications". Only
+the header is read. A file may come from anywhere, so every count and length is compared with
+the bytes that are there before it is used.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from icechunk import InvalidInputError
 
 __all__ = ["ClassicHeader", "ClassicVariable", "read_classic_header"]
 
-#: What may precede the data. Real headers have kilobytes.
+#: The greatest size of what precedes the data. Real headers have kilobytes.
 _LIMIT: Final = 32 << 20
-#: How much of the file is read at once, at least.
+#: The least that is read of the file at once.
 _BLOCK: Final = 8192
 #: NumPy's own.
 _MOST_DIMENSIONS: Final = 64
@@ -53,17 +53,17 @@ class ClassicVariable:
     name : str
     dimensions : tuple of str
     shape : tuple of int
-        With the number of records where the first dimension is that of records.
+        With the number of records, if the first dimension is the one of records.
     dtype : numpy.dtype
-        Big-endian; ``S1`` of characters.
+        Big-endian; ``S1`` for characters.
     attributes : dict
         Texts as str, numbers as NumPy scalars, several as arrays.
     begin : int
-        Offset of its first byte.
+        Offset of the first byte.
     row : int
-        Bytes of one record without padding; of all values if it has no records.
+        Bytes of one record without padding; of all values if there are no records.
     stride : int
-        Bytes from one record to the next; 0 if it has no records.
+        Bytes from one record to the next; 0 if there are no records.
     """
 
     name: str
@@ -77,7 +77,7 @@ class ClassicVariable:
 
     @property
     def end(self) -> int:
-        """Offset after its last byte, `begin` if it has none."""
+        """Offset after the last byte; `begin` if there are no bytes."""
         if not self.stride:
             return self.begin + self.row
         return self.begin + (self.stride * (self.shape[0] - 1) + self.row if self.shape[0] else 0)
@@ -90,7 +90,7 @@ class ClassicHeader:
     Attributes
     ----------
     attributes : dict
-        Global ones, as those of a variable.
+        Attributes of the file, in the same form as those of a variable.
     variables : list of ClassicVariable
     """
 
@@ -104,15 +104,15 @@ def read_classic_header(file: BinaryIO, location: str) -> ClassicHeader:
     Parameters
     ----------
     file : binary file
-        It needs ``seek`` and ``read`` only.
+        It needs only ``seek`` and ``read``.
     location : str
         For errors.
 
     Raises
     ------
     InvalidInputError
-        If it is no such file, or damaged, or ends before its last value; the message names
-        the file and, where there is one, the variable.
+        If it is not such a file, or is damaged, or ends before its last value. The message names
+        the file and, if there is one, the variable.
 
     Examples
     --------
@@ -126,7 +126,7 @@ def read_classic_header(file: BinaryIO, location: str) -> ClassicHeader:
 
 @dataclass(frozen=True)
 class _Described:
-    """A variable as the header has it, before the size of a record is known."""
+    """A variable as the header describes it, before the size of a record is known."""
 
     name: str
     dimensions: tuple[int, ...]
@@ -136,7 +136,7 @@ class _Described:
 
 
 class _Reader:
-    """Takes a header apart from its first byte to its last."""
+    """Takes a header apart from the first byte to the last."""
 
     def __init__(self, file: BinaryIO, location: str) -> None:
         self._file = file
@@ -153,7 +153,7 @@ class _Reader:
 
     def header(self) -> ClassicHeader:
         streaming = b"\xff" * self._wide
-        # an unsigned number: the largest one means that the writer did not know
+        # an unsigned number; the largest one means that the writer did not know
         raw = self._take(self._wide, "number of records")
         records = None if raw == streaming else int.from_bytes(raw, "big")
         dimensions = self._dimensions()
@@ -166,7 +166,7 @@ class _Reader:
         of_records = {v.name: v.begin for v in described if v.dimensions[:1] == (unlimited,)}
         stride = sum(-(-rows[name] // 4) * 4 for name in of_records)
         if len(of_records) == 1:
-            # the only one has no padding between its records
+            # if there is only one, its records have no padding
             stride = rows[next(iter(of_records))]
         if records is None:
             begin = min(of_records.values(), default=self._size)
@@ -235,7 +235,7 @@ class _Reader:
                 self._bad(f"{what} has a dimension that the file does not have")
             attributes = self._attributes(what)
             dtype = self._type(what)
-            self._take(self._wide, f"size of {what}")  # follows from the dimensions
+            self._take(self._wide, f"size of {what}")  # it follows from the dimensions
             wide = 4 if self._version == 1 else 8
             begin = int.from_bytes(self._take(wide, f"offset of {what}"), "big")
             found.append(_Described(name, numbers, attributes, dtype, begin))
@@ -256,7 +256,7 @@ class _Reader:
         return dict(found)
 
     def _length_of_list(self, tag: int, least: int, what: str) -> int:
-        """Return how many entries follow, each of `least` bytes at least."""
+        """Return how many entries follow, each of at least `least` bytes."""
         given = int.from_bytes(self._take(4, f"list of {what}"), "big")
         count = self._number(f"number of {what}")
         if given != tag and (given or count):
@@ -285,7 +285,7 @@ class _Reader:
         try:
             return data.decode()
         except UnicodeDecodeError:
-            return data.decode("latin-1")  # writers before UTF-8 was asked for
+            return data.decode("latin-1")  # by a writer from before UTF-8 was required
 
     def _number(self, what: str) -> int:
         (number,) = struct.unpack(self._count, self._take(self._wide, what))
@@ -305,7 +305,7 @@ class _Reader:
         missing = end - len(self._data)
         if missing > 0:
             self._file.seek(len(self._data))
-            # twice as much each time, so that no byte is moved often
+            # twice as much each time, so that bytes are seldom moved
             wanted = max(missing, _BLOCK, len(self._data))
             self._data += self._file.read(min(wanted, self._size - len(self._data)))
             if len(self._data) < end:
@@ -320,7 +320,7 @@ class _Reader:
 
 def _value(data: bytes, dtype: np.dtype[Any]) -> Any:
     if dtype.kind == "S":
-        # as the engines of xarray have texts that are not UTF-8
+        # the form in which xarray's engines return texts that are not UTF-8
         return data.rstrip(b"\0").decode("utf-8", "replace")
     values = np.frombuffer(data, dtype).astype(dtype.newbyteorder("="))
     return values[0] if len(values) == 1 else values

@@ -15,32 +15,32 @@ from icechunk.repository.stored_json import compressed, decompressed, first_unpa
 
 __all__ = ["Columns", "decode", "encode", "heap_of", "joined_heaps", "rows_in"]
 
-#: What a column may be: values, or texts.
+#: A column: values, or texts.
 Columns = dict[str, "npt.NDArray[Any] | StringHeap"]
 
-#: Begins a frame that Zstandard skips (RFC 8878, 3.1.2): who reads only JSON sees only that.
+#: Begins a frame that Zstandard skips (RFC 8878, 3.1.2): readers of JSON alone see only JSON.
 _SKIPPABLE: Final = b"\x50\x2a\x4d\x18"
 _SIZE: Final = 4
 _STEPS: Final = {f"steps of <{name}": f"<{name}" for name in ("i1", "i2", "i4", "i8")}
-#: Texts that are looked for one by one.
+#: So few texts are looked up one by one.
 _FEW: Final = 8
 _OTHERS: Final = ("|u1", "<u4", "<f8")
 
 
 def heap_of(texts: Sequence[str]) -> StringHeap:
-    """Return texts as a heap, equal ones as often as they come."""
+    """Return texts as a heap, repeated texts included."""
     heap, index = StringHeap.from_strings(texts)
     return heap if len(heap) == len(texts) else heap.take(index)
 
 
 def joined_heaps(first: StringHeap, second: StringHeap) -> StringHeap:
-    """Return one heap after another, equal texts as often as they come."""
+    """Return several heaps as one, repeated texts included."""
     data = np.concatenate([first.data, second.data])
     return StringHeap(data, np.append(first.offsets[:-1], second.offsets + len(first.data)))
 
 
 def rows_in(heap: StringHeap, texts: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Return where texts are in a heap of distinct ones, -1 where they are not.
+    """Return the positions of texts in a heap of distinct ones, -1 for those that it lacks.
 
     Returns
     -------
@@ -57,11 +57,11 @@ def rows_in(heap: StringHeap, texts: Sequence[str]) -> npt.NDArray[np.int64]:
 
 
 def _row_in(heap: StringHeap, text: bytes) -> int:
-    """Return where one text is, without looking at each of the others."""
+    """Return the position of one text without looking at each of the others."""
     data = heap.data.tobytes()
     found, at = -1, data.find(text)
     while at >= 0:
-        # texts without characters begin there, too
+        # empty texts begin there too
         row = int(np.searchsorted(heap.offsets, at, side="right")) - 1
         if heap.offsets[row] == at and heap.offsets[row + 1] == at + len(text):
             if found >= 0:
@@ -81,7 +81,7 @@ def encode(document: Mapping[str, Any], columns: Columns) -> bytes:
     Parameters
     ----------
     document : mapping
-        Without a key ``"columns"``.
+        It has no key ``"columns"``.
     columns : dict of str to array or StringHeap
         Arrays are int64, or of other types of fixed size. Objects become JSON.
     """
@@ -103,7 +103,7 @@ def encode(document: Mapping[str, Any], columns: Columns) -> bytes:
 
 
 def decode(data: bytes) -> tuple[dict[str, Any], Columns]:
-    """Return a document and its columns; a document of JSON alone has none.
+    """Return a document and its columns; a document of plain JSON has none.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def _as_bytes(values: npt.NDArray[Any]) -> tuple[str, bytes]:
     if values.dtype == object:
         return "json", json.dumps(values.tolist()).encode()
     if values.dtype == np.int64:
-        # differences may overflow, and are right nevertheless
+        # differences may overflow, and the sums are right nevertheless
         steps = np.diff(values, prepend=np.int64(0))
         low, high = (int(steps.min()), int(steps.max())) if len(steps) else (0, 0)
         for form, dtype in _STEPS.items():

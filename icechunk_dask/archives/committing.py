@@ -1,4 +1,4 @@
-"""Committing an archive: a scan of many files is not lost to what has nothing to do with it."""
+"""Committing an archive: an unrelated change must not cost the scan of many files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from icechunk import (
 
 __all__ = ["commit"]
 
-#: How often a storage may fail at the commit, which has retried requests itself.
+#: How often the storage may fail at the commit; it has retried requests itself.
 _TRIES: Final = 3
 
 
@@ -31,7 +31,7 @@ def commit(
 ) -> str:
     """Commit what was written to an archive; return the id of the snapshot.
 
-    What others committed meanwhile stays, if it does not concern the archive.
+    What others committed meanwhile stays, if it does not touch the archive.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def commit(
     group : str
         Path of the archive.
     arrays : iterable of str
-        Its arrays, by paths within it.
+        The arrays of the archive, by paths within it.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def commit(
     own = {f"{group.rstrip('/')}/{name}" for name in arrays}
 
     def check(_: int) -> None:
-        # what they wrote may be compatible for a rebase, and yet be lost by moving chunks
+        # a rebase may accept what they wrote, and moving chunks would still lose it
         theirs = repository.diff(from_snapshot_id=begun, to_snapshot_id=session.snapshot_id)
         touched = sorted(own & {*theirs.updated_arrays, *theirs.updated_chunks})
         if touched:

@@ -1,4 +1,4 @@
-"""How to reach the files of an archive, from the options that they are read with."""
+"""How to reach the files of an archive, with the options that they are read with."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from icechunk.virtual.outside import is_web, requests
 
 __all__ = ["authorization", "derive_containers"]
 
-#: By scheme, what makes credentials of options, and which.
+#: By scheme: what makes credentials from options, and from which options.
 _CREDENTIALS: Final[Mapping[str, tuple[Callable[..., Any], tuple[str, ...]]]] = {
     "s3": (s3_credentials, ("access_key_id", "secret_access_key", "session_token")),
     "gs": (
@@ -37,7 +37,7 @@ _EACH: Final = ("anonymous", "from_env", "get_credentials", "scatter_initial_cre
 def derive_containers(
     locations: Sequence[str], remote_options: Mapping[str, Any], *, secrets: bool = False
 ) -> list[VirtualChunkContainer]:
-    """Return containers for files, on the servers that the options name.
+    """Return containers for files on the servers that the options name.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def derive_containers(
 def authorization(
     containers: Sequence[VirtualChunkContainer], remote_options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what allows to read some containers, with the credentials of the options."""
+    """Return what allows reading some containers, with the credentials of the options."""
     found: dict[str, Any] = {}
     for container in containers:
         scheme = container.url_prefix.partition("://")[0]

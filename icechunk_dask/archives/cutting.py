@@ -1,8 +1,8 @@
-"""Chunks without compression, cut into smaller ones or joined: rows lie one after the other.
+"""Chunks without compression, cut into smaller ones or joined: their rows follow each other.
 
-Months have 28 to 31 days, and a chunk each. On a grid of single days, or of as many as all
-months are multiples of, they fit. The other way round, chunks that follow each other in a file
-are one larger chunk.
+Months have 28 to 31 days, and each is a chunk. They fit on a grid of single days, or of a number
+of days that divides all of them. The other way round, chunks that follow each other in a file
+can be one larger chunk.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ __all__ = [
 
 
 def rows_of(variable: Documented, dimensions: Collection[str]) -> int:
-    """Return how many steps of its first dimension a chunk has, 0 if it cannot be cut.
+    """Return how many steps of its first dimension a chunk has; 0 if it cannot be cut.
 
     Parameters
     ----------
     variable : Documented
-        Its shape is 0 along dimensions along which files are combined.
+        The shape is 0 along the dimensions along which files are combined.
     dimensions : collection of str
         These dimensions.
     """
@@ -49,48 +49,48 @@ def rows_of(variable: Documented, dimensions: Collection[str]) -> int:
 
 
 def common_rows(rows: Iterable[int], lengths: Iterable[int]) -> int:
-    """Return the rows of the largest chunk that divides chunks and blocks; 0 if there is none."""
+    """Return the rows of the largest chunk that divides chunks and blocks; 0 if none does."""
     sizes = list(rows)
     return 0 if not all(sizes) else math.gcd(*sizes, *lengths)
 
 
 def with_rows(document: dict[str, Any], rows: int) -> dict[str, Any]:
-    """Return a document whose chunks have other rows."""
+    """Return a document whose chunks have another number of rows."""
     grid = document["chunk_grid"]
     chunks = [rows, *grid["configuration"]["chunk_shape"][1:]]
     return {**document, "chunk_grid": {**grid, "configuration": {"chunk_shape": chunks}}}
 
 
 def is_clipped(variable: Documented, axis: int) -> bool:
-    """Whether what a chunk has at its end along an axis can be left out of a reference."""
+    """Whether a reference can leave out the end of a chunk along an axis."""
     return not axis and [c["name"] for c in variable.document["codecs"]] == ["bytes"]
 
 
 def with_chunks_of(table: ChunkTable, rows: int, to: int, length: int) -> ChunkTable | None:
-    """Return a table of chunks of other rows; None if the ones that there are lie apart.
+    """Return a table of chunks with other rows; None if the present chunks lie apart.
 
     Parameters
     ----------
     table : ChunkTable
-        Of chunks without compression, whole along the other dimensions.
+        Chunks without compression that span the other dimensions.
     rows, to : int
-        Of the chunks that there are, and of those that they become.
+        Rows of the present chunks, and of the new ones.
     length : int
-        Rows that the array has.
+        How many rows the array has.
     """
     common = math.gcd(rows, to)
     return _joined(cut(table, rows, common, length), to // common, -(-length // common))
 
 
 def _joined(table: ChunkTable, times: int, count: int) -> ChunkTable | None:
-    """Return a table of chunks that so many become one, None if they cannot.
+    """Return a table in which so many chunks become one; None if they cannot.
 
     Parameters
     ----------
     table : ChunkTable
     times : int
     count : int
-        Chunks that the array has, written or not.
+        Chunks of the array, written or not.
     """
     if times == 1:
         return table
@@ -101,7 +101,7 @@ def _joined(table: ChunkTable, times: int, count: int) -> ChunkTable | None:
     groups = (index // times).reshape(-1, times)
     inside = (index % times).reshape(-1, times)
     if (groups != groups[:, :1]).any() or (inside != np.arange(times)).any():
-        # some were never written, and read as the fill value
+        # some were never written and read as the fill value
         return None
     where = table.location[order].reshape(-1, times)
     offset = table.offset[order].reshape(-1, times)
@@ -126,7 +126,7 @@ def _joined(table: ChunkTable, times: int, count: int) -> ChunkTable | None:
 
 
 def clip(table: ChunkTable, rows: int, length: int) -> ChunkTable:
-    """Return a table whose chunks do not end beyond the rows that the array has.
+    """Return a table whose chunks do not reach beyond the rows of the array.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def clip(table: ChunkTable, rows: int, length: int) -> ChunkTable:
 
 
 def without_last(table: ChunkTable, axis: int, last: int) -> ChunkTable:
-    """Return a table without the chunks of some index along an axis."""
+    """Return a table without the chunks at some index along an axis."""
     kept = table.coords[:, axis] != last
     inline = kept[table.location == IN_PLACE].tolist()
     return replace(
@@ -163,7 +163,7 @@ def without_last(table: ChunkTable, axis: int, last: int) -> ChunkTable:
 
 
 def in_rows(document: dict[str, Any], table: ChunkTable) -> tuple[dict[str, Any], ChunkTable]:
-    """Return a document and table of single rows, where chunks can be cut."""
+    """Return a document and a table of single rows, if chunks can be cut."""
     array = Documented()
     array.document = document
     rows = rows_of(array, document.get("dimension_names") or ())
@@ -179,9 +179,9 @@ def cut(table: ChunkTable, rows: int, to: int, length: int) -> ChunkTable:
     ----------
     table : ChunkTable
     rows, to : int
-        Of the chunks that there are, and of those that they become.
+        Rows of the present chunks, and of the new ones.
     length : int
-        Rows that the array has; what a chunk has beyond them is left out.
+        How many rows the array has; what a chunk has beyond them is left out.
     """
     count = rows // to
     if count <= 1:

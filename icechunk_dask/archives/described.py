@@ -1,8 +1,8 @@
 """What a scanner says of a file: its variables, and where their chunks are.
 
-Every scanner (HDF5, classic NetCDF, GRIB) answers in these terms. What is not said here is
-not assumed: a chunk without a row was never written, and reads as the fill value of the
-document, which is the one that the file's own library gives.
+Every scanner (HDF5, classic NetCDF, GRIB) answers in these terms. Nothing else is
+assumed: a chunk without a row was never written, and reads as the fill value of the
+document, which is the one that the file's own library returns.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ class FileVariable:
         Names as xarray has them, without the path of a group.
     shape : tuple of int
     dtype : numpy.dtype
-        Of the values that `read` returns.
+        The type of the values that `read` returns.
     attributes : dict
-        As xarray has them with ``decode_cf=False``, in the forms that JSON has.
+        As xarray has them with ``decode_cf=False``, in forms that JSON has.
     document : dict or None
         The ``zarr.json`` that decodes the chunks of `table` to what the file's own library
-        reads; None if there is none, and the values have to be copied.
+        reads; None if no document does, and the values must be copied.
     table : ChunkTable or None
         Where its chunks are; None where `document` is None.
     by_value : str
-        Why the values have to be copied, such as ``"filter 'szip' has no codec"``; empty if
+        Why the values must be copied, such as ``"filter 'szip' has no codec"``; empty if
         they need not.
     refused : str
-        Why it cannot be represented at all, not even by value; empty if it can.
+        Why it cannot be represented at all, not even by value; empty if it can be.
     read : callable
         Returns the values of a selection (a tuple of slices) as they are stored, read by the
         file's own library. Works while the file is open.
     odd_attributes : dict of str to str
         Attributes that cannot be stored, and why: ``"is a reference to an object"``. They
-        have to be left out, or the variable.
+        Either they or the variable must be left out.
     """
 
     dimensions: tuple[str, ...]
@@ -75,7 +75,7 @@ class Dataset:
     odd_attributes : dict of str to dict
         By path of a group, attributes that cannot be stored, and why.
     keys : dict
-        Of GRIB, what ecCodes says of the first field that may tell the dataset from others:
+        For GRIB, what ecCodes says of the first field that may tell the dataset from others:
         ``{"typeOfLevel": "surface", ...}``.
     """
 

@@ -1,4 +1,4 @@
-"""Where a file lies along a dimension: the range of its coordinate, comparable and small."""
+"""Where a file lies along a dimension: the range of its coordinate, small and comparable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import xarray as xr
 
 __all__ = ["Extent", "Extents", "ends", "extent_of"]
 
-#: Point of time from which times are counted, in any calendar.
+#: The point from which times are counted, in any calendar.
 _EPOCH: Final = "microseconds since 1970-01-01"
 
 
@@ -25,13 +25,13 @@ class Extent:
     Attributes
     ----------
     kind : str
-        Of its values; only those of one kind can be compared.
+        The kind of its values; only values of one kind can be compared.
     low, high : int, float or str
-        Of times and durations in microseconds.
+        Times and durations are in microseconds.
     falling : bool
-        Whether it goes from high to low.
+        Whether it descends.
     digest : int
-        Of all values, 32 bits: with equal ends it says that others are equal, too.
+        A hash of all values, 32 bits: if it differs between equal ends, other values differ.
     """
 
     kind: str
@@ -49,7 +49,7 @@ class Extents:
     ----------
     kinds : tuple of str
     kind : int16[n]
-        Index into `kinds`, -1 where there is no extent; the other columns say nothing then.
+        Index into `kinds`; -1 if there is no extent, and then the other columns say nothing.
     low, high : int64[n], float64[n] or object[n]
         Objects are texts, or integers beside floats.
     falling : bool[n]
@@ -90,14 +90,14 @@ class Extents:
         return Extent(self.kinds[kind], low, high, falling, digest)
 
     def take(self, rows: npt.NDArray[Any]) -> Extents:
-        """Return some of them, by their numbers or a mask."""
+        """Return some of them, by number or by a mask."""
         columns = (self.kind, self.low, self.high, self.falling, self.digest)
         return Extents(self.kinds, *(column[rows] for column in columns))
 
     def followed_by(self, other: Extents) -> Extents:
-        """Return these and others."""
+        """Return these extents and others."""
         kinds = tuple(dict.fromkeys((*self.kinds, *other.kinds)))
-        # the last one is that of no extent
+        # the last kind stands for no extent
         numbers = np.asarray([*map(kinds.index, other.kinds), -1], np.int16)
         return Extents(
             kinds,
@@ -126,7 +126,7 @@ def _joined(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return a if len(a) else b
     if a.dtype == b.dtype:
         return np.concatenate([a, b])
-    # in one column they are one type, or objects
+    # a column has one type, or objects
     return ends([*a.tolist(), *b.tolist()])
 
 
@@ -154,7 +154,7 @@ def _ordinals(name: str, variable: xr.Variable) -> tuple[str, npt.NDArray[Any]]:
     try:
         values = np.atleast_1d(np.asarray(xr.conventions.decode_cf_variable(name, variable).values))
     except (ValueError, KeyError, OverflowError, TypeError, AttributeError):
-        # units of times that the conventions do not settle, such as months of some calendar
+        # units of times that the conventions leave open, such as months of some calendar
         values = np.atleast_1d(np.asarray(variable.values))
         units, calendar = variable.attrs.get("units"), variable.attrs.get("calendar", "standard")
         return f"numbers in {units!r} of the calendar {calendar!r}", values.ravel()
@@ -180,7 +180,7 @@ def _ordinals(name: str, variable: xr.Variable) -> tuple[str, npt.NDArray[Any]]:
 
 
 def _finest(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return microseconds; nanoseconds that are none of them stay as a fraction."""
+    """Return microseconds, with any rest of nanoseconds as a fraction."""
     whole = values.astype(f"{values.dtype.kind}8[us]")
     if (whole.astype(values.dtype) == values).all():
         return whole.astype("i8")

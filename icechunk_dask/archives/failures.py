@@ -1,6 +1,6 @@
 """What is wrong with a file, in words.
 
-A damaged file is told from too little memory, and from a mistake of this library.
+A damaged file is told apart from too little memory, and from a mistake of this library.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Unstorable", "failure_of"]
 
 _log = logging.getLogger(__name__)
 
-#: What Python raises for mistakes in code. What a file is to blame for are other kinds.
+#: What Python raises for mistakes in code. Files cause other kinds of errors.
 _MISTAKES: Final = (
     ArithmeticError,
     AssertionError,
@@ -33,7 +33,7 @@ _CORE: Final = _OWN.with_name("icechunk")
 
 @dataclass
 class Unstorable:
-    """What of a file cannot be stored, and how to leave it out.
+    """What cannot be stored of a file, and how to leave it out.
 
     Attributes
     ----------
@@ -47,17 +47,17 @@ class Unstorable:
     attributes: list[str] = field(default_factory=list)
 
     def variable(self, name: str, reason: object) -> None:
-        """Note a variable that cannot be."""
+        """Note a variable that cannot be stored."""
         self.reasons.append(f"its variable {name!r} cannot be stored: {reason}")
         self.variables.append(name)
 
     def attribute(self, what: str, path: str, name: str, reason: str) -> None:
-        """Note an attribute that cannot be.
+        """Note an attribute that cannot be stored.
 
         Parameters
         ----------
         what : str
-            ``"variable 'v'"`` or ``"group '/g'"``, which has it.
+            The variable or group that has it: ``"variable 'v'"`` or ``"group '/g'"``.
         path : str
             Of that.
         name, reason : str
@@ -66,7 +66,7 @@ class Unstorable:
         self.attributes.append(f"{path}:{name}")
 
     def check(self) -> None:
-        """Raise an error if there is anything, with a way out that takes all of it.
+        """Raise an error if anything was noted, with advice that covers all of it.
 
         Raises
         ------

@@ -1,10 +1,10 @@
-"""Chunks of several lengths along a dimension: those of each file, one after the other.
+"""Chunks of several lengths along a dimension: those of each file, one after another.
 
-Months have 28 to 31 days, and a compressed chunk each. On a regular grid there is no place for
-them; on one that Zarr calls rectilinear each chunk has a length of its own.
+Months have 28 to 31 days, and each is a compressed chunk. A regular grid has no place for
+them; in a grid that Zarr calls rectilinear, each chunk has a length of its own.
 
-A chunk that ends beyond its file decodes to more than the file has. The last one of an array
-may do that; in the middle the rest of it is in the way, and its values have to be written.
+A chunk that reaches beyond its file decodes to more than the file has. The last chunk of an array
+may do that. In the middle the rest of it is in the way, so its values must be written.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ CHUNK_GRIDS: Final = ("auto", "regular")
 
 @dataclass
 class Laid:
-    """The chunks along one axis of an array, when files are put one after the other.
+    """The chunks along one axis of an array when files are put one after another.
 
     Attributes
     ----------
     edges : Edges
     cut : int
-        A block that was there whose last chunk ended beyond it, and others follow now; -1
+        An old block whose last chunk reached beyond it, and which others follow now; -1
         for none.
     """
 
@@ -56,7 +56,7 @@ class Laid:
 
 
 def regular(length: int, size: int) -> Edges:
-    """Return the edges of chunks of one size; the last one may end beyond the length."""
+    """Return the edges of chunks of one size; the last one may reach beyond the length."""
     return np.arange(0, length + size, size, dtype=np.int64)[: -(-length // size) + 1]
 
 
@@ -67,23 +67,23 @@ def laid(
     old_edges: Edges,
     sizes: Mapping[int, int],
 ) -> Laid | None:
-    """Lay chunks of blocks one after the other.
+    """Lay the chunks of blocks one after another.
 
     Parameters
     ----------
     starts, old : int64[n + 1]
-        Where blocks begin, afterwards and before.
+        Where blocks begin, after and before.
     moved : int64[m]
-        Of each block that was there, which one it becomes; -1 if it is gone.
+        For each old block, which one it becomes; -1 if it is gone.
     old_edges : Edges
-        Of the chunks that were there.
+        The edges of the old chunks.
     sizes : mapping of int to int
-        The length of a chunk of each new block.
+        The chunk length of each new block.
 
     Returns
     -------
     Laid or None
-        None if blocks that were there would have to part within a chunk.
+        None if old blocks would have to part within a chunk.
     """
     count = len(starts) - 1
     source = np.full(count, -1, np.int64)
@@ -144,8 +144,8 @@ def as_regular(
 ) -> tuple[dict[str, Any], dict[int, Edges]]:
     """Return a ``zarr.json`` with a regular grid, and the edges along some axes.
 
-    These are the ones along which chunks have several lengths, or may have them: those of the
-    dimensions along which files are combined. Their size stands for none in particular.
+    These are the axes along which chunks have several lengths, or may have them: those of the
+    dimensions along which files are combined. Their size in the document means nothing.
     """
     found = dict(document)
     names = found.get("dimension_names") or ()
@@ -184,7 +184,7 @@ def with_edges(document: Mapping[str, Any], edges: Mapping[int, Edges]) -> dict[
 
 
 def _runs(sizes: Iterable[int]) -> list[int | list[int]]:
-    """Return sizes as the specification has them: equal ones as the size and how many."""
+    """Return sizes in the form of the specification: runs of equal sizes as size and count."""
     found: list[list[int]] = []
     for size in sizes:
         if found and found[-1][0] == size:
@@ -195,7 +195,7 @@ def _runs(sizes: Iterable[int]) -> list[int | list[int]]:
 
 
 def check_known(path: str) -> None:
-    """Refuse an array with such a grid where Zarr does not know it.
+    """Refuse an array with such a grid if this Zarr does not know it.
 
     Raises
     ------

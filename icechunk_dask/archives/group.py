@@ -29,13 +29,13 @@ from icechunk_dask.archives.sources import UNKNOWN, location_of
 
 __all__ = ["ArchiveGroup"]
 
-#: Key of the metadata of snapshots that named files without virtual chunks, once.
+#: Key of the snapshot metadata that formerly named files without virtual chunks.
 _BY_VALUE: Final = "virtualize.by_value"
 
 
 @dataclass
 class ArchiveGroup:
-    """A group that was made by earlier calls.
+    """A group that earlier calls have made.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class ArchiveGroup:
         Raises
         ------
         InvalidInputError
-            If something else than files of an archive was written to it.
+            If something other than files of an archive was written to it.
         """
         found = cls(root)
         if repository is None or session is None or session.tree.get(root) is None:
@@ -82,7 +82,7 @@ class ArchiveGroup:
             document = json.loads(node.user_data)
             known = record.templates.get(name)
             if known is None:
-                # somebody else's: files need not have it
+                # not ours: files need not have it
                 continue
             document.pop(FIELD, None)
             document, edges = as_regular(document, dims)
@@ -116,7 +116,7 @@ class ArchiveGroup:
 
     @property
     def is_empty(self) -> bool:
-        """Whether files may still say what the arrays are like."""
+        """Whether files may still determine what the arrays are like."""
         return not self.templates or (
             bool(self.record.blocks)
             and not any(b.lengths.any() for b in self.record.blocks.values())
@@ -124,7 +124,7 @@ class ArchiveGroup:
 
     @property
     def is_recorded(self) -> bool:
-        """Whether it is known which file is where."""
+        """Whether it is known which file lies where."""
         files = self.record.files
         return any(files.version(row) != UNKNOWN for row in range(len(files)))
 
@@ -139,7 +139,7 @@ class ArchiveGroup:
     def matching(
         self, urls: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     ) -> dict[str, str]:
-        """Return locations of files of the archive by URLs, of which some may be patterns.
+        """Return locations of files of the archive by URLs, which may be patterns.
 
         Raises
         ------
@@ -173,7 +173,7 @@ class ArchiveGroup:
         return path.removeprefix(self.root).strip("/")
 
     def read_digests(self, session: Session, dims: Sequence[str]) -> None:
-        """Read what files have in common, where nobody knows what it is yet."""
+        """Read what files have in common, where that is not known yet."""
         for name, template in self.templates.items():
             if template.digest or set(dims) & set(template.dimensions):
                 continue
@@ -185,7 +185,7 @@ class ArchiveGroup:
             except InvalidInputError as exc:
                 if exc.kind is not ErrorKind.UNAUTHORIZED_VIRTUAL_CHUNK_CONTAINER:
                     raise
-                # whoever may not read the archive may add to it
+                # whoever may not read the archive may still add to it
                 continue
             self.templates[name] = replace(template, digest=digest(values))
 
@@ -193,7 +193,7 @@ class ArchiveGroup:
     def _look(
         self, session: Session, repository: Repository, branch: str, dims: Sequence[str]
     ) -> None:
-        """Find out what can be found out of references and arrays: one block that is full."""
+        """Find out what references and arrays tell: one block that is full."""
         locations: set[str] = set()
         lengths: dict[Axis, int] = {}
         extents: dict[Axis, Extent] = {}
@@ -216,7 +216,7 @@ class ArchiveGroup:
         by_value: set[str] = set()
         for snapshot in repository.ancestry(branch=branch):
             by_value |= set(snapshot.metadata.get(_BY_VALUE, ()))
-        # what something else has written is a file without a name
+        # what something else has written counts as a file without a name
         names = sorted(locations | by_value) or [""]
         if len({dim for _, dim in lengths}) > 1:
             raise InvalidInputError(
