@@ -17,7 +17,7 @@ from icechunk_dask.archives.hdf5_attributes import zarr_attributes
 
 __all__ = ["digest", "native_document", "selection", "stored_texts", "write_together"]
 
-#: Bytes of a chunk, about.
+#: Roughly how many bytes a chunk has.
 _CHUNK: Final = 1 << 16
 
 
@@ -34,7 +34,7 @@ def native_document(
     ----------
     name : str
     shape : sequence of int
-        With dimensions that the variable is to have beside its own.
+        With the dimensions that the variable is to have besides its own.
     dtype : numpy.dtype
         Of the values.
     variable : FileVariable
@@ -43,7 +43,7 @@ def native_document(
     Raises
     ------
     ValueError
-        If Zarr has no such type, or no form for its attributes.
+        If Zarr has no such type, or no form for the attributes.
     """
     if dtype.fields is not None:
         raise ValueError(f"references have no form for its type {dtype}")
@@ -88,10 +88,10 @@ def stored_texts(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _chunks(shape: Sequence[int], itemsize: int) -> list[int]:
-    """Return the shape of chunks.
+    """Return the shape of the chunks.
 
-    Many small blocks share a chunk. A large one begins and ends with whole chunks, so that it
-    can move without being written again.
+    Many small blocks share a chunk. A large block begins and ends with whole chunks, so that it
+    can move without being rewritten.
     """
     if not shape:
         return []
@@ -105,7 +105,7 @@ def _chunks(shape: Sequence[int], itemsize: int) -> list[int]:
 
 
 def write_together(array: Any, values: Sequence[tuple[tuple[int, ...], npt.NDArray[Any]]]) -> None:
-    """Write small blocks at once: many of them share chunks.
+    """Write small blocks together: many of them share chunks.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def write_together(array: Any, values: Sequence[tuple[tuple[int, ...], npt.NDArr
     if len(values) == 1:
         whole = values[0][1]
     else:
-        # what no file has stays as it is
+        # what no file has stays unchanged
         whole = np.array(array[selection(low, box)])
         for start, block in values:
             at = tuple(a - b for a, b in zip(start, low, strict=True))
@@ -134,7 +134,7 @@ def selection(start: Sequence[int], shape: Sequence[int]) -> Any:
 
 
 def digest(values: npt.NDArray[Any]) -> bytes:
-    """Return what tells values apart, whatever their byte order."""
+    """Return what tells values apart, in any byte order."""
     hashed = hashlib.blake2b(repr((values.dtype.kind, values.shape)).encode(), digest_size=16)
     if values.dtype.kind in "OTU":
         hashed.update(json.dumps(values.tolist()).encode())

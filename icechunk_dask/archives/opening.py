@@ -1,4 +1,4 @@
-"""A file, opened once: by the scanner of its kind, and to read bytes of it."""
+"""A file, opened once: for the scanner of its kind, and for reading bytes of it."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ class OpenFile:
         dropped: Sequence[str] = (),
         filter_by_keys: Mapping[str, Any] | None = None,
     ) -> Iterator[OpenFile]:
-        """Open a file once; its datasets can be read while it is open.
+        """Open a file once. Its datasets can be read while it is open.
 
         Parameters
         ----------
         sources : Sources
         url : str
         parser : Parser, optional
-            Default: the scanner of the kind that the file is of.
+            Default: the scanner for the kind of the file.
         dropped : sequence of str
-            Paths of variables that are not looked at.
+            Paths of variables that are ignored.
         filter_by_keys : mapping, optional
             Which fields of GRIB are taken.
 
@@ -79,7 +79,7 @@ class OpenFile:
                     "filter_by_keys is for GRIB, and it is a NetCDF or HDF5 file"
                 )
             file.seek(0)
-            # the libraries read local files better than Python hands them over
+            # the libraries read local files faster than Python passes them on
             given = source.path if source.is_local else file
             match kind:
                 case "hdf5":

@@ -27,7 +27,7 @@ Parser: TypeAlias = Callable[[str, Any], Any]
 
 @contextmanager
 def open_parsed(parser: Parser, source: Source, sources: Sources) -> Iterator[list[Dataset]]:
-    """Open a file by a parser of VirtualiZarr.
+    """Open a file with a parser of VirtualiZarr.
 
     Parameters
     ----------
@@ -39,12 +39,12 @@ def open_parsed(parser: Parser, source: Source, sources: Sources) -> Iterator[li
     Yields
     ------
     list of Dataset
-        One. Its variables can be read until the context ends.
+        One dataset. Its variables can be read until the context ends.
 
     Raises
     ------
     ValueError
-        If the result is no `ManifestStore`.
+        If the result is not a `ManifestStore`.
     """
     url = Path(source.path).resolve().as_uri() if source.is_local else source.url
     groups: dict[str, Mapping[str, Any]] = {}

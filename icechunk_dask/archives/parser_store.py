@@ -15,19 +15,19 @@ from icechunk_dask.archives.sources import Source, Sources, location_of
 
 __all__ = ["ParserStore", "roots"]
 
-#: A parser that asks for a whole file gets up to so many bytes.
+#: The greatest size of a file that a parser may ask for as a whole.
 _MOST_WHOLE: Final = 1 << 30
 
 
 def roots(own: str, prefixes: Sequence[str]) -> list[str]:
-    """Return the schemes and hosts, or buckets, that a parser may find files at.
+    """Return the schemes and hosts, or buckets, where a parser may find files.
 
     Parameters
     ----------
     own : str
         The URL of its file.
     prefixes : sequence of str
-        Below which other files may be.
+        The prefixes below which other files may be.
     """
     parts = [urlsplit(url) for url in (own, *prefixes)]
     return list(dict.fromkeys(f"{each.scheme}://{each.netloc}" for each in parts))
@@ -35,7 +35,7 @@ def roots(own: str, prefixes: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Whole:
-    """A whole file, as the clients that parsers know return it."""
+    """A whole file, in the form in which the clients that parsers know return it."""
 
     meta: dict[str, Any]
     _data: bytes
@@ -50,15 +50,15 @@ class _Whole:
 
 
 class ParserStore:
-    """The files at one host or in one bucket, or of this machine, as a parser asks for them.
+    """The files at one host, in one bucket or of this machine, for a parser to ask for.
 
-    It gets the file that it was given, and those that may be read because that one names them.
+    It returns the parser's own file, and the files that may be read because that one names them.
 
     Parameters
     ----------
     sources : Sources
     own : Source
-        The file that the parser was given.
+        The file that the parser is for.
     root : str
         One of `roots`.
     stack : ExitStack
@@ -85,9 +85,9 @@ class ParserStore:
             self._files[location] = file, file.seek(0, 2)
         return self._files[location]
 
-    # -- as obspec has them ----------------------------------------------------------------
+    # -- the methods of obspec -------------------------------------------------------------
     def head(self, path: str) -> dict[str, Any]:
-        """Return what there is to know of a file."""
+        """Return what is known of a file."""
         with self._lock:
             _, size = self._file(path)
         return {"path": path, "size": size, "last_modified": None, "e_tag": None, "version": None}
@@ -98,7 +98,7 @@ class ParserStore:
         Raises
         ------
         InvalidInputError
-            If it is too large for that, or may not be read.
+            If it is too large, or must not be read.
         """
         if options:
             raise InvalidInputError("a parser reads whole files and ranges, without conditions")
@@ -117,7 +117,7 @@ class ParserStore:
         Raises
         ------
         InvalidInputError
-            If the file may not be read.
+            If the file must not be read.
         """
         with self._lock:
             file, size = self._file(path)

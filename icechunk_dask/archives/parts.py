@@ -1,8 +1,8 @@
-"""What the pipeline keeps of a file: little, because there may be a hundred thousand.
+"""What the pipeline keeps of a file: little, because there may be a hundred thousand files.
 
 What files of one kind have in common, such as documents and attributes, is a `Schema` that
-they share. References and values of many files are packed together, as columns, until they are
-written: the client has no object for each.
+they share. References and values of many files are packed together as columns until they are
+written, so the client has no object for each.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Axis: TypeAlias = tuple[str, str]
 
 
 def group_of(name: str) -> str:
-    """Return the path of the group that a variable is in; of the root it is empty."""
+    """Return the path of the group of a variable; empty for the root."""
     return name.rpartition("/")[0]
 
 
@@ -37,12 +37,12 @@ class Variable(Documented):
     ----------
     dimensions : tuple of str
     document : dict
-        Its ``zarr.json``. Along dimensions along which files are combined its shape is 0.
+        Its ``zarr.json``. The shape is 0 along the dimensions along which files are combined.
     meaning : dict
-        Those of its attributes that say what the stored numbers mean; bounds have the
-        units of what they bound.
+        Its attributes that say what the stored numbers mean; bounds have the
+        units of their variable.
     by_value : str
-        Why its values are written rather than referred to; empty if they are not.
+        Why its values are written rather than referred to; empty if they are referred to.
     counted : bool
         Whether these values count as copies that nobody asked for.
     """
@@ -72,12 +72,12 @@ class Schema:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A block of the combined dataset: a file, or the messages of a GRIB file of one place.
+    """A block of the combined dataset: a file, or the messages of one place in a GRIB file.
 
     Attributes
     ----------
     url : str
-        As it was given.
+        As the caller gave it.
     schema : Schema
     lengths : dict of Axis to int
         Of the dimensions along which files are combined.
@@ -86,16 +86,16 @@ class Part:
     ends : tuple of Extent
         Of these coordinates.
     digests : tuple of (str, bytes)
-        Of the values of variables without all of the combined dimensions, which several
-        files have to agree about.
+        Of the values of variables that lack some of the combined dimensions; several
+        files must agree about them.
     bundle : Bundle
-        That has the `Payload` of variables with one of the combined dimensions.
+        The bundle with the `Payload` of variables that have one of the combined dimensions.
     common : bytes
-        That of the others, which is the same in many files, packed.
+        The packed payload of the other variables, which is the same in many files.
     row : int
-        Which payload of the bundle is its own.
+        The number of its own payload in the bundle.
     number : int
-        Which of the parts of its file it is.
+        Its number among the parts of its file.
     """
 
     url: str
@@ -139,17 +139,17 @@ class Scan:
     Attributes
     ----------
     url : str
-        As it was given.
+        As the caller gave it.
     parts : tuple of Part
     version : Version
-        Of the file, which was the same before and after it was read.
+        The version of the file, which was the same before and after reading.
     others : tuple of (str, int)
-        Locations of other files that it refers to, and when they were modified: seconds
+        Locations of other files that it refers to, and when they were modified, in seconds
         since the epoch, 0 if unknown.
     copied : tuple of (str, int, str)
-        Variables whose values are copied without anybody's wish, their bytes, and why.
+        Variables whose values are copied although nobody asked for it, their bytes, and why.
     failure : str
-        Why there is nothing else; empty if there is.
+        Why there is nothing else; empty if there is something.
     """
 
     url: str
@@ -162,12 +162,12 @@ class Scan:
 
 @dataclass
 class SchemaTable:
-    """Keeps one object of what many scans have in common."""
+    """Keeps one object for what many scans have in common."""
 
     _known: dict[Any, Any] = field(default_factory=dict)
 
     def share(self, scans: Iterable[Scan], urls: Iterable[str]) -> list[Scan]:
-        """Return scans that share with others, and each other, what is equal.
+        """Return scans that share equal objects with earlier ones and with each other.
 
         Parameters
         ----------
@@ -207,5 +207,5 @@ class SchemaTable:
 
 
 def digests_of(part: Part) -> Mapping[str, bytes]:
-    """Return the digests of a part by variable."""
+    """Return the digests of a part, by variable."""
     return dict(part.digests)

@@ -16,18 +16,18 @@ from icechunk_dask.archives.signs import step
 
 __all__ = ["AHEAD", "FileRanges", "RangeFile", "open_ranges"]
 
-#: How much more than was asked for is read: what is wanted next is mostly near.
+#: How much more than requested is read: the next request is mostly for bytes nearby.
 AHEAD: Final = 5 << 20
 _BLOCK: Final = 1 << 18
-#: So much of a file is kept, what was used last.
+#: How much of a file is kept: the parts used last.
 _KEPT: Final = 32 << 20
 
 
 class RangeFile(io.RawIOBase):
-    """A file for reading, as much of it as is asked for and a little more.
+    """A file for reading, fetched as far as it is asked for and a little more.
 
     All of it is of one version. However long an answer is, no more of it is read than the
-    range that was asked for.
+    requested range.
 
     Parameters
     ----------
@@ -36,11 +36,11 @@ class RangeFile(io.RawIOBase):
     size : int
         In bytes.
     etag : str or None
-        Of the version that is read; None if the server has no names for versions.
+        The version that is read; None if the server has no names for versions.
     ahead : int
-        In bytes, how much more is read at a time.
+        How many bytes more are read at a time.
     start : bytes, optional
-        With which the file begins, if that is known.
+        The bytes with which the file begins, if they are known.
     """
 
     def __init__(
@@ -64,19 +64,19 @@ class RangeFile(io.RawIOBase):
             self._keep(0, start)
 
     def readable(self) -> bool:
-        """Whether it can be read, which it can."""
+        """Whether it can be read: always true."""
         return True
 
     def seekable(self) -> bool:
-        """Whether one can go to a place in it, which one can."""
+        """Whether it has positions: always true."""
         return True
 
     def tell(self) -> int:
-        """Return where the next byte is."""
+        """Return the position of the next byte."""
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Go to a place, also behind the end, where nothing is."""
+        """Go to a position; behind the end there is nothing to read."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
         if base + offset < 0:
             raise ValueError(f"there is no byte {base + offset} in a file")
@@ -84,12 +84,12 @@ class RangeFile(io.RawIOBase):
         return self._position
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return so many bytes, or as many as there are.
+        """Return this many bytes, or as many as there are.
 
         Raises
         ------
         StorageError
-            If they cannot be read, are not as many as the server said, or are of a newer
+            If the bytes cannot be read, are not as many as the server said, or are of a newer
             version.
         """
         end = self._size if size is None or size < 0 else min(self._position + size, self._size)
@@ -108,7 +108,7 @@ class RangeFile(io.RawIOBase):
         if self._whole is not None:
             return self._whole[start:end]
         if end - start > self._most * _BLOCK // 2:
-            # what is large is read once
+            # large ranges are read once
             return self._fetched(start, end)
         wanted = range(start // _BLOCK, -(-end // _BLOCK))
         missing = [number for number in wanted if number not in self._kept]
@@ -149,12 +149,12 @@ class RangeFile(io.RawIOBase):
 
 
 class FileRanges:
-    """Reads ranges of a file, one after the other.
+    """Reads ranges of a file, one after another.
 
     Parameters
     ----------
     file : binary file
-        It needs ``seek`` and ``read`` only.
+        It needs only ``seek`` and ``read``.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -162,12 +162,12 @@ class FileRanges:
         self._lock = threading.Lock()
 
     def read(self, offset: int, count: int) -> bytes:
-        """Return bytes, all of them.
+        """Return exactly this many bytes.
 
         Raises
         ------
         OSError
-            If the file ends before: it has changed since its header was read.
+            If the file ends earlier: it has changed since its header was read.
         """
         with self._lock:
             self.file.seek(offset)
@@ -179,6 +179,6 @@ class FileRanges:
 
 @contextmanager
 def open_ranges(file: str | os.PathLike[str] | BinaryIO) -> Iterator[FileRanges]:
-    """Open a file, or take one that is open and stays so."""
+    """Open a file, or take an open one, which stays open."""
     with open(file, "rb") if isinstance(file, str | os.PathLike) else nullcontext(file) as opened:
         yield FileRanges(opened)

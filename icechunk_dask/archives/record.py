@@ -1,9 +1,9 @@
 """What is in an archive, file by file: a compact table beside the repository's objects.
 
-The ``zarr.json`` of one of the archive's arrays names the object, in a field that readers need
-not understand. So the table is of the same commit as the chunks, whatever branch or tag one
-looks at, and expiring snapshots does not touch what the newest ones name. A table is never
-changed; each commit that changes the archive writes another one.
+The ``zarr.json`` of one of the archive's arrays names the object, in a field that readers may
+ignore. So the table belongs to the same commit as the chunks on every branch and tag, and
+expiring snapshots does not touch the tables that the newest ones name. A table is never
+changed; each commit that changes the archive writes a new one.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class Files:
     Attributes
     ----------
     locations : StringHeap
-        As references have them; distinct.
+        As references have them, without duplicates.
     sizes, modified : int64[n]
-        Of their versions. What nobody knows is never taken for changed.
+        Of their versions. An unknown value never counts as changed.
     etags : StringHeap
-        Of their versions; empty texts for none.
+        Of their versions; an empty text for none.
     by_value : bool[n]
         Whether no chunk refers to them.
     touched : int64[n]
@@ -98,11 +98,11 @@ class Files:
         )
 
     def rows(self, locations: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Return the numbers of files by their locations, -1 for those that are not here."""
+        """Return the numbers of files by their locations, -1 for unknown ones."""
         return rows_in(self.locations, locations)
 
     def take(self, rows: npt.NDArray[Any]) -> Files:
-        """Return some of them."""
+        """Return some of the files."""
         return Files(
             self.locations.take(rows),
             self.sizes[rows],
@@ -114,7 +114,7 @@ class Files:
         )
 
     def followed_by(self, other: Files) -> Files:
-        """Return these and others."""
+        """Return these files and others."""
         return Files(
             joined_heaps(self.locations, other.locations),
             np.concatenate([self.sizes, other.sizes]),
@@ -128,16 +128,16 @@ class Files:
 
 @dataclass(frozen=True)
 class Blocks:
-    """What lies one after the other along one dimension of a group, as columns.
+    """What lies along one dimension of a group, block after block, as columns.
 
     Attributes
     ----------
     order : {"coordinate", "url"}
-        What blocks are sorted by.
+        What sorts the blocks.
     lengths : int64[n]
     extents : Extents
     files : int64[n]
-        A file of each block, by its number.
+        The number of a file of each block.
     """
 
     order: str = "url"
@@ -149,11 +149,11 @@ class Blocks:
         return len(self.lengths)
 
     def starts(self) -> npt.NDArray[np.int64]:
-        """Return where each block begins, and at last where they end."""
+        """Return where each block begins, and where the last one ends."""
         return np.append(0, np.cumsum(self.lengths))
 
     def take(self, rows: npt.NDArray[Any]) -> Blocks:
-        """Return some of them, in any order."""
+        """Return some of the blocks, in any order."""
         return Blocks(self.order, self.lengths[rows], self.extents.take(rows), self.files[rows])
 
 
@@ -165,12 +165,12 @@ class Record:
     ----------
     files : Files
     part_file, part_number : int64[m]
-        Of each part, which of the files it is of, and which of its parts.
+        For each part, the number of its file, and its number within that file.
     places : dict of Axis to int64[m]
-        Of each part its block, -1 if it has none.
+        The block of each part, -1 if it has none.
     blocks : dict of Axis to Blocks
     templates : dict of str to dict
-        Of each variable, by path within the group, what its document does not tell: its
+        For each variable, by path within the group, what its document does not say: its
         ``meaning``, the ``digest`` of its values, and why it is stored ``by_value``.
     """
 
@@ -184,7 +184,7 @@ class Record:
     # -- stored ------------------------------------------------------------------------
     @classmethod
     def find(cls, session: Session, root: str) -> Record | None:
-        """Return the table of a group, None if it has none; groups below may have their own."""
+        """Return the table of a group, None if there is none; groups below may have their own."""
         for node in session.tree.within(root):
             named = None if node.array is None else named_table(node.user_data)
             if named is None:
@@ -228,7 +228,7 @@ class Record:
         return cls.decode(data, key)
 
     def save(self, session: Session) -> str:
-        """Write a table; return its name."""
+        """Write a table, and return its name."""
         name = secrets.token_hex(12)
         session.storage.put(table_key(name), self.encode())
         return name
@@ -242,7 +242,7 @@ class Record:
             "modified": files.modified,
             "etags": files.etags,
             "by_value": files.by_value,
-            # mostly the same, and 0 if nobody knows
+            # mostly the same, and 0 if unknown
             "touched": np.where(files.touched > 0, files.touched - files.modified, _UNTOLD),
             "digests": files.digests,
             "part_file": self.part_file,
@@ -265,7 +265,7 @@ class Record:
                 ("files", blocks.files),
                 ("kind", extents.kind.astype(np.int64)),
                 ("low", extents.low),
-                # ends are often one step after the beginning
+                # a block often ends one step after it begins
                 *_high(extents),
                 ("falling", extents.falling),
                 ("digest", extents.digest),
@@ -281,7 +281,7 @@ class Record:
         Raises
         ------
         FormatError
-            If they are none, or of a version of the future.
+            If the bytes are not a table, or are of a later version.
         """
         try:
             document, columns = decode(data)
@@ -320,7 +320,7 @@ class Record:
         return record
 
     def _check(self) -> None:
-        """Check that columns fit together: whoever wrote the repository wrote them."""
+        """Check that columns fit together: the writer of the repository may be anybody."""
         files, count, parts = self.files, len(self.files.locations), len(self.part_file)
         _numbers(files.sizes, count, -_MOST, _MOST)
         _numbers(files.modified, count, -_MOST, _MOST)
@@ -354,12 +354,12 @@ class Record:
 
     # -- looked at ---------------------------------------------------------------------
     def check(self, name: str, axis: Axis, length: int) -> None:
-        """Check that an array is as long as the files of the table.
+        """Check that an array is as long as the files of the table say.
 
         Raises
         ------
         InvalidInputError
-            If somebody else has written it.
+            If something else has written the array.
         """
         blocks = self.blocks.get(axis)
         known = length if blocks is None else int(blocks.lengths.sum())
@@ -371,7 +371,7 @@ class Record:
             )
 
     def without(self, locations: Sequence[str]) -> Record:
-        """Return the table without some files; blocks stay as they are."""
+        """Return the table without some files; blocks stay."""
         rows = self.files.rows(locations)
         gone = np.zeros(len(self.files), np.bool_)
         gone[rows[rows >= 0]] = True
@@ -383,7 +383,7 @@ class Record:
         part_file = number[self.part_file[kept]]
         blocks = {}
         for axis, known in self.blocks.items():
-            # what several files share is named by one that stays
+            # what several files share now names one that stays
             files = np.where(gone[known.files], 0, number[known.files])
             lost = gone[known.files][places[axis]] & (places[axis] >= 0)
             files[places[axis][lost]] = part_file[lost]
@@ -398,10 +398,10 @@ class Record:
         )
 
     def are_apart(self, locations: Sequence[str]) -> bool:
-        """Whether some files can be told from the others by their places."""
+        """Whether the places of some files tell them from the others."""
         chosen = np.isin(self.part_file, self.files.rows(locations))
         columns = np.stack([*self.places.values(), np.full(len(chosen), -1)], axis=1)
-        # what has no steps has no place
+        # without steps there is no place
         placed = (columns >= 0).any(axis=1)
         some = set(map(tuple, columns[placed & chosen].tolist()))
         return some.isdisjoint(map(tuple, columns[placed & ~chosen].tolist()))
@@ -420,7 +420,7 @@ _BLOCKS: Final = ("places", "lengths", "files", "kind", "low", "falling", "diges
 
 
 def _told(found: dict[str, Any]) -> Iterator[npt.NDArray[Any]]:
-    """Return what tables did not tell of files at first."""
+    """Return what the first tables did not tell of files."""
     sizes, modified = found["sizes"], found["modified"]
     after = found.get("touched")
     yield (
@@ -432,16 +432,16 @@ def _told(found: dict[str, Any]) -> Iterator[npt.NDArray[Any]]:
 
 
 def _high(extents: Extents) -> list[tuple[str, npt.NDArray[Any]]]:
-    """Return the upper ends, as what they are above the lower ones where that is exact."""
+    """Return the upper ends, as differences from the lower ones if that is exact."""
     if extents.low.dtype == np.int64 == extents.high.dtype:
         return [("width", extents.high - extents.low)]
     return [("high", extents.high)]
 
 
 _WRONG: Final = (ValueError, LookupError, TypeError, AttributeError)
-#: No array is as long, and no file as large.
+#: No array is longer, and no file larger.
 _MOST: Final = 1 << 62
-#: In place of how long after its contents a file was touched, where nobody knows.
+#: In place of the time between a file's last contents and its last touch, if unknown.
 _UNTOLD: Final = -1
 _ENDS: Final = (np.dtype(np.int64), np.dtype(np.float64), np.dtype(object))
 

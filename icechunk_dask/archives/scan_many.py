@@ -20,30 +20,30 @@ from icechunk_dask.progress import Progress
 
 __all__ = ["scan_many"]
 
-#: Files that are given to Dask at the same time.
+#: How many files Dask gets at a time.
 _TASKS: Final = 4096
-#: Files that one task scans, at most: their references travel together.
+#: How many files one task scans at most: their references travel together.
 _MOST: Final = 64
 
 
 def scan_many(
     scanner: Scanner, urls: Sequence[str], options: dict[str, Any], progress: Progress
 ) -> list[Scan]:
-    """Scan files, many at a time; each of them ends in a result.
+    """Scan files, many at a time; each one gets a result.
 
     Parameters
     ----------
     scanner : Scanner
     urls : sequence of str
     options : dict
-        For Dask; with ``"sync"`` as scheduler it does without Dask.
+        For Dask; with ``"sync"`` as scheduler, Dask is not used.
     progress : Progress
         Counts files as tasks.
 
     Raises
     ------
     InvalidInputError
-        If more bytes of a variable would be copied than was allowed.
+        If copies of a variable would take more bytes than allowed.
     """
     gathered = _Gathered(scanner.max_bytes, progress)
     try:
@@ -73,7 +73,7 @@ def _scan_all(
         return
     scan: Any = delayed(scanner.some, pure=False, traverse=False)
     batches = _batches(urls, _size(len(urls), 4 * CPU_COUNT))
-    # a few thousand files at a time: those that wait take memory, too
+    # a few thousand files at a time: waiting ones take memory too
     each = max(1, _TASKS // len(batches[0])) if batches else 1
     for first in range(0, len(batches), each):
         with Callback(posttask=gathered.ended):
@@ -84,7 +84,7 @@ def _scan_all(
 
 
 def _size(files: int, tasks: int) -> int:
-    """Return how many files a task scans, where there are to be enough tasks for all."""
+    """Return how many files a task scans, so that there are enough tasks for all workers."""
     return max(1, min(_MOST, files // tasks))
 
 
@@ -93,7 +93,7 @@ def _batches(urls: Sequence[str], size: int) -> list[Sequence[str]]:
 
 
 class _Gathered:
-    """Takes results as they come, so that they share what they have in common."""
+    """Takes results as they arrive, so that they share what they have in common."""
 
     def __init__(self, max_bytes: int, progress: Progress) -> None:
         self._max_bytes = max_bytes
@@ -104,17 +104,17 @@ class _Gathered:
         self.scans: list[Scan] = []
 
     def count(self, files: int = 1) -> None:
-        """Count files that are scanned, before their results are taken."""
+        """Count files that are scanned before their results are taken."""
         self._counted += files
         self._progress.add({"tasks": files})
 
     def ended(self, _: Any, result: Any, *__: Any) -> None:
-        """Count files whose results are still in Dask's hands."""
+        """Count files whose results Dask still holds."""
         if isinstance(result, list):
             self.count(len(result))
 
     def take(self, urls: Sequence[str], scans: Sequence[Scan]) -> None:
-        """Take results of some URLs."""
+        """Take the results of some URLs."""
         before = min(self._counted, len(scans))
         self._counted -= before
         self._progress.add({"tasks": len(scans) - before})

@@ -33,14 +33,14 @@ class Selection:
     Attributes
     ----------
     variables : tuple of str or None
-        Names, or paths within the file, of what is taken; what these need as coordinates is
-        taken too. None takes all.
+        Names, or paths within the file, of the variables to take, together with the coordinates
+        that these need. None takes all.
     drop_variables : tuple of str
-        Names, or paths within the file, of what is left out.
+        Names, or paths within the file, of variables to leave out.
     rename : dict of str to str
         New names of variables and dimensions, by old names or paths.
     drop_attributes : tuple of str
-        Names of attributes that are left out, or ``"path:name"`` for that of one variable or
+        Names of attributes to leave out, or ``"path:name"`` for the attribute of one variable or
         group; the path of the root is empty.
     """
 
@@ -50,7 +50,7 @@ class Selection:
     drop_attributes: tuple[str, ...] = ()
 
     def of(self, dataset: Dataset) -> Dataset:
-        """Return what is taken of a dataset.
+        """Return what is taken from a dataset.
 
         Raises
         ------
@@ -133,7 +133,7 @@ class Selection:
         for key in _NAMING:
             if isinstance(found.get(key), str):
                 words = found[key].split()
-                # as in "area: cell_area", what ends with a colon is no variable
+                # as in "area: cell_area": a word that ends with a colon is not a variable
                 words = [w if w.endswith(":") else self.rename.get(w, w) for w in words]
                 if words != found[key].split():
                     found[key] = " ".join(words)

@@ -1,4 +1,4 @@
-"""The repository of an archive: opened, or created where there is none."""
+"""The repository of an archive: opened, or created if it does not exist."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PUBLIC: Final = ("allow_http", "anonymous", "endpoint_url", "force_path_style",
 
 @dataclass
 class Opened:
-    """A repository, or the place where one is to be.
+    """A repository, or the place for a new one.
 
     Attributes
     ----------
@@ -41,9 +41,9 @@ class Opened:
     access : mapping or None
         What the caller authorised.
     remote_options : dict
-        To read files that are not of this machine.
+        For reading files that are not of this machine.
     options : dict
-        What it takes to open the place, without what is secret.
+        What is needed to open the place, without secrets.
     """
 
     place: Repository | Storage
@@ -75,7 +75,7 @@ class Opened:
         else:
             url = os.path.expanduser(target)
             is_remote = "://" in str(url) and not str(url).startswith(("file:", "memory:"))
-            # a folder takes none: they are for the files then
+            # a folder takes no options: they are for the files then
             given = for_storage(str(url), storage_options) if is_remote else {}
             storage = storage_from_url(url, **given)
             options = {name: given[name] for name in _PUBLIC if name in given}
@@ -91,7 +91,7 @@ class Opened:
         return self.repository
 
     def session(self, branch: str) -> Session | None:
-        """Return a session that writes, None if there is no repository yet."""
+        """Return a session that writes; None if there is no repository yet."""
         return None if self.repository is None else self.repository.writable_session(branch)
 
     def prefixes(
@@ -100,9 +100,9 @@ class Opened:
         locations: Sequence[str],
         containers: Sequence[VirtualChunkContainer] | None,
     ) -> tuple[str, ...]:
-        """Return below which folders and URLs files may be read.
+        """Return the folders and URLs below which files may be read.
 
-        That is what the caller authorised, or is going to where there is no repository yet.
+        The caller authorised them, or will do so if there is no repository yet.
         """
         if session is None:
             chosen = containers
@@ -138,7 +138,7 @@ class Opened:
         self.repository = Repository.create(self.place, config, access)
 
     def reading(self, locations: Sequence[str]) -> dict[str, Any]:
-        """Return what it takes to read some files, as a report has it."""
+        """Return what is needed to read some files, in the form of a report."""
         if self.repository is None:
             return {}
         access: dict[str, str] = {}
@@ -159,7 +159,7 @@ class Opened:
 def _any_begins_with(locations: Sequence[str], prefix: str) -> bool:
     if not isinstance(locations, StringHeap):
         return any(location.startswith(prefix) for location in locations)
-    # one after the other in one piece: what separates them is not looked at
+    # compare them as one piece: what separates them is ignored
     data, begin = locations.data.tobytes(), prefix.encode()
     starts = set(locations.offsets.tolist())
     at = data.find(begin)
@@ -169,5 +169,5 @@ def _any_begins_with(locations: Sequence[str], prefix: str) -> bool:
 
 
 def _is_of_all(prefix: str) -> bool:
-    # one of all servers or buckets allows none in particular
+    # a prefix of all servers or buckets allows none in particular
     return prefix.endswith("://")

@@ -1,4 +1,4 @@
-"""Writing an archive into a session: what is there moves, and what is new is put beside it."""
+"""Writing an archive into a session: old chunks move, and new ones are put beside them."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from icechunk_dask.archives.sources import location_of
 
 __all__ = ["Writing"]
 
-#: Arrays of values of up to so many bytes are written again as a whole.
+#: Arrays of values up to this many bytes are rewritten as a whole.
 _WHOLE: Final = 1 << 28
-#: Blocks of values are written together, up to so many bytes, and so many.
+#: Blocks of values are written together, up to this many bytes, and this many blocks.
 _FLUSHED: Final = 1 << 26
 _MANY: Final = 1024
 
 
 @dataclass
 class _Array:
-    """One array of the archive while it is written."""
+    """One array of the archive while it is being written."""
 
     name: str
     path: str
@@ -59,7 +59,7 @@ class _Array:
     later: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
 
     def chunk_of(self, place: Sequence[int]) -> tuple[int, ...]:
-        """Return the chunk that begins at some place, or the next one."""
+        """Return the chunk that begins at a position, or the next one."""
         return tuple(
             int(np.searchsorted(self.edges[i], at)) if i in self.edges else -(-at // size)
             for i, (at, size) in enumerate(zip(place, self.template.chunks, strict=True))
@@ -105,7 +105,7 @@ class Writing:
         self.referred: set[str] = set()
 
     def write(self) -> dict[str, VariableReport]:
-        """Write all of it; return what became of each variable."""
+        """Write everything; return what became of each variable."""
         fitted = self._fitted
         if self._is_new and fitted.parts:
             self._make_groups(fitted.parts[0])
@@ -172,9 +172,9 @@ class Writing:
         with rectilinear_chunks():
             return zarr.open_array(session.store, path=array.path.strip("/"), mode=mode)
 
-    # -- what is there -----------------------------------------------------------------
+    # -- what is there already -------------------------------------------------------------
     def _prepare(self, array: _Array) -> None:
-        """Make room: resize an array, and move what it has."""
+        """Make room: resize an array, and move its chunks."""
         if self._is_new:
             self._resize(array, array.new_shape)
             return
@@ -182,7 +182,7 @@ class Writing:
             return
         moves = [axis for axis in array.axes.values() if self._moves(axis)]
         if array.new_shape != array.old_shape or moves:
-            # while chunks move there has to be room for the old places, too
+            # while chunks move, there must be room for the old places too
             self._make_room(array)
         if moves:
             self._move(array)
@@ -194,7 +194,7 @@ class Writing:
     def _make_room(self, array: _Array) -> None:
         edges = array.edges
         shape = tuple(map(max, array.old_shape, array.new_shape))
-        # as many chunks as there are before or afterwards, wherever they are
+        # as many chunks as there are before or after, wherever they are
         array.edges = {}
         for i, old in array.old_edges.items():
             most = max(edges[i], old, key=len)
@@ -203,12 +203,12 @@ class Writing:
         array.edges = edges
 
     def _moves(self, axis: Axis) -> bool:
-        """Whether blocks that were there have other places now, or are gone."""
+        """Whether old blocks have moved, or are gone."""
         moved = self._fitted.placement.moved[axis]
         return not np.array_equal(moved, np.arange(len(moved)))
 
     def _clear(self, array: _Array) -> None:
-        """Take out what files had alone of blocks that they shared with others."""
+        """Remove what only the removed files had in blocks that they shared with others."""
         kept = self._fitted.kept
         axes = list(array.axes.values())
         none = np.full(len(kept.part_file), -1)
@@ -276,12 +276,12 @@ class Writing:
             opened[selection(new, shape)] = base[selection(old, shape)]
 
     def _targets(self, axis: Axis, size: int) -> npt.NDArray[np.int64] | None:
-        """Return where chunks go along an axis, None if they are not those of blocks."""
+        """Return where chunks go along an axis; None if they are not those of blocks."""
         old, new = self._old[axis], self._new[axis]
         moved = self._fitted.placement.moved[axis]
         length, grown = int(old[-1]), int(new[-1])
         target = np.full(-(-length // size), -1, np.int64)
-        # what stays where it is at the beginning needs no boundaries in between
+        # blocks at the beginning that stay in place need no boundaries between them
         stays = moved == np.arange(len(moved))
         count = len(stays) if stays.all() else int(stays.argmin())
         rest = int(old[count])
@@ -309,14 +309,14 @@ class Writing:
         target = np.full(len(edges) - 1, -1, np.int64)
         for index, to in enumerate(self._fitted.placement.moved[axis].tolist()):
             if to >= 0:
-                # of a chunk that two blocks share the first one decides
+                # if two blocks share a chunk, the first one decides
                 first, last = np.searchsorted(edges, old[index : index + 2]).tolist()
                 begin = int(np.searchsorted(grown, int(new[to])))
                 target[first:last] = begin + np.arange(last - first)
         return target
 
     def _write_cut(self, array: _Array) -> None:
-        """Write the values of the last chunks that there are, if they ended beyond the files."""
+        """Write the values of the old last chunks, if they reached beyond the files."""
         base = None
         for i in (i for i in array.edges if (array.name, i) in self._fitted.cut):
             base = base or self._opened(self._base(), array, "r")
@@ -325,12 +325,12 @@ class Writing:
             for old, new, shape in self._kept_blocks(array):
                 if old[i] + shape[i] < end:
                     continue
-                # the chunk may begin in a block before the last one, which lies before it still
+                # the chunk may begin in an earlier block, whose place is still before it
                 low, high, size = list(old), list(new), list(shape)
                 low[i], high[i], size[i] = begin, new[i] + begin - old[i], end - begin
                 first = array.chunk_of(high)
                 last = array.chunk_of([at + n for at, n in zip(high, size, strict=True)])
-                # what is there is longer
+                # the old chunk is longer
                 clear_chunks(self._session, array.path, [list(zip(first, last, strict=True))])
                 block = base[selection(low, size)]
                 opened[selection(high, size)] = block
@@ -339,7 +339,7 @@ class Writing:
     def _kept_blocks(
         self, array: _Array
     ) -> list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
-        """Return of each block that stays where it was, where it is now, and its shape."""
+        """Return for each block that stays in place where it is now, and its shape."""
         choices: list[list[tuple[int, int, int]]] = []
         for i, length in enumerate(array.old_shape):
             axis = array.axes.get(i)
@@ -406,7 +406,7 @@ class Writing:
         array.report.inline += inline
 
     def _fitting(self, array: _Array, i: int, table: ChunkTable) -> ChunkTable:
-        """Return where the chunks of a part are, as the grid of the archive has them."""
+        """Return where the chunks of a part lie on the archive's grid."""
         part, chunks = self._fitted.parts[i], array.template.chunks
         variable = part.schema.variables[array.name]
         shape = part.shape(array.name)
@@ -424,7 +424,7 @@ class Writing:
         return table
 
     def _short(self, array: _Array, i: int) -> Iterator[int]:
-        """Yield the axes along which the last chunk of a part ends beyond it."""
+        """Yield the axes along which the last chunk of a part reaches beyond it."""
         part, places = self._fitted.parts[i], self._fitted.placement.of(i)
         chunks = part.schema.variables[array.name].chunks
         for axis, edges in array.edges.items():
@@ -433,7 +433,7 @@ class Writing:
                 yield axis
 
     def _modified(self, batch: list[int]) -> Callable[[ChunkTable], npt.NDArray[np.uint32]]:
-        """Return what tells of each row of a table when its file was modified."""
+        """Return for each row of a table when its file was modified."""
         known: dict[str, int] = {}
         for i in batch:
             scan = self._scans[self._fitted.parts[i].url]
@@ -446,7 +446,7 @@ class Writing:
         def modified(table: ChunkTable) -> npt.NDArray[np.uint32]:
             heap = table.locations
             if id(heap) not in times:
-                # of rows in place there may be no location at all
+                # rows by place may have no location at all
                 found = [*(known.get(location, 0) for location in heap), 0]
                 times[id(heap)] = heap, np.asarray(found, np.uint32)
             return times[id(heap)][1][table.location]
@@ -454,7 +454,7 @@ class Writing:
         return modified
 
     def _write_values(self, array: _Array) -> None:
-        """Write values, where chunks that refer to files are in place already."""
+        """Write values where chunks that refer to files are in place already."""
         self._write_cut(array)
         if not array.small and not array.later:
             return
@@ -465,7 +465,7 @@ class Writing:
             part, mismatch = self._fitted.parts[i], self._fitted.cured.get((i, array.name))
             values = self._read(part, array.name)
             if mismatch is None:
-                # the last chunks only: the others refer to the file
+                # only the last chunks: the others refer to the file
                 mismatch = self._fitted.short[i, array.name]
                 sizes = part.schema.variables[array.name].chunks
                 skipped = [
@@ -482,7 +482,7 @@ class Writing:
                 array.report.count_values(block, mismatch.problem)
 
     def _start(self, array: _Array, places: Mapping[Axis, int]) -> tuple[int, ...] | None:
-        """Return where a part begins in an array, None if it has nothing to write there."""
+        """Return where a part begins in an array; None if it has nothing to write there."""
         if not array.axes:
             # stored once, from the first file
             return None if array.seen or not self._is_new else (0,) * len(array.new_shape)
@@ -495,7 +495,7 @@ class Writing:
         return None if found in array.seen or self._is_there(array, places) else found
 
     def _is_shared(self, array: _Array, places: Mapping[Axis, int]) -> bool:
-        """Whether several files have the same of an array."""
+        """Whether several files share a part of an array."""
         group = group_of(array.name)
         return len(set(array.axes.values())) < len([axis for axis in places if axis[0] == group])
 
@@ -546,7 +546,7 @@ class Writing:
         )
         none = np.full(len(kept.part_file), -1)
         for axis in found.blocks:
-            # a place before the first is none
+            # a position before the first one means none
             moved = np.append(placement.moved[axis], -1)
             old = moved[kept.places.get(axis, none)]
             found.places[axis] = np.append(old, placement.places[axis])
@@ -567,7 +567,7 @@ class Writing:
         return joined_heaps(before, heap_of([*map(location_of, self.referred)]))
 
     def sizes(self) -> dict[str, int]:
-        """Return the lengths of the dimensions; of the outermost group that has them."""
+        """Return the lengths of the dimensions; the outermost group that has one decides."""
         found: dict[str, int] = {}
         for name, template in sorted(
             self._fitted.templates.items(), key=lambda item: item[0].count("/")
@@ -578,7 +578,7 @@ class Writing:
         return found
 
     def order(self) -> dict[str, str]:
-        """Return by dimension what files are sorted by."""
+        """Return what sorts the files along each dimension."""
         found: dict[str, str] = {}
         for (_, dim), blocks in self._fitted.placement.blocks.items():
             found.setdefault(dim, blocks.order)
