@@ -23,15 +23,15 @@ class Place:
     Attributes
     ----------
     document : dict or None
-        The ``zarr.json`` to set; None leaves the one that is there.
+        The ``zarr.json`` to set; None leaves the present one.
     start : tuple of int
         Coordinates of the chunk that the first chunk becomes.
     clear : tuple of (int, int), optional
-        The box of chunks that are deleted if the references have none for them.
+        The box of chunks that are deleted unless the references have others for them.
     selection : tuple of slice, optional
         Where the values go if they are written by value.
     reason : str
-        Why they must be; empty if they need not.
+        Why they must be; empty if they need not be.
     """
 
     document: dict[str, Any] | None
@@ -42,7 +42,7 @@ class Place:
 
     @property
     def by_value(self) -> bool:
-        """Whether chunks are decoded and written, because they do not fit as they are."""
+        """Whether chunks are decoded and rewritten, because they do not fit as they are."""
         return bool(self.reason)
 
 
@@ -58,14 +58,14 @@ def _compared(session: Session, path: str, array: ArrayMetadata) -> tuple[dict[s
     Returns
     -------
     document : dict
-        Of the one that exists.
+        The document of the existing array.
     reason : str
-        Why the chunks of one cannot be those of the other; empty if they can.
+        Why the chunks of one cannot be chunks of the other; empty if they can.
 
     Raises
     ------
     InvalidInputError
-        If the values do not mean the same.
+        If the values have another meaning.
     NodeNotFoundError
         If there is no such array.
     """

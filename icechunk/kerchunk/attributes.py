@@ -12,7 +12,7 @@ _T = TypeVar("_T")
 
 
 def not_in_json(attributes: Mapping[str, Any]) -> dict[str, str]:
-    """Return which attributes have a number that JSON does not have, and what it is.
+    """Return which attributes have a number that JSON lacks, and the number.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def kept_attributes(
         Of the node; the root is ``""``.
     attributes : mapping
     dropped : collection of str
-        Names, which go wherever they are, or ``"path:name"`` for that of one node.
+        Names, left out wherever they are, or ``"path:name"`` for the attribute of one node.
     """
     gone = {name.lstrip("/") for name in dropped}
     return {

@@ -14,7 +14,7 @@ from icechunk.kerchunk.metadata import normal_form
 
 __all__ = ["decoding_form", "difference_of_grids", "equal"]
 
-#: Options of codecs that their decoders do not need, because the bytes say it.
+#: Options of codecs that decoding does not need, because the bytes contain them.
 _FOR_ENCODING: Final[Mapping[str, frozenset[str]]] = {
     "blosc": frozenset({"blocksize", "clevel", "cname", "shuffle", "typesize"}),
     "gzip": frozenset({"level"}),
@@ -29,7 +29,7 @@ _FOR_ENCODING: Final[Mapping[str, frozenset[str]]] = {
 
 
 def decoding_form(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the ``zarr.json`` of an array without what its decoders do not need."""
+    """Return the ``zarr.json`` of an array without what decoding does not need."""
     found = normal_form(document)
     found["codecs"] = [_decoding(codec) for codec in found["codecs"]]
     return found
@@ -60,7 +60,7 @@ def difference_of_grids(one: Mapping[str, Any], other: Mapping[str, Any]) -> str
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Whether two values of JSON are the same: 1 is 1.0, NaN is NaN, and true is no number."""
+    """Whether two JSON values are the same: 1 is 1.0, NaN is NaN, and true is not a number."""
     if isinstance(a, bool) or isinstance(b, bool):
         return a is b
     if isinstance(a, Mapping) and isinstance(b, Mapping):

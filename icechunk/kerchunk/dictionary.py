@@ -30,7 +30,7 @@ __all__ = ["DictReferences"]
 
 
 class DictReferences:
-    """References in a dictionary: versions 0 and 1, with templates and generated ones.
+    """References in a dictionary: versions 0 and 1, with templates and generated references.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ def _coordinates(names: Sequence[str], keys: ChunkKeys) -> npt.NDArray[np.uint32
 
 
 def _plain_numbers(texts: npt.NDArray[np.str_]) -> bool:
-    """Whether all texts are numbers of up to ten digits, without zeros at their begin."""
+    """Whether all texts are numbers of up to ten digits, without leading zeros."""
     width = texts.dtype.itemsize // 4
     codes = texts.view(np.uint32).reshape(-1, width)
     digits = ((codes >= ord("0")) & (codes <= ord("9"))) | (codes == 0)

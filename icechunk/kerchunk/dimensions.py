@@ -20,7 +20,7 @@ _NAMELESS: Final = "phony_dim_"
 def name_dimensions(arrays: Mapping[str, ArrayMetadata]) -> None:
     """Remove paths of groups from the names of dimensions, and tell nameless ones apart.
 
-    Names stay unchanged where a group would have two lengths for one.
+    Names stay unchanged if a group would then have two lengths for one name.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def _is_clear(named: Iterable[tuple[list[Any], ArrayMetadata]]) -> bool:
 
 
 def _number_nameless(members: list[ArrayMetadata]) -> None:
-    """Give each length a name, and a second one to arrays that have it twice."""
+    """Give each length a name, and a second name to arrays that have the length twice."""
 
     def is_nameless(name: Any) -> bool:
         return str(name).rpartition("/")[2].startswith(_NAMELESS)

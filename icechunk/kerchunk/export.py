@@ -67,14 +67,14 @@ def export_references(
     format : {"json", "parquet"}
         Parquet is for millions of references.
     group : str
-        Whose content to write. Default: the root, so everything.
+        The group whose content to write. Default: the root, so everything.
     zarr_format : {2, 3}
-        Of the metadata. kerchunk's own tools read 2; arrays that it cannot express need 3,
+        Of the metadata. kerchunk's own tools read 2. Arrays that it cannot express need 3,
         which only JSON can hold.
     overwrite : bool
         Whether to replace what is at `target`. Default: refuse.
     record_size : int
-        References in a file of a Parquet store.
+        How many references a file of a Parquet store holds.
     storage_options : mapping, optional
         For fsspec, to write to `target`.
 
@@ -147,7 +147,7 @@ class _Export:
         self._session = session
         self._v2 = zarr_format == 2
         storage = session.storage_url
-        # nothing outside of this process can read a repository in memory
+        # no other process can read a repository in memory
         self._storage = None if storage.startswith("memory:") else fsspec_url(storage)
         self.metadata: dict[str, dict[str, Any]] = {}
         self._arrays: list[tuple[str, Node, ArrayInfo]] = []
@@ -208,7 +208,7 @@ class _Export:
         ]
 
     def _held(self, node: Node, refs: ChunkRefs) -> dict[int, bytes]:
-        """Return the bytes of the rows that are to be held in the references."""
+        """Return the bytes of the rows to be held in the references."""
         kinds = [RefKind.INLINE] if self._storage is not None else [RefKind.INLINE, RefKind.NATIVE]
         found = {}
         for row in np.flatnonzero(np.isin(refs.kind, kinds)).tolist():
@@ -241,7 +241,7 @@ class _Export:
             yield _join(name, chunk), value
 
     def write_parquet(self, fs: Any, root: str, record_size: int) -> None:
-        """Write a Parquet store; its ``.zmetadata`` comes last, and makes it one."""
+        """Write a Parquet store; ``.zmetadata`` comes last, and completes it."""
         if fs.exists(root):
             fs.rm(root, recursive=True)
         for name, node, array in self._arrays:
@@ -257,7 +257,7 @@ class _Export:
     ) -> Iterator[tuple[int, bytes]]:
         """Yield the number and the content of each record.
 
-        Also of those without chunks: fsspec lists arrays by reading all of them.
+        Records without chunks are included: fsspec lists arrays by reading all records.
         """
         refs = self._session.chunk_refs(node.path)
         position = np.zeros(len(refs), np.int64)
@@ -297,7 +297,7 @@ def _join(name: str, key: str) -> str:
 
 
 class _Kept(io.BytesIO):
-    """A file whose content outlives its closing."""
+    """A file whose content survives its closing."""
 
     def close(self) -> None:
         """Do nothing."""

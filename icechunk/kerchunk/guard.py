@@ -1,7 +1,7 @@
-"""What is checked of references before they are committed.
+"""Checks of references before they are committed.
 
-Chunks without compression have an exact size; ranges lie within their file; and what the
-codecs make of a chunk is what the file's own library reads.
+Chunks without compression have an exact size; ranges lie within their file; and the codecs
+turn a chunk into what the file's own library reads.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def pipeline_of(document: Mapping[str, Any]) -> str:
 
 
 def _exact_length(document: Mapping[str, Any]) -> int | None:
-    """Return how many bytes each chunk of an array has, None if that depends on its values."""
+    """Return how many bytes each chunk of an array has; None if that depends on its values."""
     codecs = [codec["name"] for codec in document["codecs"]]
     if not set(codecs) <= {"bytes", "transpose"} or "bytes" not in codecs:
         return None
@@ -104,7 +104,7 @@ def check_values(
         Returns the values of a selection as the library reads them. Default: chunks only
         have to be decodable.
     every : bool
-        Whether to look at all chunks. Default: the first, the last, and one without a row.
+        Whether to check all chunks. Default: the first, the last, and one without a row.
     """
     rows = range(len(table.coords)) if every else sorted({0, len(table.coords) - 1} - {-1})
     rows = [row for row in rows if row < len(table.coords)]
@@ -170,7 +170,7 @@ def _without_row(
 
 
 def decode_chunk(document: Mapping[str, Any], data: bytes) -> npt.NDArray[Any]:
-    """Return the values of a whole chunk, as the codecs of an array make them.
+    """Return the values of a whole chunk, as the codecs of an array decode them.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What an import checks of chunks in files, as far as it may look at them."""
+"""What an import checks of chunks in files, as far as it may read them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from icechunk.session.session import Session
 
 __all__ = ["ImportChecks"]
 
-#: Files of this machine whose size is asked for, at most.
+#: How many files of this machine are asked for their size, at most.
 _MEASURED: Final = 10_000
 
 
@@ -25,7 +25,7 @@ class ImportChecks:
     Parameters
     ----------
     session : Session
-        Chunks are read where it may read them.
+        Chunks are read only where it may read them.
     verify : {"sample", "all", "none"}
     """
 
@@ -97,7 +97,7 @@ class ImportChecks:
                     ErrorKind.INVALID_VIRTUAL_REF,
                 )
         except _UnreadError:
-            # whoever may not read the files, or not yet, may refer to them
+            # whoever may not read the files, or not yet, may still refer to them
             return
 
 

@@ -36,7 +36,7 @@ from icechunk.virtual.outside import OutsideFiles
 
 __all__ = ["Import"]
 
-#: Chunks of the repository that are written at the same time.
+#: How many chunks of the repository are written at the same time.
 _CONCURRENCY: Final = 16
 
 
@@ -140,7 +140,7 @@ class Import:
             item.table.length[rows] = [sizes[name] for name in names]
 
     def _sizes(self, wanted: Mapping[str, str]) -> dict[str, int]:
-        """Return the sizes of files; of none that no container holds, others are not asked."""
+        """Return the sizes of files; files that no container holds are not asked for theirs."""
         outside = self._session.virtual.invalid_locations(list(wanted))
         if outside:
             location = list(wanted)[outside[0]]
@@ -197,7 +197,7 @@ class Import:
         done = tuple(item.path for item in self._arrays)
         unmasked = tuple(item.path for item in self._arrays if item.metadata.is_unmasked)
         while self._arrays:
-            # each table is dropped when its references are in the fork
+            # each table is dropped once its references are in the fork
             item = self._arrays.pop(0)
             if item.place.document is not None:
                 fork.set_metadata_document(item.path, json.dumps(item.place.document).encode())
@@ -263,7 +263,7 @@ class Import:
 
 
 def _raise_first(done: Sequence[Future[Any]]) -> None:
-    """Raise what went wrong, rather than what was given up because of it."""
+    """Raise the error itself, rather than what was cancelled because of it."""
     problems = [problem for each in done if (problem := each.exception()) is not None]
     causes = [problem for problem in problems if not isinstance(problem, SessionStateError)]
     for problem in causes or problems:
@@ -278,7 +278,7 @@ def _refs(
     payloads: list[bytes],
     last_modified: int,
 ) -> ChunkRefs:
-    """Return references as the format has them, of the rows `rest`."""
+    """Return references of the rows `rest`, in the form of the format."""
     inline = inline[rest]
     offset = table.offset[rest].astype(np.uint64, copy=False)
     kind: Any = RefKind.VIRTUAL
@@ -319,7 +319,7 @@ def _values(item: _Array) -> Any:
 
 
 def _recoded(item: _Array) -> ChunkTable:
-    """Return the chunks of an array of texts, written anew with ``vlen-utf8``."""
+    """Return the chunks of an array of texts, rewritten with ``vlen-utf8``."""
     table, codec = item.table, item.metadata.recode
     key = item.metadata.keys.path
     if len(table.locations):

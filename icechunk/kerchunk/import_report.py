@@ -1,4 +1,4 @@
-"""What an import of references tells."""
+"""The report of an import of references."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class ImportReport:
     groups : tuple of str
         Paths of the groups that were created or whose attributes were set.
     untouched : tuple of str
-        Paths of the arrays that an append, or an import into a region, found and left as
-        they were, because they have none of the dimensions.
+        Paths of the arrays that an append, or an import into a region, found and left
+        unchanged, because they have none of the dimensions.
     virtual, inline, native : int
         Chunks that refer to files, lie in manifests, and are objects of the repository.
     files : int

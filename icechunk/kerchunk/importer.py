@@ -1,4 +1,4 @@
-"""Importing kerchunk references: what they describe becomes nodes and virtual chunks.
+"""Importing kerchunk references: they become nodes and virtual chunks.
 
 Everything is read and checked before the session changes, and it changes by one merge of a
 fork: an import that fails leaves it as it was.
@@ -80,13 +80,13 @@ def import_references(
         By names of dimensions, where in existing arrays to put the chunks; from and to
         whole chunks. Chunks that are missing in the references become missing there.
     storage_options : mapping, optional
-        To read the references, as `icechunk.storage_from_url` and fsspec have them.
+        For reading the references, as `icechunk.storage_from_url` and fsspec take them.
     remote_protocol : str, optional
         Of URLs in the references that have none, such as ``"s3"``. Default: local paths.
     remote_options : mapping, optional
-        The same, to ask for the sizes of files that are referred to as a whole.
+        The same, for asking for the sizes of files that are referred to as a whole.
     base_url : str, optional
-        URL or folder that relative paths in the references begin at. Default: the current
+        URL or folder from which relative paths in the references start. Default: the current
         directory.
     mask_fill_value : bool, optional
         Whether fill values also become ``_FillValue`` attributes, so that xarray masks as
@@ -105,12 +105,12 @@ def import_references(
         With a time zone. Reading fails if a file was modified after this, such as the time
         at which the references were made. Default: files are not checked.
     verify : {"sample", "all", "none"}
-        Of how many chunks to see whether their codecs decode them, as far as the session may
+        How many chunks to check for whether their codecs decode them, as far as the session may
         read the files: the first and the last of each distinct chain of codecs, all, or
         none. The sizes of chunks without compression, and those of files of this machine,
-        are compared with the references, but for ``"none"``.
+        are compared with the references, except with ``"none"``.
     progress : callable, optional
-        Called with the number of references that were looked at, and of all.
+        Called with the number of references looked at so far, and the number of all.
 
     Returns
     -------
@@ -119,7 +119,7 @@ def import_references(
     Raises
     ------
     InvalidInputError
-        If something is malformed, or has no equivalent; the message names the key. Also if
+        If something is malformed or has no equivalent; the message names the key. Also if
         arrays do not fit those to append to.
     AlreadyExistsError
         If a node exists that would be replaced.

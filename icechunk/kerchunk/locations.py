@@ -22,21 +22,21 @@ _LOCAL: Final = ("file", "local")
 _WEB: Final = ("http", "https")
 #: Names that fsspec and Icechunk have for the same store.
 _ALIASES: Final = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
-#: In a path these three would mean something to Icechunk.
+#: In a path, these three would have a meaning for Icechunk.
 _ESCAPED: Final = str.maketrans({"%": "%25", "?": "%3F", "#": "%23"})
 
 Normalizer = Callable[[str], str]
 
 
 def normalizer(remote_protocol: str | None = None, base_url: str | None = None) -> Normalizer:
-    """Return a function that makes an Icechunk location of a URL from a reference.
+    """Return a function that turns a URL of a reference into an Icechunk location.
 
     Parameters
     ----------
     remote_protocol : str, optional
-        Of URLs that have none, such as ``"s3"``. Default: these are local paths.
+        For URLs without one, such as ``"s3"``. Default: these are local paths.
     base_url : str, optional
-        URL or folder that relative URLs begin at. Default: the current directory, or
+        URL or folder from which relative URLs start. Default: the current directory, or
         nothing if there is a `remote_protocol`.
     """
     known: dict[str, str] = {}
@@ -73,7 +73,7 @@ def _location(url: str, remote_protocol: str | None, start: str | None) -> str:
 
 
 def _check_path(url: str, scheme: str, path: str) -> None:
-    """Refuse what could be stored and never read.
+    """Refuse what could be stored but never read.
 
     Raises
     ------

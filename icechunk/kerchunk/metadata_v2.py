@@ -27,7 +27,7 @@ from icechunk.kerchunk.metadata import (
 
 __all__ = ["array_to_v2"]
 
-#: What stands last in a v2 array is its compressor, if it is one of these.
+#: The last codec of a v2 array is its compressor if it is one of these.
 _COMPRESSORS: Final = frozenset({"blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd"})
 _VALUE_FILTERS: Final = frozenset({"astype", "delta", "fixedscaleoffset", "quantize"})
 
@@ -123,7 +123,7 @@ def _v2_codecs(
                 filters.append({"id": name.removeprefix("numcodecs."), **options})
             case _:
                 refuse_metadata(key, f"the codec {name!r} has no equivalent in Zarr v2")
-    # filters that change values name the data type that comes out, with its byte order
+    # filters that change values name the resulting data type, with its byte order
     decoded = next((f for f in filters if f["id"] in _VALUE_FILTERS), {})
     named = decoded.get("decode_dtype") or decoded.get("dtype")
     if named:
@@ -137,9 +137,9 @@ def _v2_codecs(
 def _v2_fill(
     key: str, document: Mapping[str, Any], metadata: Any, complete: bool
 ) -> tuple[Any, dict[str, Any]]:
-    """Return fill value (None for none) and attributes that mean the same in v2.
+    """Return a fill value (None for none) and attributes with the same meaning in v2.
 
-    There xarray takes every fill value for that of missing values.
+    There, xarray takes every fill value for a missing value.
     """
     attributes = dict(document.get("attributes") or {})
     native = metadata.data_type.to_native_dtype()

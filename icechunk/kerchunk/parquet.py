@@ -30,9 +30,9 @@ from icechunk.kerchunk.tables import (
 
 __all__ = ["ParquetReferences"]
 
-#: Records of a Parquet store that are fetched at the same time.
+#: How many records of a Parquet store are fetched at the same time.
 _CONCURRENCY: Final = 4
-#: As many records are asked for one by one; of more, a listing says which there are.
+#: Up to this many records are requested one by one; beyond, a listing says which exist.
 _FEW: Final = 10_000
 _RECORD: Final = re.compile(r"refs\.(0|[1-9][0-9]{0,17})\.parq")
 #: A record says how many rows it has, and missing chunks take no space.
@@ -93,7 +93,7 @@ class ParquetReferences:
         return _joined(parts, payloads, keys.grid)
 
     def _numbers(self, keys: ChunkKeys, count: int) -> Sequence[int]:
-        """Return the numbers of the records to ask for: any number may be declared."""
+        """Return the numbers of the records to request: a store may declare any number."""
         if count <= _FEW:
             return range(count)
         names = self._files.names(f"{self._root}/{keys.path}".rstrip("/") + "/")
@@ -110,7 +110,7 @@ class ParquetReferences:
         return sorted(found)
 
     def _record(self, keys: ChunkKeys, number: int, total: int) -> tuple[_Record, list[bytes]]:
-        """Return the chunks of one record, and the bytes of those that are in place."""
+        """Return the chunks of one record, and the bytes of those held in the references."""
         name = keys.key(f"refs.{number}.parq")
         first = number * self._record_size
         expected = min(self._record_size, total - first)
@@ -150,7 +150,7 @@ class ParquetReferences:
 
 @dataclass
 class _Record:
-    """The chunks of one record that are not missing, `rows` being their numbers in C order."""
+    """The chunks of one record that are not missing; `rows` are their numbers in C order."""
 
     size: int
     rows: npt.NDArray[np.int64]
@@ -205,7 +205,7 @@ def _categories(values: Any, expected: int) -> tuple[npt.NDArray[np.int64], list
         codes, found = values.factorize()
         codes, texts = np.asarray(codes, np.int64), list(found)
     if not all(texts):
-        # an empty text is no URL either
+        # an empty text is not a URL either
         kept = np.asarray(list(map(bool, texts)))
         codes = np.where(kept[codes], (np.cumsum(kept) - 1)[codes], -1)
         texts = list(filter(None, texts))
@@ -236,7 +236,7 @@ def _joined(parts: list[_Record], payloads: list[bytes], grid: tuple[int, ...]) 
     used = np.zeros(len(heap), np.bool_)
     used[location[named]] = True
     if not used.all():
-        # files of chunks without bytes only, which no container need allow
+        # only files of chunks without bytes, which no container need allow
         location[named] = (np.cumsum(used) - 1)[location[named]]
         heap = heap.take(np.flatnonzero(used))
     offset = np.concatenate([part.offset for part in parts])

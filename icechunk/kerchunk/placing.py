@@ -33,9 +33,9 @@ def place_tables(
     tables : sequence of ChunkTable
         Where the chunks of each file are.
     starts : sequence of tuple of int
-        Coordinates of the chunk that the first chunk of each becomes.
+        Coordinates that the first chunk of each file gets.
     last_modified : sequence of uint32[n]
-        Of the file of each row, seconds since the epoch, 0 for unknown.
+        When the file of each row was modified, in seconds since the epoch, 0 if unknown.
 
     Returns
     -------
@@ -45,7 +45,7 @@ def place_tables(
     Raises
     ------
     InvalidInputError
-        If two of them are the same chunk, or one is outside of the array.
+        If two chunks get the same place, or one lies outside of the array.
     """
     sizes = [len(table.coords) for table in tables]
     if not sum(sizes):
@@ -59,7 +59,7 @@ def place_tables(
     )
     location = np.concatenate(
         [
-            # of rows in place there may be no location at all
+            # rows by place may have no location at all
             np.append(index, np.int32(IN_PLACE))[table.location]
             for table, index in zip(tables, maps, strict=True)
         ]
@@ -98,9 +98,9 @@ def move_chunks(session: Session, path: str, targets: Mapping[int, npt.NDArray[n
     session : Session
         Writable.
     path : str
-        Of an array whose grid holds all places of chunks, old and new.
+        An array whose grid holds all places of chunks, old and new.
     targets : mapping of int to int64[n]
-        By axis: where chunks of each index go; -1 for nowhere. Chunks beyond it go nowhere.
+        By axis: the new index for each index; -1 for none. Chunks beyond it are dropped.
     """
     refs = session.chunk_refs(path)
     coords = refs.coords.astype(np.int64)
@@ -123,7 +123,7 @@ def clear_chunks(session: Session, path: str, boxes: Sequence[Sequence[tuple[int
         Writable.
     path : str
     boxes : sequence
-        Of each box the first and the last index but one along each axis.
+        For each box, the first index and the one after the last along each axis.
     """
     for box in boxes:
         axes = [np.arange(low, high, dtype=np.uint32) for low, high in box]

@@ -1,4 +1,4 @@
-"""Files that hold references, read and inflated no further than makes sense."""
+"""Files that hold references, read and inflated only as far as makes sense."""
 
 from __future__ import annotations
 
