@@ -89,13 +89,12 @@ def cut(
     # it comes back while somebody waits
     timer = threading.Timer(1.5, line, [True])
     timer.start()
-    try:
-        for _ in range(100):
-            with suppress(IcechunkError):
-                session.commit("mine")
-                break
-    finally:
-        timer.join()
+    latest = time.monotonic() + MOST_SECONDS
+    while session.branch is not None and time.monotonic() < latest:
+        # a name that is not resolved is told of at once
+        with suppress(IcechunkError):
+            session.commit("mine")
+    timer.join()
     whole(Repository.open(through(server, host), CONFIG), {**START, 5: 5}, 1)
     # cut at some moment of each of many commits
     done = 0
