@@ -13,15 +13,64 @@ from icechunk.format.nodes import ManifestRef, Node
 from icechunk.format.snapshot import Snapshot
 from icechunk.format.transaction_log import Move, TransactionLog, by_rank
 
-__all__ = ["NodeState", "log_between", "node_states", "says_all", "untold"]
+__all__ = [
+    "NodeState",
+    "log_between",
+    "node_states",
+    "rewritten",
+    "says_all",
+    "untold",
+    "untold_chunks",
+]
 
-#: Path, metadata, and whether it is an array, of a node.
-NodeState = tuple[str, int, bool]
+#: Path, metadata, whether it is an array, and manifests, of a node.
+NodeState = tuple[str, int, bool, int]
 
 
 def node_states(snapshot: Snapshot) -> dict[bytes, NodeState]:
     """Return what a transaction log tells of the nodes of a snapshot; small, to be compared."""
-    return {node.id: (node.path, hash(node.user_data), node.is_array) for node in snapshot.nodes()}
+    return {
+        node.id: (node.path, hash(node.user_data), node.is_array, hash(_manifests(node)))
+        for node in snapshot.nodes()
+    }
+
+
+def rewritten(
+    log: TransactionLog, before: dict[bytes, NodeState], after: dict[bytes, NodeState]
+) -> bool:
+    """Whether an array has other manifests, and the log says nothing of its chunks."""
+    told = {*log.updated_chunks, *log.updated_arrays}
+    return any(
+        id not in told and before[id][3] != after[id][3] for id in before.keys() & after.keys()
+    )
+
+
+def untold_chunks(
+    assets: Assets, log: TransactionLog, before: Snapshot, after: Snapshot
+) -> Iterator[str]:
+    """Yield of which arrays chunks changed that a transaction log does not tell, though it has to.
+
+    Raises
+    ------
+    IcechunkError
+        If a manifest that is not in both cannot be read.
+    """
+    for node in after.nodes():
+        old = before.get_by_id(node.id)
+        if node.array is None or old is None or old.array is None:
+            continue
+        grid = node.array.num_chunks
+        if len(old.array.num_chunks) != len(grid):
+            continue  # all of them, which is told of the array
+        changed = _changed_chunks(assets, old, node)
+        # those that a smaller shape has no more are not told
+        changed = changed[(changed < np.maximum(np.asarray(grid, np.int64), 1)).all(axis=1)]
+        told = set[tuple[int, ...]]()
+        for part in log.updated_chunks.get(node.id, ()):
+            told.update(map(tuple, part.tolist()))
+        count = sum(tuple(coord) not in told for coord in changed.tolist())
+        if count:
+            yield f"that {count} {'chunk' if count == 1 else 'chunks'} of {node.path} changed"
 
 
 def untold(
@@ -118,6 +167,8 @@ def _changed_chunks(assets: Assets, old: Node | None, new: Node) -> npt.NDArray[
         return np.empty((0, 0), np.uint32)
     ndim = len(new.array.shape)
     was = _manifests(old) if old is not None else ()
+    if was == new.array.manifests:
+        return np.empty((0, ndim), np.uint32)
     if old is not None and old.array is not None and len(old.array.shape) != ndim:
         was = ()
 

@@ -50,7 +50,8 @@ class Proof:
             tells whether it is there, long enough, and of the version that was referred to.
         deep : bool or "sample"
             Whether to decode the chunks of the newest version of each branch and tag: all of
-            them, or a few of each array.
+            them, or a few of each array. True also compares the chunks of each version with
+            those of the one before it, and with what its transaction log says.
         progress : callable, optional
             Called with what is being checked, how many were, and how many there are.
 
@@ -79,6 +80,6 @@ class Proof:
             context.state.load,
             virtual=context.virtual if sources else None,
             read_values=decode if deep else None,
-            all_copies=deep is True,
+            is_deep=deep is True,
             progress=progress,
         ).run()

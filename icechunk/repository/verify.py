@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from icechunk.base.threads import Threads
 from icechunk.commit.assets import Assets
 from icechunk.commit.publish import RepoState
-from icechunk.commit.relog import NodeState, node_states, untold
+from icechunk.commit.relog import NodeState, node_states, rewritten, untold, untold_chunks
 from icechunk.errors import (
     FormatError,
     IcechunkError,
@@ -92,8 +93,9 @@ class Verifier:
     read_values : callable or None
         Called with the id of a snapshot and the path of an array; yields coordinates of chunks
         and what is wrong with them, or None if nothing is. None to decode nothing.
-    all_copies : bool
-        Whether to decode all copies of the repo info, and not only the newest.
+    is_deep : bool
+        Whether to decode all copies of the repo info, and not only the newest, and to compare all
+        versions with what transaction logs say of their chunks.
     progress : callable or None
         Called with what is looked at, how many were, and how many there are.
     """
@@ -105,11 +107,11 @@ class Verifier:
         *,
         virtual: VirtualResolver | None = None,
         read_values: Callable[[str, str], Iterator[Tried]] | None = None,
-        all_copies: bool = False,
+        is_deep: bool = False,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
         self._assets = assets.uncached(self._inspect)
-        self._all_copies = all_copies
+        self._is_deep = is_deep
         self._broken: dict[str, list[str]] = defaultdict(list)
         self._tables: dict[str, set[bytes]] = defaultdict(set)
         self._storage = assets.storage
@@ -262,8 +264,14 @@ class Verifier:
             # what expired between a version of spec 1 and the first one is nowhere told
             is_cut = snapshot.parent_id is not None and parent == self._first_of(entry)
             if before is not None and log is not None and not entry.pruned and not is_cut:
-                for told in untold(log, before, after):
-                    key = layout.transaction_key(entry.id)
+                key = layout.transaction_key(entry.id)
+                found = list(untold(log, before, after))
+                if self._is_deep or rewritten(log, before, after):
+                    # what cannot be read is named where it is looked at
+                    with suppress(IcechunkError):
+                        old = self._assets.snapshot(entry.parent_id or b"")
+                        found += untold_chunks(self._assets, log, old, snapshot)
+                for told in found:
                     self._found("inconsistent", key, f"it does not say {told}", [entry.id])
 
     def _first_of(self, entry: SnapshotEntry) -> bytes | None:
@@ -327,7 +335,9 @@ class Verifier:
                         f"it does not list manifest {encode_id(ref.id)} of {node.path}", node.path
                     )
                     continue
-                self._files.setdefault(ref.id, file)
+                if self._files.setdefault(ref.id, file) != file:
+                    name = encode_id(ref.id)
+                    wrong(f"it says another size of manifest {name} than other versions", node.path)
                 self._use(entry.id, node, ref)
         for id in snapshot.manifest_files.keys() - used:
             wrong(f"it lists manifest {encode_id(id)}, which no array uses")
@@ -435,7 +445,7 @@ class Verifier:
     def _check_records(self) -> None:
         found: list[Found] = []
         if self._info.spec_version > 1:
-            found += repo_damages(self._storage, self._info, all_copies=self._all_copies)
+            found += repo_damages(self._storage, self._info, all_copies=self._is_deep)
         found += job_damages(self._storage, self._use_of_job)
         for each in found:
             self._found(each.problem, each.key, each.told, [])

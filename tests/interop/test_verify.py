@@ -21,5 +21,5 @@ def test_random_histories(official: Official, spec_version: int, steps: list[Any
     with tempfile.TemporaryDirectory() as folder:
         place = str(Path(folder) / "repo")
         official.run("maintenance.build", place, spec_version, steps)
-        found = Repository.open(local_filesystem_storage(place)).verify()
+        found = Repository.open(local_filesystem_storage(place)).verify(deep=True)
         assert found.damages == ()

@@ -31,6 +31,7 @@ from icechunk.format.ids import INITIAL_SNAPSHOT_ID, decode_id
 from icechunk.format.manifest import decode_manifest, encode_manifest
 from icechunk.format.nodes import ManifestFile, ManifestRef
 from icechunk.format.snapshot import Snapshot, encode_snapshot
+from icechunk.format.transaction_log import decode_transaction_log, encode_transaction_log
 from icechunk.repository.verification import Damage, Verification
 from tests.data import golden_content as content
 
@@ -365,6 +366,12 @@ def test_a_group_that_is_gone(folder: Path) -> None:
     assert one.key.startswith("transactions/") and "/g" in one.told
 
 
+def _of_snapshots(folder: Path) -> list[Damage]:
+    """Return damages but those of logs, which do not tell of what a test did to a snapshot."""
+    found = opened(folder).verify().damages
+    return [each for each in found if not each.key.startswith("transactions/")]
+
+
 def test_manifests_that_hide_chunks(folder: Path) -> None:
     repo = opened(folder)
     node = repo.readonly_session("main").tree.require("/g/inline")
@@ -386,13 +393,13 @@ def test_manifests_that_hide_chunks(folder: Path) -> None:
     both = (ref, ManifestRef(id, ((1, 3),)))
     files = {id: ManifestFile(id, len(data), 2)}
     rewritten(repo, lambda s: with_nodes(s, changed_array("/g/inline", manifests=both), files))
-    (one,) = opened(folder).verify().damages
+    (one,) = _of_snapshots(folder)
     assert "overlap" in one.told
     # sizes and counts that are not those of the object
     files = {id: ManifestFile(id, len(data) + 7, 3)}
     apart = (ManifestRef(id, ((1, 3),)),)
     rewritten(repo, lambda s: with_nodes(s, changed_array("/g/inline", manifests=apart), files))
-    assert sorted(damage.told for damage in opened(folder).verify().damages) == [
+    assert sorted(damage.told for damage in _of_snapshots(folder)) == [
         f"it has {len(data)} bytes, and snapshots say {len(data) + 7}",
         "it holds 2 references, and snapshots say 3",
     ]
@@ -491,6 +498,46 @@ def test_a_reference_outside_the_extents_by_which_it_is_looked_for(folder: Path,
     assert [(each.key, each.array, each.region) for each in found] == [
         (key, "/three", ((at, at + 1),))
     ]
+
+
+@pytest.mark.parametrize("what", ["array", "chunk"])
+def test_a_log_that_does_not_tell_of_chunks(folder: Path, what: str) -> None:
+    """Who commits at the same time would overwrite them, and be told of no conflict."""
+    from dataclasses import replace
+
+    repo = opened(folder)
+    session = repo.writable_session("main")
+    zarr.open_array(session.store, path="g/inline")[:2] = 77
+    id = decode_id(session.commit("two chunks"))
+    key = layout.transaction_key(id)
+    log = decode_transaction_log(repo.storage.get(key).data, key)
+    ((node, (coords,)),) = log.updated_chunks.items()
+    wrong = {node[::-1]: (coords,)} if what == "array" else {node: (coords[:1],)}
+    version = int(repo.spec_version)
+    data = encode_transaction_log(replace(log, updated_chunks=wrong), spec_version=version)
+    repo.storage.put(key, data)
+    # that an array is not named at all, is seen without looking at chunks
+    assert bool(opened(folder).verify().damages) == (what == "array")
+    (one,) = opened(folder).verify(deep=True).damages
+    told = "2 chunks" if what == "array" else "1 chunk"
+    assert (one.problem, one.key) == ("inconsistent", key)
+    assert one.told == f"it does not say that {told} of /g/inline changed"
+
+
+@pytest.mark.parametrize("field", ["size_bytes", "num_chunk_refs"])
+def test_what_versions_say_of_a_manifest(folder: Path, field: str) -> None:
+    """An older version says it right, and what is the same in both is read once."""
+    from dataclasses import replace
+
+    repo = opened(folder)
+    session = repo.writable_session("main")
+    zarr.open_group(session.store).attrs["later"] = 1
+    session.commit("the same manifests")
+    (id, file), *_ = repo.readonly_session("main").tree.snapshot.manifest_files.items()
+    wrong = replace(file, **{field: getattr(file, field) + 1})
+    rewritten(repo, lambda s: with_nodes(s, lambda node: [node], {id: wrong}))
+    found = [each for each in opened(folder).verify().damages if "another size" in each.told]
+    assert found and all(each.key.startswith("snapshots/") for each in found)
 
 
 def test_names_of_dimensions_that_contradict(folder: Path) -> None:
