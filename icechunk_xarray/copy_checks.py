@@ -182,7 +182,7 @@ def _lost(
 def check_places(
     stored: xr.Dataset, given: xr.Dataset, dim: str, root: str, blocks: Sequence[Block]
 ) -> None:
-    """Refuse files whose steps are there already, or belong before those that are, by name."""
+    """Refuse files whose steps are there already, by name."""
     if not all(dim in each.coords for each in (stored, given)):
         return
     old, new = pd.Index(stored[dim].values), given[dim].values
@@ -194,22 +194,6 @@ def check_places(
             f"but no call of ingest has copied them, or its record of them is lost:\n"
             f"{_lines(urls)}\nLeave them out, and the others are appended; or copy all of them "
             "into another group"
-        )
-    if len(old) < 2 or not new.size or isinstance(old[0], str | bytes):
-        return
-    last = old[-1]
-    if old.is_monotonic_increasing:
-        late = new < last
-    elif old.is_monotonic_decreasing:
-        late = new > last
-    else:
-        return
-    urls = sorted({block.url for block in blocks if late[block.start : block.stop].any()})
-    if urls:
-        raise InvalidInputError(
-            f"{len(urls)} files belong before the last value of {dim!r} in {root!r}, {last}, and "
-            f"values can only be appended:\n{_lines(urls)}\nLeave them out, and the others are "
-            "appended; to have them in their places, copy all files into another group, in one call"
         )
 
 

@@ -15,7 +15,6 @@ from dataclasses import astuple, dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
-import numpy as np
 import xarray as xr
 import zarr
 
@@ -27,10 +26,9 @@ from icechunk import (
     RepositoryConfig,
     Session,
 )
-from icechunk.repository.archive_tables import FIELD, Named
 from icechunk_dask.archives.adding import none_read
 from icechunk_dask.archives.containers import authorization, derive_containers
-from icechunk_dask.archives.record import Files, Record
+from icechunk_dask.archives.record import Record
 from icechunk_dask.archives.report import VariableReport, VirtualizeReport
 from icechunk_dask.archives.sources import Sources, Version, location_of
 from icechunk_dask.archives.target import Opened, Target
@@ -38,11 +36,11 @@ from icechunk_dask.archives.virtualize import names_of, virtualize
 from icechunk_dask.executors import ExecutorOption
 from icechunk_dask.one_call import alone
 from icechunk_dask.progress import ProgressOption
+from icechunk_xarray.copied import encodings_of, note_files, without_references
 from icechunk_xarray.copy_begun import begun_copies
 from icechunk_xarray.copy_checks import Block, check_fit, check_places
-from icechunk_xarray.kept_encoding import kept_encoding
+from icechunk_xarray.inserting import order_of, put_in_order
 from icechunk_xarray.opened_files import OpenedFiles, Opening, refuse_with_engine, reopened
-from icechunk_xarray.templates import with_chunks
 from icechunk_xarray.writer import to_icechunk
 
 __all__ = ["ingest"]
@@ -51,7 +49,6 @@ _ON_CHANGED: Final = "error", "keep"
 _ON_MISMATCH: Final = "error", "skip", "materialize"
 #: All values are copied, whatever references can express.
 _ANY_SIZE: Final = 1 << 62
-#: Encodings of a file that say how numbers are stored, and not where.
 _SHOWN: Final = 10
 
 
@@ -92,8 +89,12 @@ def ingest(
     no more. Called again, files that are there already are left out, and new ones are appended
     along the first of `concat_dims`. With `engine`, files of any kind that xarray opens.
 
-    Arrays and coordinates are committed first, then values in batches. Whatever ends the call,
-    the next one first finishes what it began. It has to name those files, too.
+    Files that belong between or before those that are there go to their places, by the labels
+    of that dimension. Chunks that only change places are not read; else all that follows is
+    written anew. That is one commit.
+
+    Otherwise arrays and coordinates are committed first, then values in batches. Whatever ends
+    the call, the next one first finishes what it began. It has to name those files, too.
 
     Parameters
     ----------
@@ -146,9 +147,9 @@ def ingest(
     Raises
     ------
     InvalidInputError
-        If files contradict each other or what is stored, have changed, or lie between or before
-        those that are stored. The message names what. Values that something else has written
-        are never taken for those of a file: a file that has them is named, too.
+        If files contradict each other or what is stored, or have changed. The message names what.
+        Values that something else has written are never taken for those of a file: a file that
+        has them is named, too.
     ConflictError
         If others have changed the same arrays meanwhile.
     SessionStateError
@@ -335,14 +336,17 @@ class _Copying:
             session = repository.readonly_session(self.branch)
             below = staged.tree.within(f"/{name}")
             appends = self._appends(session, has_groups=any(not n.is_array for n in below[1:]))
+            inserts = False
             if appends:
                 reading = self._reading(todo).readonly_session(name)
                 stored, given = _open(session, self.root), _open(reading, name)
                 check_fit(stored, given, self.dim, self.root)
                 check_places(stored, given, self.dim, self.root, _blocks_of(source, self.dim))
+                inserts = order_of(stored, given, self.dim) is not None
             about = {
                 "files": todo,
                 "appends": appends,
+                "inserts": inserts,
                 "locations": list(source.files.locations),
                 "versions": [
                     astuple(source.files.version(row)) for row in range(len(source.files))
@@ -394,7 +398,7 @@ class _Copying:
     ) -> VirtualizeReport:
         """Let xarray open new files, and copy them."""
         assert self.opening is not None
-        versions = sources.versions(list(todo))
+        versions = sources.with_digests(sources.versions(list(todo)))
         on_mismatch = str(self.scanning["on_mismatch"]).replace("layout", "error")
         found = OpenedFiles.of(todo, self.opening, on_mismatch, sources)
         if found.dataset is None:
@@ -409,13 +413,16 @@ class _Copying:
         kept = [block.url for block in found.blocks]
         session = self.repository.readonly_session(self.branch)
         appends = self._appends(session, has_groups=False)
+        inserts = False
         if appends:
             stored = _open(session, self.root)
             check_fit(stored, found.dataset, self.dim, self.root)
             check_places(stored, found.dataset, self.dim, self.root, found.blocks)
+            inserts = order_of(stored, found.dataset, self.dim) is not None
         about = {
             "files": kept,
             "appends": appends,
+            "inserts": inserts,
             "locations": [locations[url] for url in kept],
             "versions": [astuple(versions[url]) for url in kept],
             "opening": self.opening.to_dict(),
@@ -426,7 +433,8 @@ class _Copying:
             f"{name}-files", branch=self.branch, message="files", about=about
         )
         snapshot = self._copy(name, about)
-        changed = [u for u, now in sources.versions(kept).items() if versions[u].differs(now)]
+        after = sources.versions(kept)
+        changed = [url for url in kept if sources.has_changed(url, versions[url], after[url])]
         if changed:
             raise InvalidInputError(
                 f"{len(changed)} files were replaced or written to while they were copied, "
@@ -451,14 +459,16 @@ class _Copying:
     def _copy(self, name: str, about: Mapping[str, Any]) -> str:
         """Copy what the archive on a branch has, note the files, and delete the branch."""
         repository = self.repository
-        if "opening" in about:
-            obj = reopened(about, Sources(self.scanning["remote_options"]))
-        else:
-            reading = self._reading(about["files"]).readonly_session(name)
-            obj = _opened(reading, name)
+        obj = self._begun(name, about, chunks={} if about.get("inserts") else None)
+        encoding = None
         try:
+            if about.get("inserts"):
+                written = self._insert(name, about, obj.to_dataset())
+                self._forget(name)
+                return written
             if not about["appends"]:
-                obj = obj.map_over_datasets(self._encoded)
+                obj = obj.map_over_datasets(without_references)
+                encoding = encodings_of(obj, self.encoding, self.chunks)
             written = to_icechunk(
                 obj if len(obj.children) else obj.to_dataset(),
                 repository,
@@ -469,7 +479,7 @@ class _Copying:
                 # a group without arrays may be there
                 mode="a",
                 align_chunks="opening" in about,
-                encoding=self._encoding(obj) if not about["appends"] else None,
+                encoding=encoding,
                 **{**self.writing, "message": self.writing["message"] or self._message(about)},
             )
         except InvalidInputError:
@@ -480,6 +490,12 @@ class _Copying:
         snapshot = self._note(about, name) or written
         self._forget(name)
         return str(snapshot)
+
+    def _begun(self, name: str, about: Mapping[str, Any], chunks: Any) -> xr.DataTree:
+        """Return what a set of files holds."""
+        if "opening" in about:
+            return reopened(about, Sources(self.scanning["remote_options"]))
+        return _opened(self._reading(about["files"]).readonly_session(name), name, chunks)
 
     def _forget(self, name: str) -> None:
         """Delete what a set of files needs while it is copied."""
@@ -494,39 +510,49 @@ class _Copying:
         return f"Copy {len(about['locations'])} files into {self.root}"
 
     def _note(self, about: Mapping[str, Any], name: str) -> str | None:
-        """Note which files are there, in a table that an array names."""
+        """Note which files are there, in a commit of its own."""
         session = self.repository.writable_session(self.branch)
-        # appending may have taken the name of the table from the array that had it
-        there = Record.find(session, self.root)
-        record = there
-        if record is None and name in self.repository.list_branches():
-            record = Record.find(self.repository.readonly_session(name), self.root)
-        record = record or Record()
-        known = set(record.files.locations)
-        if known >= set(about["locations"]) and there is not None:
+        if not note_files(session, self.root, self.dim, about, self._record_of(name)):
             return None
-        versions = dict(zip(about["locations"], about["versions"], strict=True))
-        new = [location for location in versions if location not in known]
-        files = record.files.followed_by(
-            Files.of(new, [Version(*versions[location]) for location in new], [True] * len(new))
-        )
-        noted = Record(replace(files, by_value=np.ones(len(files), np.bool_)))
-        table = noted.save(session)
-        arrays = sorted(
-            (node for node in session.tree.within(self.root) if node.is_array),
-            # one that an append leaves alone keeps the name
-            key=lambda node: (self.dim.encode() in node.user_data, node.path),
-        )
-        path = arrays[0].path
-        document = json.loads(arrays[0].user_data)
-        within = path.removeprefix(self.root).strip("/")
-        document[FIELD] = Named(table, within).field()
-        session.set_metadata_document(path, json.dumps(document).encode())
+        return self._commit(session, about)
+
+    def _record_of(self, name: str) -> Record | None:
+        """Return the record of an archive on a branch, None if it is not there."""
+        if name not in self.repository.list_branches():
+            return None
+        return Record.find(self.repository.readonly_session(name), self.root)
+
+    def _commit(self, session: Session, about: Mapping[str, Any]) -> str:
         return session.commit(
             self.writing["message"] or self._message(about),
             self.writing["metadata"],
             rebase_with=ConflictDetector(),
         )
+
+    def _insert(self, name: str, about: Mapping[str, Any], given: xr.Dataset) -> str:
+        """Copy files that belong between others, in one commit: no version is in disorder."""
+        session = self.repository.writable_session(self.branch)
+        there = Record.find(session, self.root)
+        if there is not None and set(there.files.locations) >= set(about["locations"]):
+            # a call before was killed after its commit
+            return session.snapshot_id
+        order = order_of(_open(session, self.root), given, self.dim)
+        executor = self.writing["chunkmanager_store_kwargs"]
+        to_icechunk(
+            given,
+            session,
+            group=self.root.strip("/") or None,
+            append_dim=self.dim,
+            align_chunks=True,
+            # they are put in order next, and were compared with what is stored
+            safe_append=False,
+            chunkmanager_store_kwargs=executor,
+            progress=self.writing["progress"],
+        )
+        if order is not None:
+            put_in_order(session, self.root, self.dim, order, executor)
+        note_files(session, self.root, self.dim, about, there or self._record_of(name))
+        return self._commit(session, about)
 
     def _reading(self, urls: Sequence[str], where: Repository | None = None) -> Repository:
         """Return a repository as one that may read the files; nothing of it is stored."""
@@ -536,23 +562,6 @@ class _Copying:
         for container in containers:
             config.set_virtual_chunk_container(container)
         return (where or self.repository).reopen(config, authorization(containers, options))
-
-    def _encoded(self, dataset: xr.Dataset) -> xr.Dataset:
-        """Return a dataset that says how its numbers are stored, and nothing of references."""
-        for variable in dataset.variables.values():
-            variable.encoding = kept_encoding(variable.encoding)
-        return dataset
-
-    def _encoding(self, obj: xr.DataTree) -> dict[str, Any]:
-        parts = []
-        for node in obj.subtree:
-            path = node.path.strip("/")
-            parts.append((path, node.to_dataset(), self.encoding if not path else {}))
-        if self.chunks is not None:
-            parts = with_chunks(parts, self.chunks)
-        if len(obj.children):
-            return {f"/{path}": wanted for path, _, wanted in parts}
-        return dict(parts[0][2])
 
 
 def _blocks_of(source: Record, dim: str) -> list[Block]:
@@ -571,8 +580,8 @@ def _open(session: Session, group: str) -> xr.Dataset:
     return xr.open_dataset(session, engine="icechunk", group=group, chunks=None)  # type: ignore[arg-type]
 
 
-def _opened(session: Session, group: str) -> xr.DataTree:
-    tree = xr.open_datatree(session, engine="icechunk", group=group, chunks=None)  # type: ignore[arg-type]
+def _opened(session: Session, group: str, chunks: Any) -> xr.DataTree:
+    tree = xr.open_datatree(session, engine="icechunk", group=group, chunks=chunks)  # type: ignore[arg-type]
     tree.name = None
     return tree
 

@@ -6,8 +6,9 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Final, cast
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -146,6 +147,8 @@ class Source:
         """Ask for the version that the file has now."""
         if self.is_local:
             found = os.stat(self.path)
+            if stat.S_ISDIR(found.st_mode):
+                return _version_of_folder(self.path)
             return Version(found.st_size, found.st_mtime_ns, touched=found.st_ctime_ns)
         return _version(self.files.head(self.url))
 
@@ -153,10 +156,15 @@ class Source:
         """Return what tells the bytes of a local file from others, 0 if the file is elsewhere.
 
         All bytes of a small file, of a large one those at its ends and at places in between.
+        Of a folder, such as a store of Zarr, what its files are called, their sizes and times.
         """
         if not self.is_local:
             return 0
         hashed = hashlib.blake2b(digest_size=4)
+        if os.path.isdir(self.path):
+            entries = (f"{n}\0{s.st_size} {s.st_mtime_ns}\n" for n, s in _files_below(self.path))
+            hashed.update("".join(sorted(entries)).encode(errors="surrogateescape"))
+            return int.from_bytes(hashed.digest(), "little") or 1
         with self.opened() as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
@@ -330,6 +338,15 @@ class Sources:
             return False  # as most, and they need not be opened
         return self.open(url).has_changed(known, now)
 
+    def with_digests(self, versions: Mapping[str, Version]) -> dict[str, Version]:
+        """Return versions of files with digests of those that are of this machine."""
+        return {
+            url: replace(version, digest=_quiet_digest(self.open(url)))
+            if is_local(url) and version not in (GONE, UNKNOWN)
+            else version
+            for url, version in versions.items()
+        }
+
     def versions(self, urls: Sequence[str]) -> dict[str, Version]:
         """Return the versions of files, as far as they are known.
 
@@ -379,6 +396,31 @@ def _quietly(source: Source) -> Version:
         return GONE
     except Exception:  # whatever it is, reading the file will tell
         return UNKNOWN
+
+
+def _quiet_digest(source: Source) -> int:
+    try:
+        return source.digest()
+    except (OSError, InvalidInputError):  # reading the file will tell
+        return 0
+
+
+def _version_of_folder(path: str) -> Version:
+    """Return the version of all files below a folder: their size, and the newest times."""
+    size = modified = touched = 0
+    for _, found in _files_below(path):
+        size += found.st_size
+        modified = max(modified, found.st_mtime_ns)
+        touched = max(touched, found.st_ctime_ns)
+    return Version(size, modified, touched=touched)
+
+
+def _files_below(path: str) -> Iterator[tuple[str, os.stat_result]]:
+    for folder, _, names in os.walk(path):
+        for name in names:
+            whole = os.path.join(folder, name)
+            with suppress(OSError):  # a link to nothing holds nothing
+                yield os.path.relpath(whole, path), os.stat(whole)
 
 
 def _version(found: Found) -> Version:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,8 +155,6 @@ REFUSED: dict[str, tuple[Change, str]] = {
         lambda ds, i: ds.assign_coords(q=("time", np.ones(3))) if i > 1 else ds,
         r"drop_variables=\['q'\]",
     ),
-    "late": (lambda ds, i: part([0, 2, 1, 3][i]), r"1 files belong before(.|\n)*2\.nc\nLeave"),
-    "early": (lambda ds, i: part(3 - i), r"2 files belong before(.|\n)*2\.nc(.|\n)*3\.nc\nLeave"),
     "repeated": (lambda ds, i: part(i % 2), r"2 files have values of 'time'"),
     "units": (
         lambda ds, i: ds.assign(v=ds.v.assign_attrs(units="K" if i < 2 else "degC")),
@@ -186,16 +185,6 @@ def test_files_that_are_refused(tmp_path: Path, case: str, engine: str | None) -
         assert repository.lookup_branch("main") == tip
         assert (repository.jobs.list(), repository.list_branches()) == ([], {"main"})
     xr.testing.assert_identical(found(storage), before)
-
-
-def test_late_files_as_the_message_says(tmp_path: Path) -> None:
-    files = write(tmp_path, lambda ds, i: part([0, 2, 1, 3][i]))
-    storage = MemoryStorage()
-    ingest(files[:2], storage, **QUIET)
-    ingest([files[3]], storage, **QUIET)
-    ingest(files, storage, group="whole", **QUIET)
-    wanted = expected([files[i] for i in (0, 2, 1, 3)])
-    xr.testing.assert_identical(found(storage, "whole"), wanted)
 
 
 # -- any engine ---------------------------------------------------------------------------------
@@ -279,6 +268,40 @@ def test_a_file_that_is_replaced_meanwhile(tmp_path: Path) -> None:
 
     with pytest.raises(InvalidInputError, match=r"1 files were replaced .*1\.nc"):
         ingest(files, MemoryStorage(), engine="h5netcdf", progress=replace)
+
+
+@pytest.mark.parametrize("engine", [None, "h5netcdf"])
+def test_a_file_of_the_same_size_and_time(tmp_path: Path, engine: str | None) -> None:
+    files = write(tmp_path, lambda ds, i: ds, 2)
+    storage = MemoryStorage()
+    ingest(files, storage, engine=engine, **QUIET)
+    before = files[1].stat()
+    whole = files[1].read_bytes()
+    # the same bytes again are no change
+    for data in (whole, whole[:-1] + bytes([whole[-1] ^ 1])):
+        files[1].unlink()
+        files[1].write_bytes(data)
+        os.utime(files[1], ns=(before.st_atime_ns, before.st_mtime_ns))
+        if data == whole:
+            assert ingest(files, storage, engine=engine, **QUIET).changed == ()
+    with pytest.raises(InvalidInputError, match=r"1 files have changed(.|\n)*1\.nc"):
+        ingest(files, storage, engine=engine, **QUIET)
+
+
+def test_a_store_whose_chunk_is_replaced(tmp_path: Path) -> None:
+    """Nothing is to be seen of it in the folder of the store itself."""
+    stores = []
+    for i in range(2):
+        stores.append(tmp_path / f"{i}.zarr")
+        part(i).to_zarr(stores[-1], zarr_format=3, consolidated=False)
+    storage = MemoryStorage()
+    how: Any = {"engine": "zarr", "open_options": {"consolidated": False}, **QUIET}
+    ingest(stores, storage, **how)
+    assert len(ingest(stores, storage, **how).already) == 2
+    region = {"time": slice(0, 3), "x": slice(0, 4)}
+    (part(1) + 1).drop_vars(["time", "x"]).to_zarr(stores[1], region=region, consolidated=False)
+    with pytest.raises(InvalidInputError, match=r"1 files have changed(.|\n)*1\.zarr"):
+        ingest(stores, storage, **how)
 
 
 @pytest.mark.parametrize("before", [0, 2])

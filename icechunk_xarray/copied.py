@@ -1,0 +1,102 @@
+"""What was copied: the files that are there, and how their numbers are stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from icechunk import Session
+from icechunk.repository.archive_tables import FIELD, Named
+from icechunk_dask.archives.record import Files, Record
+from icechunk_dask.archives.sources import Version
+from icechunk_xarray.kept_encoding import kept_encoding
+from icechunk_xarray.templates import with_chunks
+
+__all__ = ["encodings_of", "note_files", "without_references"]
+
+
+def note_files(
+    session: Session, root: str, dim: str, about: Mapping[str, Any], begun: Record | None
+) -> bool:
+    """Note which files are there, in a table that an array names.
+
+    Parameters
+    ----------
+    session : Session
+        That writes.
+    root : str
+        The group.
+    dim : str
+        Along which files are combined.
+    about : mapping
+        With the locations of files, and their versions.
+    begun : Record or None
+        What to go on from if the group has no record.
+
+    Returns
+    -------
+    bool
+        False if all of them were noted already.
+    """
+    # appending may have taken the name of the table from the array that had it
+    there = Record.find(session, root)
+    record = there or begun or Record()
+    known = set(record.files.locations)
+    if known >= set(about["locations"]) and there is not None:
+        return False
+    versions = dict(zip(about["locations"], about["versions"], strict=True))
+    new = [location for location in versions if location not in known]
+    files = record.files.followed_by(
+        Files.of(new, [Version(*versions[location]) for location in new], [True] * len(new))
+    )
+    noted = Record(replace(files, by_value=np.ones(len(files), np.bool_)))
+    table = noted.save(session)
+    arrays = sorted(
+        (node for node in session.tree.within(root) if node.is_array),
+        # one that an append leaves alone keeps the name
+        key=lambda node: (dim.encode() in node.user_data, node.path),
+    )
+    path = arrays[0].path
+    document = json.loads(arrays[0].user_data)
+    within = path.removeprefix(root).strip("/")
+    document[FIELD] = Named(table, within).field()
+    session.set_metadata_document(path, json.dumps(document).encode())
+    return True
+
+
+def without_references(dataset: xr.Dataset) -> xr.Dataset:
+    """Return a dataset that says how its numbers are stored, and nothing of references."""
+    for variable in dataset.variables.values():
+        variable.encoding = kept_encoding(variable.encoding)
+    return dataset
+
+
+def encodings_of(
+    obj: xr.DataTree,
+    encoding: Mapping[str, Mapping[str, Any]],
+    chunks: Mapping[str, int] | None,
+) -> dict[str, Any]:
+    """Return the encodings of new arrays, as `to_icechunk` takes them.
+
+    Parameters
+    ----------
+    obj : xarray.DataTree
+    encoding : mapping of str to mapping
+        Of variables of the root.
+    chunks : mapping of str to int, optional
+        By dimension.
+    """
+    parts: list[Any] = []
+    for node in obj.subtree:
+        path = node.path.strip("/")
+        parts.append((path, node.to_dataset(), encoding if not path else {}))
+    if chunks is not None:
+        parts = with_chunks(parts, chunks)
+    if len(obj.children):
+        return {f"/{path}": wanted for path, _, wanted in parts}
+    return dict(parts[0][2])
