@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from icechunk import (
     InvalidInputError,
     NodeNotFoundError,
 )
+from icechunk.base.near import meant
 from icechunk.base.rectilinear import stored_sizes
 from icechunk.errors import ErrorKind
 from icechunk_xarray import attributes, safety
@@ -242,7 +244,19 @@ def _not_encodable(
     if culprit is not None:
         what = f"variable {culprit!r}"
     reason = f"{error} is not known" if isinstance(error, KeyError) else str(error)
-    return refused(f"{what} cannot be encoded: {reason}")
+    return refused(f"{what} cannot be encoded: {reason.rstrip('.')}{_meant(reason)}")
+
+
+#: What xarray passes on to Zarr of an encoding.
+_ENCODINGS: Final = ("chunks", "shards", "compressors", "filters", "serializer", "fill_value")
+
+
+def _meant(reason: str) -> str:
+    """Return what to add to a complaint of xarray's about encodings that it does not know."""
+    if "unexpected encoding parameters" not in reason:
+        return ""
+    name, *_ = [*re.findall(r"'(\w+)'", reason), ""]
+    return meant(name, _ENCODINGS) or f"; it may have {', '.join(_ENCODINGS)}"
 
 
 def _fails_alike(

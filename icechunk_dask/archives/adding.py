@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from icechunk import InvalidInputError, Session, VirtualChunkContainer
+from icechunk.base.near import near
 from icechunk_dask.archives.committing import commit
 from icechunk_dask.archives.fitting import Fitting
 from icechunk_dask.archives.group import ArchiveGroup
@@ -167,6 +168,8 @@ class Adding:
         if gaps and not self.allow_gaps:
             withheld = [scan.url for scan in read if scan.url > min(gaps) and scan.url not in again]
             read = [scan for scan in read if scan.url not in set(withheld)]
+        if archive.is_empty:
+            _refuse_unknown(self.scanner, read)
         fitting = Fitting(
             archive,
             self.scanner.concat_dims,
@@ -240,6 +243,26 @@ class Adding:
         now = sources.versions(read)
         why = "it was replaced or written to after it was read; call again"
         return {url: why for url in read if sources.has_changed(url, scans[url].version, now[url])}
+
+
+def _refuse_unknown(scanner: Scanner, scans: Sequence[Scan]) -> None:
+    """Refuse names that no file has, and which would therefore do nothing.
+
+    Only for a new archive: later files need not have what the first of them have.
+    """
+    known: set[str] = set()
+    for scan in scans:
+        for part in scan.parts:
+            for path, variable in part.schema.variables.items():
+                known.update((path, path.rpartition("/")[2], *variable.dimensions))
+    renamed = scanner.selection.rename
+    wanted = [("rename", old, new) for old, new in renamed.items()]
+    wanted += [("expand_dims", name, name) for name in scanner.expand_dims]
+    for argument, named, found_as in wanted:
+        if known and found_as not in known:
+            raise InvalidInputError(
+                f"{argument} names {named!r}, and no file has it{near(named, known)}"
+            )
 
 
 def none_read(failed: Mapping[str, str]) -> InvalidInputError:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk import InvalidInputError
+from icechunk.base.near import near
 from icechunk.base.rectilinear import are_known, what_it_takes
 from icechunk_dask.archives.combine import Comparison, Mismatch, Template
 from icechunk_dask.archives.cutting import common_rows, is_clipped, rows_of, with_rows
@@ -73,6 +74,10 @@ class Fitted:
     def urls(self) -> tuple[str, ...]:
         """Return the files that have a place now."""
         return tuple(dict.fromkeys(part.url for part in self.parts))
+
+
+def _dimensions(part: Part) -> set[str]:
+    return {dim for each in part.schema.variables.values() for dim in each.dimensions}
 
 
 class Fitting:
@@ -230,9 +235,11 @@ class Fitting:
                 "dimension of it"
                 if scalars
                 else "say along which of its dimensions to combine files with concat_dims"
+                + near(self._dims[0], _dimensions(parts[0]))
             )
             raise InvalidInputError(
-                f"no variable of {parts[0].url} has one of the dimensions {self._dims}; {way}"
+                f"no variable of {parts[0].url} has one of the dimensions "
+                f"{', '.join(map(repr, self._dims))}; {way}"
             )
 
     def _new_templates(self, found: Fitted) -> dict[str, Template]:

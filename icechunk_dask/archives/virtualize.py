@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from icechunk import InvalidInputError, VirtualChunkContainer
+from icechunk import InvalidInputError, Storage, VirtualChunkContainer
 from icechunk.kerchunk.guard import VERIFY
 from icechunk_dask.archives.adding import Adding, none_read
 from icechunk_dask.archives.committing import commit
@@ -250,7 +250,7 @@ def virtualize(
     session = opened.session(branch)
     prefixes = opened.prefixes(session, list(locations.values()), containers)
     sources = replace(sources, prefixes=prefixes)
-    root = "/" + group.strip("/")
+    root = _root(group)
     archive = ArchiveGroup.of(opened.repository, session, branch, root, dims)
     rows = archive.record.files.rows(list(locations.values())).tolist()
     known = {name: row for name, row in zip(names, rows, strict=True) if row >= 0}
@@ -317,6 +317,16 @@ def virtualize(
     )
 
 
+def _root(group: str) -> str:
+    """Return the path of a group."""
+    names = group.strip("/").split("/")
+    if names != [""] and not {"", ".", ".."}.isdisjoint(names):
+        raise InvalidInputError(
+            f"{group!r} is not the path of a group; give one such as 'ocean/surface'"
+        )
+    return "/" + "/".join(names)
+
+
 def remove_files(
     urls: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     target: Target,
@@ -370,11 +380,12 @@ def remove_files(
     """
     opened = Opened.of(target, storage_options, None, authorize_virtual_chunk_access)
     session = opened.session(branch)
-    root = "/" + group.strip("/")
+    root = _root(group)
     dims = tuple(ArchiveGroup.dimensions(session, root))
     archive = ArchiveGroup.of(opened.repository, session, branch, root, dims)
     if session is None or not archive.templates:
-        raise InvalidInputError(f"there is no archive in {root}")
+        place = opened.place.url if isinstance(opened.place, Storage) else opened.place.storage.url
+        raise InvalidInputError(f"there is no archive in {root} of {place}")
     if not archive.is_recorded:
         raise InvalidInputError(
             f"there is no table of the files of the archive in {root}; virtualize the files that "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import uuid
@@ -13,8 +14,8 @@ from typing import Any
 import pytest
 import xarray as xr
 
-from icechunk import InvalidInputError
-from icechunk_dask import virtualize
+from icechunk import InvalidInputError, Repository
+from icechunk_dask import remove_files, virtualize
 from tests.archives.day_files import archived, content, together, write_days
 from tests.servers import S3Server
 
@@ -124,6 +125,33 @@ def test_patterns(tmp_path: Path) -> None:
         virtualize(f"{tmp_path}/*.grib", tmp_path / "repo")
     with pytest.raises(InvalidInputError, match=r"is a folder; pass a pattern such as .*/\*\.nc"):
         virtualize(tmp_path, tmp_path / "repo")
+
+
+# -- which names -----------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"rename": {"tt": "u"}}, "rename names 'tt', and no file has it; did you mean 't'?"),
+        ({"rename": {"tmie": "when"}}, "rename names 'tmie'.*; did you mean 'time'?"),
+        ({"expand_dims": ["stp"]}, "expand_dims names 'stp', and no file has it; there are "),
+        ({"concat_dims": ["tiem"]}, "has one of the dimensions 'tiem'; .*; did you mean 'time'?"),
+        ({"variables": ["tt"]}, "it has no variable 'tt'"),
+        ({"group": "a//b"}, "'a//b' is not the path of a group"),
+        ({"group": "a/../b"}, "'a/../b' is not the path of a group"),
+    ],
+)
+def test_misspelt_names(tmp_path: Path, arguments: dict[str, Any], words: str) -> None:
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i) for i in range(2)]
+    pattern = ".*".join(map(re.escape, words.split(".*")))
+    with pytest.raises(InvalidInputError, match=pattern):
+        virtualize(files, tmp_path / "repo", scheduler="sync", **arguments)
+    # nothing was begun
+    assert not Repository.exists(tmp_path / "repo")
+
+
+def test_files_are_removed_from_what_is_there(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"there is no archive in / of file:///.*/nothing"):
+        remove_files(["1.nc"], tmp_path / "nothing")
 
 
 # -- which variables -------------------------------------------------------------------

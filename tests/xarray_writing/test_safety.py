@@ -379,6 +379,10 @@ def test_encoding_that_is_not_used() -> None:
     )
     refuse(session, series(), "'nothing'", mode="w", encoding={"nothing": {}})
     refuse(session, series(), "'f4'", mode="w", encoding={"a": "f4"})
+    misspelt = {"a": {"chunk": (2,)}}
+    refuse(session, series(), "variable 'a'", "did you mean 'chunks'?", mode="w", encoding=misspelt)
+    unknown: dict[str, Any] = {"a": {"zlib": True}}
+    refuse(session, series(), "'zlib'", "it may have chunks, shards,", mode="w", encoding=unknown)
 
 
 def test_names_that_an_array_cannot_have() -> None:
