@@ -30,9 +30,9 @@ from icechunk_dask.archives.adding import none_read
 from icechunk_dask.archives.containers import authorization, derive_containers
 from icechunk_dask.archives.record import Record
 from icechunk_dask.archives.report import VariableReport, VirtualizeReport
-from icechunk_dask.archives.sources import Sources, Version, location_of
+from icechunk_dask.archives.sources import GONE, Sources, Version, is_local, location_of
 from icechunk_dask.archives.target import Opened, Target
-from icechunk_dask.archives.virtualize import names_of, virtualize
+from icechunk_dask.archives.virtualize import names_of, root_of, virtualize
 from icechunk_dask.executors import ExecutorOption
 from icechunk_dask.one_call import alone
 from icechunk_dask.progress import ProgressOption
@@ -171,9 +171,6 @@ def ingest(
     locations = {name: location for location, name in reversed(spelled.items())}
     derived = derive_containers(list(locations.values()), opened.remote_options)
     sources = replace(sources, prefixes=tuple(each.url_prefix for each in derived))
-    if opened.repository is None:
-        assert not isinstance(opened.place, Repository)
-        opened.repository = Repository.create(opened.place)
     scanning = {
         "concat_dims": concat_dims,
         "expand_dims": expand_dims,
@@ -203,7 +200,7 @@ def ingest(
         raise InvalidInputError(
             f"on_mismatch is {on_mismatch!r}, it must be {' or '.join(map(repr, _ON_MISMATCH))}"
         )
-    root = "/" + group.strip("/")
+    root = root_of(group)
     dims = [*names_of(concat_dims), *names_of(expand_dims)]
     if not dims:
         raise InvalidInputError("concat_dims names no dimension")
@@ -214,6 +211,13 @@ def ingest(
         refuse_with_engine(
             parser=parser, filter_by_keys=filter_by_keys, drop_attributes=drop_attributes or None
         )
+    if opened.repository is None:
+        assert not isinstance(opened.place, Repository)
+        gone = [name for name in locations if is_local(name)]
+        gone = [name for name, version in sources.versions(gone).items() if version == GONE]
+        if len(gone) == len(locations):
+            raise none_read(dict.fromkeys(gone, "there is no such file"))
+        opened.repository = Repository.create(opened.place)
     copying = _Copying(
         opened.made, branch, root, str(dims[0]), scanning, writing, chunks, encoding or {}, opening
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from contextlib import suppress
 from typing import Any
 
 import click
 
-from icechunk import Diff, Repository
+from icechunk import Diff, RefNotFoundError, Repository
 from icechunk.cli import completing
 from icechunk.cli.options import as_json, ref, repository
 from icechunk.cli.output import fields, print_json, table, text
@@ -183,13 +184,18 @@ def ops(repo: Repository, number: int | None, as_json: bool) -> None:
 def inspect(repo: Repository, kind: str, object_id: str | None, as_json: bool) -> None:
     """Print what a stored object says, as JSON.
 
-    The id of the object is that of a snapshot (also for its transaction log) or manifest.
+    The id of the object is that of a manifest, or names a version, for its snapshot or transaction
+    log: an id, a branch, a tag, main~2.
     """
     if kind == "repo":
         print_json(repo.inspect_repo_info())
         return
     if object_id is None:
         raise click.UsageError(f"say which {kind}: its id is missing")
+    if kind != "manifest":
+        # what is out of the history is still looked at by its id
+        with suppress(RefNotFoundError):
+            object_id = repo.resolve(object_id)
     look = {
         "snapshot": repo.inspect_snapshot,
         "manifest": repo.inspect_manifest,

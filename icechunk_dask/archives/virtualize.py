@@ -250,7 +250,7 @@ def virtualize(
     session = opened.session(branch)
     prefixes = opened.prefixes(session, list(locations.values()), containers)
     sources = replace(sources, prefixes=prefixes)
-    root = _root(group)
+    root = root_of(group)
     archive = ArchiveGroup.of(opened.repository, session, branch, root, dims)
     rows = archive.record.files.rows(list(locations.values())).tolist()
     known = {name: row for name, row in zip(names, rows, strict=True) if row >= 0}
@@ -317,7 +317,7 @@ def virtualize(
     )
 
 
-def _root(group: str) -> str:
+def root_of(group: str) -> str:
     """Return the path of a group."""
     names = group.strip("/").split("/")
     if names != [""] and not {"", ".", ".."}.isdisjoint(names):
@@ -380,7 +380,7 @@ def remove_files(
     """
     opened = Opened.of(target, storage_options, None, authorize_virtual_chunk_access)
     session = opened.session(branch)
-    root = _root(group)
+    root = root_of(group)
     dims = tuple(ArchiveGroup.dimensions(session, root))
     archive = ArchiveGroup.of(opened.repository, session, branch, root, dims)
     if session is None or not archive.templates:

@@ -122,6 +122,18 @@ def test_killed_anywhere(files: list[Path], before: int) -> None:
         nth += 17
 
 
+def test_misspelt_arguments_begin_nothing(tmp_path: Path, files: list[Path]) -> None:
+    """An empty repository would be in the way of `virtualize`, which makes its containers."""
+    for urls, arguments, words in (
+        ([tmp_path / "none.nc"], {}, "none of 1 files could be read:\n.*there is no such file"),
+        (files, {"group": "a//b"}, "'a//b' is not the path of a group"),
+        (files, {"on_mismatch": "skp"}, "on_mismatch is 'skp'"),
+    ):
+        with pytest.raises(InvalidInputError, match=words):
+            ingest(urls, tmp_path / "nothing", progress=False, **arguments)
+        assert not (tmp_path / "nothing").exists()
+
+
 def test_what_does_not_fit_is_refused_by_name(tmp_path: Path, files: list[Path]) -> None:
     storage = MemoryStorage()
     ingest(files[1:3], storage)

@@ -188,6 +188,11 @@ def test_ops_and_inspect(folder: Path, repo: Repository) -> None:
     assert "commit" in run("ops", folder).stdout.lower()
     tip = repo.lookup_branch("main")
     assert json.loads(run("inspect", folder, "snapshot", tip).stdout)["id"] == tip
+    assert json.loads(run("inspect", folder, "snapshot", "main").stdout)["id"] == tip
+    assert data("inspect", folder, "transactions", "main~1") == data(
+        "inspect", folder, "transactions", repo.resolve("v1")
+    )
+    assert "did you mean 'main'" in run("inspect", folder, "snapshot", "mian", code=1).output
     assert json.loads(run("inspect", folder, "repo").stdout)
     assert "its id is missing" in run("inspect", folder, "manifest", code=2).output
 
