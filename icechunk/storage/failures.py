@@ -38,6 +38,8 @@ _REFUSED: Final = re.compile(r"status code: 40[13]\b")
 _FOR_GOOD: Final = re.compile(r"status code: (?:4(?!08|09|25|29)\d\d|501)\b")
 #: What services answer if a request is for another region, among other things.
 _ELSEWHERE: Final = re.compile(r"redirect without LOCATION|status code: 400\b")
+#: Where machines of Amazon have credentials.
+_OF_A_MACHINE: Final = re.compile(r"/latest/(?:api/token|meta-data/iam)")
 _MAX_REASON: Final = 500
 
 
@@ -106,6 +108,11 @@ def translate(error: BaseException, operation: str, key: str, place: Place) -> I
     if _ELSEWHERE.search(text) and (region := place.other_region()) is not None:
         return refused(
             f"cannot {operation} {where}: the bucket is in another region: pass region={region!r}"
+        )
+    if _OF_A_MACHINE.search(text):
+        text += (
+            "; no other credentials were found, so the metadata service of the machine was asked: "
+            "pass access_key_id=... and secret_access_key=..., or anonymous=True for public data"
         )
     message = f"cannot {operation} {where}: {text}"
     return refused(message) if _FOR_GOOD.search(text) else StorageError(message)

@@ -326,6 +326,12 @@ def test_metadata_of_a_machine(
     assert "/latest/api/token" in aws.asked
 
 
+def test_metadata_service_that_is_not_there(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(StorageError, match=r"no other credentials were found.*anonymous=True"):
+        Repository.open("s3://bucket/p")
+
+
 def test_region_and_endpoint_of_a_profile(home: Path, object_server: ObjectServer) -> None:
     by_process(home)
     config = home / ".aws/config"
