@@ -182,9 +182,12 @@ def _coordinates(names: Sequence[str], keys: ChunkKeys) -> npt.NDArray[np.uint32
     if not names:
         return np.empty((0, ndim), np.uint32)
     if not ndim:
-        for name in names:
-            if name != keys.scalar:
+        for count, name in enumerate(names):
+            # kerchunk calls it "" where it makes references of GRIB that hold no values
+            if name != keys.scalar and (name or keys.prefix):
                 refuse(keys.key(name), f"the only chunk of a scalar array is {keys.scalar!r}")
+            if count:
+                refuse(keys.key(name), "a scalar array has one chunk, and this is a second one")
         return np.zeros((len(names), 0), np.uint32)
     start = len(keys.prefix)
     numbers = [name[start:] for name in names] if start else names

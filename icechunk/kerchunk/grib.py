@@ -185,6 +185,7 @@ def grid_points(handle: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.fl
         table = eccodes.codes_get_array(copy, "latLonValues", float).reshape(-1, 3)
     finally:
         eccodes.codes_release(copy)
+    _check_latitudes(handle, table[:, 0])
     if len(table) == count and not (np.diff(table[:, 2]) < 0).any():
         return table[:, 0].copy(), table[:, 1].copy()
     lines = grid_lines(handle)
@@ -236,6 +237,33 @@ def _check_grid(handle: Any, count: int) -> None:
     part = kind != "reduced_ll" and points > count and lengths.all()
     if points != count and not part:
         raise InvalidInputError(f"the rows of its grid have {points} points, and it has {count}")
+
+
+def _check_latitudes(handle: Any, latitudes: npt.NDArray[np.float64]) -> None:
+    """Check latitudes that ecCodes has computed.
+
+    It goes along a reduced Gaussian grid eastwards and southwards, wherever the first point
+    is, and beyond the last parallel.
+
+    Raises
+    ------
+    InvalidInputError
+        If some are none, or those of a Gaussian grid are not its parallels, from the first on.
+    """
+    import eccodes
+
+    kind = eccodes.codes_get(handle, "gridType", str)
+    right = bool((np.abs(latitudes) <= 90.001).all())
+    if right and len(latitudes) and kind in ("regular_gg", "reduced_gg"):
+        number = eccodes.codes_get_long(handle, "N")
+        parallels = np.sort(list(eccodes.codes_get_gaussian_latitudes(number)))
+        found = np.unique(latitudes)
+        near = np.searchsorted(parallels, found).clip(1, len(parallels) - 1)
+        apart = np.minimum(abs(parallels[near - 1] - found), abs(parallels[near] - found))
+        first = eccodes.codes_get_double(handle, "latitudeOfFirstGridPointInDegrees")
+        right = bool((apart < 1e-6).all() and abs(latitudes[0] - first) <= 45 / number)
+    if not right:
+        raise InvalidInputError(f"ecCodes computes latitudes that are none of its grid {kind!r}")
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,43 @@ def test_every_kind_of_grid(tmp_path: Path, sample: str, edition: int) -> None:
     check_cfgrib(path)
 
 
+@pytest.mark.parametrize("edition", [1, 2])
+@pytest.mark.parametrize("backwards", [0, 1])
+@pytest.mark.parametrize("upwards", [0, 1])
+@pytest.mark.parametrize("kind", ["regular_gg_sfc", "reduced_gg_pl_32"])
+def test_gaussian_grids_the_other_way(
+    tmp_path: Path, kind: str, upwards: int, backwards: int, edition: int
+) -> None:
+    """ecCodes goes along reduced ones eastwards and southwards, and beyond the last parallel."""
+    path = tmp_path / "file"
+    handle = handle_of(f"{kind}_grib{edition}", small=False)
+    flags = {
+        "latitude": ("jScansPositively", upwards),
+        "longitude": ("iScansNegatively", backwards),
+    }
+    for axis, (key, value) in flags.items():
+        eccodes.codes_set(handle, key, value)
+        ends = [f"{axis}Of{end}GridPointInDegrees" for end in ("First", "Last")]
+        swapped = [eccodes.codes_get(handle, end) for end in ends][:: -1 if value else 1]
+        for end, degrees in zip(ends, swapped, strict=True):
+            eccodes.codes_set(handle, end, degrees)
+    count = eccodes.codes_get_size(handle, "values")
+    eccodes.codes_set_values(handle, np.arange(float(count)))
+    path.write_bytes(eccodes.codes_get_message(handle))
+    (truth,) = truths(path)
+    parallels = list(eccodes.codes_get_gaussian_latitudes(32))
+    with open_grib(path, LOCATION) as (dataset,):
+        refused = dataset.variables["latitude"].refused
+        if refused:
+            assert kind.startswith("reduced") and (upwards or backwards)
+            assert "none of its grid" in refused
+        else:
+            check_field(dataset, path, field_name(dataset), truth)
+            found = np.unique(read_values(dataset.variables["latitude"]))
+            assert np.allclose(found, sorted(parallels))
+            assert not (kind.startswith("reduced") and upwards)
+
+
 PLANE = {"LaDInDegrees": 50, "LoVInDegrees": 10, "DxInMetres": 9000, "DyInMetres": 7000}
 PROJECTED = {
     "lambert": {**PLANE, "Latin1InDegrees": 40, "Latin2InDegrees": 60},

@@ -526,6 +526,21 @@ def test_a_name_that_zarr_takes(key: str, reason: str, tmp_path: Path) -> None:
         import_references(refs, session)
 
 
+def test_the_chunk_of_a_scalar(tmp_path: Path) -> None:
+    """kerchunk calls it "" where it makes references of GRIB that hold no values."""
+    document = {"zarr_format": 2, "shape": [], "chunks": [], "dtype": "<i8", "fill_value": 0}
+    chunk = "base64:" + base64.b64encode(np.int64(7).tobytes()).decode()
+    for names in ([""], ["0"], ["", "0"], ["1"]):
+        refs = {"a/.zarray": json.dumps(document), **{f"a/{name}": chunk for name in names}}
+        session = repository(tmp_path, storage=MemoryStorage()).writable_session("main")
+        if len(names) > 1 or names == ["1"]:
+            with pytest.raises(InvalidInputError, match=r"of a scalar array|has one chunk"):
+                import_references(refs, session)
+        else:
+            import_references(refs, session)
+            assert values(session, "a") == 7
+
+
 def test_region(tmp_path: Path) -> None:
     repo = repository(tmp_path)
     session = repo.writable_session("main")
