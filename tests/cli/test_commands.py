@@ -446,6 +446,9 @@ def test_repair(folder: Path, repo: Repository) -> None:
     assert "would be dropped" in run("repair", folder, "-b", "main", "--dry-run").output
     run("repair", folder, "-b", "main", "--drop-unreadable", "--yes")
     assert Repository.open(folder).lookup_branch("main") != tip
+    # what is left can be decoded
+    assert "nothing to repair" in run("repair", folder, "-b", "main", "--deep").output
+    assert "deep needs a branch" in run("repair", folder, "--deep", code=1).output
 
 
 def completions(line: str) -> list[str]:
