@@ -1,6 +1,7 @@
 """One table of both clients, and of zarr's own stores as the floor.
 
-``python table.py [--json FILE] [--scale 0.3] [--rounds 2] [--places folder,s3,slow] [NAME ...]``
+``python table.py [--json FILE] [--markdown] [--scale 0.3] [--rounds 2] [--places folder,s3,slow]
+[NAME ...]``
 
 Each round runs every workload once under each client, in turn, in a process of its own. Nothing
 is asserted about speed: machines differ, and this is for people to read. The official client
@@ -24,6 +25,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+
+import page
 
 HERE = Path(__file__).parent
 WORKLOADS = HERE / "workloads.py"
@@ -197,6 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--json", type=Path, help="where to store the rows")
+    parser.add_argument("--markdown", action="store_true", help="write the page of the docs anew")
     parser.add_argument("--scale", type=float, default=0.3)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--places", default="folder,s3,slow")
@@ -207,6 +211,7 @@ def main() -> None:
     chosen = [known[name] for name in options.names] or list(DEFAULT)
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     every: dict[str, Any] = {"machine": machine, "scale": options.scale, "rows": []}
+    every["load"] = [round(os.getloadavg()[0], 1)]
     heads = f"{'ours':>21} {'official':>21} {'zarr':>21} {'ratio':>7} {'floor':>7}"
     print(f"{'workload':32} {'step':36} {heads}", flush=True)
     begin = time.monotonic()
@@ -222,7 +227,13 @@ def main() -> None:
                 print("\n".join(map(line, found)), flush=True)
                 if options.json:
                     options.json.write_text(json.dumps(every, indent=1))
-    print(f"took {(time.monotonic() - begin) / 60:.1f} minutes")
+    every["minutes"] = round((time.monotonic() - begin) / 60, 1)
+    every["load"].append(round(os.getloadavg()[0], 1))
+    print(f"took {every['minutes']} minutes")
+    if options.json:
+        options.json.write_text(json.dumps(every, indent=1))
+    if options.markdown:
+        page.write(every)
 
 
 if __name__ == "__main__":
