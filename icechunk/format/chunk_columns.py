@@ -21,7 +21,7 @@ from icechunk.format.encoding import spans
 from icechunk.format.encoding.string_heap import StringHeap
 from icechunk.format.ids import OBJECT_ID_SIZE
 
-__all__ = ["ChunkColumns", "checked", "coordinates", "different", "join", "select"]
+__all__ = ["ChunkColumns", "checked", "coordinates", "different", "join", "range_ends", "select"]
 
 Bools = npt.NDArray[np.bool_]
 Coords = npt.NDArray[np.uint32]
@@ -30,6 +30,17 @@ Rows = npt.NDArray[np.int64]
 Places = npt.NDArray[np.integer]
 
 _HEAPS: Final = ("locations", "etags", "inline_data")
+#: No object is larger.
+_LAST: Final = np.uint64((1 << 63) - 1)
+
+
+def range_ends(
+    offset: npt.NDArray[np.unsignedinteger], length: npt.NDArray[np.unsignedinteger]
+) -> npt.NDArray[np.int64]:
+    """Return where byte ranges end; in an object that nobody has, if a sum is too large."""
+    start = np.minimum(offset, _LAST)
+    ends: npt.NDArray[np.uint64] = start + np.minimum(length, _LAST - start)
+    return ends.astype(np.int64)
 
 
 class ChunkColumns:
@@ -106,6 +117,11 @@ class ChunkColumns:
         self.etags = etags if with_etag else None
         self.last_modified = _frozen(last_modified) if with_time else None
         self.inline_data = _frozen(inline_data) if inline else None
+
+    @property
+    def ends(self) -> npt.NDArray[np.int64]:
+        """Where the byte range of each ends, see `range_ends`."""
+        return range_ends(self.offset, self.length)
 
     def __len__(self) -> int:
         return len(self.kind)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from icechunk.errors import FormatError, InternalError, InvalidInputError
 from icechunk.format import location_compression as locations
+from icechunk.format.chunk_columns import range_ends
 from icechunk.format.chunk_refs import ChunkRefs, RefKind
 from icechunk.format.encoding import spans
 from icechunk.format.encoding.envelope import BytesLike, FileType, unwrap, wrap
@@ -297,7 +298,12 @@ def decode_native_chunks(data: BytesLike, name: str) -> NativeChunks:
     nodes, _ = arrays.take(slice(1)).struct(0, NODE_ID_SIZE, "node_id")
     offset, length = refs.scalar(2, "<u8", field="offset"), refs.scalar(3, "<u8", field="length")
     ids, _ = refs.struct(4, OBJECT_ID_SIZE, "chunk_id")
-    return NativeChunks(manifest_id, (nodes.tobytes(), first.tobytes()), ids, offset + length)
+    return NativeChunks(
+        manifest_id,
+        (nodes.tobytes(), first.tobytes()),
+        ids,
+        range_ends(offset, length).astype(np.uint64),
+    )
 
 
 def _native_refs(data: BytesLike, name: str) -> tuple[bytes, Tables, Tables]:

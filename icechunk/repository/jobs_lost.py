@@ -102,7 +102,7 @@ def _written(part: Part, job: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[A
         if refs.chunk_id is not None:
             native = refs.kind == RefKind.NATIVE
             ids.append(refs.chunk_id[native])
-            ends.append((refs.offset[native] + refs.length[native]).astype(np.uint64))
+            ends.append(refs.ends[native].astype(np.uint64))
     return np.concatenate(ids), np.concatenate(ends)
 
 

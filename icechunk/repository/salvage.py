@@ -231,7 +231,7 @@ class Salvage:
             self._listing = Listing(self._assets.storage.list(layout.CHUNKS), layout.CHUNKS)
         rows = np.flatnonzero(refs.kind == RefKind.NATIVE)
         place = self._listing.find(np.ascontiguousarray(refs.chunk_id[rows]))
-        needed = (refs.offset[rows] + refs.length[rows]).astype(np.int64)
+        needed = refs.ends[rows]
         size = self._listing.size[place] if len(self._listing.size) else np.zeros(len(rows))
         bad[rows] = (place < 0) | (size < needed)
         return bad

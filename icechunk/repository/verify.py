@@ -415,11 +415,9 @@ class Verifier:
         ids = np.ascontiguousarray(refs.chunk_id[rows])
         listing = self._listings[layout.CHUNKS]
         place = listing.find(ids)
-        needed = refs.offset[rows] + refs.length[rows]
+        needed = refs.ends[rows]
         gone = place < 0
-        short = (
-            ~gone & (listing.size[place] < needed.astype(np.int64)) if len(listing.size) else gone
-        )
+        short = ~gone & (listing.size[place] < needed) if len(listing.size) else gone
         for bad, problem in ((gone, "missing"), (short & ~gone, "short")):
             self._bad_chunks(uses, refs, rows[bad], problem)
 
@@ -433,7 +431,7 @@ class Verifier:
             grouped[refs.chunk_id[row].tobytes()].append(row)
         users = [id for use in uses for id in use.snapshots]
         for id, mine in grouped.items():
-            needed = int(refs.offset[mine[0]] + refs.length[mine[0]])
+            needed = int(refs.offset[mine[0]]) + int(refs.length[mine[0]])
             told = (
                 "there is no such object"
                 if problem == "missing"
@@ -462,7 +460,7 @@ class Verifier:
     def _note_sources(self, uses: Sequence[_Use], refs: ChunkRefs) -> None:
         if self._virtual is None or refs.location is None or refs.locations is None:
             return
-        ends = (refs.offset + refs.length).astype(np.int64)
+        ends = refs.ends
         rows = np.flatnonzero(refs.kind == RefKind.VIRTUAL)
         users = [id for use in uses for id in use.snapshots]
         etag = refs.etag if refs.etag is not None else np.full(len(refs), -1, np.int32)
