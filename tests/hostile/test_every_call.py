@@ -31,6 +31,7 @@ import icechunk as ic
 from icechunk import Repository, RepositoryConfig, StorageRetriesSettings, StorageSettings
 from icechunk.cli.app import main
 from icechunk.config.virtual_chunks import VirtualChunkContainer
+from icechunk.storage import places
 from icechunk.virtual import outside
 from tests.servers import object_server
 
@@ -70,7 +71,7 @@ OPTIONS = [
     {"client_kwargs": {"headers": {"X-Auth": SECRET}, "nobody_knows": SECRET}},
     {"proxy_url": f"http://me:{SECRET}@{PLACE}"},
 ]
-URLS = [SIGNED, f"s3://AKIA:{SECRET}@bucket/p", f"https://h/d?X-Amz-Signature={SECRET}"]
+URLS = [SIGNED, f"s3://AKIA:{SECRET}@bucket/p", f"https://{PLACE}/d?X-Amz-Signature={SECRET}"]
 NAMES = [f"AKIA:{SECRET}@bucket", f"bucket?sig={SECRET}"]
 TOKENS = [SECRET, f"{SECRET}\n", f"{SECRET}☃"]
 #: What may hold a secret, and how.
@@ -122,7 +123,7 @@ compression compression_level compute concat_dims concurrency conditions conflic
 conflicted_chunks connect_timeout_ms context coordinates counts create_version d dask_options
 data deep default default_enabled definition delete_errors delete_expired_branches
 delete_expired_tags delete_object_older_than delete_unused_v1_files deleted_arrays
-deleted_groups dictionary_max_size_bytes dictionary_max_training_samples done drop_attributes
+deleted_groups dimension_names dictionary_max_size_bytes dictionary_max_training_samples done drop_attributes
 drop_unreadable drop_variables dry_run empty enabled encoding engine entry error etag
 etag_checksum every executor exist_ok expand_dims expires_after fail_on_delete_of_updated_array
 fail_on_delete_of_updated_group failed fair file files filter_by_keys follow_redirects
@@ -331,6 +332,8 @@ def searched(
 ) -> Iterator[None]:
     """Search what is printed, logged and warned."""
     monkeypatch.setattr(outside, "_SINGLE", QUICK)
+    # also where a call has no settings
+    monkeypatch.setattr(places, "retry_options", lambda *args, **kwargs: {"max_retries": 0})
     monkeypatch.setattr("icechunk.storage.guarded_http.time.sleep", lambda seconds: None)
     monkeypatch.chdir(tmp_path)
     caplog.set_level(logging.DEBUG)
@@ -517,7 +520,8 @@ def commands(command: click.Command, words: tuple[str, ...] = ()) -> Iterator[An
 COMMANDS = {" ".join(words): command for words, command in commands(main)}
 #: Arguments and options of commands that may hold a secret.
 PLACES = frozenset(("repo", "target", "urls", "references"))
-ASSIGNMENTS = frozenset(("options", "to_options"))
+ASSIGNMENTS = frozenset(("options", "to_options", "remote_options"))
+PREFIXES = frozenset(("authorize_virtual_chunk_access",))
 _WORDS = """
 adopt append_dim at base branch chunk_grid chunks commit commit_every concat_dims
 drop_attributes engine expand_dims from_ group message name object_id path ref region
@@ -545,7 +549,7 @@ def test_nothing_new_among_commands() -> None:
         for parameter in command.params
         if not getattr(parameter, "is_flag", False)
     }
-    assert not named - PLACES - ASSIGNMENTS - WORDS.keys(), "may these hold a secret?"
+    assert not named - PLACES - ASSIGNMENTS - PREFIXES - WORDS.keys(), "may these hold a secret?"
 
 
 def words_of(command: click.Command, place: str, assignment: str | None) -> list[str]:
@@ -555,6 +559,8 @@ def words_of(command: click.Command, place: str, assignment: str | None) -> list
         name = parameter.name or ""
         if name in ASSIGNMENTS and assignment is not None:
             words += [parameter.opts[0], assignment]
+        elif name in PREFIXES:
+            words += [parameter.opts[0], place]
         elif isinstance(parameter, click.Argument) and (parameter.required or name in PLACES):
             after.append(place if name in PLACES else WORDS[name])
         elif parameter.required:
@@ -576,7 +582,7 @@ def test_commands(name: str, tmp_path: Path) -> None:
         f"={SECRET}",
         json.dumps({"headers": {"X-Auth": SECRET}}),
     )
-    tries = [(place, None) for place in (*URLS, f"htps://me:{SECRET}@h/r")]
+    tries = [(place, None) for place in (*URLS, f"htps://me:{SECRET}@{PLACE}/r")]
     tries += [(place, word) for word in assignments for place in (plain, "s3://bucket/p")]
     for place, assignment in tries:
         words = [*name.split(), *words_of(command, place, assignment)]
