@@ -19,9 +19,11 @@ _SUFFIX: Final = re.compile(r"[?#]")
 _END: Final = re.compile(r"[/?#\\]")
 #: A host with or without a port, or the name of a bucket.
 #: What follows is punctuation of the text that the URL stands in.
-_HOST: Final = re.compile(r"(?:[^:@\[\]]*|\[[0-9A-Fa-f:.%a-z]*\])(?::[0-9]*)?[:;,.'\")}>\]]*")
+#: Nothing is given back: what strangers write may be long.
+_HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.%a-z]*+\]|[^:@\[\]]*+)(?::[0-9]*+)?+[:;,.'\")}>\]]*+")
 #: Up to the next blank: a password may hold any other character.
-_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
+#: More of the scheme needs no look: it is shown as it is.
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,40}://\S+")
 #: Parts of the names of options, headers and parameters whose values are secrets.
 _SECRET: Final = re.compile(
     r"key(?!word)|token|secret|passw|pwd|auth(?!or\b|ors\b)|credential|cookie|signature|session"

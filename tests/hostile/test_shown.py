@@ -22,6 +22,7 @@ import zarr
 from click.testing import CliRunner
 
 from icechunk import Repository, RepositoryConfig, VirtualChunkContainer, http_store
+from icechunk.base.public_url import public_url, url_credentials
 from icechunk.base.visible import as_json, in_a_line, visible
 from icechunk.cli.app import COMMANDS, main
 from icechunk.errors import IcechunkError
@@ -252,3 +253,27 @@ def test_what_is_left_as_it_is() -> None:
         assert json.loads(as_json(json.dumps(text, ensure_ascii=False))) == text
     # halves of characters cannot be written
     assert visible("\udc80\ud83d").encode() == rb"\udc80\ud83d"
+
+
+LONG: dict[str, str] = {
+    "letters": "b",
+    "dots": "a.",
+    "schemes": "a://",
+    "URLs": "a://b ",
+    "colons": "a:",
+    "ends": "?#/&",
+    "brackets": "[]",
+    "controls": "\x1b",
+    "directions": "\u202e",
+    "lines": "\n",
+}
+
+
+@pytest.mark.parametrize("unit", LONG)
+@pytest.mark.parametrize("around", ["{}", "http://{}", "http://{}@h/", "http://h{}@", "http://[{}"])
+def test_long_names(unit: str, around: str) -> None:
+    """Making them fit to be shown takes as long as they are, and not the square of that."""
+    text = around.format(LONG[unit] * (200_000 // len(LONG[unit])))
+    assert str(IcechunkError(text))
+    public_url(text)
+    url_credentials(text)
