@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -13,7 +15,7 @@ import xarray as xr
 
 from icechunk import InvalidInputError
 
-__all__ = ["Block", "check_fit", "check_places"]
+__all__ = ["Block", "check_fit", "check_places", "in_words"]
 
 #: What says how the numbers of a variable are stored.
 _STORED_BY: Final = ("dtype", "scale_factor", "add_offset", "_FillValue", "missing_value")
@@ -23,6 +25,43 @@ _AT_A_TIME: Final = 1 << 26
 _SLACK: Final = 1e-3
 _SHOWN: Final = 10
 _ELSEWHERE: Final = "copy these files into another group"
+#: How xarray says which variable it cannot decode, and which group is like no tree of its own.
+_UNDECODED: Final = re.compile(r"decoding variable '(.+)' with value")
+_UNALIGNED: Final = re.compile(r"group '(.+)' is not aligned with its parents")
+
+
+@contextmanager
+def in_words() -> Iterator[None]:
+    """Say why xarray cannot open what was scanned, and what to leave out.
+
+    Raises
+    ------
+    InvalidInputError
+        In the place of what xarray raises.
+    """
+    try:
+        yield
+    except InvalidInputError:
+        raise
+    except Exception as error:  # xarray raises many kinds
+        reason = str(error)
+        name = _UNDECODED.search("\n".join([reason, *getattr(error, "__notes__", [])]))
+        group = _UNALIGNED.search(reason)
+        if group is not None:
+            reason = (
+                f"a dimension of group {group[1]!r} has another length in a group around it, and "
+                "xarray has no tree of such groups: leave out the variables of one of them with "
+                "drop_variables=, by their paths, and call this for those with variables= and "
+                "another group="
+            )
+        elif name is not None:
+            key = "units" if "time units" in reason else "scale_factor"
+            reason = (
+                f"variable {name[1]!r} cannot be decoded: {reason.splitlines()[0]} Copy its "
+                f"numbers as they are with drop_attributes=[{f'{name[1]}:{key}'!r}], or leave it "
+                f"out with drop_variables=[{name[1]!r}]"
+            )
+        raise InvalidInputError(f"xarray cannot open these files: {reason}") from error
 
 
 class Block(NamedTuple):

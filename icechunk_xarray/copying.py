@@ -38,7 +38,7 @@ from icechunk_dask.one_call import alone
 from icechunk_dask.progress import ProgressOption
 from icechunk_xarray.copied import encodings_of, note_files, without_references
 from icechunk_xarray.copy_begun import begun_copies
-from icechunk_xarray.copy_checks import Block, check_fit, check_places
+from icechunk_xarray.copy_checks import Block, check_fit, check_places, in_words
 from icechunk_xarray.inserting import order_of, put_in_order
 from icechunk_xarray.opened_files import OpenedFiles, Opening, refuse_with_engine, reopened
 from icechunk_xarray.writer import to_icechunk
@@ -341,8 +341,10 @@ class _Copying:
             below = staged.tree.within(f"/{name}")
             appends = self._appends(session, has_groups=any(not n.is_array for n in below[1:]))
             inserts = False
+            reading = self._reading(todo).readonly_session(name)
+            # what cannot be opened is not begun
+            _opened(reading, name, None)
             if appends:
-                reading = self._reading(todo).readonly_session(name)
                 stored, given = _open(session, self.root), _open(reading, name)
                 check_fit(stored, given, self.dim, self.root)
                 check_places(stored, given, self.dim, self.root, _blocks_of(source, self.dim))
@@ -585,7 +587,8 @@ def _open(session: Session, group: str) -> xr.Dataset:
 
 
 def _opened(session: Session, group: str, chunks: Any) -> xr.DataTree:
-    tree = xr.open_datatree(session, engine="icechunk", group=group, chunks=chunks)  # type: ignore[arg-type]
+    with in_words():
+        tree = xr.open_datatree(session, engine="icechunk", group=group, chunks=chunks)  # type: ignore[arg-type]
     tree.name = None
     return tree
 

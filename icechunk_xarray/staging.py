@@ -65,6 +65,8 @@ class _Group(ZarrStore):
           encodes no values by both.
         - Chunks of several lengths have one, because xarray writes to no others. Chunks that
           exist stay as they are, whatever it takes them for.
+        - Times of other calendars are decoded to learn of which type they are. xarray fails at
+          those that are all missing, as in an array that was just made: it gets others.
         """
         variable: xr.Variable = super().open_store_variable(name)  # type: ignore[no-untyped-call]
         for key in ("chunks", "shards"):
@@ -76,6 +78,9 @@ class _Group(ZarrStore):
             del attrs["_FillValue"]
         if "units" not in attrs and variable.dtype.kind in "iuf":
             attrs.update(self._units_of_bounded().get(name, {}))
+        if _has_no_moment(variable):
+            some = np.broadcast_to(variable.dtype.type(0), variable.shape)
+            return xr.Variable(variable.dims, some, attrs, variable.encoding)
         return variable
 
     def _units_of_bounded(self) -> dict[str, Mapping[str, Any]]:
@@ -88,6 +93,26 @@ class _Group(ZarrStore):
                     units = {key: attrs[key] for key in ("units", "calendar") if key in attrs}
                     self._bounded[str(attrs["bounds"])] = units
         return self._bounded
+
+
+def _has_no_moment(variable: xr.Variable) -> bool:
+    """Whether the first and the last value are times of cftime, and missing."""
+    if " since " not in str(variable.attrs.get("units", "")) or not variable.size:
+        return False
+
+    def decoded(values: Any) -> Any:
+        one = xr.Variable(("end",), values, dict(variable.attrs))
+        try:
+            return xr.conventions.decode_cf_variable("end", one).values
+        except ValueError:
+            return None
+
+    origin = decoded(np.zeros(1, variable.dtype))
+    # those of NumPy may be missing, and are not looked at
+    if origin is None or origin.dtype.kind != "O":
+        return False
+    ends = [variable[(end,) * variable.ndim].values for end in (0, -1)]
+    return decoded(np.array(ends)) is None
 
 
 def _is_nan(value: Any) -> bool:

@@ -71,6 +71,18 @@ def stamped(dataset: xr.Dataset, name: str = "v", **encoding: Any) -> xr.Dataset
     return dataset
 
 
+def of_a_model(ds: xr.Dataset, i: int) -> xr.Dataset:
+    """Return the same of another calendar, with bounds that have a fill value, and none."""
+    ds = ds.convert_calendar("noleap", use_cftime=True)
+    times = ds["time"].values
+    ds["b"] = ("time", "n"), np.stack([times, times], 1)
+    ds["m"] = "time", times
+    ds["time"].attrs["bounds"] = "b"
+    ds["time"].encoding = {"units": "days since 0001-01-01", "calendar": "noleap", "dtype": "f8"}
+    ds["m"].encoding = {**ds["time"].encoding, "_FillValue": 1e36}
+    return stamped(ds, "b", dtype="f8", _FillValue=np.nan)
+
+
 TIMES = part(0)["time"].values
 TEXTS = np.array(["a", "bb", "ü"], object)
 TAKEN: dict[str, Change] = {
@@ -85,6 +97,7 @@ TAKEN: dict[str, Change] = {
                                       _Unsigned="true", _FillValue=-2),
     "missing values marked once more": lambda ds, i: stamped(ds.where(ds.v != 2),
                                                              missing_value=-9.0),
+    "times of a model": of_a_model,
     "durations": lambda ds, i: ds.assign(d=("time", TIMES - TIMES[0])),
     "texts": lambda ds, i: ds.assign(s=("time", TEXTS)),
     "times of another unit": lambda ds, i: stamped(ds, "time", dtype="i8",
@@ -116,12 +129,13 @@ def test_files_that_are_taken(tmp_path: Path, case: str, engine: str | None) -> 
     xr.testing.assert_identical(got, wanted)
 
 
-def test_two_marks_of_missing_values(tmp_path: Path) -> None:
-    files = write(tmp_path, lambda ds, i: ds, 3)
+@pytest.mark.parametrize("marks", [{"missing_value": 6.0, "_FillValue": 5.0},
+                                   {"missing_value": [6.0, 5.0]}])  # fmt: skip
+def test_two_marks_of_missing_values(tmp_path: Path, marks: dict[str, Any]) -> None:
+    files = write(tmp_path, lambda ds, i: ds, 3, v={"_FillValue": None})
     for file in files:
         with h5py.File(file, "a") as opened:
-            opened["v"].attrs["missing_value"] = 6.0
-            opened["v"].attrs["_FillValue"] = 5.0
+            opened["v"].attrs.update(marks)
     storage = MemoryStorage()
     with pytest.warns(xr.SerializationWarning):
         ingest(files[:2], storage, **QUIET)
@@ -399,3 +413,27 @@ def test_other_messages_of_a_file_that_is_there(tmp_path: Path) -> None:
         got = found(storage, f"g{number}")
         (name,) = (n for n in got.data_vars if "GRIB_paramId" in got[n].attrs)
         np.testing.assert_allclose(got[name].values[0], values + 100 * number, atol=1e-3)
+
+
+def test_what_xarray_cannot_open(tmp_path: Path) -> None:
+    """It is refused by name, and what the error advises works."""
+    months = part(0).assign_coords(time=np.arange(3))
+    months["time"].attrs["units"] = "months since 2000-01-01"
+    path = tmp_path / "months.nc"
+    months.to_netcdf(path, engine="h5netcdf")
+    storage = MemoryStorage()
+    with pytest.raises(InvalidInputError, match=r"'time' cannot be decoded: .*'time:units'"):
+        ingest([path], storage, **QUIET)
+    ingest([path], storage, drop_attributes=["time:units"], **QUIET)
+    np.testing.assert_array_equal(found(storage)["time"], months["time"])
+    # a dimension of another length in a group
+    path, storage = tmp_path / "groups.nc", MemoryStorage()
+    part(0).to_netcdf(path, engine="h5netcdf")
+    part(0, 5).to_netcdf(path, engine="h5netcdf", group="inner", mode="a")
+    with pytest.raises(InvalidInputError, match=r"group '/inner' .*drop_variables=.* group="):
+        ingest([path], storage, group="whole", **QUIET)
+    inner = [f"inner/{name}" for name in ("v", "time", "x")]
+    ingest([path], storage, group="outer", drop_variables=inner, **QUIET)
+    ingest([path], storage, group="other", variables=["inner/v"], **QUIET)
+    xr.testing.assert_identical(found(storage, "outer"), part(0))
+    xr.testing.assert_identical(found(storage, "other/inner"), part(0, 5))
