@@ -230,6 +230,7 @@ class Adding:
             sizes=writing.sizes(),
             chunks=writing.counts(found),
             order=writing.order(),
+            holes=writing.record.holes(),
             **opened.reading(writing.locations()),
         )
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from icechunk.kerchunk.decoding import decoding_form, equal
-from icechunk.kerchunk.metadata import Documented, normal_form
+from icechunk.kerchunk.metadata import MAPPING, Documented, normal_form
 from icechunk.repository.archive_tables import FIELD
 from icechunk_dask.archives.cutting import rows_of, with_chunks_of
 from icechunk_dask.archives.grids import Edges
@@ -29,6 +29,8 @@ __all__ = ["Comparison", "Mismatch", "Template", "recode"]
 
 #: What all chunks of an array have in common, by its name in ``zarr.json``.
 _LAYOUT: Final = ("data_type", "codecs", "fill_value", "chunk_grid")
+#: Attributes by which values stand for something. None of them is turned into another.
+_SAID: Final = ("_Encoding", "flag_masks", "flag_meanings", "flag_values", *MAPPING)
 _LAYOUT_ONLY: Final = ("its codecs is ", "its fill_value is ", "its chunk_grid is ")
 
 
@@ -44,9 +46,12 @@ class Mismatch:
     placed : bool
         Whether it is only about the place of the file.
     lone : bool
-        Whether it is about a variable that only some files have.
+        Whether archives may do without the variable: only some files have it, or it is no
+        coordinate and has other values.
     gridded : bool
         Whether a grid with chunks of several lengths might have a place for it.
+    attribute : str
+        Which one of the variable differs, if archives may do without it.
     short : str
         ``"own"`` if only the last chunk of the file has to be copied, ``"before"`` if it is
         the last one of what lies before the file; else empty.
@@ -61,6 +66,7 @@ class Mismatch:
     placed: bool = False
     lone: bool = False
     gridded: bool = False
+    attribute: str = ""
     short: str = ""
     scalar: bool = False
 
@@ -108,6 +114,10 @@ class Template(Documented):
         return decoding_form(self.document)
 
 
+#: See `_Compared`.
+_Problem = tuple[str, str, bool, bool, str]
+
+
 @dataclass(frozen=True)
 class _Compared:
     """How files of one kind differ from an archive, and what of each file is left to compare.
@@ -116,8 +126,9 @@ class _Compared:
     ----------
     schema : Schema
         Held here, so that no other one gets its identity.
-    problems : list of (str, str, bool, bool)
-        The variable, how it differs, whether that is curable, and whether it is the grid.
+    problems : list of (str, str, bool, bool, str)
+        The variable, how it differs, whether that is curable, whether it is the grid, and
+        which attribute it is, if archives may do without it.
     shared : list of str
         Variables whose values have to be those of the archive.
     recoded : list of str
@@ -127,7 +138,7 @@ class _Compared:
     """
 
     schema: Schema
-    problems: list[tuple[str, str, bool, bool]]
+    problems: list[_Problem]
     shared: list[str]
     recoded: list[str]
     joined: list[str]
@@ -156,16 +167,25 @@ class Comparison:
         compared = self._known.get(id(part.schema))
         if compared is None:
             compared = self._known[id(part.schema)] = self._compared(part.schema)
-        for name, problem, curable, gridded in compared.problems:
+        for name, problem, curable, gridded, attribute in compared.problems:
             lone = name not in self.templates or name not in part.schema.variables
-            yield Mismatch(part.url, name, problem, curable, lone=lone, gridded=gridded)
+            yield Mismatch(
+                part.url,
+                name,
+                problem,
+                curable,
+                lone=lone,
+                gridded=gridded,
+                attribute=attribute,
+            )
         digests = digests_of(part) if compared.shared else {}
         for name in compared.shared:
             own = digests.get(name)
             if own and self.templates[name].digest != own:
                 problem = f"has other values, and none of the dimensions {self.dims}"
                 scalar = not self.templates[name].dimensions
-                yield Mismatch(part.url, name, problem, False, scalar=scalar)
+                lone = name not in self._coordinates
+                yield Mismatch(part.url, name, problem, False, lone=lone, scalar=scalar)
         for name in compared.joined:
             template, variable = self.templates[name], part.schema.variables[name]
             rows, to = variable.chunks[0], template.chunks[0]
@@ -183,6 +203,16 @@ class Comparison:
                 recode(part.payload().values[name], variable, self.templates[name])
             except ValueError as exc:
                 yield Mismatch(part.url, name, str(exc), False)
+
+    @cached_property
+    def _coordinates(self) -> set[str]:
+        """Variables that say where values are: files in which they differ are of other places."""
+        found: set[str] = set()
+        for name, template in self.templates.items():
+            named = str(template.document["attributes"].get("coordinates", "")).split()
+            group = name.rpartition("/")[0]
+            found.update(f"{group}/{each}".strip("/") for each in (*template.dimensions, *named))
+        return found
 
     def _compared(self, schema: Schema) -> _Compared:
         problems = list(self._schema(schema))
@@ -205,15 +235,22 @@ class Comparison:
                 joined.append(name)
         return _Compared(schema, problems, shared, recoded, joined)
 
-    def _schema(self, schema: Schema) -> Iterator[tuple[str, str, bool, bool]]:
+    def _schema(self, schema: Schema) -> Iterator[_Problem]:
         """Yield how all files of one kind differ, as `_Compared` has it."""
         for name in [*self.templates, *(n for n in schema.variables if n not in self.templates)]:
             if name not in self.templates or name not in schema.variables:
                 where = "the others" if name in self.templates else "this file"
-                yield name, f"is in {where} only", False, False
+                yield name, f"is in {where} only", False, False, ""
                 continue
-            for problem, curable, gridded in self._differences(name, schema.variables[name]):
-                yield name, problem, curable, gridded
+            variable = schema.variables[name]
+            for problem, curable, gridded in self._differences(name, variable):
+                yield name, problem, curable, gridded, ""
+            for key in _SAID:
+                meant = self.templates[name].meaning.get(key)
+                means = variable.meaning.get(key)
+                if not equal(meant, means):
+                    problem = f"its attribute {key!r} is {means!r}, of the others {meant!r}"
+                    yield name, problem, False, False, key
 
     def _is_recoded(self, template: Template, variable: Variable) -> bool:
         """Whether the values of a variable are written in the way of the others."""
@@ -251,7 +288,10 @@ class Comparison:
         # what has none of them is stored once, from the first file, and its values are compared
         if combined:
             yield from self._layout(name, template, variable)
-        for key in sorted({*template.meaning, *variable.meaning}):
+        keys = {*template.meaning, *variable.meaning} - {*_SAID}
+        if _are_times_alike(template.meaning, variable.meaning):
+            keys -= {"units", "calendar"}
+        for key in sorted(keys):
             meant, means = template.meaning.get(key), variable.meaning.get(key)
             if not equal(meant, means):
                 curable = key not in ("units", "calendar") or _is_time(meant, means)
@@ -297,6 +337,25 @@ def _is_time(*units: Any) -> bool:
     return all(" since " in str(each) for each in units)
 
 
+def _are_times_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether numbers are the same times, in whatever words: ``gregorian`` is ``standard``."""
+    told = [
+        {key: each[key] for key in ("units", "calendar") if key in each} for each in (one, other)
+    ]
+    if told[0] == told[1] or not _is_time(*(each.get("units") for each in told)):
+        return False
+    try:
+        first, second = (
+            xr.conventions.decode_cf_variable(
+                "times", xr.Variable(("n",), np.array([0, 1], "i8"), each)
+            ).values.tolist()
+            for each in told
+        )
+        return bool(first == second)
+    except (TypeError, ValueError, KeyError, OverflowError):
+        return False
+
+
 def recode(values: Any, variable: Variable, template: Template) -> npt.NDArray[Any]:
     """Return values as an archive stores them.
 
@@ -320,8 +379,10 @@ def recode(values: Any, variable: Variable, template: Template) -> npt.NDArray[A
     for key in ("units", "calendar"):
         if not time and ours.get(key) != theirs.get(key):
             raise ValueError(f"its {key} {theirs.get(key)!r} cannot become {ours.get(key)!r}")
+    if not isinstance(data_type, str) and values.dtype.kind == "S" and equal(ours, theirs):
+        return _as_wide(values, int(data_type["configuration"]["length_bytes"]))
     if not isinstance(data_type, str) or values.dtype.kind not in "fciub":
-        raise ValueError(f"{values.dtype} cannot become {data_type!r}")
+        raise ValueError(f"{values.dtype} cannot become {_json(data_type)}")
     kept = ours if time else {k: v for k, v in ours.items() if k != "units"}
     attributes = theirs if time else {k: v for k, v in theirs.items() if k != "units"}
     with warnings.catch_warnings():
@@ -347,6 +408,20 @@ def recode(values: Any, variable: Variable, template: Template) -> npt.NDArray[A
             f"its values do not fit into {data_type} with {kept}, as those of the others are stored"
         )
     return stored
+
+
+def _as_wide(values: npt.NDArray[np.bytes_], width: int) -> npt.NDArray[np.bytes_]:
+    """Return bytes of another width.
+
+    Raises
+    ------
+    ValueError
+        If some of them are longer.
+    """
+    longest = int(np.strings.str_len(values).max(initial=0))
+    if longest > width:
+        raise ValueError(f"its texts have up to {longest} bytes, those of the others {width}")
+    return values.astype(f"S{width}")
 
 
 def _close(a: npt.NDArray[Any], b: npt.NDArray[Any], step: float) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import cftime
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import xarray as xr
 
 __all__ = ["Extent", "Extents", "ends", "extent_of"]
@@ -136,47 +137,53 @@ def extent_of(name: str, variable: xr.Variable) -> Extent | None:
     Raises
     ------
     ValueError
-        If values are missing.
+        If all values are missing. Those that are not say where it lies.
     """
-    kind, ordinals = _ordinals(name, variable)
-    if not len(ordinals):
+    kind, ordinals, known = _ordinals(name, variable)
+    if not known.size:
         return None
-    if ordinals.dtype.kind == "f" and np.isnan(ordinals).any():
-        raise ValueError(f"its coordinate {name!r} has missing values")
+    if not known.any():
+        raise ValueError(f"its coordinate {name!r} has no value that is not missing")
     listed = ordinals.tolist()
     low, high = min(listed), max(listed)
     falling = len(listed) > 1 and listed[-1] < listed[0]
-    hashed = hashlib.blake2b(repr(listed).encode(), digest_size=8)
+    told = listed if known.all() else [listed, known.tolist()]
+    hashed = hashlib.blake2b(repr(told).encode(), digest_size=8)
     return Extent(kind, low, high, falling, int.from_bytes(hashed.digest()[:4]))
 
 
-def _ordinals(name: str, variable: xr.Variable) -> tuple[str, npt.NDArray[Any]]:
+def _ordinals(
+    name: str, variable: xr.Variable
+) -> tuple[str, npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    """Return of which kind values are, those that are not missing, and which these are."""
     try:
         values = np.atleast_1d(np.asarray(xr.conventions.decode_cf_variable(name, variable).values))
     except (ValueError, KeyError, OverflowError, TypeError, AttributeError):
         # units of times that the conventions leave open, such as months of some calendar
-        values = np.atleast_1d(np.asarray(variable.values))
+        values = np.atleast_1d(np.asarray(variable.values)).ravel()
         units, calendar = variable.attrs.get("units"), variable.attrs.get("calendar", "standard")
-        return f"numbers in {units!r} of the calendar {calendar!r}", values.ravel()
-    values = values.ravel()
+        kind = f"numbers in {units!r} of the calendar {calendar!r}"
+        return kind, values, np.ones(len(values), np.bool_)
+    # cftime has no missing times: xarray makes the origin of them
+    numbers = xr.conventions.decode_cf_variable(name, variable, decode_times=False)
+    known = ~np.asarray(pd.isnull(np.ravel(numbers.values)), np.bool_)
+    known &= ~np.asarray(pd.isnull(values.ravel()), np.bool_)
+    values = values.ravel()[known]
     match values.dtype.kind:
         case "M":
-            if np.isnat(values).any():
-                raise ValueError(f"its coordinate {name!r} has missing values")
-            return _calendar("standard"), _finest(values)
+            return _calendar("standard"), _finest(values), known
         case "m":
-            if np.isnat(values).any():
-                raise ValueError(f"its coordinate {name!r} has missing values")
-            return "durations", _finest(values)
+            return "durations", _finest(values), known
         case "O" if len(values) and hasattr(values[0], "calendar"):
             calendar = values[0].calendar
-            return _calendar(calendar), np.asarray(cftime.date2num(values, _EPOCH, calendar))
+            moments = np.asarray(cftime.date2num(values, _EPOCH, calendar))
+            return _calendar(calendar), moments, known
         case "O" | "T" | "U" | "S":
             texts = [v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in values]
-            return "texts", np.asarray(texts, object)
+            return "texts", np.asarray(texts, object), known
         case "f":
-            return "numbers", values.astype("f8")
-    return "numbers", values
+            return "numbers", values.astype("f8"), known
+    return "numbers", values, known
 
 
 def _finest(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -200,7 +200,8 @@ class Fitting:
         if len(scanned) == 1 and not appended:
             what = "some messages of the file do not fit its others"
             ways = ["filter_by_keys to take messages that fit, and the others into another group"]
-        hard = {m.variable for m in wrong if not m.curable}
+        hard = {m.variable for m in wrong if not m.curable and not m.attribute}
+        told = sorted({f"{m.variable}:{m.attribute}" for m in wrong if m.attribute})
         rest = {m.variable for m in wrong} - hard
         # other coordinates are other places, whether they are left out or not; and an archive
         # keeps its variables
@@ -208,7 +209,7 @@ class Fitting:
         droppable = lone - (self._archive.templates.keys() if appended else set())
         materialize = "on_mismatch='materialize' to write the values of what differs"
         asked = self._on_mismatch in ("error", "layout")
-        if not hard and asked:
+        if not hard and not told and asked:
             ways.append(materialize)
         if not self._several and any(m.gridded for m in wrong):
             several = "chunk_grid='auto' to have chunks of several lengths"
@@ -218,9 +219,15 @@ class Fitting:
             # what is a moment follows from others
             names = sorted(hard - {"valid_time"}) or sorted(hard)
             ways.append(f"expand_dims={[*self._dims, *names]!r} to have a dimension of each")
-        if hard and hard <= droppable:
-            more = f", with {materialize}" if rest and asked else ""
-            ways.append(f"drop_variables={sorted(hard)!r} to do without these variables{more}")
+        if (hard or told) and hard <= droppable and not (told and appended):
+            without = []
+            if hard:
+                without.append(f"drop_variables={sorted(hard)!r} to do without these variables")
+            if told:
+                without.append(f"drop_attributes={told!r} to do without what these say")
+            if rest - {m.variable for m in wrong if m.attribute} and asked:
+                without.append(materialize)
+            ways.append(", with ".join(without))
         return InvalidInputError(
             f"{what}; nothing is written:\n{lines}\nPass {', or '.join(ways)}."
         )
@@ -234,7 +241,8 @@ class Fitting:
                 f"{scalars[0]!r} is a scalar of it: pass expand_dims={scalars!r} to make a "
                 "dimension of it"
                 if scalars
-                else "say along which of its dimensions to combine files with concat_dims"
+                else "say along which of its dimensions to combine files with concat_dims, or make "
+                f"each file a step of a new one with expand_dims={list(self._dims)!r}"
                 + near(self._dims[0], _dimensions(parts[0]))
             )
             raise InvalidInputError(

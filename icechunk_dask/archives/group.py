@@ -19,12 +19,12 @@ from icechunk.base.rectilinear import rectilinear_chunks
 from icechunk.errors import IcechunkError
 from icechunk.repository.archive_tables import FIELD
 from icechunk_dask.archives.combine import Template
+from icechunk_dask.archives.conventions import meanings
 from icechunk_dask.archives.extents import Extent, Extents, extent_of
 from icechunk_dask.archives.grids import as_regular, check_known
 from icechunk_dask.archives.native import digest
 from icechunk_dask.archives.parts import Axis, group_of
 from icechunk_dask.archives.record import Blocks, Files, Record
-from icechunk_dask.archives.scan import meanings
 from icechunk_dask.archives.sources import UNKNOWN, location_of
 
 __all__ = ["ArchiveGroup"]

@@ -19,7 +19,7 @@ __all__ = [
     "MASKS_BYTES",
     "ObjectAttributes",
     "UnstorableFillError",
-    "masks_bytes",
+    "masking_bytes",
     "text_of",
     "zarr_attributes",
 ]
@@ -43,7 +43,7 @@ _MISSING: Final = "missing_value"
 _NOT_A_VARIABLE: Final = b"This is a netCDF dimension but not a netCDF variable."
 
 
-#: Why an attribute ``_FillValue`` of bytes cannot be stored, see `masks_bytes`.
+#: Why an attribute that marks missing bytes cannot be stored, see `masking_bytes`.
 MASKS_BYTES: Final = "equals some of its texts, which xarray cannot read from Zarr for bytes"
 
 
@@ -202,7 +202,7 @@ def _plain(value: Any) -> Any:
 def zarr_attributes(shown: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, Any]:
     """Return attributes for a ``zarr.json``, with ``_FillValue`` as xarray keeps it there.
 
-    Bytes lose it, see `masks_bytes`; of texts it becomes ``missing_value``.
+    Bytes lose it, see `masking_bytes`; of texts it becomes ``missing_value``.
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ def zarr_attributes(shown: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str,
             raise UnstorableFillError(f"differs from {_MISSING}, which is one in Zarr")
         return attributes
     try:
-        attributes[FILL] = _fill(fill, dtype)
+        attributes[FILL] = _fill(fill, dtype, attributes.get("_Unsigned"))
     except (TypeError, ValueError, OverflowError):
         raise UnstorableFillError(
             f"is {fill!r}, which xarray cannot read from Zarr for {dtype}"
@@ -235,25 +235,44 @@ def zarr_attributes(shown: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str,
     return attributes
 
 
-def masks_bytes(shown: Mapping[str, Any], values: npt.NDArray[Any]) -> bool:
-    """Whether ``_FillValue`` makes xarray take some of these bytes for missing.
+def masking_bytes(shown: Mapping[str, Any], values: npt.NDArray[Any], *, joined: bool) -> list[str]:
+    """Return which attributes make xarray take some of these bytes for missing.
 
     Parameters
     ----------
     shown : mapping
         Attributes as xarray has them without decoding.
     values : array of bytes
-        All of a variable. xarray joins characters along the last dimension before it looks.
+        All of a variable.
+    joined : bool
+        Whether xarray joins characters along the last dimension before it looks.
     """
-    fill = shown.get(FILL)
-    if values.dtype.kind != "S" or not isinstance(fill, str) or len(fill) > 1:
-        return False
-    if values.dtype.itemsize == 1 and values.ndim and values.shape[-1]:
+    if values.dtype.kind != "S":
+        return []
+    if joined and values.dtype.itemsize == 1 and values.ndim and values.shape[-1]:
         values = np.ascontiguousarray(values).view(f"S{values.shape[-1]}")
-    return bool((values == fill.encode("latin-1")).any())
+    # longer ones are texts for xarray, and equal no bytes
+    marks = {
+        name: mark
+        for name in (FILL, _MISSING)
+        if isinstance(mark := shown.get(name), str) and len(mark) <= 1
+    }
+    return [
+        name for name, mark in marks.items() if (values == mark.encode("latin-1", "replace")).any()
+    ]
 
 
-def _fill(fill: Any, dtype: np.dtype[Any]) -> Any:
+def _as_signed(fill: int, dtype: np.dtype[Any]) -> int:
+    """Return a fill value as a signed number of the same bytes.
+
+    Where bytes are taken for those of the other sign, files have it in either type, and xarray
+    wants it signed if it is a number of Python.
+    """
+    half = 1 << (8 * dtype.itemsize - 1)
+    return (fill + half) % (2 * half) - half
+
+
+def _fill(fill: Any, dtype: np.dtype[Any], unsigned: Any = None) -> Any:
     if isinstance(fill, list) and dtype.kind != "c":
         raise TypeError
     match dtype.kind:
@@ -268,5 +287,6 @@ def _fill(fill: Any, dtype: np.dtype[Any]) -> Any:
         case "i" | "u":
             if isinstance(fill, str) or int(fill) != fill:
                 raise ValueError
-            return int(fill)
+            is_other = unsigned == {"i": "true", "u": "false"}[dtype.kind]
+            return _as_signed(int(fill), dtype) if is_other else int(fill)
     raise TypeError

@@ -13,9 +13,7 @@ from icechunk.errors import InvalidInputError
 from icechunk_dask.archives.described import FileVariable
 from icechunk_dask.archives.hdf5_attributes import (
     FILL,
-    MASKS_BYTES,
     UnstorableFillError,
-    masks_bytes,
     zarr_attributes,
 )
 from icechunk_dask.archives.hdf5_chunks import table_of
@@ -34,8 +32,8 @@ from icechunk_dask.archives.hdf5_virtual import mapped
 
 __all__ = ["refused_variable", "variable"]
 
-#: Kinds of values that h5netcdf fills up where a dataset is shorter than its dimensions.
-_FILLED_UP: Final = "fiu"
+#: Kinds of values that NetCDF libraries fill up where a dataset is shorter than its dimensions.
+_FILLED_UP: Final = "fiuST"
 
 
 def refused_variable(
@@ -98,10 +96,6 @@ def variable(
         found = locate(source, item.did, stored)
         if shape != item.shape and not found.by_value:
             found = _filled_up(found, item, shape, same_bytes(fill, declared))
-        if stored.dtype.kind == "S" and FILL in shown:
-            everything = (slice(None),) * len(shape)
-            if masks_bytes(shown, read(everything)):
-                odd[FILL] = MASKS_BYTES
     except ValueError as exc:
         return refused_variable(
             path, str(exc), dimensions=dimensions, shape=shape, dtype=stored.dtype

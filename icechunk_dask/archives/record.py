@@ -8,9 +8,11 @@ changed; each commit that changes the archive writes a new one.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice, pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -36,6 +38,8 @@ __all__ = ["Blocks", "Files", "Record"]
 
 _VERSION: Final = 2
 _NONE: Final = heap_of([])
+#: Holes of a group that are named.
+_SHOWN: Final = 10
 
 
 def _no_numbers() -> npt.NDArray[np.int64]:
@@ -405,6 +409,36 @@ class Record:
         placed = (columns >= 0).any(axis=1)
         some = set(map(tuple, columns[placed & chosen].tolist()))
         return some.isdisjoint(map(tuple, columns[placed & ~chosen].tolist()))
+
+    def holes(self) -> tuple[str, ...]:
+        """Return where no file is in the grids of groups with several dimensions, in words."""
+        found: list[str] = []
+        for group in dict.fromkeys(group for group, _ in self.blocks):
+            axes = [axis for axis in self.blocks if axis[0] == group]
+            counts = [len(self.blocks[axis]) for axis in axes]
+            columns = np.stack([self.places[axis] for axis in axes])
+            filled = columns[:, (columns >= 0).all(axis=0)]
+            if len(axes) < 2 or not filled.size:
+                continue
+            whole = math.prod(counts)
+            there = np.unique(np.ravel_multi_index(tuple(filled), tuple(counts)))
+            missing = whole - len(there)
+            ends = pairwise([-1, *there.tolist(), whole])
+            # there may be many more of them than files
+            some = islice(chain.from_iterable(range(a + 1, b) for a, b in ends), _SHOWN)
+            starts = [self.blocks[axis].starts() for axis in axes]
+            inside = f"{group}: " if group else ""
+            for place in some:
+                bounds = []
+                for (_, dim), start, i in zip(
+                    axes, starts, np.unravel_index(place, counts), strict=True
+                ):
+                    first, last = int(start[i]), int(start[i + 1]) - 1
+                    bounds.append(f"{dim} {first}" + (f" to {last}" if last > first else ""))
+                found.append(inside + ", ".join(bounds))
+            if missing > _SHOWN:
+                found.append(f"{inside}{missing - _SHOWN} more")
+        return tuple(found)
 
     def parts_of(self, locations: Sequence[str]) -> list[dict[Axis, int]]:
         """Return the blocks of the parts of some files."""

@@ -83,6 +83,9 @@ class VirtualizeReport:
         Lengths of the dimensions.
     chunks : dict of str to int
         Chunks that were added: ``"virtual"`` ones, and ``"inline"`` ones.
+    holes : tuple of str
+        Of an archive along several dimensions, where no file is, such as ``"time 2 to 3,
+        member 1"``: ten of each group, and how many more. They read as fill values.
     order : dict of str to str
         By dimension, whether files are sorted by ``"coordinate"`` or ``"url"``.
     access : dict of str to str
@@ -119,6 +122,7 @@ class VirtualizeReport:
     variables: Mapping[str, VariableReport] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     chunks: Mapping[str, int] = field(default_factory=dict)
+    holes: tuple[str, ...] = ()
     order: Mapping[str, str] = field(default_factory=dict)
     access: Mapping[str, str] = field(default_factory=dict)
     trusted: bool = False
@@ -199,6 +203,7 @@ class VirtualizeReport:
             _files_that("Withheld: a file before could not be read", _plainly(self.withheld)),
             _files_that("Changed, and not taken again", _plainly(self.changed)),
             _files_that("Skipped", self.skipped),
+            section("No file is there", fields(dict.fromkeys(self.holes, _HOLE))),
             _files_that("Written by value, because they do not fit", self.materialized),
             section("Dimensions", fields(sizes)),
             section("Variables", table(_COLUMNS, self._table()), is_open=True),
@@ -235,6 +240,7 @@ class VirtualizeReport:
         yield from _listed("changed, and not taken again", _plainly(self.changed))
         yield from _listed("skipped", self.skipped)
         yield from _listed("written by value, because they do not fit", self.materialized)
+        yield from _listed("holes, that read as fill values", _plainly(self.holes))
 
     def _lengths(self) -> Iterator[tuple[str, str]]:
         """Yield of each variable with chunks of several lengths which they are, and advice."""
@@ -276,6 +282,7 @@ _READERS = (
     "the engine 'icechunk' opens them; zarr.open and the engine 'zarr', with the official client "
     "too, need Zarr 3.2 or newer and zarr.config.set({'array.rectilinear_chunks': True})"
 )
+_HOLE = "reads as fill values"
 _COLUMNS = ("name", "virtual", "inline", "bytes by value", "why by value")
 
 

@@ -22,11 +22,11 @@ import xarray as xr
 from icechunk.kerchunk.attributes import not_in_json
 from icechunk.kerchunk.guard import check_sizes, check_values, pipeline_of
 from icechunk.kerchunk.locations import fsspec_url
-from icechunk.kerchunk.metadata import MEANING
 from icechunk.kerchunk.names import name_problem
 from icechunk.kerchunk.tables import ChunkTable
 from icechunk_dask.archives.apart import call_apart, can_be_apart, scan_apart
 from icechunk_dask.archives.bundles import Bundle, Payload, bundled, packed
+from icechunk_dask.archives.conventions import is_joined, is_moment, meanings
 from icechunk_dask.archives.cutting import in_rows
 from icechunk_dask.archives.described import Dataset, FileVariable
 from icechunk_dask.archives.extents import Extent, extent_of
@@ -35,7 +35,7 @@ from icechunk_dask.archives.hdf5_attributes import (
     FILL,
     MASKS_BYTES,
     UnstorableFillError,
-    masks_bytes,
+    masking_bytes,
 )
 from icechunk_dask.archives.native import digest, native_document, stored_texts
 from icechunk_dask.archives.opening import OpenFile
@@ -263,6 +263,8 @@ class _Block:
     referred: dict[str, tuple[FileVariable, ChunkTable]] = field(default_factory=dict)
     payload: Payload = field(default_factory=lambda: Payload({}, {}))
     common: Payload = field(default_factory=lambda: Payload({}, {}))
+    #: Dimensions that nothing of the file tells of: each file is one step of them.
+    _unheard: set[str] = field(default_factory=set)
     _unstorable: Unstorable = field(default_factory=Unstorable)
     _read: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
 
@@ -278,6 +280,9 @@ class _Block:
             for name, reason in odd.items():
                 self._unstorable.attribute(f"group '/{path}'", path, name, reason)
         self.schema = Schema({}, groups)
+        heard = {dim for one in self.dataset.variables.values() for dim in one.dimensions}
+        heard.update(name.rpartition("/")[2] for name in self.dataset.variables)
+        self._unheard = set(self.scanner.expand_dims) - heard
         by_group: dict[str, dict[str, FileVariable]] = {group: {} for group in groups}
         for name, variable in self.dataset.variables.items():
             problem = name_problem(name)
@@ -372,18 +377,31 @@ class _Block:
         new = [
             dim
             for dim in scanner.expand_dims
-            if start + dim in variables and not variables[start + dim].shape
+            if dim in self._unheard
+            or (start + dim in variables and not variables[start + dim].shape)
         ]
+        # cells have the dimensions of what they are cells of
+        cells = {
+            variables[start + dim].attributes.get(of)
+            for dim in new
+            if start + dim in variables
+            for of in ("bounds", "climatology")
+        }
         reasons = self._by_value(group, variables, bool(new))
         means = meanings({last[name]: variable.attributes for name, variable in variables.items()})
         for name, variable in variables.items():
             expanded: list[str] = []
             if last[name] in new:
                 expanded = [last[name]]
-            elif new and (name not in reasons or _is_moment(variable, last[name], new)):
+            elif new and (
+                name not in reasons or is_moment(variable, last[name], new) or last[name] in cells
+            ):
                 expanded = new
             try:
-                self._add(name, variable, means[last[name]], reasons.get(name), expanded)
+                joined = bool(variable.shape) and is_joined(
+                    variable.dimensions[-1], last, variables
+                )
+                self._add(name, variable, means[last[name]], reasons.get(name), expanded, joined)
             except _UnstorableError as exc:
                 self._unstorable.variable(name, exc)
         for name in last.keys() & self.schema.variables.keys():
@@ -402,6 +420,7 @@ class _Block:
         meaning: dict[str, Any],
         reason: tuple[str, bool] | None,
         expanded: Sequence[str],
+        joined: bool,
     ) -> None:
         scanner = self.scanner
         odd = dict(variable.odd_attributes)
@@ -429,8 +448,8 @@ class _Block:
                     document = native_document(name, values.shape, values.dtype, bare, dims)
             except (TypeError, ValueError) as exc:
                 raise _UnstorableError(exc) from exc
-            if masks_bytes(variable.attributes, values):
-                odd.setdefault(FILL, MASKS_BYTES)
+            for mark in masking_bytes(variable.attributes, values, joined=joined):
+                odd.setdefault(mark, MASKS_BYTES)
             (self.payload if combined else self.common).values[name] = values
         else:
             assert variable.document is not None and variable.table is not None
@@ -556,27 +575,6 @@ def _take(names: Sequence[str], kept: dict[str, _T], added: Mapping[str, _T]) ->
 # -- variables -------------------------------------------------------------------------
 class _UnstorableError(Exception):
     """A variable cannot be stored; the message says why."""
-
-
-def meanings(attributes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return what the numbers of each variable mean (CF conventions, 7.1, for bounds)."""
-    found = {
-        name: {key: own[key] for key in MEANING if key in own} for name, own in attributes.items()
-    }
-    for own in attributes.values():
-        for of in ("bounds", "climatology"):
-            bounds = own.get(of)
-            if bounds in found and " since " in str(own.get("units", "")):
-                for key in ("units", "calendar"):
-                    if key in own:
-                        found[bounds].setdefault(key, own[key])
-    return found
-
-
-def _is_moment(variable: FileVariable, name: str, new: Sequence[str]) -> bool:
-    """Whether a scalar is a point in time, or the step to one, which differs where others do."""
-    moment = " since " in str(variable.attributes.get("units", ""))
-    return not variable.shape and (moment or (name == "step" and "valid_time" in new))
 
 
 def _expanded(

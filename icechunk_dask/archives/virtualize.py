@@ -101,7 +101,8 @@ def virtualize(
         a length of its own.
     expand_dims : sequence of str
         Scalar variables that become dimensions of the data, to combine files along them
-        too: for files of one moment each, and for GRIB messages.
+        too: for files of one moment each, and for GRIB messages. Of a name that files do not
+        have at all, each is a step, in the order of URLs.
     order : {"auto", "coordinate", "url"}
         What the files of a new archive are sorted by.
     group : str
@@ -415,6 +416,7 @@ def remove_files(
         variables=found,
         sizes=writing.sizes(),
         order=writing.order(),
+        holes=writing.record.holes(),
         **opened.reading(writing.locations()),
     )
 

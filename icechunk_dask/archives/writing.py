@@ -515,8 +515,8 @@ class Writing:
     # -- the record --------------------------------------------------------------------
     def _finish(self, arrays: list[_Array]) -> None:
         """Write the table of the files, and name it in an array."""
-        record = self._record()
-        table = record.save(self._session)
+        self.record = self._record()
+        table = self.record.save(self._session)
         named = False
         for array in sorted(arrays, key=lambda array: (not array.axes, array.name)):
             node = self._session.tree.require(array.path)

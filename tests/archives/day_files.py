@@ -77,9 +77,9 @@ def _days(
     t.dims[1].attach_scale(lat)
 
 
-def content(path: Path, group: str | None = None) -> xr.Dataset:
+def content(path: Path, group: str | None = None, **options: Any) -> xr.Dataset:
     """What xarray reads of a file."""
-    with xr.open_dataset(path, engine="h5netcdf", group=group) as dataset:
+    with xr.open_dataset(path, engine="h5netcdf", group=group, **options) as dataset:
         return dataset.load()
 
 

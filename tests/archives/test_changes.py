@@ -106,13 +106,16 @@ def test_tiles_that_are_late(tmp_path: Path) -> None:
                 file["lat"][...] += 100 * j
     options: dict[str, Any] = {"concat_dims": ["time", "lat"]}
     some = [path for key, path in tiles.items() if key not in ((1, 0), (1, 1), (0, 1))]
-    run(some, tmp_path / "repo", **options)
+    report = run(some, tmp_path / "repo", **options)
+    assert report.holes == ("time 0 to 3, lat 3 to 5",) and report.holes[0] in repr(report)
     report = run(list(tiles.values()), tmp_path / "repo", **options)
+    assert not report.holes
     with xr.open_mfdataset(list(tiles.values()), combine="by_coords", chunks=None) as whole:
         expected = whole.load()
     xr.testing.assert_identical(archived(tmp_path / "repo", report), expected)
     # one tile goes: its place is empty, the coordinates that it shares stay
     report = remove_files([tiles[1, 1]], tmp_path / "repo")
+    assert report.holes == ("time 4 to 7, lat 3 to 5",)
     ours = archived(tmp_path / "repo", report)
     assert not ours["t"].values[4:8, 3:].any()
     expected["t"][4:8, 3:] = 0
