@@ -96,15 +96,16 @@ def test_files_then_more_files(tmp_path: Path, files: list[Path]) -> None:
     assert xr.open_dataset(target, engine="icechunk").load().sizes["time"] == 40
 
 
+@pytest.mark.parametrize("engine", [None, "h5netcdf"])
 @pytest.mark.parametrize("before", [0, 2])
-def test_killed_anywhere(files: list[Path], before: int) -> None:
+def test_killed_anywhere(files: list[Path], before: int, engine: str | None) -> None:
+    how: Any = {"engine": engine, "commit_every": 1, "verify": "none", "progress": False}
     nth = 1
     while True:
         storage = MemoryStorage()
         if before:
-            ingest(files[:before], storage, verify="none", progress=False)
+            ingest(files[:before], storage, **how)
         dying = Dying(storage, nth)
-        how: Any = {"commit_every": 1, "verify": "none", "progress": False}
         try:
             ingest(files[:3], dying, **how)
         except Exception as error:

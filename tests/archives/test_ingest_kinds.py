@@ -18,7 +18,6 @@ from icechunk import InvalidInputError, MemoryStorage, Repository
 from icechunk_dask import ingest
 from icechunk_xarray import to_icechunk
 from tests.archives.grib_files import SHAPE, message
-from tests.killing import Dying, Killed
 
 QUIET: Any = {"progress": False, "verify": "none"}
 Change = Callable[[xr.Dataset, int], xr.Dataset]
@@ -316,32 +315,6 @@ def test_a_store_whose_chunk_is_replaced(tmp_path: Path) -> None:
     (part(1) + 1).drop_vars(["time", "x"]).to_zarr(stores[1], region=region, consolidated=False)
     with pytest.raises(InvalidInputError, match=r"1 files have changed(.|\n)*1\.zarr"):
         ingest(stores, storage, **how)
-
-
-@pytest.mark.parametrize("before", [0, 2])
-def test_an_engine_killed_anywhere(tmp_path: Path, before: int) -> None:
-    files = write(tmp_path, lambda ds, i: ds)
-    how: Any = {"engine": "h5netcdf", "commit_every": 1, **QUIET}
-    nth = 3
-    while True:
-        storage = MemoryStorage()
-        if before:
-            ingest(files[:before], storage, **how)
-        dying = Dying(storage, nth)
-        try:
-            ingest(files[:3], dying, **how)
-        except Exception as error:
-            assert dying.dead, error
-        except Killed:
-            pass
-        # by another call that goes on
-        ingest(files, storage, **how)
-        xr.testing.assert_identical(found(storage), expected(files))
-        repository = Repository.open(storage)
-        assert (repository.jobs.list(), repository.list_branches()) == ([], {"main"})
-        if not dying.dead:
-            break
-        nth += 23
 
 
 # -- places -------------------------------------------------------------------------------------

@@ -138,6 +138,15 @@ def test_tests_that_are_named_exist(page: Path) -> None:
             assert re.search(rf"\bdef {function}\(", (ROOT / path).read_text()), test
 
 
+def test_modules_of_the_architecture_exist() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`((?:[\w*]+/)*[\w*]+\.py)`", text))
+    assert len(names) > 90
+    packages = [ROOT / name for name in ("icechunk", "icechunk_dask", "icechunk_xarray")]
+    for each in names:
+        assert any([*package.rglob(each)] for package in packages) or list(ROOT.glob(each)), each
+
+
 def test_errors_are_all_listed() -> None:
     text = (PAGES / "errors.md").read_text()
     classes = {
