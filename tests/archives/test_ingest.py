@@ -120,7 +120,7 @@ def test_killed_anywhere(files: list[Path], before: int, engine: str | None) -> 
         assert repository.list_branches() == {"main"}
         if not dying.dead:
             break
-        nth += 17
+        nth += 29
 
 
 def test_misspelt_arguments_begin_nothing(tmp_path: Path, files: list[Path]) -> None:
