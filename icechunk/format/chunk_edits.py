@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
-
-import numpy as np
-import numpy.typing as npt
 
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format.chunk_refs import ChunkRef, ChunkRefs
@@ -81,20 +78,6 @@ class ChunkEdits:
         with self._lock:
             self._flush()
             self._push(refs)
-
-    def delete_all_matching(
-        self, predicate: Callable[[npt.NDArray[np.uint32]], npt.NDArray[np.bool_]]
-    ) -> None:
-        """Delete those of the edited chunks that a function selects.
-
-        Parameters
-        ----------
-        predicate : function of uint32[n, ndim] to bool[n]
-            Gets the coordinates of all edited chunks. It must not use these edits itself.
-        """
-        with self._lock:
-            refs = self._compacted()
-            self._push(ChunkRefs.deleted(refs.coords[predicate(refs.coords)]))
 
     def get(self, coord: Sequence[int]) -> ChunkRef | None:
         """Return the last edit of a chunk: kind DELETED if deleted, None if not edited."""

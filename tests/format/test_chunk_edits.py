@@ -56,13 +56,6 @@ class EditsAgainstADictionary(RuleBasedStateMachine):
         self.edits.set_many(build(many, self.ndim))
         self.model |= many
 
-    @rule(bound=st.integers(0, 3))
-    def delete_all_matching(self, bound: int) -> None:
-        self.edits.delete_all_matching(lambda coords: (coords >= bound).any(axis=1))
-        for coord in self.model:
-            if any(c >= bound for c in coord):
-                self.model[coord] = ChunkRef.deleted()
-
     @rule()
     def refs(self) -> None:
         check(self.edits.refs(), self.model, self.ndim)
@@ -124,7 +117,7 @@ def test_threads_see_their_own_edits(monkeypatch: pytest.MonkeyPatch) -> None:
             assert edits.get((thread, i)) == ref
             assert edits.get((thread, 0)) == ChunkRef.inline(bytes([thread, 0]))
             if i % 100 == 50:
-                edits.delete_all_matching(lambda coords: np.zeros(len(coords), np.bool_))
+                edits.refs()
 
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(work, thread) for thread in range(4)]:
