@@ -24,7 +24,12 @@ from icechunk.kerchunk.grib_sections import GribField, grib_fields
 from icechunk.kerchunk.metadata import array_from_v2
 from icechunk.kerchunk.tables import ChunkTable
 from icechunk_dask.archives.described import Dataset, FileVariable
-from icechunk_dask.archives.grib_header import GribHeader, grib_matches, read_grib_header
+from icechunk_dask.archives.grib_header import (
+    GribHeader,
+    grib_keys,
+    grib_matches,
+    read_grib_header,
+)
 from icechunk_dask.archives.range_files import FileRanges, open_ranges
 from icechunk_dask.archives.signs import step
 
@@ -86,9 +91,9 @@ def open_grib(
     """
     with open_ranges(file) as ranges:
         places: dict[Any, list[_Place]] = {}
-        some = False
+        first: GribField | None = None
         for found in grib_fields(ranges.file, location):
-            some = True
+            first = first or found
             step()
             if filter_by_keys and not grib_matches(found, filter_by_keys):
                 continue
@@ -103,8 +108,11 @@ def open_grib(
                 place = _Place(header.file_attributes, _coordinates(header), header.keys)
                 known.append(place)
             place.variables[name] = _variable(header, found, location, ranges)
-        if some and not places:
-            raise InvalidInputError(f"no message of {location} has {filter_by_keys}")
+        if first is not None and not places:
+            own = grib_keys(first, filter_by_keys or {})
+            raise InvalidInputError(
+                f"no message of {location} has {filter_by_keys}; its first one has {own}"
+            )
         if not places:
             raise InvalidInputError(f"{location} has no GRIB message of edition 1 or 2")
         yield [

@@ -5,7 +5,7 @@ Names and attributes are those of cfgrib, from its own tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -20,7 +20,7 @@ from icechunk import InvalidInputError
 from icechunk.kerchunk.grib import GridLines, grib_handle, grid_lines, grid_points
 from icechunk.kerchunk.grib_sections import GribField
 
-__all__ = ["GribHeader", "Grid", "grib_matches", "read_grib_header"]
+__all__ = ["GribHeader", "Grid", "grib_keys", "grib_matches", "read_grib_header"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 #: Seconds of units of time, as ecCodes numbers them. It counts 30 days for a month.
@@ -133,9 +133,7 @@ class _Telling(Mapping[str, Any]):
 
     @cached_property
     def _values(self) -> dict[str, Any]:
-        with grib_handle(self._message) as handle:
-            keys = _Keys(handle)
-            return {key: keys.get(key) for key in _TELLING}
+        return _values(self._message, _TELLING)
 
     def __getitem__(self, key: str) -> Any:
         return self._values[key]
@@ -145,6 +143,17 @@ class _Telling(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+
+def grib_keys(found: GribField, names: Iterable[str]) -> dict[str, Any]:
+    """Return the values of some keys, None of those that the message does not have."""
+    return _values(found.header, names)
+
+
+def _values(message: bytes, names: Iterable[str]) -> dict[str, Any]:
+    with grib_handle(message) as handle:
+        keys = _Keys(handle)
+        return {name: keys.get(name) for name in names}
 
 
 def grib_matches(found: GribField, wanted: Mapping[str, Any]) -> bool:

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
+import numpy as np
+
+from icechunk import InvalidInputError
 from icechunk.kerchunk.attributes import kept_attributes
 from icechunk_dask.archives.described import Dataset, FileVariable
 from icechunk_dask.archives.parts import group_of
 
-__all__ = ["Selection"]
+__all__ = ["Selection", "keys_of"]
 
 _T = TypeVar("_T")
 
@@ -151,3 +154,26 @@ def _words(attributes: Mapping[str, Any]) -> list[str]:
         if isinstance(attributes.get(key), str)
         for word in attributes[key].split()
     ]
+
+
+def keys_of(filter_by_keys: Any) -> dict[str, Any]:
+    """Return keys of GRIB messages and their values, or lists of them, as Python has them.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is no mapping of names.
+    """
+    if filter_by_keys is None:
+        return {}
+    if not isinstance(filter_by_keys, Mapping) or not all(
+        isinstance(key, str) for key in filter_by_keys
+    ):
+        raise InvalidInputError(
+            "filter_by_keys is a mapping of keys of ecCodes to values, such as "
+            f"{{'typeOfLevel': 'surface'}}, not {filter_by_keys!r}"
+        )
+    return {
+        key: value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+        for key, value in filter_by_keys.items()
+    }

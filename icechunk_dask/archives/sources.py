@@ -436,6 +436,16 @@ def location_of(url: str) -> str:
     return normalizer()(url)
 
 
+#: What begins files that hold others.
+_PACKED: Final = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+}
+
+
 def kind_of(file: Any) -> str:
     """Return ``"classic"``, ``"hdf5"`` or ``"grib"``, whatever the name of a file says.
 
@@ -453,4 +463,9 @@ def kind_of(file: Any) -> str:
             return "hdf5"
     if b"GRIB" in head:
         return "grib"
+    if not head:
+        raise ValueError("it is empty")
+    packed = next((name for start, name in _PACKED.items() if head.startswith(start)), None)
+    if packed is not None:
+        raise ValueError(f"it is packed with {packed}: unpack it first")
     raise ValueError(f"it is not a NetCDF, HDF5 or GRIB file; it begins with {head[:8]!r}")

@@ -22,7 +22,7 @@ from icechunk_dask.archives.placement import ORDERS
 from icechunk_dask.archives.record import Files
 from icechunk_dask.archives.report import VirtualizeReport
 from icechunk_dask.archives.scan import Scanner
-from icechunk_dask.archives.selection import Selection
+from icechunk_dask.archives.selection import Selection, keys_of
 from icechunk_dask.archives.sources import GONE, Sources, location_of
 from icechunk_dask.archives.target import Opened, Target
 from icechunk_dask.archives.writing import Writing
@@ -288,7 +288,7 @@ def virtualize(
         max_bytes_by_value,
         uuid.uuid4().hex,
         parser,
-        dict(filter_by_keys) if filter_by_keys else None,
+        keys_of(filter_by_keys) or None,
         isolate,
     )
     adding = Adding(

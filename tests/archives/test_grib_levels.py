@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ import xarray as xr
 from scipy.io import netcdf_file
 
 from icechunk import InvalidInputError
+from icechunk.kerchunk.grib_sections import grib_fields
 from icechunk_dask import virtualize
+from icechunk_dask.archives.grib_header import grib_matches
+from icechunk_dask.archives.selection import keys_of
 from tests.archives.day_files import archived
 from tests.archives.grib_files import SHAPE, handle_of, message
 
@@ -149,8 +153,19 @@ def _plain(keys: Mapping[str, Any]) -> dict[str, Any]:
 
 def test_nothing_matches(tmp_path: Path) -> None:
     path = _file(tmp_path / "a.grib", 2, [{"shortName": "2t"}])
-    with pytest.raises(InvalidInputError, match=r"no message of .*typeOfLevel.*surface"):
+    own = r"no message of .*'surface'.*its first one has {'typeOfLevel': 'heightAboveGround'}"
+    with pytest.raises(InvalidInputError, match=own):
         virtualize([path], tmp_path / "repo", filter_by_keys={"typeOfLevel": "surface"})
+    with pytest.raises(InvalidInputError, match=r"its first one has {'levl': None}"):
+        virtualize([path], tmp_path / "repo", filter_by_keys={"levl": 2})
+    wrong: Any
+    for wrong in (["typeOfLevel"], "surface", {1: 2}):
+        with pytest.raises(InvalidInputError, match="filter_by_keys is a mapping"):
+            virtualize([path], tmp_path / "repo", filter_by_keys=wrong)
+    (found,) = grib_fields(BytesIO(path.read_bytes()), "a")
+    for value in (np.array([2, 10]), np.int64(2), (2,), {2}, 2.0, "2"):
+        assert grib_matches(found, keys_of({"level": value}))
+        assert not grib_matches(found, keys_of({"level": value, "step": 1}))
     with netcdf_file(tmp_path / "a.nc", "w") as file:
         file.createDimension("time", None)
     with pytest.raises(InvalidInputError, match="filter_by_keys is for GRIB"):
