@@ -248,13 +248,16 @@ def _check_latitudes(handle: Any, latitudes: npt.NDArray[np.float64]) -> None:
     Raises
     ------
     InvalidInputError
-        If some are none, or those of a Gaussian grid are not its parallels, from the first on.
+        If those of a Gaussian grid are not its parallels, from the first on.
     """
     import eccodes
 
     kind = eccodes.codes_get(handle, "gridType", str)
-    right = bool((np.abs(latitudes) <= 90.001).all())
-    if right and len(latitudes) and kind in ("regular_gg", "reduced_gg"):
+    right = True
+    if kind == "reduced_rotated_gg":
+        flags = ("iScansNegatively", "jScansPositively")
+        right = not any(eccodes.codes_get_long(handle, flag) for flag in flags)
+    elif kind in ("regular_gg", "reduced_gg") and len(latitudes):
         number = eccodes.codes_get_long(handle, "N")
         parallels = np.sort(list(eccodes.codes_get_gaussian_latitudes(number)))
         found = np.unique(latitudes)

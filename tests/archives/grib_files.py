@@ -160,5 +160,7 @@ def _truth(handle: Any) -> Truth:
 
 def _seconds(date: int, time: int) -> int:
     """Return the seconds since 1970 of a date and a time that are written as numbers."""
+    if not 1 <= date // 100 % 100 <= 12:
+        return 0
     moment = datetime(date // 10000, date // 100 % 100, date % 100, time // 100, time % 100)
     return int(moment.replace(tzinfo=UTC).timestamp())
