@@ -1,11 +1,13 @@
 """What a shell completes: versions, branches, tags, jobs, paths in a version.
 
-A completion answers soon or not at all, and says nothing of what went wrong.
+A completion answers soon or not at all, and says nothing of what went wrong. Names that a shell
+would have to quote are left out: a stranger may have given them.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeAlias
@@ -22,6 +24,8 @@ __all__ = ["branches", "folders", "jobs", "names", "paths", "tags", "versions"]
 #: Seconds that a user waits for, and answers that are given.
 _PATIENCE: Final = 1.5
 _MOST: Final = 200
+#: Shells put what they complete into the line as it is, and would run what stands in other names.
+_HARMLESS: Final = re.compile(r"[\w./@%+=:,][\w./@%+=:,-]*")
 
 #: Answers with how each goes on, and what is said of it.
 Found: TypeAlias = Iterable[tuple[str, str | None]]
@@ -37,7 +41,7 @@ def _completion(find: Callable[[click.Context, str], Found]) -> Completion:
                 matching = (
                     CompletionItem(value, help=help)
                     for value, help in find(ctx, text)
-                    if value.startswith(text) and in_a_line(value) == value
+                    if value.startswith(text) and _HARMLESS.fullmatch(value)
                 )
                 found.extend(itertools.islice(matching, _MOST))
             except Exception:  # a shell has no place for it; the command itself will tell

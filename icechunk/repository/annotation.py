@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from icechunk.base.display import Displayed
 from icechunk.base.html import card, note, table
+from icechunk.base.visible import in_a_line
 from icechunk.commit.assets import Assets
 from icechunk.commit.snapshot_info import SnapshotInfo
 from icechunk.errors import IcechunkError, InvalidInputError
@@ -87,10 +88,11 @@ class Annotation(Displayed):
             yield each.id, f"{each.written_at:%Y-%m-%d %H:%M:%S}", first + more, len(chunks), box
 
     def __repr__(self) -> str:
-        lines = [f"<icechunk.Annotation of {self.path}>"]
+        lines = [f"<icechunk.Annotation of {in_a_line(self.path)}>"]
         rows = list(self.rows())
         lines += [
-            f"{id} {time} {count:>6} [{box}] {told}" for id, time, told, count, box in rows[:_SHOWN]
+            f"{id} {time} {count:>6} [{box}] {in_a_line(told)}"
+            for id, time, told, count, box in rows[:_SHOWN]
         ]
         if len(rows) > _SHOWN:
             lines.append(f"and {len(rows) - _SHOWN} more commits")

@@ -492,6 +492,34 @@ def test_completion(line: str, completed: list[str], folder: Path, repo: Reposit
     assert completions(line.format(folder)) == completed
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"s{letter}x" for letter in " $`;&|<>()*?[]{}!#~^'\"\\\n\r\t\x1b\u202e"),
+        "s$(id)",
+        "s\nplain,x",
+    ],
+)
+def test_completion_offers_nothing_that_a_shell_runs(
+    name: str, folder: Path, repo: Repository
+) -> None:
+    tip = repo.lookup_branch("main")
+    repo.create_branch(name, tip)
+    repo.create_tag(name, tip)
+    session = repo.writable_session("main")
+    zarr.create_group(session.store, path=name)
+    session.commit("named")
+    assert completions(f"log {folder} -r s") == ["side"]
+    assert completions(f"tag {folder} s") == []
+    assert completions(f"ls {folder} s") == []
+
+
+@pytest.mark.parametrize("name", ["s-x", "s_x.1", "s/x", "s@x", "sä", "s+x=1:2,3%"])
+def test_completion_offers_other_names(name: str, folder: Path, repo: Repository) -> None:
+    repo.create_branch(name, repo.lookup_branch("main"))
+    assert set(completions(f"log {folder} -r s")) == {"side", name}
+
+
 def test_completion_of_a_snapshot(folder: Path, repo: Repository) -> None:
     tip = repo.lookup_branch("main")
     assert completions(f"show {folder} -r {tip[:6]}") == [tip]

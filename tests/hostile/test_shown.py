@@ -12,6 +12,7 @@ import re
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from icechunk.repository.verification import Damage, Verification
 from icechunk.storage import LocalStorage
 from icechunk_dask import VirtualizeReport
 
+LATER = datetime.now(UTC) + timedelta(days=1)
 ATTACKS = {
     "colours": "a\x1b[31mb",
     "a title": "a\x1b]0;owned\x07b",
@@ -136,6 +138,10 @@ def values(repository: Repository, attack: str) -> Iterator[Any]:
     yield repository.ancestry_graph(plain=True)
     yield repository.verify()
     yield repository.jobs
+    array = f"/{attack.replace('/', '')}2"
+    yield from (repository.annotate(array), main.written_chunks(array), main.chunk_refs(array))
+    yield from (repository.chunk_storage_stats(), repository.preview_expiration(LATER))
+    yield from (repository.inspect_repo_info(), repository.resolve(f"b{attack}"))
     writable = repository.writable_session(f"b{attack}")
     name = attack.replace("/", "")
     zarr.open_group(writable.store).create_group(f"new{name}", attributes={attack: attack})
