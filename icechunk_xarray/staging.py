@@ -384,7 +384,7 @@ def _prepared(variable: xr.Variable, stored: xr.Variable | None) -> xr.Variable:
             # NumPy says something of the sizes of arrays
             raise TypeError(f"its values are of the type {type(first).__name__}")
     if stored is None:
-        return _with_finite_missing_value(variable)
+        return _with_finite_missing_value(_without_foreign_codecs(variable))
     if variable.dtype.kind in "Mm":
         # of Dask they would be encoded task by task, and fail there, without a name
         return variable.compute()
@@ -410,6 +410,35 @@ def _without_missing(variable: xr.Variable, empty: str | bytes) -> xr.Variable:
     result: xr.Variable = variable.to_base_variable().copy(
         deep=False, data=np.where(missing, empty, variable.values)
     )
+    return result
+
+
+def _without_foreign_codecs(variable: xr.Variable) -> xr.Variable:
+    """Return a variable without what the store that it was read from has, and no new array can.
+
+    That is codecs of Zarr 2, and shards that do not fit the chunks, as after a selection.
+    xarray drops other encodings that do not fit, but not these.
+    """
+    given = variable.encoding
+    foreign = {
+        key
+        for key in ("compressors", "filters")
+        if not isinstance(given.get(key), str)
+        and any(hasattr(codec, "codec_id") for codec in given.get(key) or ())
+    }
+    shards, chunks = given.get("shards"), given.get("chunks")
+    if isinstance(shards, tuple) and isinstance(chunks, tuple):
+        fits = len(shards) == len(chunks) == variable.ndim
+        sizes = [*zip(shards, chunks, strict=False)] if fits else []
+        if not fits or any(
+            isinstance(size, int) and isinstance(part, int) and size % max(part, 1)
+            for size, part in sizes
+        ):
+            foreign |= {"shards", "chunks"}
+    if not foreign:
+        return variable
+    result = variable.copy(deep=False)
+    result.encoding = {key: value for key, value in given.items() if key not in foreign}
     return result
 
 

@@ -171,3 +171,28 @@ def test_what_a_scenario_does_not_hold() -> None:
     to_icechunk(rest, session, append_dim="time")
     store: Any = session.store
     xr.testing.assert_identical(xr.open_zarr(store, consolidated=False).load(), a1b)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_what_another_store_of_zarr_had(tmp_path: Path, zarr_format: Any, lazy: bool) -> None:
+    """Its codecs and shards are no reason to refuse what was selected from it."""
+    values = np.arange(24.0).reshape(6, 4)
+    texts = np.array(["a", "bb", "", "d"], object)
+    encoding: Any = {"v": {"shards": (4, 4), "chunks": (2, 2)}} if zarr_format == 3 else {}
+    xr.Dataset({"v": (("t", "x"), values), "s": ("x", texts)}, {"x": range(4)}).to_zarr(
+        tmp_path / "store", zarr_format=zarr_format, consolidated=False, encoding=encoding
+    )
+    opened = xr.open_zarr(tmp_path / "store", consolidated=False, chunks={} if lazy else None)
+    changes = (
+        lambda dataset: dataset.isel(t=0),
+        lambda dataset: dataset.isel(t=[0, 2, 5]).chunk(t=-1, x=-1),
+        lambda dataset: dataset[["v"]].stack(z=("t", "x")).reset_index("z").chunk(z=8),
+        lambda dataset: dataset.chunk(t=-1, x=-1),
+    )
+    for change in changes:
+        repository = Repository.create(icechunk.in_memory_storage())
+        given = change(opened)
+        to_icechunk(given, repository)
+        session: Any = repository.readonly_session("main")
+        xr.testing.assert_equal(xr.open_dataset(session, engine="icechunk").load(), given.load())
