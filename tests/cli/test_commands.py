@@ -511,7 +511,8 @@ def test_completion_offers_nothing_that_a_shell_runs(
     session.commit("named")
     assert completions(f"log {folder} -r s") == ["side"]
     assert completions(f"tag {folder} s") == []
-    assert completions(f"ls {folder} s") == []
+    # Zarr takes a backslash for a slash
+    assert completions(f"ls {folder} s") == (["s"] if "\\" in name else [])
 
 
 @pytest.mark.parametrize("name", ["s-x", "s_x.1", "s/x", "s@x", "sä", "s+x=1:2,3%"])
