@@ -13,6 +13,8 @@ from icechunk.kerchunk.locations import normalizer
 
 __all__ = ["Reach", "external"]
 
+#: With these, HDF5 reads other files than those that are looked at here.
+_PREFIXES = ("HDF5_VDS_PREFIX", "HDF5_EXTFILE_PREFIX")
 _EXTERNAL = "its values are in other files (external storage)"
 
 
@@ -47,6 +49,12 @@ class Reach:
         if os.name == "nt" and is_elsewhere(name):
             # to look for it is a request already
             raise ValueError(f"its values are in {name!r}, on another host or a device")
+        for variable in _PREFIXES:
+            if os.environ.get(variable) and not os.path.isabs(name):
+                raise ValueError(
+                    f"its values are in {name!r}, and {variable} of the environment says where "
+                    "HDF5 looks for that: unset it"
+                )
         path = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(self.path)), name))
         location = normalizer()(path)
         if not self.may_open(location):

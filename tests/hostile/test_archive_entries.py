@@ -152,6 +152,28 @@ def refused(
     assert not site.other.requests
 
 
+@pytest.mark.parametrize("variable", ["HDF5_VDS_PREFIX", "HDF5_EXTFILE_PREFIX"])
+def test_prefixes_of_the_environment(
+    variable: str, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is looked at is beside the file, and what HDF5 would read is elsewhere."""
+    public = site.folder / "public"
+    path = write_days(public / "a.nc", 0)
+    write_days(public / "f.nc", 0)
+    layout = h5py.VirtualLayout((4, 3), "f4")
+    layout[:] = h5py.VirtualSource("f.nc", "t", shape=(4, 3))
+    with h5py.File(path, "a") as file:
+        file.create_virtual_dataset("bait", layout)
+        for axis, name in enumerate(("time", "lat")):
+            file["bait"].dims[axis].attach_scale(file[name])
+    monkeypatch.setenv(variable, str(site.folder / "private"))
+    place = MemoryStorage()
+    for more in ({}, {"loadable": ["bait"]}):
+        with pytest.raises(InvalidInputError, match=rf"bait(.|\n)*{variable}.*unset it"):
+            virtualized([str(path)], place, isolate=False, **more)
+    assert not [*place.list("manifests/")]
+
+
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("behind", [0, 8192])
 def test_files_that_an_engine_opens(file: str, behind: int, site: Site) -> None:
