@@ -282,7 +282,8 @@ class _Block:
         self.schema = Schema({}, groups)
         heard = {dim for one in self.dataset.variables.values() for dim in one.dimensions}
         heard.update(name.rpartition("/")[2] for name in self.dataset.variables)
-        self._unheard = set(self.scanner.expand_dims) - heard
+        if not self.dataset.keys:  # of messages, others may tell of them
+            self._unheard = set(self.scanner.expand_dims) - heard
         by_group: dict[str, dict[str, FileVariable]] = {group: {} for group in groups}
         for name, variable in self.dataset.variables.items():
             problem = name_problem(name)
