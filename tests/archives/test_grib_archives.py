@@ -345,7 +345,27 @@ def test_what_tells_messages_apart(key: str, tmp_path: Path) -> None:
         assert np.array_equal(found.values.ravel(), truth.values)
 
 
-def test_messages_that_do_not_fit(tmp_path: Path) -> None:
-    (path,) = _write(tmp_path, [[_field(shortName="2t"), _member(number=1)]])
-    with pytest.raises(InvalidInputError, match=r"some messages [^$]* filter_by_keys to take"):
-        virtualize([path], tmp_path / "repo", expand_dims=["number"], scheduler="sync")
+@pytest.mark.parametrize(
+    ("messages", "expanded", "reason"),
+    [
+        (
+            lambda: [_field(shortName="2t"), _member(number=1)],
+            ["number"],
+            r"no coordinate 'number'|some messages [^$]* filter_by_keys to take",
+        ),
+        (
+            lambda: [
+                _field(typeOfLevel="isobaricInhPa", level=500, shortName="t"),
+                _field("regular_gg_pl_grib2", shortName="q", level=850),
+            ],
+            ["isobaricInhPa"],
+            "some messages [^$]* filter_by_keys to take",
+        ),
+    ],
+)
+def test_messages_that_do_not_fit(
+    messages: Callable[[], _File], expanded: list[str], reason: str, tmp_path: Path
+) -> None:
+    (path,) = _write(tmp_path, [messages()])
+    with pytest.raises(InvalidInputError, match=reason):
+        virtualize([path], tmp_path / "repo", expand_dims=expanded, scheduler="sync")
