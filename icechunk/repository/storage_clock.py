@@ -31,11 +31,10 @@ def ahead_of_storage(storage: Storage) -> timedelta:
     try:
         before = datetime.now(UTC)
         storage.put(key, b"-")
-        try:
-            written = storage.get(key).last_modified
-        finally:
-            with suppress(StorageError):
-                storage.delete([key])
+        written = _written(storage, key)
+        # not after an interrupt: nobody waits once more, and collections delete old probes
+        with suppress(StorageError):
+            storage.delete([key])
     except StorageError as error:
         _log.info("the clock of %s is not known: %s", storage.url, error)
         return timedelta(0)
@@ -52,3 +51,9 @@ def ahead_of_storage(storage: Storage) -> timedelta:
         storage.url,
     )
     return ahead
+
+
+def _written(storage: Storage, key: str) -> datetime | None:
+    with suppress(StorageError):
+        return storage.get(key).last_modified
+    return None

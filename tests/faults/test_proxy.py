@@ -37,7 +37,7 @@ def proxy(s3_server: S3Server) -> Iterator[Proxy]:
 
 def _combinations() -> list[Any]:
     """Return what to try: all with ``ICECHUNK_EVERY_CALL=1``, otherwise a part of each kind."""
-    part = 1 if os.environ.get("ICECHUNK_EVERY_CALL") else 11
+    part = 1 if os.environ.get("ICECHUNK_EVERY_CALL") else 17
     return [
         pytest.param(case, share, operation, id=f"{operation[0]}, v{operation[1]}, {case}, {some}")
         for at, case in enumerate(CASES)
