@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+#: A signal that arrives when the main thread is about to wait does not end the wait, because Python
+#: looks for signals before it. So no wait is longer than this, in seconds.
+AT_ONCE: Final = 0.5
 #: What threads are waiting for, by thread number. It is cancelled when nobody wants it any more.
 _waiting: dict[int, Future[Any]] = {}
 #: Threads that must not wait for anything any more.
@@ -61,12 +64,26 @@ class Threads(ThreadPoolExecutor):
         """Call a function in a thread, under the time limit of whoever wants that."""
         return super().submit(contextvars.copy_context().run, fn, *args, **kwargs)
 
+    def map(self, fn: Callable[..., R], *iterables: Iterable[Any], **_: Any) -> Iterator[R]:
+        """Return the results in order, as `Executor.map` does; an interrupt ends the wait."""
+        futures = [self.submit(fn, *arguments) for arguments in zip(*iterables, strict=False)]
+
+        def results() -> Iterator[R]:
+            try:
+                for future in futures:
+                    yield result_of(future)
+            finally:
+                for future in futures:
+                    future.cancel()
+
+        return results()
+
     def __exit__(self, kind: type[BaseException] | None, *more: Any) -> None:
         if kind is not None:
             self.shutdown(wait=False, cancel_futures=True)
             # also those that are about to begin another request
             _stopped.update(self._numbers)
-            for number in self._numbers:
+            for number in list(self._numbers):
                 waited = _waiting.get(number)
                 if waited is not None:
                     waited.cancel()
@@ -75,6 +92,16 @@ class Threads(ThreadPoolExecutor):
         finally:
             # thread numbers are reused
             _stopped.difference_update(self._numbers)
+
+
+def result_of(future: Future[R]) -> R:
+    """Return the result of a future. An interrupt ends the wait, whenever it arrives."""
+    while True:
+        try:
+            return future.result(AT_ONCE)
+        except TimeoutError:
+            if future.done():  # it is an error of the function
+                raise
 
 
 def map_in_threads(function: Callable[[T], R], items: Sequence[T], limit: int) -> list[R]:

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 
 from icechunk.base import deadline
 from icechunk.base.deadline import Deadline
-from icechunk.base.threads import Interruptible
+from icechunk.base.threads import AT_ONCE, Interruptible
 from icechunk.base.visible import in_a_line
 from icechunk.errors import StorageError
 from icechunk.storage.bounded_body import Allowance
@@ -187,18 +187,19 @@ def answer(
 
 
 def _wait(request: Request, future: Future[T]) -> T:
-    said = False
+    to_say = request.allowance is None
+    begun = time.monotonic()
     while True:
         try:
-            return future.result(max(request.left if said else min(request.left, _SILENCE), 0))
+            return future.result(max(min(request.left, AT_ONCE, _SILENCE), 0))
         except TimeoutError:
             if future.done():
                 raise
         if request.left <= 0:
             raise request.too_late()
-        if not said and request.allowance is None:
+        if to_say and time.monotonic() - begun >= _SILENCE:
             request.say()
-            said = True
+            to_say = False
 
 
 # -- in an event loop ----------------------------------------------------------------------
