@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import sys
 import threading
 from concurrent.futures import Future
 
@@ -18,6 +19,7 @@ PATIENCE = 10
 def test_an_interrupt_that_does_not_wake_the_one_who_waits() -> None:
     """A signal that arrives after Python has looked for signals, and before the wait, is such."""
     waiting, waited_for = threading.Barrier(3), []
+    main = threading.get_ident()
 
     def work(number: int) -> None:
         future: Future[None] = Future()
@@ -30,6 +32,10 @@ def test_an_interrupt_that_does_not_wake_the_one_who_waits() -> None:
 
     def interrupt() -> None:
         waiting.wait()
+        pause = threading.Event()
+        while sys._current_frames()[main].f_code.co_filename != threading.__file__:
+            pause.wait(0.01)
+        pause.wait(0.05)
         _thread.interrupt_main()
 
     threading.Thread(target=interrupt).start()
