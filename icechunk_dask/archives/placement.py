@@ -216,11 +216,20 @@ class _Along:
         if self._unique and same.any():
             second = int(same.argmax())
             first, new = sorted((int(rows[second - 1]), int(rows[second])))
+            ways = (
+                "take one of them out, with icechunk_dask.remove_files if it is in the archive, or "
+                "pass order='url' for a new archive that is sorted by the names of its files"
+            )
+            names = [self._names(row) for row in (new, first)]
+            if all(names) and not names[0] & names[1]:
+                ways = (
+                    f"they have different variables ({min(names[0])!r}, {min(names[1])!r}); put "
+                    "the files of each into a group of its own, with a call for each group=..., "
+                    "and join what is opened with xarray.merge"
+                )
             raise InvalidInputError(
                 f"{self._url(blocks, new)} and {self._url(blocks, first)} have the same "
-                f"{axis[1]!r}{_of(axis)}: take one of them out, with "
-                "icechunk_dask.remove_files if it is in the archive, or pass order='url' for a "
-                "new archive that is sorted by the names of its files"
+                f"{axis[1]!r}{_of(axis)}: {ways}"
             )
         number = np.cumsum(~same) - 1
         kept = rows[~same]
@@ -246,6 +255,19 @@ class _Along:
                 f"{_shown(blocks.extents[new])}, overlaps that of {self._url(blocks, other)}, "
                 f"{_shown(blocks.extents[other])}; files may not overlap"
             )
+
+    def _names(self, row: int) -> set[str]:
+        """Return the data variables of a new block that are combined along the dimension."""
+        number = row - len(self._old)
+        if number < 0:
+            return set()
+        variables = self._parts[self._members[number]].schema.variables
+        dim = self._axis[1]
+        return {
+            name
+            for name, variable in variables.items()
+            if dim in variable.dimensions and not variable.by_value
+        }
 
     def _url(self, blocks: Blocks, row: int) -> str:
         """Return what a block is called in messages."""

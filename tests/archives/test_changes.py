@@ -242,6 +242,30 @@ def test_a_reprocessed_file_with_the_times_of_the_only_one(tmp_path: Path) -> No
     xr.testing.assert_identical(archived(tmp_path / "repo", report), content(b))
 
 
+def test_files_of_one_variable_each(tmp_path: Path) -> None:
+    """The archives of CMIP and ERA5 are such; the way that the error shows leads to all of it."""
+    files: dict[str, list[Path]] = {}
+    for name in ("tas", "pr"):
+        for year in range(2):
+            values = np.arange(40.0).reshape(4, 10) + 100 * year + len(name)
+            dataset = xr.Dataset(
+                {name: (("time", "x"), values)}, coords={"time": 4.0 * year + np.arange(4)}
+            )
+            path = tmp_path / f"{name}_{year}.nc"
+            dataset.to_netcdf(path, engine="h5netcdf", encoding={name: {"chunksizes": (4, 10)}})
+            files.setdefault(name, []).append(path)
+    together = [path for some in files.values() for path in some]
+    known = r"different variables \('tas', 'pr'\).*group=.*xarray\.merge"
+    with pytest.raises(InvalidInputError, match=known):
+        run(together, tmp_path / "repo", concat_dims=["time"])
+    opened = []
+    for name, some in files.items():
+        report = run(some, tmp_path / "repo", concat_dims=["time"], group=name)
+        opened.append(archived(tmp_path / "repo", report, name))
+    expected = xr.open_mfdataset(together, engine="h5netcdf").load()
+    xr.testing.assert_identical(xr.merge(opened), expected)
+
+
 # -- taken out -------------------------------------------------------------------------
 def test_files_are_taken_out(tmp_path: Path) -> None:
     files = [write_days(tmp_path / f"{i}.nc", 4 * i, copied=True) for i in range(4)]
