@@ -407,7 +407,8 @@ class Session:
         ----------
         *others : ForkSession
             In any order. A fork that was sent to other processes has none of what was done
-            there: merge what comes back. The session itself is ignored.
+            there: merge what comes back. The session itself is ignored. What two forks did
+            alike counts once: an array that both shift by a chunk is shifted by one.
 
         Raises
         ------
