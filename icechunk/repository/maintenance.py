@@ -508,6 +508,10 @@ def _total(manifests: Iterable[_Sizes]) -> ChunkStorageStats:
             used, at = np.unique(location, return_inverse=True)
             known = [numbers.setdefault(locations[i], len(numbers)) for i in used.tolist()]
             virtual.add(np.array(known, np.uint64)[at], offset, length)
-    return ChunkStorageStats(
-        int(native.columns()[3].sum()), int(virtual.columns()[2].sum()), inline
-    )
+    return ChunkStorageStats(_sum(native.columns()[3]), _sum(virtual.columns()[2]), inline)
+
+
+def _sum(lengths: Column) -> int:
+    """Return the sum of lengths, which may have more than 64 bits where they lie."""
+    high, low = lengths >> np.uint64(32), lengths & np.uint64(0xFFFFFFFF)
+    return (int(high.sum()) << 32) + int(low.sum())

@@ -67,6 +67,11 @@ def made(storage: Storage, lie: Callable[[Column, Column], tuple[Any, Any]]) -> 
     return Repository.open(storage, config)
 
 
+@pytest.mark.parametrize(("lie", "size"), [("huge", 8 << 62), ("all", MOST), ("longer", 8 << 20)])
+def test_no_sum_of_lengths_is_cut(lie: str, size: int) -> None:
+    assert made(MemoryStorage(), LIES[lie]).chunk_storage_stats().native_bytes == size
+
+
 def array(repository: Repository) -> Any:
     return zarr.open_array(repository.readonly_session("main").store, path="a", mode="r")
 
