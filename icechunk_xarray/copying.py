@@ -438,7 +438,7 @@ class _Copying:
         self.repository.jobs.create(
             f"{name}-files", branch=self.branch, message="files", about=about
         )
-        snapshot = self._copy(name, about)
+        snapshot = self._copy(name, about, xr.DataTree(found.dataset))
         after = sources.versions(kept)
         changed = [url for url in kept if sources.has_changed(url, versions[url], after[url])]
         if changed:
@@ -462,10 +462,15 @@ class _Copying:
         )
 
     # -- one set of files ----------------------------------------------------------------
-    def _copy(self, name: str, about: Mapping[str, Any]) -> str:
-        """Copy what the archive on a branch has, note the files, and delete the branch."""
+    def _copy(self, name: str, about: Mapping[str, Any], opened: xr.DataTree | None = None) -> str:
+        """Copy what the archive on a branch has, note the files, and delete the branch.
+
+        `opened` is what the files hold, if they are open already.
+        """
         repository = self.repository
-        obj = self._begun(name, about, chunks={} if about.get("inserts") else None)
+        obj = opened
+        if obj is None:
+            obj = self._begun(name, about, chunks={} if about.get("inserts") else None)
         encoding = None
         try:
             if about.get("inserts"):

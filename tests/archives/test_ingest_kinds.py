@@ -260,6 +260,22 @@ def test_what_an_engine_gives_is_chosen(tmp_path: Path) -> None:
     assert got["v"].values.tolist() == [part(i)["v"].values[0].tolist() for i in range(3)]
 
 
+def test_an_engine_opens_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    open_dataset = xr.open_dataset
+
+    def count(name: Any, **options: Any) -> xr.Dataset:
+        opened.append(name)
+        return open_dataset(name, **options)
+
+    files, storage = write(tmp_path, lambda ds, i: ds), MemoryStorage()
+    monkeypatch.setattr(xr, "open_dataset", count)
+    ingest(files, storage, engine="h5netcdf", **QUIET)
+    monkeypatch.undo()
+    assert sorted(name for name in opened if str(name).endswith(".nc")) == list(map(str, files))
+    xr.testing.assert_identical(found(storage), expected(files))
+
+
 def test_a_file_that_no_engine_opens(tmp_path: Path) -> None:
     files = write(tmp_path, lambda ds, i: ds, 3)
     files[1].write_bytes(b"no file")
