@@ -15,8 +15,8 @@ except ModuleNotFoundError as error:
         f"icechunk_xarray needs {error.name}: pip install 'icechunk[xarray]'", name=error.name
     ) from error
 
-# zarr says so of zlib and shuffle, which nearly all NetCDF files have, for each array anew; a
-# filter of the user comes first
+# zarr warns about zlib and shuffle for each array, and nearly all NetCDF files have them; filters
+# of the user take precedence
 warnings.filterwarnings(
     "ignore", message="Numcodecs codecs are not in the Zarr version 3 specification", append=True
 )

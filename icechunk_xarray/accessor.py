@@ -16,10 +16,10 @@ from icechunk_xarray.writer import to_icechunk
 @xr.register_dataarray_accessor("icechunk")  # type: ignore[no-untyped-call]
 @xr.register_datatree_accessor("icechunk")  # type: ignore[no-untyped-call]
 class IcechunkAccessor:
-    """What Datasets, DataArrays and DataTrees can do with Icechunk.
+    """The Icechunk methods of Datasets, DataArrays and DataTrees.
 
-    xarray finds the engine ``icechunk`` by itself; this exists once `icechunk_xarray` is
-    imported.
+    xarray finds the engine ``icechunk`` by itself; the accessor exists once `icechunk_xarray`
+    is imported.
 
     Examples
     --------
@@ -31,8 +31,8 @@ class IcechunkAccessor:
 
     @property
     def to_icechunk(self) -> Callable[..., Any]:
-        """`icechunk_xarray.to_icechunk` of this object."""
-        # a bound method: help() shows the parameters
+        """`icechunk_xarray.to_icechunk` with this object."""
+        # as a bound method, it shows its parameters in help()
         return MethodType(to_icechunk, self._obj)
 
     def __repr__(self) -> str:

@@ -1,6 +1,6 @@
-"""Attributes of what exists: xarray leaves those of arrays, and replaces those of groups.
+"""Attributes of existing nodes: xarray leaves those of arrays, and replaces those of groups.
 
-Some of them say how numbers are stored. These stay; and a coordinate that is stored stays one.
+Attributes that say how numbers are stored stay; and a stored coordinate remains one.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _COORDINATES = "coordinates"
 
 
 def of_group(given: Mapping[Any, Any], group: zarr.Group, dataset: xr.Dataset) -> dict[Any, Any]:
-    """Return the attributes that a group is to have after a dataset was written to it.
+    """Return the attributes of a group after a dataset is written to it.
 
     Parameters
     ----------
     given : mapping
-        Of the dataset, with the names of coordinates that no variable says.
+        Attributes of the dataset, with the names of coordinates that no variable names.
     group : zarr.Group
     dataset : xarray.Dataset
     """
@@ -42,13 +42,13 @@ def of_group(given: Mapping[Any, Any], group: zarr.Group, dataset: xr.Dataset) -
 def replace(group: zarr.Group, variables: Mapping[str, xr.Variable]) -> None:
     """Give arrays the attributes of the variables that replace all of their values.
 
-    A variable without attributes changes none.
+    A variable without attributes changes nothing.
 
     Parameters
     ----------
     group : zarr.Group
     variables : mapping of str to xarray.Variable
-        With the names of their coordinates among the attributes.
+        Their attributes include the names of their coordinates.
     """
     for name, variable in variables.items():
         array: Any = group[name]

@@ -48,7 +48,7 @@ from icechunk_xarray.xarray_internals import name_by_version
 
 __all__ = ["IcechunkBackendEntrypoint"]
 
-#: A message lists no more groups than this.
+#: The most groups that a message lists.
 _LISTED_GROUPS = 10
 
 
@@ -72,7 +72,7 @@ class IcechunkBackendEntrypoint(BackendEntrypoint):
     def guess_can_open(self, filename_or_obj: Any) -> bool:
         """Whether something is a local path that holds a repository, or an icechunk object.
 
-        Nothing is read: the names of files suffice. URLs with ``|icechunk:`` are ours, too; others
+        Nothing is read: file names suffice. URLs with ``|icechunk:`` are accepted, too; others
         are left to ``engine=``.
         """
         if isinstance(
@@ -83,7 +83,7 @@ class IcechunkBackendEntrypoint(BackendEntrypoint):
             if version_url(filename_or_obj) is not None:
                 return True
         except InvalidInputError:
-            return True  # opening it says what is wrong
+            return True  # opening it reports what is wrong
         path = _local_path(filename_or_obj)
         return path is not None and _holds_repository(path)
 
@@ -196,7 +196,7 @@ use_cftime, decode_timedelta
         Returns
         -------
         dict of str to Dataset
-            By path; below the group that `group` or the URL names, if any.
+            By path; relative to the group that `group` or the URL names, if any.
         """
         _check_zarr_options(consolidated, zarr_format)
         decoding = {k: v for k, v in options.items() if k not in _VERSION_OPTIONS}
@@ -232,7 +232,7 @@ class _Version:
     ref : dict
         The arguments that name it.
     path : str
-        Of the node that the URL names, without slashes around.
+        The path of the node that the URL names, without slashes around it.
     """
 
     store: IcechunkStore
@@ -261,7 +261,7 @@ class _Version:
         return cls(store, ref or {"snapshot_id": session.snapshot_id}, path)
 
     def group_path(self, group: str | None) -> str:
-        """Return the path of a group as the repository has it; below the one of the URL.
+        """Return the path of a group in the repository; below the one of the URL.
 
         Raises
         ------

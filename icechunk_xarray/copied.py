@@ -23,27 +23,27 @@ __all__ = ["encodings_of", "note_files", "without_references"]
 def note_files(
     session: Session, root: str, dim: str, about: Mapping[str, Any], begun: Record | None
 ) -> bool:
-    """Note which files are there, in a table that an array names.
+    """Record which files are there, in a table that an array names.
 
     Parameters
     ----------
     session : Session
-        That writes.
+        The session to write to.
     root : str
-        The group.
+        Path of the group.
     dim : str
-        Along which files are combined.
+        The dimension along which files are combined.
     about : mapping
-        With the locations of files, and their versions.
+        Has the locations of files, and their versions.
     begun : Record or None
-        What to go on from if the group has no record.
+        The record to continue if the group has none.
 
     Returns
     -------
     bool
-        False if all of them were noted already.
+        False if all of them were recorded already.
     """
-    # appending may have taken the name of the table from the array that had it
+    # an append may have removed the name of the table from its array
     there = Record.find(session, root)
     record = there or begun or Record()
     known = set(record.files.locations)
@@ -58,7 +58,7 @@ def note_files(
     table = noted.save(session)
     arrays = sorted(
         (node for node in session.tree.within(root) if node.is_array),
-        # one that an append leaves alone keeps the name
+        # an array that an append leaves alone keeps the name
         key=lambda node: (dim.encode() in node.user_data, node.path),
     )
     path = arrays[0].path
@@ -70,7 +70,7 @@ def note_files(
 
 
 def without_references(dataset: xr.Dataset) -> xr.Dataset:
-    """Return a dataset that says how its numbers are stored, and nothing of references."""
+    """Return a dataset that keeps how its numbers are stored, and nothing of references."""
     for variable in dataset.variables.values():
         variable.encoding = kept_encoding(variable.encoding)
     return dataset
@@ -87,9 +87,9 @@ def encodings_of(
     ----------
     obj : xarray.DataTree
     encoding : mapping of str to mapping
-        Of variables of the root.
+        For variables of the root.
     chunks : mapping of str to int, optional
-        By dimension.
+        Chunk sizes, by dimension.
     """
     parts: list[Any] = []
     for node in obj.subtree:

@@ -1,7 +1,7 @@
-"""What an earlier call of `ingest` says that it has begun, and whether this one goes on with it.
+"""What earlier calls of `ingest` began, and whether this call may continue it.
 
-It says so in the repository, which anybody may have made. So nothing is read that the call now
-does not ask for: no other file, and none in another way.
+Their records are in the repository, which anybody may have made. So this call reads only the files
+that it was asked for, and only in the way that it was asked to.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from icechunk.base.public_url import public_url
 __all__ = ["begun_copies"]
 
 _MISMATCH: Final = "error", "skip", "materialize"
-#: Of a version of a file: size, times, etag, digest.
+#: Types of the fields of a file's version: size, times, etag, digest.
 _VERSION: Final = (int, int, str, int, int)
 
 
@@ -27,24 +27,24 @@ def begun_copies(
     opening: Mapping[str, Any] | None,
     scanned: Callable[[Sequence[str]], Session],
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield what earlier calls have begun: the branch of a scan, and what the job says.
+    """Yield what earlier calls began: the branch of a scan, and what the job records.
 
     Parameters
     ----------
     repository : Repository
     prefix : str
-        How the names of jobs and branches begin.
+        Prefix of the names of jobs and branches.
     locations : mapping of str to str
-        Where the files are that are asked for now, by their names.
+        Locations of the requested files, by name.
     opening : mapping or None
-        How they are opened.
+        How to open them.
     scanned : callable
-        Returns a session of references to files, found anew: a virtual dataset may refer to others.
+        Scans files anew and returns a session of references: a virtual dataset may refer to others.
 
     Raises
     ------
     InvalidInputError
-        If it is about other files, or opens them in another way.
+        If the record is about other files, or opens them in another way.
     """
     jobs = repository.jobs
     for name in [name for name in jobs.list() if name.startswith(prefix)]:

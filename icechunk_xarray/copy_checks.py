@@ -1,4 +1,4 @@
-"""What new files must be like for their values to go behind those that were copied before."""
+"""Checks that new files fit values that were copied before."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from icechunk import InvalidInputError
 
 __all__ = ["Block", "check_fit", "check_places", "in_words"]
 
-#: What says how the numbers of a variable are stored.
+#: Encodings that determine how the numbers of a variable are stored.
 _STORED_BY: Final = ("dtype", "scale_factor", "add_offset", "_FillValue", "missing_value")
 #: Bytes of values that are compared at a time.
 _AT_A_TIME: Final = 1 << 26
-#: How far packed numbers may be apart, in steps of their packing.
+#: How far packed numbers may differ, in steps of their packing.
 _SLACK: Final = 1e-3
 _SHOWN: Final = 10
 _ELSEWHERE: Final = "copy these files into another group"
-#: How xarray says which variable it cannot decode, and which group is like no tree of its own.
+#: How xarray names a variable that it cannot decode, and a group that does not fit its parents.
 _UNDECODED: Final = re.compile(r"decoding variable '(.+)' with value")
 _UNALIGNED: Final = re.compile(r"group '(.+)' is not aligned with its parents")
 
@@ -37,13 +37,13 @@ def in_words() -> Iterator[None]:
     Raises
     ------
     InvalidInputError
-        In the place of what xarray raises.
+        In place of what xarray raises.
     """
     try:
         yield
     except InvalidInputError:
         raise
-    except Exception as error:  # xarray raises many kinds
+    except Exception as error:  # xarray raises errors of many kinds
         reason = str(error)
         name = _UNDECODED.search("\n".join([reason, *getattr(error, "__notes__", [])]))
         group = _UNALIGNED.search(reason)
@@ -65,7 +65,7 @@ def in_words() -> Iterator[None]:
 
 
 class Block(NamedTuple):
-    """Which steps are of which file."""
+    """The steps of one file."""
 
     url: str
     start: int
@@ -78,9 +78,9 @@ def check_fit(stored: xr.Dataset, given: xr.Dataset, dim: str, root: str) -> Non
     Parameters
     ----------
     stored, given : xarray.Dataset
-        Decoded; values are read where they are needed.
+        Decoded. Values are read when they are needed.
     dim : str
-        Along which files are appended.
+        The dimension along which files are appended.
     root : str
         The group, for messages.
     """
@@ -154,7 +154,7 @@ def _check_variable(
 
 
 def _kind(variable: xr.Variable) -> str:
-    """Return what kind of values a variable has, with their calendar."""
+    """Return the kind of a variable's values, with their calendar."""
     kind = variable.dtype.kind
     if kind in "OT" and variable.size:
         first = variable[(0,) * variable.ndim].values.item()
@@ -195,7 +195,7 @@ def _first_lost(name: str, stored: xr.Variable, given: xr.Variable) -> Any:
         else:
             plain.encoding = encoding
             with np.errstate(all="ignore"), warnings.catch_warnings():
-                # xarray says what it changes; here it is found
+                # xarray warns about what it changes; the comparison below finds it
                 warnings.simplefilter("ignore")
                 encoded = xr.conventions.encode_cf_variable(plain, name=name)
                 decoded = xr.conventions.decode_cf_variable(name, encoded).values
@@ -221,7 +221,7 @@ def _lost(
 def check_places(
     stored: xr.Dataset, given: xr.Dataset, dim: str, root: str, blocks: Sequence[Block]
 ) -> None:
-    """Refuse files whose steps are there already, by name."""
+    """Refuse files whose steps are there already, naming them."""
     if not all(dim in each.coords for each in (stored, given)):
         return
     old, new = pd.Index(stored[dim].values), given[dim].values

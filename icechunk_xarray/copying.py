@@ -1,8 +1,8 @@
-"""Files by value into a repository: scanned as an archive, then copied by a job.
+"""Copy files by value into a repository: scan them as an archive, then copy with a job.
 
-The files first become an archive of references, on a branch of its own that is deleted in the
-end. It makes sure that they fit together and that what is read equals what the files' own
-libraries read. Then its values are written to the branch of the caller, in batches.
+The files first become an archive of references on a temporary branch. The scan makes sure that
+the files fit together, and that what is read equals what the files' own libraries read. Then the
+values are written to the caller's branch, in batches.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ __all__ = ["ingest"]
 
 _ON_CHANGED: Final = "error", "keep"
 _ON_MISMATCH: Final = "error", "skip", "materialize"
-#: All values are copied, whatever references can express.
+#: All values are copied, even those that references could express.
 _ANY_SIZE: Final = 1 << 62
 _SHOWN: Final = 10
 
@@ -85,59 +85,59 @@ def ingest(
 ) -> VirtualizeReport:
     """Copy many NetCDF, HDF5 or GRIB files into one dataset of a repository.
 
-    As `virtualize`, but values are written as chunks of the repository, which needs the files
-    no more. Called again, files that are there already are left out, and new ones are appended
+    Like `virtualize`, but values are written as chunks of the repository, which then needs the
+    files no more. A repeated call skips files that are there already, and appends new ones
     along the first of `concat_dims`. With `engine`, files of any kind that xarray opens.
 
-    Files that belong between or before those that are there go to their places, by the labels
-    of that dimension. Chunks that only change places are not read; else all that follows is
-    written anew. That is one commit.
+    Files that belong before or between existing ones are inserted by the labels of that
+    dimension. Chunks that only change places are not read; otherwise everything that follows is
+    written anew. An insertion is one commit.
 
-    Otherwise arrays and coordinates are committed first, then values in batches. Whatever ends
-    the call, the next one first finishes what it began. It has to name those files, too.
+    Otherwise arrays and coordinates are committed first, then values in batches. If a call is
+    cut short, the next one first finishes what it began. It must name the same files, too.
 
     Parameters
     ----------
     urls : str, path or sequence of them
         Files, or a pattern such as ``"s3://bucket/2024/*.nc"``.
     target : Repository, Storage, URL or path
-        A repository is created where there is none.
+        A repository is created if there is none.
     concat_dims, expand_dims, variables, drop_variables, rename, parser, verify, isolate, allow_gaps
         As for `virtualize`.
     drop_attributes, filter_by_keys
-        As for `virtualize`. Messages that `filter_by_keys` chooses of files that are there
-        already go to a group of their own.
+        As for `virtualize`. If other messages of the same files were copied before, those that
+        `filter_by_keys` chooses must go to a group of their own.
     engine : str, optional
         Let xarray open the files with this engine, such as ``"zarr"``, ``"rasterio"`` or
-        ``"cfgrib"``, and combine them along the first of `concat_dims`. They are compared with the
-        first of them and with what is stored; what their own library reads is not checked, nor
-        bounded. Default: the scanners of `virtualize`, with limits.
+        ``"cfgrib"``, and combine them along the first of `concat_dims`. Files are compared with
+        the first one and with what is stored; what their own library reads is neither checked
+        nor bounded. Default: the scanners of `virtualize`, with limits.
     open_options : mapping, optional
         With `engine`: more arguments of `xarray.open_dataset`, such as ``{"backend_kwargs": ...}``.
     chunks : mapping of str to int, optional
-        Sizes of chunks of new arrays, by dimension; -1 is the whole dimension of the first call.
+        Chunk sizes of new arrays, by dimension; -1 is the whole dimension in the first call.
         Default: those of the files.
     encoding : mapping, optional
-        Of new arrays, by name, as for `icechunk_xarray.to_icechunk`. Default: numbers are stored
-        as the files have them, with Zarr's compression.
+        Encodings of new arrays, by name, as for `icechunk_xarray.to_icechunk`. Default: numbers are
+        stored as in the files, with Zarr's compression.
     group, branch, message, metadata
-        Where it goes, and what the commits say.
+        Where the data goes, and what the commits say.
     storage_options, remote_options
         As for `virtualize`.
     on_mismatch : {"error", "skip", "materialize"}
         What to do with files that differ from the first; see `virtualize`. Chunks and compression
-        may differ. With ``"materialize"`` other data types and packings are taken, too, if their
-        values can be stored as those of the first; with `engine`, numbers that files pack in
+        may differ. ``"materialize"`` also accepts other data types and packings if their values
+        can be stored like those of the first; with `engine`, numbers that files pack in
         different ways are stored as they are read.
     on_changed : {"error", "keep"}
-        What to do with files that are of another version than when they were copied: refuse,
-        or leave what was copied.
+        What to do with files that have changed since they were copied: refuse them, or keep
+        what was copied.
     commit_every : int, str or timedelta
-        How large a batch is; see `distributed_write`.
+        The size of a batch; see `distributed_write`.
     executor : {"threads", "processes", "sync"}, Executor or Client, optional
-        What copies values. Default: what Dask uses.
+        Copies the values. Default: what Dask uses.
     progress : bool, callable or None
-        A bar, none, or a function that is given a `Status` now and then.
+        A bar, none, or a function that receives a `Status` from time to time.
 
     Returns
     -------
@@ -147,14 +147,14 @@ def ingest(
     Raises
     ------
     InvalidInputError
-        If files contradict each other or what is stored, or have changed. The message names what.
-        Values that something else has written are never taken for those of a file: a file that
-        has them is named, too.
+        If files contradict each other or what is stored, or have changed. The message names the
+        cause. Values that something else has written are never taken for those of a file; such
+        a file is named, too.
     ConflictError
-        If others have changed the same arrays meanwhile.
+        If others have changed the same arrays in the meantime.
     SessionStateError
-        If another call copies files into the same group now. The message says where, since when,
-        and how to go on. One whose process is gone is no such call.
+        If another call is copying files into the same group. The message says where, since when,
+        and how to proceed. A call whose process is gone does not count.
 
     Examples
     --------
@@ -259,13 +259,13 @@ class _Copying:
 
     @property
     def running(self) -> str:
-        """How the names of calls that run begin."""
+        """Prefix of the names of running calls."""
         return f"{self._prefix}running-"
 
     def all_of(
         self, locations: Mapping[str, str], sources: Sources, on_changed: str
     ) -> tuple[VirtualizeReport, tuple[str, ...], tuple[str, ...]]:
-        """Copy what is not there; return what was, and what of that has changed."""
+        """Copy what is missing; return what was there, and which of it has changed."""
         self.finish_begun(locations)
         known = self.known()
         already = tuple(name for name in locations if locations[name] in known)
@@ -288,7 +288,7 @@ class _Copying:
         return report, already, tuple(changed)
 
     def _check_chosen(self, name: str) -> None:
-        """Refuse other messages of files that are there than those that were copied."""
+        """Refuse messages that differ from those already copied from the same files."""
         given = _open(self._aside([name]), "aside")
         stored = _open(self.repository.readonly_session(self.branch), self.root)
         for key, variable in given.variables.items():
@@ -300,7 +300,7 @@ class _Copying:
                 )
 
     def known(self) -> dict[str, Version]:
-        """Return the files that are there, and of which version."""
+        """Return the files that are there, and their versions."""
         record = Record.find(self.repository.readonly_session(self.branch), self.root)
         if record is None:
             return {}
@@ -308,7 +308,7 @@ class _Copying:
         return {location: files.version(row) for row, location in enumerate(files.locations)}
 
     def finish_begun(self, locations: Mapping[str, str]) -> None:
-        """Finish what an earlier call has begun, and delete what it has left."""
+        """Finish what an earlier call began, and delete what it left behind."""
         opening = None if self.opening is None else self.opening.to_dict()
         begun = begun_copies(self.repository, self._prefix, locations, opening, self._aside)
         for staging, about in begun:
@@ -318,7 +318,7 @@ class _Copying:
                 self.repository.delete_branch(staging)
 
     def _aside(self, files: Sequence[str]) -> Session:
-        """Return a session of references to some files, scanned now."""
+        """Scan some files now, and return a session of references to them."""
         aside = self._reading(files, Repository.create(MemoryStorage()))
         how = {**self.scanning, "verify": "none"}
         virtualize(files, aside, group="aside", progress=False, **how)
@@ -342,7 +342,7 @@ class _Copying:
             appends = self._appends(session, has_groups=any(not n.is_array for n in below[1:]))
             inserts = False
             reading = self._reading(todo).readonly_session(name)
-            # what cannot be opened is not begun
+            # do not begin what cannot be opened
             _opened(reading, name, None)
             if appends:
                 stored, given = _open(session, self.root), _open(reading, name)
@@ -367,7 +367,7 @@ class _Copying:
                 for key in report.variables
             }
             snapshot = self._copy(name, about)
-            # what is copied refers to no file
+            # the copy refers to no file
             whole = _open(repository.readonly_session(self.branch), self.root)
             return replace(
                 report,
@@ -383,12 +383,12 @@ class _Copying:
                 repository.delete_branch(name)
 
     def _appends(self, session: Session, *, has_groups: bool) -> bool:
-        """Whether the group has arrays that files are appended to.
+        """Whether the group has arrays to append files to.
 
         Raises
         ------
         InvalidInputError
-            If it has, and the files have groups.
+            If it has, and the files contain groups.
         """
         if session.tree.get(self.root) is None:
             return False
@@ -463,9 +463,9 @@ class _Copying:
 
     # -- one set of files ----------------------------------------------------------------
     def _copy(self, name: str, about: Mapping[str, Any], opened: xr.DataTree | None = None) -> str:
-        """Copy what the archive on a branch has, note the files, and delete the branch.
+        """Copy the archive on a branch, record the files, and delete the branch.
 
-        `opened` is what the files hold, if they are open already.
+        `opened` has the contents of the files, if they are open already.
         """
         repository = self.repository
         obj = opened
@@ -487,7 +487,7 @@ class _Copying:
                 branch=self.branch,
                 job=name,
                 append_dim=self.dim if about["appends"] else None,
-                # a group without arrays may be there
+                # a group without arrays may exist
                 mode="a",
                 align_chunks="opening" in about,
                 encoding=encoding,
@@ -495,7 +495,7 @@ class _Copying:
             )
         except InvalidInputError:
             if name not in repository.jobs or not repository.jobs.open(name).committed():
-                # nothing was begun, and the same would happen again
+                # nothing was begun, and a repeated call would fail in the same way
                 self._forget(name)
             raise
         snapshot = self._note(about, name) or written
@@ -503,13 +503,13 @@ class _Copying:
         return str(snapshot)
 
     def _begun(self, name: str, about: Mapping[str, Any], chunks: Any) -> xr.DataTree:
-        """Return what a set of files holds."""
+        """Return the contents of a set of files."""
         if "opening" in about:
             return reopened(about, Sources(self.scanning["remote_options"]))
         return _opened(self._reading(about["files"]).readonly_session(name), name, chunks)
 
     def _forget(self, name: str) -> None:
-        """Delete what a set of files needs while it is copied."""
+        """Delete what a set of files needed while it was copied."""
         jobs = self.repository.jobs
         for each in (name, f"{name}-files"):
             if each in jobs:
@@ -521,14 +521,14 @@ class _Copying:
         return f"Copy {len(about['locations'])} files into {self.root}"
 
     def _note(self, about: Mapping[str, Any], name: str) -> str | None:
-        """Note which files are there, in a commit of its own."""
+        """Record the files of the group in a commit of their own."""
         session = self.repository.writable_session(self.branch)
         if not note_files(session, self.root, self.dim, about, self._record_of(name)):
             return None
         return self._commit(session, about)
 
     def _record_of(self, name: str) -> Record | None:
-        """Return the record of an archive on a branch, None if it is not there."""
+        """Return the record of an archive on a branch, None if it does not exist."""
         if name not in self.repository.list_branches():
             return None
         return Record.find(self.repository.readonly_session(name), self.root)
@@ -541,11 +541,11 @@ class _Copying:
         )
 
     def _insert(self, name: str, about: Mapping[str, Any], given: xr.Dataset) -> str:
-        """Copy files that belong between others, in one commit: no version is in disorder."""
+        """Copy files that belong between others, in one commit: every version is in order."""
         session = self.repository.writable_session(self.branch)
         there = Record.find(session, self.root)
         if there is not None and set(there.files.locations) >= set(about["locations"]):
-            # a call before was killed after its commit
+            # an earlier call was killed after its commit
             return session.snapshot_id
         order = order_of(_open(session, self.root), given, self.dim)
         executor = self.writing["chunkmanager_store_kwargs"]
@@ -555,7 +555,7 @@ class _Copying:
             group=self.root.strip("/") or None,
             append_dim=self.dim,
             align_chunks=True,
-            # they are put in order next, and were compared with what is stored
+            # steps are sorted next, and were compared with what is stored
             safe_append=False,
             chunkmanager_store_kwargs=executor,
             progress=self.writing["progress"],
@@ -566,7 +566,7 @@ class _Copying:
         return self._commit(session, about)
 
     def _reading(self, urls: Sequence[str], where: Repository | None = None) -> Repository:
-        """Return a repository as one that may read the files; nothing of it is stored."""
+        """Return the repository, reopened to read the files; none of this is stored."""
         options = self.scanning["remote_options"]
         containers = derive_containers([location_of(url) for url in urls], options, secrets=True)
         config = RepositoryConfig()
@@ -576,7 +576,7 @@ class _Copying:
 
 
 def _blocks_of(source: Record, dim: str) -> list[Block]:
-    """Return which steps are of which file, as far as the archive knows."""
+    """Return which steps belong to which file, as far as the archive knows."""
     blocks = source.blocks.get(("", dim))
     if blocks is None:
         return []

@@ -22,7 +22,7 @@ Writable: TypeAlias = xr.Dataset | xr.DataArray | xr.DataTree
 #: Path, dataset and encoding of a group.
 GroupPart: TypeAlias = tuple[str, xr.Dataset, Mapping[str, Mapping[str, Any]]]
 
-# the names that xarray gives to arrays without one, and looks for when it opens them
+# the names that xarray gives to unnamed arrays, and looks for when it opens them
 _ARRAY_NAME = "__xarray_dataarray_name__"
 _ARRAY_VARIABLE = "__xarray_dataarray_variable__"
 
@@ -70,7 +70,7 @@ def _as_dataset(array: xr.DataArray) -> xr.Dataset:
 
 
 def describe(parts: list[GroupPart], options: Options) -> str:
-    """Return the message of a commit for which none was given."""
+    """Return a default commit message."""
     verb = "Write"
     if options.append_dim is not None:
         verb = f"Append along {options.append_dim}"
@@ -83,7 +83,7 @@ def describe(parts: list[GroupPart], options: Options) -> str:
 
 
 def stage_groups(parts: list[GroupPart], session: Session, options: Options) -> list[PendingWrite]:
-    """Make the arrays of all groups, and return the writes that remain."""
+    """Make the arrays of all groups, and return the pending writes."""
     store = session.store
     writes: list[PendingWrite] = []
     if options.append_dim is not None and options.safe_append:
@@ -94,7 +94,7 @@ def stage_groups(parts: list[GroupPart], session: Session, options: Options) -> 
     for group, dataset, encoding in parts:
         fitting = options
         if len(parts) > 1:
-            # of a tree, what has nothing to do with the dimensions
+            # nodes of a tree that have nothing to do with the dimensions
             if options.region is not None and not dataset.variables:
                 continue
             if options.append_dim not in dataset.dims:
@@ -108,7 +108,7 @@ def stage_groups(parts: list[GroupPart], session: Session, options: Options) -> 
 
 
 def write_now(writes: list[PendingWrite]) -> list[PendingWrite]:
-    """Write what is in memory, and return what Dask computes."""
+    """Write what is in memory, and return the writes that Dask computes."""
     lazy = []
     for write in writes:
         if write.is_lazy:

@@ -1,4 +1,4 @@
-"""Steps in the order of their labels: new ones between those of a group."""
+"""Sort steps by their labels: new ones go between those of a group."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Order = npt.NDArray[np.intp]
 
 
 def order_of(stored: xr.Dataset, given: xr.Dataset, dim: str) -> Order | None:
-    """Return which step goes where if new ones belong between or before those of a group.
+    """Return the order of steps if new ones belong between or before those of a group.
 
     Parameters
     ----------
@@ -34,8 +34,8 @@ def order_of(stored: xr.Dataset, given: xr.Dataset, dim: str) -> Order | None:
     Returns
     -------
     intp[n] or None
-        For each place the step that it gets, counting the new ones behind the others. None if
-        new ones just follow, or the labels have no order.
+        For each place, the step that goes there; new steps are counted after the others. None
+        if new ones just follow, or the labels have no order.
     """
     if not all(dim in each.coords for each in (stored, given)):
         return None
@@ -58,21 +58,21 @@ def order_of(stored: xr.Dataset, given: xr.Dataset, dim: str) -> Order | None:
 def put_in_order(
     session: Session, root: str, dim: str, order: Order, options: Mapping[str, Any]
 ) -> None:
-    """Put the steps of all arrays of a group in another order, in a session.
+    """Reorder the steps of all arrays of a group, in a session.
 
-    Where whole chunks change places, no value is read; else all that moves is written anew.
+    Where whole chunks change places, no value is read; otherwise all that moves is written anew.
 
     Parameters
     ----------
     session : Session
-        Which has the steps.
+        Contains the steps.
     root : str
         Path of the group.
     dim : str
     order : intp[n]
-        For each place the step that it gets.
+        For each place, the step that goes there.
     options : mapping
-        How Dask runs, for `icechunk_dask.store_dask`.
+        Options of `icechunk_dask.store_dask`.
     """
     with rectilinear_chunks():
         group: Any = zarr.open_group(session.store, path=root.strip("/"), mode="r+")
@@ -99,7 +99,7 @@ def put_in_order(
 
 
 def _whole_chunks(order: Order, size: Any) -> npt.NDArray[np.intp] | None:
-    """Return for each place of a chunk the one that it gets; None if chunks would be cut."""
+    """Return the chunk that goes to each place; None if chunks would be cut."""
     if not isinstance(size, int):
         return None
     starts = order[::size]
@@ -107,7 +107,7 @@ def _whole_chunks(order: Order, size: Any) -> npt.NDArray[np.intp] | None:
     if (starts % size).any() or not np.array_equal(order, whole):
         return None
     moves = starts // size
-    # a chunk that is not full is the last one
+    # only the last chunk may be partial
     return moves if len(order) % size == 0 or moves[-1] == len(moves) - 1 else None
 
 
@@ -121,14 +121,14 @@ def _move(session: Session, path: str, axis: int, moves: npt.NDArray[np.intp]) -
 
 
 def _first_edge(array: zarr.Array[Any], axis: int, order: Order) -> int:
-    """Return where the chunk begins with the first step that moves."""
+    """Return the start of the chunk that has the first step that moves."""
     moved = int(np.flatnonzero(order != np.arange(len(order)))[0])
     ends = edges_of(array)[axis]
     return int(ends[np.searchsorted(ends, moved, side="right") - 1])
 
 
 def _in_order(array: zarr.Array[Any], axis: int, order: Order) -> Any:
-    """Return steps of an array as Dask computes them."""
+    """Return steps of an array, reordered by Dask."""
     chunks = tuple(tuple(np.diff(ends).tolist()) for ends in edges_of(array))
     whole = da.from_array(array, chunks=chunks)
     parts = []
@@ -140,7 +140,7 @@ def _in_order(array: zarr.Array[Any], axis: int, order: Order) -> Any:
 
 
 def _runs(order: Order) -> Iterator[slice]:
-    """Yield runs of steps that stay together."""
+    """Yield runs of consecutive steps."""
     breaks = np.flatnonzero(np.diff(order) != 1) + 1
     for part in np.split(order, breaks):
         yield slice(int(part[0]), int(part[-1]) + 1)

@@ -1,4 +1,4 @@
-"""How numbers of files are stored when their values are copied."""
+"""How copied numbers are stored: as in their files."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _MISSING: Final = "missing_value"
 
 
 def kept_encoding(encoding: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the encoding of a variable by which its values are stored as a file has them.
+    """Return the encoding that stores the values of a variable as its file does.
 
     Parameters
     ----------
     encoding : mapping
-        What xarray says of a variable that it has read.
+        The encoding of a variable that xarray has read.
 
     Returns
     -------
     dict
-        Without what is of the file. Of several numbers that stand for missing values one is
-        left, because only one can be stored.
+        The encoding without what concerns the file itself. Of several numbers that mark missing
+        values, only one is kept, because only one can be stored.
 
     Examples
     --------
@@ -54,7 +54,7 @@ def kept_encoding(encoding: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _one_missing(encoding: Mapping[str, Any]) -> Any:
-    """Return a value that stands for missing ones; None if no value that is stored does."""
+    """Return a value that marks missing ones; None if no stored value can."""
     if encoding.get(_MISSING) is None:
         return None
     values = np.atleast_1d(encoding[_MISSING])
@@ -64,7 +64,7 @@ def _one_missing(encoding: Mapping[str, Any]) -> Any:
         return None
     with np.errstate(invalid="ignore"):
         for value in values:
-            # xarray compares it with what is stored, and a type may not have the number
+            # xarray compares it with stored values, and the dtype may not have the number
             if not numbers or pd.isnull(value) or value.astype(stored) == value:
                 return value.item()
     return None

@@ -1,7 +1,7 @@
-"""Whether values mean the same kind of thing as the stored ones: numbers, times, durations, texts.
+"""Whether values are of the same kind as the stored ones: numbers, times, durations, texts.
 
-Zarr stores times as numbers with the attribute ``units``. xarray writes plain numbers among them as
-they are, and a reader gets times that nobody has given; times among plain numbers become the days
+Zarr stores times as numbers with the attribute ``units``. xarray writes plain numbers among them
+unchanged, and a reader gets times that nobody gave it; times among plain numbers become days
 since some day.
 """
 
@@ -30,7 +30,7 @@ _STANDARD = ("standard", "gregorian", "proleptic_gregorian")
 
 
 def check_kinds(variables: Mapping[Any, xr.Variable], existing: Mapping[str, xr.Variable]) -> None:
-    """Refuse values of another kind than those of the arrays that they go to.
+    """Refuse values of another kind than those of the arrays that they are written to.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def is_of_time(variable: xr.Variable) -> bool:
 
 
 def _kind(variable: xr.Variable) -> str | None:
-    """Return what kind of values a variable has, None if that takes computing them."""
+    """Return the kind of a variable's values, None if finding it means computing them."""
     dtype: Any = variable.dtype
     if dtype.kind == "M":
         return _TIMES
@@ -107,10 +107,10 @@ def _kind_of_object(value: Any) -> str | None:
 
 
 def _may_stand_for(variable: xr.Variable, given: str, stored: xr.Variable, kept: str) -> bool:
-    """Whether two kinds differ only in what attributes say."""
+    """Whether two kinds differ only in their attributes."""
     units, other = (each.attrs.get("units") for each in (variable, stored))
     if (given, kept) == (_DURATIONS, _NUMBERS):
-        # older releases of xarray say no more of durations
+        # older releases of xarray mark durations by their units only
         return _is_unit_of_time(other)
     return (given, kept) == (_NUMBERS, _DURATIONS) and units == other is not None
 

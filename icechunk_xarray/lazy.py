@@ -1,7 +1,7 @@
-"""Dask variables of `to_icechunk`: written with `icechunk_dask`, at once or later.
+"""Dask variables of `to_icechunk`: written with `icechunk_dask`, now or later.
 
-There is no other way to write them, because that one needs no more than Dask itself: the
-scheduler of threads works without distributed.
+There is no other way to write them: `icechunk_dask` needs only Dask itself, whose
+threaded scheduler works without distributed.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from icechunk_xarray.staging import PendingWrite
 if TYPE_CHECKING:
     from icechunk_dask import Status
 
-#: What refers to the whole program, or to nothing.
+#: Objects that refer to the whole program, or to nothing.
 _OPAQUE = (type, ModuleType, str, bytes, int, float, bool, type(None))
 
 
 @dataclass(frozen=True)
 class LazyWrite:
-    """How the values of Dask variables are written: all in one computation.
+    """How Dask variables are written: all in one computation.
 
     The names are those of `to_icechunk`.
     """
@@ -40,7 +40,7 @@ class LazyWrite:
     options: Mapping[str, Any]
 
     def check(self, *, compute: bool) -> None:
-        """Refuse options that are not meant for Dask."""
+        """Refuse options that do not apply to Dask."""
         if self.options and not compute:
             raise InvalidInputError(
                 "chunkmanager_store_kwargs say how to compute, which compute=False does not: pass "
@@ -59,33 +59,33 @@ class LazyWrite:
                 )
 
     def write(self, writes: list[PendingWrite]) -> None:
-        """Write into the session of the targets.
+        """Write into the session that the targets belong to.
 
         Raises
         ------
         TaskError
         InvalidInputError
-            If a value cannot be stored, among other reasons.
+            If, among other reasons, a value cannot be stored.
         """
         if writes:
             self.store(writes)
 
     def store(self, writes: list[PendingWrite], **how: Any) -> Any:
-        """Write as `icechunk_dask.store_dask` is told to."""
+        """Write with `icechunk_dask.store_dask`."""
         try:
             return self._store(writes, progress=self.progress, **self.options, **how)
         except TaskError as error:
             refusal = error.__cause__
             if not isinstance(refusal, InvalidInputError):
                 raise
-            # of a value: what the task says of its region stays in the cause
+            # an error about a value: the region that the task names stays in the cause
             refused = InvalidInputError(refusal.message, refusal.kind)
             for note in getattr(error, "__notes__", ()):
                 refused.add_note(note)
             raise refused from error
 
     def check_own_reads(self, writes: list[PendingWrite], session: Session, group: str) -> None:
-        """Refuse to replace a group that values are computed from later.
+        """Refuse to replace a group from which values are computed later.
 
         Raises
         ------
@@ -106,7 +106,7 @@ class LazyWrite:
                     )
 
     def delay(self, writes: list[PendingWrite], session: Session) -> Any:
-        """Return what writes into a session when it is computed."""
+        """Return a `Delayed` that writes into a session when it is computed."""
         from dask.delayed import delayed
 
         if not writes:
@@ -126,7 +126,7 @@ class LazyWrite:
 
 
 class _Merge:
-    """The last step of a delayed write: merges what the tasks did into a session."""
+    """The last step of a delayed write: merges the changes of the tasks into a session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -142,7 +142,7 @@ class _Merge:
 
 
 def _store_dask() -> Callable[..., Any]:
-    # who has no Dask variables needs no Dask
+    # without Dask variables, Dask is not needed
     try:
         from icechunk_dask import store_dask
     except ModuleNotFoundError as error:
@@ -166,7 +166,7 @@ def _arrays_read(source: Any, session: Session) -> set[str]:
     ----------
     source : dask.array.Array
     session : Session
-        The very one: a fork of it does not count, which has a state of its own.
+        This very session: a fork does not count, because it has a state of its own.
     """
     found: set[str] = set()
     graph = source.dask
@@ -179,7 +179,7 @@ def _arrays_read(source: Any, session: Session) -> set[str]:
         if isinstance(value, _OPAQUE) or id(value) in seen:
             continue
         seen.add(id(value))
-        # or its id may become that of another one
+        # keeps it alive, or another object may get its id
         keep.append(value)
         if isinstance(value, zarr.Array):
             store = value.store
@@ -191,7 +191,7 @@ def _arrays_read(source: Any, session: Session) -> set[str]:
 
 
 def _referents(value: Any) -> Iterable[Any]:
-    """Return what a value refers to, without the names of the module that a function is in."""
+    """Return what a value refers to, without the globals of a function's module."""
     if isinstance(value, FunctionType):
         cells = value.__closure__ or ()
         return [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]

@@ -1,4 +1,4 @@
-"""Names, dtypes and attributes that a group of Zarr cannot have, refused beforehand."""
+"""Refuse names, dtypes and attributes that a Zarr group cannot have, before writing."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from icechunk_xarray.refusals import refused
 
 __all__ = ["check_names", "check_place", "listed"]
 
-#: What Zarr reads in a key as something else than a name.
+#: Parts of keys that Zarr does not read as names.
 _NO_NAMES = ("", ".", "..", "zarr.json")
-#: How values of pandas become those of NumPy.
+#: How to convert values of pandas to those of NumPy.
 _AS_NUMPY = {
     "category": ".astype(str)",
     "datetime64": ".tz_convert('UTC').tz_localize(None)",
@@ -26,7 +26,7 @@ _AS_NUMPY = {
 
 
 def check_names(dataset: xr.Dataset, encoding: Mapping[str, Any]) -> None:
-    """Refuse what no array of Zarr can be made of, and encodings of no variable."""
+    """Refuse variables that no Zarr array can hold, and encodings without a variable."""
     for name, variable in dataset.variables.items():
         if not isinstance(name, str) or not _is_name(name):
             raise refused(
@@ -60,7 +60,7 @@ def check_names(dataset: xr.Dataset, encoding: Mapping[str, Any]) -> None:
 
 
 def check_place(dataset: xr.Dataset, store: IcechunkStore, group: str, *, anew: bool) -> None:
-    """Refuse a path that is none, and names that nodes of the other kind have.
+    """Refuse an invalid path, and names that nodes of the other kind have.
 
     Parameters
     ----------
@@ -69,10 +69,10 @@ def check_place(dataset: xr.Dataset, store: IcechunkStore, group: str, *, anew: 
     group : str
         Where the dataset goes.
     anew : bool
-        Whether what is below the group is deleted.
+        Whether everything below the group is deleted.
     """
     parts = group.split("/") if group else []
-    # Zarr allows a group to be called like its documents
+    # Zarr allows a group to have the name of its documents
     wrong = next((part for part in parts if part != "zarr.json" and not _is_name(part)), None)
     if wrong is not None:
         raise refused(
@@ -99,12 +99,12 @@ def check_place(dataset: xr.Dataset, store: IcechunkStore, group: str, *, anew: 
 
 
 def listed(names: Any) -> str:
-    """Return names as messages show them."""
+    """Return names as shown in messages."""
     return ", ".join(repr(name) for name in names) or "none"
 
 
 def _is_name(name: str) -> bool:
-    # Zarr takes a backslash for a slash
+    # Zarr treats a backslash as a slash
     return name not in _NO_NAMES and not set(name) & {"/", "\\"}
 
 
@@ -129,7 +129,7 @@ def _check_attributes(what: str, attrs: Mapping[Any, Any]) -> None:
     for name, value in attrs.items():
         given = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
         try:
-            # numbers that JSON does not have are named by the session
+            # the session names numbers that JSON cannot express
             json.dumps(given)
         except (TypeError, ValueError, RecursionError):
             culprit = next(_no_json(given), given)
@@ -141,7 +141,7 @@ def _check_attributes(what: str, attrs: Mapping[Any, Any]) -> None:
 
 
 def _no_json(value: Any) -> Iterator[Any]:
-    """Yield what JSON has no form for, the innermost values first."""
+    """Yield values that JSON cannot express, the innermost first."""
     if isinstance(value, Mapping):
         for each in value.values():
             yield from _no_json(each)

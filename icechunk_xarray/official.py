@@ -1,7 +1,7 @@
 """Steps of `to_icechunk` under the names of the official client.
 
-`to_icechunk` needs none of them. They are here for programs that drive xarray's Zarr backend
-themselves, and write what is in memory and what is lazy at different times.
+`to_icechunk` needs none of them. They are for programs that drive xarray's Zarr backend
+themselves, and write in-memory and lazy values at different times.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["LazyArrayWriter", "is_dask_collection"]
 
 
 def is_dask_collection(x: Any) -> bool:
-    """Whether something is computed by Dask."""
+    """Whether Dask computes a value."""
     graph = getattr(x, "__dask_graph__", None)
     return callable(graph) and graph() is not None
 
@@ -27,9 +27,9 @@ class LazyArrayWriter(ArrayWriter):
     Attributes
     ----------
     sources, targets, regions : list
-        Dask arrays, where they go, and which part of it they fill: for `ArrayWriter.sync`.
+        Dask arrays, their targets, and the parts that they fill: for `ArrayWriter.sync`.
     eager_sources, eager_targets, eager_regions : list
-        The same of arrays in memory: for `write_eager`.
+        The same for arrays in memory: for `write_eager`.
     """
 
     def __init__(self) -> None:

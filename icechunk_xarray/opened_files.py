@@ -20,26 +20,26 @@ from icechunk_xarray.copy_checks import Block
 
 __all__ = ["OpenedFiles", "Opening", "refuse_with_engine", "reopened"]
 
-#: Encodings that must agree, or numbers would be rounded to the packing of the first file.
+#: Encodings that must agree: else numbers would be rounded to the packing of the first file.
 _PACKING: Final = ("scale_factor", "add_offset")
-#: Options of cfgrib whose names have the word in them.
+#: Options of cfgrib whose names contain "key" but are no secrets.
 _KEYS_OF_GRIB: Final = ("filter_by_keys", "read_keys")
 
 
 @dataclass(frozen=True)
 class Opening:
-    """How files are opened, and what is taken of them.
+    """How to open files, and what to take from them.
 
     Parameters
     ----------
     engine : str
     options : mapping
-        For `xarray.open_dataset`; values that JSON can express, because a call that goes on
-        opens the files again.
+        For `xarray.open_dataset`. Values must be expressible in JSON, because a call that
+        continues the copy opens the files again.
     dim : str
-        Along which they are combined.
+        The dimension along which files are combined.
     expand : bool
-        Whether a file without that dimension is one step of it.
+        Whether a file without that dimension is one step along it.
     variables : sequence of str or None
     drop_variables : sequence of str
     rename : mapping of str to str
@@ -64,7 +64,7 @@ class Opening:
         drop_variables: Sequence[str],
         rename: Mapping[str, str] | None,
     ) -> Opening | None:
-        """Return what arguments of `ingest` ask for; None without an engine."""
+        """Return what the arguments of `ingest` ask for; None without an engine."""
         if engine is None:
             if options is not None:
                 raise InvalidInputError("open_options are those of an engine: pass engine=, too")
@@ -82,7 +82,7 @@ class Opening:
         return opening
 
     def check(self) -> None:
-        """Refuse options that a later call could not have again.
+        """Refuse options that a later call could not repeat.
 
         Raises
         ------
@@ -111,12 +111,12 @@ class Opening:
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `from_dict` takes, for JSON."""
+        """Return the fields for JSON, as `from_dict` takes them."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Opening:
-        """Return what `to_dict` has described."""
+        """Return an object from the result of `to_dict`."""
         return cls(**values)
 
     def open(self, url: str, sources: Sources) -> xr.Dataset:
@@ -124,7 +124,7 @@ class Opening:
         check_within(sources, url)
         options = dict(self.options)
         if self.engine == "cfgrib" and "indexpath" not in (options.get("backend_kwargs") or {}):
-            # it would load a pickle that lies beside the file, whoever put it there
+            # cfgrib would load a pickle that lies beside the file, whoever put it there
             options.setdefault("indexpath", "")
         dataset = xr.open_dataset(url, engine=self.engine, chunks={}, **options)
         if self.variables is not None:
@@ -147,7 +147,7 @@ class Opening:
 
 
 def _secret_in(name: str, value: Any) -> str | None:
-    """Return which option of an engine opens doors, None if none does."""
+    """Return the name of an option that holds credentials, None if there is none."""
     if isinstance(value, Mapping):
         if str(name).lower() == "headers" and value:
             return "headers"
@@ -165,18 +165,18 @@ def _secret_in(name: str, value: Any) -> str | None:
 
 @dataclass(frozen=True)
 class OpenedFiles:
-    """Files that fit together, in their order.
+    """Files that fit together, in order.
 
     Attributes
     ----------
     dataset : xarray.Dataset
-        All of them, along one dimension; values are read when they are needed.
+        All files, combined along one dimension. Values are read when they are needed.
     blocks : list of Block
-        Which steps are of which file.
+        Which steps belong to which file.
     skipped : dict of str to tuple of str
         Files that were left out, and why.
     failed : dict of str to str
-        Those that could not be opened, and why.
+        Files that could not be opened, and why.
     """
 
     dataset: xr.Dataset | None
@@ -188,12 +188,12 @@ class OpenedFiles:
     def of(
         cls, urls: Sequence[str], opening: Opening, on_mismatch: str, sources: Sources
     ) -> OpenedFiles:
-        """Open files, compare each with the first, and put them in order.
+        """Open files, compare each with the first, and sort them.
 
         Raises
         ------
         InvalidInputError
-            If they contradict each other, and are not to be left out.
+            If they contradict each other and are not to be left out.
         """
         opened: dict[str, xr.Dataset] = {}
         failed: dict[str, str] = {}
@@ -202,7 +202,7 @@ class OpenedFiles:
                 opened[url] = opening.open(url, sources)
             except InvalidInputError:
                 raise
-            except Exception as error:  # whatever an engine raises
+            except Exception as error:  # an engine may raise anything
                 failed[url] = f"{type(error).__name__}: {error}"
         order = _sorted(opened, opening.dim)
         if not order:
@@ -240,13 +240,13 @@ class OpenedFiles:
             variable.encoding = dict(parts[0][name].encoding)
             blocks_of_first = parts[0][name].chunks
             if blocks_of_first is not None and variable.ndim:
-                # those of the file, as xarray prefers them
+                # the encodings of the file, which xarray prefers
                 variable.encoding["chunks"] = [max(sizes[0], 1) for sizes in blocks_of_first]
         return cls(whole, blocks, {url: tuple(found) for url, found in wrong.items()}, failed)
 
 
 def refuse_with_engine(**options: Any) -> None:
-    """Refuse what only the scanners of `virtualize` understand."""
+    """Refuse options that only the scanners of `virtualize` understand."""
     given = [name for name, value in options.items() if value is not None]
     if given:
         raise InvalidInputError(
@@ -256,19 +256,19 @@ def refuse_with_engine(**options: Any) -> None:
 
 
 def reopened(about: Mapping[str, Any], sources: Sources) -> xr.DataTree:
-    """Return what files hold, opened as they were when their copy began.
+    """Return the contents of files, opened as they were when their copy began.
 
     Parameters
     ----------
     about : mapping
-        What the job of the copy says of them.
+        What the job of the copy records of them.
     sources : Sources
-        To look at them before.
+        Checks the files before they are opened.
 
     Raises
     ------
     InvalidInputError
-        If one of them cannot be opened any more.
+        If one of them can no longer be opened.
     """
     opening = Opening.from_dict(about["opening"])
     found = OpenedFiles.of(about["files"], opening, about["on_mismatch"], sources)
@@ -282,7 +282,7 @@ def reopened(about: Mapping[str, Any], sources: Sources) -> xr.DataTree:
 
 
 def _sorted(opened: Mapping[str, xr.Dataset], dim: str) -> list[str]:
-    """Return the files in the order of their labels; in that of URLs if there are none."""
+    """Return the files in the order of their labels, or of their URLs if there are no labels."""
     urls = sorted(opened)
     filled = [url for url in urls if opened[url].sizes[dim]]
     if not all(dim in opened[url].coords for url in filled):
@@ -310,7 +310,7 @@ def _sorted(opened: Mapping[str, xr.Dataset], dim: str) -> list[str]:
 
 
 def _differences(first: xr.Dataset, other: xr.Dataset, dim: str, *, unpacks: bool) -> list[str]:
-    """Return in which ways a file contradicts the first one."""
+    """Return how a file contradicts the first one."""
     found = []
     for name in [*first.variables, *(n for n in other.variables if n not in first.variables)]:
         if name not in other.variables or name not in first.variables:
@@ -352,7 +352,7 @@ def _unpacked(
     kept: Sequence[str],
     dim: str,
 ) -> xr.Dataset:
-    """Return a file whose variables are stored as they are read where files are packed unlike."""
+    """Return a file with variables unpacked where the files pack them differently."""
     result = dataset.copy()
     for name, variable in first.variables.items():
         if dim not in variable.dims:

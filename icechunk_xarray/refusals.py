@@ -1,4 +1,4 @@
-"""The error for what cannot be stored as it was given."""
+"""The error for what cannot be stored as given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the chunks of arrays end, and regions that end there."""
+"""Chunk edges of arrays, and regions that end on them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Edges = npt.NDArray[np.int64]
 
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
-#: The size that one value of strings and the like counts for, since it is not known.
+#: The bytes assumed for one value of unknown size, such as a string.
 _UNKNOWN = 16
 
 
@@ -39,9 +39,9 @@ def plan_regions(
 ) -> list[dict[Hashable, slice]]:
     """Cut the arrays of a group into regions that can be written at the same time.
 
-    Regions end where chunks, or shards, of all variables end, so no two regions share one.
-    They have the dimensions that all variables have. Each can be passed to
-    ``to_icechunk(..., region=...)`` as it is. As long as the arrays stay, so does the plan.
+    Regions end on chunk (or shard) boundaries of all variables, so no two regions share a chunk.
+    They span the dimensions that all variables have. Pass each of them to
+    ``to_icechunk(..., region=...)`` unchanged. The plan holds until the arrays change.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def plan_regions(
     group : str, optional
         Path of the group. Default: the root.
     variables : sequence of str, optional
-        Those to write. Default: all that are no coordinates.
+        Variables to write. Default: all that are not coordinates.
     branch : str, optional
         Default: ``main``.
     storage_options, authorize_virtual_chunk_access
@@ -62,14 +62,14 @@ def plan_regions(
     Returns
     -------
     list of dict of str to slice
-        Together they cover the variables; later dimensions vary fastest.
+        Together they cover the variables. Later dimensions vary fastest.
 
     Raises
     ------
     InvalidInputError
-        If the variables have no dimension in common. Plan them one by one then, with `variables`.
+        If the variables have no dimension in common. Then plan them one by one, with `variables`.
     NodeNotFoundError
-        If there is no such group or variable.
+        If the group or a variable does not exist.
 
     Examples
     --------
@@ -119,16 +119,16 @@ def plan_regions(
 
 
 def split(edges: Sequence[Edges], row: float, limit: float) -> Iterator[tuple[slice, ...]]:
-    """Cut a box at edges into boxes of a size, the first dimensions first.
+    """Cut a box at edges into boxes of limited size, the first dimensions first.
 
     Parameters
     ----------
     edges : sequence of int64[n]
-        Where it may be cut, in each dimension, with both ends; rising.
+        Where to cut along each dimension: ascending, both ends included.
     row : float
         Size of one element.
     limit : float
-        Of a box, if it has more than one cell.
+        Maximum size of a box that has more than one cell.
     """
     if not edges:
         yield ()
@@ -146,7 +146,7 @@ def split(edges: Sequence[Edges], row: float, limit: float) -> Iterator[tuple[sl
 
 
 def edges_of(array: zarr.Array[Any]) -> list[Edges]:
-    """Return where what is stored as a whole begins, and where the last one ends: int64[n + 1]."""
+    """Return the edges of the chunks (or shards) along each dimension: int64[n + 1]."""
     found = []
     for length, size in zip(array.shape, stored_sizes(array), strict=True):
         if isinstance(size, int):
@@ -162,7 +162,7 @@ def _data_names(store: Any, path: str, arrays: Mapping[str, zarr.Array[Any]]) ->
         dataset = xr.open_zarr(
             store, group=path.strip("/"), consolidated=False, chunks=None, decode_cf=False
         )
-    # what the attribute `coordinates` says, too
+    # includes what the attribute `coordinates` names
     coords = set(xr.decode_cf(dataset, decode_times=False, mask_and_scale=False).coords)
     return [name for name, array in arrays.items() if name not in coords and array.ndim]
 

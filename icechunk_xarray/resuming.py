@@ -1,7 +1,7 @@
-"""A write of xarray objects that goes on where it ended: arrays first, then values in batches.
+"""Resumable writes of xarray objects: arrays first, then values in batches.
 
-Both are parts of one job: the arrays and coordinates one, and the blocks of values many. So what
-happens once happens once, an append, too, wherever a process dies.
+Both are parts of one job: arrays and coordinates are one part, blocks of values are many. So each
+part is done once, also in an append, wherever a process dies.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ __all__ = ["JobWrite"]
 #: The part that makes arrays and writes coordinates.
 _ARRAYS = "arrays"
 _COMMIT_EVERY = "1GB"
-#: How large a block is that is made of values that Dask does not have.
+#: Bytes of a block made of values that Dask does not have.
 _BLOCK = 64_000_000
 
 
 @dataclass(frozen=True)
 class JobWrite:
-    """A write of groups that is recorded in a job.
+    """A write of groups that a job records.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class JobWrite:
     branch : str
     options : Options
     name : str
-        Of the job.
+        The name of the job.
     """
 
     parts: list[GroupPart]
@@ -79,7 +79,7 @@ class JobWrite:
         Raises
         ------
         InvalidInputError
-            If the job began with other input, which is named.
+            If the job began with other input. The message names the difference.
         """
         job = self._job(message)
         job.check_history()
@@ -88,13 +88,13 @@ class JobWrite:
                 job.run(self._make_arrays, keys=[_ARRAYS])
             except TaskError as error:
                 if isinstance(error.__cause__, InvalidInputError) and not job.committed():
-                    # the same would be refused again, and what is corrected is another input
+                    # a repeated call would be refused, too, and corrected input is another input
                     self.repository.jobs.delete(self.name)
                 if isinstance(error.__cause__, IcechunkError):
                     raise error.__cause__ from None
                 raise
             job.publish(message=f"{message} (arrays)", metadata=metadata)
-        # of a session that nobody commits
+        # nobody commits this session
         writes = self._values(job, self.repository.writable_session(self.branch))
         commits: tuple[str, ...] = ()
         if writes:
@@ -143,7 +143,7 @@ class JobWrite:
         return job
 
     def _starts(self) -> dict[str, int]:
-        """Return where an append begins, by path of the group."""
+        """Return where an append begins in each group, by path."""
         dim = self.options.append_dim
         if dim is None:
             return {}
@@ -155,7 +155,7 @@ class JobWrite:
         }
 
     def _existing(self) -> list[str]:
-        """Return the arrays that the job does not make: they hold values exactly."""
+        """Return the arrays that the job does not make. They must hold values exactly."""
         if self.options.mode in ("w", "w-"):
             return []
         tree = self.repository.readonly_session(self.branch).tree
@@ -164,7 +164,7 @@ class JobWrite:
 
     # -- its parts ---------------------------------------------------------------------------
     def _make_arrays(self, store: IcechunkStore, key: Any) -> None:
-        """Make or extend the arrays, and write what is no value of a data variable."""
+        """Make or extend the arrays, and write everything but values of data variables."""
         job = self.repository.jobs.open(self.name)
         for path, start in self._starts_of(job).items():
             if _length(store, path, self.options.append_dim) != start:
@@ -181,7 +181,7 @@ class JobWrite:
         writes = stage_groups(parts, store.session, self.options)
         waiting = write_now([w for w in writes if not self._is_later(w.target.path)])
         LazyWrite(None, True, False, {}).write(waiting)
-        # what is refused is refused before anything is committed
+        # refuse what cannot be stored before anything is committed
         self._values(job, store.session)
 
     def _is_later(self, path: str) -> bool:
@@ -203,7 +203,7 @@ class JobWrite:
         return starts
 
     def _values(self, job: Job, session: Session) -> list[PendingWrite]:
-        """Return the values that are written in batches: into arrays that a session has by now."""
+        """Return the values that are written in batches, into arrays that exist by now."""
         starts, dim = self._starts_of(job), self.options.append_dim
         writes: list[PendingWrite] = []
         for path, dataset, _ in self.parts:
@@ -219,7 +219,7 @@ class JobWrite:
             if dim is not None:
                 start = starts[path]
                 region = {str(dim): slice(start, start + dataset.sizes[dim])}
-                # nobody else writes the rest of the chunk that it begins in
+                # nobody else writes the rest of the chunk in which it begins
                 options = replace(options, region=region, safe_chunks=False)
             elif self.options.region is not None:
                 # as without a job: blocks that are made here share no chunk
@@ -236,13 +236,13 @@ class JobWrite:
 def _unread(
     dataset: xr.Dataset, encoding: Mapping[str, Mapping[str, Any]], *, exists: bool
 ) -> xr.Dataset:
-    """Return a dataset whose data variables nobody reads to make arrays for them."""
+    """Return a dataset whose arrays can be made without reading its data variables."""
 
     def chunked(array: xr.DataArray) -> xr.DataArray:
         if array.chunks is not None or is_in_memory(array.variable) or not array.ndim:
             return array
         wanted = encoding.get(str(array.name), array.encoding).get("chunks")
-        # one block fits any chunks; where nobody says which, they are those of Dask
+        # one block fits any chunks; if none are given, Dask chooses
         return array.chunk({} if exists or wanted else "auto")
 
     # Dataset.map leaves out coordinates that no data variable has
@@ -250,7 +250,7 @@ def _unread(
 
 
 def _lazily(array: xr.DataArray, store: IcechunkStore, path: str, region: Any) -> xr.DataArray:
-    """Return a data variable of Dask blocks that fit the chunks which are stored."""
+    """Return a data variable in Dask blocks that fit the stored chunks."""
     if array.chunks is not None:
         return array
     name = f"{path}/{array.name}".strip("/")
@@ -270,7 +270,7 @@ def _fitting(dims: Any, edges: list[Any], itemsize: int) -> dict[Any, tuple[int,
     """Return chunks of about one size that end at edges."""
     sizes = {dim: slice(0, int(ends[-1])) for dim, ends in zip(dims, edges, strict=True)}
     for box in split(edges, max(itemsize, 1), _BLOCK):
-        # the first box is the largest that fits, but for odd edges
+        # the first box is the largest that fits, unless edges are odd
         sizes = dict(zip(dims, box, strict=True))
         break
     found = {}
@@ -281,7 +281,7 @@ def _fitting(dims: Any, edges: list[Any], itemsize: int) -> dict[Any, tuple[int,
 
 
 def _as_dask(write: PendingWrite) -> PendingWrite:
-    """Return a write of values that xarray has loaded to encode them, as one of Dask."""
+    """Return a write of values that xarray loaded to encode them, as a Dask write."""
     import dask.array as da
 
     edges = []
@@ -295,7 +295,7 @@ def _as_dask(write: PendingWrite) -> PendingWrite:
 
 
 def _length(store: IcechunkStore, path: str, dim: Any) -> int:
-    """Return the length of a dimension in a group; 0 if it is not there."""
+    """Return the length of a dimension in a group; 0 if it does not exist."""
     try:
         with rectilinear_chunks():
             arrays = list(zarr.open_group(store, path=path, mode="r").arrays())

@@ -24,14 +24,14 @@ from icechunk_xarray.values import decode_like
 Regions = dict[Hashable, slice]
 Grid: TypeAlias = Sequence[int | Sequence[int]]
 
-#: How far two floats of a coordinate may be from each other to be the same, relative to one.
+#: How much two floats of a coordinate may differ and still be the same, relative to one.
 _TOLERANCE = 1e-6
 
 
 def resolve_region(
     dataset: xr.Dataset, existing: Mapping[str, xr.Variable], region: Any
 ) -> Regions:
-    """Return which part of the stored arrays a dataset goes to, with starts and stops.
+    """Return the part of the stored arrays that a dataset is written to, with starts and stops.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def settled_coordinates(
     region: Regions,
     is_written: Callable[[str, Sequence[slice]], bool],
 ) -> list[Hashable]:
-    """Return the coordinates that a region leaves alone, because they are stored as they are.
+    """Return the coordinates that a region leaves alone because they are stored already.
 
     A coordinate with a dimension of the region is written where nothing was stored yet, as
     after a template of Dask arrays was written with ``compute=False``.
@@ -181,7 +181,7 @@ def check_blocks(
     region: Sequence[slice],
     blocks: Sequence[tuple[int, ...]],
 ) -> None:
-    """Refuse Dask blocks of which two would write one stored chunk, or shard, at a time.
+    """Refuse Dask blocks if two would write one stored chunk, or shard, at the same time.
 
     Parameters
     ----------
@@ -242,7 +242,7 @@ def check_region(
 
 
 def _around(index: int, chunk: int | Sequence[int]) -> tuple[int, int]:
-    """Return the last edge of chunks up to an index, and the first one from there on."""
+    """Return the last chunk edge up to an index, and the first one from there on."""
     if isinstance(chunk, int):
         return index // chunk * chunk, -(-index // chunk) * chunk
     edges = list(accumulate(chunk, initial=0))
@@ -309,9 +309,9 @@ def _check_existing(
 
 
 def _check_labels(dataset: xr.Dataset, existing: Mapping[str, xr.Variable]) -> None:
-    """Refuse other coordinates for arrays that are not written anew with them.
+    """Refuse changed coordinates of arrays that are not written along with them.
 
-    A coordinate by itself may be replaced: then somebody means to.
+    A coordinate may be replaced by itself: that is deliberate.
     """
     for key in dataset.coords:
         name = str(key)
@@ -404,7 +404,7 @@ def _check_repeats(dataset: xr.Dataset, existing: Mapping[str, xr.Variable], dim
 def _check_order(name: str, stored: pd.Index, new: pd.Index) -> None:
     """Refuse numbers and times that would end the order of a coordinate.
 
-    Slices of labels need it, and a step backwards is most often a part that was forgotten.
+    Slices by label need it, and a step backwards is most often a forgotten part.
     """
     if not new.size or isinstance(new[0], str | bytes | bool):
         return
@@ -456,9 +456,9 @@ def _find(dataset: xr.Dataset, existing: Mapping[str, xr.Variable], dim: Hashabl
 
 
 def _places(stored: pd.Index, given: pd.Index) -> Any:
-    """Return where values are in an index, -1 where they are not.
+    """Return the positions of values in an index, -1 for those not found.
 
-    Floats may differ as much as in `_difference`, if there is one that is near only.
+    Floats may differ as much as in `_difference`, if only one is near.
     """
     found = stored.get_indexer(given)
     if (found >= 0).all() or not (stored.dtype.kind == given.dtype.kind == "f"):
@@ -486,7 +486,7 @@ def _check_whole(dataset: xr.Dataset, existing: Mapping[str, xr.Variable], dim: 
 def _check_position(
     dataset: xr.Dataset, existing: Mapping[str, xr.Variable], dim: Hashable, part: slice
 ) -> None:
-    """Refuse a coordinate that says that the data belongs elsewhere."""
+    """Refuse a coordinate that says the data belongs elsewhere."""
     name = str(dim)
     if name not in existing or dim not in dataset.coords:
         return
@@ -508,13 +508,13 @@ def _decoded(name: str, stored: xr.Variable, given: xr.Variable) -> Any:
 
 @dataclass(frozen=True)
 class _Difference:
-    """Where two coordinates differ first.
+    """The first place where two coordinates differ.
 
     Attributes
     ----------
     text : str
     fills : bool
-        Whether what is stored is missing wherever they differ.
+        Whether the stored values are missing wherever they differ.
     """
 
     text: str
@@ -525,7 +525,7 @@ class _Difference:
 
 
 def _difference(name: str, given: xr.Variable, stored: xr.Variable) -> _Difference | None:
-    """Say where two coordinates differ, None where they do not.
+    """Return where two coordinates differ, None if they do not.
 
     Floats may have been stored with less precision.
     """
@@ -551,7 +551,7 @@ def _difference(name: str, given: xr.Variable, stored: xr.Variable) -> _Differen
 
 def _calendar(name: str, stored: xr.Variable, error: Exception) -> InvalidInputError:
     kept = {key: stored.attrs[key] for key in ("units", "calendar") if key in stored.attrs}
-    # what xarray advises does not help here
+    # xarray's advice does not help here
     reason = str(error).partition(" Try opening")[0].rstrip(".")
     return refused(
         f"coordinate {name!r} cannot be compared with what is on disk ({kept or stored.dtype}): "

@@ -1,4 +1,4 @@
-"""One group as xarray would write it: arrays are made and resized, no values are written."""
+"""Stage one group as xarray would write it: make and resize arrays, write no values."""
 
 from __future__ import annotations
 
@@ -48,25 +48,25 @@ class Options:
     align_chunks: bool
     safe_append: bool
     safe_encoding: bool
-    #: Arrays that were made for these values, with the encoding that was asked for.
+    #: Arrays that were made for these values, with the requested encoding.
     fresh: frozenset[str] = frozenset()
 
 
 class _Group(ZarrStore):
-    """A group whose arrays are encoded as readers decode them, which xarray alone does not do."""
+    """A group whose arrays xarray encodes in the way that readers decode them."""
 
     _bounded: dict[str, Mapping[str, Any]] | None = None
 
     def open_store_variable(self, name: str) -> xr.Variable:
-        """Return a variable that says all by which its values are encoded.
+        """Return a variable with all attributes and encodings that its values need.
 
-        - Bounds have the units of what they bound, and by CF need not repeat them.
-        - Of two marks of missing values, one of which is NaN, it has the other: xarray
+        - Bounds get the units of what they bound; CF does not require them to repeat these.
+        - Of two marks of missing values, one of which is NaN, the other is kept: xarray
           encodes no values by both.
-        - Chunks of several lengths have one, because xarray writes to no others. Chunks that
-          exist stay as they are, whatever it takes them for.
-        - Times of other calendars are decoded to learn of which type they are. xarray fails at
-          those that are all missing, as in an array that was just made: it gets others.
+        - Chunks of several lengths become chunks of one, because xarray writes to no others.
+          Existing chunks stay as they are, whatever xarray takes them for.
+        - Times of other calendars are decoded to find their type. xarray fails on
+          times that are all missing, as in a new array, so it is given others.
         """
         variable: xr.Variable = super().open_store_variable(name)  # type: ignore[no-untyped-call]
         for key in ("chunks", "shards"):
@@ -96,7 +96,7 @@ class _Group(ZarrStore):
 
 
 def _has_no_moment(variable: xr.Variable) -> bool:
-    """Whether the first and the last value are times of cftime, and missing."""
+    """Whether the first and the last value are missing times of a cftime calendar."""
     if " since " not in str(variable.attrs.get("units", "")) or not variable.size:
         return False
 
@@ -108,7 +108,7 @@ def _has_no_moment(variable: xr.Variable) -> bool:
             return None
 
     origin = decoded(np.zeros(1, variable.dtype))
-    # those of NumPy may be missing, and are not looked at
+    # times of NumPy may be missing, and are not examined
     if origin is None or origin.dtype.kind != "O":
         return False
     ends = [variable[(end,) * variable.ndim].values for end in (0, -1)]
@@ -121,7 +121,7 @@ def _is_nan(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class PendingWrite:
-    """Values, and the part of an array that they go to.
+    """Values, and the part of an array to write them to.
 
     Attributes
     ----------
@@ -129,7 +129,7 @@ class PendingWrite:
         Encoded.
     target : zarr.Array
     region : tuple of slice
-        With a start and a stop each.
+        Each with a start and a stop.
     """
 
     source: Any
@@ -138,7 +138,7 @@ class PendingWrite:
 
     @property
     def is_lazy(self) -> bool:
-        """Whether Dask computes the values. xarray loads some variables to encode them."""
+        """Whether Dask computes the values; xarray loads some variables to encode them."""
         return hasattr(self.source, "dask")
 
 
@@ -154,7 +154,7 @@ def stage(
     Raises
     ------
     InvalidInputError, AlreadyExistsError, NodeNotFoundError
-        If the dataset does not fit what is stored, or the mode does not.
+        If the dataset does not fit what is stored, or the mode does not allow the write.
     """
     check_names(dataset, encoding)
     check_place(dataset, store, group, anew=options.mode == "w")
@@ -175,7 +175,7 @@ def stage(
             safe_append=options.safe_append,
         )
     if region is not None:
-        # where values lie is settled, and coordinates that equal the stored ones stay
+        # the region is known, and coordinates that equal the stored ones stay
         is_written = partial(_is_written, store, group)
         settled = safety.settled_coordinates(dataset, existing, region, is_written)
         dataset = dataset.drop_vars(settled)
@@ -226,9 +226,9 @@ def stage(
 def _replaced_whole(
     dataset: xr.Dataset, existing: Mapping[str, xr.Variable], options: Options
 ) -> set[str]:
-    """Return the arrays that are written as a whole, and likely with what they hold already.
+    """Return the arrays that are written whole, likely with the values that they have already.
 
-    They are those that an append does not extend, and coordinates of other writes.
+    These are the arrays that an append does not extend, and coordinates in other writes.
     """
     if options.append_dim is not None:
         return {name for name, array in existing.items() if options.append_dim not in array.dims}
@@ -261,7 +261,7 @@ def _not_encodable(
     checked: set[str],
     error: Exception,
 ) -> InvalidInputError:
-    """Return the error for what xarray cannot encode, with the name of the variable."""
+    """Return the error for what xarray cannot encode, naming the variable."""
     culprit = next(
         (n for n in variables if _fails_alike(backend, variables, n, checked, error)), None
     )
@@ -272,12 +272,12 @@ def _not_encodable(
     return refused(f"{what} cannot be encoded: {reason.rstrip('.')}{_meant(reason)}")
 
 
-#: What xarray passes on to Zarr of an encoding.
+#: The encodings that xarray passes on to Zarr.
 _ENCODINGS: Final = ("chunks", "shards", "compressors", "filters", "serializer", "fill_value")
 
 
 def _meant(reason: str) -> str:
-    """Return what to add to a complaint of xarray's about encodings that it does not know."""
+    """Return a hint to add to xarray's complaint about unknown encodings."""
     if "unexpected encoding parameters" not in reason:
         return ""
     name, *_ = [*re.findall(r"'(\w+)'", reason), ""]
@@ -291,7 +291,7 @@ def _fails_alike(
     checked: set[str],
     error: Exception,
 ) -> bool:
-    """Whether one variable alone raises an error, too."""
+    """Whether one variable alone raises the same error."""
     try:
         encode(backend, {name: variables[name]}, {}, checked & {name})
     except Exception as other:
@@ -300,9 +300,9 @@ def _fails_alike(
 
 
 def _is_stored(write: PendingWrite, stored: xr.Variable) -> bool:
-    """Whether a write would repeat what is stored, value by value.
+    """Whether a write would repeat exactly what is stored.
 
-    It would be a change in every diff, and a conflict in every rebase.
+    Such a write would appear as a change in every diff, and as a conflict in every rebase.
     """
     if write.is_lazy or stored.shape != write.source.shape:
         return False
@@ -311,14 +311,14 @@ def _is_stored(write: PendingWrite, stored: xr.Variable) -> bool:
         return bool(np.array_equal(kept.astype(object), given.astype(object)))
     if kept.dtype != given.dtype:
         return False
-    # NaN and negative zeros, too
+    # NaN and negative zeros must match, too
     return np.ascontiguousarray(kept).tobytes() == np.ascontiguousarray(given).tobytes()
 
 
 def _existing(
     dataset: xr.Dataset, store: IcechunkStore, group: str, options: Options
 ) -> dict[str, xr.Variable]:
-    """Return the variables of a group as they are stored; refuse what the mode excludes."""
+    """Return the variables of a group as stored; refuse what the mode excludes."""
     mode = options.mode
     if mode == "w":
         return {}
@@ -342,7 +342,7 @@ def _existing(
         try:
             found[name] = opened.open_store_variable(name)
         except KeyError:
-            # of no use to xarray, which looks for the dimension in all arrays
+            # useless to xarray, which expects the dimension in all arrays
             if name in dataset.variables or options.append_dim is not None:
                 raise refused(
                     f"the array {name!r} on disk has no dimension_names, without which xarray "
@@ -353,10 +353,10 @@ def _existing(
 
 
 def _in_shape(name: Hashable, variable: xr.Variable) -> xr.Variable:
-    """Return a variable whose Dask blocks have their shape, if all are loaded below.
+    """Return a variable whose Dask blocks are checked for shape, if they are all loaded below.
 
-    Joined to an array of another shape, or at other places, they would pass for its values.
-    Blocks that a task writes are checked there.
+    Joined to an array of another shape, or at other places, blocks would pass for its values.
+    Blocks that a task writes are checked in the task.
     """
     if not hasattr(variable.data, "dask") or (variable.size and variable.dtype.kind not in "OMm"):
         return variable
@@ -370,23 +370,23 @@ def _in_shape(name: Hashable, variable: xr.Variable) -> xr.Variable:
 def _prepared(variable: xr.Variable, stored: xr.Variable | None) -> xr.Variable:
     """Return a variable that xarray encodes without failing half-way.
 
-    `stored` is the array that it goes to, None for a new one.
+    `stored` is the array that it is written to, None for a new one.
     """
     if not variable.size:
-        # empty blocks are no size for the chunks of a new array
+        # an empty block gives no chunk size for a new array
         return variable.compute()
     if variable.dtype.kind == "V":
-        # Zarr's metadata does not say in which byte order the fields of a record are
+        # Zarr's metadata does not record the byte order of the fields of a record
         variable = variable.to_base_variable().astype(variable.dtype.newbyteorder("<"))
     if variable.dtype.kind == "O" and is_in_memory(variable):
         first = next(iter(variable.values.flat))
         if isinstance(first, list | tuple | dict | set | np.ndarray):
-            # NumPy says something of the sizes of arrays
+            # NumPy's own error is about sizes of arrays
             raise TypeError(f"its values are of the type {type(first).__name__}")
     if stored is None:
         return _with_finite_missing_value(_without_foreign_codecs(variable))
     if variable.dtype.kind in "Mm":
-        # of Dask they would be encoded task by task, and fail there, without a name
+        # Dask would encode them task by task, and fail there without a name
         return variable.compute()
     if stored.dtype.kind in "SUTO" and variable.dtype.kind == "O":
         variable = _without_missing(variable, b"" if stored.dtype.kind == "S" else "")
@@ -394,15 +394,15 @@ def _prepared(variable: xr.Variable, stored: xr.Variable | None) -> xr.Variable:
         # xarray takes such strings as objects only
         return variable.to_base_variable().astype(object)
     if stored.dtype.kind in "SU" and variable.dtype != stored.dtype:
-        # strings of another length are refused even where they fit
+        # strings of another length are refused even if they fit
         return variable.to_base_variable().astype(stored.dtype)
     return variable
 
 
 def _without_missing(variable: xr.Variable, empty: str | bytes) -> xr.Variable:
-    """Return strings with empty ones for those that are missing, as in a new array.
+    """Return strings with missing ones made empty, as in a new array.
 
-    NumPy would make the text 'nan' of them, or 'None'.
+    NumPy would turn them into the text 'nan' or 'None'.
     """
     missing = pd.isnull(variable.values)
     if not missing.any():
@@ -414,9 +414,9 @@ def _without_missing(variable: xr.Variable, empty: str | bytes) -> xr.Variable:
 
 
 def _without_foreign_codecs(variable: xr.Variable) -> xr.Variable:
-    """Return a variable without what the store that it was read from has, and no new array can.
+    """Return a variable without encodings of its source that no new array can have.
 
-    That is codecs of Zarr 2, and shards that do not fit the chunks, as after a selection.
+    These are codecs of Zarr 2, and shards that do not fit the chunks, as after a selection.
     xarray drops other encodings that do not fit, but not these.
     """
     given = variable.encoding
@@ -445,7 +445,7 @@ def _without_foreign_codecs(variable: xr.Variable) -> xr.Variable:
 def _with_finite_missing_value(variable: xr.Variable) -> xr.Variable:
     """Return a variable that marks missing values in one way, which JSON can express.
 
-    ``_FillValue`` says the same as ``missing_value``, and xarray stores all floats in it.
+    ``_FillValue`` means the same as ``missing_value``, and xarray stores any float in it.
     """
     result = variable
     for where in ("encoding", "attrs"):
@@ -455,12 +455,12 @@ def _with_finite_missing_value(variable: xr.Variable) -> xr.Variable:
             continue
         if np.isfinite(missing.item()):
             if where == "encoding" and _is_nan(given.get("_FillValue", np.nan)):
-                # xarray adds NaN as another one, and cannot encode values by both
+                # xarray adds NaN as a second mark, and cannot encode values by both
                 result = result.copy(deep=False)
                 result.encoding = {**given, "_FillValue": missing.item()}
             continue
         fill = given.get("_FillValue", missing.item())
-        # NaN is missing whatever else stands for it
+        # NaN is missing whatever else marks missing values
         if not np.isnan(missing.item()) and fill != missing.item():
             continue
         result = result.copy(deep=False)
@@ -476,7 +476,7 @@ def _checked(
     existing: Mapping[str, xr.Variable],
     options: Options,
 ) -> PendingWrite:
-    """Check chunks and values of a write; values of Dask are checked when they are computed."""
+    """Check chunks and values of a write; Dask values are checked when they are computed."""
     name = write.target.basename
     try:
         variable: xr.Variable = stored.open_store_variable(name)  # type: ignore[no-untyped-call]
@@ -511,7 +511,7 @@ def _checked(
 
 
 def _in_numpy(name: str, write: PendingWrite) -> PendingWrite:
-    """Return a write of an array of NumPy; those of other packages may refuse to become one."""
+    """Return a write of a NumPy array; arrays of other packages may refuse to become one."""
     try:
         return replace(write, source=np.asarray(write.source))
     except (TypeError, ValueError) as error:
@@ -521,10 +521,10 @@ def _in_numpy(name: str, write: PendingWrite) -> PendingWrite:
 
 
 def _cast(write: PendingWrite) -> PendingWrite:
-    """Return a write of Dask's values in the dtype of its array.
+    """Return a write of Dask values in the dtype of their array.
 
-    Whether that loses anything is settled: what is left to refuse are blocks of another dtype
-    than Dask declared.
+    Whether this loses anything is settled by now. All that remains to refuse are blocks whose
+    dtype differs from what Dask declared.
     """
     wanted = write.target.dtype
     if not write.is_lazy or write.source.dtype == wanted or write.source.dtype.kind == "O":
@@ -533,7 +533,7 @@ def _cast(write: PendingWrite) -> PendingWrite:
 
 
 def choose_mode(mode: str | None, append_dim: Hashable | None, region: Region) -> Mode:
-    """Return the mode that arguments ask for.
+    """Return the mode that the arguments ask for.
 
     Raises
     ------
@@ -565,7 +565,7 @@ def choose_mode(mode: str | None, append_dim: Hashable | None, region: Region) -
 
 
 def _near(store: IcechunkStore, group: str) -> str:
-    """Return what to say of groups that are called much the same."""
+    """Return a hint that names groups of similar names."""
     groups = [node.path for node in store.session.tree.within("/") if not node.is_array]
     near = difflib.get_close_matches("/" + group.strip("/"), groups)
     return f"; there is {' or '.join(map(repr, near))}" if near else ""

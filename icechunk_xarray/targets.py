@@ -1,4 +1,4 @@
-"""What names a repository or a version: a URL, a path, or an object of `icechunk`."""
+"""What names a repository or a version: a URL, a path, or an `icechunk` object."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from icechunk.config.times import Time, instant
 from icechunk.errors import ErrorKind
 from icechunk.storage import version_url
 
-#: What a repository is opened from. A session or store stands for one version of it.
+#: What a repository is opened from. A session or store stands for one of its versions.
 Target: TypeAlias = (
     str | os.PathLike[str] | Storage | StorageConfig | Repository | Session | IcechunkStore
 )
 Authorization: TypeAlias = Mapping[str, AnyCredential | None]
 
-#: The version of a repository that is meant when none is named.
+#: The version of a repository if none is named.
 DEFAULT_BRANCH = "main"
 
 #: Documents at the root of a plain Zarr store, of either format.
@@ -56,16 +56,16 @@ def open_repository(
     config : RepositoryConfig, optional
         Overrides the stored configuration, option by option.
     authorize_virtual_chunk_access : mapping of str to credentials, optional
-        Prefixes of the virtual chunk containers that may be read, and how.
+        Prefixes of the virtual chunk containers that may be read, with credentials.
     create : bool
-        Whether to create the repository where there is none.
+        Whether to create the repository if there is none.
 
     Raises
     ------
     RepositoryNotFoundError
         If there is no repository.
     InvalidInputError
-        If the target is of another kind, or an option does not go with it.
+        If the target is of another kind, or does not take an option.
     """
     if isinstance(target, Session | IcechunkStore):
         raise InvalidInputError(
@@ -97,7 +97,7 @@ def open_session(
     config: RepositoryConfig | None = None,
     authorize_virtual_chunk_access: Authorization | None = None,
 ) -> Session:
-    """Return a session that reads the version that a target and a ref name.
+    """Return a session that reads the version named by a target and a ref.
 
     Parameters
     ----------
@@ -105,12 +105,12 @@ def open_session(
         A session, or the session of a store, is returned as it is. A URL may name the
         version: ``s3://bucket/repo|icechunk:@tag.v1``, see `icechunk.storage.version_url`.
     branch, tag, snapshot_id, ref : str, optional
-        At most one of them. Default: the branch ``main``. For `ref`, which may also be
+        At most one of them. Default: the branch ``main``. For `ref`, which also accepts
         ``main~2`` or ``main@2024-05-01``, see `icechunk.Repository.resolve`.
     as_of : datetime, date, numpy.datetime64 or str, optional
-        With a branch: its newest snapshot that is not younger. Strings are dates or times
-        in ISO 8601, such as ``2024-05-01`` or ``2024-05-01T12:00+02:00``. A time without
-        zone is in UTC, a date is its first instant.
+        With a branch: selects its newest snapshot that is not younger. Strings are dates or
+        times in ISO 8601, such as ``2024-05-01`` or ``2024-05-01T12:00+02:00``. A time without
+        a zone is in UTC; a date is its first instant.
     storage_options, config, authorize_virtual_chunk_access
         See `open_repository`.
 
@@ -119,7 +119,7 @@ def open_session(
     RepositoryNotFoundError, RefNotFoundError, SnapshotNotFoundError
         If there is no such repository or version.
     InvalidInputError
-        If arguments contradict each other, or do not go with the target.
+        If arguments contradict each other or the target.
     """
     refs = {"branch": branch, "tag": tag, "snapshot_id": snapshot_id, "ref": ref}
     if isinstance(target, Session | IcechunkStore):
@@ -153,7 +153,7 @@ def open_session(
             ErrorKind.INVALID_REF_TYPE,
         )
     if as_of is not None:
-        instant(as_of)  # refuses what is none before anything is read
+        instant(as_of)  # refuses an invalid time before anything is read
     if not given:
         branch = DEFAULT_BRANCH
     if isinstance(target, Repository):
@@ -197,7 +197,7 @@ def _storage(target: Target, options: Mapping[str, Any] | None) -> Storage:
 
 @contextmanager
 def _plain_zarr_named(storage: Storage) -> Iterator[None]:
-    """Where there is no repository, say whether there is a plain Zarr store."""
+    """If there is no repository, say whether there is a plain Zarr store."""
     try:
         yield
     except RepositoryNotFoundError as error:

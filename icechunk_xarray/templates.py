@@ -34,9 +34,9 @@ def initialize(
 ) -> str | None:
     """Make the arrays of a Dataset, DataArray or DataTree, and write coordinates, but no data.
 
-    Values of data variables are not computed. They are missing in the arrays until
-    ``to_icechunk(..., region=...)`` writes them; `plan_regions` cuts them into regions that
-    processes may write at the same time.
+    Values of data variables are not computed. They are missing until
+    ``to_icechunk(..., region=...)`` writes them; `plan_regions` cuts the arrays into regions
+    that processes may write at the same time.
 
     Parameters
     ----------
@@ -53,8 +53,8 @@ def initialize(
         As for `to_icechunk`.
     chunks : mapping of str to int, optional
         Chunk sizes of data variables, by dimension; -1 is the whole dimension. `encoding`
-        takes precedence. For dimensions that are not named: as in ``encoding["chunks"]`` of
-        the variable, or its Dask chunks, or else the whole dimension.
+        takes precedence. Dimensions that are not named use ``encoding["chunks"]`` of the
+        variable, or its Dask chunks, or else the whole dimension.
     write_inherited_coords, branch, message, metadata, storage_options, config
         As for `to_icechunk`.
     authorize_virtual_chunk_access : mapping of str to credentials, optional
@@ -68,7 +68,7 @@ def initialize(
     Raises
     ------
     InvalidInputError
-        If `chunks` names a dimension that is not there, and as `to_icechunk` does.
+        If `chunks` names an unknown dimension, and as `to_icechunk` does.
     AlreadyExistsError
         If the group exists.
 
@@ -82,7 +82,7 @@ def initialize(
             f"mode is {mode!r}, and initialize makes arrays: 'w', 'w-' or 'a'",
             ErrorKind.NOT_ALLOWED,
         )
-    # whatever the blocks are, none of them is written
+    # none of the blocks is written, whatever they are
     options = Options(mode, None, None, False, True, True, True)
     path = (group or "").strip("/")
     parts = groups_of(obj, path, encoding or {}, inherit=write_inherited_coords)
@@ -123,7 +123,7 @@ def _make(parts: list[GroupPart], session: Session, options: Options) -> None:
 
 
 def with_chunks(parts: list[GroupPart], chunks: Mapping[Any, int]) -> list[GroupPart]:
-    """Return the groups with sizes of chunks in the encodings of their data variables."""
+    """Return the groups with chunk sizes in the encodings of their data variables."""
     known = {dim for _, dataset, _ in parts for dim in dataset.dims}
     for dim, size in chunks.items():
         if dim not in known:
@@ -160,11 +160,11 @@ def with_chunks(parts: list[GroupPart], chunks: Mapping[Any, int]) -> list[Group
 
 
 def _encoding_of(array: Any) -> dict[str, Any]:
-    """Return the encoding of a variable, without what says how it was stored elsewhere."""
+    """Return the encoding of a variable, without how it was stored elsewhere."""
     return {k: v for k, v in array.encoding.items() if k in _KEPT}
 
 
-#: What xarray takes as an encoding for Zarr, apart from what says where chunks end.
+#: The encodings that xarray takes for Zarr, except those that set chunk edges.
 _KEPT = (
     "dtype",
     "scale_factor",

@@ -1,7 +1,7 @@
-"""Whether groups that lie in each other still make a tree that xarray opens.
+"""Whether nested groups still make a tree that xarray opens.
 
-A group has the coordinates of those that it lies in, so dimensions of one name must be of one
-length, and have the same labels.
+A group inherits the coordinates of the groups around it, so dimensions of one name must have one
+length and the same labels.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from icechunk_xarray.values import decode_like
 
 __all__ = ["Sizes", "check_tree", "check_tree_append", "sizes_around"]
 
-#: Lengths of dimensions by group, and whether a group has labels for one.
+#: Lengths of dimensions by group, and whether a group has labels for each.
 Sizes: TypeAlias = dict[str, dict[str, tuple[int, bool]]]
 Clash: TypeAlias = tuple[str, str, str]
 
 
 def sizes_around(store: IcechunkStore, groups: Sequence[str]) -> Sizes:
-    """Return the dimensions of groups, of those that they lie in, and of those in them."""
+    """Return the dimensions of groups, of the groups around them, and of those in them."""
     tree = store.session.tree
     sizes: Sizes = {}
     for group in groups:
@@ -57,19 +57,19 @@ def check_tree(
     *,
     is_tree: bool,
 ) -> None:
-    """Tell of groups that do not fit those around them, and did not clash before.
+    """Report groups that do not fit those around them, unless they clashed before.
 
     Parameters
     ----------
     store : IcechunkStore
-        With the arrays that a call has made.
+        Contains the arrays that a call has made.
     datasets : dict of str to xarray.Dataset
         What the call writes, by group.
     before : Sizes
-        What there was.
+        The dimensions before the call.
     is_tree : bool
-        Whether it writes a tree: then somebody will open one, and it is refused. Groups
-        can be opened one by one, so a dataset is warned of.
+        Whether the call writes a tree. A clash in a tree is refused, because somebody will
+        open it as one. For a dataset it is a warning: groups can be opened one by one.
     """
     given = {_absolute(group): dataset for group, dataset in datasets.items()}
     known = set(_clashes(before))
@@ -83,7 +83,7 @@ def check_tree(
                 outer, inner = sorted((path, other), key=len)
                 if other in given or not _is_within(inner, outer):
                     continue
-                # what lies in a group that is written anew is gone
+                # what was in a group that is written anew is gone
                 if store.session.tree.get(f"{other.rstrip('/')}/{dim}") is None:
                     continue
                 if not before[other].get(dim, (0, False))[1] or dim in before.get(path, {}):
@@ -94,10 +94,10 @@ def check_tree(
 
 
 def check_tree_append(store: IcechunkStore, groups: Sequence[str], dim: str) -> None:
-    """Refuse an append to some groups of a tree that the others would no longer fit.
+    """Refuse an append to some groups of a tree if the others no longer fit.
 
-    Where a group has the coordinate from one that it lies in, both are of one length, or
-    xarray does not open the tree. Groups without that are often unrelated.
+    A group that inherits the coordinate from a group around it must have the same length, or
+    xarray does not open the tree. Groups that inherit none are often unrelated.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def check_tree_append(store: IcechunkStore, groups: Sequence[str], dim: str) -> 
 
 
 def _clashes(sizes: Sizes) -> Iterator[Clash]:
-    """Yield groups, one in the other, with a dimension of different lengths."""
+    """Yield nested groups that have a dimension of different lengths."""
     for inner, found in sizes.items():
         for outer, around in sizes.items():
             if _is_within(inner, outer):
@@ -134,7 +134,7 @@ def _clashes(sizes: Sizes) -> Iterator[Clash]:
 
 
 def _has_labels(store: IcechunkStore, group: str, dim: str, dataset: xr.Dataset) -> bool:
-    """Whether the stored labels of a group are those of a dataset."""
+    """Whether the stored labels of a group equal those of a dataset."""
     given = dataset.coords[dim].variable
     with rectilinear_chunks():
         opened = xr.open_zarr(

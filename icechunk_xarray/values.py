@@ -25,7 +25,7 @@ from icechunk.errors import ErrorKind
 _PACKING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
 #: Times that are stored as floats are rounded; those of any real dataset by less than this.
 _TIME_TOLERANCE = np.timedelta64(1, "ms")
-#: Values that are looked at together: bounds the memory that a check takes.
+#: Bytes of values examined at a time: bounds the memory of a check.
 _BLOCK = 1 << 20
 
 
@@ -46,7 +46,7 @@ class Check:
     raw : bool
         Whether the values are given as they are stored: packing is left alone.
     exact : bool
-        Whether the array exists, and its precision must do. A new array has the precision
+        Whether the array exists, so that its precision must suffice. A new array has the precision
         that its encoding asks for: rounding to that is no loss, all else is.
     """
 
@@ -68,7 +68,7 @@ class Check:
         )
 
     def needed(self, original: np.dtype[Any], encoded: np.dtype[Any]) -> bool:
-        """Whether values of these dtypes can change at all."""
+        """Whether values can change at all between these dtypes."""
         if original.kind not in "biufcSUV" or not original == encoded == self.dtype:
             return True
         if original.kind == "V":
@@ -105,7 +105,7 @@ class Check:
                 decoded = self._decode(stored, original)
                 wrong = self._differs(original, decoded)
             except (ValueError, TypeError, OverflowError) as error:
-                # what xarray advises does not help here
+                # xarray's advice does not help here
                 reason = str(error).partition(" Try opening")[0].rstrip(".")
                 raise InvalidInputError(
                     f"variable {self.name!r}: its values cannot be stored {self._as()}: {reason}; "
@@ -135,7 +135,7 @@ class Check:
         if original.dtype.kind == "V":
             return ~_same_records(original, decoded)
         if original.dtype.kind == "T":
-            # NumPy makes the text 'nan' of missing ones
+            # NumPy would turn missing ones into the text 'nan'
             return np.asarray(_missing_texts(original) | (original != decoded), bool)
         if original.dtype.kind in "biufc" and decoded.dtype.kind in "SUT":
             raise TypeError("numbers do not become texts, but for .astype(str)")
@@ -161,7 +161,7 @@ class Check:
         elif original.dtype.kind == "b" or decoded.dtype.kind == "b":
             same = original == decoded
         else:
-            # how near anything is to an infinite number is never a question
+            # closeness to infinity is meaningless
             finite = np.isfinite(original) & np.isfinite(decoded)
             near = abs(decoded - original) <= self._tolerance(original)
             same = (original == decoded) | (finite & near)

@@ -1,4 +1,4 @@
-"""`to_icechunk`: xarray objects into a session, or into a repository with a commit."""
+"""`to_icechunk`: write xarray objects into a session, or into a repository with a commit."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def to_icechunk(
     ----------
     obj : xarray.Dataset, xarray.DataArray or xarray.DataTree
         NumPy and Dask variables may be mixed. Dask variables are written together, with
-        `icechunk_dask.store_dask`: by threads, processes or a cluster, whatever Dask is
-        told to use.
+        `icechunk_dask.store_dask`: by threads, processes or a cluster, as Dask is
+        configured.
     target : Session, IcechunkStore, Repository, Storage, StorageConfig, str or path
         Where to write. A missing repository is created, unless `append_dim`, `region` or
         ``mode="r+"`` implies that it must exist. A URL may name branch and group:
@@ -115,16 +115,16 @@ def to_icechunk(
         False, with a session: write metadata and NumPy variables, and return a
         `dask.delayed.Delayed` that writes the Dask variables into the session. Call its
         ``compute()`` once, before the commit. Tasks may run anywhere; their changes are
-        merged here. As a part of another computation it needs threads of this process,
+        merged here. As part of another computation, it must run in threads of this process,
         because only this process has the session.
     progress : bool, callable or None
-        For Dask variables: a bar, none, or a function that is called with an
-        `icechunk_dask.Status` now and then. Default: a bar in a terminal or a notebook.
+        For Dask variables: a bar, none, or a function that receives an
+        `icechunk_dask.Status` from time to time. Default: a bar in a terminal or a notebook.
     safe_append : bool
         Whether to refuse an append that repeats coordinate values, breaks the order of a sorted
         coordinate, lacks variables, lacks groups of a tree that would become shorter than others,
-        or has other coordinates than the stored ones. These are read for it. Coordinates that
-        Dask would have to compute are not compared.
+        or has other coordinates than the stored ones. The check reads the stored ones. Coordinates
+        that Dask would have to compute are not compared.
     safe_encoding : bool
         Whether to refuse values that would not be read back: times that the stored units
         cannot express, overflow of packed integers, missing values without a fill value,
@@ -136,20 +136,20 @@ def to_icechunk(
         The branch to commit to. Default: ``main``.
     message : str, optional
         For the commit. Default: a description of what was written.
-    metadata : mapping, optional
+    For the commit. Any values that JSON can express.
         For the commit; anything that JSON can express.
     storage_options : mapping, optional
         For a URL: the options of `icechunk.storage_from_url`.
     config : RepositoryConfig, optional
         Overrides the stored configuration; stored if the repository is created.
     authorize_virtual_chunk_access : mapping of str to credentials, optional
-        Prefixes of the virtual chunk containers that may be read, and how.
+        Prefixes of the virtual chunk containers that may be read, with credentials.
     job : str, optional
         With a repository: a name in `Repository.jobs`, which records what is done. Arrays and
-        coordinates are committed first, then values in batches, which others see as they come.
-        However the call ends, the same call continues it, and does not repeat what is committed.
-        It is refused if the object has changed. Values that Dask computes, or that are in files,
-        are not compared.
+        coordinates are committed first, then values in batches, which others see as they arrive.
+        However the call ends, the same call continues it, without repeating what is committed.
+        It is refused if the object has changed. Values in files, or that Dask computes, are not
+        compared.
     commit_every : int, str or timedelta, optional
         With `job`: the size of a batch, as for `icechunk_dask.distributed_write`: a number of
         blocks, ``"1GB"`` of values in memory, or ``"60s"``. Default: ``"1GB"``.
@@ -157,8 +157,8 @@ def to_icechunk(
     Returns
     -------
     str or None or dask.delayed.Delayed
-        The id of the snapshot, if the target is a repository: the newest one, if there was nothing
-        to write, such as no new steps. None for a session, or, with
+        The id of the snapshot, if the target is a repository; the newest snapshot, if there was
+        nothing to write, such as no new steps. None for a session, or, with
         ``compute=False``, what remains to be computed.
 
     Raises
@@ -175,8 +175,8 @@ def to_icechunk(
     NodeNotFoundError, RepositoryNotFoundError, RefNotFoundError
         If there is nothing to append to.
     ConflictError
-        If somebody else has committed to the branch meanwhile, or wrote the same chunks in the
-        session.
+        If somebody else has committed to the branch in the meantime, or wrote the same chunks in
+        the session.
     ReadOnlyError, SessionStateError
         If the session does not allow writes.
 
@@ -186,8 +186,8 @@ def to_icechunk(
     Notes
     -----
     In a session, the write happens in a fork that is merged at the end. Until then the
-    session shows nothing of it. Chunks of a write that failed are in the storage, but
-    nothing refers to them. A repository that was created for a write that failed stays,
+    session shows nothing of it. Chunks of a failed write are in the storage, but
+    nothing refers to them. A repository that was created for a failed write stays,
     empty.
 
     Examples
@@ -265,7 +265,7 @@ def to_icechunk(
 def _named(
     url: VersionURL, branch: str | None, group: str | None
 ) -> tuple[str, str | None, str | None]:
-    """Return repository, branch and group of a URL that names them."""
+    """Return the repository, branch and group that a URL names."""
     if url.ref is not None:
         name = url.branch
         if name is None:
@@ -296,7 +296,7 @@ def _destination(
 def destination_of(destination: Any, **arguments: object) -> Target:
     """Return where to write: a writable session, or what names a repository.
 
-    `arguments` are those that do not go with a session.
+    `arguments` are those that a session does not take.
     """
     if isinstance(destination, IcechunkStore):
         if destination.read_only:

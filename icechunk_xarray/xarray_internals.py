@@ -1,10 +1,10 @@
-"""All that is used of xarray and is not public: a new release may change it.
+"""All use of xarray that is not public: a new release may change it.
 
-- `Variable._data`, `Variable._in_memory` and `Dataset._replace`, because public ways to look at a
-  variable, or to put another in its place, read it;
-- `is_chunked_array`, which also knows chunked arrays that are not Dask's;
+- `Variable._data`, `Variable._in_memory` and `Dataset._replace`, because the public ways to
+  inspect or replace a variable read its values;
+- `is_chunked_array`, which also recognizes chunked arrays other than Dask's;
 - `ZarrStore.store`, which encodes variables and makes arrays as `Dataset.to_zarr` does, with
-  something else in the place of its `ArrayWriter`.
+  a replacement for its `ArrayWriter`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["EncodedWrite", "encode", "is_chunked_array", "is_in_memory", "name_b
 
 
 def is_in_memory(variable: xr.Variable) -> bool:
-    """Whether the values of a variable are here, neither in a file nor to be computed."""
+    """Whether the values of a variable are in memory, neither in a file nor to be computed."""
     return bool(variable._in_memory)
 
 
@@ -35,13 +35,13 @@ class EncodedWrite(NamedTuple):
 
 
 class _Collector:
-    """Takes the place of xarray's `ArrayWriter`, and writes nothing."""
+    """Replaces xarray's `ArrayWriter`, and writes nothing."""
 
     def __init__(self) -> None:
         self.writes: list[EncodedWrite] = []
 
     def add(self, source: Any, target: zarr.Array[Any], region: Any = None) -> None:
-        """Note what xarray would write."""
+        """Record what xarray would write."""
         if not source.size:
             return
         cuts = region or (slice(None),) * target.ndim
@@ -63,9 +63,9 @@ def encode(
     group : ZarrStore
     variables : mapping
     attrs : mapping
-        Of the group.
+        Attributes of the group.
     checked : set of str
-        Variables whose encoding must be one that Zarr understands.
+        Variables whose encodings Zarr must understand.
     """
     collector = _Collector()
     group.store(variables, attrs, checked, collector)  # type: ignore[no-untyped-call]
@@ -74,10 +74,10 @@ def encode(
 
 # -- reading ------------------------------------------------------------------------------
 class _Variable(xr.Variable):
-    """A variable that is named after what it reads when it is split into Dask tasks.
+    """A variable whose Dask tasks are named after the version that it reads.
 
-    xarray names tasks after what was opened: for a URL that is the text, which stays the
-    same while a branch moves. Dask takes tasks of one name for one and the same, so the
+    xarray names tasks after what was opened: for a URL, that is the text, which stays the
+    same while a branch moves. Dask treats tasks of one name as identical, so the
     difference of two versions would be zero.
     """
 
@@ -89,7 +89,7 @@ class _Variable(xr.Variable):
 
         options = dict(from_array_kwargs or {})
         if options.get("name"):
-            # the data holds the store, and that the snapshot
+            # the data holds the store, and the store its snapshot
             options["name"] += f"-{tokenize(self._data)}"
         plain = xr.Variable(self.dims, self._data, self.attrs, self.encoding, fastpath=True)
         return plain.chunk(chunks, from_array_kwargs=options, **kwargs)
