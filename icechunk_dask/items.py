@@ -1,4 +1,4 @@
-"""The general fan-out: a function that writes, and what it is called with."""
+"""The general fan-out: call a function that writes for each of many items."""
 
 from __future__ import annotations
 
@@ -67,57 +67,55 @@ def distributed_write(
     Parameters
     ----------
     func : callable
-        Called as ``func(store, item)``, with a store of its own that sees the state of the
-        session. What it writes there is merged. Items must not write the same chunk. The function
-        travels to workers as Dask functions do: by name if they can import it; by value, with
-        cloudpickle, if it was defined in a script or notebook. Nothing else that the
-        travels is code.
+        Called as ``func(store, item)``, with its own store, which sees the state of the session.
+        What it writes there is merged. Items must not write the same chunk. The function travels
+        to workers as Dask functions do: by name if they can import it; by value, with
+        cloudpickle, if it was defined in a script or notebook. Nothing else that travels is code.
     items : iterable
-        Anything that pickles: paths, times, parameters.
+        Anything that can be pickled: paths, times, parameters.
     session : Session, Repository, Storage, URL or path
         A writable session or a fork takes the changes, for the caller to commit. Anything else
         names a repository, where they are committed.
     split_every : int, optional
-        How many change sets are merged at a time. Default: 16.
+        How many change sets to merge at a time. Default: 16.
     progress : bool, callable or None
-        A bar, none, or a function that is called with a `Status` now and then. Default: a bar in
+        A bar, none, or a function called with a `Status` now and then. Default: a bar in
         a terminal or a notebook; elsewhere a line in the log each minute, at level INFO of
         ``icechunk_dask``.
     return_results : bool
         Whether to return what `func` returned.
     branch, message, metadata, rebase_with
-        Of the commits; see `Session.commit`. A message is needed.
+        For the commits; see `Session.commit`. A message is required.
     commit_every : int, str or timedelta, optional
         Commit in batches of a number of tasks, of a size such as ``"1GB"``, or of a time such
-        as ``"60s"``. A batch is committed when all of its tasks are done, so sizes and times
-        are only met roughly, as estimated from earlier batches. Meanwhile the tasks of the next
-        batch run, and see what this one did. A failure, or the end of this
-        process, costs one batch. Default: one commit.
+        as ``"60s"``. A batch is committed when all its tasks are done, so sizes and times
+        are met only roughly, as estimated from earlier batches. Meanwhile the tasks of the next
+        batch run, and see what this one did. A failure, or the end of this process, costs one
+        batch. Default: one commit.
     publish : {"batch", "end"}
-        When batches are committed: each when it is done, or all of them at the end, as one
-        commit. Until then they wait in the job, which therefore needs a name, and all items see
-        the branch as it was when the first of them began. If others move the branch meanwhile,
-        the commit is made on top of theirs with `rebase_with`. Without it, or where both
-        changed the same thing, it is refused, and the work stays in the job.
+        When to commit batches: each when it is done, or all at the end as one commit. Until
+        then they wait in the job, which therefore needs a name, and all items see the branch as it
+        was when the first of them began. If others move the branch meanwhile, the commit is made
+        on top of theirs with `rebase_with`. Without it, or where both changed the same thing, the
+        commit is refused, and the work stays in the job.
     job : str, optional
-        A name in `Repository.jobs`, which records the finished items, each by its key.
-        Another call with the same name leaves those out, whatever became of the history. A
-        missing job is created.
+        A name in `Repository.jobs`, which records finished items by their keys. Another call with
+        the same name skips those, whatever became of the history. A missing job is created.
     key : callable, optional
-        Makes a string from an item, by which later calls know it. Default: the item as JSON.
+        Makes the string by which later calls know an item. Default: the item as JSON.
     executor : {"threads", "processes", "sync"}, Executor or Client, optional
-        What runs the tasks. Any `concurrent.futures.Executor` will do, such as a pool of processes
-        or of MPI ranks, if it can pickle. Default: what Dask uses, which is a cluster if there
+        What runs the tasks. Any `concurrent.futures.Executor` that can pickle will do, such as a
+        pool of processes or of MPI ranks. Default: what Dask uses, which is a cluster if there
         is a `distributed.Client`.
     stragglers : float, optional
-        With a pool as `executor`: a task that takes so many times as long as most is run a second
-        time while a worker is idle, and the answer that comes first counts. What tasks do beside
-        writing to the store must bear that.
+        With a pool as `executor`: a task that takes this many times as long as most is run a second
+        time while a worker is idle, and the first answer counts. What tasks do besides writing to
+        the store must tolerate that.
     timeout : float, optional
         Seconds after which a task fails, to be retried if ``retries`` says so. It then runs in a
         thread of its own, which nothing can stop; what it still writes is in no version.
     **dask_options
-        What `dask.compute` and `Client.compute` take: ``scheduler``, ``retries``,
+        Options of `dask.compute` and `Client.compute`: ``scheduler``, ``retries``,
         ``priority``, ``resources``, ``workers`` and the like.
 
     Returns
@@ -127,13 +125,13 @@ def distributed_write(
     Raises
     ------
     TaskError
-        If the function failed. It names the item, and its cause is the original error. The
-        session, or the branch since the last batch, is as it was.
+        If the function failed. The error names the item, and its cause is the original error. The
+        session, or the branch since the last batch, is unchanged.
     ConflictError
-        If two items wrote the same chunk, which it names, or others moved the branch.
+        If two items wrote the same chunk, which the error names, or others moved the branch.
     InvalidInputError
-        If arguments do not go together, or a repository in memory would be written from
-        other processes.
+        If arguments do not go together, or other processes would write to a repository in
+        memory.
 
     Examples
     --------
@@ -186,13 +184,13 @@ class Items(Generic[Item]):
     func : callable
     items : list
     key : callable, optional
-        From an item to a string.
+        Turns an item into a string.
     return_results : bool
     """
 
-    #: Nobody knows before how much an item writes.
+    #: How much an item writes is unknown in advance.
     nbytes: None = None
-    #: What messages call all of them.
+    #: What messages call the items.
     title: str = "the items"
 
     def __init__(
@@ -214,11 +212,11 @@ class Items(Generic[Item]):
         return len(self._items)
 
     def missing(self, session: Session) -> Units:
-        """Return all: what an item writes is known to nobody."""
+        """Return all: what an item writes is unknown."""
         return np.arange(len(self))
 
     def keys(self) -> list[Any]:
-        """Return what a job knows each item by.
+        """Return the keys by which a job knows the items.
 
         Raises
         ------
@@ -239,7 +237,7 @@ class Items(Generic[Item]):
         Raises
         ------
         ConflictError
-            If a batch wrote a chunk that an earlier one has written.
+            If a batch wrote a chunk that an earlier one wrote.
         """
         for change in session.array_changes():
             mask = session.changed_chunks(change.path)
@@ -269,7 +267,7 @@ class Items(Generic[Item]):
         )
 
     def results(self, parts: Sequence[Part]) -> list[Any] | None:
-        """Return what the function returned for each item, if that was asked for."""
+        """Return what the function returned for each item, if requested."""
         if not self._return_results:
             return None
         found = dict(result for part in parts for result in part.results)
@@ -285,7 +283,7 @@ class Items(Generic[Item]):
         tasks = {}
         for number in units.tolist():
             item = self._items[number]
-            # an item that looks like a part of a graph is none
+            # an item that looks like part of a graph is not one
             call = functools.partial(_call, item, number, self._return_results)
             named = Named(call, name_of(number, item), topic)
             tasks[name, number] = (named, shared.key)
@@ -297,7 +295,7 @@ class Items(Generic[Item]):
 
 
 def name_of(number: int, item: Any) -> str:
-    """Return what messages call an item: what it is, and where it is if that is not the same."""
+    """Return what messages call an item: its value, and its number if that differs."""
     shown = _SHORT.repr(item)
     return f"item {shown}" if shown == str(number) else f"item {shown} (number {number})"
 

@@ -1,7 +1,7 @@
-"""Steps of a Dask write under the names that the official client has for them.
+"""Steps of a Dask write under the names of the official client.
 
-`store_dask` needs none of them. They are here for programs that build the write themselves:
-`dask.array.store` with ``return_stored=True``, on targets of a fork, and then one session.
+`store_dask` needs none of them. They serve programs that build the write themselves:
+`dask.array.store` with ``return_stored=True`` on targets of a fork, and then one session.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ P = ParamSpec("P")
 
 
 def computing_meta(func: Callable[P, Any]) -> Callable[P, Any]:
-    """Make a function answer Dask's question what kind of array it returns.
+    """Make a function tell Dask what kind of array it returns.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def computing_meta(func: Callable[P, Any]) -> Callable[P, Any]:
 def merge_sessions_array_kwargs(
     *sessions: Any, axis: Any = None, keepdims: Any = None
 ) -> ForkSession:
-    """Merge forks, as the aggregation of a reduction of Dask.
+    """Merge forks, as the aggregation step of a Dask reduction.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def session_merge_reduction(
         Stored with ``compute=False, return_stored=True, load_stored=False`` on targets whose
         store is that of a fork.
     split_every : int or None
-        How many sessions are merged at a time.
+        How many sessions to merge at a time.
     **store_kwargs
         For `dask.array.reduction`.
 

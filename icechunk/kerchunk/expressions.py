@@ -1,9 +1,9 @@
-"""The expressions in templates of kerchunk references: a small language.
+"""A small language: the expressions in templates of kerchunk references.
 
 References come from anywhere, so nothing in them may run for long, grow large, or reach into
 Python. kerchunk's documentation and files need names, numbers, text, arithmetic, formatted
-numbers, and templates that are called. The syntax is that of Jinja, in which kerchunk
-itself evaluates them. Every step does little, and there are no loops.
+numbers, and calls of templates. The syntax is that of Jinja, with which kerchunk itself
+evaluates them. Each step does little, and there are no loops.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _MAX_WIDTH: Final = 100
 
 
 class ExpressionError(Exception):
-    """What is wrong with an expression."""
+    """An expression that cannot be parsed or evaluated."""
 
 
 class _Token(NamedTuple):
@@ -48,17 +48,17 @@ class _Token(NamedTuple):
 
 
 def compile_template(template: str) -> Callable[[Scope], str]:
-    """Return a function that renders a template with the values of names.
+    """Return a function that renders a template with values for its names.
 
     Parameters
     ----------
     template : str
-        With expressions between ``{{`` and ``}}``.
+        Text with expressions between ``{{`` and ``}}``.
 
     Raises
     ------
     ExpressionError
-        If it cannot be parsed. The function raises it for what cannot be evaluated.
+        If it cannot be parsed. The function raises it if evaluation fails.
     """
     if len(template) > MAX_TEMPLATE:
         raise ExpressionError(f"a template of more than {MAX_TEMPLATE} characters")
@@ -83,7 +83,7 @@ def _plain(text: str) -> str:
 
 
 class _Parser:
-    """Parses one expression, from left to right."""
+    """A parser of one expression, from left to right."""
 
     def __init__(self, text: str) -> None:
         self._tokens: list[_Token] = []
@@ -288,7 +288,7 @@ _OPERATIONS: Final[dict[str, Callable[[Any, Any], Any]]] = {
 
 
 def _tuple(items: Sequence[Evaluate]) -> Evaluate:
-    # only usable after %, and everything else that gets it refuses it
+    # only usable after %; everything else refuses it
     return lambda scope: tuple(item(scope) for item in items)  # type: ignore[return-value]
 
 

@@ -1,9 +1,9 @@
-"""A Zarr v3 codec for chunks that are GRIB messages, as kerchunk's scanner refers to them.
+"""A Zarr v3 codec for chunks that are GRIB messages, as kerchunk's scanner references them.
 
-kerchunk's own class for this cannot be made from metadata. The bytes and options are
-those of its codec ``grib`` for Zarr v2. The result differs where kerchunk's is wrong: a
-value is missing if the message says so, not if it equals ``missingValue``, and points
-that are stored along meridians are put where they belong.
+kerchunk's own class cannot be created from metadata. Bytes and options are those of its
+Zarr v2 codec ``grib``. The result differs where kerchunk's is wrong: a value is missing if
+the message says so, not if it equals ``missingValue``, and points stored along meridians
+go where they belong.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ if TYPE_CHECKING:
 
 __all__ = ["NUMCODEC", "GribCodec", "GridLines", "grib_handle", "grid_lines", "grid_points"]
 
-#: Name of the codec among those of numcodecs.
+#: Name of the codec in numcodecs.
 NUMCODEC: Final = "grib"
 #: No Gaussian grid has more parallels between pole and equator.
 _MOST_PARALLELS: Final = 1 << 14
-#: Grids of which ecCodes knows that every other row may be scanned backwards.
+#: Grids on which ecCodes handles rows that are scanned backwards alternately.
 _TURNING: Final = ("lambert", "mercator", "polar_stereographic")
-#: ecCodes is not safe to use from several threads.
+#: ecCodes is not thread-safe.
 _ECCODES: Final = threading.RLock()
 
 
 @dataclass(frozen=True)
 class GribCodec(ArrayBytesCodec):
-    """Decodes the values, or the coordinates, of one GRIB field. It does not encode.
+    """A codec that decodes the values, or the coordinates, of one GRIB field. It cannot encode.
 
-    A chunk is a message of edition 1 or 2, of which the first field is decoded, or the
-    beginning of a message up to the end of a field, of which the last one is.
+    A chunk is a message of edition 1 or 2, whose first field is decoded, or the beginning of
+    a message up to the end of a field, which is the one decoded.
 
     Parameters
     ----------
     var : str
-        ``"latitude"`` and ``"longitude"`` mean the coordinates of the values.
+        ``"latitude"`` and ``"longitude"`` select the coordinates of the values.
     dtype : str, optional
-        Of what is decoded. Default: ``"float64"`` for coordinates, else ``"float32"``.
+        Type of the values. Default: ``"float64"`` for coordinates, else ``"float32"``.
     """
 
     var: str
@@ -62,7 +62,7 @@ class GribCodec(ArrayBytesCodec):
 
     @classmethod
     def from_numcodec(cls, config: Mapping[str, Any]) -> GribCodec:
-        """Return the codec for the options of the one of Zarr v2."""
+        """Return the codec for the options of the Zarr v2 codec."""
         dtype = config.get("dtype")
         return cls(str(config.get("var")), None if dtype is None else np.dtype(dtype).str)
 
@@ -72,7 +72,7 @@ class GribCodec(ArrayBytesCodec):
         return cls(**data.get("configuration", {}))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the form that metadata has."""
+        """Return the codec as metadata describes it."""
         options = {"var": self.var, "dtype": self.dtype}
         return {
             "name": self.name,
@@ -80,18 +80,18 @@ class GribCodec(ArrayBytesCodec):
         }
 
     def decode_field(self, data: bytes, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        """Return what a chunk holds.
+        """Decode a chunk.
 
         Parameters
         ----------
         data : bytes
         shape : tuple of int
-            Of the chunk. Of two dimensions the last one runs along parallels (index i).
+            Shape of the chunk. The last of two dimensions runs along parallels (index i).
 
         Raises
         ------
         InvalidInputError
-            If it is no GRIB message, or has another number of values.
+            If `data` is not a GRIB message, or has another number of values.
         """
         import eccodes
 
@@ -102,7 +102,7 @@ class GribCodec(ArrayBytesCodec):
                 if coordinate:
                     values: Any = grid_points(handle)[self.var == "longitude"]
                 else:
-                    # no value can be mistaken for it
+                    # NaN cannot be mistaken for a value
                     eccodes.codes_set(handle, "missingValue", float("nan"))
                     values = eccodes.codes_get_array(handle, "values")
                 # in fields without rows, all values lie along one dimension
@@ -134,18 +134,18 @@ class GribCodec(ArrayBytesCodec):
         raise NotImplementedError("GRIB messages are read, not written")
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
-        """Not known before decoding."""
+        """Refuse: the size is unknown before decoding."""
         raise NotImplementedError("the size of a GRIB message follows from its values")
 
 
 @contextmanager
 def grib_handle(message: bytes) -> Iterator[Any]:
-    """Pass a message to ecCodes, which nobody else may use at the same time.
+    """Open a message in ecCodes, which only one thread may use at a time.
 
     Yields
     ------
     int
-        What functions of ecCodes call a message.
+        The handle of the message.
     """
     import eccodes
 
@@ -163,10 +163,10 @@ def grid_points(handle: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.fl
     Raises
     ------
     InvalidInputError
-        If ecCodes has the coordinates in another order than the values, as it does for some
-        projected grids, against its own documentation.
+        If ecCodes orders coordinates differently from values, as it does for some projected
+        grids, against its own documentation.
     eccodes.KeyValueNotFoundError
-        If it has no coordinates, such as for spherical harmonics.
+        If there are no coordinates, as for spherical harmonics.
     """
     import eccodes
 
@@ -174,7 +174,7 @@ def grid_points(handle: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.fl
     _check_grid(handle, count)
     copy = eccodes.codes_clone(handle)
     try:
-        # values that rise show the order
+        # rising values reveal the order
         for key, value in {
             "packingType": "grid_simple",
             "bitmapPresent": 0,
@@ -189,8 +189,8 @@ def grid_points(handle: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.fl
     if len(table) == count and not (np.diff(table[:, 2]) < 0).any():
         return table[:, 0].copy(), table[:, 1].copy()
     lines = grid_lines(handle)
-    # ecCodes begins with the point that is first, and goes along rows, and northwards. Where
-    # values go elsewhere, it takes the first point for another corner than the standard does
+    # ecCodes starts at the first point, and goes along rows and northwards. Where values go
+    # elsewhere, it takes the first point for another corner than the standard does
     if not (
         lines is not None
         and lines.is_northeast
@@ -209,14 +209,14 @@ def grid_points(handle: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.fl
 def _check_grid(handle: Any, count: int) -> None:
     """Check the description of a Gaussian or reduced grid.
 
-    ecCodes does not check it when it computes coordinates: if it is damaged, ecCodes ends the
+    ecCodes computes coordinates without this check: if the description is damaged, it ends the
     process, writes beyond its memory, or computes for hours.
 
     Raises
     ------
     InvalidInputError
         If the lengths of rows contradict the number of points, or the number of parallels
-        that of rows.
+        contradicts that of rows.
     """
     import eccodes
 
@@ -233,22 +233,22 @@ def _check_grid(handle: Any, count: int) -> None:
     if eccodes.codes_is_defined(handle, "pl"):
         lengths = np.asarray(eccodes.codes_get_array(handle, "pl"), np.int64)
     points = int(lengths.sum())
-    # of a part of the globe, Gaussian grids have the lengths that rows have around the globe
+    # a Gaussian grid of part of the globe gives the lengths of rows around the whole globe
     part = kind != "reduced_ll" and points > count and lengths.all()
     if points != count and not part:
         raise InvalidInputError(f"the rows of its grid have {points} points, and it has {count}")
 
 
 def _check_latitudes(handle: Any, latitudes: npt.NDArray[np.float64]) -> None:
-    """Check latitudes that ecCodes has computed.
+    """Check the latitudes that ecCodes has computed.
 
-    It goes along a reduced Gaussian grid eastwards and southwards, wherever the first point
-    is, and beyond the last parallel.
+    ecCodes walks a reduced Gaussian grid eastwards and southwards, wherever its first point is,
+    and past the last parallel.
 
     Raises
     ------
     InvalidInputError
-        If those of a Gaussian grid are not its parallels, from the first on.
+        If the latitudes of a Gaussian grid are not its parallels, from the first on.
     """
     import eccodes
 
@@ -271,14 +271,14 @@ def _check_latitudes(handle: Any, latitudes: npt.NDArray[np.float64]) -> None:
 
 @dataclass(frozen=True)
 class GridLines:
-    """How the values of a message follow each other on a grid of rows and columns.
+    """The order of the values of a message on a grid of rows and columns.
 
     Attributes
     ----------
     ni, nj : int
-        Points of a row (along index i) and of a column.
+        Points in a row (along index i) and in a column.
     columns : bool
-        Whether values that follow each other lie in a column.
+        Whether consecutive values lie in a column.
     turning : bool
         Whether every other row is scanned backwards.
     is_northeast : bool
@@ -293,11 +293,11 @@ class GridLines:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows, and points of a row."""
+        """Numbers of rows, and of points in a row."""
         return self.nj, self.ni
 
     def in_rows(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return values in rows, all of them in the same direction."""
+        """Return values in rows that all run in the same direction."""
         if self.columns:
             return np.ascontiguousarray(values.reshape(self.ni, self.nj).T)
         rows = values.reshape(self.nj, self.ni).copy()
@@ -306,19 +306,19 @@ class GridLines:
         return rows
 
     def numbers(self) -> npt.NDArray[np.int64]:
-        """Return which value of the message each point has, row after row."""
+        """Return the index of each point's value in the message, row by row."""
         return self.in_rows(np.arange(self.ni * self.nj)).ravel()
 
 
 def grid_lines(handle: Any) -> GridLines | None:
-    """Return how values follow each other; None if they are as their grid has them."""
+    """Return the order of values; None if it is that of the grid."""
     import eccodes
 
     def flag(key: str) -> bool:
         return bool(eccodes.codes_is_defined(handle, key) and eccodes.codes_get_long(handle, key))
 
     columns = flag("jPointsAreConsecutive")
-    # on other grids ecCodes turns no rows, and what it makes of columns is not what is meant
+    # on other grids ecCodes turns no rows, and it misreads alternating columns
     turning = (
         not columns
         and flag("alternativeRowScanning")

@@ -1,8 +1,8 @@
-"""GRIB messages as bytes: where they lie in a file, and which fields they have.
+"""GRIB messages as bytes: where they lie in a file, and which fields they hold.
 
-The layout is that of the WMO Manual on Codes, FM 92, editions 1 and 2. What the sections mean
-is left to ecCodes, which gets a whole message of one field: the field itself, or one of
-the same metadata without its values.
+The layout is that of the WMO Manual on Codes, FM 92, editions 1 and 2. ecCodes interprets the
+sections. It gets a whole message of one field: the field itself, or one with the same
+metadata and no values.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _START: Final = b"GRIB"
 _END: Final = b"7777"
 #: The size of the blocks in which the next message is searched for.
 _BLOCK: Final = 1 << 16
-#: The maximum size of a section of metadata. Real ones have some hundreds of bytes, and those of
+#: The maximum size of a metadata section. Real ones have some hundreds of bytes, and those of
 #: reduced grids some kilobytes.
 _MOST_METADATA: Final = 1 << 24
 
@@ -31,13 +31,13 @@ class GribField:
     Attributes
     ----------
     offset, length : int
-        Of the bytes that `field_message` makes a message of. That is the whole message
-        where it has one field, else its beginning up to the end of the field.
+        Of the bytes that `field_message` turns into a message: the whole message if it has one
+        field, else its beginning up to the end of the field.
     header : bytes
-        A whole message with the metadata of the field, and zeros for its values, unless
-        they are spherical harmonics of edition 1.
+        A whole message with the metadata of the field, and zeros for its values unless they
+        are spherical harmonics of edition 1.
     grid : bytes
-        The section that describes its grid; equal ones mean equal coordinates. Empty if the
+        The section that describes the grid; equal ones mean equal coordinates. Empty if the
         message has none.
     """
 
@@ -57,12 +57,12 @@ def grib_fields(file: BinaryIO, location: str) -> Iterator[GribField]:
     file : binary file
         It needs ``seek`` and ``read`` only.
     location : str
-        For errors.
+        For error messages.
 
     Raises
     ------
     InvalidInputError
-        If a message is truncated or damaged, or of another edition; it names the file, the
+        If a message is truncated, damaged, or of another edition; the error names the file, the
         number of the message, and where it begins.
     """
     size = file.seek(0, 2)
@@ -90,14 +90,14 @@ def field_message(data: bytes) -> bytes:
     Parameters
     ----------
     data : bytes
-        A message, with anything after it. Of several fields the first is taken, because that
-        is the one which kerchunk's references mean. Or the beginning of a message of edition 2,
-        up to the end of a field, which is the one taken.
+        A message, followed by anything: its first field is taken, because kerchunk's references
+        mean that one. Or the beginning of a message of edition 2 up to the end of a field,
+        which is the one taken.
 
     Raises
     ------
     InvalidInputError
-        If it is neither.
+        If `data` is neither.
     """
     source = _Source(lambda start, count: data[start : start + count], 0, len(data), "the chunk")
     if source.edition() == 1:
@@ -115,22 +115,22 @@ def _next_start(read: Callable[[int, int], bytes], position: int, size: int) -> 
         found = block.find(_START)
         if found >= 0:
             return position + found
-        # the first letters may stand at the end of the block
+        # the block may end with the first letters of a message
         position += max(len(block) - len(_START) + 1, 1)
     return None
 
 
 class _Source:
-    """The bytes from a message on.
+    """The bytes from the start of a message on.
 
     Parameters
     ----------
     read : callable
-        Returns bytes of the file, from an offset on.
+        Returns bytes of the file from an offset on.
     start, size : int
         Where the message begins, and how many bytes there are from there.
     name : str
-        For errors.
+        For error messages.
     """
 
     def __init__(self, read: Callable[[int, int], bytes], start: int, size: int, name: str) -> None:
@@ -140,7 +140,7 @@ class _Source:
         self._name = name
 
     def take(self, position: int, count: int) -> bytes:
-        """Return bytes, all of them."""
+        """Return exactly `count` bytes."""
         data = b""
         if position + count <= self.size:
             data = self._read(self.start + position, count)
@@ -199,8 +199,8 @@ def _sections_1(source: _Source) -> _Sections1:
     total = source.number(4, 3)
     data = source.number(position, 3)
     if total & 0x800000 and data < 120:
-        # more than 8 MiB do not fit. ECMWF counts them in 120 bytes, and says how much that
-        # is too many where the length of the data would stand
+        # lengths above 8 MiB do not fit. ECMWF counts in units of 120 bytes, and puts the excess
+        # where the length of the data would be
         total = (total & 0x7FFFFF) * 120 - data + 4
     elif position + data + len(_END) > total:
         source.bad("is damaged: its sections are longer than itself")
@@ -216,11 +216,11 @@ def _fields_1(source: _Source) -> Generator[GribField, None, int]:
     product[7] &= ~0x40  # without a bitmap
     grid = source.metadata(*sections.grid) if sections.grid else b""
     if source.number(sections.data[0] + 3, 1) & 0x80:
-        # spherical harmonics: what their values are like belongs to the metadata
+        # spherical harmonics: the metadata includes properties of the values
         yield GribField(source.start, sections.total, source.take(0, sections.total), grid)
         return sections.total
     # all values equal the reference value, zero, and need no bits: octets 1 to 11, and one
-    # more because the length is even
+    # more to make the length even
     data = bytes([0, 0, 12, 8]) + bytes(8)
     body = bytes(product) + grid + data + _END
     header = _START + (8 + len(body)).to_bytes(3, "big") + b"\x01" + body
@@ -252,7 +252,7 @@ def _sections_2(source: _Source, end: int | None) -> Iterator[_Sections2]:
         length, number = source.number(position, 4), source.number(position + 4, 1)
         if length < 5 or position + length > end:
             source.bad(f"is damaged: section {number} has {length} bytes")
-        # after a field another one begins with what differs
+        # the next field begins with the first section that differs
         if not (last < number <= 7 or (last == 7 and number in (2, 3, 4))):
             source.bad(f"is damaged: section {number} follows section {last}")
         found[number] = position, length
@@ -260,7 +260,7 @@ def _sections_2(source: _Source, end: int | None) -> Iterator[_Sections2]:
             given = source.number(position + 5, 1)
             if given == 0:
                 bitmap = found[6]
-            elif given == 254:  # the one before (code table 6.0)
+            elif given == 254:  # the previous one (code table 6.0)
                 if bitmap is None:
                     source.bad("is damaged: it refers to an earlier bitmap, and there is none")
                 found[6] = bitmap

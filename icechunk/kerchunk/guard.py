@@ -1,7 +1,7 @@
-"""Checks of references before they are committed.
+"""Check references before they are committed.
 
 Chunks without compression have an exact size; ranges lie within their file; and the codecs
-turn a chunk into what the file's own library reads.
+decode a chunk to what the file's own library reads.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from icechunk.session.keys import chunk_key
 
 __all__ = ["VERIFY", "check_sizes", "check_values", "decode_chunk", "pipeline_of"]
 
-#: What the argument ``verify`` may be.
+#: Values of the argument ``verify``.
 VERIFY: Final = ("sample", "all", "none")
-#: Fields of ``zarr.json`` that say how chunks are decoded.
+#: Fields of ``zarr.json`` that determine how chunks are decoded.
 _PIPELINE: Final = ("data_type", "codecs", "fill_value", "chunk_grid")
 
-#: Reads values of an array, a slice of each dimension, by the file's own library.
+#: Reads values of an array, one slice per dimension, with the file's own library.
 Reader = Callable[[tuple[slice, ...]], npt.NDArray[Any]]
 #: Returns the bytes of a row of a table.
 Fetch = Callable[[int], bytes]
 
 
 def pipeline_of(document: Mapping[str, Any]) -> str:
-    """Return what says how the chunks of an array are decoded, to tell arrays apart."""
+    """Return a string that identifies how the chunks of an array are decoded."""
     return json.dumps([document.get(name) for name in _PIPELINE], sort_keys=True)
 
 
 def _exact_length(document: Mapping[str, Any]) -> int | None:
-    """Return how many bytes each chunk of an array has; None if that depends on its values."""
+    """Return the size in bytes of each chunk of an array; None if it depends on the values."""
     codecs = [codec["name"] for codec in document["codecs"]]
     if not set(codecs) <= {"bytes", "transpose"} or "bytes" not in codecs:
         return None
@@ -63,7 +63,7 @@ def check_sizes(
         The ``zarr.json`` of the array.
     table : ChunkTable
     sizes : mapping
-        By location, of those files whose size is known.
+        By location, for files of known size.
     """
     exact = _exact_length(document)
     inline = table.location == IN_PLACE
@@ -101,8 +101,8 @@ def check_values(
     fetch : callable
         Returns the bytes of a row.
     read : callable, optional
-        Returns the values of a selection as the library reads them. Default: chunks only
-        have to be decodable.
+        Returns the values of a selection as the library reads them. Default: chunks must only
+        be decodable.
     every : bool
         Whether to check all chunks. Default: the first, the last, and one without a row.
     """
@@ -117,7 +117,7 @@ def check_values(
             found = decode_chunk(document, data)
         except MemoryError:
             raise
-        except Exception as exc:  # whatever a codec makes of bytes that it does not expect
+        except Exception as exc:  # whatever a codec raises for bytes that it does not expect
             yield coordinate, f"cannot be decoded: {type(exc).__name__}: {exc}"
             continue
         yield from _compared(found, coordinate, chunks, shape, read)
@@ -157,7 +157,7 @@ def _equal(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
 def _without_row(
     table: ChunkTable, chunks: Sequence[int], shape: Sequence[int], *, every: bool
 ) -> Iterator[tuple[int, ...]]:
-    """Yield chunks that have no row, or one of them."""
+    """Yield the chunks that have no row, or the first of them."""
     grid = tuple(-(-n // size) for n, size in zip(shape, chunks, strict=True))
     if len(table.coords) >= math.prod(grid):
         return
@@ -170,7 +170,7 @@ def _without_row(
 
 
 def decode_chunk(document: Mapping[str, Any], data: bytes) -> npt.NDArray[Any]:
-    """Return the values of a whole chunk, as the codecs of an array decode them.
+    """Return the values of a whole chunk, decoded with the codecs of an array.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The nodes that references describe, and where in a repository they go."""
+"""The nodes that references describe, and where they go in a repository."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def arrays_of(
 
 
 def drop_attributes_of(source: References, dropped: Sequence[str]) -> None:
-    """Leave attributes out of the metadata of references.
+    """Drop attributes from the metadata of references.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def groups_of(
     arrays: Mapping[str, ArrayMetadata],
     overwrite: bool,
 ) -> dict[str, bytes]:
-    """Return the documents of groups to set: those of the references, and missing parents."""
+    """Return the group documents to set: those of the references, and missing parents."""
     attributes: dict[str, dict[str, Any]] = {}
     for key, document in source.documents.items():
         head, _, name = key.rpartition("/")
@@ -137,7 +137,7 @@ def groups_of(
     for path, given in attributes.items():
         node = session.tree.get(path)
         if node is not None and node.is_array:
-            # above the group that was asked for an array is in the way, whatever the mode
+            # an array above the requested group is in the way, whatever the mode
             if not overwrite or path not in (root, *_below(attributes, root)):
                 raise AlreadyExistsError(
                     f"cannot import a group to {path!r}: there is an array already"
@@ -157,7 +157,7 @@ def _below(paths: Mapping[str, Any], root: str) -> Iterator[str]:
 
 
 def new_place(session: Session, path: str, array: ArrayMetadata, overwrite: bool) -> Place:
-    """Return the place of an array that is created, or replaced."""
+    """Return the place for an array to create or replace."""
     existing = session.tree.get(path)
     if existing is not None and (not overwrite or not existing.is_array):
         kind = "an array" if existing.is_array else "a group"

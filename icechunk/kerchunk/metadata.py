@@ -1,11 +1,11 @@
-"""Zarr v2 metadata to v3; the way back is `icechunk.kerchunk.metadata_v2`.
+"""Convert Zarr v2 metadata to v3; `icechunk.kerchunk.metadata_v2` converts it back.
 
-Data types and fill values go through zarr's own machinery, so that what is read afterwards
-is what zarr reads from the v2 document. The layout of the chunk bytes (order, filters,
-compressor, byte order) becomes the equivalent chain of v3 codecs.
+Data types and fill values go through zarr's own machinery, so that readers get what zarr
+reads from the v2 document. The layout of the chunk bytes (order, filters, compressor,
+byte order) becomes the equivalent chain of v3 codecs.
 
-What xarray makes of a fill value differs between the formats: in v2 it is what stands for
-missing values, in v3 that is the attribute ``_FillValue``, which holds floats as base64 of
+xarray reads fill values differently in the two formats: in v2 the fill value stands for
+missing values; in v3 the attribute ``_FillValue`` does, which holds floats as base64 of
 their eight bytes. Conversions keep the meaning.
 """
 
@@ -51,7 +51,7 @@ __all__ = [
     "with_finite_missing_value",
 ]
 
-#: Attributes of the CF conventions (appendix F) that say where coordinates are on Earth.
+#: Attributes of the CF conventions (appendix F) that place coordinates on Earth.
 MAPPING: Final = (
     "crs_wkt",
     "earth_radius",
@@ -97,7 +97,7 @@ FILL_VALUE: Final = "_FillValue"
 _MISSING: Final = "missing_value"
 #: Filters that turn objects into bytes, as v3 data type and codec.
 _OBJECT_CODECS: Final = {"vlen-utf8": "string", "vlen-bytes": "variable_length_bytes"}
-#: Filters whose output, JSON or MessagePack of texts, is written anew as ``vlen-utf8``.
+#: Filters whose output, JSON or MessagePack of texts, is rewritten as ``vlen-utf8``.
 _TEXT_CODECS: Final = frozenset({"json2", "msgpack2"})
 SHUFFLES: Final = ("noshuffle", "shuffle", "bitshuffle")
 GRID: Final = "regular"
@@ -111,21 +111,21 @@ def refuse_metadata(key: str, reason: str) -> NoReturn:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Drop zarr's warnings about data types and codecs outside of the v3 core spec."""
+    """Drop zarr's warnings about data types and codecs outside the v3 core spec."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def same_fill(a: Any, b: Any) -> bool:
-    """Whether fill values are equal, NaN and NaT to themselves too."""
+    """Return whether fill values are equal; NaN and NaT equal themselves."""
     if isinstance(a, complex | np.complexfloating):
         return same_fill(a.real, b.real) and same_fill(a.imag, b.imag)
     return bool(a == b) or bool(a != a and b != b)
 
 
 class Documented:
-    """What has the ``zarr.json`` of an array on a regular grid.
+    """An object with the ``zarr.json`` of an array on a regular grid.
 
     Attributes
     ----------
@@ -147,7 +147,7 @@ class Documented:
 
 @dataclass(frozen=True)
 class ArrayMetadata(Documented):
-    """One array.
+    """The metadata of one array.
 
     Attributes
     ----------
@@ -156,10 +156,10 @@ class ArrayMetadata(Documented):
     keys : ChunkKeys
         How references name its chunks.
     recode : Codec or None
-        The numcodecs codec of object arrays whose chunks have to be written anew, because
-        v3 has no equivalent. That needs their bytes in the references.
+        The numcodecs codec of object arrays whose chunks must be rewritten, because v3 has no
+        equivalent. That needs their bytes in the references.
     is_unmasked : bool
-        Whether its fill value is zero, and it was not said whether that stands for missing
+        Whether its fill value is zero, and nothing says whether that stands for missing
         values.
     """
 
@@ -192,13 +192,13 @@ def array_from_v2(
     Parameters
     ----------
     path : str
-        Of the array within the references.
+        Path of the array within the references.
     zarray, zattrs : mapping
         Its documents ``.zarray`` and ``.zattrs``.
     mask_fill_value : bool, optional
-        Whether a fill value also becomes the attribute ``_FillValue``, which is what xarray
-        takes it for in Zarr v2. Default: unless it is zero, which writers of references and
-        of Zarr v2 put where there is none.
+        Whether the fill value also becomes the attribute ``_FillValue``, which is how xarray
+        reads it in Zarr v2. Default: yes, unless it is zero, which writers of references and of
+        Zarr v2 put where there is none.
 
     Raises
     ------
@@ -287,7 +287,7 @@ def _grid(shape: list[int], chunks: list[int]) -> tuple[int, ...]:
 def _data_type(
     key: str, zarray: Mapping[str, Any], filters: list[Mapping[str, Any]]
 ) -> tuple[Any, Any]:
-    """Return zarr's data type, and the fill value as a scalar, None for none."""
+    """Return zarr's data type, and the fill value as a scalar or None."""
     name = zarray.get("dtype")
     if isinstance(name, list):
         refuse_metadata(
@@ -324,7 +324,7 @@ def _data_type(
 def _numcodec(key: str, config: Mapping[str, Any]) -> Any:
     try:
         return numcodecs.get_codec(dict(config))
-    except Exception as exc:  # a registry of other people's classes
+    except Exception as exc:  # a registry of third-party classes
         refuse_metadata(key, f"the codec {dict(config)!r} is not known to numcodecs: {exc}")
 
 
@@ -335,12 +335,12 @@ def _codecs(
     order: str,
     ndim: int,
 ) -> list[dict[str, Any]]:
-    """Return v3 codecs for filters and compressor.
+    """Return the v3 codecs for filters and compressor.
 
     Parameters
     ----------
     dtype : dtype, optional
-        What the first filter gets; None for objects.
+        What the first filter receives; None for objects.
     """
     array_dtype = dtype
     before: list[dict[str, Any]] = []
@@ -366,7 +366,7 @@ def _codecs(
         else:
             decoded = config.get("decode_dtype") or config.get("dtype")
             if decoded is not None and np.dtype(decoded) != dtype:
-                # v2 would take the bytes of one for those of the other
+                # v2 would take the bytes of one type for those of the other
                 refuse_metadata(key, f"the filter {name!r} decodes to {decoded!r}, not to {dtype}")
             before.append(codec)
             dtype = _encoded_dtype(config, dtype)
@@ -378,7 +378,7 @@ def _codecs(
 def _codec(
     key: str, config: Mapping[str, Any], dtype: np.dtype[Any] | None
 ) -> tuple[dict[str, Any], type]:
-    """Return the v3 codec for one of numcodecs, and its class."""
+    """Return the v3 codec for a numcodecs codec, and its class."""
     name = config["id"]
     if name == grib.NUMCODEC:
         return grib.GribCodec.from_numcodec(config).to_dict(), ArrayBytesCodec
@@ -388,7 +388,7 @@ def _codec(
         case "blosc":
             size = dtype.itemsize if dtype is not None else 1
             shuffle = options["shuffle"]
-            if shuffle == -1:  # chosen by numcodecs while encoding
+            if shuffle == -1:  # numcodecs chooses while encoding
                 shuffle = 2 if size == 1 else 1
             options["shuffle"] = SHUFFLES[shuffle]
             options["typesize"] = size
@@ -409,7 +409,7 @@ def _codec(
 
 
 def _encoded_dtype(config: Mapping[str, Any], dtype: np.dtype[Any] | None) -> np.dtype[Any] | None:
-    """Return the data type of what a filter makes of an array."""
+    """Return the data type of a filter's output."""
     if config["id"] == "packbits":
         return np.dtype("u1")
     named = config.get("encode_dtype") or config.get("astype") or config.get("dtype")
@@ -419,14 +419,14 @@ def _encoded_dtype(config: Mapping[str, Any], dtype: np.dtype[Any] | None) -> np
 def _bytes_codec(
     key: str, stored: np.dtype[Any] | None, array: np.dtype[Any] | None
 ) -> dict[str, Any]:
-    """Return the codec that makes bytes of what the filters before it made of an array."""
+    """Return the codec that turns the output of the filters before it into bytes."""
     orders = [_ORDERS.get(d.str[0]) if d and d.itemsize > 1 else None for d in (stored, array)]
     if orders[0] is not None and orders[1] is None:
         # zarr drops the byte order from the codecs of an array whose own type has none
         refuse_metadata(
             key, f"its filters make {stored} of {array}, which readers of Zarr v3 do not follow"
         )
-    # and it wants one where the array's type needs one
+    # and requires one where the array's type needs one
     order = orders[0] or orders[1]
     return {"name": "bytes", **({"configuration": {"endian": order}} if order else {})}
 
@@ -454,17 +454,17 @@ def _attributes(
 def with_finite_missing_value(
     attributes: Mapping[str, Any], dtype: np.dtype[Any]
 ) -> dict[str, Any]:
-    """Return attributes whose ``missing_value`` is none that JSON does not have.
+    """Return attributes without a ``missing_value`` that JSON cannot express.
 
-    ``_FillValue`` says the same, and is kept in a form that can express it. NaN is missing in
-    any case. Where both say something else, they stay.
+    ``_FillValue`` says the same, in a form that can express it. NaN is missing in any case.
+    Where the two differ, both stay.
 
     Parameters
     ----------
     attributes : mapping
-        As a file has them.
+        As in the file.
     dtype : numpy.dtype
-        Of the variable.
+        Type of the variable.
     """
     found = dict(attributes)
     missing = found.get(_MISSING)
@@ -479,7 +479,7 @@ def with_finite_missing_value(
 
 
 def _encode_fill(value: Any, dtype: np.dtype[Any]) -> Any:
-    """Return a fill value in the form that xarray keeps in attributes of Zarr v3."""
+    """Return a fill value in the form that xarray keeps in Zarr v3 attributes."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     match dtype.kind:
@@ -503,7 +503,7 @@ def _check(key: str, document: Mapping[str, Any]) -> None:
 
 
 def array_from_v3(path: str, document: Mapping[str, Any]) -> ArrayMetadata:
-    """Take over the ``zarr.json`` of an array; its chunk keys become those of Icechunk.
+    """Adopt the ``zarr.json`` of an array; its chunk keys become those of Icechunk.
 
     Raises
     ------
@@ -531,7 +531,7 @@ def array_from_v3(path: str, document: Mapping[str, Any]) -> ArrayMetadata:
 
 
 def normal_form(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the ``zarr.json`` of an array with all that zarr would write."""
+    """Return the ``zarr.json`` of an array with everything that zarr would write."""
     with quiet():
         metadata = v3_metadata(document)
         written = metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"]

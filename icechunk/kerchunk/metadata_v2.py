@@ -1,6 +1,6 @@
-"""Zarr v3 metadata to v2, for references that readers of kerchunk understand.
+"""Convert Zarr v3 metadata to v2, for references that kerchunk's readers understand.
 
-The meaning of fill values is kept, see `icechunk.kerchunk.metadata`.
+Conversions keep the meaning of fill values; see `icechunk.kerchunk.metadata`.
 """
 
 from __future__ import annotations
@@ -137,9 +137,9 @@ def _v2_codecs(
 def _v2_fill(
     key: str, document: Mapping[str, Any], metadata: Any, complete: bool
 ) -> tuple[Any, dict[str, Any]]:
-    """Return a fill value (None for none) and attributes with the same meaning in v2.
+    """Return a fill value (or None) and attributes with the same meaning in v2.
 
-    There, xarray takes every fill value for a missing value.
+    There, xarray treats every fill value as a missing value.
     """
     attributes = dict(document.get("attributes") or {})
     native = metadata.data_type.to_native_dtype()
@@ -166,7 +166,7 @@ def _v2_fill(
 
 
 def _decode_fill(key: str, value: Any, dtype: np.dtype[Any]) -> Any:
-    """Return the value that xarray keeps in the attribute ``_FillValue`` of v3 arrays."""
+    """Return the value that xarray stores in the attribute ``_FillValue`` of v3 arrays."""
     if value is None:
         return None
     try:

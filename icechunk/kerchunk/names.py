@@ -1,4 +1,4 @@
-"""Names of nodes in files and references that no node can have, or that Zarr would not find."""
+"""Names in files and references that no node can have, or that Zarr would not find."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def name_problem(path: str) -> str:
     Parameters
     ----------
     path : str
-        Names with slashes between them.
+        Names separated by slashes.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Reading kerchunk references in all their forms.
+"""Read kerchunk references in all their forms.
 
 The rules are those of the kerchunk documentation ("References specification", versions 0
 and 1, and "Parquet storage") and, where it is silent, what fsspec's reference filesystem
@@ -34,7 +34,7 @@ def open_references(
     normalize: Normalizer,
     storage_options: Mapping[str, Any] | None = None,
 ) -> References:
-    """Return references in any form.
+    """Open references in any form.
 
     Parameters
     ----------
@@ -42,9 +42,9 @@ def open_references(
         A dictionary, or the URL or path of a JSON file, which may be compressed with zstd
         or gzip, or of a Parquet store.
     normalize : Normalizer
-        For the URLs of references.
+        Applied to the URLs of references.
     storage_options : mapping, optional
-        To read the references.
+        Options for reading the references.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def open_references(
     except (OSError, ImportError, ValueError, MemoryError) as exc:
         if isinstance(exc, InvalidInputError):
             raise
-        # clients put signed URLs into their texts
+        # clients put signed URLs into their error messages
         why = public_text(exc) or type(exc).__name__
         failure = StorageError(f"the references at {public_url(url)} cannot be read: {why}")
     else:

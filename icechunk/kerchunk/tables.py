@@ -1,4 +1,4 @@
-"""What a set of references is: Zarr metadata, and for each array where its chunks are."""
+"""A set of references: Zarr metadata, and for each array where its chunks are."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ __all__ = [
     "refuse",
 ]
 
-#: Length of a reference to a whole file, until somebody has asked for its size.
+#: Length of a reference to a whole file, until its size is requested.
 WHOLE_FILE: Final = -1
 #: Location of a row whose bytes are in the references.
 IN_PLACE: Final = -1
 
-#: Names of the keys of metadata documents.
+#: Key names of metadata documents.
 METADATA_NAMES: Final = (".zarray", ".zgroup", ".zattrs", "zarr.json")
 
 
@@ -51,17 +51,17 @@ def refuse(key: str, reason: str, kind: ErrorKind = ErrorKind.INVALID_VIRTUAL_RE
 
 @dataclass(frozen=True)
 class ChunkKeys:
-    """How the keys of an array's chunks look.
+    """The form of the keys of an array's chunks.
 
     Parameters
     ----------
     path : str
-        Of the array within the references, without slashes at its ends.
+        Path of the array within the references, without leading or trailing slashes.
     grid : tuple of int
-        Chunks along each dimension.
+        Number of chunks along each dimension.
     separator : {".", "/"}
     prefix : str
-        What stands before the first number: ``"c/"`` with the default encoding of Zarr v3.
+        What precedes the first number: ``"c/"`` in the default encoding of Zarr v3.
     scalar : str
         The key of the only chunk of an array without dimensions.
     """
@@ -79,7 +79,7 @@ class ChunkKeys:
 
 @dataclass(frozen=True)
 class ChunkTable:
-    """Where the chunks of one array are; missing ones have no row.
+    """Where the chunks of one array are; missing chunks have no row.
 
     Attributes
     ----------
@@ -89,9 +89,9 @@ class ChunkTable:
     locations : StringHeap
         Distinct, as Icechunk stores them.
     offset, length : int64[n]
-        In bytes; of a reference to a whole file 0 and `WHOLE_FILE`.
+        In bytes; 0 and `WHOLE_FILE` for a reference to a whole file.
     payloads : list of bytes
-        Of the rows that are in place, in their order.
+        Bytes of the rows that are in place, in their order.
     """
 
     coords: npt.NDArray[np.uint32]
@@ -121,7 +121,7 @@ class References(Protocol):
     """Zarr metadata by key, such as ``"group/array/.zarray"``."""
 
     def count(self, keys: ChunkKeys) -> int:
-        """Return how many references of an array there are to look at."""
+        """Return how many references of an array there are to examine."""
 
     def table(self, keys: ChunkKeys, progress: Callable[[int], None]) -> ChunkTable:
         """Return where the chunks of an array are.
@@ -130,17 +130,17 @@ class References(Protocol):
         ----------
         keys : ChunkKeys
         progress : callable
-            Called with the number of references that were looked at since the last call.
+            Called with the number of references examined since the last call.
 
         Raises
         ------
         InvalidInputError
-            If a reference is malformed or of a chunk that the array does not have.
+            If a reference is malformed, or names a chunk that the array does not have.
         """
 
 
 def document_of(key: str, value: Any) -> dict[str, Any]:
-    """Return a metadata document, given as JSON or as what it means."""
+    """Return a metadata document, given as JSON or already decoded."""
     document = value
     if not isinstance(value, Mapping):
         data = payload_of(key, value)
@@ -154,7 +154,7 @@ def document_of(key: str, value: Any) -> dict[str, Any]:
 
 
 def payload_of(key: str, value: Any) -> bytes:
-    """Return the bytes that a reference holds itself."""
+    """Return the inline bytes of a reference."""
     if isinstance(value, str):
         data = value.encode()
     elif isinstance(value, bytes | bytearray | memoryview):
@@ -172,13 +172,13 @@ def payload_of(key: str, value: Any) -> bytes:
 
 
 def is_array(key: str, document: Mapping[str, Any]) -> bool:
-    """Whether a metadata document describes an array, of Zarr v2 or v3."""
+    """Return whether a metadata document describes an array, in Zarr v2 or v3."""
     name = key.rpartition("/")[2]
     return name == ".zarray" or (name == "zarr.json" and document.get("node_type") == "array")
 
 
 def consolidated(key: str, value: Any) -> dict[str, Any]:
-    """Return the metadata documents within a ``.zmetadata``, by their keys."""
+    """Return the metadata documents in a ``.zmetadata``, by key."""
     document = document_of(key, value)
     parts = document.get("metadata")
     if not isinstance(parts, Mapping):
@@ -192,12 +192,12 @@ def consolidated(key: str, value: Any) -> dict[str, Any]:
     return found
 
 
-#: In bytes. A fill value is as large as an item, and stands in the metadata.
+#: In bytes. A fill value is as large as an item, and is part of the metadata.
 _MAX_ITEM: Final = 1 << 24
 
 
 def check_item_size(key: str, dtype: Any) -> None:
-    """Refuse a data type of NumPy, as ``.zarray`` names it, with items of any size.
+    """Refuse a NumPy data type, as ``.zarray`` names it, whose items are too large.
 
     Raises
     ------
@@ -206,7 +206,7 @@ def check_item_size(key: str, dtype: Any) -> None:
     try:
         size = np.dtype([tuple(f) for f in dtype] if isinstance(dtype, list) else dtype).itemsize
     except (TypeError, ValueError, SyntaxError, OverflowError):
-        return  # not one of NumPy, or none: whoever makes something of it says so
+        return  # not a NumPy type, or none at all: whoever uses it says so
     if size > _MAX_ITEM:
         refuse(
             key,

@@ -14,14 +14,14 @@ from icechunk.kerchunk.tables import refuse
 __all__ = ["Templates"]
 
 _PLAIN: Final = re.compile(r"\{\{\s*(.*?)\s*\}\}")
-#: References that generators may stand for, together.
+#: How many references all generators together may produce.
 MAX_GENERATED: Final = 10_000_000
 
 Render = Callable[[Mapping[str, Any]], str]
 
 
 class Templates:
-    """Templates of version 1: texts, and those that are called with arguments."""
+    """Templates of version 1: plain texts, and templates called with arguments."""
 
     def __init__(self, templates: Any) -> None:
         if not isinstance(templates, Mapping) or not all(
@@ -45,7 +45,7 @@ class Templates:
             expanded = _PLAIN.sub(replaced, url)
         except KeyError:
             expanded = "{{"
-        # what is left is more than a name, or no expression at all
+        # what remains is more than a name, or no expression at all
         return self._compile(key, url)({}) if "{{" in expanded else expanded
 
     def _compile(self, key: str, text: str) -> Render:
@@ -71,7 +71,7 @@ class Templates:
         return render
 
     def generate(self, entries: Any) -> dict[str, list[Any]]:
-        """Return the references that generator entries stand for."""
+        """Return the references that generator entries produce."""
         if not isinstance(entries, list):
             refuse("gen", "is not a list")
         found: dict[str, list[Any]] = {}
@@ -93,7 +93,7 @@ class Templates:
         taken = dimensions.keys() & {*self._plain, *self._calls}
         if taken:
             refuse(name, f"{min(taken)!r} is a dimension and a template")
-        # before anything is done, or a range made: those may be of any size
+        # before anything is done, or a range expanded: either may be of any size
         count = math.prod(map(_size, values))
         if count > self._left:
             refuse(
@@ -121,7 +121,7 @@ def _whole(name: str, text: str) -> int:
 
 
 def _size(values: Sequence[Any]) -> int:
-    """Return the length, of a range of more than the system can count too."""
+    """Return the length, even of a range too long for `len`."""
     if isinstance(values, range):
         return max(0, -((values.start - values.stop) // values.step))
     return len(values)

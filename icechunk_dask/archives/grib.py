@@ -1,7 +1,7 @@
 """A scanner of GRIB files of editions 1 and 2: fields as datasets, named as cfgrib names them.
 
-Values are referred to where they are, and never read. What is in the headers (times, levels),
-and coordinates, which follow from the description of a grid, goes by value.
+Data values become references and are never read. Header contents (times, levels) and
+coordinates, which follow from the definition of the grid, are copied by value.
 """
 
 from __future__ import annotations
@@ -49,39 +49,37 @@ def open_grib(
 ) -> Iterator[list[Dataset]]:
     """Scan the fields of a GRIB file, without reading their values.
 
-    Fields of one time, step, level, ensemble member and grid form a dataset. Its scalar
-    variables say which, as those of cfgrib do: ``time`` (int64, seconds since 1970),
-    ``step`` (float64, hours), ``valid_time`` (int64), one that is called as the type of
-    level is, and ``number``. A dataset has one field of each name: a second one begins
-    another dataset.
+    Fields that share time, step, level, ensemble member and grid form a dataset. As in cfgrib,
+    its scalar variables identify it: ``time`` (int64, seconds since 1970), ``step`` (float64,
+    hours), ``valid_time`` (int64), one named after the type of level, and ``number``. A dataset
+    has one field of each name: a second one starts another dataset.
 
-    Values are float64, NaN where a message says that they are missing. Their dimensions are
+    Values are float64, and NaN where a message says that they are missing. Their dimensions are
     ``latitude`` and ``longitude`` on regular grids, ``y`` and ``x`` on projected ones, and
     ``values`` on all others, such as reduced ones and spherical harmonics, as in cfgrib.
-    Unlike there, coordinates always belong to the values, however these are scanned, seconds
-    count, and parameters that no table knows have names that differ.
+    Unlike in cfgrib, coordinates match the values in every scanning mode, seconds are kept, and
+    parameters that are in no table get distinct names.
 
     Parameters
     ----------
     file : str, path or binary file
         A binary file needs ``seek`` and ``read`` only, and stays open.
     location : str
-        Of the file, as references have it.
-
+        The location of the file, as references give it.
     filter_by_keys : mapping, optional
-        Keys of ecCodes and the values that fields have to have, or lists of values. Default:
+        Keys of ecCodes and the values, or lists of values, that fields must have. Default:
         all fields are taken.
 
     Yields
     ------
     list of Dataset
-        In the order of their first fields. Variables read values while the file is open.
+        In the order of their first fields. Variables can read values while the file is open.
 
     Raises
     ------
     InvalidInputError
-        If a message is damaged or truncated, or there is none; it names `location` and the
-        message. A field that cannot be represented is a variable that is `refused`.
+        If a message is damaged or truncated, or there is none; the error names `location` and
+        the message. A field that cannot be represented is a variable that is `refused`.
 
     Examples
     --------
@@ -132,7 +130,7 @@ class _Place:
 
 
 def _key(header: GribHeader, found: GribField) -> Any:
-    """Return what tells places apart."""
+    """Return the key that identifies a place."""
     scalars = [(name, value.item()) for name, (value, _) in header.scalars.items()]
     return repr(scalars), found.grid, header.grid is None
 

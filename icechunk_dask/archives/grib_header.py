@@ -1,4 +1,4 @@
-"""What ecCodes says of a GRIB field without its values: name, time, place, attributes, grid.
+"""Read all of a GRIB field but its values, with ecCodes: name, time, place, attributes, grid.
 
 Names and attributes are those of cfgrib, from its own tables.
 """
@@ -23,7 +23,7 @@ from icechunk.kerchunk.grib_sections import GribField
 __all__ = ["GribHeader", "Grid", "grib_keys", "grib_matches", "read_grib_header"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-#: Seconds of units of time, as ecCodes numbers them. It counts 30 days for a month.
+#: Seconds per unit of time, by ecCodes number. ecCodes counts 30 days for a month.
 _UNITS: Final = {
     0: 60,
     1: 3600,
@@ -35,13 +35,13 @@ _UNITS: Final = {
     14: 900,
     15: 1800,
 }
-#: Seconds of the longest duration that NumPy has in nanoseconds, as xarray reads steps.
+#: Longest duration, in seconds, that fits NumPy's nanoseconds, to which xarray decodes steps.
 _LONGEST: Final = (1 << 63) // 10**9
-#: More points than any model has, whose coordinates alone would fill the memory.
+#: More points than any model has: their coordinates alone would fill the memory.
 _MOST_POINTS: Final = 1 << 27
-#: What ecCodes and cfgrib call what they have no name for.
+#: What ecCodes and cfgrib return in place of an unknown name.
 _NAMELESS: Final = (None, "undef", "unknown", "~")
-#: Keys that tell fields of one name apart, which tell most first.
+#: Keys that distinguish fields of the same name, most distinctive first.
 _TELLING: Final = (
     "typeOfLevel",
     "level",
@@ -63,17 +63,17 @@ _TELLING: Final = (
     "experimentVersionNumber",
     "editionNumber",
 )
-#: Grids whose coordinates are kept, in their order of use.
+#: How many grids keep their coordinates: those used last.
 _KEPT: Final = 4
 
 
 class _UnrepresentableError(Exception):
-    """A field has something that datasets have no form for."""
+    """A field has a property that datasets cannot represent."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the values of a field are.
+    """Where the values of a field lie.
 
     Attributes
     ----------
@@ -81,12 +81,12 @@ class Grid:
     shape : tuple of int
     coordinates : dict of str to tuple
         Dimensions and values (float64, degrees) of ``latitude`` and ``longitude``; empty if
-        ecCodes knows none.
+        ecCodes provides none.
     attributes : dict
-        Of the variables on it.
+        Attributes of the variables on this grid.
     unplaced : str
-        Why it is not known where the values are; empty if it is, or if they have no places
-        (spherical harmonics).
+        Why the places of the values are unknown; empty if they are known, or if the values have
+        no places (spherical harmonics).
     """
 
     dimensions: tuple[str, ...]
@@ -98,22 +98,22 @@ class Grid:
 
 @dataclass(frozen=True)
 class GribHeader:
-    """What is said of a field.
+    """The metadata of a field.
 
     Attributes
     ----------
     name : str
     attributes : dict
-        Of the variable.
+        Attributes of the variable.
     file_attributes : dict
-        Of a dataset with this field.
+        Attributes of a dataset with this field.
     scalars : dict of str to tuple
         Value and attributes of ``number``, ``time``, ``step``, ``valid_time`` and the level.
     grid : Grid or None
     refused : str
-        Why the field has no form as a variable; empty if it has.
+        Why the field cannot be a variable; empty if it can.
     keys : mapping
-        Values of keys that may tell fields of one name apart.
+        Values of keys that may distinguish fields of the same name.
     """
 
     name: str
@@ -126,7 +126,7 @@ class GribHeader:
 
 
 class _Telling(Mapping[str, Any]):
-    """Values of keys that tell fields of one name apart, read when somebody asks."""
+    """Values of keys that distinguish fields of the same name, read on first use."""
 
     def __init__(self, message: bytes) -> None:
         self._message = message
@@ -146,7 +146,7 @@ class _Telling(Mapping[str, Any]):
 
 
 def grib_keys(found: GribField, names: Iterable[str]) -> dict[str, Any]:
-    """Return the values of some keys, None of those that the message does not have."""
+    """Return the values of some keys, None for those that the message lacks."""
     return _values(found.header, names)
 
 
@@ -157,13 +157,13 @@ def _values(message: bytes, names: Iterable[str]) -> dict[str, Any]:
 
 
 def grib_matches(found: GribField, wanted: Mapping[str, Any]) -> bool:
-    """Whether a field has the given values of some keys.
+    """Return whether a field has the given values for some keys.
 
     Parameters
     ----------
     found : GribField
     wanted : mapping
-        A value of each key, or a list of values.
+        A value for each key, or a list of accepted values.
 
     Raises
     ------
@@ -175,7 +175,7 @@ def grib_matches(found: GribField, wanted: Mapping[str, Any]) -> bool:
             keys = _Keys(handle)
             for key, given in wanted.items():
                 values = list(given) if isinstance(given, list | tuple | set) else [given]
-                # some keys are numbers and have a name, too
+                # some keys have both a number and a name
                 if keys.get(key) not in values and keys.get(key, str) not in map(str, values):
                     return False
     except eccodes.CodesInternalError as exc:
@@ -184,9 +184,9 @@ def grib_matches(found: GribField, wanted: Mapping[str, Any]) -> bool:
 
 
 def read_grib_header(found: GribField) -> GribHeader:
-    """Read what the header of a field says.
+    """Read the header of a field.
 
-    What goes wrong is part of the result.
+    A failure is part of the result.
     """
     name = "unreadable"
     try:
@@ -216,7 +216,7 @@ class _Keys:
         self._handle = handle
 
     def get(self, name: str, kind: type | None = None) -> Any:
-        """Return the value of a key as Python has it, None if there is none."""
+        """Return the value of a key as a Python object, None if there is none."""
         try:
             if eccodes.codes_get_size(self._handle, name) > 1:
                 return eccodes.codes_get_array(self._handle, name, kind).tolist()
@@ -225,7 +225,7 @@ class _Keys:
             return None
 
     def number(self, name: str) -> int:
-        """Return a number that has to be there."""
+        """Return a number that must be present."""
         return int(eccodes.codes_get(self._handle, name, int))
 
     def size(self, name: str) -> int:
@@ -239,9 +239,9 @@ class _Keys:
 
 
 # -- names and attributes --------------------------------------------------------------
-#: What follows from the parameter, and takes ecCodes long to look up.
+#: Keys that follow from the parameter, and that ecCodes is slow to look up.
 _PARAMETER: Final = ("shortName", "units", "name", "cfName", "cfVarName")
-#: What follows from the grid.
+#: Keys that follow from the grid.
 _GRID: Final = ("gridDefinitionDescription", "gridType", "numberOfPoints", "uvRelativeToGrid")
 
 #: By edition, centre and parameter.
@@ -266,7 +266,7 @@ def _name(keys: _Keys, parameter: dict[str, Any]) -> str:
     for key in ("cfVarName", "shortName"):
         if parameter.get(key) not in _NAMELESS:
             return str(parameter[key])
-    # tables do not know it, and two such fields are not the same
+    # no table knows it; its numbers tell it from other such fields
     if keys.number("edition") == 1:
         numbers = [keys.get(key, int) for key in ("table2Version", "indicatorOfParameter")]
     else:
@@ -276,7 +276,7 @@ def _name(keys: _Keys, parameter: dict[str, Any]) -> str:
 
 
 def _attributes(keys: _Keys, parameter: dict[str, Any], grid: Grid) -> dict[str, Any]:
-    # steps are in hours, whatever the unit of the message, and what is missing is NaN
+    # steps are in hours, whatever the unit in the message, and missing values are NaN
     given: dict[str, Any] = {**parameter, "stepUnits": 1, "missingValue": None}
     found: dict[str, Any] = {}
     for name in cf.DATA_ATTRIBUTES_KEYS:
@@ -369,7 +369,7 @@ def _time(keys: _Keys) -> int:
 
 
 def _step(keys: _Keys) -> int:
-    """Return the seconds from the time of the forecast to the end of what it is for."""
+    """Return the seconds from the reference time of the forecast to the end of its period."""
     step, unit = keys.number("endStep"), keys.number("stepUnits")
     if step and unit not in _UNITS:
         name = keys.get("stepUnits", str)
