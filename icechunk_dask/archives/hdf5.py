@@ -1,4 +1,4 @@
-"""What an HDF5 or NetCDF4 file holds, asked of the HDF5 library."""
+"""Describe an HDF5 or NetCDF4 file through the HDF5 library."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ def open_hdf5(
     drop_variables: Collection[str] = (),
     may_open: Callable[[str], bool] | None = None,
 ) -> Iterator[Dataset]:
-    """Open an HDF5 file and say what it holds, without reading values.
+    """Open an HDF5 file and describe its contents without reading values.
 
-    Variables whose values are in other files are refused by name, before anything is opened.
-    `may_open` may allow files of virtual datasets and of external storage; external links are
-    never followed.
+    A variable whose values are in other files is refused by name, before any of them is
+    opened. `may_open` may allow files of virtual datasets and of external storage; external
+    links are never followed.
 
     Parameters
     ----------
     file : path or binary file
         A local file should be given by its path.
     location : str
-        Of the file, as references are to have it.
+        Location of the file in references.
     drop_variables : collection of str
-        Paths within the file of what is not to be looked at, such as ``"group/name"``.
+        Paths within the file of variables to skip, such as ``"group/name"``.
     may_open : callable, optional
-        Says whether another file at a location, such as ``"file:///data/raw.bin"``, may be
-        opened and referred to, if a local file that is given by its path names it. Default:
-        none may.
+        Decides whether another file at a location, such as ``"file:///data/raw.bin"``, may be
+        opened and referenced. It is used only if `file` is a path. Default: no other file may
+        be.
 
     Yields
     ------
@@ -87,12 +87,12 @@ def open_hdf5(
         yield _Scan(source, opened, frozenset(drop_variables)).dataset()
 
 
-#: A group that was not looked at, its path, and the dimensions of the group that it is in.
+#: A group still to visit, its path, and the dimensions of its parent group.
 _Left = tuple[h5g.GroupID, str, GroupDimensions | None]
 
 
 class _Scan:
-    """Looks through a file.
+    """Scans the groups of a file.
 
     Parameters
     ----------
@@ -112,16 +112,16 @@ class _Scan:
         self._seen: set[int] = set()
 
     def dataset(self) -> Dataset:
-        """Return what there is."""
+        """Return the contents of the file."""
         left: list[_Left] = [(self._root, "", None)]
-        while left:  # as deep as they are nested
+        while left:  # no recursion: groups may nest to any depth
             left += reversed(self._group(*left.pop()))
         return Dataset(self._groups, self._variables, self._odd)
 
     def _group(self, gid: h5g.GroupID, path: str, above: GroupDimensions | None) -> list[_Left]:
-        """Look at a group, and return those in it."""
+        """Scan a group and return its subgroups."""
         address = h5o.get_info(gid).addr
-        if address in self._seen:  # several links to one group, in a circle even
+        if address in self._seen:  # several links to one group, perhaps in a cycle
             return []
         self._seen.add(address)
         attributes = ObjectAttributes(gid)
@@ -136,14 +136,14 @@ class _Scan:
                 raw.decode()
                 found = follow(self._root, gid, raw)
                 if isinstance(found, h5g.GroupID):
-                    # others are found by their own names
+                    # a soft link leads to a group that is found under its own name
                     if gid.links.get_info(raw).type == h5l.TYPE_HARD:
                         groups.append((whole, found))
                 elif isinstance(found, h5d.DatasetID):
                     items.append(self._item(key, found))
             except MemoryError:
                 raise
-            except Exception as exc:  # whatever is wrong with it, there are others
+            except Exception as exc:  # one bad object must not hide the others
                 self._refuse(whole, _reason(exc))
         dimensions = GroupDimensions(self._objects, items, above)
         taken = {item.key for item in items if item.attributes.is_variable}
@@ -163,12 +163,12 @@ class _Scan:
             self._variables[path] = refused_variable(path, reason, **known)
 
     def _item(self, key: str, did: h5d.DatasetID) -> Item:
-        """Return a dataset of which no value was read yet.
+        """Return a dataset without reading its values.
 
         Raises
         ------
         ValueError
-            If it is not within the file, or has no values.
+            If its mappings are refused, or it has no values.
         """
         if is_virtual(did):
             check_mappings(self._source.reach, did.get_create_plist())
@@ -184,7 +184,7 @@ class _Scan:
             self._variables[path] = variable(self._source, path, item, names, shape)
         except MemoryError:
             raise
-        except Exception as exc:  # whatever is wrong with it, there are others
+        except Exception as exc:  # one bad variable must not hide the others
             self._refuse(path, _reason(exc))
 
 

@@ -1,4 +1,4 @@
-"""Attributes of an HDF5 object, as xarray has them without decoding, in the forms of JSON."""
+"""Attributes of an HDF5 object as JSON values, the way xarray shows them without decoding."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
     "zarr_attributes",
 ]
 
-#: Those that say how NetCDF4 is built on HDF5; h5netcdf shows none of them.
+#: Attributes that map NetCDF4 onto HDF5; h5netcdf hides them all.
 _HIDDEN: Final = frozenset(
     {
         "CLASS",
@@ -39,7 +39,7 @@ _HIDDEN: Final = frozenset(
 )
 FILL: Final = "_FillValue"
 _MISSING: Final = "missing_value"
-#: In the name of a scale of which there is only the length (NetCDF4 format, "dimensions").
+#: In the name of a scale that is a length without a variable (NetCDF4 format, "dimensions").
 _NOT_A_VARIABLE: Final = b"This is a netCDF dimension but not a netCDF variable."
 
 
@@ -48,25 +48,24 @@ MASKS_BYTES: Final = "equals some of its texts, which xarray cannot read from Za
 
 
 class UnstorableFillError(ValueError):
-    """An attribute ``_FillValue`` has no form in a ``zarr.json``."""
+    """An attribute ``_FillValue`` cannot be represented in a ``zarr.json``."""
 
 
 class _NoJsonError(Exception):
-    """A value has no form in JSON, such as a reference to an object."""
+    """JSON cannot represent a value, such as a reference to an object."""
 
 
 class ObjectAttributes:
-    """What the attributes of one object say.
+    """The attributes of one object.
 
     Attributes
     ----------
     shown : dict
-        By name, in the forms of JSON. Those that JSON has no form for (references) are not
-        among them.
+        JSON values by name. Attributes that JSON cannot represent (references) are left out.
     odd : dict of str to str
-        Why others cannot be shown: JSON has no form for them, or HDF5 cannot read them.
+        Why the others are left out: JSON cannot represent them, or HDF5 cannot read them.
     unreadable : str
-        Which of those that h5netcdf does not show HDF5 cannot read, and why; empty if it
+        Which of the attributes that h5netcdf hides HDF5 cannot read, and why; empty if it
         reads all.
     """
 
@@ -90,11 +89,11 @@ class ObjectAttributes:
                 self.odd[name] = f"is {exc}, for which JSON has no form"
             except MemoryError:
                 raise
-            except Exception as exc:  # what HDF5 or h5py raise for a damaged attribute
+            except Exception as exc:  # whatever HDF5 or h5py raises for a damaged attribute
                 self.odd[name] = f"cannot be read: {exc}"
 
     def hidden(self, name: str) -> npt.NDArray[Any] | None:
-        """Return one of the attributes that h5netcdf does not show; None if it is absent."""
+        """Return an attribute that h5netcdf hides, or None if it is absent."""
         if name not in self._found:
             self._found[name] = None
             if name in self._hidden:
@@ -102,20 +101,20 @@ class ObjectAttributes:
                     self._found[name] = _values(self._hidden[name])[1]
                 except MemoryError:
                     raise
-                except Exception as exc:  # what HDF5 or h5py raise for a damaged attribute
+                except Exception as exc:  # whatever HDF5 or h5py raises for a damaged attribute
                     self.unreadable = f"its attribute {name!r} cannot be read: {exc}"
         return self._found[name]
 
     def hidden_text(self, name: str) -> bytes:
-        """Return the text of one of them, empty if it is absent or no text."""
+        """Return the text of a hidden attribute; empty if it is absent or not text."""
         values = self.hidden(name)
         item = values[()] if values is not None and values.ndim == 0 else b""
         return item if isinstance(item, bytes) else b""
 
     @cached_property
     def is_scale(self) -> bool:
-        """Whether a dataset is a dimension scale, as h5netcdf decides it."""
-        # a text of any length is none for h5netcdf
+        """Whether h5netcdf takes the dataset for a dimension scale."""
+        # h5netcdf accepts only a fixed-length string
         found = self.hidden("CLASS")
         fixed = found is not None and found.dtype.kind == "S"
         return fixed and self.hidden_text("CLASS") == b"DIMENSION_SCALE"
@@ -127,7 +126,7 @@ class ObjectAttributes:
 
 
 def text_of(raw: bytes) -> str:
-    """Return a text, which is Latin-1 if it is not UTF-8."""
+    """Decode text as UTF-8, or as Latin-1 if it is not UTF-8."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -135,9 +134,9 @@ def text_of(raw: bytes) -> str:
 
 
 def _values(attribute: h5a.AttrID) -> tuple[h5t.TypeID, npt.NDArray[Any] | None]:
-    """Return the type and the values of an attribute; None for those of an empty dataspace.
+    """Return the type and values of an attribute; the values of an empty dataspace are None.
 
-    Texts are bytes.
+    Strings are returned as bytes.
     """
     tid, space = attribute.get_type(), attribute.get_space()
     if space.get_simple_extent_type() == h5s.NULL:
@@ -155,7 +154,7 @@ def _values(attribute: h5a.AttrID) -> tuple[h5t.TypeID, npt.NDArray[Any] | None]
 
 
 def _shown(attribute: h5a.AttrID) -> Any:
-    """Return an attribute as h5netcdf and xarray show it, in a form of JSON."""
+    """Return an attribute as h5netcdf and xarray show it, as a JSON value."""
     tid, values = _values(attribute)
     fixed = tid.get_class() == h5t.STRING and not tid.is_variable_str()
     if values is None:
@@ -165,12 +164,12 @@ def _shown(attribute: h5a.AttrID) -> Any:
     if fixed and tid.get_size() > 1:
         values = values.reshape(-1)
     plain = _plain(values)
-    # of one element, h5netcdf shows the element
+    # h5netcdf unwraps an array of one element
     return plain[0] if len(plain) == 1 else plain
 
 
 def _plain(value: Any) -> Any:
-    """Return a value in a form that JSON has."""
+    """Convert a value to one that JSON can represent."""
     match value:
         case np.ndarray() if value.dtype.kind in "biuf":
             return value.tolist() if value.dtype.itemsize <= 8 else value.astype("f8").tolist()
@@ -200,28 +199,29 @@ def _plain(value: Any) -> Any:
 
 
 def zarr_attributes(shown: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, Any]:
-    """Return attributes for a ``zarr.json``, with ``_FillValue`` as xarray keeps it there.
+    """Return attributes for a ``zarr.json``, with ``_FillValue`` as xarray stores it there.
 
-    Bytes lose it, see `masking_bytes`; of texts it becomes ``missing_value``.
+    Bytes lose it (see `masking_bytes`); for strings it becomes ``missing_value``.
 
     Parameters
     ----------
     shown : mapping
-        As xarray has them without decoding.
+        Undecoded attributes, as xarray shows them.
     dtype : numpy.dtype
-        Of the variable.
+        Data type of the variable.
 
     Raises
     ------
     UnstorableFillError
-        If ``_FillValue`` has no form there; the message says what it is, or does.
+        If ``_FillValue`` cannot be stored; the message says why.
     """
     attributes = with_finite_missing_value(shown, dtype)
     if FILL not in attributes:
         return attributes
     fill = attributes[FILL]
     if dtype.kind in "ST":
-        # xarray opens no such array with the attribute; of texts, the other one does the same
+        # xarray cannot open such an array with the attribute;
+        # for strings, missing_value has the same effect
         del attributes[FILL]
         if dtype.kind == "T" and attributes.setdefault(_MISSING, fill) != fill:
             raise UnstorableFillError(f"differs from {_MISSING}, which is one in Zarr")
@@ -236,22 +236,22 @@ def zarr_attributes(shown: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str,
 
 
 def masking_bytes(shown: Mapping[str, Any], values: npt.NDArray[Any], *, joined: bool) -> list[str]:
-    """Return which attributes make xarray take some of these bytes for missing.
+    """Return the attributes that make xarray treat some of these bytes as missing.
 
     Parameters
     ----------
     shown : mapping
-        Attributes as xarray has them without decoding.
+        Undecoded attributes, as xarray shows them.
     values : array of bytes
-        All of a variable.
+        All values of a variable.
     joined : bool
-        Whether xarray joins characters along the last dimension before it looks.
+        Whether xarray joins characters along the last dimension before it compares.
     """
     if values.dtype.kind != "S":
         return []
     if joined and values.dtype.itemsize == 1 and values.ndim and values.shape[-1]:
         values = np.ascontiguousarray(values).view(f"S{values.shape[-1]}")
-    # longer ones are texts for xarray, and equal no bytes
+    # xarray takes longer ones for strings, which equal no bytes
     marks = {
         name: mark
         for name in (FILL, _MISSING)
@@ -263,10 +263,10 @@ def masking_bytes(shown: Mapping[str, Any], values: npt.NDArray[Any], *, joined:
 
 
 def _as_signed(fill: int, dtype: np.dtype[Any]) -> int:
-    """Return a fill value as a signed number of the same bytes.
+    """Return a fill value as the signed integer with the same bytes.
 
-    Where bytes are taken for those of the other sign, files have it in either type, and xarray
-    wants it signed if it is a number of Python.
+    Where ``_Unsigned`` reverses the signedness, files have the fill value in either type, and
+    xarray expects a Python number to be signed.
     """
     half = 1 << (8 * dtype.itemsize - 1)
     return (fill + half) % (2 * half) - half

@@ -1,4 +1,4 @@
-"""Where the values of an HDF5 dataset are: its layout, asked of the library."""
+"""Where the values of an HDF5 dataset are, according to the HDF5 library."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from icechunk.kerchunk.tables import IN_PLACE, ChunkTable, StringHeap
 
 __all__ = ["Rows", "at", "chunked", "compact", "contiguous", "nowhere", "table_of"]
 
-#: Bytes that the smallest user block has.
+#: Size of the smallest user block in bytes.
 _USER_BLOCK: Final = 512
 
 
@@ -29,13 +29,13 @@ class Rows:
     Attributes
     ----------
     coords : int64[n, ndim]
-        In chunks.
+        Indices in the chunk grid.
     offset, length : int64[n]
-        In bytes from the start of the file.
+        In bytes; offsets count from the start of the file.
     mask : uint32[n]
-        Which filters a chunk skips.
+        Which filters each chunk skips.
     payload : bytes or None
-        Of the only chunk, if it is within the header; then there is no row.
+        Bytes of the only chunk if the object header holds them; there are then no rows.
     """
 
     coords: npt.NDArray[np.int64]
@@ -46,7 +46,7 @@ class Rows:
 
 
 def at(ndim: int, offset: int, length: int) -> Rows:
-    """Return a place of one chunk; of none if it is empty."""
+    """Return the row of a single chunk; no row if it is empty."""
     if not length:
         return nowhere(ndim)
     return Rows(
@@ -58,13 +58,13 @@ def at(ndim: int, offset: int, length: int) -> Rows:
 
 
 def nowhere(ndim: int) -> Rows:
-    """Return the place of nothing."""
+    """Return no rows."""
     nothing = np.zeros(0, np.int64)
     return Rows(np.zeros((0, ndim), np.int64), nothing, nothing, nothing.astype(np.uint32))
 
 
 def compact(did: h5d.DatasetID, shape: tuple[int, ...], itemsize: int) -> Rows:
-    """Return the values that stand in the header of a dataset, as the file has them."""
+    """Return the values in the object header of a dataset, byte for byte as in the file."""
     size = math.prod(shape)
     if not size:
         return nowhere(len(shape))
@@ -75,7 +75,7 @@ def compact(did: h5d.DatasetID, shape: tuple[int, ...], itemsize: int) -> Rows:
 
 
 def contiguous(did: h5d.DatasetID, shape: tuple[int, ...], user_block: int) -> Rows:
-    """Return where the values of a dataset are that is not chunked."""
+    """Locate the values of a dataset that is not chunked."""
     offset = did.get_offset()
     size = did.get_storage_size()
     if offset is None:
@@ -86,7 +86,7 @@ def contiguous(did: h5d.DatasetID, shape: tuple[int, ...], user_block: int) -> R
 def chunked(
     did: h5d.DatasetID, shape: tuple[int, ...], chunks: tuple[int, ...], user_block: int
 ) -> Rows:
-    """Return where the chunks of a dataset are.
+    """Locate the chunks of a dataset.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def chunked(
     starts = np.array(coords, np.int64).reshape(count, ndim)
     offset, length = np.array(places, np.int64), np.array(sizes, np.int64)
     last = int(np.lexsort(starts.T[::-1])[-1])
-    # releases of HDF5 differ in what they call an offset here
+    # HDF5 releases differ in what they report as the chunk offset
     asked = did.get_chunk_info_by_coord(tuple(map(int, starts[last])))
     if (starts % chunks).any() or asked.byte_offset != offset[last]:
         raise ValueError("this version of HDF5 does not tell where its chunks begin")
@@ -124,10 +124,9 @@ def chunked(
 
 
 def _base(user_block: int) -> tuple[int, int]:
-    """Return what to add to offsets of contiguous datasets, and to those of chunks.
+    """Return what to add to offsets of contiguous datasets and to offsets of chunks.
 
-    Releases of HDF5 differ in whether they count from the start of the file or from the
-    end of its user block.
+    HDF5 releases count either from the start of the file or from the end of its user block.
     """
     if not user_block:
         return 0, 0
@@ -136,7 +135,7 @@ def _base(user_block: int) -> tuple[int, int]:
 
 @cache
 def _user_block_counts() -> tuple[bool, bool]:
-    """Whether offsets include the user block: of contiguous datasets, and of chunks."""
+    """Whether offsets of contiguous datasets, and those of chunks, include the user block."""
     values = np.arange(1, 33, dtype="<i8")
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", userblock_size=_USER_BLOCK) as file:
@@ -153,15 +152,15 @@ def _user_block_counts() -> tuple[bool, bool]:
 
 
 def table_of(rows: Rows, locations: list[str], place: npt.NDArray[np.int32]) -> ChunkTable:
-    """Return rows as references.
+    """Convert rows to references.
 
     Parameters
     ----------
     rows : Rows
     locations : list of str
-        Of files, without repetition.
+        Locations of files, without duplicates.
     place : int32[n]
-        Which of them each row is in.
+        Index of each row's file in `locations`.
     """
     heap, _ = StringHeap.from_strings(locations)
     if rows.payload is None:

@@ -1,7 +1,7 @@
 """Names and lengths of the dimensions of NetCDF4 variables, as h5netcdf and xarray find them.
 
-What is looked up here, and in which order, is what h5netcdf does with
-``phony_dims="access"`` if every group is opened by itself.
+The lookups and their order are those of h5netcdf with ``phony_dims="access"``, opening every
+group by itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DETACHED: Final = "_nc4_non_coord_"
 
 @dataclass(frozen=True)
 class Dimension:
-    """A dimension that variables of a group and of those below may have.
+    """A dimension that variables of a group and its subgroups can use.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class Dimension:
     length : int
     unlimited : bool
     number : int
-        By which coordinates of several dimensions name it; -1 for none.
+        The ID by which multidimensional coordinates refer to it; -1 for none.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Item:
-    """A dataset that was found in a group.
+    """A dataset found in a group.
 
     Attributes
     ----------
@@ -62,11 +62,11 @@ class Item:
 
     @property
     def name(self) -> str:
-        """Name of the variable; NetCDF4 avoids that of a dimension which it is not."""
+        """Name of the variable, without the prefix by which NetCDF4 avoids a dimension's name."""
         return self.key.replace(_DETACHED, "")
 
     def scales(self) -> list[Any]:
-        """Return the last scale of each dimension as a reference, None for none.
+        """Return a reference to the last scale of each dimension, or None where there is none.
 
         Raises
         ------
@@ -87,19 +87,19 @@ class Item:
 
 
 def is_virtual(did: h5d.DatasetID) -> bool:
-    """Whether a dataset is made of others; even asking for its shape may open their files."""
+    """Whether a dataset is virtual; even asking such a dataset for its shape may open files."""
     return bool(did.get_create_plist().get_layout() == h5d.VIRTUAL)
 
 
 @dataclass
 class Objects:
-    """The datasets of a file by where their headers are.
+    """The datasets of a file by the addresses of their object headers.
 
     Attributes
     ----------
     fid : h5py.h5f.FileID
     names : dict of int to str
-        By the address of a header, what the library calls it.
+        The name that the library gives a dataset, by the address of its header.
     """
 
     fid: Any
@@ -112,7 +112,7 @@ class Objects:
             self.names[info.addr] = key
 
     def name(self, reference: h5py.Reference) -> str:
-        """Return the name of what is referred to, without its path.
+        """Return the name of the referenced object, without its path.
 
         Raises
         ------
@@ -125,17 +125,17 @@ class Objects:
             raise ValueError(f"a scale of its dimensions cannot be opened: {exc}") from None
         address = h5o.get_info(found).addr
         if address not in self.names:
-            # the library looks through the file for it
+            # the library searches the file for it
             self.names[address] = text_of(h5i.get_name(found) or b"").rpartition("/")[2]
         if not self.names[address]:
             raise ValueError("a scale of its dimensions was deleted")
         return self.names[address]
 
     def lengths(self, listed: npt.NDArray[Any]) -> list[int]:
-        """Return how long dimensions of datasets are, from a ``REFERENCE_LIST``."""
+        """Return the lengths of the dimensions that a ``REFERENCE_LIST`` refers to."""
         found: list[int] = []
         for reference, axis in listed.ravel().tolist():
-            with suppress(ValueError, RuntimeError):  # it refers to what was deleted
+            with suppress(ValueError, RuntimeError):  # it refers to a deleted object
                 did = h5r.dereference(reference, self.fid)
                 shape = () if is_virtual(did) else did.shape or ()
                 found += shape[axis : axis + 1]
@@ -151,7 +151,7 @@ class GroupDimensions:
     items : list of Item
         The datasets of the group, in the order of the file.
     above : GroupDimensions, optional
-        Of the group that it is in.
+        Dimensions of the parent group.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class GroupDimensions:
         for item in items:
             if item.attributes.is_scale and item.shape:
                 self._numbers += 1
-                with suppress(Exception):  # it is refused when its names are asked for
+                with suppress(Exception):  # refused when its names are asked for
                     self.own[item.key] = self._dimension(item)
             elif item.shape and not self._labeled(item):
                 wanted |= Counter(item.shape)
@@ -180,7 +180,7 @@ class GroupDimensions:
     def _labeled(self, item: Item) -> bool:
         try:
             return item.scales()[0] is not None
-        except Exception:  # what is wrong is said when its names are asked for
+        except Exception:  # `names` reports what is wrong
             return True
 
     def _dimension(self, item: Item) -> Dimension:
@@ -190,7 +190,7 @@ class GroupDimensions:
             unlimited = limits[0] == h5s.UNLIMITED
         listed = item.attributes.hidden("REFERENCE_LIST") if unlimited else None
         if listed is not None:
-            # such a dimension is as long as the longest variable that has it
+            # an unlimited dimension is as long as the longest variable along it
             length = max([length, *self._objects.lengths(listed)])
         number = item.attributes.hidden("_Netcdf4Dimid")
         return Dimension(
@@ -203,7 +203,7 @@ class GroupDimensions:
         Raises
         ------
         ValueError
-            If they cannot be told; the message says why.
+            If they cannot be determined; the message says why.
         """
         attributes = item.attributes
         numbers = attributes.hidden("_Netcdf4Coordinates") if attributes.is_scale else None
@@ -236,7 +236,7 @@ class GroupDimensions:
         return tuple(names)
 
     def shape(self, item: Item, names: tuple[str, ...]) -> tuple[int, ...]:
-        """Return the lengths of dimensions, of which a dataset may fill only a part.
+        """Return the lengths of the dimensions; a dataset may fill only part of them.
 
         Raises
         ------

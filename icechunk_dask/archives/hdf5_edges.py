@@ -1,7 +1,7 @@
-"""Chunks that stick out of an HDF5 dataset: they may be stored unfiltered.
+"""Partial chunks at the edge of an HDF5 dataset, which may be stored unfiltered.
 
-A file can say so for all of them (``H5D_CHUNK_DONT_FILTER_PARTIAL_CHUNKS``), without a filter
-mask, and h5py does not tell. But then they are as long as their values.
+The flag ``H5D_CHUNK_DONT_FILTER_PARTIAL_CHUNKS`` covers all of them, without a filter mask, and
+h5py does not expose it. But unfiltered chunks are as long as their values.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def edges_filtered(
     codecs: list[dict[str, Any]],
     dtype: np.dtype[Any],
 ) -> bool:
-    """Whether codecs decode the chunks at the edge, too.
+    """Whether the codecs also decode the chunks at the edge.
 
     Parameters
     ----------
@@ -35,9 +35,9 @@ def edges_filtered(
     rows : Rows
     chunks : tuple of int
     codecs : list of dict
-        Of Zarr, after the one that makes bytes of an array.
+        Zarr codecs after the array-to-bytes codec.
     dtype : numpy.dtype
-        Whose bytes are those of the values.
+        Data type with the same bytes as the values.
     """
     shape: tuple[int, ...] = did.shape
     partial = [n % c != 0 for n, c in zip(shape, chunks, strict=True)]
@@ -57,19 +57,19 @@ def edges_filtered(
         decoded = _inside(_decoded(raw, codecs), dtype, chunks, inside)
         try:
             truth = np.asarray(dataset[region], dtype).tobytes()
-        except OSError:  # there is no plugin; other bytes than a codec's own do not decode
+        except OSError:  # no plugin: codecs reject bytes that are not their own
             return bool(decoded)
         if decoded != truth:
             return False
         if _inside(raw, dtype, chunks, inside) != truth:
-            return True  # it is filtered, and so are all
+            return True  # this one is filtered, so all are
     return True
 
 
 def _inside(
     data: bytes, dtype: np.dtype[Any], chunks: tuple[int, ...], inside: tuple[slice, ...]
 ) -> bytes:
-    """Return the bytes of the part of a chunk that lies in the dataset, b"" if it is none."""
+    """Return the bytes of a chunk that lie within the dataset, b"" if its length is wrong."""
     if len(data) != math.prod(chunks) * dtype.itemsize:
         return b""
     values: npt.NDArray[Any] = np.frombuffer(data, dtype).reshape(chunks)
@@ -77,7 +77,7 @@ def _inside(
 
 
 def _decoded(data: bytes, codecs: list[dict[str, Any]]) -> bytes:
-    """Return what codecs make of a chunk, b"" if it is not theirs."""
+    """Decode a chunk with codecs; return b"" if they reject it."""
     for codec in reversed(codecs):
         config = {"id": codec["name"].removeprefix("numcodecs.")}
         if config["id"] == "shuffle":
@@ -86,6 +86,6 @@ def _decoded(data: bytes, codecs: list[dict[str, Any]]) -> bytes:
             data = bytes(numcodecs.get_codec(config).decode(data))
         except MemoryError:
             raise
-        except Exception:  # codecs of other people, and bytes that are not theirs
+        except Exception:  # whatever third-party codecs raise for bytes that are not their own
             return b""
     return data

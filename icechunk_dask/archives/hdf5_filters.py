@@ -58,16 +58,16 @@ class Filter:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What undoes the filters of a dataset.
+    """The codecs that undo the filters of a dataset.
 
     Attributes
     ----------
     codecs : list of dict
-        After the one that makes bytes of an array, in the order of encoding.
+        Codecs after the array-to-bytes codec, in encoding order.
     length : int or None
-        Of an encoded chunk in bytes, None if it depends on the values.
+        Length of an encoded chunk in bytes; None if it depends on the values.
     by_value : str
-        Why there are no such codecs; empty if there are.
+        Why there are no codecs; empty if there are.
     """
 
     codecs: list[dict[str, Any]]
@@ -76,7 +76,7 @@ class Pipeline:
 
 
 def filters_of(plist: h5p.PropDCID) -> list[Filter]:
-    """Return the filters of a dataset in the order in which they encode."""
+    """Return the filters of a dataset in encoding order."""
     found = []
     for position in range(plist.get_nfilters()):
         code, _, values, label = plist.get_filter(position)
@@ -86,16 +86,16 @@ def filters_of(plist: h5p.PropDCID) -> list[Filter]:
 
 
 def pipeline(filters: list[Filter], mask: int, length: int) -> Pipeline:
-    """Return what undoes filters.
+    """Return the codecs that undo filters.
 
     Parameters
     ----------
     filters : list of Filter
-        Of the dataset.
+        Filters of the dataset.
     mask : int
         Bit ``n`` says that the chunks skip filter ``n``.
     length : int
-        Of a decoded chunk in bytes.
+        Length of a decoded chunk in bytes.
     """
     codecs: list[dict[str, Any]] = []
     by_value = ""
@@ -116,7 +116,7 @@ def pipeline(filters: list[Filter], mask: int, length: int) -> Pipeline:
 
 
 def check_plugins(filters: list[Filter], masks: Collection[int], reason: str) -> None:
-    """Refuse what HDF5 cannot read.
+    """Refuse filters for which HDF5 has no plugin.
 
     Parameters
     ----------
@@ -144,13 +144,13 @@ def _does_nothing(one: Filter) -> bool:
 
 
 def _codec(one: Filter, size: int | None) -> tuple[dict[str, Any], int | None] | str:
-    """Return a codec and the length of what it makes, or why there is none.
+    """Return a codec and the length of its output, or why there is no codec.
 
     Parameters
     ----------
     one : Filter
     size : int or None
-        Length of what the filter gets, None if it depends on the values.
+        Length of the filter's input; None if it depends on the values.
     """
     values = one.values
     match one.code:
@@ -160,7 +160,7 @@ def _codec(one: Filter, size: int | None) -> tuple[dict[str, Any], int | None] |
         case h5z.FILTER_SHUFFLE:
             if not values:
                 return "filter 'shuffle' does not say of which size its elements are"
-            # HDF5 leaves the rest of a chunk as it is, the codec wants none
+            # HDF5 leaves a remainder unshuffled; the codec allows none
             if size is None or size % values[0]:
                 return "filter 'shuffle' works on a length for which there is no codec"
             config = {"elementsize": values[0]}
@@ -183,7 +183,7 @@ def _codec(one: Filter, size: int | None) -> tuple[dict[str, Any], int | None] |
 
 
 def _blosc(values: tuple[int, ...]) -> tuple[dict[str, Any], int | None] | str:
-    """Return the codec of blosc; what decodes stands in each chunk's own header."""
+    """Return the codec of blosc; the header of each chunk says how to decode it."""
     size = values[2] if len(values) > 2 else 1
     level = values[4] if len(values) > 4 else 5
     shuffle = values[5] if len(values) > 5 else 1

@@ -1,4 +1,4 @@
-"""Links of HDF5, followed within one file only."""
+"""Follow HDF5 links, but only within one file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from h5py import h5g, h5l, h5o, h5t
 
 __all__ = ["at_path", "follow", "shown_name"]
 
-#: Soft links that one soft link may lead to, one after the other.
+#: Length of the longest chain of soft links that is followed.
 _MOST_LINKS: Final = 16
 
 
@@ -18,14 +18,14 @@ def shown_name(raw: bytes) -> str:
 
 
 def follow(root: h5g.GroupID, gid: h5g.GroupID, name: bytes) -> Any:
-    """Return what a link leads to, None for a type.
+    """Return the target of a link; None if it is a named type.
 
-    HDF5 itself would follow external links on the way.
+    HDF5 itself would follow external links along the path.
 
     Parameters
     ----------
     root : h5py.h5g.GroupID
-        Of the file.
+        Root group of the file.
     gid : h5py.h5g.GroupID
         The group that has the link.
     name : bytes
@@ -55,7 +55,7 @@ def _link(root: h5g.GroupID, gid: h5g.GroupID, name: bytes, depth: int) -> Any:
 
 
 def _path(root: h5g.GroupID, gid: h5g.GroupID, path: bytes, depth: int) -> Any:
-    """Return what is at a path, None if there is nothing."""
+    """Return the object at a path; None if there is none."""
     here: Any = root if path.startswith(b"/") else gid
     for part in path.split(b"/"):
         if part in (b"", b"."):
@@ -67,7 +67,7 @@ def _path(root: h5g.GroupID, gid: h5g.GroupID, path: bytes, depth: int) -> Any:
 
 
 def at_path(root: h5g.GroupID, path: bytes) -> Any:
-    """Return what is at a path from the root of a file, None if there is nothing.
+    """Return the object at a path from the root of a file; None if there is none.
 
     Raises
     ------

@@ -21,18 +21,18 @@ __all__ = ["Located", "Source", "copied", "declared_fill", "located", "read_fill
 
 @dataclass(frozen=True)
 class Source:
-    """The file that a dataset is in.
+    """The file that holds a dataset.
 
     Attributes
     ----------
     location : str
-        As references have it.
+        Location of the file in references.
     size : int
-        Of the file in bytes.
+        Size of the file in bytes.
     user_block : int
-        Bytes before the HDF5 part of it.
+        Number of bytes before its HDF5 part.
     reach : Reach or None
-        Which other files its datasets may be in; None for none.
+        Which other files may hold values of its datasets; None for none.
     """
 
     location: str
@@ -43,7 +43,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Located:
-    """Where the bytes of a dataset are, and what decodes them.
+    """Where the bytes of a dataset are, and which codecs decode them.
 
     Attributes
     ----------
@@ -51,13 +51,13 @@ class Located:
     chunks : tuple of int
         Length of a chunk along each dimension.
     codecs : list of dict
-        After the one that makes bytes of an array.
+        Codecs after the array-to-bytes codec.
     by_value : str
-        Why that does not give the values; empty if it does.
+        Why these do not give the values; empty if they do.
     locations : list of str
-        Of the files.
+        Locations of the files.
     place : int32[n]
-        Which of them each row is in.
+        Index of each row's file in `locations`.
     """
 
     rows: Rows
@@ -69,7 +69,7 @@ class Located:
 
 
 def located(source: Source, did: h5d.DatasetID, stored: StoredType) -> Located:
-    """Return where a dataset is that is not made of others.
+    """Locate the values of a dataset that is not virtual.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def located(source: Source, did: h5d.DatasetID, stored: StoredType) -> Located:
 
 
 def copied(found: Located, did: h5d.DatasetID, reason: str) -> Located:
-    """Return what was found with the reason why values have to be copied, if there is one.
+    """Return `found` with the reason why values have to be copied, if there is one.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def copied(found: Located, did: h5d.DatasetID, reason: str) -> Located:
 
 
 def _masks(rows: Rows, filters: int) -> list[int]:
-    """Return the different masks that chunks have, without bits of no filter."""
+    """Return the distinct masks of the chunks, without bits that stand for no filter."""
     found: list[int] = np.unique(rows.mask & np.uint32((1 << filters) - 1)).tolist()
     return found or [0]
 
@@ -158,12 +158,12 @@ def _filters(
     return codecs, length, ""
 
 
-# -- what was never written -------------------------------------------------------------
+# -- fill values -----------------------------------------------------------------------
 def declared_fill(did: h5d.DatasetID, stored: StoredType) -> Any:
-    """Return the fill value of the creation properties, zero if there is none."""
+    """Return the fill value in the creation properties, or zero if there is none."""
     if stored.text:
         return ""
-    # h5py knows some types by the metadata of its own dtype only
+    # h5py identifies some types only by the metadata of its own dtype
     value = np.zeros((), did.dtype)
     plist = did.get_create_plist()
     if plist.fill_value_defined() != h5d.FILL_VALUE_UNDEFINED:
@@ -172,7 +172,7 @@ def declared_fill(did: h5d.DatasetID, stored: StoredType) -> Any:
 
 
 def read_fill(did: h5d.DatasetID, stored: StoredType, declared: Any) -> Any:
-    """Return what h5py reads where nothing was written.
+    """Return what h5py reads for unwritten elements.
 
     Parameters
     ----------
@@ -183,10 +183,10 @@ def read_fill(did: h5d.DatasetID, stored: StoredType, declared: Any) -> Any:
     """
     plist = did.get_create_plist()
     never = plist.get_fill_time() == h5d.FILL_TIME_NEVER and plist.get_layout() != h5d.VIRTUAL
-    # HDF5 then leaves the memory as it is, and h5py gives it zeros
+    # HDF5 then leaves the buffer as it is, and h5py passes one of zeros
     return np.zeros((), stored.dtype)[()] if never and not stored.text else declared
 
 
 def same_bytes(a: Any, b: Any) -> bool:
-    """Whether fill values are equal, NaN to itself too."""
+    """Whether fill values are equal, with NaN equal to itself."""
     return bool(np.asarray(a).tobytes() == np.asarray(b).tobytes())

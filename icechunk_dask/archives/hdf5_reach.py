@@ -1,4 +1,4 @@
-"""Files that an HDF5 file says its values are in."""
+"""Other files that an HDF5 file names as holding its values."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from icechunk.kerchunk.locations import normalizer
 
 __all__ = ["Reach", "external"]
 
-#: With these, HDF5 reads other files than those that are looked at here.
+#: With these set, HDF5 reads files other than those checked here.
 _PREFIXES = ("HDF5_VDS_PREFIX", "HDF5_EXTFILE_PREFIX")
 _EXTERNAL = "its values are in other files (external storage)"
 
 
 @dataclass(frozen=True)
 class Reach:
-    """Which other files may be referred to.
+    """Which other files may be referenced.
 
     Parameters
     ----------
     path : str
-        Of the file that names them.
+        Path of the file that names them.
     may_open : callable
-        Says whether a file at a location may be.
+        Decides whether a file at a location may be referenced.
     """
 
     path: str
@@ -39,15 +39,15 @@ class Reach:
         Parameters
         ----------
         name : str
-            As the file names it, from its own folder if it is relative.
+            Name as that file gives it; a relative one starts at that file's folder.
 
         Raises
         ------
         ValueError
-            If it may not be referred to, or does not exist.
+            If the file may not be referenced, or does not exist.
         """
         if os.name == "nt" and is_elsewhere(name):
-            # to look for it is a request already
+            # even looking for it would send a request
             raise ValueError(f"its values are in {name!r}, on another host or a device")
         for variable in _PREFIXES:
             if os.environ.get(variable) and not os.path.isabs(name):
@@ -65,20 +65,20 @@ class Reach:
 
 
 def external(reach: Reach | None, plist: h5p.PropDCID) -> tuple[str, int, int]:
-    """Return where the values of a dataset are that has external storage.
+    """Locate the values of a dataset in external storage.
 
     Returns
     -------
     location : str
     offset : int
-        Of the values, in bytes.
+        Offset of the values in bytes.
     size : int
-        Of the file, in bytes.
+        Size of the file in bytes.
 
     Raises
     ------
     ValueError
-        If they may not be referred to, or are not in one piece.
+        If they may not be referenced, or are not in one piece.
     """
     if reach is None:
         raise ValueError(_EXTERNAL)
@@ -87,7 +87,7 @@ def external(reach: Reach | None, plist: h5p.PropDCID) -> tuple[str, int, int]:
     raw, offset, _ = plist.get_external(0)
     name = os.fsdecode(raw)
     if not os.path.isabs(name):
-        # HDF5 looks for it in whatever folder is the current one
+        # HDF5 looks for it in the current working directory
         raise ValueError(f"{_EXTERNAL}, and {name!r} is not an absolute path")
     path, location = reach.find(name)
     return location, offset, os.path.getsize(path)

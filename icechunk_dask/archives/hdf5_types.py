@@ -1,8 +1,8 @@
-"""What the values of an HDF5 dataset are, and which Zarr data type has the same bytes.
+"""The type of the values of an HDF5 dataset, and the Zarr data type with the same bytes.
 
-The type that a file declares is compared with the one that h5py makes of a NumPy dtype.
-Where they differ (12 bits within 16, another bias of the exponent), h5py converts while it
-reads, and the bytes are not those of NumPy: such values have to be copied.
+The type that a file declares is compared with the one that h5py makes from a NumPy dtype.
+If they differ (12 bits within 16, another exponent bias), h5py converts while it reads, and
+the bytes are not those of NumPy. Such values have to be copied.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from zarr.dtype import parse_dtype
 __all__ = ["StoredType", "fill_to_json", "stored_type"]
 
 _ENDIAN: Final = {"<": "little", ">": "big"}
-#: Of these, the name of the NumPy dtype is the name of the Zarr data type.
+#: Kinds whose NumPy dtypes and Zarr data types have the same names.
 _PLAIN_KINDS: Final = "biufc"
-#: By the dtype that has the same bytes.
+#: Bit field types by the dtype with the same bytes.
 _BITFIELDS: Final = {
     "|u1": (h5t.STD_B8LE, h5t.STD_B8BE),
     "<u2": (h5t.STD_B16LE,),
@@ -40,16 +40,16 @@ class StoredType:
     Attributes
     ----------
     dtype : numpy.dtype
-        Of what is read, without metadata.
+        Data type of the values as read, without metadata.
     data_type : str or dict
-        Of Zarr, None where the values have to be copied or cannot be represented.
+        Zarr data type; None if the values have to be copied or cannot be represented.
     endian : {"little", "big", ""}
-        Of the stored bytes; empty where there is no order.
+        Byte order of the stored values; empty if they have none.
     by_value, refused : str
-        Why the bytes are not those of `data_type`, and why there is no such type at all;
-        empty if neither is so.
+        Why the bytes are not those of `data_type`, and why there is no such type at all; empty
+        if neither applies.
     text : bool
-        Whether values are texts of any length.
+        Whether values are variable-length strings.
     """
 
     dtype: np.dtype[Any]
@@ -65,7 +65,7 @@ def _refused(reason: str, dtype: Any = "V1") -> StoredType:
 
 
 def stored_type(tid: h5t.TypeID) -> StoredType:
-    """Return what the values of a type are.
+    """Describe an HDF5 type.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def stored_type(tid: h5t.TypeID) -> StoredType:
         dtype = tid.dtype
     except (TypeError, ValueError, KeyError) as exc:
         return _refused(f"its type has no equivalent in NumPy: {exc}")
-    # h5py keeps the names of an enumeration there
+    # h5py keeps the names of an enumeration in the metadata of the dtype
     plain = np.dtype(dtype.str) if dtype.names is None else dtype
     match kind:
         case h5t.INTEGER | h5t.FLOAT:
@@ -133,7 +133,7 @@ def _zarr_type(dtype: np.dtype[Any]) -> Any:
 
 
 def _why(tid: h5t.TypeID, dtype: np.dtype[Any]) -> str:
-    """Return in which way the bytes of a type are not those of NumPy."""
+    """Return how the bytes of a type differ from those of NumPy."""
     if isinstance(tid, h5t.TypeIntegerID):
         bits, offset = tid.get_precision(), tid.get_offset()
         return f"its integers have {bits} bits at bit {offset} of {8 * tid.get_size()}"
@@ -152,7 +152,7 @@ def _string(tid: h5t.TypeStringID) -> StoredType:
     if padding == h5t.STR_SPACEPAD:
         reason = "its texts are padded with spaces"
     elif padding == h5t.STR_NULLTERM and size > 1:
-        # what follows the first zero is of no account, but NumPy would take it
+        # bytes after the first zero do not count, but NumPy would keep them
         reason = "its texts end at their first zero"
     return _with_zarr_type(dtype, reason)
 
@@ -169,7 +169,7 @@ def _is_complex(tid: h5t.TypeCompoundID, dtype: np.dtype[Any]) -> bool:
 
 
 def _compound(tid: h5t.TypeCompoundID, dtype: np.dtype[Any]) -> StoredType:
-    """Return the type of records, whose fields Zarr has little-endian and packed."""
+    """Return the type of records; Zarr has their fields little-endian and packed."""
     packed: list[tuple[str, Any]] = []
     same = True
     end = 0
@@ -189,13 +189,13 @@ def _compound(tid: h5t.TypeCompoundID, dtype: np.dtype[Any]) -> StoredType:
 
 
 def fill_to_json(value: Any, stored: StoredType) -> Any:
-    """Return what unwritten elements read as, in the form of a ``zarr.json``.
+    """Encode the value of unwritten elements for a ``zarr.json``.
 
     Parameters
     ----------
     value : numpy scalar or array of no dimensions
     stored : StoredType
-        With a `data_type`.
+        It must have a `data_type`.
     """
     dtype = stored.dtype
     item = np.asarray(value, dtype)[()]

@@ -32,7 +32,7 @@ from icechunk_dask.archives.hdf5_virtual import mapped
 
 __all__ = ["refused_variable", "variable"]
 
-#: Kinds of values that NetCDF libraries fill up where a dataset is shorter than its dimensions.
+#: Kinds of values for which NetCDF libraries pad a dataset shorter than its dimensions.
 _FILLED_UP: Final = "fiuST"
 
 
@@ -71,7 +71,7 @@ def variable(
     ----------
     source : Source
     path : str
-        Within the file, of the variable.
+        Path of the variable within the file.
     item : Item
     dimensions, shape
         Names and lengths of the dimensions; a dataset may be shorter than they are.
@@ -126,7 +126,7 @@ def variable(
 
 
 def _filled_up(found: Located, item: Item, shape: tuple[int, ...], fills_agree: bool) -> Located:
-    """Return where a dataset is that is shorter than its dimensions.
+    """Return where a dataset shorter than its dimensions is, or why its values must be copied.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def _filled_up(found: Located, item: Item, shape: tuple[int, ...], fills_agree: 
     shape : tuple of int
         Lengths of the dimensions.
     fills_agree : bool
-        Whether what is unwritten reads as what h5netcdf fills up with.
+        Whether unwritten elements read as the value that h5netcdf pads with.
     """
     partly = any(
         whole != part and part % max(n, 1)
@@ -150,7 +150,7 @@ def _filled_up(found: Located, item: Item, shape: tuple[int, ...], fills_agree: 
 def _reader(
     path: str, item: Item, shape: tuple[int, ...], stored: StoredType, fill: Any
 ) -> Callable[[tuple[slice, ...]], npt.NDArray[Any]]:
-    """Return the function that reads a selection of a dataset."""
+    """Return a function that reads a selection of a dataset."""
     dataset = h5py.Dataset(item.did)
 
     def stored_values(selection: tuple[slice, ...]) -> npt.NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Virtual datasets of HDF5, made of boxes of datasets in other files."""
+"""HDF5 virtual datasets, which consist of boxes of datasets in other files."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from icechunk_dask.archives.hdf5_types import StoredType, stored_type
 __all__ = ["check_mappings", "mapped"]
 
 _VIRTUAL = "its values are in other files (a virtual dataset)"
-#: Along one dimension: where it starts, and its length.
+#: Start and length along one dimension.
 _Span = tuple[int, int]
 
 
 def check_mappings(reach: Reach | None, plist: h5p.PropDCID) -> Reach:
-    """Refuse what HDF5 would open other files for, as soon as it is asked for a shape.
+    """Refuse mappings for which HDF5 opens other files as soon as it is asked for a shape.
 
     Raises
     ------
     ValueError
-        If there is such a mapping, or a file may not be referred to.
+        If there is such a mapping, or a file may not be referenced.
     """
     if reach is None:
         raise ValueError(_VIRTUAL)
@@ -61,7 +61,7 @@ def check_mappings(reach: Reach | None, plist: h5p.PropDCID) -> Reach:
 
 @dataclass(frozen=True)
 class _Piece:
-    """What one mapping puts into a virtual dataset."""
+    """The part of a virtual dataset that one mapping fills."""
 
     rows: Rows
     chunks: tuple[int, ...]
@@ -70,7 +70,7 @@ class _Piece:
 
 
 def mapped(source: Source, did: h5d.DatasetID, stored: StoredType) -> Located:
-    """Return where the values of a virtual dataset are.
+    """Locate the values of a virtual dataset.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def _piece(
     plist: h5p.PropDCID,
     number: int,
 ) -> _Piece | str:
-    """Return what a dataset puts into a virtual one, or why only its values do."""
+    """Return what a dataset adds to a virtual one, or why its values have to be copied."""
     other = stored_type(did.get_type())
     if other.refused:
         raise ValueError(other.refused)
@@ -165,7 +165,7 @@ def _piece(
 
 
 def _spans(space: h5s.SpaceID, shape: tuple[int, ...]) -> list[_Span] | None:
-    """Return the box that is selected, None if it is none."""
+    """Return the selected box; None if the selection is not a box."""
     if space.get_select_type() == h5s.SEL_ALL:
         return [(0, length) for length in shape]
     if space.get_select_type() != h5s.SEL_HYPERSLABS:
@@ -179,7 +179,7 @@ def _spans(space: h5s.SpaceID, shape: tuple[int, ...]) -> list[_Span] | None:
 
 
 def _axes(target: list[_Span], origin: list[_Span]) -> list[int | None] | None:
-    """Return which axis of the origin each of the target is, None for a new one of length 1."""
+    """Return the origin's axis for each axis of the target, None for a new one of length 1."""
     found: list[int | None] = []
     axis = 0
     for _, length in target:
@@ -201,7 +201,7 @@ def _moved(
     origin: list[_Span],
     shape: tuple[int, ...],
 ) -> Rows | None:
-    """Return rows of a box where they are in the virtual dataset, None if they do not fit."""
+    """Move the rows of a box to their place in the virtual dataset; None if they do not fit."""
     inside = np.ones(len(rows.offset), np.bool_)
     columns: list[npt.NDArray[np.int64]] = []
     for axis, chunk, (start, length), whole in zip(axes, chunks, target, shape, strict=True):

@@ -1,4 +1,4 @@
-"""Whether an HDF5 file is all that its reader opens."""
+"""Check that reading an HDF5 file opens no other file."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["check_within"]
 
 
 def check_within(sources: Sources, url: str) -> None:
-    """Refuse an HDF5 file for which the HDF5 library would open others, whoever calls it.
+    """Refuse an HDF5 file that makes the HDF5 library open others, whoever calls it.
 
-    Files of other kinds, folders, and what is not found are left to those who open them.
+    Other formats, folders and missing files are left to whatever opens them.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def check_within(sources: Sources, url: str) -> None:
 
 def _leads_out(file: BinaryIO) -> tuple[str, str] | None:
     try:
-        # it finds what lies behind something else, too
+        # the library also finds HDF5 data behind other data
         opened = h5py.File(file, "r")
     except OSError:
         return None
@@ -68,7 +68,7 @@ def _leads_out(file: BinaryIO) -> tuple[str, str] | None:
                 try:
                     found = follow(root, group, raw)
                 except ValueError:
-                    # a soft link to nothing, or through a link that is looked at by itself
+                    # a dangling soft link, or one through a link that is checked itself
                     continue
                 if isinstance(found, h5g.GroupID):
                     left.append((name, found))
