@@ -1,7 +1,7 @@
-"""A scanner of classic NetCDF files: what `classic_header` reads, as references.
+"""Scan classic NetCDF files: turn what `classic_header` reads into references.
 
-Values lie in the file as they are, big-endian and uncompressed, so every variable can be
-referred to. The library writes fill values where nobody wrote values: no chunk is missing.
+Values in the file are big-endian and uncompressed, so every variable can be referenced. The
+library writes fill values where nobody wrote values, so no chunk is missing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["open_classic"]
 _MOST_RECORDS: Final = 1 << 24
 #: Records closer together than this are read with everything in between.
 _NEAR: Final = 1 << 16
-#: Roughly how much is read at once where records are near each other.
+#: Roughly how many bytes are read at once where records are near each other.
 _AT_ONCE: Final = 1 << 22
 
 _FILL: Final = "_FillValue"
@@ -39,23 +39,22 @@ _MISSING: Final = "missing_value"
 def open_classic(file: str | os.PathLike[str] | BinaryIO, location: str) -> Iterator[Dataset]:
     """Scan a classic NetCDF file (CDF-1, CDF-2 or CDF-5) by its header alone.
 
-    A variable with the record dimension has a chunk a record, any other has one chunk.
-    Attributes are those that xarray has, with one exception: a ``_FillValue`` that is not a
-    value of the variable's type (several numbers, a fraction for integers, a text) is put
-    among the values of ``missing_value``, where it means the same and readers of Zarr
-    understand it.
+    A variable with the record dimension has one chunk per record; any other has one chunk.
+    Attributes are those that xarray shows, with one exception: a ``_FillValue`` that is not a
+    value of the variable's type (several numbers, a fraction for integers, text) moves to the
+    values of ``missing_value``, where it means the same and Zarr readers understand it.
 
     Parameters
     ----------
     file : str, path or binary file
         A binary file needs only ``seek`` and ``read``, and stays open.
     location : str
-        Of the file, as references have it.
+        Location of the file in references.
 
     Yields
     ------
     Dataset
-        Its variables read values while the file is open.
+        Its variables can be read while the file is open.
 
     Raises
     ------
@@ -135,9 +134,9 @@ def _with_fitting_fill(variable: ClassicVariable) -> dict[str, Any]:
         return attributes
     found = _values(attributes.get(_MISSING, []))
     found += [value for value in _values(attributes.pop(_FILL)) if value not in found]
-    # nothing needs to be masked for it
+    # NaN needs no masking
     found = [value for value in found if value == value]
-    # a text is not a number, and would turn the others into texts
+    # a string is not a number, and would turn the others into strings
     found = [value for value in found if not isinstance(value, str)] or found
     # xarray chooses the type of unpacked floats by whether this attribute exists
     if found or variable.dtype.kind == "f":
@@ -166,7 +165,7 @@ def _plain_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON has it."""
+    """Convert a value to one that JSON can represent."""
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 

@@ -18,11 +18,11 @@ from icechunk import InvalidInputError
 
 __all__ = ["ClassicHeader", "ClassicVariable", "read_classic_header"]
 
-#: The greatest size of what precedes the data. Real headers have kilobytes.
+#: Maximum size of a header in bytes. Real ones take kilobytes.
 _LIMIT: Final = 32 << 20
-#: The least that is read of the file at once.
+#: Minimum number of bytes to read at once.
 _BLOCK: Final = 8192
-#: NumPy's own.
+#: NumPy's own limit.
 _MOST_DIMENSIONS: Final = 64
 
 _DIMENSIONS, _VARIABLES, _ATTRIBUTES = 10, 11, 12
@@ -39,7 +39,7 @@ _TYPES: Final = {
     10: ">i8",
     11: ">u8",
 }
-#: CDF-1 and CDF-2 have the first six.
+#: CDF-1 and CDF-2 have only the first six.
 _LAST_TYPE: Final = {1: 6, 2: 6, 5: 11}
 _VERSIONS: Final = {b"CDF\x01": 1, b"CDF\x02": 2, b"CDF\x05": 5}
 
@@ -53,11 +53,11 @@ class ClassicVariable:
     name : str
     dimensions : tuple of str
     shape : tuple of int
-        With the number of records, if the first dimension is the one of records.
+        Includes the number of records if the first dimension is the record dimension.
     dtype : numpy.dtype
         Big-endian; ``S1`` for characters.
     attributes : dict
-        Texts as str, numbers as NumPy scalars, several as arrays.
+        Text as str, a number as a NumPy scalar, several numbers as an array.
     begin : int
         Offset of the first byte.
     row : int
@@ -85,7 +85,7 @@ class ClassicVariable:
 
 @dataclass(frozen=True)
 class ClassicHeader:
-    """What a header says.
+    """The contents of a header.
 
     Attributes
     ----------
@@ -106,12 +106,12 @@ def read_classic_header(file: BinaryIO, location: str) -> ClassicHeader:
     file : binary file
         It needs only ``seek`` and ``read``.
     location : str
-        For errors.
+        Location of the file for error messages.
 
     Raises
     ------
     InvalidInputError
-        If it is not such a file, or is damaged, or ends before its last value. The message names
+        If it is not such a file, is damaged, or ends before its last value. The message names
         the file and, if there is one, the variable.
 
     Examples
@@ -136,7 +136,7 @@ class _Described:
 
 
 class _Reader:
-    """Takes a header apart from the first byte to the last."""
+    """Parses a header from the first byte to the last."""
 
     def __init__(self, file: BinaryIO, location: str) -> None:
         self._file = file
@@ -153,7 +153,7 @@ class _Reader:
 
     def header(self) -> ClassicHeader:
         streaming = b"\xff" * self._wide
-        # an unsigned number; the largest one means that the writer did not know
+        # unsigned; the largest value means that the writer did not know
         raw = self._take(self._wide, "number of records")
         records = None if raw == streaming else int.from_bytes(raw, "big")
         dimensions = self._dimensions()
@@ -166,7 +166,7 @@ class _Reader:
         of_records = {v.name: v.begin for v in described if v.dimensions[:1] == (unlimited,)}
         stride = sum(-(-rows[name] // 4) * 4 for name in of_records)
         if len(of_records) == 1:
-            # if there is only one, its records have no padding
+            # a file's only record variable has no padding between records
             stride = rows[next(iter(of_records))]
         if records is None:
             begin = min(of_records.values(), default=self._size)
@@ -285,7 +285,7 @@ class _Reader:
         try:
             return data.decode()
         except UnicodeDecodeError:
-            return data.decode("latin-1")  # by a writer from before UTF-8 was required
+            return data.decode("latin-1")  # written before UTF-8 was required
 
     def _number(self, what: str) -> int:
         (number,) = struct.unpack(self._count, self._take(self._wide, what))
@@ -305,7 +305,7 @@ class _Reader:
         missing = end - len(self._data)
         if missing > 0:
             self._file.seek(len(self._data))
-            # twice as much each time, so that bytes are seldom moved
+            # double the length each time, so that bytes are seldom moved
             wanted = max(missing, _BLOCK, len(self._data))
             self._data += self._file.read(min(wanted, self._size - len(self._data)))
             if len(self._data) < end:
@@ -320,7 +320,7 @@ class _Reader:
 
 def _value(data: bytes, dtype: np.dtype[Any]) -> Any:
     if dtype.kind == "S":
-        # the form in which xarray's engines return texts that are not UTF-8
+        # the form in which xarray's engines return text that is not UTF-8
         return data.rstrip(b"\0").decode("utf-8", "replace")
     values = np.frombuffer(data, dtype).astype(dtype.newbyteorder("="))
     return values[0] if len(values) == 1 else values

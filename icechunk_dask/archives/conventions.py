@@ -1,4 +1,4 @@
-"""What Zarr, xarray and the conventions of CF make of names, dimensions and attributes."""
+"""How Zarr, xarray and the CF conventions interpret names, dimensions and attributes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["is_joined", "is_moment", "meanings"]
 
 
 def is_joined(dim: str, last: Mapping[str, str], variables: Mapping[str, FileVariable]) -> bool:
-    """Whether xarray joins the characters along a dimension of a group to texts.
+    """Whether xarray joins the characters along a dimension of a group into strings.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ def is_joined(dim: str, last: Mapping[str, str], variables: Mapping[str, FileVar
     last : mapping of str to str
         Names of variables within their group, by path.
     variables : mapping
-        Of the group.
+        Variables of the group.
     """
     users = [one.dimensions for one in variables.values() if dim in one.dimensions]
     bytes_only = all(one.dtype.kind == "S" for one in variables.values() if dim in one.dimensions)

@@ -15,7 +15,7 @@ import xarray as xr
 
 __all__ = ["Extent", "Extents", "ends", "extent_of"]
 
-#: The point from which times are counted, in any calendar.
+#: Origin of times in every calendar.
 _EPOCH: Final = "microseconds since 1970-01-01"
 
 
@@ -30,9 +30,9 @@ class Extent:
     low, high : int, float or str
         Times and durations are in microseconds.
     falling : bool
-        Whether it descends.
+        Whether the coordinate descends.
     digest : int
-        A hash of all values, 32 bits: if it differs between equal ends, other values differ.
+        A 32-bit hash of all values: if it differs between equal ends, other values differ.
     """
 
     kind: str
@@ -50,9 +50,9 @@ class Extents:
     ----------
     kinds : tuple of str
     kind : int16[n]
-        Index into `kinds`; -1 if there is no extent, and then the other columns say nothing.
+        Index into `kinds`; -1 for no extent, and then the other columns mean nothing.
     low, high : int64[n], float64[n] or object[n]
-        Objects are texts, or integers beside floats.
+        Objects are strings, or integers beside floats.
     falling : bool[n]
     digest : uint32[n]
     """
@@ -91,12 +91,12 @@ class Extents:
         return Extent(self.kinds[kind], low, high, falling, digest)
 
     def take(self, rows: npt.NDArray[Any]) -> Extents:
-        """Return some of them, by number or by a mask."""
+        """Return some of them, by index or by mask."""
         columns = (self.kind, self.low, self.high, self.falling, self.digest)
         return Extents(self.kinds, *(column[rows] for column in columns))
 
     def followed_by(self, other: Extents) -> Extents:
-        """Return these extents and others."""
+        """Return these extents followed by others."""
         kinds = tuple(dict.fromkeys((*self.kinds, *other.kinds)))
         # the last kind stands for no extent
         numbers = np.asarray([*map(kinds.index, other.kinds), -1], np.int16)
@@ -132,12 +132,12 @@ def _joined(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def extent_of(name: str, variable: xr.Variable) -> Extent | None:
-    """Return the extent of a coordinate that is not decoded yet; None if it is empty.
+    """Return the extent of a coordinate that is not yet decoded; None if it is empty.
 
     Raises
     ------
     ValueError
-        If all values are missing. Those that are not say where it lies.
+        If all values are missing; otherwise the others determine the extent.
     """
     kind, ordinals, known = _ordinals(name, variable)
     if not known.size:
@@ -155,16 +155,16 @@ def extent_of(name: str, variable: xr.Variable) -> Extent | None:
 def _ordinals(
     name: str, variable: xr.Variable
 ) -> tuple[str, npt.NDArray[Any], npt.NDArray[np.bool_]]:
-    """Return of which kind values are, those that are not missing, and which these are."""
+    """Return the kind of the values, those that are not missing, and a mask of these."""
     try:
         values = np.atleast_1d(np.asarray(xr.conventions.decode_cf_variable(name, variable).values))
     except (ValueError, KeyError, OverflowError, TypeError, AttributeError):
-        # units of times that the conventions leave open, such as months of some calendar
+        # time units that the conventions leave open, such as months of some calendar
         values = np.atleast_1d(np.asarray(variable.values)).ravel()
         units, calendar = variable.attrs.get("units"), variable.attrs.get("calendar", "standard")
         kind = f"numbers in {units!r} of the calendar {calendar!r}"
         return kind, values, np.ones(len(values), np.bool_)
-    # cftime has no missing times: xarray makes the origin of them
+    # cftime has no missing times: xarray turns them into the origin
     numbers = xr.conventions.decode_cf_variable(name, variable, decode_times=False)
     known = ~np.asarray(pd.isnull(np.ravel(numbers.values)), np.bool_)
     known &= ~np.asarray(pd.isnull(values.ravel()), np.bool_)
@@ -187,7 +187,7 @@ def _ordinals(
 
 
 def _finest(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return microseconds, with any rest of nanoseconds as a fraction."""
+    """Return microseconds, with leftover nanoseconds as a fraction."""
     whole = values.astype(f"{values.dtype.kind}8[us]")
     if (whole.astype(values.dtype) == values).all():
         return whole.astype("i8")

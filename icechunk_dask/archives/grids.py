@@ -1,10 +1,10 @@
-"""Chunks of several lengths along a dimension: those of each file, one after another.
+"""Chunks of different lengths along a dimension: those of each file, one after another.
 
-Months have 28 to 31 days, and each is a compressed chunk. A regular grid has no place for
-them; in a grid that Zarr calls rectilinear, each chunk has a length of its own.
+Months have 28 to 31 days, and each is a compressed chunk. A regular grid cannot hold them. In
+a grid that Zarr calls rectilinear, each chunk has its own length.
 
-A chunk that reaches beyond its file decodes to more than the file has. The last chunk of an array
-may do that. In the middle the rest of it is in the way, so its values must be written.
+A chunk that extends beyond its file decodes to more values than the file has. The last chunk of
+an array may do that. In the middle the excess is in the way, so its values must be written.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ __all__ = [
 #: Where chunks begin along an axis, and where the last one ends: int64[n + 1].
 Edges: TypeAlias = npt.NDArray[np.int64]
 
-#: What the argument ``chunk_grid`` may be.
+#: Values of the argument ``chunk_grid``.
 CHUNK_GRIDS: Final = ("auto", "regular")
 
 
 @dataclass
 class Laid:
-    """The chunks along one axis of an array when files are put one after another.
+    """The chunks along one axis of an array that concatenates files.
 
     Attributes
     ----------
     edges : Edges
     cut : int
-        An old block whose last chunk reached beyond it, and which others follow now; -1
-        for none.
+        An old block that others now follow, although its last chunk extends beyond it; -1 for
+        none.
     """
 
     edges: Edges
@@ -56,7 +56,7 @@ class Laid:
 
 
 def regular(length: int, size: int) -> Edges:
-    """Return the edges of chunks of one size; the last one may reach beyond the length."""
+    """Return the edges of chunks of equal size; the last one may extend beyond the length."""
     return np.arange(0, length + size, size, dtype=np.int64)[: -(-length // size) + 1]
 
 
@@ -72,9 +72,9 @@ def laid(
     Parameters
     ----------
     starts, old : int64[n + 1]
-        Where blocks begin, after and before.
+        Edges of the new and of the old blocks.
     moved : int64[m]
-        For each old block, which one it becomes; -1 if it is gone.
+        The new index of each old block; -1 if it is gone.
     old_edges : Edges
         The edges of the old chunks.
     sizes : mapping of int to int
@@ -83,7 +83,7 @@ def laid(
     Returns
     -------
     Laid or None
-        None if old blocks would have to part within a chunk.
+        None if old blocks would have to be separated within a chunk.
     """
     count = len(starts) - 1
     source = np.full(count, -1, np.int64)
@@ -118,7 +118,7 @@ def laid(
 
 
 def is_in_chunks(edges: Edges, start: int, length: int, size: int) -> bool:
-    """Whether chunks of one size, from some place on, are those of a grid.
+    """Whether chunks of equal size, from some place on, are those of a grid.
 
     The last one may be shorter in the grid.
     """
@@ -144,8 +144,8 @@ def as_regular(
 ) -> tuple[dict[str, Any], dict[int, Edges]]:
     """Return a ``zarr.json`` with a regular grid, and the edges along some axes.
 
-    These are the axes along which chunks have several lengths, or may have them: those of the
-    dimensions along which files are combined. Their size in the document means nothing.
+    These are the axes along which chunks differ in length, or may do so because files are
+    combined along them. Their chunk size in the document means nothing.
     """
     found = dict(document)
     names = found.get("dimension_names") or ()
@@ -167,9 +167,9 @@ def as_regular(
 
 
 def with_edges(document: Mapping[str, Any], edges: Mapping[int, Edges]) -> dict[str, Any]:
-    """Return a ``zarr.json`` with a regular grid as one that has edges along some axes.
+    """Return a regular-grid ``zarr.json`` with the given edges along some axes.
 
-    The official client takes a list along each axis, and no single size.
+    The official client accepts a list along each axis, but no single size.
     """
     found = dict(document)
     if edges:
@@ -195,7 +195,7 @@ def _runs(sizes: Iterable[int]) -> list[int | list[int]]:
 
 
 def check_known(path: str) -> None:
-    """Refuse an array with such a grid if this Zarr does not know it.
+    """Refuse an array with a rectilinear grid if the installed Zarr does not support it.
 
     Raises
     ------
