@@ -1,4 +1,4 @@
-"""Adding files to an archive: scanned, fitted, written and committed, in one go or in several."""
+"""Add files to an archive: scan, fit, write and commit them, in one go or in several."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Adding:
     opened : Opened
     branch, root : str
     locations : dict of str to str
-        What is said of each file of the call, by URL.
+        The location of each file of the call, by URL.
     scanner : Scanner
     options : dict
         For Dask.
@@ -45,7 +45,7 @@ class Adding:
     chunk_grid : str or None
     allow_gaps : bool
     containers : sequence of VirtualChunkContainer or None
-        For a repository that is yet to be created.
+        For a new repository.
     message, metadata : optional
         Of the commits.
     """
@@ -73,7 +73,7 @@ class Adding:
         commit_every: int | None,
         progress: Progress,
     ) -> VirtualizeReport:
-        """Add files, and commit after every so many of them.
+        """Add files, and commit after every `commit_every` of them.
 
         Parameters
         ----------
@@ -110,7 +110,7 @@ class Adding:
         return report
 
     def _rest(self, todo: Sequence[str], again: set[str], progress: Progress) -> VirtualizeReport:
-        """Replace the files behind a gap that are to be replaced."""
+        """Replace the files after a gap that are to be replaced."""
         if not todo:
             return VirtualizeReport(self.root, branch=self.branch)
         return self._add(*self._now(), todo, again, progress)
@@ -127,7 +127,7 @@ class Adding:
 
     @contextmanager
     def _telling(self, report: VirtualizeReport, count: int) -> Iterator[None]:
-        """Tell whoever stops the call, or is stopped by an error, what is committed."""
+        """Add a note of what is committed to an error or interrupt."""
         try:
             yield
         except BaseException as exc:
@@ -238,7 +238,7 @@ class Adding:
         """Return why files cannot be added: they were written to while the rest was scanned."""
         read = [url for url, scan in scans.items() if not scan.failure]
         if len(read) < _MANY:
-            # a single file was looked at a moment ago
+            # a single file was checked a moment ago
             return {}
         sources = self.scanner.sources
         now = sources.versions(read)
@@ -247,7 +247,7 @@ class Adding:
 
 
 def _refuse_unknown(scanner: Scanner, scans: Sequence[Scan]) -> None:
-    """Refuse names that no file has, and which would therefore do nothing.
+    """Refuse names that no file has, and that would therefore have no effect.
 
     Only for a new archive: later files need not have what the first of them have.
     """

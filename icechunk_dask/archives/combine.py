@@ -1,7 +1,7 @@
-"""How files differ from the archive that they are to be part of.
+"""How files differ from the archive that they are to join.
 
 Zarr decodes every chunk of an array in the same way. A file that was packed, chunked or
-compressed differently from the others would be decoded to wrong values, so all that
+compressed differently from the others would be decoded to wrong values, so everything that
 matters is compared before anything is written.
 """
 
@@ -29,7 +29,7 @@ __all__ = ["Comparison", "Mismatch", "Template", "recode"]
 
 #: What all chunks of an array have in common, by its name in ``zarr.json``.
 _LAYOUT: Final = ("data_type", "codecs", "fill_value", "chunk_grid")
-#: Attributes by which values stand for something. None of them is turned into another.
+#: Attributes that give values a meaning. Values are not converted from one to another.
 _SAID: Final = ("_Encoding", "flag_masks", "flag_meanings", "flag_values", *MAPPING)
 _LAYOUT_ONLY: Final = ("its codecs is ", "its fill_value is ", "its chunk_grid is ")
 
@@ -42,21 +42,21 @@ class Mismatch:
     ----------
     url, variable, problem : str
     curable : bool
-        Whether its values can be stored in the way of the others.
+        Whether its values can be stored like those of the others.
     placed : bool
-        Whether it is only about the place of the file.
+        Whether it concerns only the place of the file.
     lone : bool
-        Whether archives may do without the variable: only some files have it, or it is no
+        Whether archives may do without the variable: only some files have it, or it is not a
         coordinate and has other values.
     gridded : bool
-        Whether a grid with chunks of several lengths might have a place for it.
+        Whether it might fit a grid with chunks of several lengths.
     attribute : str
-        Which one of the variable differs, if archives may do without it.
+        The attribute of the variable that differs, if archives may do without it.
     short : str
-        ``"own"`` if only the last chunk of the file has to be copied, ``"before"`` if it is
-        the last one of what lies before the file; else empty.
+        ``"own"`` if only the last chunk of the file must be copied, ``"before"`` if it is the
+        last chunk before the file; else empty.
     scalar : bool
-        Whether it is about a scalar that differs, which may be a dimension.
+        Whether a scalar differs, which may become a dimension.
     """
 
     url: str
@@ -72,7 +72,7 @@ class Mismatch:
 
     @property
     def of_layout(self) -> bool:
-        """Whether it is about chunks only, and not about what their numbers mean."""
+        """Whether it concerns only chunks, and not what their numbers mean."""
         return self.curable and (self.placed or self.problem.startswith(_LAYOUT_ONLY))
 
     def __str__(self) -> str:
@@ -86,12 +86,12 @@ class Template(Documented):
     Attributes
     ----------
     dimensions, document, meaning, by_value
-        As those of `Variable`; the document in its normal form.
+        As in `Variable`; the document in its normal form.
     digest : bytes
-        Of its values, if they are the same in all files; else, or if nobody knows, empty.
+        Of its values, if they are the same in all files; empty if not, or if unknown.
     edges : dict of int to Edges
-        Of the chunks that there are, by axis, where they have several lengths. Their length
-        in the document is that of none in particular.
+        Of the existing chunks, by axis, where they have several lengths. Their length in the
+        document means nothing.
     """
 
     dimensions: tuple[str, ...]
@@ -110,7 +110,7 @@ class Template(Documented):
 
     @cached_property
     def form(self) -> dict[str, Any]:
-        """What says how chunks are decoded."""
+        """The properties that decide how chunks are decoded."""
         return decoding_form(self.document)
 
 
@@ -120,21 +120,21 @@ _Problem = tuple[str, str, bool, bool, str]
 
 @dataclass(frozen=True)
 class _Compared:
-    """How files of one kind differ from an archive, and what of each file is left to compare.
+    """How files of one kind differ from an archive, and what remains to compare in each file.
 
     Attributes
     ----------
     schema : Schema
-        Held here, so that no other one gets its identity.
+        Kept alive, so that no other schema gets its identity.
     problems : list of (str, str, bool, bool, str)
-        The variable, how it differs, whether that is curable, whether it is the grid, and
-        which attribute it is, if archives may do without it.
+        The variable, how it differs, whether that is curable, whether it concerns the grid, and
+        the attribute, if archives may do without it.
     shared : list of str
-        Variables whose values have to be those of the archive.
+        Variables whose values must equal those of the archive.
     recoded : list of str
         Variables whose values are written in another form.
     joined : list of str
-        Variables whose chunks are those of the archive only if they are joined.
+        Variables whose chunks must be joined to match those of the archive.
     """
 
     schema: Schema
@@ -163,7 +163,7 @@ class Comparison:
     _known: dict[int, _Compared] = field(default_factory=dict)
 
     def mismatches(self, part: Part) -> Iterator[Mismatch]:
-        """Yield how a part differs from what the archive is like."""
+        """Yield how a part differs from the archive."""
         compared = self._known.get(id(part.schema))
         if compared is None:
             compared = self._known[id(part.schema)] = self._compared(part.schema)
@@ -206,7 +206,7 @@ class Comparison:
 
     @cached_property
     def _coordinates(self) -> set[str]:
-        """Variables that say where values are: files in which they differ are of other places."""
+        """Variables that say where values are: files in which they differ cover other places."""
         found: set[str] = set()
         for name, template in self.templates.items():
             named = str(template.document["attributes"].get("coordinates", "")).split()
@@ -236,7 +236,7 @@ class Comparison:
         return _Compared(schema, problems, shared, recoded, joined)
 
     def _schema(self, schema: Schema) -> Iterator[_Problem]:
-        """Yield how all files of one kind differ, as `_Compared` has it."""
+        """Yield how all files of one kind differ, in the form of `_Compared`."""
         for name in [*self.templates, *(n for n in schema.variables if n not in self.templates)]:
             if name not in self.templates or name not in schema.variables:
                 where = "the others" if name in self.templates else "this file"
@@ -253,15 +253,15 @@ class Comparison:
                     yield name, problem, False, False, key
 
     def _is_recoded(self, template: Template, variable: Variable) -> bool:
-        """Whether the values of a variable are written in the way of the others."""
+        """Whether the values of a variable are written like those of the others."""
         return bool(variable.by_value) and _same_kind(template, variable)
 
     def _has_rows(self, template: Template, variable: Variable) -> bool:
-        """Whether chunks of a variable can be cut, and joined, to those of the archive."""
+        """Whether chunks of a variable can be cut and joined to match those of the archive."""
         return bool(rows_of(template, self.dims) and rows_of(variable, self.dims))
 
     def _is_joined(self, name: str, template: Template, variable: Variable) -> bool:
-        """Whether chunks of a variable have to be joined to be those of the archive."""
+        """Whether chunks of a variable must be joined to match those of the archive."""
         apart = not template.by_value and not variable.by_value and name not in self.several
         return (
             apart
@@ -282,10 +282,10 @@ class Comparison:
                 yield f"has {theirs} along {dim!r}, the others {ours}", False, False
                 return
         combined = set(self.dims) & set(template.dimensions)
-        # values are written, whatever they were like
+        # values are written, whatever their form in the file
         if combined and self._is_recoded(template, variable):
             return
-        # what has none of them is stored once, from the first file, and its values are compared
+        # variables without them are stored once, from the first file, and their values compared
         if combined:
             yield from self._layout(name, template, variable)
         keys = {*template.meaning, *variable.meaning} - {*_SAID}
@@ -301,13 +301,13 @@ class Comparison:
     def _layout(
         self, name: str, template: Template, variable: Variable
     ) -> Iterator[tuple[str, bool, bool]]:
-        """Yield in which ways the chunks of a variable would not be decoded."""
+        """Yield why the chunks of a variable would not be decoded correctly."""
         form = decoding_form(variable.document)
         for key in _LAYOUT:
             ours, theirs = template.form[key], form[key]
             if equal(theirs, ours):
                 continue
-            # along the dimensions of files a grid may have chunks of several lengths
+            # along the combined dimensions, a grid may have chunks of several lengths
             apart = key == "chunk_grid" and all(
                 dim in self.dims or a == b
                 for dim, a, b in zip(
@@ -324,7 +324,7 @@ def _same_kind(template: Template, variable: Variable) -> bool:
 
 
 def _is_same(variable: Variable, template: Template) -> bool:
-    """Whether values of a variable are those of the archive as they are."""
+    """Whether values of a variable need no conversion for the archive."""
     same_type = equal(normal_form(variable.document)["data_type"], template.document["data_type"])
     return same_type and equal(template.meaning, variable.meaning)
 
@@ -338,7 +338,7 @@ def _is_time(*units: Any) -> bool:
 
 
 def _are_times_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether numbers are the same times, in whatever words: ``gregorian`` is ``standard``."""
+    """Whether numbers mean the same times, however worded: ``gregorian`` is ``standard``."""
     told = [
         {key: each[key] for key in ("units", "calendar") if key in each} for each in (one, other)
     ]
@@ -386,7 +386,7 @@ def recode(values: Any, variable: Variable, template: Template) -> npt.NDArray[A
     kept = ours if time else {k: v for k, v in ours.items() if k != "units"}
     attributes = theirs if time else {k: v for k, v in theirs.items() if k != "units"}
     with warnings.catch_warnings():
-        # of what cannot be stored exactly; it is compared below
+        # about inexact values; they are compared below
         warnings.simplefilter("ignore")
         try:
             read = xr.conventions.decode_cf_variable(
@@ -426,7 +426,7 @@ def _as_wide(values: npt.NDArray[np.bytes_], width: int) -> npt.NDArray[np.bytes
 
 def _close(a: npt.NDArray[Any], b: npt.NDArray[Any], step: float) -> bool:
     if a.dtype.kind in "fc" and b.dtype.kind in "fc":
-        # the precision of what is stored is that of the others
+        # stored values have the precision of the others
         return bool(np.allclose(a, b, rtol=1e-6, atol=step * 1.01, equal_nan=True))
     missing = (a != a) & (b != b)
     return bool(np.all((a == b) | missing))

@@ -1,4 +1,4 @@
-"""Fitting files to an archive: which of them go where, and what contradicts."""
+"""Fit files to an archive: where they go, and what contradicts."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ class Fitted:
     ----------
     templates : dict of str to Template
     parts : list of Part
-        New ones, which have a place.
+        New parts, which have a place.
     placement : Placement
     kept : Record
-        What was in the archive before, without what is taken out.
+        What was in the archive before, without what is removed.
     taken_out : list of dict of Axis to int
-        Blocks, before, of the parts that are taken out.
+        Earlier blocks of the parts that are removed.
     cured : dict of (int, str) to Mismatch
         By part and variable, what is written by value because it does not fit.
     short : dict of (int, str) to Mismatch
-        The same where that is the last chunk only.
+        The same, where that is only the last chunk.
     edges : dict of str to dict of int to Edges
         By variable and axis, where chunks begin and end, if they have several lengths.
     cut : set of (str, int)
-        Variables and axes along which the last chunk that there is ends beyond the last
-        file, and is written by value.
+        Variables and axes along which the existing last chunk ends beyond the last file, and
+        is written by value.
     left_out : dict of str to list of Mismatch
         By URL, why files were left out.
     """
@@ -90,12 +90,12 @@ class Fitting:
         Along which files are combined.
     on_mismatch : {"error", "skip", "materialize", "layout"}
     order : {"auto", "coordinate", "url"}
-        What a new archive is sorted by.
+        How to sort a new archive.
     chunk_grid : {"auto", "regular"}, optional
         Whether chunks may have several lengths. Default: in a new archive, and where they
-        have them already.
+        already do.
     expanded : collection of str
-        Dimensions that were scalars of the files.
+        Dimensions made from scalars of the files.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Fitting:
                 return found
             if self._on_mismatch != "skip":
                 raise self._contradiction([m for m in wrong if m.url in bad], scanned, kept.blocks)
-            # others may fit where these are not: those that differ go before those that
+            # others may fit without these: those that differ are dropped before those that
             # only lie behind them
             different = {m.url for m in wrong if not m.placed}
             drop = different or {next(m.url for m in wrong)}
@@ -171,7 +171,7 @@ class Fitting:
             parts = [part for part in parts if part.url not in drop]
 
     def _is_cured(self, mismatch: Mismatch) -> bool:
-        """Whether values are written that do not fit."""
+        """Whether the values that do not fit are written."""
         if self._on_mismatch == "layout":
             return mismatch.of_layout
         return self._on_mismatch == "materialize" and mismatch.curable
@@ -179,7 +179,7 @@ class Fitting:
     def _contradiction(
         self, wrong: Sequence[Mismatch], scanned: Collection[str], appended: Collection[Axis]
     ) -> InvalidInputError:
-        """Return the error that names what does not fit, and the ways out that there are.
+        """Return the error that names what does not fit, and the possible ways out.
 
         Parameters
         ----------
@@ -187,7 +187,7 @@ class Fitting:
         scanned : collection of str
             New files.
         appended : collection of Axis
-            Whether the archive has files already, and keeps its variables.
+            Not empty if the archive already has files, and so keeps its variables.
         """
         lines = "\n".join(f"  {mismatch}" for mismatch in wrong)
         files = len({mismatch.url for mismatch in wrong})
@@ -203,8 +203,7 @@ class Fitting:
         hard = {m.variable for m in wrong if not m.curable and not m.attribute}
         told = sorted({f"{m.variable}:{m.attribute}" for m in wrong if m.attribute})
         rest = {m.variable for m in wrong} - hard
-        # other coordinates are other places, whether they are left out or not; and an archive
-        # keeps its variables
+        # other coordinates are other places, even if left out; and an archive keeps its variables
         lone = {m.variable for m in wrong if m.lone}
         droppable = lone - (self._archive.templates.keys() if appended else set())
         materialize = "on_mismatch='materialize' to write the values of what differs"
@@ -216,7 +215,7 @@ class Fitting:
             ways.append(several if are_known() else f"{several}; for that {what_it_takes()}")
         scalars = {m.variable for m in wrong if m.scalar}
         if hard and hard <= scalars and not appended:
-            # what is a moment follows from others
+            # a moment follows from other scalars
             names = sorted(hard - {"valid_time"}) or sorted(hard)
             ways.append(f"expand_dims={[*self._dims, *names]!r} to have a dimension of each")
         if (hard or told) and hard <= droppable and not (told and appended):
@@ -255,14 +254,14 @@ class Fitting:
 
         def rank(i: int) -> tuple[bool, list[int]]:
             part, places = found.parts[i], found.placement.of(i)
-            # what has no steps does not tell how chunks are
+            # a part without steps says nothing about chunks
             return not any(part.lengths.values()), [
                 int(starts[axis][index]) for axis, index in sorted(places.items())
             ]
 
         first = found.parts[min(range(len(found.parts)), key=rank)]
         templates: dict[str, Template] = {}
-        # what a file has at some places only comes after what is at the first
+        # variables at only some places of a file come after those at the first
         for part in (first, *(p for p in found.parts if p.url == first.url and p is not first)):
             if not part.schema.variables.keys() - templates.keys():
                 continue
@@ -401,7 +400,7 @@ class Fitting:
         places: Mapping[Axis, int],
         starts: Mapping[Axis, npt.NDArray[np.int64]],
     ) -> Iterator[Mismatch]:
-        """Yield the variables of a part whose chunks are none of the archive's grid."""
+        """Yield the variables of a part whose chunks are not those of the archive's grid."""
         for name, variable in part.schema.variables.items():
             template = found.templates.get(name)
             if template is None or template.by_value or name in found.edges:
@@ -426,7 +425,7 @@ class Fitting:
                     yield Mismatch(part.url, name, problem, True, placed=True, gridded=True)
 
     def _is_followed(self, found: Fitted, axis: Axis, index: int) -> bool:
-        """Whether a block that was there before comes after another one."""
+        """Whether a block that was there before follows this one."""
         return bool((found.placement.moved[axis] > index).any())
 
     def _cure(self, found: Fitted, wrong: Sequence[Mismatch]) -> None:

@@ -34,13 +34,13 @@ class Placement:
     Attributes
     ----------
     blocks : dict of Axis to Blocks
-        Those of the archive afterwards.
+        The blocks of the archive afterwards.
     moved : dict of Axis to int64[n]
-        Of each block that was there before, which block it becomes; -1 if it is gone.
+        For each earlier block, which block it becomes; -1 if it is gone.
     places : dict of Axis to int64[m]
-        Of each new part its block, -1 if it has none.
+        The block of each new part, -1 if it has none.
     files : dict of str to int
-        Numbers of the files of new parts, by location; they come after those that are kept.
+        Numbers of the files of new parts, by location; they follow those that are kept.
     """
 
     blocks: dict[Axis, Blocks] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Placement:
     files: dict[str, int] = field(default_factory=dict)
 
     def starts(self) -> dict[Axis, npt.NDArray[np.int64]]:
-        """Return where blocks begin, and at last where they end."""
+        """Return where each block begins, and where the last one ends."""
         return {axis: blocks.starts() for axis, blocks in self.blocks.items()}
 
     def of(self, part: int) -> dict[Axis, int]:
@@ -84,20 +84,20 @@ def place(
     order: str = "auto",
     expanded: Collection[str] = (),
 ) -> Placement:
-    """Find a place for new parts beside those that are in an archive.
+    """Find a place for new parts beside those of an archive.
 
     Parameters
     ----------
     parts : sequence of Part
-        New ones.
+        New parts.
     dims : sequence of str
         Along which files are combined.
     record : Record
-        What is in the archive, without what is taken out.
+        What is in the archive, without what is removed.
     order : {"auto", "coordinate", "url"}
-        What blocks of a new archive are sorted by.
+        How to sort the blocks of a new archive.
     expanded : collection of str
-        Dimensions that were scalars of the files.
+        Dimensions made from scalars of the files.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def place(
         found.files.setdefault(location_of(part.url), len(record.files) + len(found.files))
     axes = dict.fromkeys((*record.blocks, *(axis for part in parts for axis in part.lengths)))
     used = {dim for _, dim in axes}
-    # the groups outside come first: others may follow their order
+    # outer groups come first: others may follow their order
     for axis in sorted(axes, key=lambda axis: (dims.index(axis[1]), axis[0].count("/"), axis)):
         along = _Along(found, axis, parts, record, unique=len(used) == 1)
         along.place(order, is_scalar=axis[1] in expanded)
@@ -137,7 +137,7 @@ class _Along:
         self._record = record
         self._unique = unique
         known = record.blocks.get(axis, Blocks())
-        # blocks without a part go
+        # blocks without a part are dropped
         alive = np.zeros(len(known), np.bool_)
         places = record.places.get(axis, np.empty(0, np.int64))
         alive[places[places >= 0]] = True
@@ -147,15 +147,15 @@ class _Along:
         self._members = [i for i, part in enumerate(parts) if part.lengths.get(axis)]
 
     def place(self, order: str, *, is_scalar: bool) -> None:
-        """Find out how blocks follow each other."""
+        """Determine the order of the blocks."""
         members = self._members
         extents: list[Extent | None] = [self._parts[i].extents.get(self._axis) for i in members]
         guide = _guide(self._found, self._axis)
         if not self._count:
-            # numbers may begin anew in each file, but a scalar says where its file belongs
+            # numbers may restart in each file, but a scalar says where its file belongs
             order = _chosen_order(extents, order, unique=self._unique and not is_scalar)
             if order == "url" and guide is not None:
-                # this group says nothing, and another one does
+                # this group gives no order, but another one does
                 theirs = [self._parts[i].extents.get(guide) for i in members]
                 if None not in theirs:
                     extents, order = theirs, "coordinate"
@@ -178,7 +178,7 @@ class _Along:
         self._arrange(blocks, self._keys(blocks))
 
     def _all(self, order: str, extents: Sequence[Extent | None]) -> Blocks:
-        """Return known blocks, and after them one of each new part."""
+        """Return the known blocks, followed by one for each new part."""
         known, members = self._known, self._members
         lengths = [self._parts[i].lengths[self._axis] for i in members]
         files = [self._found.files[location_of(self._parts[i].url)] for i in members]
@@ -190,10 +190,10 @@ class _Along:
         )
 
     def _keys(self, blocks: Blocks) -> npt.NDArray[Any]:
-        """Return what blocks are sorted by."""
+        """Return the sort keys of blocks."""
         if blocks.order == "coordinate":
             return blocks.extents.low
-        # as bytes, texts in UTF-8 have the order of their characters
+        # UTF-8 bytes sort in the order of their characters
         names = [name.encode() for name in self._record.files.locations.take(self._known.files)]
         for i in self._members:
             part = self._parts[i]
@@ -212,7 +212,7 @@ class _Along:
             & (ordered.digest[1:] == ordered.digest[:-1])
             & (ordered.high[1:] == ordered.high[:-1])
         )
-        # of blocks that are the same the first stays; it is the one that was there
+        # of equal blocks, the first stays; it is the one that was there before
         if self._unique and same.any():
             second = int(same.argmax())
             first, new = sorted((int(rows[second - 1]), int(rows[second])))
@@ -270,7 +270,7 @@ class _Along:
         }
 
     def _url(self, blocks: Blocks, row: int) -> str:
-        """Return what a block is called in messages."""
+        """Return the name of a block in messages."""
         number = row - len(self._old)
         if number >= 0:
             return self._parts[self._members[number]].url
@@ -278,7 +278,7 @@ class _Along:
 
 
 def _sorted(keys: npt.NDArray[Any], *, falling: bool) -> npt.NDArray[np.int64]:
-    """Return the order of keys, equal ones as they come."""
+    """Return the sort order of keys; equal keys keep their order."""
     if falling:
         return (len(keys) - 1 - np.argsort(keys[::-1], kind="stable"))[::-1]
     return np.argsort(keys, kind="stable")
@@ -289,7 +289,7 @@ def _of(axis: Axis) -> str:
 
 
 def _chosen_order(extents: Sequence[Extent | None], order: str, *, unique: bool) -> str:
-    """Return what new blocks are sorted by."""
+    """Return how new blocks are sorted."""
     if order != "auto":
         return order
     if None in extents:
@@ -299,7 +299,7 @@ def _chosen_order(extents: Sequence[Extent | None], order: str, *, unique: bool)
 
 
 def _guide(found: Placement, axis: Axis) -> Axis | None:
-    """Return the same dimension of another group, which is sorted by its coordinate."""
+    """Return the same dimension of another group that is sorted by its coordinate."""
     for other, blocks in found.blocks.items():
         if other[1] == axis[1] and blocks.order == "coordinate" and len(blocks):
             return other
@@ -321,7 +321,7 @@ def _shown(extent: Extent | None) -> str:
 
 
 def _check_places(found: Placement, parts: Sequence[Part], record: Record) -> None:
-    """Check that no two parts give a variable at one place different values."""
+    """Check that no two parts have different values of a variable at one place."""
     taken: dict[tuple[Any, ...], tuple[str, bytes]] = {}
     for i, part in enumerate(parts):
         places = found.of(i)
@@ -341,7 +341,7 @@ def _check_places(found: Placement, parts: Sequence[Part], record: Record) -> No
         return
     there: dict[tuple[int, ...], str] = {}
     axes = list(record.places)
-    # a place before the first is none
+    # index -1 means no place, and stays -1
     columns = [np.append(found.moved[axis], -1)[record.places[axis]].tolist() for axis in axes]
     for file, *place_of in zip(record.part_file.tolist(), *columns, strict=True):
         there[tuple(place_of)] = record.files.locations[file]

@@ -38,7 +38,7 @@ __all__ = ["Blocks", "Files", "Record"]
 
 _VERSION: Final = 2
 _NONE: Final = heap_of([])
-#: Holes of a group that are named.
+#: Maximum number of holes of a group that are named.
 _SHOWN: Final = 10
 
 
@@ -53,11 +53,11 @@ class Files:
     Attributes
     ----------
     locations : StringHeap
-        As references have them, without duplicates.
+        As in references, without duplicates.
     sizes, modified : int64[n]
         Of their versions. An unknown value never counts as changed.
     etags : StringHeap
-        Of their versions; an empty text for none.
+        Of their versions; empty if there is none.
     by_value : bool[n]
         Whether no chunk refers to them.
     touched : int64[n]
@@ -118,7 +118,7 @@ class Files:
         )
 
     def followed_by(self, other: Files) -> Files:
-        """Return these files and others."""
+        """Return these files, followed by others."""
         return Files(
             joined_heaps(self.locations, other.locations),
             np.concatenate([self.sizes, other.sizes]),
@@ -246,7 +246,7 @@ class Record:
             "modified": files.modified,
             "etags": files.etags,
             "by_value": files.by_value,
-            # mostly the same, and 0 if unknown
+            # mostly equal to the modification time, and 0 if unknown
             "touched": np.where(files.touched > 0, files.touched - files.modified, _UNTOLD),
             "digests": files.digests,
             "part_file": self.part_file,
@@ -324,7 +324,7 @@ class Record:
         return record
 
     def _check(self) -> None:
-        """Check that columns fit together: the writer of the repository may be anybody."""
+        """Check that columns fit together: anybody may have written the repository."""
         files, count, parts = self.files, len(self.files.locations), len(self.part_file)
         _numbers(files.sizes, count, -_MOST, _MOST)
         _numbers(files.modified, count, -_MOST, _MOST)
@@ -387,7 +387,7 @@ class Record:
         part_file = number[self.part_file[kept]]
         blocks = {}
         for axis, known in self.blocks.items():
-            # what several files share now names one that stays
+            # a block that several files share now names one that stays
             files = np.where(gone[known.files], 0, number[known.files])
             lost = gone[known.files][places[axis]] & (places[axis] >= 0)
             files[places[axis][lost]] = part_file[lost]
@@ -402,7 +402,7 @@ class Record:
         )
 
     def are_apart(self, locations: Sequence[str]) -> bool:
-        """Whether the places of some files tell them from the others."""
+        """Whether some files share no place with the others."""
         chosen = np.isin(self.part_file, self.files.rows(locations))
         columns = np.stack([*self.places.values(), np.full(len(chosen), -1)], axis=1)
         # without steps there is no place
@@ -411,7 +411,7 @@ class Record:
         return some.isdisjoint(map(tuple, columns[placed & ~chosen].tolist()))
 
     def holes(self) -> tuple[str, ...]:
-        """Return where no file is in the grids of groups with several dimensions, in words."""
+        """Describe the places without a file in groups with several dimensions."""
         found: list[str] = []
         for group in dict.fromkeys(group for group, _ in self.blocks):
             axes = [axis for axis in self.blocks if axis[0] == group]
@@ -454,7 +454,7 @@ _BLOCKS: Final = ("places", "lengths", "files", "kind", "low", "falling", "diges
 
 
 def _told(found: dict[str, Any]) -> Iterator[npt.NDArray[Any]]:
-    """Return what the first tables did not tell of files."""
+    """Yield the columns of files that the first tables lack."""
     sizes, modified = found["sizes"], found["modified"]
     after = found.get("touched")
     yield (
@@ -486,7 +486,7 @@ def _column(column: Any, dtype: Any, count: int) -> None:
 
 
 def _numbers(column: Any, count: int, low: int, end: int) -> None:
-    """Check a column of numbers: how many there are, and that they are in [low, end)."""
+    """Check that a column has so many numbers, all in [low, end)."""
     if column.dtype.kind != "i" or column.shape != (count,):
         raise ValueError("its columns do not fit together")
     if count and not low <= int(column.min()) <= int(column.max()) < end:

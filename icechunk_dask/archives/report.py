@@ -17,7 +17,7 @@ from icechunk.base.visible import in_a_line
 
 __all__ = ["VariableReport", "VirtualizeReport"]
 
-#: Files that a report shows of each kind.
+#: Maximum number of files of each kind that a report shows.
 _SHOWN = 10
 
 
@@ -28,16 +28,16 @@ class VariableReport:
     Attributes
     ----------
     by_value : str
-        Why its values are stored rather than referred to; empty if they are not.
+        Why its values are stored rather than referenced; empty if they are not.
     virtual, inline : int
-        Chunks that were added: that refer to files, and that lie in the references.
+        Chunks that were added: references to files, and chunks inside the references.
     bytes_by_value : int
         Bytes of the values that were added, before compression.
     reasons : dict of str to int
-        These bytes by the reason for which values were stored.
+        These bytes, by the reason why values were stored.
     chunk_lengths : dict of str to str
-        By dimension along which chunks have several lengths, from which to which: ``"28 to
-        31"``. Zarr calls such a grid rectilinear.
+        The range of chunk lengths, by dimension along which they differ: ``"28 to 31"``. Zarr
+        calls such a grid rectilinear.
     """
 
     by_value: str = ""
@@ -66,25 +66,24 @@ class VirtualizeReport:
     snapshot_id : str or None
         Of the commit; None if there was nothing to commit.
     added, replaced, removed, already : tuple of str
-        URLs that were added, whose new version was taken, that were taken out, and that
-        were in the group before.
+        URLs that were added, replaced by a new version, removed, and in the group before.
     changed : tuple of str
-        Of those that were there before, the URLs whose files are of another version now.
+        URLs that were in the group before, and whose files have changed since.
     failed : dict of str to str
         URLs that could not be read, and why. The next call tries them again.
     withheld : tuple of str
         URLs that were not added, because a file before them could not be read.
     skipped, materialized : dict of str to tuple of str
-        URLs of files that do not fit, and in what; left out, or with the variables that
-        do not fit written by value.
+        URLs of files that do not fit, and why; left out, or with the variables that do not fit
+        written by value.
     variables : dict of str to VariableReport
         By path within the group.
     sizes : dict of str to int
         Lengths of the dimensions.
     chunks : dict of str to int
-        Chunks that were added: ``"virtual"`` ones, and ``"inline"`` ones.
+        Numbers of ``"virtual"`` and ``"inline"`` chunks that were added.
     holes : tuple of str
-        Of an archive along several dimensions, where no file is, such as ``"time 2 to 3,
+        Places without a file in an archive along several dimensions, such as ``"time 2 to 3,
         member 1"``: ten of each group, and how many more. They read as fill values.
     order : dict of str to str
         By dimension, whether files are sorted by ``"coordinate"`` or ``"url"``.
@@ -92,12 +91,12 @@ class VirtualizeReport:
         Prefixes of the containers to authorise for reading, and the source of a
         credential for each, with names of `icechunk.credentials`.
     trusted : bool
-        Whether reading also takes trust in the servers that the repository's configuration
+        Whether reading also requires trust in the servers that the repository's configuration
         names: the argument ``config=Repository.fetch_config(storage)``.
     target : str
         Where the repository is.
     options : dict
-        That it takes to open it there, without what is secret.
+        Options for opening it there, without secrets.
     branch : str
 
     Examples
@@ -137,9 +136,9 @@ class VirtualizeReport:
 
     @property
     def opening(self) -> str:
-        """The lines of Python that open the result; they can be pasted as they are.
+        """The Python code that opens the result, ready to paste.
 
-        They take credentials from the environment, and contain none.
+        It takes credentials from the environment, and contains none.
         """
         imports = ["import xarray as xr"]
         arguments = [repr(self.target), 'engine="icechunk"']
@@ -164,12 +163,12 @@ class VirtualizeReport:
         return "\n".join([*imports, "", f"ds = xr.open_dataset(\n    {lines},\n)"])
 
     def raise_for_failures(self) -> None:
-        """Raise if a file could not be read, was withheld, or is of another version now.
+        """Raise if a file could not be read, was withheld, or has changed.
 
         Raises
         ------
         InvalidInputError
-            It lists the files, and why.
+            Lists the files, and why.
         """
         lines = [f"  {url}: {reason}" for url, reason in self.failed.items()]
         lines += [f"  {url}: a file before it could not be read" for url in self.withheld]
@@ -179,14 +178,14 @@ class VirtualizeReport:
             raise InvalidInputError(f"{len(lines)} files are not in {self.group}:\n{listed}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it as JSON has it."""
+        """Return the report as a dictionary of JSON types."""
         found = {name: _plain(value) for name, value in vars(self).items()}
         found["arrays"] = list(self.arrays)
         found["opening"] = self.opening
         return found
 
     def to_json(self, indent: int | None = 2) -> str:
-        """Return all of it as JSON."""
+        """Return the report as JSON."""
         return json.dumps(self.to_dict(), indent=indent)
 
     def __repr__(self) -> str:
@@ -243,7 +242,7 @@ class VirtualizeReport:
         yield from _listed("holes, that read as fill values", _plainly(self.holes))
 
     def _lengths(self) -> Iterator[tuple[str, str]]:
-        """Yield of each variable with chunks of several lengths which they are, and advice."""
+        """Yield the chunk lengths of each variable that has several, and advice."""
         for name, each in sorted(self.variables.items()):
             if each.chunk_lengths:
                 yield name, ", ".join(f"{d} {n}" for d, n in each.chunk_lengths.items())
@@ -277,7 +276,7 @@ class VirtualizeReport:
         ]
 
 
-#: Who reads chunks of several lengths.
+#: Which readers support chunks of several lengths.
 _READERS = (
     "the engine 'icechunk' opens them; zarr.open and the engine 'zarr', with the official client "
     "too, need Zarr 3.2 or newer and zarr.config.set({'array.rectilinear_chunks': True})"

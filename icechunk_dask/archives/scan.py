@@ -1,7 +1,7 @@
-"""From a file to the parts of an archive: what is referred to, and what is copied.
+"""Turn a file into parts of an archive: what is referenced, and what is copied.
 
-The scanners say what a file holds. Here it is decided which variables are stored by value,
-and chunks are compared with what the file's own library reads, while the file is open.
+The scanners report what a file holds. This module decides which variables to store by value,
+and compares chunks with what the file's own library reads while the file is open.
 """
 
 from __future__ import annotations
@@ -49,48 +49,48 @@ __all__ = ["Scanner"]
 
 _T = TypeVar("_T")
 
-#: What a variable without the combined dimensions may have to be stored by value.
+#: Maximum bytes of a variable without combined dimensions that is stored by value.
 _SMALL: Final = 512
-#: What a coordinate may have in each file, and where all files have the same, to be.
+#: The same for a coordinate: in each file, and if it is the same in all files.
 _COORDINATE: Final = 1 << 20
 _COMMON: Final = 1 << 24
-#: Of larger chunks, if they have no compression, single rows are looked at.
+#: Of uncompressed chunks larger than this, single rows are checked.
 _LARGE: Final = 1 << 22
-#: Files of one pipeline whose chunks are looked at first, and one of so many later on.
+#: For each pipeline, the first files whose chunks are checked, and then one file in so many.
 _FIRST, _EACH = 2, 16
-#: By call and pipeline, how many files were looked at in this process.
+#: Number of files seen in this process, by call and pipeline.
 _looked_at: dict[str, Counter[str]] = {}
 
 
 @dataclass(frozen=True)
 class Scanner:
-    """Scans files. Travels to workers.
+    """Scans files. It is sent to workers.
 
     Attributes
     ----------
     concat_dims, expand_dims : tuple of str
-        All dimensions along which files are combined, and those that scalars become.
+        All dimensions along which files are combined, and those made from scalars.
     coordinates : tuple of str or None
-        Names of variables to store by value; None for those that the conventions of CF
-        take for coordinates, their bounds, and small ones.
+        Names of variables to store by value; None for CF coordinates, their bounds, and
+        small variables.
     loadable : tuple of str
-        More of them.
+        More variables to store by value.
     selection : Selection
-        Which variables, and what they are called.
+        Which variables to take, and their names.
     sources : Sources
     compare : bool
-        Whether to take digests of variables that several files have to agree about.
+        Whether to compute digests of variables that must agree between files.
     verify : {"sample", "all", "none"}
     max_bytes : int
-        What a variable may have to be copied though nobody asked for it.
+        Maximum bytes of a variable that is copied although nobody asked for it.
     call : str
-        Tells calls apart.
+        Identifies the call.
     parser : Parser or None
-        Of files that no scanner here is for.
+        For files that no scanner here reads.
     filter_by_keys : mapping or None
-        Which fields of GRIB are taken.
+        Which GRIB fields to take.
     isolate : bool
-        Whether files are scanned in a process apart.
+        Whether to scan files in a separate process.
     """
 
     concat_dims: tuple[str, ...]
@@ -108,17 +108,17 @@ class Scanner:
     isolate: bool = False
 
     def __call__(self, url: str) -> Scan:
-        """Scan one file. What goes wrong is part of the result."""
+        """Scan one file; a failure becomes part of the result."""
         try:
             with warnings.catch_warnings():
-                # of zarr and xarray, about data types and attributes
+                # zarr and xarray warn about data types and attributes
                 warnings.simplefilter("ignore")
                 return self._scan(url)
         except Exception as exc:  # any file may be damaged in any way
             return Scan(url, failure=failure_of(exc))
 
     def some(self, urls: Sequence[str], counted: Callable[[], None] | None = None) -> list[Scan]:
-        """Scan some files; what they hold is packed together, for it travels to the client."""
+        """Scan some files, and pack the results together to send them to the client."""
         if self._is_apart(urls):
             return scan_apart(replace(self, isolate=False), urls, counted)
         found = []
@@ -155,7 +155,7 @@ class Scanner:
             return blocks[part.number].values(name)
 
     def _is_apart(self, urls: Sequence[str]) -> bool:
-        # a parser is the user's own, and need not travel
+        # a user's parser need not be picklable for this
         return self.isolate and self.parser is None and can_be_apart(urls)
 
     def _scan(self, url: str) -> Scan:
@@ -195,7 +195,7 @@ class Scanner:
         )
 
     def _others(self, blocks: Sequence[_Block], own: str) -> dict[str, Version]:
-        """Return the versions of other files that are referred to."""
+        """Return the versions of the other files that are referenced."""
         names = {
             name
             for block in blocks
@@ -251,7 +251,7 @@ class Scanner:
 
 @dataclass
 class _Block:
-    """One dataset of a file, of which it is decided what becomes of each variable."""
+    """One dataset of a file; decides what becomes of each variable."""
 
     scanner: Scanner
     dataset: Dataset
@@ -263,7 +263,7 @@ class _Block:
     referred: dict[str, tuple[FileVariable, ChunkTable]] = field(default_factory=dict)
     payload: Payload = field(default_factory=lambda: Payload({}, {}))
     common: Payload = field(default_factory=lambda: Payload({}, {}))
-    #: Dimensions that nothing of the file tells of: each file is one step of them.
+    #: Dimensions that the file does not mention: each file is one step along them.
     _unheard: set[str] = field(default_factory=set)
     _unstorable: Unstorable = field(default_factory=Unstorable)
     _read: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
@@ -272,7 +272,7 @@ class _Block:
         groups = {
             path: dict(attributes)
             for path, attributes in self.dataset.groups.items()
-            # what is in it is refused
+            # the variables of such a group are refused
             if not name_problem(path)
         }
         for path, attributes in groups.items():
@@ -282,7 +282,7 @@ class _Block:
         self.schema = Schema({}, groups)
         heard = {dim for one in self.dataset.variables.values() for dim in one.dimensions}
         heard.update(name.rpartition("/")[2] for name in self.dataset.variables)
-        if not self.dataset.keys:  # of messages, others may tell of them
+        if not self.dataset.keys:  # other messages may mention them
             self._unheard = set(self.scanner.expand_dims) - heard
         by_group: dict[str, dict[str, FileVariable]] = {group: {} for group in groups}
         for name, variable in self.dataset.variables.items():
@@ -306,7 +306,7 @@ class _Block:
         return found.reshape((1,) * count + found.shape)
 
     def part(self, url: str, number: int) -> Part:
-        """Return what is kept of it."""
+        """Return the part to keep."""
         return Part(
             url,
             self.schema,
@@ -324,12 +324,12 @@ class _Block:
         return self.common.values.get(name) if found is None else found
 
     def join(self, other: _Block) -> None:
-        """Take over the variables of a block of the same place.
+        """Take over the variables of a block at the same place.
 
         Raises
         ------
         ValueError
-            If they have a variable in common that is not the same.
+            If a variable that both have differs.
         """
         mine, theirs = self.schema.variables, other.schema.variables
         for name in [name for name in theirs if name in mine]:
@@ -381,7 +381,7 @@ class _Block:
             if dim in self._unheard
             or (start + dim in variables and not variables[start + dim].shape)
         ]
-        # cells have the dimensions of what they are cells of
+        # bounds have the dimensions of the variable they belong to
         cells = {
             variables[start + dim].attributes.get(of)
             for dim in new
@@ -473,7 +473,7 @@ class _Block:
                 0 if dim in combined else n for dim, n in zip(dims, document["shape"], strict=True)
             ],
         }
-        # what is referred to is read for that only if there is something to compare it with
+        # referenced values are read for that only if there is something to compare them with
         known = scanner.compare or reason is not None
         if known and not set(scanner.concat_dims) <= set(dims):
             self.digests[name] = digest(self._all(name))
@@ -486,7 +486,7 @@ class _Block:
         return {dim for name in names if name in variables for dim in variables[name].dimensions}
 
     def _add_extent(self, group: str, dim: str) -> None:
-        """Find the coordinate of a dimension, in its group or in one around it."""
+        """Find the coordinate of a dimension, in its group or in an enclosing one."""
         length = self.lengths[group, dim]
         around = group
         while True:
@@ -531,14 +531,14 @@ class _Block:
                 scanner.coordinates is None
                 and nbytes <= _SMALL
                 and not combined
-                # the others get a dimension
+                # others get the dimensions that scalars become
                 and not (variable.shape and scalars)
             ):
                 found[name] = "small", False
         return found
 
     def _coordinates(self, group: str, variables: Mapping[str, FileVariable]) -> set[str]:
-        """Return what the conventions of CF call coordinates, and their bounds."""
+        """Return the CF coordinates and their bounds."""
         if self.scanner.coordinates is not None:
             return set()
         named = set(self.scanner.concat_dims)
@@ -556,7 +556,7 @@ class _Block:
         return named
 
     def _all(self, name: str) -> npt.NDArray[Any]:
-        """Return all values of a variable, which is read once."""
+        """Return all values of a variable; it is read only once."""
         found = self._read.get(name)
         if found is None:
             step()
@@ -581,7 +581,7 @@ class _UnstorableError(Exception):
 def _expanded(
     document: dict[str, Any], table: ChunkTable, dims: Sequence[str]
 ) -> tuple[dict[str, Any], ChunkTable]:
-    """Put dimensions of length 1 before those that a variable has."""
+    """Prepend dimensions of length 1 to those of a variable."""
     count = len(dims)
     if not count:
         return document, table

@@ -1,4 +1,4 @@
-"""Scanning many files at the same time, wherever Dask runs tasks."""
+"""Scan many files in parallel, wherever Dask runs tasks."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = ["scan_many"]
 
 #: How many files Dask gets at a time.
 _TASKS: Final = 4096
-#: How many files one task scans at most: their references travel together.
+#: Maximum number of files per task; their references are sent together.
 _MOST: Final = 64
 
 
 def scan_many(
     scanner: Scanner, urls: Sequence[str], options: dict[str, Any], progress: Progress
 ) -> list[Scan]:
-    """Scan files, many at a time; each one gets a result.
+    """Scan many files at a time, and return a result for each.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def scan_many(
     try:
         _scan_all(gathered, scanner, urls, options, progress)
     except BaseException:
-        # threads that Dask has begun go on
+        # threads that Dask has started keep running
         stop_apart(scanner.call)
         raise
     return gathered.scans
@@ -84,7 +84,7 @@ def _scan_all(
 
 
 def _size(files: int, tasks: int) -> int:
-    """Return how many files a task scans, so that there are enough tasks for all workers."""
+    """Return how many files a task scans, so that all workers get tasks."""
     return max(1, min(_MOST, files // tasks))
 
 
@@ -93,7 +93,7 @@ def _batches(urls: Sequence[str], size: int) -> list[Sequence[str]]:
 
 
 class _Gathered:
-    """Takes results as they arrive, so that they share what they have in common."""
+    """Collects results as they arrive, and lets them share what they have in common."""
 
     def __init__(self, max_bytes: int, progress: Progress) -> None:
         self._max_bytes = max_bytes
@@ -151,7 +151,7 @@ def _on_cluster(
                 if problem is None:
                     yield futures[future], future.result()
                 elif len(futures[future]) > 1:
-                    # such as a worker that died of one of the files, again and again
+                    # for example, one of the files killed worker after worker
                     yield from _on_cluster(client, scanner, futures[future], single=True)
                 else:
                     why = f"{type(problem).__name__}: {problem}"

@@ -1,4 +1,4 @@
-"""Which variables of files are taken, and what they are called in the archive."""
+"""Which variables of files to take, and their names in the archive."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NAMING: Final = (
 
 @dataclass(frozen=True)
 class Selection:
-    """Chooses and renames variables. Travels to workers.
+    """Chooses and renames variables. It is sent to workers.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ class Selection:
                     f"it has no variable {wanted!r}; it has {', '.join(sorted(variables))}"
                 )
         kept = [name for name in variables if _named(name, self.variables)]
-        for name in kept:  # grows meanwhile
+        for name in kept:  # grows during the loop
             group = group_of(name)
             needed = [*variables[name].dimensions, *_words(variables[name].attributes)]
             for word in needed:
@@ -157,12 +157,12 @@ def _words(attributes: Mapping[str, Any]) -> list[str]:
 
 
 def keys_of(filter_by_keys: Any) -> dict[str, Any]:
-    """Return keys of GRIB messages and their values, or lists of them, as Python has them.
+    """Return keys of GRIB messages, with values or lists of values as Python objects.
 
     Raises
     ------
     InvalidInputError
-        If it is no mapping of names.
+        If it is not a mapping of names.
     """
     if filter_by_keys is None:
         return {}

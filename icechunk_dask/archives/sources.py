@@ -1,4 +1,4 @@
-"""The files of an archive: what they are called, which version they are of, what they hold."""
+"""The files of an archive: their names, versions and kinds."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ __all__ = ["GONE", "UNKNOWN", "Source", "Sources", "Version", "is_local", "kind_
 _HDF5_STARTS: Final = (0, 512, 1024, 2048, 4096)
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
 _CLASSIC: Final = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
-#: GRIB messages may follow some bytes of a bulletin's header.
+#: A GRIB message may follow some bytes of a bulletin header.
 _GRIB_HEADER: Final = 512
 _MAGIC: Final = frozenset("*?[")
 _NANO: Final = 1_000_000_000
-#: From so many files of one folder on, the folder is listed rather than each file asked for.
+#: From this many files on, their folder is listed instead of asking for each file.
 _LISTED: Final = 4
-#: A local file is looked at whole up to this size, else at its ends and places in between.
+#: Local files up to this size are hashed whole, larger ones at their ends and places between.
 _WHOLE: Final = 1 << 20
 _END: Final = 1 << 16
 _PLACES, _PLACE = 16, 1 << 12
-#: A listing for this has up to so many objects, or so many for each file.
+#: Maximum objects in such a listing: this many, or this many per file if that is more.
 _FREELY_LISTED: Final = 10_000
 _PER_FILE: Final = 10
-#: A listing for a pattern has no more objects, which may be of no interest all the same.
+#: Maximum objects in a listing for a pattern, matching or not.
 _MOST_LISTED: Final = 1_000_000
 
 
@@ -55,14 +55,14 @@ class Version:
     size : int
         In bytes, -1 if unknown.
     modified : int
-        Nanoseconds since the epoch, 0 if unknown. Servers tell whole seconds.
+        Nanoseconds since the epoch, 0 if unknown. Servers report whole seconds.
     etag : str
         Empty if there is none.
     touched : int
-        Of a local file, nanoseconds since the epoch of the last change of anything about it,
-        such as its permissions, its name or its time, 0 if unknown.
+        When anything about a local file last changed, such as its permissions, name or time,
+        in nanoseconds since the epoch; 0 if unknown.
     digest : int
-        Of bytes of a local file, 0 if unknown; see `Source.digest`.
+        A hash of bytes of a local file, 0 if unknown; see `Source.digest`.
     """
 
     size: int = -1
@@ -73,26 +73,26 @@ class Version:
 
     @property
     def last_modified(self) -> int:
-        """The whole second after which a file was not modified, 0 if nobody says.
+        """The whole second after which the file was not modified; 0 if unknown.
 
-        Rounded up: an unchanged file is never taken for a changed one.
+        Rounded up, so an unchanged file is never taken for a changed one.
         """
         return -(-self.modified // _NANO)
 
     def differs(self, other: Version) -> bool:
-        """Whether two versions cannot be of the same bytes; what nobody knows does not."""
+        """Whether two versions cannot have the same bytes; unknown values never differ."""
         if self.etag and other.etag:
             return self.etag != other.etag
         sizes = self.size != other.size and min(self.size, other.size) >= 0
         return sizes or (self.modified != other.modified and min(self.modified, other.modified) > 0)
 
     def is_doubtful(self, other: Version) -> bool:
-        """Whether something happened to a file in between that size and time do not tell of."""
+        """Whether the file was touched in between in a way that size and time do not show."""
         return self.touched != other.touched and min(self.touched, other.touched) > 0
 
 
 UNKNOWN: Final = Version()
-#: Of a file that is not there any more. It differs from all that are known.
+#: The version of a file that no longer exists. It differs from all known versions.
 GONE: Final = Version(0)
 
 
@@ -105,9 +105,9 @@ class Source:
     url : str
         As it was given.
     path : str
-        Of a file of this machine; the URL of another.
+        The path of a local file; the URL of any other.
     files : OutsideFiles
-        Among which another file is.
+        For reading a file that is not local.
     """
 
     url: str
@@ -116,7 +116,7 @@ class Source:
 
     @property
     def is_local(self) -> bool:
-        """Whether the file is one of this machine."""
+        """Whether the file is on this machine."""
         return is_local(self.url)
 
     def opened(self) -> BinaryIO:
@@ -125,12 +125,12 @@ class Source:
         Raises
         ------
         InvalidInputError
-            If a local path is that of a pipe or a device.
+            If a local path is a pipe or a device.
         StorageError
-            If there is no such file elsewhere, or its server does not say how large it is.
+            If a remote file does not exist, or its server does not report its size.
         """
         if self.is_local:
-            # a pipe would keep the caller waiting
+            # a pipe would block the caller
             file = open(self.path, "rb", opener=_at_once)  # noqa: SIM115 (returned open)
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 file.close()
@@ -144,7 +144,7 @@ class Source:
         return cast(BinaryIO, remote)
 
     def version(self) -> Version:
-        """Ask for the version that the file has now."""
+        """Return the current version of the file."""
         if self.is_local:
             found = os.stat(self.path)
             if stat.S_ISDIR(found.st_mode):
@@ -153,10 +153,10 @@ class Source:
         return _version(self.files.head(self.url))
 
     def digest(self) -> int:
-        """Return what tells the bytes of a local file from others, 0 if the file is elsewhere.
+        """Return a hash of the bytes of a local file; 0 for any other file.
 
-        All bytes of a small file, of a large one those at its ends and at places in between.
-        Of a folder, such as a store of Zarr, what its files are called, their sizes and times.
+        It covers all bytes of a small file, and those at the ends and at places in between of a
+        large one. For a folder, such as a Zarr store, it covers names, sizes and times of files.
         """
         if not self.is_local:
             return 0
@@ -180,12 +180,12 @@ class Source:
         return int.from_bytes(hashed.digest(), "little") or 1
 
     def has_changed(self, known: Version, now: Version) -> bool:
-        """Whether the file is of other bytes than it was.
+        """Whether the bytes of the file have changed.
 
         Parameters
         ----------
         known : Version
-            Of before, with its digest.
+            The earlier version, with its digest.
         now : Version
         """
         if known.differs(now):
@@ -200,15 +200,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Sources:
-    """Finds and opens files. Travels to workers.
+    """Finds and opens files. It is sent to workers.
 
     Attributes
     ----------
     options : dict
-        To read files that are not of this machine, as `OutsideFiles` has them.
+        For reading remote files, as `OutsideFiles` takes them.
     prefixes : tuple of str
-        Below which other files may be: those that a file names, as virtual datasets of HDF5
-        do, and those that web servers redirect to.
+        Below which other files may lie: those that a file names, as HDF5 virtual datasets do,
+        and those that web servers redirect to.
     """
 
     options: dict[str, Any]
@@ -223,13 +223,13 @@ class Sources:
         return OutsideFiles(self.options, self.prefixes)
 
     def open(self, url: str) -> Source:
-        """Return a file; that does not ask whether it exists.
+        """Return a file, without checking that it exists.
 
         Raises
         ------
         InvalidInputError
-            If it is below one of the prefixes, and a link leads out of there; or if files of
-            its kind are not read.
+            If it is below one of the prefixes, but a link leads out of there; or if files of its
+            kind are not supported.
         """
         if not is_local(url):
             self._files.place(url)
@@ -244,7 +244,7 @@ class Sources:
         Parameters
         ----------
         location : str
-            As references have it.
+            As in references.
 
         Raises
         ------
@@ -257,7 +257,7 @@ class Sources:
             )
 
     def _check_links(self, path: str) -> None:
-        """Refuse what cannot be read as virtual chunks either, and was not authorised."""
+        """Refuse files that were not authorised, and that virtual chunks could not read either."""
         location, real = location_of(path), os.path.realpath(path)
         matching = [p for p in self.prefixes if p.startswith("file:") and location.startswith(p)]
         roots = [os.path.realpath(url2pathname(urlsplit(prefix).path)) for prefix in matching]
@@ -286,7 +286,7 @@ class Sources:
         for url in urls:
             text = os.fspath(url)
             if not is_local(text):
-                # files that are not read at all are refused before anything else
+                # unsupported files are refused before anything else
                 self._files.check(text)
             found.extend(self._matching(text) if self._is_pattern(text) else [text])
         if not found:
@@ -296,7 +296,7 @@ class Sources:
     def _is_pattern(self, url: str) -> bool:
         if not _MAGIC & set(url) or is_web(url):
             return False
-        # such characters may also be those of a name
+        # a file name may contain such characters
         return not (is_local(url) and os.path.exists(_local_path(url)))
 
     def _is_folder(self, url: str) -> bool:
@@ -314,7 +314,7 @@ class Sources:
         return sorted(named)
 
     def _matching_outside(self, pattern: str) -> list[str]:
-        """Return what matches in an object store: all below a folder is listed for it."""
+        """Return the matches in an object store; everything below a folder is listed."""
         first = min(pattern.index(letter) for letter in _MAGIC & set(pattern))
         folder = pattern[:first].rpartition("/")[0] + "/"
         if folder.endswith("://"):
@@ -333,13 +333,13 @@ class Sources:
         return [url for url, _ in listed if matches(url)]
 
     def has_changed(self, url: str, known: Version, now: Version) -> bool:
-        """Whether a file is of other bytes than it was; see `Source.has_changed`."""
+        """Whether the bytes of a file have changed; see `Source.has_changed`."""
         if not known.differs(now) and not known.is_doubtful(now):
-            return False  # as most, and they need not be opened
+            return False  # true of most files, which need not be opened
         return self.open(url).has_changed(known, now)
 
     def with_digests(self, versions: Mapping[str, Version]) -> dict[str, Version]:
-        """Return versions of files with digests of those that are of this machine."""
+        """Return versions of files, with digests of the local ones."""
         return {
             url: replace(version, digest=_quiet_digest(self.open(url)))
             if is_local(url) and version not in (GONE, UNKNOWN)
@@ -350,13 +350,13 @@ class Sources:
     def versions(self, urls: Sequence[str]) -> dict[str, Version]:
         """Return the versions of files, as far as they are known.
 
-        Many files of one folder of a server are looked up in its listing.
+        Many files of one remote folder are looked up in its listing.
         """
         found: dict[str, Version] = {}
         folders: dict[str, list[str]] = {}
         for url in urls:
             if is_local(url):
-                # a path needs no filesystem of fsspec
+                # a path needs no fsspec filesystem
                 path = _local_path(url) if "://" in url else url
                 found[url] = _quietly(Source(url, path, self._files))
             else:
@@ -368,7 +368,7 @@ class Sources:
                     limit = max(_FREELY_LISTED, _PER_FILE * len(names))
                     listed = dict(self._files.listed(folder, limit) or ())
                 except IcechunkError:
-                    # it may be large, or not be allowed
+                    # the listing may be large, or not allowed
                     listed = {}
             for url in names:
                 entry = listed.get(url)
@@ -381,7 +381,7 @@ def _at_once(path: str, flags: int) -> int:
 
 
 def is_local(url: str) -> bool:
-    """Whether a URL or path is of this machine."""
+    """Whether a URL or path is on this machine."""
     return "://" not in url or url.startswith(("file://", "local://"))
 
 
@@ -394,19 +394,19 @@ def _quietly(source: Source) -> Version:
         return source.version()
     except FileNotFoundError:
         return GONE
-    except Exception:  # whatever it is, reading the file will tell
+    except Exception:  # reading the file will report the problem
         return UNKNOWN
 
 
 def _quiet_digest(source: Source) -> int:
     try:
         return source.digest()
-    except (OSError, InvalidInputError):  # reading the file will tell
+    except (OSError, InvalidInputError):  # reading the file will report it
         return 0
 
 
 def _version_of_folder(path: str) -> Version:
-    """Return the version of all files below a folder: their size, and the newest times."""
+    """Return the version of all files below a folder: their total size, and the newest times."""
     size = modified = touched = 0
     for _, found in _files_below(path):
         size += found.st_size
@@ -432,11 +432,11 @@ def _version(found: Found) -> Version:
 
 
 def location_of(url: str) -> str:
-    """Return a URL or path in the form in which references have it."""
+    """Return a URL or path in the form used in references."""
     return normalizer()(url)
 
 
-#: What begins files that hold others.
+#: First bytes of compressed files and archives.
 _PACKED: Final = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -447,7 +447,7 @@ _PACKED: Final = {
 
 
 def kind_of(file: Any) -> str:
-    """Return ``"classic"``, ``"hdf5"`` or ``"grib"``, whatever the name of a file says.
+    """Return ``"classic"``, ``"hdf5"`` or ``"grib"``, from the content of a file.
 
     Raises
     ------

@@ -41,9 +41,9 @@ class Opened:
     access : mapping or None
         What the caller authorised.
     remote_options : dict
-        For reading files that are not of this machine.
+        For reading remote files.
     options : dict
-        What is needed to open the place, without secrets.
+        Options for opening the place, without secrets.
     """
 
     place: Repository | Storage
@@ -60,7 +60,7 @@ class Opened:
         remote_options: Mapping[str, Any] | None,
         access: Mapping[str, Any] | None,
     ) -> Opened:
-        """Open a target, as far as it exists."""
+        """Open a target, if it exists."""
         remote = dict((storage_options if remote_options is None else remote_options) or {})
         if isinstance(target, Repository):
             if access is not None:
@@ -75,7 +75,7 @@ class Opened:
         else:
             url = os.path.expanduser(target)
             is_remote = "://" in str(url) and not str(url).startswith(("file:", "memory:"))
-            # a folder takes no options: they are for the files then
+            # a folder takes no options: these are for the files
             given = for_storage(str(url), storage_options) if is_remote else {}
             storage = storage_from_url(url, **given)
             options = {name: given[name] for name in _PUBLIC if name in given}
@@ -86,12 +86,12 @@ class Opened:
 
     @property
     def made(self) -> Repository:
-        """The repository, which exists."""
+        """The repository, which must exist."""
         assert self.repository is not None
         return self.repository
 
     def session(self, branch: str) -> Session | None:
-        """Return a session that writes; None if there is no repository yet."""
+        """Return a writable session; None if there is no repository yet."""
         return None if self.repository is None else self.repository.writable_session(branch)
 
     def prefixes(
@@ -124,7 +124,7 @@ class Opened:
     def create(
         self, locations: Sequence[str], containers: Sequence[VirtualChunkContainer] | None
     ) -> None:
-        """Create the repository, with containers that hold some files."""
+        """Create the repository, with containers for some files."""
         chosen = containers
         if chosen is None:
             chosen = derive_containers(locations, self.remote_options)
@@ -138,7 +138,7 @@ class Opened:
         self.repository = Repository.create(self.place, config, access)
 
     def reading(self, locations: Sequence[str]) -> dict[str, Any]:
-        """Return what is needed to read some files, in the form of a report."""
+        """Return what is needed to read some files, as fields of a report."""
         if self.repository is None:
             return {}
         access: dict[str, str] = {}
@@ -159,7 +159,7 @@ class Opened:
 def _any_begins_with(locations: Sequence[str], prefix: str) -> bool:
     if not isinstance(locations, StringHeap):
         return any(location.startswith(prefix) for location in locations)
-    # compare them as one piece: what separates them is ignored
+    # search them as one piece; only a match at the start of a location counts
     data, begin = locations.data.tobytes(), prefix.encode()
     starts = set(locations.offsets.tolist())
     at = data.find(begin)

@@ -33,7 +33,7 @@ __all__ = ["VirtualizeReport", "remove_files", "virtualize"]
 
 _ON_CHANGED: Final = ("error", "replace", "keep")
 _MAX_BYTES: Final = 100_000_000
-#: Reasons that an error lists.
+#: Maximum number of files that an error lists.
 _SHOWN: Final = 10
 
 
@@ -72,39 +72,39 @@ def virtualize(
     scheduler: Any = None,
     progress: ProgressOption = None,
 ) -> VirtualizeReport:
-    """Make one dataset of many NetCDF or GRIB files, without copying their data.
+    """Combine many NetCDF or GRIB files into one dataset, without copying their data.
 
-    Chunks become virtual references to the files. Coordinates, their bounds, texts and
-    small variables are read and written as native chunks. All of it is one commit, unless
+    Chunks become virtual references to the files. Coordinates, their bounds, strings and
+    small variables are read and written as native chunks. Everything is one commit, unless
     `commit_every` says otherwise.
 
-    The dataset equals what the files' own libraries read, or nothing is committed: what
-    cannot be represented is refused by the name of the file and the variable.
+    The dataset equals what the files' own libraries read, or nothing is committed. What
+    cannot be represented is refused, with the names of the file and the variable.
 
-    Called again, files that are in the group already are left out, and new ones go where
-    their coordinate says, between others too: next month's files are the same call with a
-    longer list, and so is another try with files that were late or could not be read.
+    A repeated call skips files that are already in the group, and puts new ones where their
+    coordinate says, also between others. The same call with a longer list adds next month's
+    files, and retries files that were late or could not be read.
 
     Parameters
     ----------
     urls : str, path or sequence of them
-        NetCDF 3 and 4, HDF5 or GRIB files, whatever their names end with. A pattern such as
-        ``"s3://bucket/2024/*.nc"`` stands for all files that match; a list may have some.
+        NetCDF 3 and 4, HDF5 or GRIB files, with any extension. A pattern such as
+        ``"s3://bucket/2024/*.nc"`` stands for all matching files; a list may contain patterns.
     target : Repository, Storage, URL or path
-        A repository is created where there is none.
+        A repository is created if there is none.
     concat_dims : sequence of str
-        Dimensions along which files are combined. Along each of them files are sorted by
-        their coordinate, or by URL if it is missing or the same in each of them; more
-        than one dimension, or one of `expand_dims`, needs coordinates that differ. Variables
-        without any of them must be equal in all files; large ones are compared with what is in
-        a repository already only if it may read its virtual chunks. A dimension of a group has
-        a length of its own.
+        Dimensions along which to combine files. Along each of them, files are sorted by their
+        coordinate, or by URL if it is missing or the same in all files. More than one
+        dimension, or one of `expand_dims`, needs coordinates that differ. Variables without any
+        of these dimensions must be equal in all files; large ones are compared with those in
+        the repository only if it may read its virtual chunks. A dimension may have a different
+        length in each group.
     expand_dims : sequence of str
-        Scalar variables that become dimensions of the data, to combine files along them
-        too: for files of one moment each, and for GRIB messages. Of a name that files do not
-        have at all, each is a step, in the order of URLs.
+        Scalar variables to turn into dimensions of the data, along which files are combined,
+        too: for files of one time each, and for GRIB messages. For a name that no file has,
+        each file is one step, in the order of URLs.
     order : {"auto", "coordinate", "url"}
-        What the files of a new archive are sorted by.
+        How to sort the files of a new archive.
     group : str
         Where the dataset goes. Default: the root of the repository.
     branch : str
@@ -113,99 +113,98 @@ def virtualize(
     metadata : mapping, optional
         Of the commit.
     storage_options : mapping, optional
-        The options of `icechunk.storage_from_url`, for a target that is a URL, and to read
-        remote files. The names that fsspec has for S3 (``key``, ``secret``, ``anon``,
+        Options of `icechunk.storage_from_url`, for a target that is a URL, and for reading
+        remote files. The fsspec names for S3 (``key``, ``secret``, ``anon``,
         ``client_kwargs``) are understood, too.
     remote_options : mapping, optional
-        The same to read remote files only, where they take others than the target. Those of
-        web servers have ``headers``, ``bearer_token`` and what `icechunk.http_storage` has in
-        ``opts``. fsspec's options for caching are left out, and others of it are refused.
+        The same for remote files only, if they need other options than the target. Web servers
+        take ``headers``, ``bearer_token`` and what `icechunk.http_storage` takes in ``opts``.
+        fsspec's caching options are ignored; its other options are refused.
     variables : sequence of str, optional
-        Names, or paths within the file, of the variables to take. What they need as
-        coordinates is taken, too. Default: all.
+        Names, or paths within the file, of the variables to take. The coordinates that they
+        need are taken, too. Default: all.
     drop_variables : sequence of str
         Names, or paths within the file, of variables to leave out.
     drop_attributes : sequence of str
-        Names of attributes to leave out wherever they are; ``"t:valid_range"`` is that of a
-        variable, ``"inner:history"`` that of a group, ``":history"`` that of the file.
+        Names of attributes to leave out everywhere, or only in one variable
+        (``"t:valid_range"``), one group (``"inner:history"``) or the file (``":history"``).
         Attributes that are NaN or infinite, references, or of opaque types cannot be stored.
     rename : mapping of str to str, optional
-        New names of variables and dimensions. All other arguments take the new names, but
-        for `variables` and `drop_variables`.
+        New names of variables and dimensions. All other arguments except `variables` and
+        `drop_variables` take the new names.
     coordinates : sequence of str, or "auto"
-        Variables to write by value. Default: what the conventions of CF call coordinates,
-        their bounds, and those of up to 512 bytes without the combined dimensions. Large
-        coordinates are referred to where that is possible.
+        Variables to write by value. Default: CF coordinates, their bounds, and variables of
+        up to 512 bytes without the combined dimensions. Large coordinates become references
+        where that is possible.
     loadable : sequence of str
-        Variables to write by value in addition.
+        Additional variables to write by value.
     filter_by_keys : mapping, optional
-        Of GRIB files, keys of ecCodes and the values that messages have to have, or lists of
-        them, as cfgrib takes them: ``{"typeOfLevel": "isobaricInhPa"}``. Messages that cannot
-        be combined, such as those of another kind of level, go to a group of their own, by a
-        call for each `group`. Default: all messages are taken.
+        For GRIB files, ecCodes keys and the values that messages must have, or lists of
+        values, as cfgrib takes them: ``{"typeOfLevel": "isobaricInhPa"}``. Messages that cannot
+        be combined, such as those of different kinds of level, need separate calls, each with
+        a `group` of its own. Default: all messages.
     parser : callable, optional
-        A parser of VirtualiZarr for all files, for other formats or by another reader. It
-        takes a URL and an ``ObjectStoreRegistry``, and returns a ``ManifestStore``. It has
-        to pickle where workers are processes. Default: by the kind of each file.
+        A VirtualiZarr parser for all files, for other formats or with another reader. It
+        takes a URL and an ``ObjectStoreRegistry``, and returns a ``ManifestStore``. It must be
+        picklable if workers are processes. Default: chosen by the kind of each file.
     on_mismatch : {"error", "skip", "materialize", "layout"}
         What to do with files that differ from the first in data type, chunks, codecs, or
         the meaning of their numbers (scale, offset, fill value, units), or whose chunks do
-        not begin where chunks of the archive do: write nothing and list them, leave them
-        out, or write their values as native chunks. Chunks without compression are cut
-        where that makes them fit, and the level of a compressor does not matter. What has
-        no place in the archive, such as other shapes or variables, cannot be materialized,
-        and is an error then. ``"layout"``: values are written where chunks or codecs differ,
-        all else is an error.
+        not begin where chunks of the archive do. ``"error"`` writes nothing and lists them,
+        ``"skip"`` leaves them out, and ``"materialize"`` writes their values as native chunks.
+        ``"layout"`` writes values where chunks or codecs differ; all else is an error.
+        Uncompressed chunks are cut where that makes them fit, and the level of a compressor
+        does not matter. What has no place in the archive, such as other shapes or variables,
+        cannot be materialized, and is an error then.
     on_changed : {"error", "replace", "keep"}
-        What to do with files of the archive that are of another version now, or are gone:
-        write nothing and list them, scan them again and put them in the place of the old
-        ones, or leave the archive as it is, in which reading them fails.
+        What to do with files of the archive that have changed or are gone. ``"error"`` writes
+        nothing and lists them, ``"replace"`` scans them again and replaces the old ones, and
+        ``"keep"`` leaves the archive as it is; reading these files fails then.
     chunk_grid : {"auto", "regular"}, optional
-        Whether chunks may have several lengths along the dimensions of files, such as those of
-        months. Zarr calls such a grid rectilinear, and has it from 3.2 as an experiment: the
-        engine ``icechunk`` opens it, other readers have to allow it, and the report says how.
-        ``"auto"`` has them where chunks have no place otherwise, ``"regular"`` refuses that.
-        Default: ``"auto"`` for a new archive, and for one that has them already.
+        Whether chunks may have several lengths along the combined dimensions, such as those of
+        months. Zarr calls such a grid rectilinear, and supports it experimentally from 3.2: the
+        engine ``icechunk`` opens it, other readers must enable it, and the report says how.
+        ``"auto"`` uses it where chunks do not fit otherwise, ``"regular"`` refuses such chunks.
+        Default: ``"auto"`` for a new archive, and for one that already has such a grid.
     allow_gaps : bool
-        Whether to add files that come after one that cannot be read, in the order of URLs.
-        Default: they are withheld, until that one is repaired or left out of the list.
+        Whether to add files that follow an unreadable one, in the order of URLs. Default: they
+        are withheld until that file is repaired or left out of the list.
     max_bytes_by_value : int
-        How many bytes of one variable may be written by value in one call because they
-        cannot be referred to, such as those of a filter without a codec. More are an error
-        that names the reason. What `coordinates` or `loadable` ask for does not count.
+        Maximum bytes of one variable that one call may write by value because they cannot be
+        referenced, such as those of a filter without a codec. More are an error that names the
+        reason. What `coordinates` or `loadable` ask for does not count.
     verify : {"sample", "all", "none"}
-        Of how many chunks to compare what they decode to with what the file's own library
-        reads: one or two of each variable of some files, all, or none. The sizes of chunks
-        without compression are checked in all files, but for ``"none"``.
+        How many chunks to decode and compare with what the file's own library reads: one or
+        two of each variable of some files, all, or none. The sizes of uncompressed chunks are
+        checked in all files, except with ``"none"``.
     isolate : bool
-        Whether to scan files in processes apart: a file that ends them, or keeps them computing
-        without an end, is a failure that names it. The first call waits a second or two for the
-        first of them. Files that only this process can read, such as those of ``memory://``, and
-        those for a `parser` are always scanned in it.
+        Whether to scan files in separate processes: a file that crashes a process, or keeps it
+        busy forever, is reported as a failure. The first call waits a second or two for the
+        first process. Files that only this process can read, such as those of ``memory://``,
+        and those for a `parser` are always scanned in this process.
     containers : sequence of VirtualChunkContainer, optional
-        For a repository that is created. Default: derived from the URLs.
+        For a new repository. Default: derived from the URLs.
     authorize_virtual_chunk_access : mapping, optional
-        To open or create the repository. Default: what is needed, if it is created.
+        For opening or creating the repository. Default: what a new repository needs.
     commit_every : int, optional
-        Files that one commit adds, in the order of their URLs. A call that is stopped loses
-        no more than these, and goes on when it is made again. The first of them say what the
-        archive is like: what files are sorted by, and their chunks. Default: one commit for
-        all.
+        How many files one commit adds, in the order of their URLs. A call that is stopped
+        loses no more than these, and continues when it is repeated. The files of the first
+        commit decide how the archive is sorted and chunked. Default: one commit for all.
     executor : {"threads", "processes", "sync"}, Executor or Client, optional
         What scans files: threads, processes, a pool of `concurrent.futures`, a
-        `distributed.Client`. ``"sync"`` scans one file after the other without Dask.
+        `distributed.Client`. ``"sync"`` scans one file after another without Dask.
         Default: Dask's default, which is the cluster if there is a client.
     scheduler : optional
-        The same by the name that Dask has for it.
+        The same, by its Dask name.
     progress : bool, callable or None
-        A bar, none, or a function that is given a `Status` now and then. Default: a bar in
-        a terminal or a notebook.
+        A bar, none, or a function that receives a `Status` now and then. Default: a bar in a
+        terminal or a notebook.
 
     Returns
     -------
     VirtualizeReport
         What became of each file and variable, and how to open the result. A file that
-        cannot be read is no error, unless none can; `VirtualizeReport.raise_for_failures`
+        cannot be read is not an error unless none can; `VirtualizeReport.raise_for_failures`
         makes it one.
 
     Raises
@@ -213,8 +212,8 @@ def virtualize(
     InvalidInputError
         If files contradict each other, overlap, or lie in no container of the repository,
         if a file of the archive has changed, or if no file could be read. Nothing is
-        committed then, but for what `commit_every` has committed before: a note of the
-        exception tells of it.
+        committed then, except for earlier commits of `commit_every`, which a note on the
+        exception reports.
     ConflictError
         If others have changed the archive meanwhile. Nothing is committed then; what they
         committed elsewhere does not matter.
@@ -339,16 +338,16 @@ def remove_files(
     storage_options: Mapping[str, Any] | None = None,
     authorize_virtual_chunk_access: Mapping[str, Any] | None = None,
 ) -> VirtualizeReport:
-    """Take files out of an archive that `virtualize` has made.
+    """Remove files from an archive that `virtualize` has made.
 
-    The steps of the files go; what comes after them moves up. No file needs to be readable,
-    or to exist. All of it is one commit, and older versions keep the files.
+    The steps of the files are removed, and what follows them moves up. The files need not be
+    readable, or exist. Everything is one commit, and older versions keep the files.
 
     Parameters
     ----------
     urls : str, path or sequence of them
-        Files of the archive, as `virtualize` takes them. A pattern is compared with the
-        files of the archive, not with those that exist.
+        Files of the archive, as `virtualize` takes them. A pattern is matched against the
+        files of the archive, not against those that exist.
     target : Repository, Storage, URL or path
     group, branch : str
     message : str, optional
@@ -356,9 +355,9 @@ def remove_files(
     metadata : mapping, optional
         Of the commit.
     storage_options : mapping, optional
-        The options of `icechunk.storage_from_url`, for a target that is a URL.
+        Options of `icechunk.storage_from_url`, for a target that is a URL.
     authorize_virtual_chunk_access : mapping, optional
-        To open the repository.
+        For opening the repository.
 
     Returns
     -------
@@ -367,8 +366,8 @@ def remove_files(
     Raises
     ------
     InvalidInputError
-        If a file is not in the archive, or what comes after it would have to move by other
-        than whole chunks. Nothing is committed then.
+        If a file is not in the archive, or what follows it would have to move by other than
+        whole chunks. Nothing is committed then.
     ConflictError
         If others have changed the archive meanwhile. Nothing is committed then; what they
         committed elsewhere does not matter.
@@ -423,7 +422,7 @@ def remove_files(
 
 # -- arguments -------------------------------------------------------------------------
 def names_of(given: Any) -> tuple[str, ...]:
-    """Return names that may be given as a single string."""
+    """Return names, of which a single one may be given as a string."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 
@@ -433,12 +432,12 @@ def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
 
 
 def _changed(sources: Sources, files: Files, known: Mapping[str, int]) -> list[str]:
-    """Return those files of an archive, by URL, that are of another version now."""
+    """Return the URLs of the files of an archive that have changed."""
     versions = sources.versions(list(known))
     return [
         name
         for name, row in known.items()
         if sources.has_changed(name, files.version(row), versions[name])
-        # nobody reads again what is stored by value
+        # what is stored by value is not read from the file again
         and not (files.by_value[row] and versions[name] == GONE)
     ]

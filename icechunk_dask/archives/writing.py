@@ -1,4 +1,4 @@
-"""Writing an archive into a session: old chunks move, and new ones are put beside them."""
+"""Write an archive into a session: move old chunks, and put new ones beside them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = ["Writing"]
 
 #: Arrays of values up to this many bytes are rewritten as a whole.
 _WHOLE: Final = 1 << 28
-#: Blocks of values are written together, up to this many bytes, and this many blocks.
+#: Blocks of values are written together, up to this many bytes and this many blocks.
 _FLUSHED: Final = 1 << 26
 _MANY: Final = 1024
 
@@ -74,7 +74,7 @@ class Writing:
     session : Session
         Writable.
     archive : ArchiveGroup
-        As it was.
+        As it was before.
     fitted : Fitted
     scans : mapping of str to Scan
         By URL.
@@ -194,7 +194,7 @@ class Writing:
     def _make_room(self, array: _Array) -> None:
         edges = array.edges
         shape = tuple(map(max, array.old_shape, array.new_shape))
-        # as many chunks as there are before or after, wherever they are
+        # as many chunks as before or after, whichever is more
         array.edges = {}
         for i, old in array.old_edges.items():
             most = max(edges[i], old, key=len)
@@ -276,7 +276,7 @@ class Writing:
             opened[selection(new, shape)] = base[selection(old, shape)]
 
     def _targets(self, axis: Axis, size: int) -> npt.NDArray[np.int64] | None:
-        """Return where chunks go along an axis; None if they are not those of blocks."""
+        """Return where chunks go along an axis; None if they do not align with blocks."""
         old, new = self._old[axis], self._new[axis]
         moved = self._fitted.placement.moved[axis]
         length, grown = int(old[-1]), int(new[-1])
@@ -303,7 +303,7 @@ class Writing:
         return target
 
     def _targets_in(self, array: _Array, i: int) -> npt.NDArray[np.int64]:
-        """Return where chunks go along an axis along which they have several lengths."""
+        """Return where chunks of several lengths go along an axis."""
         axis, edges, grown = array.axes[i], array.old_edges[i], array.edges[i]
         old, new = self._old[axis], self._new[axis]
         target = np.full(len(edges) - 1, -1, np.int64)
@@ -339,7 +339,7 @@ class Writing:
     def _kept_blocks(
         self, array: _Array
     ) -> list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
-        """Return for each block that stays in place where it is now, and its shape."""
+        """Return where each kept block was, where it is now, and its shape."""
         choices: list[list[tuple[int, int, int]]] = []
         for i, length in enumerate(array.old_shape):
             axis = array.axes.get(i)
@@ -433,7 +433,7 @@ class Writing:
                 yield axis
 
     def _modified(self, batch: list[int]) -> Callable[[ChunkTable], npt.NDArray[np.uint32]]:
-        """Return for each row of a table when its file was modified."""
+        """Return a function that tells when the file of each row of a table was modified."""
         known: dict[str, int] = {}
         for i in batch:
             scan = self._scans[self._fitted.parts[i].url]
@@ -446,7 +446,7 @@ class Writing:
         def modified(table: ChunkTable) -> npt.NDArray[np.uint32]:
             heap = table.locations
             if id(heap) not in times:
-                # rows by place may have no location at all
+                # rows with inline data may have no location
                 found = [*(known.get(location, 0) for location in heap), 0]
                 times[id(heap)] = heap, np.asarray(found, np.uint32)
             return times[id(heap)][1][table.location]
@@ -454,7 +454,7 @@ class Writing:
         return modified
 
     def _write_values(self, array: _Array) -> None:
-        """Write values where chunks that refer to files are in place already."""
+        """Write values, after the chunks that refer to files are in place."""
         self._write_cut(array)
         if not array.small and not array.later:
             return
@@ -546,7 +546,7 @@ class Writing:
         )
         none = np.full(len(kept.part_file), -1)
         for axis in found.blocks:
-            # a position before the first one means none
+            # index -1 means no block, and stays -1
             moved = np.append(placement.moved[axis], -1)
             old = moved[kept.places.get(axis, none)]
             found.places[axis] = np.append(old, placement.places[axis])
