@@ -136,7 +136,7 @@ def to_icechunk(
         The branch to commit to. Default: ``main``.
     message : str, optional
         For the commit. Default: a description of what was written.
-    For the commit. Any values that JSON can express.
+    metadata : mapping, optional
         For the commit; anything that JSON can express.
     storage_options : mapping, optional
         For a URL: the options of `icechunk.storage_from_url`.

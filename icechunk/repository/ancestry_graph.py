@@ -1,6 +1,6 @@
 """The history of a repository as a drawing: text for terminals, SVG for notebooks.
 
-Every branch has a lane, and ``main`` has the first. Its commits stand in its lane, down to one
+Every branch has a lane, and ``main`` has the first. Its commits are in its lane, down to one
 that already belongs to a lane further left, where the lane ends.
 """
 
@@ -21,7 +21,7 @@ __all__ = ["AncestryGraph"]
 _MAIN: Final = "main"
 _ID_LENGTH: Final = 8
 _MESSAGE_LENGTH: Final = 60
-# those of terminals and of the Okabe-Ito palette, which everybody can tell apart
+# terminal colours, and the Okabe-Ito palette, which everybody can tell apart
 _TERMINAL_COLORS: Final = (32, 33, 36, 35, 34, 31)
 _SVG_COLORS: Final = ("#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#0072B2", "#D55E00")
 _TAG_TERMINAL_COLOR: Final = 36
@@ -40,13 +40,13 @@ class _Row:
     Attributes
     ----------
     lane : int
-        Where it stands.
+        The lane that the commit is in.
     joins : tuple of int
         Lanes that end here.
     passing : frozenset of int
         Other lanes that are drawn at this height.
     below : frozenset of int
-        Lanes that go on below.
+        Lanes that continue below.
     """
 
     commit: SnapshotInfo
@@ -64,7 +64,7 @@ class _Row:
 
     @property
     def message(self) -> str:
-        """The first line of the message, no longer than fits."""
+        """The first line of the message, shortened to fit."""
         return _shortened(self.commit.message)
 
     @property
@@ -121,7 +121,7 @@ class AncestryGraph:
         Parameters
         ----------
         number : int, optional
-            Of commits, at most, the newest.
+            The maximum number of commits, the newest first.
         """
         lines = self._lines(dates=True)
         return "\n".join(islice(lines, None if number is None else max(2 * number - 1, 0)))
@@ -179,7 +179,7 @@ class AncestryGraph:
             height = _middle(position)
             starts.setdefault(row.lane, position)
             for lane in row.joins:
-                # straight down to the row before, from there to this commit
+                # straight down to the row before, and from there to this commit
                 x, y = _center(lane), height - _LINE
                 shortpes.append(self._line(lane, starts[lane], position - 1))
                 shortpes.append(
@@ -276,7 +276,7 @@ def _layout(
 
 
 def _rising_times(entries: dict[bytes, SnapshotEntry]) -> dict[bytes, int]:
-    """Return when each snapshot was made, or earlier if a child of it claims to be older."""
+    """Return when each snapshot was made, or earlier if one of its children claims to be older."""
     times = {entry.id: entry.flushed_at for entry in entries.values()}
     for entry in entries.values():
         child, parent = entry, entries.get(entry.parent_id or b"")

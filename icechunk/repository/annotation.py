@@ -38,13 +38,13 @@ class Annotation(Displayed):
     chunks : uint32[n, ndim]
         Coordinates of the chunks that have a value, sorted.
     commit : int64[n]
-        For each chunk the position of its commit in `commits`; -1 where that is unknown.
+        For each chunk, the position of its commit in `commits`; -1 if that is unknown.
     commits : list of SnapshotInfo
-        Newest first. One that stands for commits that have expired before it is in `expired`.
+        Newest first. A commit that stands for expired ones before it is in `expired`.
     expired : frozenset of str
         Ids of commits whose changes may come from an older commit that has expired.
     metadata : SnapshotInfo or None
-        The commit that last changed the ``zarr.json``, or made the array.
+        The commit that last changed the ``zarr.json``, or created the array.
     """
 
     path: str
@@ -62,7 +62,7 @@ class Annotation(Displayed):
         return self.commits[int(self.commit[rows[0]])]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it in a form that JSON can express."""
+        """Return the values in a form that JSON can express."""
         return {
             "path": self.path,
             "metadata": None if self.metadata is None else self.metadata.id,
@@ -109,7 +109,7 @@ class Annotation(Displayed):
 
 @dataclass(frozen=True)
 class Annotations:
-    """Says which commits changed what.
+    """Determines which commits changed what.
 
     Parameters
     ----------
@@ -128,9 +128,9 @@ class Annotations:
         *,
         region: Sequence[tuple[int, int]] | None = None,
     ) -> Annotation:
-        """Say which commit last changed each chunk of an array.
+        """Return which commit last changed each chunk of an array.
 
-        It follows the transaction logs, newest first, until all chunks are found.
+        The search follows the transaction logs, newest first, until all chunks are found.
 
         Parameters
         ----------
@@ -179,7 +179,7 @@ def _annotate(
     node : Node
         The array, in that version.
     refs : ChunkRefs
-        Those of its chunks that are asked for.
+        References of the requested chunks.
     """
     owner = np.full(len(refs), -1, np.int64)
     commits: list[SnapshotInfo] = []

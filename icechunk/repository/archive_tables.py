@@ -1,7 +1,7 @@
-"""Tables of the files of archives: objects that arrays name, beside those of the format.
+"""Tables of files in archives: objects that arrays name, stored beside those of the format.
 
-`icechunk_dask.virtualize` writes and reads them. A field of the ``zarr.json`` of one of the
-arrays of an archive names its table, so each version has its own.
+`icechunk_dask.virtualize` writes and reads them. A field in the ``zarr.json`` of one array of
+an archive names its table, so each version has its own.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Named:
     table : str
     array : str or None
         Path of that array within the archive: several archives may be below one group. None
-        if an earlier version of this library has written it.
+        if an earlier version of this library wrote it.
     """
 
     table: str

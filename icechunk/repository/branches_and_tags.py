@@ -105,7 +105,7 @@ class BranchesAndTags:
         snapshot_id : str
             The new tip.
         from_snapshot_id : str, optional
-            Where the branch must be at present.
+            Where the branch must be now.
 
         Raises
         ------
@@ -177,7 +177,7 @@ class BranchesAndTags:
         Raises
         ------
         AlreadyExistsError
-            If there is, or was, a tag of this name.
+            If a tag of this name exists, or has existed.
         SnapshotNotFoundError
 
         Examples

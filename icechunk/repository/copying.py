@@ -1,7 +1,7 @@
-"""Versions copied into another repository, byte for byte: their chunks, manifests and history.
+"""Copy versions into another repository, byte for byte: their chunks, manifests and history.
 
-Objects keep their names, so existing ones are not copied again: a copy that was interrupted
-can be continued, and a later one transfers what is new.
+Objects keep their names, so existing ones are not copied again: an interrupted copy
+can be continued, and a later one transfers only what is new.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from icechunk.storage import AnyStorage
 
 __all__ = ["Copied", "Copier", "Copying"]
 
-#: What is being copied, how many were, and how many there are.
+#: What is being copied, how many are done, and how many there are.
 Progress: TypeAlias = Callable[[str, int, int], None]
 _THREADS: Final = 16
 _AT_A_TIME: Final = 1000
@@ -53,16 +53,16 @@ class Copied(Displayed):
     Attributes
     ----------
     url : str
-        Of the other repository.
+        URL of the other repository.
     branch : str
         The branch of the other repository that is at the version now.
     snapshot_id : str
     snapshots : int
         Versions of its history that it did not have before.
     objects, nbytes : int
-        What was stored there.
+        Stored in the other repository.
     skipped : int
-        Objects that it already had.
+        Objects that the other repository already had.
     """
 
     url: str
@@ -97,11 +97,11 @@ class Copying:
     ) -> Copied:
         """Copy a version into another repository, with its history and its chunks.
 
-        Objects are copied byte for byte and keep their names, so ids of snapshots mean the
-        same there. Existing objects are skipped: a copy that was interrupted continues when it
-        is called again, and a later one transfers what is new. Virtual references stay as they
-        are. The branch moves when everything is there. Do not collect garbage in the target
-        meanwhile.
+        Objects are copied byte for byte and keep their names, so snapshot ids mean the
+        same there. Existing objects are skipped: an interrupted copy continues when it
+        is called again, and a later one transfers only what is new. Virtual references are
+        copied unchanged. The branch moves when everything is there. Do not collect garbage in
+        the target in the meantime.
 
         Parameters
         ----------
@@ -115,7 +115,7 @@ class Copying:
         history : bool, default True
             Whether to copy all earlier versions, too. Otherwise they count as expired there.
         progress : callable, optional
-            Called with what is being copied, how many were, and how many there are.
+            Called with what is being copied, how many are done, and how many there are.
 
         Returns
         -------
@@ -130,7 +130,7 @@ class Copying:
         ConflictError
             If its branch has commits that are not in the history of the version.
         FormatError
-            If one of them is of spec version 1; `icechunk.upgrade_icechunk_repository` helps.
+            If either is of spec version 1; `icechunk.upgrade_icechunk_repository` helps.
 
         Examples
         --------
@@ -154,12 +154,12 @@ class Copier:
     Parameters
     ----------
     assets : Assets
-        Of the source, without a cache.
+        Assets of the source, without a cache.
     info : RepoInfo
-        Of the source.
+        Repo info of the source.
     target : Assets
     state : RepoState
-        Of the target.
+        State of the target.
     progress : callable, optional
     """
 
@@ -179,7 +179,7 @@ class Copier:
         self._objects = self._bytes = self._skipped = 0
 
     def run(self, tip: bytes, branch: str, *, history: bool) -> Copied:
-        """Copy a version, with all before it or none, and move a branch of the target to it."""
+        """Copy a version, with its whole history or none, and move a branch of the target to it."""
         entries = list(self._info.ancestry(tip))
         if not history and len(entries) > 1:
             # as if everything between had expired: a rebase still replays their logs
@@ -197,7 +197,7 @@ class Copier:
         self._copy("logs", map(layout.transaction_key, logs), len(logs), is_optional=True)
         self._copy("snapshots", [layout.snapshot_key(entry.id) for entry in new])
         self._publish(entries, tip, branch)
-        # what was left of an earlier copy may have been collected before it was needed again
+        # leftovers of an earlier copy may have been collected before they were needed again
         self._copy_ids(layout.CHUNKS, ids, is_check=True)
         self._copy_ids(layout.MANIFESTS, manifests, is_check=True)
         return Copied(
@@ -216,7 +216,7 @@ class Copier:
         Raises
         ------
         InvalidInputError
-            If it is a repository of its own.
+            If it is an independent repository.
         """
         try:
             there = self._state.load()
@@ -236,7 +236,7 @@ class Copier:
     def _needed(
         self, entries: list[SnapshotEntry]
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], set[str]]:
-        """Return the ids of chunks and manifests, and the keys of tables of archives."""
+        """Return the ids of chunks and manifests, and the keys of archive tables."""
         manifests: set[bytes] = set()
         tables: set[str] = set()
         for entry in entries:
@@ -252,7 +252,7 @@ class Copier:
         return ids, rows.reshape(-1, OBJECT_ID_SIZE), tables
 
     def _copy_ids(self, folder: str, ids: npt.NDArray[np.uint8], *, is_check: bool = False) -> None:
-        """Copy objects that the target does not have, or has only in part."""
+        """Copy objects that the target lacks, or has only in part."""
         ours, theirs = (
             Listing(storage.list(folder), folder)
             for storage in (self._assets.storage, self._target.storage)

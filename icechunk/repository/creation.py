@@ -1,4 +1,4 @@
-"""What a new repository begins with."""
+"""The initial content of a new repository."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def stored_config(info: RepoInfo) -> RepositoryConfig | None:
 
 
 def check_clean(storage: Storage) -> None:
-    """Refuse to create a repository where there is something already.
+    """Refuse to create a repository in a place that has objects already.
 
     Raises
     ------
     RepositoryExistsError, InvalidInputError
     """
-    # a creation that was interrupted leaves these, and the next one writes them again
+    # an interrupted creation leaves these, and the next one overwrites them
     left = {layout.snapshot_key(INITIAL_SNAPSHOT_ID), layout.transaction_key(INITIAL_SNAPSHOT_ID)}
     for found in storage.list():
         if found.key in left:
@@ -77,7 +77,7 @@ def check_clean(storage: Storage) -> None:
 
 
 def already_exists(storage: Storage) -> RepositoryExistsError:
-    """Return the error for a place where there is a repository."""
+    """Return the error for a place that already has a repository."""
     return RepositoryExistsError(
         f"there is an Icechunk repository at {storage.url} already; open it with Repository.open"
     )

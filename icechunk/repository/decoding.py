@@ -1,4 +1,4 @@
-"""Chunks decoded as Zarr does it, to see whether they can be."""
+"""Decode chunks as Zarr does, to see whether they can be decoded."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from icechunk.session import Session
 
 __all__ = ["NOT_ALLOWED", "Problem", "Tried", "decode_chunks"]
 
-#: Chunks of an array that are decoded if not all are.
+#: Chunks of an array that are decoded for a sample.
 _SAMPLE: Final = 8
-#: Chunks of up to so many bytes are decoded, and larger ones if they are not that much larger
-#: than what is stored of them.
+#: Chunks of up to this many bytes are decoded; larger ones only if they are not much larger
+#: than their stored bytes.
 _FREE: Final = 1 << 30
 _RATIO: Final = 1 << 20
 #: Kinds of errors of virtual chunks that the caller was not allowed to read.
@@ -29,7 +29,7 @@ NOT_ALLOWED: Final = frozenset(
         ErrorKind.UNAUTHORIZED_VIRTUAL_CHUNK_CONTAINER,
     }
 )
-#: What says nothing about the bytes: they could not be had, or not here.
+#: Errors that say nothing about the bytes: they could not be fetched, or not here.
 _NOT_OF_BYTES: Final = (IcechunkError, ImportError, MemoryError, NotImplementedError)
 _WHICH: Final = re.compile(r"^chunk \([\d, ]*\) of '.*?': ")
 
@@ -63,24 +63,24 @@ def decode_chunks(
         Read-only.
     path : str
     sample : bool
-        Whether a few chunks are enough, the first and the last among them.
+        Whether a few chunks are enough, including the first and the last.
     refs : ChunkRefs, optional
-        Those of the array that are looked at. Default: all.
+        The references to check. Default: all of the array.
 
     Yields
     ------
     tuple of int
-        Coordinates of a chunk that was written, and that may be read; empty if the problem is one
-        of the array.
+        Coordinates of a chunk that was written and may be read; empty if the problem concerns
+        the array.
     Problem or None
     """
-    import zarr  # half of the time that opening a repository would take
+    import zarr  # importing it takes half the time of opening a repository
 
     try:
         with rectilinear_chunks():
             array: Any = zarr.open_array(session.store, path=path.strip("/"), mode="r")
         sizes = stored_sizes(array)
-        # a grid may be declared of any size: what counts is what was written
+        # a grid may be declared of any size: only written chunks count
         refs = session.chunk_refs(path) if refs is None else refs
         grid = np.asarray(session.tree.require(path).array.num_chunks, np.int64)  # type: ignore[union-attr]
         coords = refs.coords.astype(np.int64)
@@ -105,7 +105,7 @@ def decode_chunks(
             values = np.asarray(array[region])
         except Exception as error:  # so may any chunk
             if isinstance(error, IcechunkError) and error.kind in NOT_ALLOWED:
-                # whether it can be read, only those know who may
+                # only those who may read it know whether it can be read
                 continue
             yield tuple(coord), Problem(_told(error), not isinstance(error, _NOT_OF_BYTES))
             continue

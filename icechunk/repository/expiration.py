@@ -1,8 +1,8 @@
 """Expiration: old snapshots leave the history of branches and tags.
 
 Icechunk spec, "Expiration". In spec version 2 only the repo info changes. In version 1,
-where the history is what snapshots say of their parents, the oldest snapshot of a ref that
-stays is rewritten in place.
+where snapshots define the history by naming their parents, the oldest remaining snapshot of a
+ref is rewritten in place.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def without_snapshots(
 ) -> RepoInfo:
     """Return a state that does not list some snapshots.
 
-    Those whose parent is dropped become children of their nearest ancestor among `heirs`.
-    They remember what was between: a rebase still needs its transaction logs.
+    Snapshots whose parent is dropped become children of their nearest ancestor among `heirs`.
+    They record what was between: a rebase still needs its transaction logs.
     """
     kept: dict[bytes, SnapshotEntry] = {}
     for id, entry in info.snapshots.items():
@@ -42,7 +42,7 @@ def without_snapshots(
 
 def _adopted(info: RepoInfo, entry: SnapshotEntry, heirs: Collection[bytes]) -> SnapshotEntry:
     _, *ancestors = info.ancestry(entry.id)
-    # the first snapshot of a history is always there to go on from
+    # the first snapshot of a history always stays as a parent
     *between, root = ancestors
     parent = root
     for place, ancestor in enumerate(between):
@@ -56,7 +56,7 @@ def _adopted(info: RepoInfo, entry: SnapshotEntry, heirs: Collection[bytes]) -> 
 def expire(
     info: RepoInfo, older_than: int, *, branches: bool, tags: bool
 ) -> tuple[RepoInfo, set[bytes]]:
-    """Return the state after an expiration, and the snapshots that it does not list any more.
+    """Return the state after an expiration, and the snapshots that it no longer lists.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def expire(
     needed.update(() if branches else info.branches.values())
     needed.update(() if tags else info.tags.values())
     released = expired - needed
-    # what stays goes on from the beginning, even where an ancestor is kept for another ref
+    # remaining ones continue from the root, even if an ancestor is kept for another ref
     changed = without_snapshots(info, released, ())
     lost = {name for name, target in info.tags.items() if tags and target in expired}
     return replace(
@@ -97,7 +97,7 @@ def expire_v1(
 ) -> set[bytes]:
     """Expire in a repository of spec version 1, ref by ref; return what is older.
 
-    Stopped halfway, it leaves some refs as they were, and can be run again.
+    If interrupted, it leaves some refs unchanged, and can be run again.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def expire_v1(
         As for `expire`.
     """
     refs = publish_v1.read_all_refs(assets.storage)
-    # what was read before may be old: others expire, too
+    # cached snapshots may be outdated: others expire, too
     info = publish_v1.load_whole(assets.uncached(), refs)
     released: set[bytes] = set()
     edited: set[bytes] = set()
@@ -140,11 +140,11 @@ def _reparent(assets: Assets, id: bytes, parent: bytes) -> None:
     snapshot.parent_id = parent
     data = encode_snapshot(snapshot, level=assets.compression_level, spec_version=1)
     # the only object besides refs that is overwritten: on a condition, which also makes a
-    # storage finish the write before it takes the place of what was there
+    # storage finish the write before it replaces the old object
     try:
         assets.storage.put(key, data, if_match=stored.etag)
     except PreconditionFailedError:
-        # somebody else expires, too, or the answer to a first attempt was lost
+        # somebody else expires, too, or the response to a first attempt was lost
         if decode_snapshot(assets.storage.get(key).data, key).parent_id != parent:
             raise
     assets.forget_snapshot(id)

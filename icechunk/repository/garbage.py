@@ -1,8 +1,8 @@
-"""Garbage collection: what no version refers to is deleted, once it is old enough.
+"""Garbage collection: delete what no version refers to, once it is old enough.
 
 Icechunk spec, "Garbage collection". Age is what protects the work of sessions that have
 not committed yet: nothing refers to their chunks. Jobs say what they need. Everything else
-is decided by looking at all versions, and nothing is deleted before that has succeeded.
+is decided by reading all versions, and nothing is deleted before that has succeeded.
 """
 
 from __future__ import annotations
@@ -48,28 +48,28 @@ __all__ = ["Collector", "DeleteLimits", "Deleter", "Progress"]
 
 _log = logging.getLogger(__name__)
 
-#: Names that are looked up, and objects that are deleted with one request (the limit of S3).
+#: Names per lookup, and objects per delete request (the limit of S3).
 _LISTED: Final = 10_000
 _DELETED: Final = 1000
 _COPIES: Final = f"{layout.OVERWRITTEN}{layout.REPO_KEY}."
-#: What is looked at, how many were, and how many there are.
+#: What is being checked, how many are done, and how many there are.
 Progress: TypeAlias = Callable[[str, int, int], None]
-#: Bytes of manifests, by the estimate of the cache, of which ids are read at a time.
+#: Bytes of manifests, as the cache estimates them, whose ids are read at the same time.
 _AT_A_TIME: Final = 64 << 20
-#: Messages of failures in a summary.
+#: The most failure messages in a summary.
 _MAX_ERRORS: Final = 10
 
 
 @dataclass(frozen=True)
 class DeleteLimits:
-    """How hard it is tried to delete.
+    """How persistently to try deleting.
 
     Attributes
     ----------
     concurrency : int
         Requests at a time.
     failures : int
-        Failures in a row after which everything is given up.
+        Failures in a row after which the run is given up.
     """
 
     concurrency: int = 10
@@ -87,7 +87,7 @@ class Collector:
         Objects written at that time or later stay.
     limits : Limits
     progress : callable, optional
-        Called with what is looked at, how many were, and how many there are, 0 if unknown.
+        Called with what is being checked, how many are done, and how many there are, 0 if unknown.
     reasons : iterable of str
         Why the cutoff is before the time that a user gave.
     """
@@ -105,9 +105,9 @@ class Collector:
         self._reasons = list(reasons)
         self._kept: dict[str, Counter[str]] = {}
         self._storage = assets.storage
-        # what a user allows is for whole manifests, and no faster than this
+        # the user's limit is for whole manifests; more than this is no faster
         self._limits = replace(limits, decoded_bytes=min(limits.decoded_bytes, _AT_A_TIME))
-        # First: a part that is gone when we look was committed before the state that `keep` gets.
+        # First: a part that is gone when read was committed before the state that `keep` gets.
         needed = needed_by_jobs(self._storage)
         self._bases = needed.snapshots
         if needed.since is not None and needed.since < cutoff:
@@ -120,7 +120,7 @@ class Collector:
         for ids in needed.chunks:
             self._chunks.add(id_prefixes(ids))
         self._logs: set[bytes] = set()
-        # Listed before anything is decided: a table or snapshot that is not here is newer.
+        # Listed before anything is decided: a table or snapshot that is not listed is newer.
         self._tables = {
             meta.key: meta
             for meta in self._storage.list(archive_tables.FOLDER)
@@ -137,13 +137,13 @@ class Collector:
     def keep(self, info: RepoInfo, *, all_listed: bool = False) -> RepoInfo:
         """Find all that must stay, and return the state without the other snapshots.
 
-        Can be called again with a newer state; it reads what it has not read before.
+        Can be called again with a newer state; it reads only what it has not read before.
 
         Parameters
         ----------
         info : RepoInfo
         all_listed : bool
-            Whether every snapshot stays that the state lists.
+            Whether every snapshot that the state lists stays.
 
         Raises
         ------
@@ -167,12 +167,12 @@ class Collector:
         new = snapshots - self._snapshots
         look = self._keep_tables if self._tables else None
         needed = manifest_files(self._assets, new - optional, self._limits, look=look)
-        # what a session has written that was older than an earlier run: it refers to what
-        # is gone, and must not keep this run from its work
+        # left by a session that was older than an earlier run: it refers to what is
+        # gone, and must not stop this run
         others = manifest_files(self._assets, new & optional, self._limits, optional, look)
         missing = {id: f for id, f in (others | needed).items() if id not in self._manifests}
         _log.info("%d more snapshots refer to %d more manifests", len(new), len(missing))
-        # eight bytes of twelve: should a chunk have those of another, it stays, too
+        # eight bytes of twelve: if another chunk has the same eight, it stays, too
         found = read_manifests(
             missing,
             self._limits,
@@ -192,7 +192,7 @@ class Collector:
 
     # -- what goes -------------------------------------------------------------------------
     def delete(self, limits: DeleteLimits, *, dry_run: bool) -> GCSummary:
-        """Delete what does not stay: what refers to something before what it refers to.
+        """Delete what does not stay: each object before those that it refers to.
 
         Raises
         ------
@@ -221,7 +221,7 @@ class Collector:
         if not total.failed:
             total.add(deleter.delete(self._lost_copies()))
         if not total.failed:
-            # who waits puts its ticket again
+            # a waiting process puts its ticket again
             tickets = self._storage.list(QUEUE)
             total.add(deleter.delete(meta for meta in tickets if _is_older(meta, self._cutoff)))
         if not total.failed:
@@ -262,7 +262,7 @@ class Collector:
             self._progress(name, listed, 0)
 
     def _lost_copies(self) -> Iterator[ObjectMeta]:
-        """Yield copies of the repo info, made for updates that were lost to others."""
+        """Yield copies of the repo info that belong to updates which lost a race."""
         copies = [
             meta
             for meta in self._storage.list(layout.OVERWRITTEN)
@@ -277,7 +277,7 @@ class Collector:
 def logged_copies(storage: Storage) -> set[str] | None:
     """Return the keys of the copies of the repo info that the operations log names.
 
-    None if nobody can say: in spec version 1 there is no log, and one may have been cut.
+    None if that is unknown: spec version 1 has no log, and a log may have been cut.
     """
     named: set[str] = set()
     followed: set[str] = set()
@@ -300,7 +300,7 @@ def logged_copies(storage: Storage) -> set[str] | None:
 def _named(
     metas: Sequence[ObjectMeta], folder: str
 ) -> tuple[list[ObjectMeta], npt.NDArray[np.uint8]]:
-    """Return the objects whose names are ids, and the ids; nobody knows what others are."""
+    """Return the objects whose names are ids, and the ids; other objects are foreign."""
     valid, ids = decode_ids([meta.key.removeprefix(folder) for meta in metas])
     return list(compress(metas, valid)), ids
 
@@ -311,7 +311,7 @@ def _sorted_prefixes(ids: Iterable[bytes]) -> npt.NDArray[np.uint64]:
 
 
 def _is_older(meta: ObjectMeta, cutoff: datetime) -> bool:
-    """Whether an object was written before a time, even if its own lacks the fraction."""
+    """Whether an object was written before a time, even if its own time lacks the fraction."""
     written = meta.last_modified
     if written.microsecond == 0:
         return written + timedelta(seconds=1) <= cutoff
@@ -329,7 +329,7 @@ class Deleted:
     errors: list[str] = field(default_factory=list)
 
     def add(self, other: Deleted) -> None:
-        """Count what another call has done, too."""
+        """Add the counts of another call."""
         self.count += other.count
         self.bytes += other.bytes
         self.failed += other.failed
@@ -337,7 +337,7 @@ class Deleted:
 
 
 class Deleter:
-    """Deletes objects, many at a time, and counts them.
+    """Deletes objects in batches, and counts them.
 
     Parameters
     ----------
@@ -373,7 +373,7 @@ class Deleter:
     def _delete(self, metas: list[ObjectMeta]) -> Deleted:
         if self._dry_run or self._succeeds(metas, []):
             return Deleted(len(metas), sum(meta.size for meta in metas))
-        # which of them failed, nobody says
+        # the error does not say which of them failed
         done = Deleted()
         for meta in metas:
             if self._succeeds([meta], done.errors):

@@ -25,12 +25,12 @@ from icechunk.format.repo_info import RepoInfo
 from icechunk.format.snapshot_table import SnapshotTable
 from icechunk.repository.ancestry_graph import AncestryGraph
 
-#: Snapshots that a notebook shows.
+#: The number of snapshots that a notebook shows.
 _SHOWN: Final = 50
 
 
 class Ancestry(Iterator[SnapshotInfo]):
-    """Iterates over a snapshot and its ancestors. Notebooks show a table, and use nothing up.
+    """Iterates over a snapshot and its ancestors. A notebook shows a table without consuming it.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ class History:
         snapshot_id: str | None = None,
         ref: str | None = None,
     ) -> AsyncIterator[SnapshotInfo]:
-        """Yield what `ancestry` does."""
+        """Yield the same as `ancestry`."""
         listed = async_twin(
             lambda: list(self.ancestry(branch=branch, tag=tag, snapshot_id=snapshot_id, ref=ref))
         )
@@ -182,7 +182,7 @@ class History:
             if entry.id == start:
                 break
             logs.append(assets.transaction_log(entry.id))
-            # commits between this one and its parent that expired live on as logs
+            # logs of expired commits between this one and its parent are still there
             logs += [assets.transaction_log(pruned) for pruned in reversed(entry.pruned)]
         else:
             raise InvalidInputError(

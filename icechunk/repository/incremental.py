@@ -1,12 +1,12 @@
-"""Garbage collection that grows with what has changed since the last one.
+"""Garbage collection whose cost grows with what has changed since the last one.
 
-A record says which snapshots and manifests were needed, and in how many manifests each chunk
-was. So only snapshots that are new or gone are read, and only manifests that are new or no
-longer needed; chunks are not listed. What a session has written that never built a snapshot is
-not found that way: a whole collection finds it.
+A record says which snapshots and manifests were needed, and how many manifests refer to each
+chunk. So only snapshots that are new or gone are read, and only manifests that are new or no
+longer needed; chunks are not listed. Chunks of a session that never built a snapshot are
+not found this way: a full collection finds them.
 
-The record is an object of this library, beside those of the format. Should it be missing,
-damaged, or not be the truth any more, everything is read.
+The record is an object of this library, beside those of the format. If it is missing,
+damaged or out of date, everything is read.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ _NONE: Column = np.empty(0, np.uint64)
 
 @dataclass
 class _Added:
-    """A manifest that is new.
+    """A new manifest.
 
     Attributes
     ----------
     prefixes : uint64[n]
-        Of its native chunks, in its order.
+        Prefixes of the ids of its native chunks, in order.
     rest : uint64[n]
-        Those that are not in the manifest whose place it takes.
+        Those that are not in the manifest that it replaces.
     is_paired : bool
-        Whether that was found.
+        Whether that manifest was found.
     """
 
     prefixes: Column
@@ -52,7 +52,7 @@ class _Added:
 
 
 class IncrementalCollector(Collector):
-    """One run that goes on from a record.
+    """One run that continues from a record.
 
     Parameters
     ----------
@@ -65,26 +65,26 @@ class IncrementalCollector(Collector):
         super().__init__(*args)
         self._record = record
         self._live: set[bytes] = set()
-        # manifests that each snapshot lists, with their sizes
+        # manifests listed by each snapshot, with their sizes
         self._lists: dict[bytes, dict[bytes, int]] = {}
         self._listed: Counter[bytes] = Counter()
         self._needed = LiveRecord()
 
     # -- what stays ----------------------------------------------------------------------
     def _keep_references(self, snapshots: set[bytes], optional: set[bytes]) -> None:
-        """Find which manifests are new since the record, and which are not needed any more.
+        """Find which manifests are new since the record, and which are no longer needed.
 
         Raises
         ------
         StaleRecordError
-            If something of the record was deleted by somebody else.
+            If somebody else has deleted something in the record.
         """
         record = self._record
         live = {id for id in snapshots if id in record.snapshots or self._read(id, optional)}
         gone = record.snapshots - live
         if not all(map(self._can_read, gone)):
             raise StaleRecordError
-        # built and never needed, or needed between two collections only
+        # built but never needed, or needed only between two collections
         strays = set(filter(self._can_read, self._old - live - gone))
         listed = Counter(record.manifests)
         for id in live - record.snapshots:
@@ -97,7 +97,7 @@ class IncrementalCollector(Collector):
         self._live, self._gone, self._listed = live, gone | strays, listed
 
     def _read(self, id: bytes, optional: set[bytes]) -> bool:
-        """Learn which manifests a snapshot lists; False if it is not there, and need not be."""
+        """Learn which manifests a snapshot lists; False if it is missing and need not exist."""
         if id not in self._lists:
             try:
                 files = self._assets.snapshot(id).manifest_files
@@ -109,7 +109,7 @@ class IncrementalCollector(Collector):
         return True
 
     def _can_read(self, id: bytes) -> bool:
-        """Learn the same of a snapshot that is not needed, if that is possible."""
+        """Learn the same of a snapshot that is not needed, if possible."""
         try:
             return self._read(id, {id})
         except IcechunkError:
@@ -122,9 +122,9 @@ class IncrementalCollector(Collector):
         Raises
         ------
         StaleRecordError
-            If something of the record was deleted by somebody else; nothing is deleted then.
+            If somebody else has deleted something in the record; then nothing is deleted.
         StorageError, FormatError
-            If a manifest cannot be read that a version needs; nothing is deleted then, either. Or
+            If a manifest that a version needs cannot be read; then nothing is deleted, either. Or
             if too many requests fail in a row.
         """
         chunks = self._count()
@@ -168,10 +168,10 @@ class IncrementalCollector(Collector):
         )
 
     def _count(self) -> list[tuple[str, int]]:
-        """Count references anew, and return the chunks that none leads to, with their sizes.
+        """Update the counts of references, and return chunks without any, with their sizes.
 
-        A manifest mostly repeats the one whose place it takes. Equal rows of the two cancel each
-        other out, so that no more than the others are sorted and looked for.
+        A manifest mostly repeats the one that it replaces. Equal rows of the two cancel out, so
+        only the others are sorted and searched for.
         """
         total = len(self._added) + len(self._dead)
         by_place: defaultdict[Any, list[_Added]] = defaultdict(list)
@@ -193,7 +193,7 @@ class IncrementalCollector(Collector):
                 continue
             prefixes = id_prefixes(chunks.ids)
             beside = by_place.get(chunks.begins_at, [])
-            # one that has no pair yet, if there is one
+            # prefer one that is not paired yet
             other = min(beside, key=lambda each: each.is_paired, default=_Added(_NONE, _NONE, True))
             differs, differs_there = _differing(prefixes, other.prefixes)
             if was_counted and not other.is_paired:
@@ -209,14 +209,14 @@ class IncrementalCollector(Collector):
         return self._unneeded(unsure)
 
     def _chunks_of(self, id: bytes, *, is_required: bool = False) -> NativeChunks | None:
-        """Read a manifest; None if it is not there, and need not be.
+        """Read a manifest; None if it is missing and need not exist.
 
-        One that is not needed any more need not be readable.
+        A manifest that is no longer needed need not be readable.
         """
         try:
             return self._assets.native_chunks(id)
         except StorageError as error:
-            # what is left of a session that was older than an earlier collection
+            # left by a session that was older than an earlier collection
             if is_required or (id in self._added and error.kind is not ErrorKind.OBJECT_NOT_FOUND):
                 raise
         except IcechunkError:
@@ -227,7 +227,7 @@ class IncrementalCollector(Collector):
     def _unneeded(
         self, unsure: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]]
     ) -> list[tuple[str, int]]:
-        """Return those of some chunks that nothing needs, each once."""
+        """Return the chunks among these that nothing needs, each once."""
         kept_for_jobs = LiveRecord(prefixes=self._chunks.columns()[0])
         found: dict[bytes, int] = {}
         for ids, ends in unsure:
@@ -240,10 +240,10 @@ class IncrementalCollector(Collector):
 
 
 def _differing(a: Column, b: Column) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Return which rows of two columns are left when equal ones cancel each other out.
+    """Return which rows of two columns remain after equal ones cancel out.
 
-    Compared are rows that are as far from the beginning, or as far from the end. So nothing but
-    news is left where chunks were replaced, or added before or behind the others.
+    Rows are compared at equal distances from the beginning, or from the end. So only changes
+    remain if chunks were replaced, or added before or after the others.
     """
     same = min(len(a), len(b))
     left = np.ones(len(a), np.bool_), np.ones(len(b), np.bool_)

@@ -1,4 +1,4 @@
-"""What the stored objects of a repository say, as plain values for people and tests."""
+"""The content of stored objects of a repository, as plain values for people and tests."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Inspection:
     """The stored objects of one repository, shown.
 
     The dictionaries hold what JSON can express. Each has a ``header`` with ``written_by``,
-    ``app_name``, ``app_version`` (where there is one), ``spec_version``, ``file_type`` and
+    ``app_name``, ``app_version`` (if there is one), ``spec_version``, ``file_type`` and
     ``compression`` of that object. They are for debugging: their keys may change.
 
     Parameters
@@ -59,14 +59,14 @@ class Inspection:
     _state: RepoState
 
     def inspect_repo_info(self) -> dict[str, Any]:
-        """Return what the repo info says: refs, history, recent updates.
+        """Return the content of the repo info: refs, history, recent updates.
 
         Returns
         -------
         dict
             ``header``, ``spec_version``, ``branches``, ``tags``, ``deleted_tags``,
-            ``snapshots``, ``metadata``, ``latest_updates``, and ``repo_before_updates`` where
-            the operations log goes on elsewhere.
+            ``snapshots``, ``metadata``, ``latest_updates``, and ``repo_before_updates`` if
+            the operations log continues elsewhere.
 
         Raises
         ------
@@ -100,7 +100,7 @@ class Inspection:
         return found
 
     def inspect_snapshot(self, snapshot_id: str) -> dict[str, Any]:
-        """Return what a snapshot says: its nodes, and where their manifests are.
+        """Return the content of a snapshot: its nodes, and where their manifests are.
 
         Parameters
         ----------
@@ -135,7 +135,7 @@ class Inspection:
         }
 
     def inspect_manifest(self, manifest_id: str) -> dict[str, Any]:
-        """Return how many references of which kind a manifest holds.
+        """Return how many references of each kind a manifest holds.
 
         Parameters
         ----------
@@ -197,9 +197,9 @@ class Inspection:
         }
 
     def inspect_transaction_log(self, snapshot_id: str) -> dict[str, Any]:
-        """Return what a transaction log says: nodes by their ids, and chunk coordinates.
+        """Return the content of a transaction log: nodes by id, and chunk coordinates.
 
-        Where the ancestry of a snapshot was collapsed by expiration, the logs of the expired
+        If expiration collapsed the ancestry of a snapshot, the logs of the expired
         commits count as parts of its own.
 
         Parameters
@@ -275,7 +275,7 @@ def _header(header: Header) -> dict[str, Any]:
 
 
 def _time(microseconds: int) -> str:
-    """Return a time with as many digits as it takes: none, three or six."""
+    """Return a time with as many fractional digits as it needs: none, three or six."""
     rest = microseconds % 1_000_000
     timespec = "microseconds" if rest % 1000 else "milliseconds" if rest else "seconds"
     return from_microseconds(microseconds).isoformat(timespec=timespec).replace("+00:00", "Z")
@@ -294,7 +294,7 @@ def _entry(entry: SnapshotEntry) -> dict[str, Any]:
 
 def _update(update: UpdateEntry) -> dict[str, Any]:
     name = update_name(update.kind)
-    # its name is that of the table, the others have an ending
+    # its name is that of the table, the others have a suffix
     suffix = "" if update.kind is UpdateKind.FEATURE_FLAG_CHANGED else "Update"
     said: dict[str, Any] = {"type": f"{name}{suffix}", **update_fields(update)}
     for field in ("from_version", "to_version"):

@@ -1,4 +1,4 @@
-"""One job: its parts, their commits, and how far it is."""
+"""One job: its parts, their commits, and its progress."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "check_distinct", "listed_keys"]
 
-#: How a commit continues if the branch has moved: refuse only where both wrote the same.
+#: How a commit continues if the branch has moved: refuse only if both wrote the same.
 _DETECT = ConflictDetector()
 
 
@@ -71,7 +71,7 @@ class Job(Displayed):
 
     @property
     def branch(self) -> str:
-        """The branch that it commits to."""
+        """The branch to which it commits."""
         return self._definition.branch
 
     @property
@@ -82,7 +82,7 @@ class Job(Displayed):
 
     @property
     def about(self) -> dict[str, Any]:
-        """What `Jobs.create` was told about it."""
+        """What `Jobs.create` recorded about it."""
         return copy.deepcopy(self._definition.about or {})
 
     def differences(self, other: Definition) -> Sequence[str]:
@@ -123,19 +123,19 @@ class Job(Displayed):
         func : callable
             Called as ``func(store, key)`` with a store of its own.
         index : int, optional
-            Position of a key in `Job.keys`: the number of this process in an array of them.
+            Position of a key in `Job.keys`: the number of this process in a job array.
         keys : iterable of JSON values, optional
-            Several, one after another. Those after one that failed are still run.
+            Several keys, run one after another. Keys after one that failed are still run.
             Exactly one of `index` and `keys` is needed. ``keys=job.status().left`` takes up all
             that nobody runs, or that look dead.
         retries : int
-            How often a part that failed is retried at once.
+            How often a failed part is retried at once.
         timeout : float, optional
             Seconds after which a part is given up as failed. Its function then runs in a thread
             of its own, which nothing can stop: what it still writes is in no version.
         lease : float
-            Seconds. A part gives a sign of life three times in each; one that gave none for this
-            long looks dead in `status`, with the time and the host.
+            Seconds. A part gives three signs of life in each such period; one without any for
+            this long looks dead in `status`, with the time and the host.
 
         Returns
         -------
@@ -145,12 +145,12 @@ class Job(Displayed):
         Raises
         ------
         TaskError
-            If the function failed; it names the key, and its cause is the original error. The
+            If the function failed. It names the key, and its cause is the original error. The
             part can be run again.
         InvalidInputError
             If the job has no such key.
         SessionStateError
-            If the job was cancelled; or closed or deleted while the part ran, which is lost.
+            If the job was cancelled; or closed or deleted while the part ran, which is then lost.
         """
         if not callable(func):
             raise InvalidInputError(f"func is {func!r}, it must be a function of store and key")
@@ -164,7 +164,7 @@ class Job(Displayed):
         results, errors = [], []
         for number, (key, text) in enumerate(chosen):
             if number:
-                # others do parts, too
+                # others run parts, too
                 self._files.log()
             if text in self._files.committed or self._files.has_part(digest_of(text)):
                 results.append(PartResult(key))
@@ -218,14 +218,14 @@ class Job(Displayed):
         try:
             fork = self._repository.session_after_commit(self.branch, base).fork()
             with Heartbeat(lease / 3, partial(self._files.is_alive, attempt)):
-                # a key of its own: what the function does to it changes no record
+                # a copy of the key: what the function does to it changes no record
                 result = call_within(timeout, func, fork.store, json.loads(text))
             changes = fork.array_changes()
             data = fork.change_set_bytes()
         except BaseException as error:
             said = f"{type(error).__name__}: {error}"
             noted = replace(attempt, ended=now(), error=said, traceback=traceback.format_exc())
-            # who is interrupted waits for no other request, and what hides the reason is no help
+            # an interrupt waits for no further request, and a storage error must not hide the cause
             if not isinstance(error, KeyboardInterrupt):
                 with suppress(StorageError):
                     self._files.note(noted)
@@ -277,12 +277,12 @@ class Job(Displayed):
         return counts
 
     def add_part(self, keys: Sequence[Any], change_set: bytes, base: str) -> bool:
-        """Add what was done elsewhere: for engines that run parts their own way.
+        """Add what was done elsewhere: for engines that run parts in their own way.
 
         Parameters
         ----------
         keys : sequence of JSON values
-            All that it did.
+            All keys that it did.
         change_set : bytes
             From `Session.change_set_bytes`.
         base : str
@@ -291,7 +291,7 @@ class Job(Displayed):
         Returns
         -------
         bool
-            Whether it was the first with any of these keys.
+            Whether it was the first for all of these keys.
         """
         if not self.done().isdisjoint(self.texts_of(keys)):
             return False
@@ -312,12 +312,12 @@ class Job(Displayed):
         return self._files.put_part(part)
 
     def drop_part(self, keys: Sequence[Any]) -> None:
-        """Drop what `add_part` has added, if it is not committed.
+        """Drop what `add_part` added, unless it is committed.
 
         Parameters
         ----------
         keys : sequence of JSON values
-            As they were given then.
+            The same as were passed then.
         """
         self._files.delete_parts([self._files.part_name(list(keys))])
 
@@ -331,35 +331,35 @@ class Job(Displayed):
     ) -> list[str]:
         """Commit the parts that are done and not committed yet.
 
-        Any process may call it, and several at the same time: each part is committed once. A
+        Any process may call this, and several at the same time: each part is committed once. A
         commit that another process has begun is finished first.
 
         Parameters
         ----------
         rebase_with : ConflictSolver or None
-            What to do where others have committed the same meanwhile. Default: refuse that,
-            and go on where they have committed something else. None refuses any move.
+            What to do if others have committed in the meantime. Default: refuse if they changed the
+            same, otherwise continue. None refuses whenever the branch has moved.
         message, metadata : optional
-            Of the commits. Default: those of the job.
+            For the commits. Default: those of the job.
 
         Returns
         -------
         list of str
-            Ids of the commits that this call has made or finished.
+            Ids of the commits that this call made or finished.
 
         Raises
         ------
         ConflictError
-            If two parts, or a part and somebody else's commit, wrote the same; nothing is
+            If two parts, or a part and somebody else's commit, wrote the same. Nothing is
             committed.
         SessionStateError
-            If the branch was reset, or deleted, and lost a commit of the job.
+            If the branch was reset or deleted, and lost a commit of the job.
         """
         self._publisher.check_history()
         return self._publisher.publish(rebase_with, message, metadata)
 
     def finish(self, *, rebase_with: ConflictSolver | None = _DETECT) -> str | None:
-        """Commit what is left, and close the job. Many may call it at once, and again.
+        """Commit what is left, and close the job. Several processes may call it, repeatedly.
 
         Parameters
         ----------
@@ -402,23 +402,23 @@ class Job(Displayed):
             )
 
     def give_up_commit(self) -> bool:
-        """Drop the commit that is pending, and its parts, if it can never take place.
+        """Drop the pending commit and its parts, if it can never take place.
 
-        After `publish` has raised a `ConflictError`: the parts are to be run again, on what
-        others have committed.
+        For use after `publish` has raised a `ConflictError`: the parts must be run again, on top of
+        what others have committed.
 
         Returns
         -------
         bool
-            Whether nothing is pending any more. It is not if another process may still
+            Whether nothing is pending any more. False if another process may still
             commit it.
         """
         return self._publisher.give_up()
 
     def cancel(self) -> None:
-        """End the job; what is not committed is dropped, and nobody can run parts any more.
+        """End the job. What is not committed is dropped, and nobody can run parts any more.
 
-        A commit that has begun is finished, if it can be.
+        A commit that has begun is finished, if possible.
 
         Raises
         ------
@@ -430,12 +430,12 @@ class Job(Displayed):
         self._files.clean()
 
     def check_history(self) -> None:
-        """Refuse to go on after commits that the branch has lost.
+        """Refuse to continue if the branch has lost commits of the job.
 
         Raises
         ------
         SessionStateError
-            If the branch was reset, or deleted, after the newest commit of the job, and does
+            If the branch was reset or deleted after the newest commit of the job, and does
             not have it.
         """
         self._publisher.check_history()
@@ -467,7 +467,7 @@ class Job(Displayed):
         Raises
         ------
         InvalidInputError
-            If one is no JSON value, is there twice, or is none of those that the job has.
+            If a key is not a JSON value, is repeated, or is not among the keys of the job.
         """
         texts = _texts(keys)
         check_distinct(texts)
@@ -480,13 +480,13 @@ class Job(Displayed):
     def progress(self, every: float = 5.0) -> JobProgress:
         """Return a bar and the status, which follow the job in a notebook.
 
-        Any notebook can show it at any time, also one that was connected anew, whoever runs the
+        Any notebook can show it at any time, even after reconnecting, whoever runs the
         parts.
 
         Parameters
         ----------
         every : float
-            Seconds between two looks at the records of the job.
+            Seconds between reads of the records of the job.
         """
         return JobProgress(self.status, every)
 
@@ -554,14 +554,14 @@ def _texts(keys: Sequence[Any] | None) -> list[str]:
 
 
 def listed_keys(keys: Iterable[Any]) -> list[Any]:
-    """Return keys as a list; refuse what is one key rather than many."""
+    """Return keys as a list; refuse a single key."""
     if isinstance(keys, str | bytes | Mapping):
         raise InvalidInputError(f"keys must be a list of keys such as [{keys!r}], not {keys!r}")
     return list(keys)
 
 
 def check_distinct(texts: Sequence[str]) -> None:
-    """Refuse keys of which two are the same."""
+    """Refuse repeated keys."""
     seen: set[str] = set()
     for text in texts:
         if text in seen:

@@ -1,8 +1,8 @@
-"""Jobs: writes in many parts, by any processes at any time, that know what is done.
+"""Jobs: writes in many parts, by any processes at any time, with a record of what is done.
 
 A job needs no process that stays alive. Each part writes its chunks and leaves its change set
-in the repository's storage. Whoever sees that all are there commits them. What is done is a
-set of keys that lives outside the history, so it survives expiration and amended commits.
+in the repository's storage. Whoever sees that all parts are there commits them. The record is a
+set of keys outside the history, so it survives expiration and amended commits.
 """
 
 from __future__ import annotations
@@ -58,17 +58,17 @@ class Jobs(Displayed):
         name : str
             Up to 100 printable characters.
         message : str
-            Of the commits.
+            Message of the commits.
         branch : str
-            Where the job commits. Parts see the snapshot that is its newest now.
+            The branch to commit to. Parts see the snapshot that is its newest now.
         keys : iterable of JSON values, optional
             One for each part, without repeats. Default: more may come at any time; each part then
-            sees the snapshot that is the newest when it begins.
+            sees the snapshot that is newest when the part begins.
         metadata : mapping, optional
-            Of the commits.
+            Metadata of the commits.
         about : mapping, optional
-            What else to record about the job, such as a description of its input: anything that
-            JSON can express. See `Job.about`.
+            Anything else to record about the job, such as a description of its input; must be
+            expressible in JSON. See `Job.about`.
         exist_ok : bool
             Whether to return the job if one with the same definition exists: for scripts that run
             many times.
@@ -76,9 +76,9 @@ class Jobs(Displayed):
         Raises
         ------
         AlreadyExistsError
-            If there is a job of this name, or with `exist_ok` one that differs.
+            If a job of this name exists, or, with `exist_ok`, one with another definition.
         InvalidInputError
-            If a key is no JSON value, or is there twice.
+            If a key is not a JSON value, or is repeated.
         RefNotFoundError
             If there is no such branch.
         """
@@ -125,7 +125,7 @@ class Jobs(Displayed):
         Raises
         ------
         NotFoundError
-            If there is none of this name.
+            If no job of this name exists.
         """
         files = JobFiles(self._repository.storage, name)
         definition = files.open()
@@ -138,9 +138,9 @@ class Jobs(Displayed):
         return JobFiles.names(self._repository.storage)
 
     def delete(self, name: str) -> None:
-        """Delete a job and its records; parts that are not committed are lost.
+        """Delete a job and its records. Parts that are not committed are lost.
 
-        What it has committed stays. `Job.cancel` keeps the record.
+        What the job has committed stays. `Job.cancel` keeps the record.
         """
         if name not in self.list():
             self.open(name)
@@ -153,6 +153,6 @@ class Jobs(Displayed):
         try:
             names = ", ".join(map(repr, self.list())) or "none"
         except IcechunkError:
-            # what cannot be listed can be shown all the same
+            # jobs that cannot be listed can still be displayed
             names = "that cannot be listed"
         return f"<icechunk.Jobs {names}>"

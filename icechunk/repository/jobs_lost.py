@@ -1,4 +1,4 @@
-"""Chunks that parts of jobs have written, and that other clients have taken for garbage."""
+"""Chunks written by parts of jobs that other clients have collected as garbage."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from icechunk.storage.base import Storage
 
 __all__ = ["collected_since", "lost_parts"]
 
-#: Objects that are looked at at the same time.
+#: Objects that are checked at the same time.
 _THREADS: Final = 16
-#: So many objects are looked at one by one: a listing is of all that the repository has.
+#: Up to this many objects are checked one by one: a listing covers the whole repository.
 _FEW: Final = 500
 
 
 def collected_since(updates: Iterable[Update], bases: Iterable[str]) -> bool:
     """Return whether a collection may have run since some snapshots were made.
 
-    The order of the log decides: no clock is asked.
+    The order of the log decides; clocks are not used.
 
     Parameters
     ----------
     updates : iterable of Update
         The operations log, newest first.
     bases : iterable of str
-        Ids of snapshots. Where the log does not say when they were made, the answer is yes.
+        Ids of snapshots. If the log does not say when they were made, the answer is yes.
     """
     wanted, update = set(bases), None
     for update in updates:
@@ -48,12 +48,12 @@ def collected_since(updates: Iterable[Update], bases: Iterable[str]) -> bool:
         wanted.discard(getattr(update.kind, "new_snap_id", ""))
         if not wanted:
             return False
-    # what every repository begins with is named by no update
+    # no update names the snapshot that every repository begins with
     return update is None or not isinstance(update.kind, UpdateType.RepoInitialized)
 
 
 def lost_parts(storage: Storage, parts: Sequence[Part], job: str, *, exact: bool) -> list[Part]:
-    """Return the parts that have lost chunks, or the ends of some.
+    """Return the parts that have lost chunks, or the ends of chunks.
 
     Parameters
     ----------
@@ -62,8 +62,8 @@ def lost_parts(storage: Storage, parts: Sequence[Part], job: str, *, exact: bool
     job : str
         Name of the job, for errors.
     exact : bool
-        Whether to look at all objects: one by one if they are few, else by one listing of all
-        chunks. Otherwise at the first and the last of each part: a collection goes by age.
+        Whether to check all objects: one by one if they are few, else by one listing of all
+        chunks. Otherwise only the first and last of each part: a collection goes by age.
     """
     written = [_written(part, job) for part in parts]
     owner = np.repeat(np.arange(len(parts)), [len(ids) for ids, _ in written])
@@ -94,7 +94,7 @@ def lost_parts(storage: Storage, parts: Sequence[Part], job: str, *, exact: bool
 
 
 def _written(part: Part, job: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any]]:
-    """Return the ids of the native chunks of a part, uint8[n, 12], and where each ends."""
+    """Return the ids of the native chunks of a part, uint8[n, 12], and the end of each."""
     changes = decode_change_set(part.change_set, f"a part of the job {job!r}")
     ids, ends = [np.empty((0, OBJECT_ID_SIZE), np.uint8)], [np.empty(0, np.uint64)]
     for edits in changes.chunks.values():
@@ -107,7 +107,7 @@ def _written(part: Part, job: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[A
 
 
 def _is_whole(storage: Storage, wanted: tuple[str, int]) -> bool:
-    """Whether an object has so many bytes; one request for the last of them."""
+    """Whether an object has this many bytes; requests only the last of them."""
     key, size = wanted
     try:
         last = storage.get(key, byte_range=(max(size - 1, 0), max(size, 1))).data

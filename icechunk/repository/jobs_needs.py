@@ -1,4 +1,4 @@
-"""What jobs that are not closed need, for the garbage collection."""
+"""What unfinished jobs need, for garbage collection."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Needs:
     Attributes
     ----------
     snapshots : set of bytes
-        On which parts were made, or are going to be.
+        Snapshots on which parts were made, or will be.
     chunks : list of uint8[n, 12]
         Ids of chunks that parts have written.
     since : datetime or None
-        When the oldest part that is running began, by the clock of the storage: what was
-        written since then may be of it.
+        When the oldest running part began, by the clock of the storage: it may have written
+        anything that is newer.
     """
 
     snapshots: set[bytes] = field(default_factory=set)
@@ -52,12 +52,12 @@ def needed_by_jobs(storage: Storage) -> Needs:
         if definition is None:
             continue
         closed = files.closing()
-        # a part may have come when the job was closed
+        # a part may have arrived while the job was being closed
         if closed == "cancelled" or (closed is not None and not files.part_names()):
             continue
         if definition.base is not None:
             needs.snapshots.add(decode_id(definition.base))
-        # before the parts: who is through meanwhile has left one
+        # before the parts: an attempt that ends meanwhile has left one
         begun = files.attempt_names()
         files.log()
         names = files.part_names()

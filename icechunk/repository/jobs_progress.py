@@ -1,4 +1,4 @@
-"""A bar for a job that other processes run: any notebook can attach to it, again and again."""
+"""A progress bar for a job run by other processes: any notebook can attach to it at any time."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["JobProgress"]
 
 
 class JobProgress(Displayed):
-    """Shows how far a job is, as the last line of a cell, and follows it.
+    """Shows the progress of a job in the last line of a cell, and keeps it current.
 
-    It reads the records of the job only, so it does not matter who runs the parts, or whether
+    It reads only the records of the job, so it does not matter who runs the parts, or whether
     this notebook was connected all the time. Made by `Job.progress`.
 
     Parameters
@@ -24,7 +24,7 @@ class JobProgress(Displayed):
     status : callable
         Returns a `JobStatus`.
     every : float
-        Seconds between two looks.
+        Seconds between updates.
     """
 
     def __init__(self, status: Callable[[], JobStatus], every: float) -> None:
@@ -67,11 +67,11 @@ class JobProgress(Displayed):
                 return
 
     def stop(self) -> None:
-        """Do not follow it any more."""
+        """Stop following the job."""
         self._end.set()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until the job is finished or cancelled, if it is followed."""
+        """Wait until the job is finished or cancelled, if the bar follows it."""
         if self._thread is not None:
             self._thread.join(timeout)
 
@@ -80,7 +80,7 @@ def _page(status: JobStatus) -> str:
     done = len(status.done)
     total = status.total
     if total is None and status.state == "open":
-        # nobody knows how many parts there will be
+        # the total number of parts is unknown
         bar = "<progress></progress>"
     else:
         bar = (

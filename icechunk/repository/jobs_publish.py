@@ -1,9 +1,9 @@
-"""Commits of the parts of a job: each part once, whoever dies where.
+"""Commit the parts of a job: each part exactly once, whichever process dies where.
 
-An entry of the job's log says which parts a commit has, before it takes place. Then, as often
-as needed: carry the changes over to the newest snapshot, look whether a snapshot that an
-earlier try has named is in the operations log, name ours in the entry, and move the branch.
-If another try lands after the look, the branch has moved, and ours fails.
+An entry of the job's log says which parts a commit has, before the commit takes place. Then, as
+often as needed: carry the changes over to the newest snapshot, check whether the operations log
+has a snapshot that an earlier try named, name ours in the entry, and move the branch.
+If another try lands after the check, the branch has moved, and ours fails.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Host(Protocol):
 
     @property
     def storage(self) -> Storage:
-        """Where the repository is."""
+        """The place of the repository."""
 
     @property
     def spec_version(self) -> int:
@@ -112,7 +112,7 @@ class Publisher:
                 commits.append(snapshot)
 
     def _pending(self) -> tuple[Entry | None, bool]:
-        """Return the entry that is to be done next, and whether it is a new one."""
+        """Return the entry to process next, and whether it is new."""
         while True:
             log = self._files.log()
             last = log[-1] if log else None
@@ -124,7 +124,7 @@ class Publisher:
             if not parts:
                 return None, False
             self._check_chunks(parts)
-            # before there is an entry: parts that contradict each other stay parts
+            # before there is an entry: parts that contradict each other remain parts
             self._session(parts[0].base, parts)
             entry = Entry(
                 number=len(log) + 1,
@@ -140,7 +140,7 @@ class Publisher:
                 return entry, True
 
     def _next_parts(self) -> list[Part]:
-        """Return the parts of the next commit: all on one base; `JobFiles.log` was called."""
+        """Return the parts of the next commit, all on one base; call `JobFiles.log` first."""
         files = self._files
         names = files.part_names() - files.committed_digests
         chosen: list[Part] = []
@@ -153,7 +153,7 @@ class Publisher:
                 continue
             twice = texts & (files.committed | taken)
             if twice:
-                # whoever runs the rest again does so without the keys that are done
+                # whoever runs the rest again leaves out the keys that are done
                 files.delete_parts([files.part_name(part.keys)])
                 raise ConflictError(
                     message=f"the job {self._definition.name!r}: two runs have done {some(twice)}, "
@@ -164,21 +164,21 @@ class Publisher:
             if not chosen or part.base == chosen[0].base:
                 taken |= texts
                 chosen.append(part)
-        # what an attempt has left that was late, or a process that died after a commit
+        # left by a late attempt, or by a process that died after a commit
         files.delete_parts(useless)
         return chosen
 
     def _check_chunks(self, parts: Sequence[Part]) -> None:
-        """Drop parts whose chunks another client has taken for garbage, and say so."""
+        """Drop parts whose chunks another client has collected as garbage, and raise an error."""
         lost = self._lost(parts)
         if lost:
             self._files.delete_parts([self._files.part_name(part.keys) for part in lost])
             raise self._losing(lost, "these parts")
 
     def _lost(self, parts: Sequence[Part]) -> list[Part]:
-        """Return the parts whose chunks are not all there, as far as that needs a look.
+        """Return the parts that have lost chunks, as far as a check is needed.
 
-        The ends of each part are looked at always, and everything after a collection.
+        The ends of each part are always checked, and everything after a collection.
         """
         repository = self._repository
         exact = repository.spec_version < 2 or collected_since(
@@ -203,7 +203,7 @@ class Publisher:
         return session
 
     def _naming(self, error: ConflictError, base: str, parts: Sequence[Part]) -> ConflictError:
-        """Return the error with the keys of two parts that contradict each other."""
+        """Return the error that names keys of two parts that contradict each other."""
         branch = self._definition.branch
         for number, part in enumerate(parts):
             for earlier in parts[:number]:
@@ -229,7 +229,7 @@ class Publisher:
         *,
         checked: bool = False,
     ) -> str | None:
-        """Do what an entry says, unless it is done; return the snapshot."""
+        """Process an entry, unless that is done; return the snapshot."""
         files, number = self._files, entry.number
         parts = files.parts(entry.parts)
         if len(parts) < len(entry.parts):
@@ -245,7 +245,7 @@ class Publisher:
             )
         lost = [] if checked or self._landed(entry) is not None else self._lost(parts)
         if lost:
-            # whoever put the entry has died, and what it saw is gone since
+            # whoever put the entry has died, and chunks have been lost since
             if not self.give_up():
                 raise self._losing(
                     lost,
@@ -265,10 +265,10 @@ class Publisher:
                 if solver is not None:
                     session.rebase(_StrictWithOurs(solver, self._commits()))
             except IcechunkError as error:
-                # the commit that ours contradicts may be ours
+                # the commit that contradicts ours may be our own
                 problem = error
             tip = session.snapshot_id
-            # after the session got its tip: what lands later makes the branch move
+            # read after the session got its tip: anything that lands later makes the branch move
             entry, version = files.read_entry(number)
             if entry.state != "pending":
                 return entry.snapshot
@@ -297,17 +297,17 @@ class Publisher:
             return self._settle(number, snapshot)
 
     def _is_done(self, number: int) -> bool:
-        """Whether another process has done what an entry says."""
+        """Whether another process has completed an entry."""
         entry, _ = self._files.read_entry(number)
         return entry.state != "pending" or self._landed(entry) is not None
 
     def _landed(self, entry: Entry) -> str | None:
-        """Return the snapshot of an entry that became a commit, whatever became of that."""
+        """Return the snapshot of an entry that became a commit, whatever happened to it since."""
         wanted = {each.snapshot for each in entry.tries}
         if not wanted:
             return None
         if not entry.mark:
-            # there was no operations log, and nobody amended
+            # there was no operations log, and no amending
             history = self._repository.ancestry(branch=self._definition.branch)
             return next((info.id for info in history if info.id in wanted), None)
         for update in self._repository.ops_log():
@@ -327,7 +327,7 @@ class Publisher:
         return _time_of(next(self._repository.ops_log()))
 
     def _settle(self, number: int, snapshot: str | None) -> str | None:
-        """Note that an entry is done, and delete its parts."""
+        """Record that an entry is done, and delete its parts."""
         while True:
             entry, version = self._files.read_entry(number)
             if entry.state != "pending":
@@ -339,12 +339,12 @@ class Publisher:
                 continue
             break
         if entry.state == "done":
-            # those of one that was given up may have been run again
+            # the parts of a void entry may have been run again
             self._files.delete_parts(entry.parts)
         return entry.snapshot
 
     def give_up(self) -> bool:
-        """Void the entry that is pending, if its commit can never land.
+        """Void the pending entry, if its commit can never land.
 
         Returns
         -------
@@ -362,7 +362,7 @@ class Publisher:
             return True
         if any(each.tip == tip for each in entry.tries):
             return False
-        # first: from then on they may be run again
+        # first: from then on the parts may be run again
         self._files.delete_parts(entry.parts)
         try:
             self._files.change(replace(entry, state="void"), version)
@@ -376,7 +376,7 @@ class Publisher:
         Raises
         ------
         IcechunkError
-            If a commit is pending, and can neither be done nor given up.
+            If a commit is pending that can neither be completed nor given up.
         """
         while True:
             log = self._files.log()
@@ -396,9 +396,9 @@ class Publisher:
                 return kind
 
     def reopen_for_late(self) -> bool:
-        """Open a finished job again if a part came when it was closed; return whether it did.
+        """Reopen a finished job if a part arrived while it was being closed; return whether it did.
 
-        Its process has seen the job open after it left the part, and told its caller that it
+        After leaving the part, its process saw the job open, and told its caller that the part
         counts.
         """
         log = self._files.log()
@@ -413,12 +413,12 @@ class Publisher:
         return True
 
     def check_history(self) -> None:
-        """Refuse to go on after commits that the branch has lost.
+        """Refuse to continue if the branch has lost commits of the job.
 
         Raises
         ------
         SessionStateError
-            If it was reset, or deleted, after the newest commit of the job.
+            If the branch was reset or deleted after the newest commit of the job.
         """
         entries = [entry for entry in self._files.log() if entry.snapshot is not None]
         if not entries or self._repository.spec_version < 2:
@@ -426,7 +426,7 @@ class Publisher:
         newest, branch = entries[-1], self._definition.branch
         if any(info.id == newest.snapshot for info in self._repository.ancestry(branch=branch)):
             return
-        # expired and amended commits are not among the ancestors either
+        # expired and amended commits are not among the ancestors, either
         for update in self._repository.ops_log():
             kind = update.kind
             if _time_of(update) <= newest.mark or (
@@ -452,7 +452,7 @@ class Publisher:
 
 
 class _StrictWithOurs(ConflictSolver):
-    """Lets no part take back what another one wrote, however it treats what others did."""
+    """Lets no part undo what another one wrote, however it treats the changes of others."""
 
     def __init__(self, solver: ConflictSolver, ours: set[str]) -> None:
         self._solver = solver
@@ -495,7 +495,7 @@ def _time_of(update: Update) -> str:
 
 
 def some(texts: Any) -> str:
-    """Return a few of many keys for a message."""
+    """Return some of many keys for a message."""
     found = sorted(texts)
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""
     return ("the key " if len(found) == 1 else "the keys ") + ", ".join(found[:5]) + more

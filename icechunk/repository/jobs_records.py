@@ -1,21 +1,21 @@
-"""What is stored of jobs, as objects beside those of the repository.
+"""The stored records of jobs, as objects beside those of the repository.
 
-Nothing of it belongs to the format, and other clients leave the folder alone::
+None of them belongs to the format, and other clients leave the folder alone::
 
     jobs/<name>/job                          what the job is; never changed
     jobs/<name>/<id>/attempts/<digest>/<n>   who began the part with a key, or how it failed
     jobs/<name>/<id>/parts/<digest>          what a part did: keys, and the change set
     jobs/<name>/<id>/log/<n>                 commits of parts, one after another
 
-The id is new whenever a job is created: what processes of a job still do that was deleted says
-nothing about another one of its name.
+The id is new whenever a job is created: what processes of a deleted job still write has no
+effect on a new job of the same name.
 
-Entries of the log have numbers without a gap, and one is only put after all before it were
+Entries of the log are numbered without gaps, and one is only put after all before it were
 read: nobody commits a key that another entry has. An entry is put *before* its commit takes
 place, and names each snapshot that is about to become that commit. The operations log of the
-repository, which nobody edits, says which of them did. So whoever finds an entry that is
-pending knows whether to do it, wherever the process died that put it, and whatever became
-of the history since.
+repository, which nobody edits, says which of them did. So whoever finds a pending entry
+knows whether to carry it out, wherever the process that put it died, and whatever has happened
+to the history since.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 JOBS: Final = "jobs/"
-#: What is not the same in every file system and URL, and a dot at the beginning.
+#: Bytes that differ between file systems and URLs, and a dot at the beginning.
 _UNSAFE: Final = re.compile(rb"[^A-Za-z0-9_.-]|^\.")
 _ENCODED: Final = re.compile(r"=([0-9A-F]{2})")
 _MAX_NAME: Final = 100
@@ -70,18 +70,18 @@ _MAX_NAME: Final = 100
 LEASE: Final = 300.0
 _ALIVE: Final = ".alive"
 _THREADS: Final = 16
-#: Attempts at one part that may begin at the same time.
+#: The most attempts at one part that may begin at the same time.
 _MOST_BESIDE: Final = 100
 R = TypeVar("R")
 
 
 def folder_of(name: str) -> str:
-    """Return what the folder of a job is called: bytes that are not safe are as ``=20``.
+    """Return the name of a job's folder: unsafe bytes are written like ``=20``.
 
     Raises
     ------
     InvalidInputError
-        If it is no name of a job.
+        If it is not a valid job name.
     """
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= _MAX_NAME:
         raise InvalidInputError(
@@ -92,7 +92,7 @@ def folder_of(name: str) -> str:
 
 
 def _name_of(folder: str) -> str | None:
-    """Return the name of the job in a folder; None if there is none."""
+    """Return the name of the job in a folder; None if the folder is not a job's."""
     raw = _ENCODED.sub(lambda found: chr(int(found[1], 16)), folder)
     try:
         name = raw.encode("latin-1").decode()
@@ -102,12 +102,12 @@ def _name_of(folder: str) -> str | None:
 
 
 def canonical(key: Any) -> str:
-    """Return a key as the JSON text by which it is known.
+    """Return a key as the JSON text that identifies it.
 
     Raises
     ------
     InvalidInputError
-        If it has none, or another value has the same.
+        If JSON cannot express it, or another value has the same text.
     """
     try:
         text = json.dumps(
@@ -133,14 +133,14 @@ def _has_text_keys(value: Any) -> bool:
 
 
 def digest_of(text: str) -> str:
-    """Return what files call the part with a key."""
+    """Return the name by which files identify the part with a key."""
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 # -- the objects ---------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """What a job is. `keys` and `base` are None if there may be more keys at any time."""
+    """The definition of a job. `keys` and `base` are None if more keys may come at any time."""
 
     id: str
     name: str
@@ -155,7 +155,7 @@ class Definition:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """Somebody's attempt at a part, on a base; with an error one that failed."""
+    """An attempt at a part, on a base; if it failed, with an error."""
 
     key: Any
     number: int
@@ -170,7 +170,7 @@ class Attempt:
 
 
 class Begun(NamedTuple):
-    """An attempt, as a listing has it: when it began, and when it was last seen."""
+    """An attempt as listed: when it began, and when it was last seen."""
 
     number: int
     began: datetime
@@ -179,7 +179,7 @@ class Begun(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one attempt did, for one key or several."""
+    """What one attempt did, for one or several keys."""
 
     keys: list[Any]
     base: str
@@ -212,21 +212,21 @@ class Entry:
     kind : str
         ``"commit"`` of parts, or the last one: ``"finished"`` or ``"cancelled"``.
     state : str
-        ``"pending"``, ``"done"``, or ``"void"``: it was given up, its keys are free again; or
-        the job goes on, because a part came when it was closed.
+        ``"pending"``, ``"done"``, or ``"void"``: it was given up, and its keys are free again; or
+        the job continues, because a part arrived while it was being closed.
     parts : list of str
-        Their digests.
+        Digests of the parts.
     keys : list
-        Of these parts.
+        Keys of these parts.
     base : str
-        The snapshot that they were made on.
+        The snapshot that the parts were made on.
     mark : str
-        When the newest update of the repository was made before the entry was put.
+        The time of the newest repository update before the entry was put.
     tries : list of Try
     snapshot : str or None
         The commit, once it is done.
     token : str
-        Of whoever put it.
+        Identifies the process that put the entry.
     """
 
     number: int
@@ -242,7 +242,7 @@ class Entry:
 
 
 def closing(log: list[Entry]) -> str | None:
-    """Return ``"finished"`` or ``"cancelled"`` for a job that is closed, from its log."""
+    """Return ``"finished"`` or ``"cancelled"`` for a closed job, from its log."""
     last = log[-1] if log else None
     return (
         last.kind if last is not None and last.kind != "commit" and last.state == "done" else None
@@ -250,7 +250,7 @@ def closing(log: list[Entry]) -> str | None:
 
 
 def now() -> str:
-    """Return the time as records have it."""
+    """Return the time in the form that records use."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
@@ -282,11 +282,11 @@ class JobFiles:
         self._storage = storage
         self._folder = f"{JOBS}{folder_of(name)}/"
         self._id: str | None = None
-        # what is settled stays as it is
+        # settled entries do not change
         self._settled: dict[str, Entry] = {}
-        # a name is made of the keys
+        # a name is derived from the keys
         self._keys: dict[str, list[Any]] = {}
-        #: The keys that are committed as far as `log` has seen, as JSON, and their digests.
+        #: The keys that `log` has seen committed, as JSON, and their digests.
         self.committed: set[str] = set()
         self.committed_digests: set[str] = set()
 
@@ -298,12 +298,12 @@ class JobFiles:
         return sorted(name for name in names if name is not None)
 
     def delete_all(self) -> None:
-        """Delete everything, the definition first: then there is no job any more."""
+        """Delete everything, the definition first: without it the job no longer exists."""
         self._storage.delete([self._folder + "job"])
         self._storage.delete([meta.key for meta in self._storage.list(self._folder)])
 
     def delete_all_of_this(self) -> None:
-        """Delete what belongs to the job that was opened, and not to a newer one of its name."""
+        """Delete the records of the opened job, but not those of a newer one of its name."""
         self._storage.delete([meta.key for meta in self._storage.list(self._root)])
 
     def clean(self) -> None:
@@ -319,14 +319,14 @@ class JobFiles:
         return f"{self._folder}{self._id}/"
 
     def open(self) -> Definition | None:
-        """Return what the job is, to which all else belongs; None if there is none."""
+        """Return the definition, to which all else belongs; None if there is none."""
         definition = self._stored()
         if definition is not None:
             self._id = definition.id
         return definition
 
     def exists(self) -> bool:
-        """Whether the job that was opened is still there."""
+        """Whether the opened job still exists."""
         stored = self._stored()
         return stored is not None and stored.id == self._id
 
@@ -342,12 +342,12 @@ class JobFiles:
         return definition
 
     def define(self, definition: Definition) -> bool:
-        """Store what the job is; return whether it was the first."""
+        """Store the definition; return whether it was the first."""
         self._id = definition.id
         try:
             self._storage.put(self._folder + "job", packed(asdict(definition)), if_absent=True)
         except PreconditionFailedError:
-            # the answer to a first attempt may have been lost
+            # the response to a first attempt may have been lost
             return self.exists()
         return True
 
@@ -365,18 +365,18 @@ class JobFiles:
         return {digest: known for digest, known in found.items() if known}
 
     def is_alive(self, attempt: Attempt) -> None:
-        """Note that an attempt goes on; when it began stays known."""
+        """Record that an attempt is alive, and keep the time when it began."""
         key = self._attempt_key(digest_of(canonical(attempt.key)), attempt.number)
         self._storage.put(key + _ALIVE, b"alive")
 
     def attempts(self, names: Iterable[tuple[str, int]]) -> list[Attempt]:
-        """Return attempts by digest and number; those that have ended well are left out."""
+        """Return attempts by digest and number, except those that ended well."""
         keys = [self._attempt_key(digest, number) for digest, number in names]
         found = self._read_many(keys)
         return [_made(Attempt, _unpack(data, key), key) for key, data in found]
 
     def begin(self, attempt: Attempt) -> Attempt:
-        """Note that an attempt begins, with a number that no other has."""
+        """Record that an attempt begins, with a unique number."""
         digest = digest_of(canonical(attempt.key))
         folder = f"{self._root}attempts/{digest}/"
         numbers = [int(n) for m in self._storage.list(folder) if (n := m.key[-6:]).isdecimal()]
@@ -394,7 +394,7 @@ class JobFiles:
         )
 
     def note(self, attempt: Attempt) -> None:
-        """Note how an attempt went."""
+        """Record how an attempt went."""
         self._put_attempt(attempt)
 
     def forget(self, attempt: Attempt) -> None:
@@ -410,12 +410,12 @@ class JobFiles:
         return f"{self._root}attempts/{digest}/{number:06d}"
 
     def key_of(self, rest: str) -> str:
-        """Return the key of a record of the job that was opened."""
+        """Return the key of a record of the opened job."""
         return f"{self._root}{rest}"
 
     # -- parts -------------------------------------------------------------------------------
     def part_names(self) -> set[str]:
-        """Return the digests of the parts that are there, and not committed for sure."""
+        """Return the digests of the parts that are there, and not known to be committed."""
         folder = self._root + "parts/"
         return {meta.key.removeprefix(folder) for meta in self._storage.list(folder)}
 
@@ -428,7 +428,7 @@ class JobFiles:
         return True
 
     def put_part(self, part: Part) -> bool:
-        """Store a part; return False if there is another one with these keys."""
+        """Store a part; return False if these keys already have another one."""
         header = packed({k: v for k, v in asdict(part).items() if k != "change_set"})
         data = struct.pack("<I", len(header)) + header + part.change_set
         name = self.part_name(part.keys)
@@ -448,18 +448,18 @@ class JobFiles:
 
     @staticmethod
     def part_name(keys: list[Any]) -> str:
-        """Return what the part with some keys is called."""
+        """Return the name of the part with some keys."""
         if len(keys) == 1:
             return digest_of(canonical(keys[0]))
         return "some-" + digest_of(canonical(keys))
 
     def parts(self, names: Iterable[str]) -> list[Part]:
-        """Return parts by name; those that are not there are left out."""
+        """Return parts by name; missing ones are left out."""
         found = self._read_many([f"{self._root}parts/{name}" for name in names])
         return [_part(data, key) for key, data in found]
 
     def part_keys(self, names: Iterable[str]) -> list[Any]:
-        """Return the keys of parts by name; those that are not there are left out."""
+        """Return the keys of parts by name; missing parts are left out."""
         names = list(names)
         for part in self.parts(name for name in names if name not in self._keys):
             self._keys[self.part_name(part.keys)] = part.keys
@@ -478,7 +478,7 @@ class JobFiles:
         entries = {key: _entry(data, key) for key, data in new}
         for key, entry in entries.items():
             if entry.state == "pending" or entry.kind != "commit":
-                # it may become another one
+                # it may still become another one
                 continue
             self._settled[key] = entry
             if entry.state == "done":
@@ -491,7 +491,7 @@ class JobFiles:
         return found
 
     def closing(self) -> str | None:
-        """Return how the job was closed; one request less than `log` for each entry."""
+        """Return how the job was closed; saves the request that `log` makes for each entry."""
         keys = [meta.key for meta in self._storage.list(self._root + "log/")]
         return closing([self.read_entry(int(keys[-1][-8:]))[0]]) if keys else None
 
@@ -511,7 +511,7 @@ class JobFiles:
         return True
 
     def change(self, entry: Entry, version: str | None) -> str | None:
-        """Replace an entry that is still what it was, and return the new version.
+        """Replace an unchanged entry, and return the new version.
 
         Raises
         ------
@@ -523,7 +523,7 @@ class JobFiles:
                 self._entry_key(entry.number), packed(asdict(entry)), if_match=version
             )
         except PreconditionFailedError:
-            # it may have been sent twice, because the first answer was lost
+            # the request may have been sent twice, because the first response was lost
             stored, stored_version = self.read_entry(entry.number)
             if stored != entry:
                 raise
@@ -565,15 +565,15 @@ def _types(kind: Any) -> dict[str, Any]:
 
 
 def _fits(value: Any, wanted: Any) -> bool:
-    """Whether a value that came from JSON is what a field is declared to hold."""
+    """Whether a value from JSON has the declared type of a field."""
     if wanted is Any:
         return True
     if get_origin(wanted) is UnionType:
         return any(_fits(value, each) for each in get_args(wanted))
     if wanted is float and isinstance(value, int):
-        # what a writer gave as a whole number
+        # a writer may have stored it as a whole number
         wanted = int
-    # elements that are no such values are made into some
+    # elements of other types are converted when the object is made
     elements = {str: str, int: int}.get(get_args(wanted)[0]) if get_args(wanted) else None
     if not isinstance(value, get_origin(wanted) or wanted) or isinstance(value, bool):
         return False

@@ -1,4 +1,4 @@
-"""What became of the parts of a job, and its progress: for display and for programs."""
+"""Results of the parts of a job, and its progress: for display and for programs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from icechunk.base.visible import in_a_line
 
 __all__ = ["FailedPart", "JobStatus", "PartResult", "RunningPart"]
 
-#: Keys that a table shows.
+#: The number of keys that a table shows.
 _SHOWN = 10
 
 
@@ -25,7 +25,7 @@ class PartResult(Displayed):
     ran : bool
         Whether the function was called. It is not if the part was already done.
     counts : bool
-        Whether the job keeps what it wrote. It does not if another run of the part was faster.
+        Whether the job keeps what it wrote. False if another run of the part was faster.
     attempt : int
         From 1 on; 0 if it did not run.
     chunks, nbytes : int
@@ -51,7 +51,7 @@ class PartResult(Displayed):
 
 @dataclass(frozen=True)
 class RunningPart(Displayed):
-    """A part that somebody has begun and not finished.
+    """A part that somebody has begun but not finished.
 
     Attributes
     ----------
@@ -64,9 +64,9 @@ class RunningPart(Displayed):
     pid : int
         The process.
     seen : str
-        When it gave its last sign of life, by the clock of the storage.
+        Its last sign of life, by the clock of the storage.
     looks_dead : bool
-        Whether that is longer ago than its lease. Any process may run the part again. If the
+        Whether that is longer ago than the lease. Any process may then run the part again. If the
         first one is alive after all, the one that finishes first counts.
     """
 
@@ -112,7 +112,7 @@ class JobStatus(Displayed):
     name, branch : str
     state : {"open", "finished", "cancelled"}
     total : int or None
-        Number of keys; None if there may be more at any time.
+        Number of keys; None if more may come at any time.
     done : list
         Keys whose parts are done, committed or not.
     committed : int
@@ -120,7 +120,7 @@ class JobStatus(Displayed):
     running : list of RunningPart
     failed : list of FailedPart
     missing : list
-        Keys that nobody has begun. They have no order if the job was given none.
+        Keys that nobody has begun. In no particular order if the job was created without keys.
     commits : list of str
         Ids of the snapshots, oldest first.
 
@@ -149,7 +149,7 @@ class JobStatus(Displayed):
 
     @property
     def left(self) -> list[Any]:
-        """Keys that remain: those that are missing, have failed, or look dead."""
+        """Remaining keys: those that are missing, have failed, or look dead."""
         dead = [part.key for part in self.running if part.looks_dead]
         return [*self.missing, *(part.key for part in self.failed), *dead]
 

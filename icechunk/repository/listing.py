@@ -1,4 +1,4 @@
-"""The objects of a folder by id, as sorted columns, and which of them are referred to."""
+"""The objects of a folder by id, as sorted columns, with a mark for those referred to."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Listing:
     size : int64[n]
         In bytes.
     used : bool[n]
-        Which were asked for.
+        Whether each was asked for.
     """
 
     def __init__(self, metas: Iterable[ObjectMeta], folder: str) -> None:
@@ -50,7 +50,7 @@ class Listing:
         self.used = np.zeros(len(size), np.bool_)
 
     def find(self, ids: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-        """Return where ids are, uint8[n, 12], and mark them as used; -1 where they are not."""
+        """Return the positions of ids, uint8[n, 12], and mark them as used; -1 where missing."""
         if not len(self._prefix):
             return np.full(len(ids), -1, np.int64)
         wanted = id_prefixes(ids)
@@ -60,12 +60,12 @@ class Listing:
         return np.where(hit, place, -1)
 
     def size_of(self, id: bytes) -> int | None:
-        """Return the size of one object, None if it is not there."""
+        """Return the size of one object, None if it does not exist."""
         place = int(self.find(np.frombuffer(id, np.uint8)[None])[0])
         return None if place < 0 else int(self.size[place])
 
     def orphans(self) -> Orphans:
-        """Return what nobody asked for."""
+        """Return the objects that nothing asked for."""
         return Orphans(int((~self.used).sum()), int(self.size[~self.used].sum()))
 
 

@@ -1,7 +1,7 @@
-"""What a collection notes for the next one: what was needed, and how often.
+"""What a collection records for the next one: what was needed, and how often.
 
-An object of this library, beside those of the format. Should it be missing, damaged, or not be
-the truth any more, everything is read.
+The record is an object of this library, beside those of the format. If it is missing, damaged or
+out of date, the collection reads everything.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 RECORD_KEY: Final = "collections/live"
 _VERSION: Final = b"icechunk live objects 2\n"
-#: Snapshots, manifests, chunks, and the bytes of a count of a chunk.
+#: Numbers of snapshots, manifests and chunks, and bytes per count of a chunk.
 _SIZES: Final = struct.Struct("<QQQQ")
 _DIGEST: Final = 32
 
@@ -35,7 +35,7 @@ Counts = npt.NDArray[Any]
 
 
 class StaleRecordError(Exception):
-    """The record of an earlier collection is not the truth any more."""
+    """The record of an earlier collection is out of date."""
 
 
 def counted(parts: Iterable[Column]) -> tuple[Column, npt.NDArray[np.int64]]:
@@ -56,11 +56,11 @@ class LiveRecord:
     ----------
     snapshots : set of bytes
     manifests : dict of bytes to int
-        By id: how many of the snapshots list it.
+        By id: how many of the snapshots list the manifest.
     prefixes : uint64[n]
-        Beginnings of the ids of chunks, sorted and distinct.
+        First eight bytes of the ids of chunks, sorted and distinct.
     counts : unsigned[n]
-        How many references of the manifests lead to each.
+        How many references of the manifests lead to each chunk.
     etag : str or None
         The version of the stored record.
     """
@@ -74,7 +74,7 @@ class LiveRecord:
     # -- stored ----------------------------------------------------------------------------
     @classmethod
     def load(cls, storage: Storage) -> LiveRecord:
-        """Return the stored record, an empty one if there is none that is whole."""
+        """Return the stored record, or an empty one if it is missing or damaged."""
         try:
             stored = storage.get(RECORD_KEY)
         except ObjectNotFoundError:
@@ -101,7 +101,7 @@ class LiveRecord:
     def save(self, storage: Storage) -> None:
         """Store the record, unless somebody else has stored another one meanwhile.
 
-        It is not needed: should that fail, the next collection reads everything.
+        The record is optional: if this fails, the next collection reads everything.
         """
         sizes = len(self.snapshots), len(self.manifests), len(self.prefixes)
         parts: list[Any] = [
@@ -117,7 +117,7 @@ class LiveRecord:
         try:
             storage.put(RECORD_KEY, data, if_match=self.etag, if_absent=self.etag is None)
         except PreconditionFailedError:
-            # that of a run beside this one: what it says is checked when it is used
+            # the record of a concurrent run; any record is checked when it is used
             storage.delete([RECORD_KEY])
         except StorageError as error:
             _log.warning("the next collection reads everything, for want of a record: %s", error)
@@ -132,21 +132,21 @@ class LiveRecord:
     ) -> LiveRecord:
         """Return the record of what is needed now.
 
-        Only the few that change are sorted, and looked for among those that are there.
+        Only the few changed ids are sorted and searched for.
 
         Parameters
         ----------
         snapshots : set of bytes
         manifests : mapping
-            Of all that are needed.
+            Those of all that are needed.
         added, gone : iterable of uint64[n]
-            Of references that are new, or are no more; in any order, and repeated where
+            Of new references, and of removed ones; in any order, repeated if
             several lead to one chunk.
 
         Raises
         ------
         StaleRecordError
-            If there were fewer of those that are gone.
+            If more references were removed than the record has.
         """
         more, times = counted(added)
         less, lost = counted(gone)
@@ -178,7 +178,7 @@ class LiveRecord:
 
 
 def _found(column: Column, place: npt.NDArray[np.intp], values: Column) -> npt.NDArray[np.bool_]:
-    """Return which values are where they would be in a sorted column."""
+    """Return which values a sorted column has at the given places."""
     found = np.zeros(len(values), np.bool_)
     inside = place < len(column)
     found[inside] = column[place[inside]] == values[inside]
@@ -193,7 +193,7 @@ def _digest(*parts: Any) -> bytes:
 
 
 class _Columns:
-    """Columns that lie one after the other."""
+    """Columns stored one after the other."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
@@ -202,5 +202,5 @@ class _Columns:
     def take(self, dtype: npt.DTypeLike, count: int) -> npt.NDArray[Any]:
         found = np.frombuffer(self._data, dtype, count, self._at)
         self._at += found.nbytes
-        # searches are several times as slow where numbers are not aligned
+        # searches are several times as slow if numbers are not aligned
         return found if found.flags.aligned else found.copy()

@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Maintenance:
-    """Removes what a repository no longer needs, and measures it.
+    """Removes what a repository no longer needs, and measures what it has.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ class Maintenance:
         Raises
         ------
         InvalidInputError
-            If it is not a time, or has no zone and is in the future.
+            If it is not a time, or is in the future and has no zone.
         ReadOnlyError
             If the repository or its storage does not allow writes.
 
@@ -166,7 +166,7 @@ class Maintenance:
         )
 
     def _garbage_of(self, info: RepoInfo) -> GCSummary:
-        """Return what a collection would delete of a state, whatever its age."""
+        """Return what a collection would delete in a state, at any age."""
         future = datetime.now(UTC) + timedelta(days=365)
         collector = Collector(self._assets.uncached(), future, Limits())
         collector.keep(info)
@@ -191,8 +191,8 @@ class Maintenance:
 
         Others may read and write in the meantime. But **a session must not be older than the
         time given here when it commits**: nothing refers to what it has written, and only its
-        age protects that. The same applies to readers of versions that have expired. Whatever
-        unfinished jobs need is kept, whatever its age.
+        age protects that. The same applies to readers of expired versions. Whatever
+        unfinished jobs need is kept, at any age.
 
         Every version is read before anything is deleted. If one cannot be read, nothing is
         deleted. Progress is logged at level INFO.
@@ -208,10 +208,10 @@ class Maintenance:
             Count what would be deleted, and change nothing.
         max_snapshots_in_memory : int, default 50
         max_compressed_manifest_mem_bytes : int, default 512 MiB
-            Limit for manifests that are fetched at a time. A larger one is fetched alone.
+            Limit for manifests that are fetched at the same time. A larger one is fetched alone.
         max_decoded_manifest_mem_bytes : int, default 4 GiB
-            The same for decoded manifests, by estimate. Besides that, each chunk that is kept
-            takes 8 bytes, and for a moment about four times as much.
+            The same for decoded manifests, by estimate. In addition, each chunk that is kept
+            takes 8 bytes, and temporarily about four times as much.
         max_concurrent_manifest_fetches : int, default 500
             More than 32 threads are never used.
         max_concurrent_deletes : int, default 10
@@ -221,13 +221,13 @@ class Maintenance:
         max_concurrent_listings : int, optional
             Accepted for programs that set it: each folder is listed by itself.
         incremental : bool, default False
-            Whether to continue from the notes of the last incremental run. Only versions that
+            Whether to continue from the record of the last incremental run. Only versions that
             are new or gone since then are read, and chunks are not listed: the time grows with
             what has changed. Leftovers of sessions that never committed are not found, and sizes
-            are those that references state. Run a whole collection now and then. The first run
+            are those that references state. Run a full collection now and then. The first run
             reads all versions. Not in spec version 1.
         progress : callable, optional
-            Called with what is being read, how many were, and how many there are, 0 if that is
+            Called with what is being read, how many are done, and how many there are, 0 if that is
             not known.
 
         Returns
@@ -237,12 +237,12 @@ class Maintenance:
         Raises
         ------
         InvalidInputError
-            If it is not a time, or has no zone and is in the future, or if a limit is not
+            If it is not a time, or is in the future and has no zone, or if a limit is not
             at least 1.
         ReadOnlyError
             If the repository or its storage does not allow writes.
         StorageError, FormatError
-            If something that a version needs is missing or damaged. Nothing is deleted then.
+            If something that a version needs is missing or damaged. Then nothing is deleted.
 
         Examples
         --------
@@ -312,7 +312,7 @@ class Maintenance:
         self._state.update(lambda info: (collector.keep(info), UpdateEntry(kind=UpdateKind.GC_RAN)))
 
     def _drop_on_full_disk(self, make: Callable[[], Collector]) -> Collector:
-        """Publish the same; the storage may have no room but that of what will be deleted."""
+        """Publish the same; the storage may have no space but that of what will be deleted."""
         current = make()
         try:
             self._drop(current)
@@ -325,7 +325,7 @@ class Maintenance:
         return current
 
     def _keep_v1(self, collector: Collector) -> None:
-        """Find what stays, of one state of all refs at least."""
+        """Find what stays, for one state of all refs at least."""
         assets = self._assets.uncached()
         refs = publish_v1.read_all_refs(assets.storage)
         info = publish_v1.load_whole(assets, refs)
@@ -334,7 +334,7 @@ class Maintenance:
             now = publish_v1.read_all_refs(assets.storage)
             if now == refs:
                 return
-            # with the history that is known: or else nobody finishes before others commit
+            # with the history known so far: otherwise nobody finishes before others commit
             refs, info = now, replace(info, branches=now.branches, tags=now.tags)
 
     def chunk_storage_stats(
@@ -458,12 +458,12 @@ def _limits(snapshots: int, compressed: int, decoded: int, manifests: int) -> Li
 # -- sizes -------------------------------------------------------------------------------
 @dataclass
 class _Sizes:
-    """What the references of a manifest say of the size of chunks.
+    """The sizes of chunks according to the references of a manifest.
 
     Attributes
     ----------
     native : list of array
-        Columns: id in two parts, offset, length: several chunks may share an object.
+        Columns: id in two parts, offset, length; several chunks may share an object.
     virtual : list of (StringHeap, array)
         Locations, and columns: index of the location, offset, length.
     inline : int
@@ -504,7 +504,7 @@ def _total(manifests: Iterable[_Sizes]) -> ChunkStorageStats:
         for columns in sizes.native:
             native.add(*columns)
         for locations, (location, offset, length) in sizes.virtual:
-            # all arrays of a manifest have the same heap, and few of it each
+            # all arrays of a manifest share one heap, and each uses little of it
             used, at = np.unique(location, return_inverse=True)
             known = [numbers.setdefault(locations[i], len(numbers)) for i in used.tolist()]
             virtual.add(np.array(known, np.uint64)[at], offset, length)
@@ -512,6 +512,6 @@ def _total(manifests: Iterable[_Sizes]) -> ChunkStorageStats:
 
 
 def _sum(lengths: Column) -> int:
-    """Return the sum of lengths, which may have more than 64 bits where they lie."""
+    """Return the sum of lengths, which may exceed 64 bits."""
     high, low = lengths >> np.uint64(32), lengths & np.uint64(0xFFFFFFFF)
     return (int(high.sum()) << 32) + int(low.sum())

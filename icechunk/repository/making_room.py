@@ -1,8 +1,8 @@
-"""Room for the one write that a collection needs on a full disk.
+"""Free space for the one write that a collection needs on a full disk.
 
-What no listed version needs can be deleted first. Where there is nothing of that kind, the
-transaction logs of versions that are about to be dropped make room: nobody reads data by them,
-and `Repository.repair` can make them anew, should this process be killed in between.
+What no listed version needs can be deleted first. If there is nothing of that kind, the
+transaction logs of versions that are about to be dropped are deleted: reading data does not need
+them, and `Repository.repair` can rebuild them if this process is killed in between.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["added", "is_full", "make_room", "without_logs"]
 
 _log = logging.getLogger(__name__)
 
-#: What both have deleted, or could not delete.
+#: Fields of a summary that add up.
 _COUNTS: Final = (
     "bytes_deleted",
     "chunks_deleted",
@@ -37,7 +37,7 @@ _COUNTS: Final = (
     "objects_failed_to_delete",
     "delete_errors",
 )
-#: A file takes as much at least, on most file systems.
+#: The minimum size of a file on most file systems.
 _BLOCK: Final = 4096
 #: For folders, and names in them.
 _SPARE: Final = 16 * _BLOCK
@@ -45,7 +45,7 @@ _SPARE: Final = 16 * _BLOCK
 
 def is_full(error: BaseException) -> bool:
     """Whether an error says that a storage has no room left."""
-    # what was raised, caught and raised again may be its own context in the end
+    # an error that was caught and raised again may be in its own chain of contexts
     seen = [error]
     for each in seen:
         if isinstance(each, OSError) and each.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -57,7 +57,7 @@ def is_full(error: BaseException) -> bool:
 def make_room(
     collector: Collector, info: RepoInfo, limits: DeleteLimits, storage: Storage
 ) -> GCSummary:
-    """Delete what no listed version needs, and what only saves the next collection time."""
+    """Delete what no listed version needs, and the record, which only saves the next run time."""
     _log.info("%s is full: making room first", storage.url)
     collector.keep(info, all_listed=True)
     done = collector.delete(limits, dry_run=False)
@@ -66,7 +66,7 @@ def make_room(
 
 
 def added(first: GCSummary, then: GCSummary) -> GCSummary:
-    """Return what was deleted by a first collection, and by another that ended it."""
+    """Return the sum of what a first collection deleted and a second one that completed it."""
     both: dict[str, Any] = {name: getattr(first, name) + getattr(then, name) for name in _COUNTS}
     return replace(then, **both)
 
@@ -75,7 +75,7 @@ def added(first: GCSummary, then: GCSummary) -> GCSummary:
 def without_logs(
     state: RepoState, storage: Storage, remaining: Callable[[RepoInfo], RepoInfo]
 ) -> Iterator[None]:
-    """Delete transaction logs while the block publishes, and put back those that are needed.
+    """Delete transaction logs while the block publishes; put back those that are still needed.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ __all__ = [
     "UpdateType",
 ]
 
-#: These name a branch, others a branch or tag.
+#: These name a branch; the others name a branch or tag.
 _OF_A_COMMIT: Final = {UpdateKind.NEW_COMMIT, UpdateKind.COMMIT_AMENDED}
 
 
@@ -85,15 +85,15 @@ class GCSummary(Labelled):
         Always 0: the format reserves such objects, but nobody writes them.
     objects_failed_to_delete : int
     delete_errors : list of str
-        Why; the first few.
+        The reasons of the first few.
     skipped_phases : list of str
-        Kinds of objects that were left alone because an earlier kind had failures: what
-        they refer to must be deleted after them.
+        Kinds of objects that were left alone because deleting an earlier kind failed: what
+        those refer to must be deleted after them.
     throttled_batches : int
         Always 0: the storage retries throttled requests and does not report them.
     kept : dict of str to dict of str to int
         Why objects stay, by kind: how many are ``"needed"`` by a version or a job, are
-        ``"young"`` although nothing refers to them, or are ``"foreign"``: they have no name of
+        ``"young"`` although nothing refers to them, or are ``"foreign"``: their names are not of
         this format.
     since : datetime or None
         Objects written at that time or later, by the clock of the storage, stay. It is before
@@ -120,7 +120,7 @@ class GCSummary(Labelled):
     throttled_batches: int = 0
     delete_errors: list[str] = field(default_factory=list)
     skipped_phases: list[str] = field(default_factory=list)
-    # the official class has none of these, and programs compare what it shows
+    # the official class has none of these, and programs compare its repr
     kept: dict[str, dict[str, int]] = field(default_factory=dict, repr=False, compare=False)
     since: datetime | None = field(default=None, repr=False, compare=False)
     reasons: list[str] = field(default_factory=list, repr=False, compare=False)
@@ -252,7 +252,7 @@ class UpdateType:
 
     @dataclass(frozen=True, repr=False)
     class FeatureFlagChanged(_Kind):
-        """A feature was switched; `new_value` is None if it went back to its default."""
+        """A feature was switched; `new_value` is None if it was reset to its default."""
 
         id: int
         new_value: bool | None

@@ -14,12 +14,12 @@ from icechunk.format.repo_info import RepoInfo
 
 __all__ = ["overview"]
 
-#: Newest commits that are shown.
+#: The number of newest commits shown.
 _COMMITS = 10
 
 
 def overview(url: str, state: RepoState, assets: Assets) -> Html:
-    """Return a card. It requests the repo info and the newest snapshot of main only."""
+    """Return a card. It requests only the repo info and the newest snapshot of main."""
     try:
         info = state.load()
         told = {"spec": info.spec_version, "commits": _count(info), "main": _size(info, assets)}

@@ -1,6 +1,6 @@
 """Fetch small manifests ahead of the reads that need them.
 
-When somebody opens a dataset, its coordinates are read next. Their manifests are fetched in
+A user who opens a dataset reads its coordinates next. Their manifests are fetched in
 the background as soon as a session opens, which saves one round trip.
 """
 
@@ -27,9 +27,9 @@ _log = logging.getLogger(__name__)
 def manifests_to_preload(snapshot: Snapshot, config: EffectiveConfig) -> list[bytes]:
     """Return the manifests to fetch when a session opens.
 
-    The first arrays are looked at, in the order of their paths. A manifest for which the
-    condition holds is left out if it would exceed the limit on references; smaller
-    ones behind it may still fit.
+    The first arrays are examined, in the order of their paths. A manifest that meets the
+    condition is left out if it would exceed the limit on references; smaller ones after it
+    may still fit.
     """
     chosen: list[bytes] = []
     room = config.preload_max_total_refs
@@ -51,7 +51,7 @@ def manifests_to_preload(snapshot: Snapshot, config: EffectiveConfig) -> list[by
 
 
 def preloading(session: Session, assets: Assets) -> Session:
-    """Start to fetch manifests for a session that was just opened, and return the session.
+    """Start to fetch manifests for a new session, and return the session.
 
     A manifest that cannot be fetched now fails when it is read, with an error that says so.
     """
@@ -62,7 +62,7 @@ def preloading(session: Session, assets: Assets) -> Session:
 
 
 def _start(function: Callable[..., None], *arguments: object) -> threading.Thread:
-    # a daemon: nobody waits for it, not even the end of the process
+    # a daemon: nothing waits for it, not even the end of the process
     thread = threading.Thread(target=function, args=arguments, name=_NAME, daemon=True)
     thread.start()
     return thread

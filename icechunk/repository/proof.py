@@ -1,4 +1,4 @@
-"""Proof that everything is there: the verification that users start."""
+"""Proof that everything is there: the verification that users run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Proof:
         deep: bool | Literal["sample"] = False,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> Verification:
-        """Prove that everything that versions refer to is there, and fits together.
+        """Prove that everything that versions refer to exists and is consistent.
 
         It reads the snapshots, transaction logs and manifests of all versions, and lists the
         chunks. Nothing is changed. Others may commit in the meantime, but garbage collection may
@@ -46,14 +46,14 @@ class Proof:
         Parameters
         ----------
         sources : bool
-            Whether to check the files that virtual chunks are in. One request for each file
-            tells whether it is there, long enough, and of the version that was referred to.
+            Whether to check the files that hold virtual chunks. One request for each file
+            tells whether it exists, is long enough, and is the version that was referred to.
         deep : bool or "sample"
             Whether to decode the chunks of the newest version of each branch and tag: all of
             them, or a few of each array. True also compares the chunks of each version with
             those of the one before it, and with what its transaction log says.
         progress : callable, optional
-            Called with what is being checked, how many were, and how many there are.
+            Called with what is being checked, how many are done, and how many there are.
 
         Returns
         -------

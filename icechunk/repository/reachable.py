@@ -39,15 +39,15 @@ __all__ = [
 T = TypeVar("T")
 Column: TypeAlias = npt.NDArray[np.uint64]
 
-#: More threads than this are no faster: decoding takes its turns.
+#: More threads than this are no faster, because decoding does not run in parallel.
 MAX_THREADS: Final = 32
-#: Rows that wait to be merged into those that are there, at least.
+#: Minimum number of rows that wait to be merged into existing ones.
 _FEW: Final = 1 << 20
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is fetched and held at a time; each at least 1.
+    """How much is fetched and held at the same time; each at least 1.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class Limits:
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield items in lists of `size`, the last of them maybe shorter."""
+    """Yield items in lists of `size`; the last list may be shorter."""
     rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch
@@ -98,7 +98,7 @@ def manifest_files(
     snapshots : iterable of bytes
     limits : Limits
     optional : collection of bytes
-        Snapshots that need not be there.
+        Snapshots that need not exist.
     look : callable, optional
         Called with each snapshot, by several threads.
 
@@ -143,7 +143,7 @@ def read_manifests(
     read : callable
         Called with the id of a manifest, by several threads.
     optional : collection of bytes
-        Manifests that need not be there.
+        Manifests that need not exist.
 
     Raises
     ------
@@ -195,15 +195,15 @@ def native_ids(refs: ChunkRefs) -> npt.NDArray[np.uint8]:
 
 # -- many of them --------------------------------------------------------------------------
 def id_prefixes(ids: npt.NDArray[np.uint8]) -> Column:
-    """Return the first eight bytes of ids, as numbers: of uint8[n, 12]."""
+    """Return the first eight bytes of ids, uint8[n, 12], as numbers."""
     return np.ascontiguousarray(ids[:, :8]).view(">u8").ravel().astype(np.uint64)
 
 
 class DistinctRows:
-    """Distinct rows of numbers, to which more are added.
+    """Distinct rows of numbers, to which more can be added.
 
     Memory is that of the distinct rows, however often each was added; four times that
-    while a single column is merged, and five times while several are.
+    while a single column is merged, and five times for several.
 
     Parameters
     ----------
@@ -230,7 +230,7 @@ class DistinctRows:
 
     def _merge(self) -> None:
         ordered = [np.concatenate(parts) for parts in zip(self._rows, *self._pending, strict=True)]
-        # not needed while sorting, where memory is highest
+        # not needed while sorting, when memory use is highest
         self._rows, self._pending, self._waiting = (), [], 0
         if len(ordered) == 1:
             ordered[0].sort()

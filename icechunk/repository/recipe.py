@@ -1,4 +1,4 @@
-"""What a repository is made of again in another process, and what its copies share."""
+"""What rebuilds a repository in another process, and what its copies share."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def new_key() -> bytes:
 
 @dataclass(frozen=True)
 class RepositoryRecipe:
-    """All that another process needs to make the same context; no request is made.
+    """All that another process needs to make the same context, without a request.
 
-    Copies have the same `key`, and share a context in each process: a Dask graph brings one
+    Copies have the same `key`, and share a context in each process: a Dask graph contains one
     copy for every array, and each would fetch the snapshot for itself.
     """
 
@@ -40,7 +40,7 @@ class RepositoryRecipe:
     authorization: dict[str, AnyCredential | None]
     #: Whether the virtual chunk containers are those that the caller passed.
     own_containers: bool = True
-    #: What the caller passed of the settings of storages.
+    #: The storage settings that the caller passed.
     own_settings: StorageSettings | None = None
     commit_metadata: dict[str, Any] = field(default_factory=dict)
     attribution: Attribution | None = None
@@ -57,7 +57,7 @@ class RepositoryRecipe:
         own_containers: bool = True,
         own_settings: StorageSettings | None = None,
     ) -> RepositoryRecipe:
-        """Return a recipe, whose storage has the settings of the configuration."""
+        """Return a recipe whose storage has the settings of the configuration."""
         if config.storage is not None:
             storage = storage.with_settings(config.storage)
         if attribution is not None:
@@ -93,11 +93,11 @@ class RepositoryRecipe:
 
 
 def context_at(storage: AnyStorage, config: RepositoryConfig) -> SessionContext:
-    """Return what sessions share, of the repository in a storage, without credentials."""
+    """Return what sessions share, for the repository in a storage, without credentials."""
     return RepositoryRecipe.of(as_storage(storage), config, None).context()
 
 
-#: What is in use in this process, by key of the recipe.
+#: Contexts in use in this process, by key of the recipe.
 _contexts: weakref.WeakValueDictionary[bytes, SessionContext] = weakref.WeakValueDictionary()
 _contexts_lock = threading.Lock()
 

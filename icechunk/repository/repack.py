@@ -1,4 +1,4 @@
-"""Combine small chunks into shared objects, and empty objects that hold much waste."""
+"""Combine small chunks into shared objects, and rewrite objects that hold much waste."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BATCH: Final = 256
 
 @dataclass(frozen=True)
 class RepackSummary(Displayed):
-    """What `Repository.repack` found in a version, and did.
+    """What `Repository.repack` found in a version, and what it did.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class RepackSummary(Displayed):
     wasted_bytes : int
         Bytes in them that no chunk of the version refers to. Older versions may.
     chunks : int
-        Those that are to be packed: in objects of which too much is waste, or alone in small
+        Chunks to pack: those in objects with too much waste, or alone in small
         objects.
 
     Examples
@@ -65,7 +65,7 @@ class _Array:
 
 
 def repack(session: Session, message: str, *, max_waste: float, dry_run: bool) -> RepackSummary:
-    """Do what `Repository.repack` says, in a session that packs."""
+    """Do what `Repository.repack` describes, in a session that packs."""
     if not 0 <= max_waste <= 1:
         raise InvalidInputError(f"max_waste is {max_waste}, it must be a number from 0 to 1")
     arrays = list(_arrays(session))
@@ -93,7 +93,7 @@ def repack(session: Session, message: str, *, max_waste: float, dry_run: bool) -
 
 
 def _arrays(session: Session) -> Iterator[_Array]:
-    """Yield the native references of each array that has some."""
+    """Yield the native references of each array that has any."""
     for node in session.tree.nodes():
         if node.array is None:
             continue
@@ -107,7 +107,7 @@ def _arrays(session: Session) -> Iterator[_Array]:
 def _live(
     arrays: list[_Array],
 ) -> tuple[npt.NDArray[np.bytes_], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Return the objects that chunks refer to, sorted; how much of each; which ones are packs."""
+    """Return the objects that chunks refer to, sorted; the bytes used of each; which are packs."""
     if not arrays:
         return np.empty(0, f"S{OBJECT_ID_SIZE}"), np.empty(0, np.int64), np.empty(0, np.bool_)
     columns = [
@@ -117,7 +117,7 @@ def _live(
     ]
     order = np.lexsort(columns[::-1])
     name, offset, length = (column[order] for column in columns)
-    # two chunks may be the same bytes
+    # two chunks may share the same bytes
     new = np.ones(len(name), np.bool_)
     new[1:] = (name[1:] != name[:-1]) | (offset[1:] != offset[:-1]) | (length[1:] != length[:-1])
     ids, which = np.unique(name, return_inverse=True)

@@ -1,7 +1,7 @@
 """Repair: make a damaged repository usable again.
 
 The object that names all versions is restored from the copies that each update leaves.
-This loses nothing else, and nothing is dropped unless somebody asks for it.
+This loses nothing else, and nothing is dropped unless requested.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ from icechunk.storage.base import BytesLike
 __all__ = ["Repairer", "repair"]
 
 _COPIES: Final = f"{layout.OVERWRITTEN}{layout.REPO_KEY}."
-#: Snapshots that no state lists and that are looked at, newest first.
+#: The most unlisted snapshots that are examined, newest first.
 _LOOKED_AT: Final = 100
 
 
 @dataclass
 class _Found:
-    """What is known so far; becomes a `Repair`."""
+    """The findings so far; becomes a `Repair`."""
 
     damage: str | None = None
     restored_from: str | None = None
@@ -71,10 +71,10 @@ def repair(
 ) -> Repair:
     """Repair a damaged repository, so that it can be opened and read again.
 
-    If the object ``repo``, which names all versions, is missing, cut or damaged, it is
+    If the object ``repo``, which names all versions, is missing, truncated or damaged, it is
     restored from the newest readable copy in ``overwritten/`` whose branches and tags can be
     read. The damaged object is kept beside it. Such a copy is the state *before* an
-    update: it may not know the last commit, which is listed for `adopt`.
+    update: it may lack the last commit, which is listed for `adopt`.
 
     Nothing is dropped unless `drop_unreadable` is set, and then only from the newest
     version of one branch, by a new commit. Older versions stay as they are.
@@ -82,25 +82,25 @@ def repair(
     Parameters
     ----------
     storage : Storage, str or path
-        The place of the repository, which need not be one that can be opened.
+        The place of the repository, even if it cannot be opened.
     branch : str, optional
-        A branch whose newest version is checked. Transaction logs of its history that
-        cannot be read are made again, from the snapshots.
+        A branch whose newest version is checked. Unreadable transaction logs of its history
+        are rebuilt from the snapshots.
     drop_unreadable : bool, default False
-        Whether to commit a version without what cannot be read to that branch: without chunks
-        whose objects are missing or cut short, manifests, nodes. **What is dropped reads as
+        Whether to commit a version without what is unreadable to that branch: without chunks
+        whose objects are missing or truncated, manifests, nodes. **What is dropped reads as
         fill values**; the report names each. If the newest version cannot be read at all,
-        the branch is moved to the newest that can be.
+        the branch is moved to the newest one that can be.
     deep : bool, default False
-        Whether to decode all chunks of the newest version of the branch. Those whose bytes are
-        there, and that the codecs of their array refuse, count as unreadable. Chunks of which a
+        Whether to decode all chunks of the newest version of the branch. Those whose bytes
+        exist but are refused by the codecs of their array count as unreadable. Chunks whose
         request fails, or that need a codec that is not installed, do not.
     adopt : mapping of str to str, optional
         Branches, and the ids of snapshots that become their newest versions: commits that
-        the restored state does not know. In spec 1, which has no copies of refs, it says
-        where a branch was that cannot be read.
+        the restored state does not know. In spec 1, which has no copies of refs, it tells
+        where an unreadable branch was.
     dry_run : bool, default True
-        Change nothing, and say what would be done.
+        Change nothing, and report what would be done.
     config : RepositoryConfig, optional
         Determines how objects are written.
 
@@ -116,11 +116,11 @@ def repair(
     FormatError
         If no copy can be restored, or no version of the branch can be read.
     InvalidInputError
-        If a snapshot cannot be the next one of the branch that shall adopt it.
+        If a snapshot cannot follow the newest one of the branch that is to adopt it.
     ConflictError
-        If somebody else writes meanwhile.
+        If somebody else writes in the meantime.
     ReadOnlyError
-        If the storage takes no writes.
+        If the storage does not allow writes.
 
     Examples
     --------
@@ -174,7 +174,7 @@ class Repairer:
             )
 
     def run(self, branch: str | None, adopt: Mapping[str, str], *, drop_unreadable: bool) -> Repair:
-        """Repair what was asked for."""
+        """Carry out the requested repairs."""
         found = _Found()
         info = self._restore(found)
         if info is None:
@@ -197,7 +197,7 @@ class Repairer:
 
     # -- the object that names all versions ------------------------------------------------
     def _restore(self, found: _Found) -> RepoInfo | None:
-        """Return the state, restored if need be; None in spec version 1."""
+        """Return the state, restored if necessary; None in spec version 1."""
         key = layout.REPO_KEY
         etag: str | None = None
         try:
@@ -214,7 +214,7 @@ class Repairer:
             m.key for m in self._storage.list(layout.OVERWRITTEN) if m.key.startswith(_COPIES)
         )
         if etag is None and not copies:
-            # without it there are repositories of spec version 1, and none at all
+            # spec version 1 has no such object, nor does a place without a repository
             found.damage = None
             return None
         data, info = self._best_copy(copies, found)
@@ -250,7 +250,7 @@ class Repairer:
             if etag is None:
                 self._storage.put(key, data, if_absent=True)
                 return
-            # nothing is lost, not even what nobody can read now
+            # keeps everything, even what nobody can read now
             kept = layout.OVERWRITTEN + "damaged-" + layout.backup_name(0).partition(".")[2]
             self._storage.copy(key, kept, if_match=etag)
             self._storage.put(key, data, if_match=etag)
@@ -314,7 +314,7 @@ class Repairer:
 
     # -- spec version 1 --------------------------------------------------------------------
     def _restore_refs(self, found: _Found, adopt: Mapping[str, str]) -> dict[str, str]:
-        """Look at the refs: there are no copies of them, so the caller says where they were."""
+        """Check the refs: there are no copies of them, so the caller says where they were."""
         storage = self._storage
         snapshots = [meta.key for meta in storage.list(layout.SNAPSHOTS)]
         bad = publish_v1.damaged_refs(storage)
@@ -347,7 +347,7 @@ def _history(assets: Assets, id: bytes | None) -> Iterator[Snapshot]:
 
 
 def _tips(assets: Assets, keys: list[str]) -> list[Snapshot]:
-    """Return the snapshots that no other one has as its parent, newest first."""
+    """Return the snapshots that are no parent of another one, newest first."""
     found: dict[bytes, Snapshot] = {}
     for key in keys:
         try:
@@ -361,7 +361,7 @@ def _tips(assets: Assets, keys: list[str]) -> list[Snapshot]:
 
 
 def _usable(data: BytesLike, key: str) -> RepoInfo:
-    """Return a state that can be worked with.
+    """Return a state to work with.
 
     Raises
     ------

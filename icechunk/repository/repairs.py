@@ -1,4 +1,4 @@
-"""What a repair found and did, as a value."""
+"""The findings and actions of a repair, as a value."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from icechunk.base.html import card, note, section, table
 
 __all__ = ["Dropped", "Repair", "UnlistedVersion"]
 
-#: Rows that a text shows of each kind.
+#: Rows of each kind that a text shows.
 _SHOWN: Final = 50
 
 
 @dataclass(frozen=True)
 class Dropped(Displayed):
-    """Something that cannot be read, and is not in the repaired version any more.
+    """Something unreadable that is no longer in the repaired version.
 
     Attributes
     ----------
     path : str
         Of the array or group.
     why : str
-        With the key of the object that is missing or damaged.
+        Includes the key of the missing or damaged object.
     chunks : int
-        How many chunks of the array hold the fill value now. 0 if the whole node is gone.
+        How many chunks of the array now hold the fill value. 0 if the whole node is gone.
     region : tuple of (int, int), or None
         The box ``[from, to)`` of their coordinates, per dimension.
     """
@@ -47,7 +47,7 @@ class Dropped(Displayed):
 
 @dataclass(frozen=True)
 class UnlistedVersion(Displayed):
-    """A snapshot that is whole, and younger than the state that was restored.
+    """A complete snapshot that is younger than the restored state.
 
     It was either committed after the copy of that state was made, or written by somebody who
     lost a race or never published it: the files do not tell which.
@@ -58,7 +58,7 @@ class UnlistedVersion(Displayed):
     message : str
     written_at : datetime
     fits : tuple of str
-        Branches on whose newest version it was made: it is what that one holds, with the
+        Branches on whose newest version it was made: it equals that version with the
         changes of its own transaction log.
     """
 
@@ -74,7 +74,7 @@ class UnlistedVersion(Displayed):
 
 @dataclass(frozen=True, repr=False)
 class Repair(Displayed):
-    """What `Repository.repair` found, and did or would do.
+    """What `Repository.repair` found, and what it did or would do.
 
     Attributes
     ----------
@@ -86,7 +86,7 @@ class Repair(Displayed):
         What was wrong with the object that names all versions: ``repo``, or in spec 1 a ref.
         None if nothing was.
     restored_from : str or None
-        The copy of ``repo`` that took its place.
+        The copy of ``repo`` that replaced it.
     passed_over : tuple of (str, str)
         Newer copies that could not, and why.
     unlisted : tuple of UnlistedVersion
@@ -94,11 +94,11 @@ class Repair(Displayed):
     adopted : dict of str to str
         Branches that were moved to such a version.
     logs : tuple of str
-        Keys of transaction logs that were made anew.
+        Keys of transaction logs that were rebuilt.
     dropped : tuple of Dropped
         What the newest version of the branch has lost.
     reset : tuple of str
-        Ids of newest versions of the branch that could not be read at all, and were left.
+        Ids of newest versions of the branch that could not be read at all, and were abandoned.
     snapshot_id : str or None
         The new version of the branch without what was dropped.
     """
@@ -121,7 +121,7 @@ class Repair(Displayed):
         return bool(self.damage or self.adopted or self.logs or self.dropped or self.reset)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the values as JSON expresses them."""
         found = asdict(self)
         for version in found["unlisted"]:
             version["written_at"] = version["written_at"].isoformat()

@@ -111,7 +111,7 @@ class Repository:
         config : RepositoryConfig, optional
             Stored with the repository where it differs from the default.
         authorize_virtual_chunk_access : mapping of str to credentials, optional
-            Prefixes of the virtual chunk containers that may be read, and how.
+            Prefixes of the virtual chunk containers that may be read, with credentials.
         spec_version : SpecVersion or int, optional
             Default: 2. Version 1 is for sharing with clients 1.x. It has no moves, no amend,
             no operations log, and no settings except the configuration.
@@ -123,9 +123,9 @@ class Repository:
         Raises
         ------
         AlreadyExistsError
-            If there is a repository.
+            If a repository exists there.
         InvalidInputError
-            If there is something else.
+            If other objects are there.
 
         Examples
         --------
@@ -178,7 +178,7 @@ class Repository:
         config : RepositoryConfig, optional
             Overrides the stored one, option by option.
         authorize_virtual_chunk_access : mapping of str to credentials, optional
-            Prefixes of the virtual chunk containers that may be read, and how. A prefix
+            Prefixes of the virtual chunk containers that may be read, with credentials. A prefix
             covers the containers inside it. The stored configuration cannot send your
             credentials to another service than the one that a prefix names: for example,
             containers with an endpoint of their own must be passed in `config`.
@@ -188,7 +188,7 @@ class Repository:
         Raises
         ------
         RepositoryNotFoundError
-            If there is none.
+            If there is no repository.
         FormatError
             If it is damaged, or of a newer version.
 
@@ -208,7 +208,7 @@ class Repository:
         authorization: Authorization | None,
         attribution: Attribution | None = None,
     ) -> tuple[Repository, RepoInfo]:
-        """Open a repository, and also return its state at that moment."""
+        """Open a repository, and also return its current state."""
         place = as_storage(storage)
         given = config if config is not None else RepositoryConfig()
         first = cls(RepositoryRecipe.of(place, given, authorization, attribution))
@@ -244,8 +244,8 @@ class Repository:
     ) -> Session:
         """Return a session that reads one version of a repository that is not open yet.
 
-        The same as `open` followed by `readonly_session`, whose parameters and errors it has,
-        but with one request less.
+        Equivalent to `open` followed by `readonly_session`, with the parameters and errors of
+        both, but with one request less.
 
         Examples
         --------
@@ -294,7 +294,7 @@ class Repository:
         ----------
         storage : Storage, str or path
         storage_settings : StorageSettings, optional
-            For this look only.
+            For this request only.
 
         Examples
         --------
@@ -339,8 +339,8 @@ class Repository:
     ) -> Repository:
         """Open the same repository with another configuration.
 
-        Parameters are those of `open`; where they are left out those of this repository
-        stay.
+        Parameters are those of `open`; those left out stay as in this
+        repository.
 
         Examples
         --------
@@ -367,7 +367,7 @@ class Repository:
         )
 
     def save_config(self) -> None:
-        """Store the configuration of this repository for all who open it later.
+        """Store the configuration of this repository for everyone who opens it later.
 
         Examples
         --------
@@ -382,7 +382,7 @@ class Repository:
     # -- properties ----------------------------------------------------------------
     @property
     def config(self) -> RepositoryConfig:
-        """The configuration in force: the stored one, overridden by what was given."""
+        """The configuration in force: the stored one, overridden by what was passed."""
         return self._recipe.config
 
     @property
@@ -439,7 +439,7 @@ class Repository:
         return self._context.state.load()
 
     def set_default_commit_metadata(self, metadata: Mapping[str, Any]) -> None:
-        """Set metadata that every commit of sessions opened from now on gets.
+        """Set metadata for every commit of sessions opened from now on.
 
         Examples
         --------

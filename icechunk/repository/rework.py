@@ -1,4 +1,4 @@
-"""Commits made from other commits: several combined, one on another branch, one undone.
+"""Commits made from other commits: combine several, apply one to another branch, undo one.
 
 Values are never copied: the new commit refers to the chunks that the old ones wrote.
 """
@@ -61,7 +61,7 @@ class Rework:
     ) -> str:
         """Combine the newest commits of a branch into one.
 
-        The newest version of the branch stays the same, to the last chunk; only its history
+        The newest version of the branch stays the same, down to the last chunk; only its history
         gets shorter. The old commits stay in other branches and tags, and can be read by their
         ids until garbage is collected.
 
@@ -72,8 +72,8 @@ class Rework:
             The version below the commits to combine, such as ``"main~3"``. It stays.
         message : str
         metadata : mapping, optional
-            For the new commit. Entries of the old ones stay unless this has one of the same
-            name; among the old ones, the newest counts.
+            For the new commit. Entries of the old commits stay unless this has one of the same
+            name; among the old ones, the newest wins.
 
         Returns
         -------
@@ -131,7 +131,7 @@ class Rework:
             now = publish.commit_tip(info, branch)
             if now != tip:
                 raise ConflictError(encode_id(tip), encode_id(now))
-            # expired meanwhile, it has another history, or none
+            # if it expired meanwhile, its history is another one, or none
             if not _is_same(info, tip, base, above):
                 raise ConflictError(
                     message=f"the history of {branch!r} changed while it was squashed: try again",
@@ -183,7 +183,7 @@ class Rework:
         RefNotFoundError, SnapshotNotFoundError
             If there is no such branch or version.
         RebaseFailedError
-            If the branch contradicts the commit. It lists all `conflicts`: a chunk that is
+            If the branch contradicts the commit. The error lists all `conflicts`: a chunk that is
             not what it was before the commit, or an array that is gone. Nothing is committed.
         SessionStateError
             If the branch has all these changes already, if the commit moved nodes, or if the
@@ -228,7 +228,7 @@ class Rework:
         RefNotFoundError, SnapshotNotFoundError
             If there is no such branch or version.
         RebaseFailedError
-            If something was changed again since then. It lists all `conflicts`. Nothing is
+            If something was changed again since then. The error lists all `conflicts`. Nothing is
             committed.
         SessionStateError
             If nothing of the commit is left, if it moved nodes, or if the version before it has
@@ -293,12 +293,12 @@ class Rework:
 
 
 def _above(info: RepoInfo, tip: bytes, base: bytes) -> Iterator[SnapshotEntry]:
-    """Yield the history of a version down to another one, which is not included.
+    """Yield the history of a version back to another one, which is not included.
 
     Raises
     ------
     InvalidInputError
-        If it is not there.
+        If that version is not in the history.
     """
     for entry in info.ancestry(tip):
         if entry.id == base:
@@ -312,7 +312,7 @@ def _above(info: RepoInfo, tip: bytes, base: bytes) -> Iterator[SnapshotEntry]:
 
 
 def _is_same(info: RepoInfo, tip: bytes, base: bytes, above: list[SnapshotEntry]) -> bool:
-    """Whether between two versions there are still these."""
+    """Whether these are still between two versions."""
     try:
         return [each.id for each in _above(info, tip, base)] == [each.id for each in above]
     except InvalidInputError:
@@ -320,10 +320,10 @@ def _is_same(info: RepoInfo, tip: bytes, base: bytes, above: list[SnapshotEntry]
 
 
 def _outcome(log: TransactionLog, before: Snapshot, after: Snapshot) -> TransactionLog:
-    """Return what a log says of nodes that are in one of two versions, and of them only.
+    """Return what a log says about nodes in either of two versions, and only them.
 
-    It is the log of one session that did everything: what came and went is not mentioned, and
-    of a new node no more than that (Icechunk spec, "Transaction logs").
+    The result is the log of a single session: it does not mention what came and went, and
+    says of a new node only that it is new (Icechunk spec, "Transaction logs").
     """
     old = {node.id: node.path for node in before.nodes()}
     new = {node.id: node.path for node in after.nodes()}
@@ -354,7 +354,7 @@ def _own_metadata(entry: SnapshotEntry) -> dict[str, Any]:
 
 
 def _check_told(changes: ChangeSet, log: TransactionLog, id: str) -> None:
-    """Refuse a commit whose parent is not what it was made on.
+    """Refuse a commit whose parent is not the version that it was made on.
 
     Expiration in spec version 1 leaves such commits, and so do clients 2.0, which forget.
     """

@@ -1,4 +1,4 @@
-"""Store the newest version of a branch in another way: its manifests, its small chunks."""
+"""Store the newest version of a branch differently: its manifests, its small chunks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Rewriting"]
 
 @dataclass(frozen=True)
 class Rewriting:
-    """Stores what a version refers to in another way, and commits.
+    """Stores what a version refers to differently, and commits.
 
     Parameters
     ----------
@@ -92,8 +92,8 @@ class Rewriting:
     ) -> RepackSummary:
         """Pack small chunks of the newest snapshot into shared objects, and commit.
 
-        Packed are the native chunks of less than 256 KiB that have an object each, and those in
-        objects that hold too much waste because chunks were overwritten or deleted. Older
+        It packs the native chunks of less than 256 KiB that have an object each, and those in
+        objects with too much waste because chunks were overwritten or deleted. Older
         versions keep the objects that they refer to: `expire_snapshots` and
         `garbage_collect` delete what no version needs.
 
@@ -103,7 +103,7 @@ class Rewriting:
         message : str
             Of the commit.
         max_waste : float, default 0.5
-            The share of an object, from 0 to 1, up to which waste is tolerated.
+            The share of an object, from 0 to 1, that may be waste.
         dry_run : bool, default False
             Whether to report only, without changes.
 

@@ -1,4 +1,4 @@
-"""What is left of a branch when objects of its newest version are gone or damaged."""
+"""Salvage a branch when objects of its newest version are missing or damaged."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ __all__ = ["Salvage"]
 
 
 class Salvage:
-    """What can be kept of one branch.
+    """Finds what can be kept of one branch.
 
     Parameters
     ----------
@@ -49,11 +49,11 @@ class Salvage:
         Without a cache.
     state : RepoState
     info : RepoInfo
-        The current one, or the one that would be.
+        The current one, or the one that a repair would publish.
     branch : str
     decode : callable or None
-        Called with the id of a snapshot, the path of an array and references of it; yields what
-        decoding their chunks showed. None: no chunk is decoded.
+        Called with the id of a snapshot, the path of an array and some of its references; yields
+        the results of decoding their chunks. None: no chunk is decoded.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Salvage:
         self._listing: Listing | None = None
 
     def run(self, *, drop: bool, dry_run: bool) -> dict[str, Any]:
-        """Return what there is to tell, as fields of a `Repair`; change it unless `dry_run`."""
+        """Return the findings as fields of a `Repair`; apply the changes unless `dry_run`."""
         unreadable, version = self._newest_readable()
         logs = self._make_logs(dry_run=dry_run)
         nodes, pieces = self._what_is_left(version)
@@ -119,7 +119,7 @@ class Salvage:
 
     # -- transaction logs ------------------------------------------------------------------
     def _make_logs(self, *, dry_run: bool) -> list[str]:
-        """Make transaction logs of the branch anew that cannot be read, where both ends can."""
+        """Rebuild unreadable transaction logs of the branch if both versions are readable."""
         made: list[str] = []
         for entry in self._history():
             if entry.pruned or (entry.parent_id is None and entry.id != INITIAL_SNAPSHOT_ID):
@@ -134,7 +134,7 @@ class Salvage:
                 pass
             if entry.parent_id is None:
                 if etag is None:
-                    continue  # upgraded repositories have none of the first snapshot
+                    continue  # upgraded repositories have none for the first snapshot
                 log = TransactionLog(entry.id)
             else:
                 try:
@@ -143,7 +143,7 @@ class Salvage:
                 except IcechunkError:
                     continue
             if not dry_run:
-                # a log that cannot be read is of no use to anybody
+                # an unreadable log is of no use to anybody
                 if etag is not None:
                     self._assets.storage.delete([key])
                 self._assets.write_transaction_log(log, spec_version=self._spec_version)
@@ -154,7 +154,7 @@ class Salvage:
     def _what_is_left(
         self, version: Snapshot
     ) -> tuple[list[Node], dict[bytes, list[ManifestRef | ChunkRefs]]]:
-        """Return the nodes that stay, and for those that lose chunks what is left of them."""
+        """Return the nodes that stay, and the remaining references of those that lose chunks."""
         nodes: list[Node] = []
         pieces: dict[bytes, list[ManifestRef | ChunkRefs]] = {}
         for node in version.nodes():
@@ -199,7 +199,7 @@ class Salvage:
         return None if bad.all() else refs.take(~bad)
 
     def _drop(self, node: Node, lost: ChunkRefs, why: str) -> None:
-        """Note that some references of an array go."""
+        """Record that some references of an array are dropped."""
         if not len(lost):
             return
         self._chunks[node.id] = np.concatenate(
@@ -215,7 +215,7 @@ class Salvage:
     def _undecodable(
         self, version: Snapshot, node: Node, refs: ChunkRefs, there: npt.NDArray[np.bool_]
     ) -> dict[str, npt.NDArray[np.intp]]:
-        """Return the references whose bytes the codecs of the array refuse, by what they say."""
+        """Return the references whose bytes the codecs of the array refuse, by error."""
         found: dict[str, list[tuple[int, ...]]] = {}
         if self._decode is not None and there.any():
             for coord, problem in self._decode(version.id, node.path, refs.take(there)):
@@ -284,7 +284,7 @@ class Salvage:
             id,
             deleted_arrays=tuple(sorted(n.id for n in self._gone if n.is_array)),
             deleted_groups=tuple(sorted(n.id for n in self._gone if not n.is_array)),
-            # which chunks a manifest held that is gone nobody knows
+            # nobody knows which chunks a missing manifest held
             updated_arrays=tuple(sorted(self._touched)),
             updated_chunks={k: (_sorted(c),) for k, c in sorted(self._chunks.items())},
         )
@@ -298,5 +298,5 @@ class Salvage:
 
 
 def _sorted(coords: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """Return coordinates in order; a scalar has one chunk, without coordinates."""
+    """Return sorted coordinates; a scalar has one chunk, without coordinates."""
     return coords[np.lexsort(coords.T[::-1])] if coords.shape[1] else coords

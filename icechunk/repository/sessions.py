@@ -57,11 +57,11 @@ class Sessions:
         Parameters
         ----------
         branch, tag, snapshot_id, ref : str
-            Exactly one of them. The beginning of an id is enough if no other id begins the same
-            `ref` see `resolve`.
+            Exactly one of them. The beginning of an id is enough if it is unique; for `ref` see
+            `resolve`.
         as_of : datetime, date, numpy.datetime64 or str, optional
             With `branch`: the newest snapshot of its history that is not younger. Strings are
-            dates or times in ISO 8601. A time without zone is in UTC, a date is its first
+            dates or times in ISO 8601. A time without a zone is in UTC; a date is its first
             instant.
 
         Raises
@@ -116,7 +116,7 @@ class Sessions:
         ref: str | None,
         as_of: Time | None,
     ) -> Session:
-        """Return a session that reads one version, in a state of the repository."""
+        """Return a session that reads one version, given a state of the repository."""
         resolved = resolve(info, branch, tag, snapshot_id, ref)
         if as_of is not None and branch is not None:
             resolved = snapshot_as_of(info, branch, as_of)
@@ -183,12 +183,12 @@ class Sessions:
         return info
 
     def replay_session(self, branch: str, *, from_snapshot_id: str, to_snapshot_id: str) -> Session:
-        """Return a session that holds what changed between two versions, to be committed.
+        """Return a session with the changes between two versions, ready to be committed.
 
-        Use it to bring the work of one branch to another that has moved in the meantime, as one
+        It brings the work of one branch to another that has moved in the meantime, as one
         commit. The work began at the first version and led to the second. The session is on the
-        first version, so a commit to a branch that is elsewhere needs ``rebase_with``, and
-        is refused where both changed the same thing.
+        first version, so a commit to a branch at another version needs ``rebase_with``, and
+        is refused if both changed the same thing.
 
         Parameters
         ----------
@@ -205,7 +205,7 @@ class Sessions:
             If a node was moved in between.
         """
         info = self._writable_info()
-        branch_tip(info, branch)  # refuses one that is missing
+        branch_tip(info, branch)  # refuses a missing version
         before, after = (
             Session(self._context(), resolve(info, None, None, id), SessionMode.readonly)
             for id in (from_snapshot_id, to_snapshot_id)

@@ -11,7 +11,7 @@ __all__ = ["ChunkStorageStats"]
 
 @dataclass(frozen=True, repr=False)
 class ChunkStorageStats(Labelled):
-    """Bytes that chunks take, each counted once.
+    """Bytes that chunks take, each chunk counted once.
 
     Attributes
     ----------
@@ -20,7 +20,7 @@ class ChunkStorageStats(Labelled):
     virtual_bytes : int
         In files elsewhere: every distinct range of a file.
     inlined_bytes : int
-        In manifests: a chunk counts as often as there are manifests that hold it.
+        In manifests: a chunk counts once for each manifest that holds it.
     """
 
     _label = "icechunk.stats.ChunkStorageStats"
@@ -30,7 +30,7 @@ class ChunkStorageStats(Labelled):
     inlined_bytes: int = 0
 
     def non_virtual_bytes(self) -> int:
-        """Return what is stored in the repository itself."""
+        """Return the bytes stored in the repository itself."""
         return self.native_bytes + self.inlined_bytes
 
     def total_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""How far our clock is ahead of that of a storage, which sets the times of objects."""
+"""How far this machine's clock is ahead of that of a storage, which sets the times of objects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 #: Objects that were put to learn a time; litter if they are still there.
 CLOCK_PROBES: Final = f"{layout.OVERWRITTEN}clock-"
-#: Up to this much may lie between two requests, or between two clocks that are right.
+#: The most that may lie between two requests, or between two correct clocks.
 _TOLERANCE: Final = timedelta(seconds=5)
 
 
@@ -32,7 +32,7 @@ def ahead_of_storage(storage: Storage) -> timedelta:
         before = datetime.now(UTC)
         storage.put(key, b"-")
         written = _written(storage, key)
-        # not after an interrupt: nobody waits once more, and collections delete old probes
+        # not after an interrupt, to avoid another wait; collections delete old probes
         with suppress(StorageError):
             storage.delete([key])
     except StorageError as error:

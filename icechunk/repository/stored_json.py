@@ -1,7 +1,7 @@
 """Values stored beside the objects of the format, as JSON in a zstd frame.
 
 Whoever wrote the repository wrote these, too. So their size is limited, and their form is
-checked before anybody relies on it.
+checked before use.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ else:
 
 __all__ = ["compressed", "decompressed", "first_unpacked", "packed", "unpacked"]
 
-#: Of the text, when decompressed. A value takes up to a hundred times as much as its text.
+#: Of the decompressed text. A value takes up to a hundred times the memory of its text.
 _FREE_SIZE: Final = 1 << 23
 _MAX_RATIO: Final = 100
 _LEVEL: Final = 3
@@ -53,7 +53,7 @@ def unpacked(data: bytes) -> Any:
 
 
 def first_unpacked(data: bytes) -> tuple[Any, bytes]:
-    """Return the value that bytes begin with, and what follows it; errors as of `unpacked`."""
+    """Return the value that bytes begin with, and the rest; raises as `unpacked` does."""
     text, rest = decompressed(data)
     try:
         return json.loads(text), rest
@@ -62,7 +62,7 @@ def first_unpacked(data: bytes) -> tuple[Any, bytes]:
 
 
 def decompressed(data: bytes) -> tuple[bytes, bytes]:
-    """Return what the first frame of bytes holds, and what follows; errors as of `unpacked`."""
+    """Return the content of the first frame of bytes, and the rest; raises as `unpacked` does."""
     limit = max(_FREE_SIZE, _MAX_RATIO * len(data))
     decompressor = zstd.ZstdDecompressor()
     try:

@@ -1,9 +1,9 @@
-"""Upgrading a repository of spec version 1 to version 2.
+"""Upgrade a repository from spec version 1 to version 2.
 
-Icechunk spec, "Migration". Snapshots, manifests and transaction logs stay as they are;
-only the repo info is new, which lists them. It is stored with one put: before it, nothing
-has changed; after it, the upgrade is done, and what version 2 does not use can be
-deleted in peace.
+Icechunk spec, "Migration". Snapshots, manifests and transaction logs stay unchanged;
+only the repo info, which lists them, is new. It is stored with one put: before it, nothing
+has changed; after it, the upgrade is complete, and what version 2 does not use can be
+deleted safely.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from icechunk.repository.repository import Repository
 __all__ = ["upgrade_icechunk_repository"]
 
 _LOG: Final = logging.getLogger(__name__)
-#: Between a snapshot and the refs that the made-up log gives it, in microseconds.
+#: Microseconds between a snapshot and the refs that the reconstructed log gives it.
 _MILLISECOND: Final = 1000
 
 
@@ -52,8 +52,8 @@ def upgrade_icechunk_repository(
     """Upgrade a repository from spec version 1 to version 2, for clients 2.x.
 
     Nobody else should write to the repository in the meantime: they may see either version.
-    No data is copied or rewritten. If the upgrade fails or is killed, the repository is of
-    version 1 or of version 2, whole in both cases, and the upgrade can be run again. Each
+    No data is copied or rewritten. If the upgrade fails or is killed, the repository is
+    complete, in version 1 or in version 2, and the upgrade can be run again. Each
     step is logged, at level INFO.
 
     Parameters
@@ -90,7 +90,7 @@ def upgrade_icechunk_repository(
     if concurrency < 1:
         raise InvalidInputError(f"prefetch_concurrency is {concurrency}, it must be at least 1")
     given = repo
-    # what this one has cached may be outdated: expiration rewrites snapshots in version 1
+    # its cache may be outdated: expiration rewrites snapshots in version 1
     repo = repo.reopen()
     storage = repo.storage
     if not (dry_run or storage.supports_writes):
@@ -132,7 +132,7 @@ def _check_unfinished(repo: Repository, delete_unused_v1_files: bool) -> None:
 
 
 def _read(repo: Repository, concurrency: int) -> RepoInfo:
-    """Return the repo info for a repository, of one state of its refs."""
+    """Return the repo info of a repository, for one state of its refs."""
     refs = publish_v1.read_all_refs(repo.storage)
     while True:
         _LOG.info("reading the history of %d branches", len(refs.branches))
@@ -148,7 +148,7 @@ def _store(repo: Repository, info: RepoInfo) -> None:
     try:
         state.create(info, level=repo.context.assets.compression_level)
     except StorageError:
-        # The answer may be lost although the put was done. Somebody else's upgrade is just
+        # The response may be lost although the put succeeded. Somebody else's upgrade is just
         # as good, if it has the same refs.
         if exists(repo.storage) != SpecVersion.v2:
             raise
@@ -196,13 +196,13 @@ def _operations(
     by_branch: dict[str, list[SnapshotEntry]],
     kept: Mapping[bytes, SnapshotEntry],
 ) -> tuple[UpdateEntry, ...]:
-    """Make up an operations log that could have led here, newest entry first.
+    """Reconstruct an operations log that could have led here, newest entry first.
 
     Parameters
     ----------
     refs : AllRefs
     by_branch : dict
-        The snapshots that are on no branch before, newest first; ``main`` comes first.
+        The snapshots of each branch that are on no earlier one, newest first; ``main`` is first.
     kept : mapping
         All snapshots.
     """
@@ -210,7 +210,7 @@ def _operations(
     log = [UpdateEntry(kind=UpdateKind.REPO_INITIALIZED, updated_at=root.flushed_at)]
 
     def note(kind: UpdateKind, name: str, target: bytes, later: int, **fields: bytes) -> None:
-        # nobody knows when a ref was made: soon after its snapshot
+        # nobody knows when a ref was made: assume soon after its snapshot
         time = kept.get(target, root).flushed_at + later
         log.append(UpdateEntry(kind=kind, updated_at=time, name=name, **fields))  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""What a verification found, as values: damages, what they touch, and what nobody needs."""
+"""The findings of a verification, as values: damages, their effects, and orphans."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from icechunk.errors import ErrorKind, FormatError
 
 __all__ = ["Damage", "Orphans", "Verification"]
 
-#: Damages that are listed; of the others the number is told.
+#: The most damages that are listed; of the others only the number is shown.
 _SHOWN: Final = 50
 
 
 @dataclass(frozen=True)
 class Damage(Displayed):
-    """One thing that is wrong, and what it touches.
+    """One thing that is wrong, and what it affects.
 
     Attributes
     ----------
     problem : {"missing", "unreadable", "short", "changed", "inconsistent"}
-        An object is not there; is there and cannot be decoded, or read; has fewer bytes than
-        are referred to; is a file elsewhere that is not the version that was referred to; or
-        says something that contradicts another object or the format.
+        An object does not exist; exists but cannot be read or decoded; has fewer bytes than
+        are referred to; is a file elsewhere of another version than was referred to; or
+        contradicts another object or the format.
     key : str
         The object, or the location of a file elsewhere.
     told : str
         What is wrong with it.
     snapshots : tuple of str
-        Ids of all versions that it touches.
+        Ids of all affected versions.
     refs : tuple of str
         Branches and tags whose newest snapshot is one of these.
     array : str or None
-        Path of the array that it touches, None if it is more than that.
+        Path of the affected array, None if the damage goes beyond one array.
     chunks : int
         Chunks of the array that cannot be read.
     region : tuple of (int, int), or None
@@ -71,7 +71,7 @@ class Damage(Displayed):
 
 @dataclass(frozen=True)
 class Orphans(Displayed):
-    """Objects that no version refers to; what uncommitted sessions wrote is among them.
+    """Objects that no version refers to, including those that uncommitted sessions wrote.
 
     Attributes
     ----------
@@ -94,7 +94,7 @@ class Verification(Displayed):
     orphans : dict of str to Orphans
         By folder, such as ``"chunks/"``. `Repository.garbage_collect` deletes old ones.
     checked : dict of str to int
-        How many snapshots, manifests, chunks, sources and values were looked at.
+        How many snapshots, manifests, chunks, sources and values were checked.
     """
 
     url: str
@@ -104,14 +104,14 @@ class Verification(Displayed):
 
     @property
     def ok(self) -> bool:
-        """Whether there is no damage. Orphans are none."""
+        """Whether there is no damage. Orphans do not count as damage."""
         return not self.damages
 
     def __bool__(self) -> bool:
         return self.ok
 
     def raise_if_damaged(self) -> None:
-        """Raise what was found.
+        """Raise an error if there is damage.
 
         Raises
         ------
@@ -122,7 +122,7 @@ class Verification(Displayed):
             raise FormatError(f"{self.url} is damaged:\n{self}", ErrorKind.INVALID_FILE_FORMAT)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the values as JSON expresses them."""
         return {
             "url": self.url,
             "ok": self.ok,

@@ -1,8 +1,8 @@
-"""Verification: whether all that versions refer to is there, and fits together.
+"""Verification: whether everything that versions refer to exists and is consistent.
 
-The invariants are those of the Icechunk spec. All metadata objects of all versions are read,
-each once. Chunk objects are listed, not asked for one by one, so that a hundred thousand of
-them cost a hundred requests; ids and sizes are columns.
+The invariants are those of the Icechunk spec. The metadata objects of all versions are read,
+each once. Chunk objects are listed rather than requested one by one, so a hundred thousand of
+them cost a hundred requests. Ids and sizes are columns.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _FOLDERS: Final = (layout.SNAPSHOTS, layout.MANIFESTS, layout.TRANSACTIONS, layo
 
 @dataclass
 class _Use:
-    """How versions use a manifest for one array: alike in all the snapshots."""
+    """How versions use a manifest for one array: the same way in all the snapshots."""
 
     node_id: bytes
     path: str
@@ -67,7 +67,7 @@ class _Use:
 
 @dataclass
 class _Finding:
-    """A damage, while more of what it touches is found."""
+    """A damage, while further effects of it are being found."""
 
     problem: str
     key: str
@@ -89,15 +89,15 @@ class Verifier:
     load : callable
         Returns the current repo info.
     virtual : VirtualResolver or None
-        To look at the files that virtual chunks are in; None to leave them alone.
+        Checks the files that hold virtual chunks; None to leave them alone.
     read_values : callable or None
         Called with the id of a snapshot and the path of an array; yields coordinates of chunks
-        and what is wrong with them, or None if nothing is. None to decode nothing.
+        with what is wrong with them, or None if nothing is. None to decode nothing.
     is_deep : bool
-        Whether to decode all copies of the repo info, and not only the newest, and to compare all
-        versions with what transaction logs say of their chunks.
+        Whether to decode all copies of the repo info, not only the newest, and to compare all
+        versions with what transaction logs say about their chunks.
     progress : callable or None
-        Called with what is looked at, how many were, and how many there are.
+        Called with what is being checked, how many are done, and how many there are.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Verifier:
         self._progress = progress or (lambda what, done, total: None)
         self._damages: dict[tuple[str, str, str, str | None], _Finding] = {}
         self._checked = dict.fromkeys(("snapshots", "manifests", "chunks"), 0)
-        # The state first: what is committed meanwhile is listed, and not looked for.
+        # The state first: what is committed meanwhile is listed, but not expected.
         self._info = load()
         self._entries = _history(self._info)
         self._listings = {
@@ -132,7 +132,7 @@ class Verifier:
         self._users: dict[tuple[str, str | None, int], tuple[str, list[bytes]]] = {}
 
     def run(self) -> Verification:
-        """Look at everything."""
+        """Check everything."""
         self._check_refs()
         self._check_snapshots()
         files = list(self._files.values())
@@ -154,7 +154,7 @@ class Verifier:
     def _each(
         self, what: str, items: Sequence[T], read: Callable[[T], Any]
     ) -> Iterator[tuple[T, Any]]:
-        """Read many at a time, and yield them one by one."""
+        """Read many in parallel, and yield them one by one."""
         with Threads(MAX_THREADS) as pool:
             for batch in batches(items, MAX_THREADS):
                 for item, found in zip(batch, pool.map(read, batch), strict=True):
@@ -178,7 +178,7 @@ class Verifier:
         chunks: int = 0,
         region: Extents | None = None,
     ) -> None:
-        # what two manifests refer to is one damage
+        # the same reference in two manifests is one damage
         finding = self._damages.setdefault(
             (problem, key, told, array), _Finding(problem, key, told, array)
         )
@@ -209,7 +209,7 @@ class Verifier:
     def _read(
         self, key: str, snapshots: Iterable[bytes], read: Callable[[], T], **lost: Any
     ) -> T | None:
-        """Return what is read, or note why it cannot be, and what is lost with it."""
+        """Return what is read, or record why it cannot be, and what is lost with it."""
         try:
             return read()
         except IcechunkError as error:
@@ -242,7 +242,7 @@ class Verifier:
                 self._found("inconsistent", layout.REPO_KEY, told, [entry.id])
 
     def _check_snapshots(self) -> None:
-        """Look at every version, and at whether its log tells what it changed."""
+        """Check every version, and whether its log records what it changed."""
         entries = sorted(self._entries.values(), key=lambda entry: entry.flushed_at)
         children = Counter(entry.parent_id for entry in entries)
         states: dict[bytes, dict[bytes, NodeState]] = {}
@@ -261,13 +261,13 @@ class Verifier:
             after = node_states(snapshot)
             if children[entry.id]:
                 states[entry.id] = after
-            # what expired between a version of spec 1 and the first one is nowhere told
+            # no log records what expired between a version of spec 1 and the first one
             is_cut = snapshot.parent_id is not None and parent == self._first_of(entry)
             if before is not None and log is not None and not entry.pruned and not is_cut:
                 key = layout.transaction_key(entry.id)
                 found = list(untold(log, before, after))
                 if self._is_deep or rewritten(log, before, after):
-                    # what cannot be read is named where it is looked at
+                    # what cannot be read is reported where it is checked
                     with suppress(IcechunkError):
                         old = self._assets.snapshot(entry.parent_id or b"")
                         found += untold_chunks(self._assets, log, old, snapshot)
@@ -275,7 +275,7 @@ class Verifier:
                     self._found("inconsistent", key, f"it does not say {told}", [entry.id])
 
     def _first_of(self, entry: SnapshotEntry) -> bytes | None:
-        """Return the parent of a snapshot if that has none itself."""
+        """Return the parent of a snapshot if that has no parent itself."""
         parent = self._entries.get(entry.parent_id or b"")
         return parent.id if parent is not None and parent.parent_id is None else None
 
@@ -283,7 +283,7 @@ class Verifier:
         key = layout.snapshot_key(entry.id)
         self._listings[layout.SNAPSHOTS].size_of(entry.id)
         snapshot = self._read(key, [entry.id], lambda: _whole(self._assets.snapshot(entry.id)))
-        # the first snapshot of spec 1 has none, also when it was upgraded
+        # the first snapshot of spec 1 has none, even after an upgrade
         has_log = self._listings[layout.TRANSACTIONS].size_of(entry.id) is not None
         log = None
         if has_log or (entry.id != INITIAL_SNAPSHOT_ID and entry.parent_id is not None):
@@ -315,8 +315,8 @@ class Verifier:
             wrong("it has another message or other metadata than the repo info says")
         used: set[bytes] = set()
         ids: set[bytes] = set()
-        # a node without a group above it is none: stores take documents in any order, and keep
-        # what lies below one that was deleted or became an array
+        # a missing parent group is no damage: stores accept documents in any order, and keep
+        # what lies below a group that was deleted or became an array
         for node in snapshot.nodes():
             if node.id in ids:
                 wrong(f"{node.path} has the id of another node", node.path)
@@ -402,7 +402,7 @@ class Verifier:
         hidden = np.zeros(len(coords), np.bool_)
         for axis, (low, high) in enumerate(extents):
             hidden |= (coords[:, axis] < low) | (coords[:, axis] >= high)
-        # they are those of what is there; a shape that shrank changes neither
+        # extents describe existing chunks; shrinking the shape changes neither
         if hidden.any():
             told = "references lie outside the extents by which they are found"
             self._found("inconsistent", key, told, use.snapshots, use.path, coords[hidden])
@@ -482,7 +482,7 @@ class Verifier:
             location, etag, seconds = source
             end = self._sources[source]
             try:
-                # its last byte: one request tells whether it is there, its version and length
+                # its last byte: one request checks existence, version and length
                 virtual.fetch(location, max(end - 1, 0), min(end, 1), etag, seconds)
             except IcechunkError as error:
                 if error.kind in NOT_ALLOWED:
@@ -511,7 +511,7 @@ class Verifier:
             try:
                 nodes = list(self._assets.snapshot(tip).nodes())
             except IcechunkError:
-                continue  # noted before
+                continue  # reported before
             for node in nodes:
                 if node.array is None or (node.id, node.array.manifests) in seen:
                     continue
@@ -543,7 +543,7 @@ def damage_to_all(state: RepoState) -> Damage | None:
 
 
 def _whole(snapshot: Snapshot) -> Snapshot:
-    """Return a snapshot of which everything was decoded."""
+    """Return a snapshot after decoding all of it."""
     list(snapshot.nodes())
     dict(snapshot.metadata)
     len(snapshot.manifest_files)
@@ -551,7 +551,7 @@ def _whole(snapshot: Snapshot) -> Snapshot:
 
 
 def _unpacked(manifest: Manifest) -> Manifest:
-    """Return a manifest whose locations were all decompressed."""
+    """Return a manifest after decompressing all its locations."""
     for refs in manifest.arrays.values():
         if refs.locations is not None:
             len(refs.locations.data)
@@ -562,7 +562,7 @@ def _history(info: RepoInfo) -> dict[bytes, SnapshotEntry]:
     """Return all snapshots that a repository knows of."""
     if info.spec_version > 1:
         return dict(info.snapshots)
-    # spec 1 knows of those only that are found one by one, from the refs on
+    # spec 1 knows only the snapshots that are found one by one, starting from the refs
     found: dict[bytes, SnapshotEntry] = {}
     for refs in (info.branches, info.tags):
         for target in dict(refs.items()).values():
@@ -571,7 +571,7 @@ def _history(info: RepoInfo) -> dict[bytes, SnapshotEntry]:
                 try:
                     found[id] = info.snapshots[id]
                 except (KeyError, IcechunkError):
-                    # that it cannot be read is noted where it is read
+                    # an unreadable snapshot is reported where it is read
                     found[id] = SnapshotEntry(id, None, 0, "", Metadata({}))
                 id = found[id].parent_id
     return found

@@ -1,4 +1,4 @@
-"""How nodes contradict their documents, and sources their references."""
+"""Contradictions between nodes and their documents, and between sources and references."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def contradictions(node: Node) -> Iterator[str]:
 
 
 def _overlapping(boxes: list[Extents]) -> bool:
-    """Whether two sorted boxes share a place."""
+    """Whether two sorted boxes overlap."""
     if len(boxes) > 1 and not all(boxes):
         return True  # one without extents covers everything
     active: list[Extents] = []
@@ -61,7 +61,7 @@ def _overlapping(boxes: list[Extents]) -> bool:
 
 
 def box(extents: Iterable[Extents]) -> Extents | None:
-    """Return the smallest box that holds some others; None if there are none."""
+    """Return the smallest box that contains the given ones; None if there are none."""
     boxes = [each for each in extents if each]
     if not boxes:
         return None
@@ -77,6 +77,6 @@ def problem_of_source(error: IcechunkError) -> str:
         return "changed"
     if isinstance(error.__cause__, ObjectNotFoundError):
         return "missing"
-    # without a cause the read went well, and there were too few bytes
+    # without a cause the read succeeded, but there were too few bytes
     is_short = error.kind is ErrorKind.VIRTUAL_CHUNK_FETCH and error.__cause__ is None
     return "short" if is_short else "unreadable"

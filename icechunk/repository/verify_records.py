@@ -1,6 +1,6 @@
-"""Verification of what is beside the versions.
+"""Verification of what is stored beside the versions.
 
-That is the log of updates with its copies, the records of jobs, and the tables of archives.
+These are the log of updates with its copies, the records of jobs, and the tables of archives.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from icechunk.storage.base import Storage
 
 __all__ = ["Found", "job_damages", "repo_damages", "table_damages"]
 
-#: Copies that are decoded of all: the newest, from which a repair would restore.
+#: The number of copies to decode: the newest, from which a repair would restore.
 _DECODED: Final = 10
 
 
-#: Updates that say of a branch or tag whether it is there.
+#: Updates that determine whether a branch or tag exists.
 _REFS: Final = {
     UpdateKind.TAG_CREATED: "tag",
     UpdateKind.TAG_DELETED: "tag",
@@ -65,8 +65,8 @@ def repo_damages(storage: Storage, info: RepoInfo, *, all_copies: bool) -> Itera
     info : RepoInfo
         The current one, of spec version 2.
     all_copies : bool
-        Whether to decode all copies, and not only the newest ones and those where the log of
-        updates goes on.
+        Whether to decode all copies, not only the newest ones and those where the log of
+        updates continues.
     """
     key = layout.REPO_KEY
     if INITIAL_SNAPSHOT_ID not in info.snapshots:
@@ -110,7 +110,7 @@ def repo_damages(storage: Storage, info: RepoInfo, *, all_copies: bool) -> Itera
 
 
 def _unlike_its_log(info: RepoInfo) -> Iterator[str]:
-    """Yield where branches and tags are not what the newest update of each made of them."""
+    """Yield the branches and tags that differ from what their newest update says."""
     if info.status.availability not in (0, 1, 2):
         yield f"its status has the number {info.status.availability}, which means nothing"
     seen: set[tuple[str, str]] = set()
@@ -118,7 +118,7 @@ def _unlike_its_log(info: RepoInfo) -> Iterator[str]:
     for update in info.updates:  # newest first
         kind, name, of = update.kind, update.name or "", _REFS.get(update.kind)
         if kind is UpdateKind.EXPIRATION_RAN:
-            expired = True  # it may delete branches and tags, and names none of them
+            expired = True  # it may delete branches and tags, but names none
         if of is None or (of, name) in seen:
             continue
         seen.add((of, name))
@@ -135,7 +135,7 @@ def _unlike_its_log(info: RepoInfo) -> Iterator[str]:
 
 
 def _copy_damages(storage: Storage, key: str, updated_at: int) -> Iterator[Found]:
-    """Yield what is wrong with the copy of the state whose newest update was at some time."""
+    """Yield what is wrong with the copy of the state whose newest update has the given time."""
     try:
         info = decode_repo_info(storage.get(key).data, key)
     except ObjectNotFoundError:
@@ -192,7 +192,7 @@ def job_damages(
 
 
 def _of_message(error: IcechunkError, otherwise: str) -> Found:
-    """Return the damage that a message tells, which begins with a key."""
+    """Return the damage that a message describes, if it begins with a key."""
     key, colon, told = error.message.partition(": ")
     if colon and key.startswith(JOBS):
         return Found("unreadable", key, told)
