@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from icechunk.commit import publish, publish_v1
 from icechunk.commit.assets import Assets
@@ -47,6 +48,27 @@ __all__ = ["Repairer", "repair"]
 _COPIES: Final = f"{layout.OVERWRITTEN}{layout.REPO_KEY}."
 #: The most unlisted snapshots that are examined, newest first.
 _LOOKED_AT: Final = 100
+#: How often something is read before it counts as damaged.
+_READS: Final = 4
+
+T = TypeVar("T")
+
+
+def _is_damage(error: IcechunkError) -> bool:
+    """Whether something is damaged or missing; else a request failed, and may succeed later."""
+    missing = (ErrorKind.OBJECT_NOT_FOUND, ErrorKind.SNAPSHOT_NOT_FOUND)
+    return isinstance(error, FormatError) or error.kind in missing
+
+
+def _read_again(read: Callable[[], T]) -> T:
+    """Return what is read. Damage counts if several reads meet it: servers send odd things, too."""
+    for _ in range(_READS - 1):
+        try:
+            return read()
+        except IcechunkError as error:
+            if not _is_damage(error):
+                raise
+    return read()
 
 
 @dataclass
@@ -200,10 +222,15 @@ class Repairer:
         """Return the state, restored if necessary; None in spec version 1."""
         key = layout.REPO_KEY
         etag: str | None = None
-        try:
+
+        def read() -> RepoInfo:
+            nonlocal etag
             stored = self._storage.get(key)
             etag = stored.etag
             return _usable(stored.data, key)
+
+        try:
+            return _read_again(read)
         except ObjectNotFoundError:
             found.damage = f"{key}: there is no such object"
         except FormatError as error:
@@ -225,17 +252,24 @@ class Repairer:
 
     def _best_copy(self, copies: list[str], found: _Found) -> tuple[BytesLike, RepoInfo]:
         """Return the newest copy that decodes, and whose branches and tags can be read."""
+
+        def read(copy: str) -> tuple[BytesLike, RepoInfo]:
+            data = self._storage.get(copy).data
+            info = _usable(data, copy)
+            for target in {*info.branches.values(), *info.tags.values()}:
+                self._assets.snapshot(target)
+            return data, info
+
         for copy in copies:
             try:
-                data = self._storage.get(copy).data
-                info = _usable(data, copy)
-                for target in {*info.branches.values(), *info.tags.values()}:
-                    self._assets.snapshot(target)
+                usable = _read_again(partial(read, copy))
             except IcechunkError as error:
+                if not _is_damage(error):
+                    raise  # an older one would be taken in place of it
                 found.passed_over.append((copy, str(error)))
                 continue
             found.restored_from = copy
-            return data, info
+            return usable
         why = "; ".join(f"{copy}: {told}" for copy, told in found.passed_over[:3])
         raise FormatError(
             f"{self._storage.url} cannot be repaired: {found.damage}, and none of "

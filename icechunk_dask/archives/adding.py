@@ -247,7 +247,7 @@ class Adding:
 
 
 def _refuse_unknown(scanner: Scanner, scans: Sequence[Scan]) -> None:
-    """Refuse names that no file has, and that would therefore have no effect.
+    """Refuse names to change that no file has, and that would therefore have no effect.
 
     Only for a new archive: later files need not have what the first of them have.
     """
@@ -256,14 +256,9 @@ def _refuse_unknown(scanner: Scanner, scans: Sequence[Scan]) -> None:
         for part in scan.parts:
             for path, variable in part.schema.variables.items():
                 known.update((path, path.rpartition("/")[2], *variable.dimensions))
-    renamed = scanner.selection.rename
-    wanted = [("rename", old, new) for old, new in renamed.items()]
-    wanted += [("expand_dims", name, name) for name in scanner.expand_dims]
-    for argument, named, found_as in wanted:
-        if known and found_as not in known:
-            raise InvalidInputError(
-                f"{argument} names {named!r}, and no file has it{near(named, known)}"
-            )
+    for old, new in scanner.selection.rename.items():
+        if known and new not in known:
+            raise InvalidInputError(f"rename names {old!r}, and no file has it{near(old, known)}")
 
 
 def none_read(failed: Mapping[str, str]) -> InvalidInputError:

@@ -133,7 +133,6 @@ def test_patterns(tmp_path: Path) -> None:
     [
         ({"rename": {"tt": "u"}}, "rename names 'tt', and no file has it; did you mean 't'?"),
         ({"rename": {"tmie": "when"}}, "rename names 'tmie'.*; did you mean 'time'?"),
-        ({"expand_dims": ["stp"]}, "expand_dims names 'stp', and no file has it; there are "),
         ({"concat_dims": ["tiem"]}, "has one of the dimensions 'tiem'; .*; did you mean 'time'?"),
         ({"variables": ["tt"]}, "it has no variable 'tt'"),
         ({"group": "a//b"}, "'a//b' is not the path of a group"),

@@ -129,7 +129,7 @@ drop_unreadable drop_variables dry_run empty enabled encoding engine entry error
 etag_checksum every executor exist_ok expand_dims expires_after fail_on_delete_of_updated_array
 fail_on_delete_of_updated_group failed fair file files filter_by_keys follow_redirects
 force_path_style format forward from_ from_branch from_env from_path from_refs from_snapshot_id
-from_tag from_version func get_partial_values_concurrency group groups history host id
+from_tag from_version func get_partial_values_concurrency group groups history holes host id
 ideal_concurrent_request_size if_absent if_match if_unmodified_since incremental indent index
 info inherited initial_backoff_ms inline inline_chunk_threshold_bytes inner isolate items job
 kept key key_ranges key_start_values keys kind kwargs lanes last_modified

@@ -45,10 +45,7 @@ DIFFERENT: dict[str, dict[str, tuple[Any, Any]]] = {
         "target taken, /h": ([["NewNodeConflictsWithExistingNode", "/h", []]], "done"),
     },
     "rebase_after_the_branch_was_reset": {
-        "rebase": (
-            [["ChunkDoubleUpdate", "/a", [[0]]], ["ChunksUpdatedInDeletedArray", "/a", []]],
-            "done",
-        ),
+        "rebase": ([["ChunksUpdatedInDeletedArray", "/a", []]], "done"),
     },
     "rebase_after_the_branch_was_deleted": {
         "rebase": ({"error": "RefNotFoundError", "kind": "ref-not-found"}, "done"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from icechunk import (
     ConflictError,
     FormatError,
     InvalidInputError,
+    LocalStorage,
     Repository,
     RepositoryConfig,
     RepositoryNotFoundError,
@@ -217,6 +220,36 @@ def test_copies_that_cannot_be_used_are_passed_over(folder: Path) -> None:
     assert done.restored_from not in passed
     assert next(each.message for each in opened(folder).ancestry(branch="main")) == "x 1"
     assert "cannot be used" in repr(done)
+
+
+@pytest.mark.parametrize("damage", ["none", "repo"])
+@pytest.mark.parametrize("times", [1, 3])
+def test_an_answer_that_is_damaged_now_and_then(
+    folder: Path, damage: str, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Servers answer with something else once in a while. No commit is undone for that."""
+    if not (folder / "repo").exists():
+        pytest.skip("spec version 1 has no object that names all versions")
+    if damage == "repo":
+        (folder / "repo").write_bytes(b"damaged")
+    copies = sorted(path.name for path in (folder / "overwritten").iterdir())
+    odd = {"repo": times, f"overwritten/{copies[0]}": times}
+    get = LocalStorage.get
+
+    def answer(self: LocalStorage, key: str, **options: Any) -> Any:
+        found = get(self, key, **options)
+        if odd.get(key, 0):
+            odd[key] -= 1
+            return replace(found, data=gzip.compress(bytes(found.data)))
+        return found
+
+    monkeypatch.setattr(LocalStorage, "get", answer)
+    repair = Repository.repair(local_filesystem_storage(str(folder)), dry_run=False)
+    monkeypatch.undo()
+    assert repair.is_needed == (damage == "repo")
+    if damage == "repo":
+        assert repair.restored_from == f"overwritten/{copies[0]}"
+        assert repair.passed_over == ()
 
 
 def test_without_a_copy_it_says_so(folder: Path) -> None:
