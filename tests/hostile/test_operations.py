@@ -24,7 +24,13 @@ import xarray as xr
 import zarr
 from click.testing import CliRunner
 
-from icechunk import BasicConflictSolver, MemoryStorage, Repository, upgrade_icechunk_repository
+from icechunk import (
+    BasicConflictSolver,
+    LocalStorage,
+    MemoryStorage,
+    Repository,
+    upgrade_icechunk_repository,
+)
 from icechunk.cli import options
 from icechunk.cli.app import main
 from icechunk.errors import FormatError, IcechunkError
@@ -541,7 +547,12 @@ def test_commands(
         for key, data in kept.items():
             place.put(key, data)
         words = [word.format(tmp_path / str(number)) for word in more]
-        result = CliRunner().invoke(main, [command, "R", *words])
+        repo = "R"
+        if command in ("ingest", "virtualize"):  # they open what they are told themselves
+            repo = str(tmp_path / command)
+            for key, data in kept.items():
+                LocalStorage(repo).put(key, data)
+        result = CliRunner().invoke(main, [command, repo, *words])
         fine = result.exception is None or isinstance(result.exception, SystemExit)
         assert fine, (command, result.exception)
         assert result.exit_code in (0, 1, 2), command
