@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import note, settings
+from hypothesis import assume, note, settings
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 from hypothesis.strategies import DataObject
 from zarr.core.buffer import cpu
 from zarr.testing.stateful import ZarrHierarchyStateMachine, ZarrStoreStateMachine
+from zarr.testing.strategies import node_names
 
+from icechunk import InvalidInputError
 from icechunk.config import RepositoryConfig
 from icechunk.repository import Repository
 from tests.storages import KINDS, new_storage
@@ -65,8 +68,23 @@ class Hierarchies(ZarrHierarchyStateMachine):
         self.all_arrays -= gone
 
 
+class WithAttributes(Hierarchies):
+    """Arrays have attributes. Half of a surrogate pair in them has no form in UTF-8."""
+
+    @rule(data=st.data(), name=node_names)
+    def add_array(self, data: DataObject, name: str) -> None:
+        try:
+            super().add_array(data, name)
+        except InvalidInputError as error:
+            assume("surrogate" not in str(error))
+            raise
+
+
 def test_hierarchies(repository: Repository, few: settings) -> None:
-    run_state_machine_as_test(lambda: Hierarchies(repository), settings=few)
+    # older versions of Zarr draw an array of NumPy, which has no attributes
+    older = "array_and_chunks" in inspect.signature(Hierarchies.add_array).parameters
+    machine = Hierarchies if older else WithAttributes
+    run_state_machine_as_test(lambda: machine(repository), settings=few)
 
 
 GROUPS = ("", "g", "g/h")
