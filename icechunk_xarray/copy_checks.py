@@ -210,7 +210,7 @@ def _first_lost(name: str, stored: xr.Variable, given: xr.Variable) -> Any:
 def _lost(
     values: npt.NDArray[Any], decoded: npt.NDArray[Any], encoding: dict[str, Any]
 ) -> npt.NDArray[np.bool_]:
-    missing, gone = pd.isnull(values), pd.isnull(decoded)
+    missing, gone = (np.asarray(pd.isnull(each)) for each in (values, decoded))
     same = np.asarray(values == decoded)
     if "scale_factor" in encoding or "add_offset" in encoding:
         slack = _SLACK * abs(float(encoding.get("scale_factor", 1)))

@@ -537,7 +537,9 @@ def _difference(name: str, given: xr.Variable, stored: xr.Variable) -> _Differen
         if new.dtype.kind in "fc" or old.dtype.kind in "fc":
             differs = ~np.isclose(new, old, rtol=_TOLERANCE, atol=0, equal_nan=True)
         else:
-            differs = (new != old) & ~(pd.isnull(new) & pd.isnull(old))
+            # of scalars pandas returns Python's booleans, which ~ takes for integers
+            missing = np.logical_and(pd.isnull(new), pd.isnull(old))
+            differs = (new != old) & ~missing
     except TypeError as error:
         raise _calendar(name, stored, error) from error
     differs = np.asarray(differs, bool)
