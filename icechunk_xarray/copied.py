@@ -14,10 +14,24 @@ from icechunk import Session
 from icechunk.repository.archive_tables import FIELD, Named
 from icechunk_dask.archives.record import Files, Record
 from icechunk_dask.archives.sources import Version
+from icechunk_xarray.copy_checks import in_words
 from icechunk_xarray.kept_encoding import kept_encoding
 from icechunk_xarray.templates import with_chunks
 
-__all__ = ["encodings_of", "note_files", "without_references"]
+__all__ = ["encodings_of", "note_files", "read_group", "read_tree", "without_references"]
+
+
+def read_group(session: Session, group: str) -> xr.Dataset:
+    """Open the dataset of a group; values are read when they are needed."""
+    return xr.open_dataset(session, engine="icechunk", group=group, chunks=None)  # type: ignore[arg-type]
+
+
+def read_tree(session: Session, group: str, chunks: Any) -> xr.DataTree:
+    """Open a group and the groups below it, and say what xarray cannot open."""
+    with in_words():
+        tree = xr.open_datatree(session, engine="icechunk", group=group, chunks=chunks)  # type: ignore[arg-type]
+    tree.name = None
+    return tree
 
 
 def note_files(

@@ -13,9 +13,10 @@ from typing import Any, Final
 from icechunk import InvalidInputError, Job, Repository, Session
 from icechunk.base.public_url import public_url
 
-__all__ = ["begun_copies"]
+__all__ = ["ON_MISMATCH", "begun_copies"]
 
-_MISMATCH: Final = "error", "skip", "materialize"
+#: What `ingest` may do with files that differ.
+ON_MISMATCH: Final = "error", "skip", "materialize"
 #: Types of the fields of a file's version: size, times, etag, digest.
 _VERSION: Final = (int, int, str, int, int)
 
@@ -78,7 +79,7 @@ def _checked(
         and all(isinstance(each, list) and tuple(map(type, each)) == _VERSION for each in versions)
         and all(isinstance(each, str) for each in begun)
     )
-    if not fits or (opening is not None and about.get("on_mismatch") not in _MISMATCH):
+    if not fits or (opening is not None and about.get("on_mismatch") not in ON_MISMATCH):
         raise _refused(job.name, "an earlier call has begun something that makes no sense")
     assert isinstance(begun, list)
     names = {location: name for name, location in locations.items()}

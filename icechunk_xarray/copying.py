@@ -36,9 +36,15 @@ from icechunk_dask.archives.virtualize import names_of, root_of, virtualize
 from icechunk_dask.executors import ExecutorOption
 from icechunk_dask.one_call import alone
 from icechunk_dask.progress import ProgressOption
-from icechunk_xarray.copied import encodings_of, note_files, without_references
-from icechunk_xarray.copy_begun import begun_copies
-from icechunk_xarray.copy_checks import Block, check_fit, check_places, in_words
+from icechunk_xarray.copied import (
+    encodings_of,
+    note_files,
+    read_group,
+    read_tree,
+    without_references,
+)
+from icechunk_xarray.copy_begun import ON_MISMATCH, begun_copies
+from icechunk_xarray.copy_checks import Block, check_fit, check_places
 from icechunk_xarray.inserting import order_of, put_in_order
 from icechunk_xarray.opened_files import OpenedFiles, Opening, refuse_with_engine, reopened
 from icechunk_xarray.writer import to_icechunk
@@ -46,7 +52,6 @@ from icechunk_xarray.writer import to_icechunk
 __all__ = ["ingest"]
 
 _ON_CHANGED: Final = "error", "keep"
-_ON_MISMATCH: Final = "error", "skip", "materialize"
 #: All values are copied, even those that references could express.
 _ANY_SIZE: Final = 1 << 62
 _SHOWN: Final = 10
@@ -196,9 +201,9 @@ def ingest(
         "chunkmanager_store_kwargs": {} if executor is None else {"executor": executor},
         "progress": progress,
     }
-    if on_mismatch not in _ON_MISMATCH:
+    if on_mismatch not in ON_MISMATCH:
         raise InvalidInputError(
-            f"on_mismatch is {on_mismatch!r}, it must be {' or '.join(map(repr, _ON_MISMATCH))}"
+            f"on_mismatch is {on_mismatch!r}, it must be {' or '.join(map(repr, ON_MISMATCH))}"
         )
     root = root_of(group)
     dims = [*names_of(concat_dims), *names_of(expand_dims)]
@@ -289,8 +294,8 @@ class _Copying:
 
     def _check_chosen(self, name: str) -> None:
         """Refuse messages that differ from those already copied from the same files."""
-        given = _open(self._aside([name]), "aside")
-        stored = _open(self.repository.readonly_session(self.branch), self.root)
+        given = read_group(self._aside([name]), "aside")
+        stored = read_group(self.repository.readonly_session(self.branch), self.root)
         for key, variable in given.variables.items():
             fixed = self.dim not in variable.dims
             if key not in stored or (fixed and not stored[key].variable.equals(variable)):  # type: ignore[no-untyped-call]
@@ -343,9 +348,9 @@ class _Copying:
             inserts = False
             reading = self._reading(todo).readonly_session(name)
             # do not begin what cannot be opened
-            _opened(reading, name, None)
+            read_tree(reading, name, None)
             if appends:
-                stored, given = _open(session, self.root), _open(reading, name)
+                stored, given = read_group(session, self.root), read_group(reading, name)
                 check_fit(stored, given, self.dim, self.root)
                 check_places(stored, given, self.dim, self.root, _blocks_of(source, self.dim))
                 inserts = order_of(stored, given, self.dim) is not None
@@ -368,7 +373,7 @@ class _Copying:
             }
             snapshot = self._copy(name, about)
             # the copy refers to no file
-            whole = _open(repository.readonly_session(self.branch), self.root)
+            whole = read_group(repository.readonly_session(self.branch), self.root)
             return replace(
                 report,
                 snapshot_id=snapshot,
@@ -421,7 +426,7 @@ class _Copying:
         appends = self._appends(session, has_groups=False)
         inserts = False
         if appends:
-            stored = _open(session, self.root)
+            stored = read_group(session, self.root)
             check_fit(stored, found.dataset, self.dim, self.root)
             check_places(stored, found.dataset, self.dim, self.root, found.blocks)
             inserts = order_of(stored, found.dataset, self.dim) is not None
@@ -447,7 +452,7 @@ class _Copying:
                 f"{changed[0]} the first: what is in {self.root!r} may be of either version; go "
                 "back to the commit before with Repository.reset_branch, and call this again"
             )
-        whole = _open(self.repository.readonly_session(self.branch), self.root)
+        whole = read_group(self.repository.readonly_session(self.branch), self.root)
         return VirtualizeReport(
             self.root,
             snapshot_id=snapshot,
@@ -506,7 +511,7 @@ class _Copying:
         """Return the contents of a set of files."""
         if "opening" in about:
             return reopened(about, Sources(self.scanning["remote_options"]))
-        return _opened(self._reading(about["files"]).readonly_session(name), name, chunks)
+        return read_tree(self._reading(about["files"]).readonly_session(name), name, chunks)
 
     def _forget(self, name: str) -> None:
         """Delete what a set of files needed while it was copied."""
@@ -547,7 +552,7 @@ class _Copying:
         if there is not None and set(there.files.locations) >= set(about["locations"]):
             # an earlier call was killed after its commit
             return session.snapshot_id
-        order = order_of(_open(session, self.root), given, self.dim)
+        order = order_of(read_group(session, self.root), given, self.dim)
         executor = self.writing["chunkmanager_store_kwargs"]
         to_icechunk(
             given,
@@ -585,17 +590,6 @@ def _blocks_of(source: Record, dim: str) -> list[Block]:
         Block(source.files.locations[int(file)], starts[number], starts[number + 1])
         for number, file in enumerate(blocks.files)
     ]
-
-
-def _open(session: Session, group: str) -> xr.Dataset:
-    return xr.open_dataset(session, engine="icechunk", group=group, chunks=None)  # type: ignore[arg-type]
-
-
-def _opened(session: Session, group: str, chunks: Any) -> xr.DataTree:
-    with in_words():
-        tree = xr.open_datatree(session, engine="icechunk", group=group, chunks=chunks)  # type: ignore[arg-type]
-    tree.name = None
-    return tree
 
 
 def _digest(value: Any) -> str:
