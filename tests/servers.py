@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from icechunk.storage import ObjectStorage, s3_storage
+from icechunk.storage import ObjectStorage, gcs_storage, s3_storage
 from tests.http_servers import running_server
 
 #: A loaded machine needs a while; it takes four seconds otherwise.
@@ -249,6 +249,15 @@ class ObjectServer:
     passing: Callable[[str], bool] = lambda path: False
     lock: threading.Lock = field(default_factory=threading.Lock)
     generation: int = 1000
+
+    def gcs(self, prefix: str = "p") -> ObjectStorage:
+        """Return a storage of Google's protocol in ``bucket``, with the limits of defaults."""
+        return gcs_storage(
+            bucket="bucket",
+            prefix=prefix,
+            bearer_token="TOKEN",
+            config={"base_url": self.url, "allow_http": "true"},
+        )
 
     def put(self, path: str, data: bytes) -> Stored:
         """Store an object."""

@@ -10,7 +10,6 @@ from icechunk import (
     RepositoryConfig,
     StorageError,
     StorageSettings,
-    gcs_storage,
 )
 from icechunk.storage import CountingStorage, Storage
 from icechunk.storage.base import BytesLike
@@ -19,15 +18,6 @@ from tests import histories
 from tests.servers import ObjectServer
 
 CARELESS = RepositoryConfig(storage=StorageSettings(unsafe_use_conditional_update=False))
-
-
-def gcs(server: ObjectServer) -> Storage:
-    return gcs_storage(
-        bucket="bucket",
-        prefix="p",
-        bearer_token="TOKEN",
-        config={"base_url": server.url, "allow_http": "true"},
-    )
 
 
 class Careless(WrapperStorage):
@@ -55,18 +45,18 @@ class Careless(WrapperStorage):
 def test_a_server_that_ignores_conditions(object_server: ObjectServer, spec_version: int) -> None:
     object_server.unconditional = True
     with pytest.raises(StorageError, match=r"gs://bucket/p ignores the condition .*If-Match"):
-        Repository.create(gcs(object_server), spec_version=spec_version, check_clean_root=False)
+        Repository.create(object_server.gcs(), spec_version=spec_version, check_clean_root=False)
     paths = set(object_server.objects)
     assert not {path for path in paths if path.endswith(("/repo", "ref.json"))}
     # who knows what he does
     Repository.create(
-        gcs(object_server), CARELESS, spec_version=spec_version, check_clean_root=False
+        object_server.gcs(), CARELESS, spec_version=spec_version, check_clean_root=False
     )
 
 
 def test_a_server_that_checks_them(object_server: ObjectServer) -> None:
-    Repository.create(gcs(object_server), check_clean_root=False)
-    assert Repository.exists(gcs(object_server))
+    Repository.create(object_server.gcs(), check_clean_root=False)
+    assert Repository.exists(object_server.gcs())
 
 
 def test_the_first_write_looks_too() -> None:

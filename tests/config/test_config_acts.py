@@ -33,7 +33,6 @@ from icechunk import (
     StorageSettings,
     StorageTimeoutSettings,
     VirtualChunkContainer,
-    gcs_storage,
     s3_store,
 )
 from icechunk.commit.retrying import Backoff
@@ -317,15 +316,6 @@ def test_length_of_the_operations_log() -> None:
 
 
 # -- storage --------------------------------------------------------------------------------
-def gcs(server: ObjectServer) -> Storage:
-    return gcs_storage(
-        bucket="bucket",
-        prefix="p",
-        bearer_token="TOKEN",
-        config={"base_url": server.url, "allow_http": "true"},
-    )
-
-
 def stored(**options: Any) -> RepositoryConfig:
     return replace(OUTSIDE, storage=StorageSettings(**options))
 
@@ -340,7 +330,7 @@ def test_tries_of_requests(object_server: ObjectServer) -> None:
     quick = {"initial_backoff_ms": 1, "max_backoff_ms": 1}
     # given when it is created, it is stored, and acts on who opens it
     once = StorageRetriesSettings(max_tries=1, **quick)
-    storage = written(stored(retries=once), gcs(object_server), chunks=1)
+    storage = written(stored(retries=once), object_server.gcs(), chunks=1)
     repository = Repository.open(storage)
     object_server.failures.append(503)
     with pytest.raises(StorageError, match="503"):
@@ -396,7 +386,7 @@ def test_times_reach_the_client() -> None:
 def test_large_objects_are_read_in_parts(
     object_server: ObjectServer, ideal: int | None, most: int | None, parts: int
 ) -> None:
-    storage = written(OUTSIDE, gcs(object_server), chunks=1)
+    storage = written(OUTSIDE, object_server.gcs(), chunks=1)
     concurrency = StorageConcurrencySettings(
         ideal_concurrent_request_size=ideal, max_concurrent_requests_for_object=most
     )
@@ -414,7 +404,7 @@ def test_conditions(object_server: ObjectServer) -> None:
         """Return which conditions puts of the repo info had; generation 0 is no object."""
         object_server.requests.clear()
         object_server.objects.clear()
-        written(stored(**options), gcs(object_server), chunks=1)
+        written(stored(**options), object_server.gcs(), chunks=1)
         return {
             "create" if request.headers[header] == "0" else "update"
             for request in object_server.requests
@@ -440,7 +430,7 @@ def test_conditions(object_server: ObjectServer) -> None:
 def test_storage_classes(
     object_server: ObjectServer, options: Any, chunks: str | None, metadata: str | None
 ) -> None:
-    written(stored(**options), gcs(object_server), chunks=1)
+    written(stored(**options), object_server.gcs(), chunks=1)
     seen = {
         ("chunks" if "/chunks/" in request.path else "metadata"): request.headers.get(
             "x-goog-storage-class"

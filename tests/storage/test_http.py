@@ -225,12 +225,7 @@ def test_tigris(object_server: ObjectServer, weak: bool) -> None:
 
 # -- services with conditions of their own -----------------------------------------------
 def gcs(server: ObjectServer) -> Storage:
-    return gcs_storage(
-        bucket="bucket",
-        prefix="p/q",
-        bearer_token="TOKEN",
-        config={"base_url": server.url, "allow_http": "true"},
-    )
+    return server.gcs("p/q")
 
 
 def azure(server: ObjectServer) -> Storage:

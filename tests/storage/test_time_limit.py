@@ -17,34 +17,23 @@ from icechunk import (
     PreconditionFailedError,
     Repository,
     StorageError,
-    gcs_storage,
     http_storage,
     time_limit,
 )
 from icechunk.base import deadline
 from icechunk.base.threads import Threads, map_in_threads
 from icechunk.commit import retrying
-from icechunk.storage import FaultyStorage, ObjectStorage
+from icechunk.storage import FaultyStorage
 from icechunk.storage.locks import exclusive, open_lock
 from tests import histories
 from tests.servers import ObjectServer
 from tests.storage.test_waiting import CALLS
 
 
-def storage_of(server: ObjectServer) -> ObjectStorage:
-    """Return a storage with the limits that it has by default: half a minute for a request."""
-    return gcs_storage(
-        bucket="bucket",
-        prefix="p",
-        bearer_token="TOKEN",
-        config={"base_url": server.url, "allow_http": "true"},
-    )
-
-
 @pytest.mark.parametrize("name", CALLS)
 def test_a_silent_server(object_server: ObjectServer, name: str) -> None:
     object_server.release.clear()
-    storage = storage_of(object_server)
+    storage = object_server.gcs()
     with time_limit(0.3):
         with pytest.raises(StorageError, match=r"folder.*the time limit of 0\.3 s has passed"):
             CALLS[name](storage)
@@ -59,7 +48,7 @@ def test_a_silent_server(object_server: ObjectServer, name: str) -> None:
 
 async def test_a_silent_server_in_an_event_loop(object_server: ObjectServer) -> None:
     object_server.release.clear()
-    storage = storage_of(object_server)
+    storage = object_server.gcs()
     with time_limit(0.3):
         for _ in range(2):
             with pytest.raises(StorageError, match=r"time limit of 0\.3 s"):
@@ -82,9 +71,9 @@ def test_a_silent_web_server(object_server: ObjectServer) -> None:
 def test_operations_on_a_silent_server(object_server: ObjectServer) -> None:
     """However many requests an operation would make, it ends with the first that waits."""
     operations: list[Callable[[], Any]] = [
-        lambda: Repository.open(storage_of(object_server)),
-        lambda: Repository.create(storage_of(object_server)),
-        lambda: Repository.exists(storage_of(object_server)),
+        lambda: Repository.open(object_server.gcs()),
+        lambda: Repository.create(object_server.gcs()),
+        lambda: Repository.exists(object_server.gcs()),
     ]
     object_server.release.clear()
     for operation in operations:

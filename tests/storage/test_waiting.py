@@ -27,7 +27,6 @@ from icechunk import (
     StorageRetriesSettings,
     StorageSettings,
     StorageTimeoutSettings,
-    gcs_storage,
 )
 from icechunk.base.threads import Interruptible, map_in_threads
 from icechunk.storage.waiting import Request, answer
@@ -46,12 +45,7 @@ CALLS: dict[str, Call] = {
 
 
 def storage_of(server: ObjectServer, milliseconds: int | None = None) -> ObjectStorage:
-    made = gcs_storage(
-        bucket="bucket",
-        prefix="p",
-        bearer_token="TOKEN",
-        config={"base_url": server.url, "allow_http": "true"},
-    )
+    made = server.gcs()
     settings = StorageSettings(
         timeouts=StorageTimeoutSettings(operation_timeout_ms=milliseconds),
         retries=StorageRetriesSettings(max_tries=1),
