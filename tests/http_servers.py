@@ -11,15 +11,17 @@ from typing import Any
 
 @contextmanager
 def running_server(
-    handler: type[BaseHTTPRequestHandler], kind: type[ThreadingHTTPServer] = ThreadingHTTPServer
+    handler: type[BaseHTTPRequestHandler],
+    kind: type[ThreadingHTTPServer] = ThreadingHTTPServer,
+    host: str = "127.0.0.1",
 ) -> Iterator[str]:
     """Answer requests on a free port of this machine; yield the URL, without a slash."""
-    server = kind(("127.0.0.1", 0), handler)
+    server = kind((host, 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http://{host}:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()

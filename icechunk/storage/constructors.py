@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable
 from datetime import datetime
@@ -19,10 +18,11 @@ from icechunk.config.credential_types import (
 )
 from icechunk.config.credentials import azure_credentials, gcs_credentials, s3_credentials
 from icechunk.storage import from_config
-from icechunk.storage.guarded_http import GuardedHttp, anywhere
+from icechunk.storage.guarded_http import GuardedHttp
 from icechunk.storage.local import LocalStorage
 from icechunk.storage.memory import MemoryStorage
 from icechunk.storage.object_store import ObjectStorage
+from icechunk.storage.reach import Reach
 
 
 class S3Arguments(TypedDict, total=False):
@@ -131,8 +131,7 @@ def http_storage(
     --------
     >>> storage = icechunk.http_storage("https://data.example.org/weather")
     """
-    may_follow = functools.partial(anywhere, base_url) if follow_redirects else None
-    return GuardedHttp(base_url, opts, headers, may_follow)
+    return GuardedHttp(base_url, opts, headers, Reach(base_url) if follow_redirects else None)
 
 
 def s3_storage(

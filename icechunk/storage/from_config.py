@@ -14,6 +14,7 @@ from icechunk.config.credential_types import AnyAzureCredential, AnyGcsCredentia
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.storage.guarded_http import GuardedHttp
 from icechunk.storage.object_store import ObjectStorage
+from icechunk.storage.place_names import check_host_part
 
 Headers: TypeAlias = Mapping[str, str] | None
 
@@ -102,6 +103,8 @@ def r2(
         raise InvalidInputError(
             "r2_storage: pass account_id or endpoint_url", ErrorKind.STORAGE_CONFIG
         )
+    if account_id is not None:
+        check_host_part("account_id", account_id)
     endpoint = config.endpoint_url or f"https://{account_id}.r2.cloudflarestorage.com"
     return s3(
         replace(config, endpoint_url=endpoint, region=config.region or "auto"),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import functools
 import http.client
-import ipaddress
 import math
 import os
 import random
@@ -52,6 +51,7 @@ from icechunk.storage.base import (
 )
 from icechunk.storage.bounded_body import Allowance, TimedResponse, UnfitAnswerError, read_body
 from icechunk.storage.headers import check_headers
+from icechunk.storage.reach import Reach
 
 _MAX_REDIRECTS: Final = 10
 _MAX_IDLE: Final = 32
@@ -64,7 +64,6 @@ _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
 _FAILURES: Final = (OSError, http.client.HTTPException)
 #: Printable ASCII, which is not encoded in a path or a query.
 _PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F)))
-_WEB: Final = re.compile(r"https?(?:\+icechunk)?://")
 _SIZE: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 #: In seconds, for a silent server, and for all tries of a request.
@@ -110,6 +109,7 @@ class _Line(NamedTuple):
 
     connection: http.client.HTTPConnection
     whole_url: bool
+    is_direct: bool
 
     def target(self, url: str) -> str:
         """Return what goes into the first line of a request."""
@@ -409,12 +409,13 @@ class GuardedHttp(Storage):
             try:
                 if not reused:
                     connection.connect()
+                    self._check_address(url, line)
                 if connection.sock is not None:
                     connection.sock.settimeout(self._reading)
                 connection.request(method, line.target(url), headers=dict(headers))
                 response = connection.getresponse()
                 data = read_body(response, byte_range)
-            except (*_FAILURES, ValueError, MemoryError) as exc:
+            except (*_FAILURES, ValueError, MemoryError, StorageError) as exc:
                 connection.close()
                 if reused and isinstance(exc, _FAILURES) and not allowance.is_spent:
                     continue  # the server closed it while it was idle
@@ -427,6 +428,17 @@ class GuardedHttp(Storage):
                 else:
                     connection.close()
             return _Answer(response.status, response.headers, data)
+
+    def _check_address(self, url: str, line: _Line) -> None:
+        """Refuse a server that has another address than one may think. Nothing was sent yet."""
+        if isinstance(self._may_follow, Reach) and line.is_direct:
+            address = line.connection.sock.getpeername()[0]
+            if not self._may_follow.connected(url, address):
+                raise StorageError(
+                    f"{self.url} redirects to {public_url(url)}, which is in this machine or a "
+                    "private network",
+                    ErrorKind.BAD_REDIRECT,
+                )
 
     @property
     def _reading(self) -> float:
@@ -450,7 +462,7 @@ class GuardedHttp(Storage):
         connection = make(through.hostname or "", through.port, **arguments)
         if proxy and secure:
             connection.set_tunnel(host, parts.port)
-        return _Line(connection, bool(proxy) and not secure)
+        return _Line(connection, bool(proxy) and not secure, not proxy)
 
     # -- everything but reading ---------------------------------------------------------
     def list(self, prefix: str = "") -> Iterator[ObjectMeta]:
@@ -489,28 +501,6 @@ def _described(answer: _Answer) -> WebFile:
         _date(answer.headers.get("Last-Modified")),
         b"" if answer.status == 416 else answer.data,
     )
-
-
-def anywhere(start: str, url: str) -> bool:
-    """Let redirects lead to any web server, but not from the world into a private network."""
-    return _is_web(url) and (is_inside(start) or not is_inside(url))
-
-
-def is_inside(url: str) -> bool:
-    """Whether the host of a URL is an address of this machine or of a private network."""
-    if not _WEB.match(url):
-        return False
-    try:
-        host = urlsplit(url).hostname or ""
-    except ValueError:
-        return True
-    if host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
-        return True
-    try:
-        return not ipaddress.ip_address(host).is_global
-    except ValueError:
-        # also forms that the system reads as addresses: 127.1, 0x7f000001, 2130706433
-        return bool(re.fullmatch(r"[0-9.]+|0x[0-9a-f.x]+", host))
 
 
 @functools.cache

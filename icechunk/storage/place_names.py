@@ -9,7 +9,7 @@ from icechunk.base.public_url import public_url, url_credentials
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.storage.base import check_key
 
-__all__ = ["check_endpoint", "check_name", "clean_prefix", "join_url"]
+__all__ = ["check_endpoint", "check_host_part", "check_name", "clean_prefix", "join_url"]
 
 _NOT_A_NAME: Final = frozenset("/@:?#\\")
 _NOT_SHOWN: Final = frozenset("@:?#")
@@ -17,6 +17,25 @@ _NOT_SHOWN: Final = frozenset("@:?#")
 _ENDPOINT: Final = re.compile(
     r"https?://(?:\[[0-9A-Fa-f:.]+\]|[^\s/?#@:%\\\[\]]+)(?::[0-9]+)?(?:/[\w~-][\w.~-]*)*/?"
 )
+#: What may stand in a host name, between two dots or around them.
+_HOST_PART: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+
+
+def check_host_part(what: str, name: object) -> None:
+    """Check a name that becomes a part of the host name of a service, such as a region.
+
+    Raises
+    ------
+    InvalidInputError
+        If it could turn that host name into another one.
+    """
+    if not isinstance(name, str) or not _HOST_PART.fullmatch(name):
+        hidden = isinstance(name, str) and not _NOT_SHOWN.isdisjoint(name)
+        raise InvalidInputError(
+            f"{'what was passed' if hidden else repr(name)} is not a valid {what}: it may have "
+            "letters, digits, '-', '_' and '.' only, because it is a part of a host name",
+            ErrorKind.STORAGE_CONFIG,
+        )
 
 
 def check_name(what: str, name: object) -> None:

@@ -10,9 +10,8 @@ import copy
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, ClassVar, Final
 
 from obstore.exceptions import UnknownConfigurationKeyError
@@ -44,48 +43,26 @@ from icechunk.storage.aws_profile import (
     profile_options,
     profile_region,
 )
+from icechunk.storage.client_options import (
+    STREAM_TIMEOUT,
+    WRITE_STREAM_TIMEOUT,
+    client_options,
+    retry_options,
+    split_options,
+)
 from icechunk.storage.failures import reason
 from icechunk.storage.guarded_http import GuardedHttp
 from icechunk.storage.headers import check_headers, check_variables
 from icechunk.storage.one_host import staying_at
-from icechunk.storage.place_names import check_endpoint, check_name, clean_prefix, join_url
+from icechunk.storage.place_names import (
+    check_endpoint,
+    check_host_part,
+    check_name,
+    clean_prefix,
+    join_url,
+)
 
 _REGION: Final = re.compile(r"[a-z0-9-]{1,40}")
-#: Options that configure the HTTP client, for whichever service it is used.
-_CLIENT_OPTIONS: Final = frozenset(
-    {
-        "allow_http",
-        "allow_invalid_certificates",
-        "connect_timeout",
-        "default_content_type",
-        "http1_only",
-        "http2_keep_alive_interval",
-        "http2_keep_alive_timeout",
-        "http2_keep_alive_while_idle",
-        "http2_only",
-        "pool_idle_timeout",
-        "pool_max_idle_per_host",
-        "proxy_ca_certificate",
-        "proxy_excludes",
-        "proxy_url",
-        "randomize_addresses",
-        "read_timeout",
-        "root_certificate",
-        "timeout",
-        "user_agent",
-    }
-)
-#: Stop retrying after this long unless the settings say otherwise: reads, and writes, which
-#: take their time on a slow line.
-_RETRY_TIMEOUT: Final = timedelta(seconds=30)
-_WRITE_RETRY_TIMEOUT: Final = timedelta(minutes=3)
-#: No limit in practice: a large object over a slow line is not a failure. A line that has
-#: gone silent is one, and `_STREAM_TIMEOUT` finds it.
-_TIMEOUT: Final = timedelta(hours=6)
-#: In seconds. While something is sent the client waits for an answer already.
-_STREAM_TIMEOUT: Final = 10
-_WRITE_STREAM_TIMEOUT: Final = 60
-
 #: Variables whose values go into headers.
 _S3_VARIABLES: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
@@ -183,7 +160,7 @@ class Place(ABC):
                     settings,
                     headers,
                     self.user_agent,
-                    _WRITE_STREAM_TIMEOUT if write else _STREAM_TIMEOUT,
+                    WRITE_STREAM_TIMEOUT if write else STREAM_TIMEOUT,
                     retry_options(settings, write=write),
                 )
             )
@@ -270,9 +247,12 @@ class S3Place(Place):
             found = http.headers(self.bucket).get("x-amz-bucket-region") or ""
         except StorageError:
             return None
-        variables = map(os.environ.get, ("AWS_REGION", "AWS_DEFAULT_REGION"))
-        asked = next(filter(None, (options.region, profile_region(), *variables)), "us-east-1")
+        asked = next(self._regions(), "us-east-1")
         return found if found != asked and _REGION.fullmatch(found) else None
+
+    def _regions(self) -> Iterator[str]:
+        variables = map(os.environ.get, ("AWS_REGION", "AWS_DEFAULT_REGION"))
+        return filter(None, (self.options.region, profile_region(), *variables))
 
     def missing_credentials(self) -> str | None:
         """Say where the environment's credentials were looked for, if those are to be used."""
@@ -288,6 +268,8 @@ class S3Place(Place):
 
     def _open(self, client: _Client) -> ObjectStore:
         options = self.options
+        for named in self._regions():
+            check_host_part("region", named)
         allow_http = options.allow_http
         # the path style works everywhere: with AWS, with IP addresses, without DNS
         config: dict[str, Any] = {"virtual_hosted_style_request": False}
@@ -404,6 +386,8 @@ class AzurePlace(Place):
 
     def __post_init__(self) -> None:
         check_name("container", self.container)
+        if self.account is not None:
+            check_host_part("account", self.account)
         object.__setattr__(self, "prefix", clean_prefix(self.prefix))
 
     @property
@@ -526,69 +510,6 @@ class _Provider:
             # fixed ones cannot be renewed: the service will say when they have expired
             "expires_at": None if fixed or end is None else end - EXPIRY_MARGIN,
         }
-
-
-# -- options of the client -------------------------------------------------------------
-def _milliseconds(value: int | None, default: timedelta) -> timedelta:
-    return default if value is None else timedelta(milliseconds=value)
-
-
-def client_options(
-    settings: EffectiveStorageSettings,
-    headers: Mapping[str, str],
-    more: Mapping[str, Any],
-    agent: str,
-    stream_timeout: int = _STREAM_TIMEOUT,
-) -> Any:
-    """Return the options of the HTTP client.
-
-    Parameters
-    ----------
-    settings : EffectiveStorageSettings
-    headers : mapping
-        Sent with every request.
-    more : mapping
-        Other options, which win over these.
-    agent : str
-        Who makes the requests.
-    stream_timeout : int
-        Give up on a line that is silent for this many seconds; 0 means never.
-    """
-    timeouts = settings.timeouts
-    options: dict[str, Any] = {
-        "user_agent": agent,
-        "timeout": _milliseconds(timeouts.operation_attempt_timeout_ms, _TIMEOUT),
-    }
-    if timeouts.connect_timeout_ms is not None:
-        options["connect_timeout"] = timedelta(milliseconds=timeouts.connect_timeout_ms)
-    silence = timedelta(seconds=stream_timeout)
-    if timeouts.read_timeout_ms is not None:
-        silence = timedelta(milliseconds=timeouts.read_timeout_ms)
-    if silence:
-        options["read_timeout"] = silence
-    if headers:
-        options["default_headers"] = dict(headers)
-    return {**options, **more}
-
-
-def retry_options(settings: EffectiveStorageSettings, *, write: bool = False) -> Any:
-    """Return how the client retries: exponential backoff with jitter."""
-    longest = _WRITE_RETRY_TIMEOUT if write else _RETRY_TIMEOUT
-    retries = settings.retries
-    return {
-        "max_retries": retries.max_tries - 1,
-        "backoff": {
-            "init_backoff": timedelta(milliseconds=retries.initial_backoff_ms),
-            "max_backoff": timedelta(milliseconds=retries.max_backoff_ms),
-        },
-        "retry_timeout": _milliseconds(settings.timeouts.operation_timeout_ms, longest),
-    }
-
-
-def split_options(config: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the options of the service and those of the HTTP client."""
-    service = {k: v for k, v in config.items() if k.lower() not in _CLIENT_OPTIONS}
-    return service, {k.lower(): v for k, v in config.items() if k.lower() in _CLIENT_OPTIONS}
 
 
 def quoted(etag: str) -> str:

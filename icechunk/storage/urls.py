@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias
-from urllib.parse import parse_qsl, unquote, urljoin
+from urllib.parse import parse_qsl, quote, unquote, urljoin
 
 from icechunk._version import user_agent
 from icechunk.base.near import meant
@@ -22,14 +22,18 @@ from icechunk.storage.base import Storage
 from icechunk.storage.bounded_body import Allowance, TimedResponse
 from icechunk.storage.constructors import http_storage, r2_storage, s3_storage, tigris_storage
 from icechunk.storage.from_config import merged
-from icechunk.storage.guarded_http import is_inside, web_parts
+from icechunk.storage.guarded_http import GuardedHttp, web_parts
 from icechunk.storage.local import LocalStorage
 from icechunk.storage.memory import MemoryStorage
 from icechunk.storage.object_store import ObjectStorage
 from icechunk.storage.option_names import in_our_words
+from icechunk.storage.place_names import check_endpoint, check_name, clean_prefix
+from icechunk.storage.reach import Reach
 from icechunk.storage.version_urls import version_url
 
 _MAX_REDIRECTS: Final = 10
+_WEB: Final = re.compile(r"https?(?:\+icechunk)?://")
+_INWARDS: Final = "it leads into this machine or a private network"
 _REDIRECT_TIMEOUT: Final = 30
 
 
@@ -308,7 +312,8 @@ def redirect_storage(base_url: str) -> Storage:
     The redirects are followed now, until one leads to the URL of a storage, such as
     ``s3://bucket/prefix?region=...`` or ``https+icechunk://host/folder``. Requests there are
     not signed: credentials are not for whoever answers at a URL. Redirects do not lead from
-    https to http, nor from a public address to this machine or a private network.
+    https to http, nor from a public address to this machine or a private network. A bucket
+    with an ``endpoint_url`` is read like the files of a web server, without listings.
 
     Parameters
     ----------
@@ -327,39 +332,55 @@ def redirect_storage(base_url: str) -> Storage:
     >>> storage = icechunk.redirect_storage("https://data.example.org/newest")  # doctest: +SKIP
     """
     current = base_url
+    reach = Reach(base_url)
     for _ in range(_MAX_REDIRECTS):
-        location = _location(current)
+        location = _location(current, base_url, reach)
         scheme, _, rest = location.partition("://")
         options = dict(parse_qsl(rest.partition("?")[2])) if scheme in _REDIRECT_SCHEMES else {}
         for target in (location, options.get("endpoint_url", "")):
-            _check_hop(base_url, target)
+            _check_hop(base_url, target, reach)
         if scheme in _REDIRECT_SCHEMES:
-            return _redirected(scheme, rest)
+            try:
+                return _redirected(scheme, rest, reach)
+            except InvalidInputError as error:
+                raise _bad_redirect(base_url, str(error)) from None
         if scheme not in ("http", "https"):
             raise _bad_redirect(base_url, f"it leads to {scheme}://, which is not a storage")
         current = location
     raise _bad_redirect(base_url, f"more than {_MAX_REDIRECTS} redirects")
 
 
-def _check_hop(start: str, target: str) -> None:
+def _check_hop(start: str, target: str, reach: Reach) -> None:
     if start.startswith("https:") and target.startswith(("http:", "http+icechunk:")):
         raise _bad_redirect(start, "it leads from https to http")
-    if is_inside(target) and not is_inside(start):
-        raise _bad_redirect(start, "it leads into this machine or a private network")
+    if _WEB.match(target) and not reach(target):
+        raise _bad_redirect(start, _INWARDS)
 
 
-def _redirected(scheme: str, rest: str) -> Storage:
+def _redirected(scheme: str, rest: str, reach: Reach) -> Storage:
     if scheme.endswith("+icechunk"):
-        return _make(scheme, rest, {})
+        return _web(f"{scheme.removesuffix('+icechunk')}://{rest}", reach)
     rest, _, query = rest.partition("?")
     options: Options = {k: v for k, v in parse_qsl(query) if k in _REDIRECT_OPTIONS}
+    endpoint = options.get("endpoint_url")
+    if endpoint is not None:
+        # who redirects chose that server, too; objects that everybody may read are its files,
+        # and what it answers is bounded
+        bucket, prefix = _bucket(rest)
+        check_endpoint("endpoint_url", endpoint)
+        check_name("bucket", bucket)
+        return _web(f"{endpoint.rstrip('/')}/{quote(f'{bucket}/{clean_prefix(prefix)}')}", reach)
     if scheme == "tigris":
         options["use_weak_consistency"] = True
     storage = _make(scheme, rest, {**options, "anonymous": True})
     return storage.as_read_only() if isinstance(storage, ObjectStorage) else storage
 
 
-def _location(url: str) -> str:
+def _web(url: str, reach: Reach) -> Storage:
+    return GuardedHttp(url, may_follow=reach.only(url))
+
+
+def _location(url: str, start: str, reach: Reach) -> str:
     """Return where a URL redirects to, as an absolute URL."""
     try:
         parts = web_parts(url)
@@ -377,6 +398,9 @@ def _location(url: str) -> str:
         try:
             path = parts.path or "/"
             target = f"{path}?{parts.query}" if parts.query else path
+            connection.connect()
+            if not reach.connected(url, connection.sock.getpeername()[0]):
+                raise _bad_redirect(start, _INWARDS)
             connection.request("GET", target, headers={"user-agent": user_agent()})
             response = connection.getresponse()
         finally:

@@ -18,9 +18,10 @@ from icechunk.base.public_url import public_url
 from icechunk.config import StorageConcurrencySettings, StorageSettings
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage.base import ObjectMeta, Storage
-from icechunk.storage.guarded_http import GuardedHttp, anywhere, web_parts
+from icechunk.storage.guarded_http import GuardedHttp, web_parts
 from icechunk.storage.object_store import ObjectStorage
 from icechunk.storage.option_names import for_storage, in_our_words
+from icechunk.storage.reach import Reach
 from icechunk.storage.urls import storage_from_url
 from icechunk.virtual.locations import (
     container_prefix,
@@ -286,7 +287,7 @@ def _server(
     prefixes: tuple[str, ...] | None,
 ) -> GuardedHttp:
     # it keeps connections
-    may_follow: Callable[[str], bool] = functools.partial(anywhere, root)
+    may_follow: Callable[[str], bool] = Reach(root)
     if prefixes is not None:
         may_follow = functools.partial(_is_below, prefixes)
     return GuardedHttp(root, dict(options), dict(headers), may_follow)

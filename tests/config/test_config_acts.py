@@ -39,7 +39,7 @@ from icechunk.commit.retrying import Backoff
 from icechunk.config.options import Options
 from icechunk.errors import ConflictError, StorageError
 from icechunk.storage import CountingStorage, MemoryStorage, Storage
-from icechunk.storage.places import client_options, retry_options
+from icechunk.storage.client_options import client_options, retry_options
 from icechunk.storage.wrappers import WrapperStorage
 from tests.servers import ObjectServer, S3Server
 from tests.web_server import serving

@@ -39,7 +39,7 @@ from icechunk_xarray import copying
 from icechunk_xarray.opened_files import Opening
 from tests.archives.day_files import write_days
 from tests.archives.grib_files import message
-from tests.hostile.test_bombs import BLOCK, MIB, endless
+from tests.endless import BLOCK, MIB, endless
 from tests.hostile.test_lying_servers import LIES, settings
 from tests.web_server import WebServer, serving
 

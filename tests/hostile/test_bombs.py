@@ -5,9 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import socket
 import sys
-import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -34,73 +32,22 @@ from icechunk.format.repo_info import RepoInfo, decode_repo_info, encode_repo_in
 from icechunk.kerchunk import import_references, parquet, reading
 from icechunk.storage import CountingStorage, base
 from icechunk.storage.bounded_body import Allowance
+from tests.endless import BLOCK, CHUNK, MIB, OK, Endless, endless
+from tests.hostile.test_redirects import serving
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
 
-MIB = 1 << 20
-OK = b"HTTP/1.1 200 OK\r\n"
-
 
 # -- web servers ---------------------------------------------------------------------------
-class Endless:
-    """A server that sends something, and then something else for as long as it can, or nothing."""
-
-    def __init__(self, first: bytes, then: bytes | None, pause: float = 0) -> None:
-        self._first, self._then, self._pause = first, then, pause
-        self.sent = 0
-        self.requests = 0
-        self.over = threading.Event()
-        #: Somebody who asked has ended the connection.
-        self.left = threading.Event()
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/d"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = self._socket.accept()
-                self.requests += 1
-                threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
-
-    def _answer(self, connection: socket.socket) -> None:
-        try:
-            with connection:
-                connection.recv(65536)
-                connection.sendall(self._first)
-                while self._then is not None and not self.over.wait(self._pause):
-                    connection.sendall(self._then)
-                    self.sent += len(self._then)
-        except OSError:
-            self.left.set()
-
-    def close(self) -> None:
-        self.over.set()
-        self._socket.close()
-
-
-@contextmanager
-def endless(first: bytes, then: bytes | None, pause: float = 0) -> Iterator[Endless]:
-    server = Endless(first, then, pause)
-    try:
-        yield server
-    finally:
-        server.close()
-
-
 def quick(server: Endless, **timeouts: int) -> Any:
     settings = StorageSettings(
         retries=StorageRetriesSettings(max_tries=2, initial_backoff_ms=1, max_backoff_ms=1),
         timeouts=StorageTimeoutSettings(**timeouts),
     )
     return http_storage(server.url).with_settings(settings)
-
-
-BLOCK = b"x" * 65536
-CHUNK = b"10000\r\n" + BLOCK + b"\r\n"
 
 
 @pytest.mark.parametrize(
@@ -130,6 +77,27 @@ def test_bodies_without_an_end(first: bytes, then: bytes, monkeypatch: pytest.Mo
     with endless(first, then) as server:
         assert quick(server).get("repo", byte_range=(0, 10)).data == b"x" * 10
         assert server.sent < 32 * MIB
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"403 Forbidden", b"500 Internal Server Error"])
+def test_a_bucket_that_a_redirect_names(status: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "MAX_WHOLE", 2 * MIB)
+    with serving() as web, endless(b"HTTP/1.1 " + status + b"\r\n\r\n", BLOCK) as server:
+        web.status = 307
+        web.location = f"s3://bucket/folder?endpoint_url={server.url.removesuffix('/d')}"
+        storage = redirect_storage(f"http://127.0.0.1:{web.port}/x")
+        settings = StorageSettings(retries=StorageRetriesSettings(max_tries=1))
+        calls: list[Callable[[Any], Any]] = [
+            lambda s: s.get("repo"),
+            lambda s: s.get("repo", byte_range=(MIB, None)),
+            lambda s: list(s.list()),
+            Repository.open,
+        ]
+        for call in calls:
+            with allocating(16 * MIB), pytest.raises(StorageError):
+                call(storage.with_settings(settings))
+        assert 3 <= server.requests <= 4
+        assert server.sent < 4 * 32 * MIB
 
 
 @pytest.mark.parametrize(
@@ -221,9 +189,7 @@ def test_a_change_set_that_grows(bomb: bytes) -> None:
 def test_references_that_grow(tmp_path: Path, bomb: bytes, form: str) -> None:
     path = tmp_path / f"refs.json.{form}"
     if form == "gzip":
-        with gzip.open(path, "wb", 9) as file:
-            for _ in range(600):
-                file.write(bytes(MIB))
+        path.write_bytes(gzip.compress(bytes(MIB)) * 600)
     else:
         path.write_bytes(bomb if form == "zstd" else zeros(MIB) * 4000)
     session = Repository.create(MemoryStorage()).writable_session("main")
@@ -384,11 +350,11 @@ def test_snapshots_that_are_their_own_ancestors(history: Repository) -> None:
 def test_branches_by_the_hundred_thousand(history: Repository) -> None:
     def many(info: RepoInfo) -> RepoInfo:
         tip = info.branches["main"]
-        return replace(info, branches={"main": tip, **{f"b{i}": tip for i in range(200_000)}})
+        return replace(info, branches={"main": tip, **{f"b{i}": tip for i in range(100_000)}})
 
     counted = CountingStorage(changed(history, many))
-    with allocating(300 * MIB):
+    with allocating(150 * MIB):
         repository = Repository.open(counted)
         repository.readonly_session("main")
-        assert len(repository.list_branches()) == 200_001
+        assert len(repository.list_branches()) == 100_001
     assert counted.requests < 10

@@ -34,7 +34,7 @@ from icechunk.errors import IcechunkError, StorageError
 from icechunk.storage import Storage, base
 from icechunk.storage.bounded_body import Allowance
 from icechunk.storage.waiting import Request
-from tests.hostile.test_bombs import BLOCK, CHUNK, MIB, Endless, endless
+from tests.endless import BLOCK, CHUNK, MIB, Endless, endless
 
 HEAD = b'Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\nETag: "v1"\r\n'
 PART = b"HTTP/1.1 206 Partial Content\r\n" + HEAD

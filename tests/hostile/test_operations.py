@@ -48,7 +48,7 @@ from icechunk.kerchunk import export_references
 from icechunk.storage import CountingStorage
 from icechunk_dask import virtualize
 from icechunk_xarray import to_icechunk
-from tests.hostile.test_bombs import MIB
+from tests.endless import MIB
 
 LATER = datetime.now(UTC) + timedelta(days=1)
 

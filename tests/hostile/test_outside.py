@@ -35,7 +35,7 @@ from icechunk_dask import ingest, virtualize
 from icechunk_dask.archives import sources as sources_module
 from icechunk_dask.archives.sources import Sources
 from tests.archives.day_files import write_days
-from tests.hostile.test_bombs import MIB, endless
+from tests.endless import MIB, endless
 from tests.hostile.test_lying_servers import LIES, settings
 from tests.http_servers import Quiet, running_server
 from tests.web_server import WebServer, serving

@@ -18,7 +18,7 @@ from icechunk import LocalStorage, MemoryStorage, Repository, RepositoryConfig, 
 from icechunk.errors import IcechunkError
 from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.manifest import decode_manifest, encode_manifest
-from tests.hostile.test_bombs import MIB
+from tests.endless import MIB
 
 LATER = datetime.now(UTC) + timedelta(days=1)
 Column = npt.NDArray[np.uint64]

@@ -29,7 +29,7 @@ from icechunk.repository.stored_json import (
 )
 from icechunk_dask import one_call
 from icechunk_dask.archives.record import Record
-from tests.hostile.test_bombs import MIB
+from tests.endless import MIB
 
 if sys.version_info >= (3, 14):
     from compression import zstd

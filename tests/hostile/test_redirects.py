@@ -44,7 +44,7 @@ class Server:
 
 
 @contextmanager
-def serving() -> Iterator[Server]:
+def serving(host: str = "127.0.0.1") -> Iterator[Server]:
     state = Server()
 
     class Handler(Quiet, BaseHTTPRequestHandler):
@@ -62,7 +62,7 @@ def serving() -> Iterator[Server]:
 
         do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 (as the base class has it)
 
-    with running_server(Handler) as url:
+    with running_server(Handler, host=host) as url:
         state.port = int(url.rpartition(":")[2])
         yield state
 
