@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -21,9 +21,40 @@ from icechunk_dask import VirtualizeReport, ingest as ingest_files, virtualize a
 
 __all__ = ["COMMANDS"]
 
+Command = Callable[..., None]
 
-def _of_files(command: Callable[..., None]) -> Callable[..., None]:
-    """Add what both commands take."""
+
+def _pairs(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    """Return what was given as NAME=VALUE."""
+    split = [item.partition("=") for item in given]
+    wrong = [item for item, parts in zip(given, split, strict=True) if not all(parts)]
+    if wrong:
+        raise click.BadParameter(f"{wrong[0]!r} is not {param.metavar}")
+    return {name: value for name, _, value in split}
+
+
+def _several(
+    flags: str, name: str, help: str, metavar: str = "NAME", **others: Any
+) -> Callable[[Command], Command]:
+    """Return an option that can be repeated."""
+    return click.option(
+        *flags.split("/"),
+        name,
+        multiple=True,
+        metavar=metavar,
+        help=f"{help} Repeatable.",
+        **others,
+    )
+
+
+def _of_files(on_changed: Sequence[str]) -> Callable[[Command], Command]:
+    """Return what adds the arguments of both commands to one of them.
+
+    Parameters
+    ----------
+    on_changed : sequence of str
+        What the command can do with files that have changed.
+    """
     options = [
         location,
         click.argument("urls", metavar="FILES...", nargs=-1, required=True),
@@ -34,16 +65,48 @@ def _of_files(command: Callable[..., None]) -> Callable[..., None]:
             multiple=True,
             default=("time",),
             show_default=True,
-            help="Repeatable.",
+            help="Dimension along which to combine the files. Repeatable.",
         ),
-        click.option(
-            "--expand", "expand_dims", multiple=True, help="Scalar that becomes a dimension."
+        _several("--expand", "expand_dims", "Scalar variable that becomes a dimension."),
+        _several("--variable", "variables", "Variable to take. Default: all."),
+        _several("--drop-variable", "drop_variables", "Variable to leave out."),
+        _several(
+            "--drop-attribute",
+            "drop_attributes",
+            "Attribute to leave out everywhere, or in one variable.",
+            "[VARIABLE:]NAME",
+        ),
+        _several(
+            "--rename", "rename", "New name of a variable or dimension.", "OLD=NEW", callback=_pairs
+        ),
+        _several(
+            "--filter",
+            "filter_by_keys",
+            "Take only the GRIB messages in which the ecCodes key KEY has this value.",
+            "KEY=VALUE",
+            callback=_pairs,
         ),
         click.option(
             "--on-mismatch",
             type=click.Choice(["error", "skip", "materialize"]),
             default="error",
             show_default=True,
+            help="What to do with files that differ from the first.",
+        ),
+        click.option(
+            "--on-changed",
+            type=click.Choice(on_changed),
+            default="error",
+            show_default=True,
+            help="What to do with files that have changed since they were added.",
+        ),
+        click.option("--allow-gaps", is_flag=True, help="Add files that follow an unreadable one."),
+        click.option(
+            "--verify",
+            type=click.Choice(["sample", "all", "none"]),
+            default="sample",
+            show_default=True,
+            help="Which chunks to decode and compare with what the library of the file reads.",
         ),
         remote_option,
         group_option,
@@ -51,14 +114,32 @@ def _of_files(command: Callable[..., None]) -> Callable[..., None]:
         message_option,
         as_json,
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+
+    def with_options(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return with_options
 
 
-def _place(repo: str, options: dict[str, Any], remote: dict[str, Any]) -> dict[str, Any]:
-    """Return arguments: where the repository is, and what it and the files are opened with."""
-    return {"target": repo, "storage_options": options, "remote_options": remote or None}
+def _arguments(
+    repo: str,
+    options: dict[str, Any],
+    remote_options: dict[str, Any],
+    variables: tuple[str, ...],
+    filter_by_keys: dict[str, str],
+    **others: Any,
+) -> dict[str, Any]:
+    """Return what the functions call the arguments of the commands."""
+    return {
+        "target": repo,
+        "storage_options": options,
+        "remote_options": remote_options or None,
+        "variables": variables or None,
+        "filter_by_keys": filter_by_keys or None,
+        **others,
+    }
 
 
 def _tell(report: VirtualizeReport, as_json: bool) -> None:
@@ -72,65 +153,49 @@ def _tell(report: VirtualizeReport, as_json: bool) -> None:
 
 
 @click.command()
-@_of_files
+@_of_files(on_changed=["error", "replace", "keep"])
+@_several("--loadable", "loadable", "Variable to write by value.")
 @click.option(
     "--chunk-grid",
     type=click.Choice(["auto", "regular"]),
     help="Whether chunks may have several lengths. Default: auto for a new archive.",
 )
+@click.option(
+    "--max-bytes-by-value",
+    type=click.IntRange(0),
+    default=100_000_000,
+    show_default=True,
+    help="Of one variable, where its chunks cannot be referenced.",
+)
+@click.option("--commit-every", type=click.IntRange(1), help="Files in one commit. Default: all.")
 @access_option
-def virtualize(
-    repo: str,
-    options: dict[str, Any],
-    remote_options: dict[str, Any],
-    urls: tuple[str, ...],
-    as_json: bool,
-    **arguments: Any,
-) -> None:
+def virtualize(urls: tuple[str, ...], as_json: bool, **arguments: Any) -> None:
     """Make one dataset of NetCDF, HDF5 or GRIB files, without copying their data.
 
-    The repository REPO is created where there is none. Called again, new files are added.
+    The repository REPO is created if there is none. Called again, the command adds new files.
     """
-    place = _place(repo, options, remote_options)
-    _tell(virtualize_files(list(urls), **place, **arguments), as_json)
+    _tell(virtualize_files(list(urls), **_arguments(**arguments)), as_json)
 
 
 @click.command()
-@_of_files
+@_of_files(on_changed=["error", "keep"])
+@_several("-c/--chunk", "chunks", "Chunk size of new arrays.", "DIM=SIZE", callback=_pairs)
 @click.option(
-    "-c", "--chunk", "chunks", multiple=True, metavar="DIM=SIZE", help="Of new arrays. Repeatable."
+    "--commit-every", default="1GB", show_default=True, help="Size or time of one commit."
 )
-@click.option("--commit-every", default="1GB", show_default=True, help="Size of a batch, or time.")
-@click.option("--engine", help="Let xarray open the files with it: zarr, rasterio, cfgrib, ...")
-@click.option(
-    "--drop-attribute",
-    "drop_attributes",
-    multiple=True,
-    metavar="VARIABLE:NAME",
-    help="Repeatable.",
-)
-def ingest(
-    repo: str,
-    options: dict[str, Any],
-    remote_options: dict[str, Any],
-    urls: tuple[str, ...],
-    chunks: tuple[str, ...],
-    as_json: bool,
-    **arguments: Any,
-) -> None:
+@click.option("--engine", help="Engine of xarray that opens the files: zarr, rasterio, cfgrib, ...")
+def ingest(urls: tuple[str, ...], chunks: dict[str, str], as_json: bool, **arguments: Any) -> None:
     """Copy NetCDF, HDF5 or GRIB files into one dataset of a repository.
 
-    The repository REPO is created where there is none. Called again, it finishes what was begun,
-    and appends new files.
+    The repository REPO is created if there is none. Called again, the command finishes what it
+    began, and adds new files.
     """
-    sizes = {}
-    for chunk in chunks:
-        dim, _, size = chunk.partition("=")
-        if not size.lstrip("-").isdecimal():
-            raise click.BadParameter(f"{chunk!r} is not DIM=SIZE, such as time=24")
-        sizes[dim] = int(size)
-    place = _place(repo, options, remote_options)
-    _tell(ingest_files(list(urls), **place, chunks=sizes or None, **arguments), as_json)
+    wrong = [f"{dim}={size}" for dim, size in chunks.items() if not size.lstrip("-").isdecimal()]
+    if wrong:
+        raise click.BadParameter(f"{wrong[0]!r} is not DIM=SIZE, such as time=24")
+    sizes = {dim: int(size) for dim, size in chunks.items()}
+    report = ingest_files(list(urls), chunks=sizes or None, **_arguments(**arguments))
+    _tell(report, as_json)
 
 
 COMMANDS: dict[str, Any] = {"ingest": ingest, "virtualize": virtualize}

@@ -76,7 +76,7 @@ _storage_option = click.option(
     metavar="NAME=VALUE",
     multiple=True,
     callback=named_values,
-    help="Option of the storage. Repeatable.",
+    help="Storage option. Repeatable.",
 )
 
 
@@ -86,7 +86,7 @@ remote_option = click.option(
     metavar="NAME=VALUE",
     multiple=True,
     callback=named_values,
-    help="Option to read files with, if they take others than -o. Repeatable.",
+    help="Option for reading the files, if they need others than -o. Repeatable.",
 )
 
 
@@ -97,7 +97,7 @@ def location(command: Command) -> Command:
     @_storage_option
     @functools.wraps(command)
     def with_location(repo: str, options: dict[str, Any], **others: Any) -> Any:
-        return command(repo, options, **others)
+        return command(repo=repo, options=options, **others)
 
     return with_location
 
@@ -228,11 +228,18 @@ ref = click.option(
     shell_complete=completing.versions,
     help="Branch, tag, id, main~2 or main@2024-05-01. REPO|icechunk:@tag.v1 names one, too.",
 )
-group_option = click.option("-g", "--group", default="/", show_default=True)
-branch_option = click.option(
-    "-b", "--branch", default="main", show_default=True, shell_complete=completing.branches
+group_option = click.option(
+    "-g", "--group", default="/", show_default=True, help="Group of the dataset."
 )
-message_option = click.option("-m", "--message", help="Of the commit.")
+branch_option = click.option(
+    "-b",
+    "--branch",
+    default="main",
+    show_default=True,
+    shell_complete=completing.branches,
+    help="Branch that gets the commit.",
+)
+message_option = click.option("-m", "--message", help="Commit message.")
 _yes = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
 

@@ -22,7 +22,7 @@ def _committed(as_json: bool, branch: str, snapshot: str) -> None:
 @repository
 @click.argument("base", metavar="REF", shell_complete=completing.versions)
 @branch_option
-@click.option("-m", "--message", required=True, help="Of the commit.")
+@click.option("-m", "--message", required=True, help="Commit message.")
 @as_json
 def squash(repo: Repository, base: str, branch: str, message: str, as_json: bool) -> None:
     """Squash all commits of a branch after REF into one commit.

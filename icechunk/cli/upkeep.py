@@ -67,7 +67,9 @@ def upgrade(repo: Repository, dry_run: bool, as_json: bool, ask: Callable[[str],
 @click.command()
 @repository
 @branch_option
-@click.option("-m", "--message", default="Rewrite manifests", show_default=True)
+@click.option(
+    "-m", "--message", default="Rewrite manifests", show_default=True, help="Commit message."
+)
 @as_json
 def rewrite(repo: Repository, branch: str, message: str, as_json: bool) -> None:
     """Rewrite the manifests of a branch, split as the configuration says now."""

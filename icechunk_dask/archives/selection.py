@@ -43,8 +43,8 @@ class Selection:
     rename : dict of str to str
         New names of variables and dimensions, by old names or paths.
     drop_attributes : tuple of str
-        Names of attributes to leave out, or ``"path:name"`` for the attribute of one variable or
-        group; the path of the root is empty.
+        Names of attributes to leave out, or ``"path:name"`` for the attribute of one variable
+        (its new name) or group; the path of the root is empty.
     """
 
     variables: tuple[str, ...] | None
@@ -76,8 +76,8 @@ class Selection:
             found = self._renamed(found)
         return Dataset(groups, found, odd, dataset.keys)
 
-    def _without(self, path: str, variable: FileVariable) -> FileVariable:
-        document = variable.document
+    def _without(self, name: str, variable: FileVariable) -> FileVariable:
+        path, document = self._path(name), variable.document
         if document is not None:
             document = {**document, "attributes": self._kept(path, document["attributes"])}
         return replace(
@@ -110,9 +110,7 @@ class Selection:
     def _renamed(self, variables: Mapping[str, FileVariable]) -> dict[str, FileVariable]:
         found: dict[str, FileVariable] = {}
         for name, variable in variables.items():
-            group = group_of(name)
-            last = self._new(name.rpartition("/")[2], name)
-            path = f"{group}/{last}" if group else last
+            group, path = group_of(name), self._path(name)
             if path in found:
                 raise ValueError(f"rename makes two variables {path!r}")
             dims = tuple(self._new(dim, f"{group}/{dim}") for dim in variable.dimensions)
@@ -127,6 +125,12 @@ class Selection:
                 document=document,
             )
         return found
+
+    def _path(self, name: str) -> str:
+        """Return the new path of the variable that the file has at a path."""
+        group, _, last = name.rpartition("/")
+        last = self._new(last, name)
+        return f"{group}/{last}" if group else last
 
     def _new(self, name: str, path: str) -> str:
         return self.rename.get(path, self.rename.get(name, name))

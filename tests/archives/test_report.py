@@ -155,8 +155,13 @@ def test_files_are_removed_from_what_is_there(tmp_path: Path) -> None:
 
 # -- which variables -------------------------------------------------------------------
 def test_variables_are_chosen_and_renamed(tmp_path: Path) -> None:
-    files = [write_days(tmp_path / f"{i}.nc", 4 * i, copied=True) for i in range(2)]
+    note = {"note": "n"}
+    files = [
+        write_days(tmp_path / f"{i}.nc", 4 * i, copied=True, attributes=note) for i in range(2)
+    ]
     whole = together([content(path) for path in files])
+    without_note = whole.rename(t="u")
+    del without_note["u"].attrs["note"]
     cases: list[tuple[dict[str, Any], xr.Dataset]] = [
         ({"variables": ["t"]}, whole[["t"]]),
         ({"drop_variables": "v"}, whole.drop_vars("v")),
@@ -165,6 +170,8 @@ def test_variables_are_chosen_and_renamed(tmp_path: Path) -> None:
             {"rename": {"time": "when"}, "concat_dims": ["when"]},
             whole.rename(time="when"),
         ),
+        # an attribute of a variable goes by the new name of that variable
+        ({"rename": {"t": "u"}, "drop_attributes": ["u:note"]}, without_note),
     ]
     for number, (options, expected) in enumerate(cases):
         repo = tmp_path / f"repo{number}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import pty
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,16 @@ import xarray as xr
 import zarr
 from click.testing import CliRunner, Result
 
+import icechunk_dask
 from icechunk import Repository, local_filesystem_storage
+from icechunk.cli import archives
 from icechunk.cli.app import COMMANDS, main
 from icechunk.storage.wrappers import WrapperStorage
 from tests.cli.terminals import all_shown
 from tests.servers import S3Server
 
 
-def run(*args: str | Path, code: int = 0, answer: str | None = None) -> Result:
+def run(*args: str | int | Path, code: int = 0, answer: str | None = None) -> Result:
     result = CliRunner().invoke(main, [str(arg) for arg in args], input=answer)
     assert result.exit_code == code, result.output
     # a mistake is a message, never a traceback
@@ -32,7 +36,7 @@ def run(*args: str | Path, code: int = 0, answer: str | None = None) -> Result:
     return result
 
 
-def data(*args: str | Path) -> Any:
+def data(*args: str | int | Path) -> Any:
     return json.loads(run(*args, "--json").stdout)
 
 
@@ -239,6 +243,66 @@ def test_virtualize(tmp_path: Path) -> None:
     assert data("ls", tmp_path / "archive")["t"]["shape"] == [2, 3]
     assert "0 added" in run("virtualize", tmp_path / "archive", *files).stdout
     assert "nothing.nc" in run("virtualize", tmp_path / "x", tmp_path / "nothing.nc", code=1).output
+
+
+@pytest.mark.parametrize("command", ["virtualize", "ingest"])
+def test_choices_among_what_files_hold(command: str, tmp_path: Path) -> None:
+    for day in range(2):
+        values = np.full((1, 3), day, "f4")
+        xr.Dataset(
+            {
+                "t": (("time", "x"), values, {"note": "n", "units": "K"}),
+                "u": (("time", "x"), values + 1, {"note": "n"}),
+                "v": (("time", "x"), values + 2),
+            },
+            {"time": [day]},
+        ).to_netcdf(tmp_path / f"{day}.nc", engine="h5netcdf")
+    place, files = tmp_path / "archive", [tmp_path / "0.nc", tmp_path / "1.nc"]
+    chosen = ["--variable", "t", "--variable", "u", "--rename", "t=temp", "--rename", "x=lon"]
+    left_out = ["--drop-attribute", "temp:note", "--verify", "all"]
+    run(command, place, *files, *chosen, *left_out)
+    found = data("tree", place)["members"]
+    assert sorted(found) == ["temp", "time", "u"]
+    document = data("cat", place, "/temp")
+    assert document["dimension_names"] == ["time", "lon"]
+    assert document["attributes"]["units"] == "K" and "note" not in document["attributes"]
+    assert data("cat", place, "/u")["attributes"]["note"] == "n"
+    run(command, tmp_path / "less", *files, "--drop-variable", "t", "--drop-variable", "v")
+    assert sorted(data("tree", tmp_path / "less")["members"]) == ["time", "u"]
+    wrong = run(command, place, *files, "--rename", "t", code=2).output
+    assert "'t' is not OLD=NEW" in wrong
+
+
+def test_virtualize_what_has_changed(tmp_path: Path) -> None:
+    def write(day: int, value: float) -> None:
+        values = np.full((1, 40), value, "f4")
+        content = xr.Dataset({"t": (("time", "x"), values)}, {"time": [day]})
+        content.to_netcdf(tmp_path / f"{day}.nc", engine="h5netcdf")
+
+    files = [tmp_path / f"{day}.nc" for day in range(3)]
+    write(0, 0)
+    (tmp_path / "1.nc").write_text("no file of values")
+    write(2, 2)
+    place = tmp_path / "archive"
+    run("virtualize", place, *files, code=1)
+    assert data("tree", place)["members"]["t"]["shape"] == [1, 40]
+    run("virtualize", place, *files, "--allow-gaps", "--commit-every", 1, code=1)
+    assert data("tree", place)["members"]["t"]["shape"] == [2, 40]
+    write(2, 5)
+    assert "2.nc" in run("virtualize", place, files[0], files[2], code=1).output
+    assert (
+        "1 replaced"
+        in run("virtualize", place, files[0], files[2], "--on-changed", "replace").stdout
+    )
+    access = ("--authorize-virtual-chunk-access", tmp_path)
+    assert data("cat", place, "/t", "-c", "1,0", *access)["values"] == [[5.0] * 40]
+
+
+@pytest.mark.parametrize("function", [icechunk_dask.virtualize, icechunk_dask.ingest])
+def test_options_are_arguments(function: Callable[..., Any]) -> None:
+    command = archives.COMMANDS[function.__name__]
+    given = {param.name for param in command.params}
+    assert given - {"repo", "options", "as_json"} <= set(inspect.signature(function).parameters)
 
 
 def test_virtual_chunks_of_a_folder(tmp_path: Path) -> None:
