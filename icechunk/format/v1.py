@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from icechunk.errors import ErrorKind, FormatError, InvalidInputError
@@ -22,6 +21,9 @@ from icechunk.format.encoding.envelope import BytesLike
 from icechunk.format.encoding.flatbuf import Tables
 from icechunk.format.ids import decode_id, encode_id
 from icechunk.format.nodes import ManifestFile, Node
+
+if TYPE_CHECKING:
+    import yaml
 
 __all__ = [
     "array_shapes",
@@ -261,6 +263,8 @@ def parse_config(data: BytesLike, name: str) -> dict[str, Any]:
     FormatError
         If it is not YAML, not a mapping of strings, or larger than `MAX_TEXT`.
     """
+    import yaml
+
     problem: object = f"larger than {MAX_TEXT} bytes"
     if len(data) <= MAX_TEXT:
         try:
@@ -275,6 +279,8 @@ def parse_config(data: BytesLike, name: str) -> dict[str, Any]:
 
 
 def _plain(node: yaml.Node, seen: set[int]) -> Any:
+    import yaml
+
     # an alias gives the same node again: no writer uses them, a few could expand without end
     if id(node) in seen:
         raise ValueError("aliases are not part of a config")

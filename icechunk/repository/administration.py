@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from icechunk.base.methods import in_thread
 from icechunk.commit.assets import Assets
 from icechunk.commit.building import now_microseconds
 from icechunk.commit.features import feature_flags, set_feature
@@ -81,7 +81,7 @@ class Administration:
 
     async def ops_log_async(self) -> AsyncIterator[Update]:
         """Yield what `ops_log` does."""
-        for entry in await asyncio.to_thread(lambda: list(self.ops_log())):
+        for entry in await in_thread(lambda: list(self.ops_log())):
             yield entry
 
     # -- metadata ------------------------------------------------------------------------

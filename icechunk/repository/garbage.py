@@ -29,7 +29,6 @@ from icechunk.format.repo_info import RepoInfo, decode_repo_info
 from icechunk.format.snapshot import Snapshot
 from icechunk.repository import archive_tables
 from icechunk.repository.expiration import without_snapshots
-from icechunk.repository.jobs_needs import needed_by_jobs
 from icechunk.repository.ops import GCSummary
 from icechunk.repository.reachable import (
     MAX_THREADS,
@@ -107,6 +106,8 @@ class Collector:
         self._storage = assets.storage
         # the user's limit is for whole manifests; more than this is no faster
         self._limits = replace(limits, decoded_bytes=min(limits.decoded_bytes, _AT_A_TIME))
+        from icechunk.repository.jobs_needs import needed_by_jobs
+
         # First: a part that is gone when read was committed before the state that `keep` gets.
         needed = needed_by_jobs(self._storage)
         self._bases = needed.snapshots

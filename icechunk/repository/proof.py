@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from icechunk.errors import InvalidInputError
-from icechunk.repository.decoding import Tried, decode_chunks
 from icechunk.repository.sessions import Sessions
-from icechunk.repository.verification import Verification
-from icechunk.repository.verify import Verifier, damage_to_all
 from icechunk.session.context import SessionContext
+
+if TYPE_CHECKING:
+    from icechunk.repository.decoding import Tried
+    from icechunk.repository.verification import Verification
 
 __all__ = ["Proof"]
 
@@ -64,6 +65,10 @@ class Proof:
         --------
         >>> print(repo.verify(deep="sample"))  # doctest: +SKIP
         """
+        from icechunk.repository.decoding import decode_chunks
+        from icechunk.repository.verification import Verification
+        from icechunk.repository.verify import Verifier, damage_to_all
+
         if deep not in (False, True, "sample"):
             raise InvalidInputError(f"deep must be False, True or 'sample', not {deep!r}")
 

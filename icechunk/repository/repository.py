@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from icechunk.base.methods import async_twin, of_part
 from icechunk.base.texts import labelled
@@ -38,7 +38,6 @@ from icechunk.repository.creation import (
 )
 from icechunk.repository.history import History
 from icechunk.repository.inspection import Inspection
-from icechunk.repository.jobs import Jobs
 from icechunk.repository.maintenance import Maintenance
 from icechunk.repository.ops import RepoStatus
 from icechunk.repository.overview import overview
@@ -52,6 +51,9 @@ from icechunk.session.context import SessionContext
 from icechunk.session.session import Session
 from icechunk.storage import AnyStorage, Storage, as_storage
 from icechunk.virtual.deprecations import warn_of_none
+
+if TYPE_CHECKING:
+    from icechunk.repository.jobs import Jobs
 
 __all__ = ["Repository"]
 
@@ -393,6 +395,8 @@ class Repository:
     @property
     def jobs(self) -> Jobs:
         """Writes in many parts, by any processes at any time."""
+        from icechunk.repository.jobs import Jobs
+
         return Jobs(self)
 
     @property

@@ -6,7 +6,6 @@ for each chunk.
 
 from __future__ import annotations
 
-import asyncio
 import operator
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk.base.display import NumberedEnum
+from icechunk.base.methods import in_thread
 from icechunk.changes.zarr_metadata import parse_node_metadata
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format.chunk_refs import ChunkRefs, RefKind
@@ -195,7 +195,7 @@ class ArrayChunks:
         NodeNotFoundError, InvalidInputError
             If there is no such array.
         """
-        refs = await asyncio.to_thread(self._written, array_path)
+        refs = await in_thread(self._written, array_path)
         for rows in _batches(len(refs), batch_size):
             for row in refs.coords[rows].tolist():
                 yield tuple(row)
@@ -228,10 +228,10 @@ class ArrayChunks:
         NodeNotFoundError, InvalidInputError
             If there is no such array, or a location names an unknown container.
         """
-        refs = await asyncio.to_thread(self._written, array_path)
+        refs = await in_thread(self._written, array_path)
         for rows in _batches(len(refs), batch_size):
             part = refs.take(np.arange(len(refs))[rows])
-            yield await asyncio.to_thread(self._batch, part)
+            yield await in_thread(self._batch, part)
 
     def _batch(self, refs: ChunkRefs) -> ChunkBatch:
         places = [""] * len(refs)

@@ -7,12 +7,12 @@ and an asynchronous way, which do the same with the result of the lookup.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
+from icechunk.base.methods import in_thread
 from icechunk.errors import (
     ErrorKind,
     InvalidInputError,
@@ -126,7 +126,7 @@ class ChunkStore:
             is_known, found = manifest.peek(node.id, coordinate)
             if is_known:
                 return found
-        return await asyncio.to_thread(self._assets.chunk_ref, ref.id, node.id, coordinate)
+        return await in_thread(self._assets.chunk_ref, ref.id, node.id, coordinate)
 
     def _manifest_of(self, node: Node, coordinate: Coordinate) -> ManifestRef | None:
         array = node.array
@@ -192,7 +192,7 @@ class ChunkStore:
     async def set_async(self, path: str, coordinate: Coordinate, data: BytesLike) -> None:
         """Write a chunk, without blocking the event loop."""
         if not self._edits.is_loaded:
-            await asyncio.to_thread(self._edits.load)
+            await in_thread(self._edits.load)
         node, array = self._array_for_write(path, coordinate)
         _check_length(path, coordinate, data)
         with self._edits.failed.noted(node, coordinate):

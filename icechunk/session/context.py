@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from icechunk.base.display import NumberedEnum
@@ -14,6 +13,9 @@ from icechunk.commit.publish import RepoState
 from icechunk.config import RepositoryConfig
 from icechunk.config.repository_config import EffectiveConfig
 from icechunk.virtual.resolver import VirtualResolver
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class SessionMode(NumberedEnum):
@@ -41,6 +43,8 @@ class RequestLimit:
 
     def slot(self) -> asyncio.Semaphore:
         """Return what to hold during a request, with ``async with``."""
+        import asyncio
+
         loop = asyncio.get_running_loop()
         found = self._semaphores.get(loop)
         if found is None:

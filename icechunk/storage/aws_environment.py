@@ -14,6 +14,7 @@ from icechunk.storage.aws_profile import (
     profile_endpoint,
     profile_options,
 )
+from icechunk.storage.machine_service import LINK_LOCAL, unanswered
 
 #: Where the service is, in order of precedence.
 _ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
@@ -21,8 +22,6 @@ _ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _FETCHED: Final = (
     "AWS_SKIP_SIGNATURE",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
 #: If one half of a pair is missing, the client itself says which.
 _KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -30,7 +29,8 @@ _KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _METADATA: Final = ("AWS_METADATA_ENDPOINT", "AWS_EC2_METADATA_SERVICE_ENDPOINT")
 #: What says where credentials are fetched, and where machines and containers fetch them.
 _SERVICES: Final = (*_METADATA, "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_ENDPOINT_URL_STS")
-_MACHINE_SERVICES: Final = ("http://169.254.169.254", "http://169.254.170.2")
+_OF_CONTAINERS: Final = "http://169.254.170.2"
+_MACHINE_SERVICES: Final = (LINK_LOCAL, _OF_CONTAINERS)
 #: Files that say so on EC2 machines, and the text that they begin with there.
 _MACHINE: Final = (
     (Path("/sys/devices/virtual/dmi/id/sys_vendor"), "Amazon EC2"),
@@ -91,15 +91,35 @@ def missing_credentials() -> str | None:
         return None
     if any(os.environ.get(name) for name in _FETCHED):
         return None
-    disabled = _is_true("AWS_EC2_METADATA_DISABLED")
-    if not disabled and (any(map(os.environ.get, _METADATA)) or _is_in_ec2()):
+    if (container := _container()) is not None:
+        silent = unanswered(container)
+        return None if silent is None else f"the service of the container at {silent}"
+    if _is_true("AWS_EC2_METADATA_DISABLED"):
+        metadata = "AWS_EC2_METADATA_DISABLED is set"
+    elif (url := _metadata()) is None:
+        metadata = "this is not an EC2 machine"
+    elif (silent := unanswered(url)) is not None:
+        metadata = f"the metadata service of the machine at {silent}"
+    else:
         return None
-    metadata = "AWS_EC2_METADATA_DISABLED is set" if disabled else "this is not an EC2 machine"
     return (
         f"{_KEYS[0]} is not set, {describe_profile()}, no web identity or "
         f"container is named (AWS_WEB_IDENTITY_TOKEN_FILE, AWS_CONTAINER_CREDENTIALS_*), and "
         f"{metadata}"
     )
+
+
+def _metadata() -> str | None:
+    """Return the URL of the metadata service that the client asks, if the machine has one."""
+    named = metadata_endpoint() or os.environ.get("AWS_METADATA_ENDPOINT")
+    return named or (LINK_LOCAL if _is_in_ec2() else None)
+
+
+def _container() -> str | None:
+    """Return the URL of the service of credentials that a container has."""
+    if os.environ.get("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"):
+        return _OF_CONTAINERS
+    return os.environ.get("AWS_CONTAINER_CREDENTIALS_FULL_URI") or None
 
 
 def _is_true(name: str) -> bool:

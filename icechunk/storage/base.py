@@ -9,7 +9,6 @@ must hold, and the error says that it did not.
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import importlib
 import re
@@ -22,6 +21,7 @@ from datetime import datetime
 from typing import Final, TypeAlias, TypedDict, Unpack
 
 from icechunk.base.display import Displayed
+from icechunk.base.methods import in_thread
 from icechunk.config import StorageSettings
 from icechunk.errors import (
     ErrorKind,
@@ -195,7 +195,7 @@ class Storage(Displayed, ABC):
 
     async def get_async(self, key: str, **options: Unpack[GetOptions]) -> GetResult:
         """Fetch as `get` does, without blocking the event loop."""
-        return await asyncio.to_thread(self.get, key, **options)
+        return await in_thread(self.get, key, **options)
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[ObjectMeta]:
@@ -231,7 +231,7 @@ class Storage(Displayed, ABC):
         self, key: str, data: BytesLike, **conditions: Unpack[PutConditions]
     ) -> str | None:
         """Write as `put` does, without blocking the event loop."""
-        return await asyncio.to_thread(self.put, key, data, **conditions)
+        return await in_thread(self.put, key, data, **conditions)
 
     @abstractmethod
     def delete(self, keys: Iterable[str]) -> None:

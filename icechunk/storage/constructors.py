@@ -18,7 +18,7 @@ from icechunk.config.credential_types import (
 )
 from icechunk.config.credentials import azure_credentials, gcs_credentials, s3_credentials
 from icechunk.storage import from_config
-from icechunk.storage.guarded_http import GuardedHttp
+from icechunk.storage.base import Storage
 from icechunk.storage.local import LocalStorage
 from icechunk.storage.memory import MemoryStorage
 from icechunk.storage.object_store import ObjectStorage
@@ -105,7 +105,7 @@ def http_storage(
     headers: dict[str, str] | None = None,
     *,
     follow_redirects: bool = False,
-) -> GuardedHttp:
+) -> Storage:
     """Return the storage in a folder of a web server; it can only be read.
 
     Parameters
@@ -131,6 +131,8 @@ def http_storage(
     --------
     >>> storage = icechunk.http_storage("https://data.example.org/weather")
     """
+    from icechunk.storage.guarded_http import GuardedHttp
+
     return GuardedHttp(base_url, opts, headers, Reach(base_url) if follow_redirects else None)
 
 

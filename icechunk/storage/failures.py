@@ -28,6 +28,7 @@ from icechunk.errors import (
     PreconditionFailedError,
     StorageError,
 )
+from icechunk.storage.cloud_environment import AZURE_WAYS, GOOGLE_WAYS, S3_WAYS
 from icechunk.storage.one_host import leads_away
 
 _STATUS: Final = re.compile(r"(Server returned non-2xx status code: \d+[^:\n]*):(.*)", re.DOTALL)
@@ -38,8 +39,12 @@ _REFUSED: Final = re.compile(r"status code: 40[13]\b")
 _FOR_GOOD: Final = re.compile(r"status code: (?:4(?!08|09|25|29)\d\d|501)\b")
 #: What services answer if a request is for another region, among other things.
 _ELSEWHERE: Final = re.compile(r"redirect without LOCATION|status code: 400\b")
-#: Where machines of Amazon have credentials.
-_OF_A_MACHINE: Final = re.compile(r"/latest/(?:api/token|meta-data/iam)")
+#: Where machines of the clouds have credentials, and what else to pass.
+_OF_A_MACHINE: Final = (
+    (re.compile(r"/latest/(?:api/token|meta-data/iam)"), S3_WAYS),
+    (re.compile(r"/computeMetadata/"), GOOGLE_WAYS),
+    (re.compile(r"/metadata/identity/"), AZURE_WAYS),
+)
 _MAX_REASON: Final = 500
 
 
@@ -95,6 +100,14 @@ def translate(error: BaseException, operation: str, key: str, place: Place) -> I
         return InvalidInputError(f"{url}: {text}", ErrorKind.STORAGE_CONFIG)
     if isinstance(error, ValueError):
         return InvalidInputError(f"cannot {operation} {where}: {text}")
+    for service, ways in _OF_A_MACHINE:
+        if service.search(text):
+            text = (
+                "no other credentials were found, so the metadata service of the machine was "
+                f"asked. {ways}. It said: {text}"
+            )
+            is_final = _FOR_GOOD.search(text) is not None
+            return (refused if is_final else StorageError)(f"cannot {operation} {where}: {text}")
     # a refused listing has no error class of its own
     if isinstance(error, PermissionDeniedError | UnauthenticatedError) or _REFUSED.search(text):
         return refused(f"cannot {operation} {where}: check the credentials: {text}")
@@ -108,11 +121,6 @@ def translate(error: BaseException, operation: str, key: str, place: Place) -> I
     if _ELSEWHERE.search(text) and (region := place.other_region()) is not None:
         return refused(
             f"cannot {operation} {where}: the bucket is in another region: pass region={region!r}"
-        )
-    if _OF_A_MACHINE.search(text):
-        text += (
-            "; no other credentials were found, so the metadata service of the machine was asked: "
-            "pass access_key_id=... and secret_access_key=..., or anonymous=True for public data"
         )
     message = f"cannot {operation} {where}: {text}"
     return refused(message) if _FOR_GOOD.search(text) else StorageError(message)

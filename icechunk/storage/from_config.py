@@ -12,7 +12,7 @@ from typing import TypeAlias
 from icechunk.config import S3Options
 from icechunk.config.credential_types import AnyAzureCredential, AnyGcsCredential, AnyS3Credential
 from icechunk.errors import ErrorKind, InvalidInputError
-from icechunk.storage.guarded_http import GuardedHttp
+from icechunk.storage.base import Storage
 from icechunk.storage.object_store import ObjectStorage
 from icechunk.storage.place_names import check_host_part
 
@@ -209,8 +209,10 @@ def azure_blob(
     return ObjectStorage.azure(account, container, prefix, config=config, credentials=credentials)
 
 
-def http(base_url: str, config: Headers = None, headers: Headers = None) -> GuardedHttp:
+def http(base_url: str, config: Headers = None, headers: Headers = None) -> Storage:
     """Return the storage in a folder of a web server; see `http_storage`."""
+    from icechunk.storage.guarded_http import GuardedHttp
+
     return GuardedHttp(base_url, config, headers)
 
 

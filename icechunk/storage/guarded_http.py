@@ -21,12 +21,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, NamedTuple, Unpack
-from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from icechunk._version import user_agent
 from icechunk.base import deadline
-from icechunk.base.public_url import public_url, url_credentials
+from icechunk.base.public_url import public_url
 from icechunk.base.texts import labelled
 from icechunk.config import StorageSettings
 from icechunk.errors import (
@@ -35,6 +35,7 @@ from icechunk.errors import (
     ObjectNotFoundError,
     StorageError,
 )
+from icechunk.storage.allowance import Allowance
 from icechunk.storage.base import (
     ByteRange,
     BytesLike,
@@ -49,9 +50,10 @@ from icechunk.storage.base import (
     refuse_write,
     same_version,
 )
-from icechunk.storage.bounded_body import Allowance, TimedResponse, UnfitAnswerError, read_body
+from icechunk.storage.bounded_body import TimedResponse, UnfitAnswerError, read_body
 from icechunk.storage.headers import check_headers
 from icechunk.storage.reach import Reach
+from icechunk.storage.web_urls import is_web, web_parts
 
 _MAX_REDIRECTS: Final = 10
 _MAX_IDLE: Final = 32
@@ -65,7 +67,6 @@ _FAILURES: Final = (OSError, http.client.HTTPException)
 #: Printable ASCII, which is not encoded in a path or a query.
 _PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F)))
 _SIZE: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 #: In seconds, for a silent server, and for all tries of a request.
 _PATIENCE: Final = 60.0
 _OPERATION: Final = 180.0
@@ -326,7 +327,7 @@ class GuardedHttp(Storage):
         except ValueError:
             target = ""
         downgraded = url.startswith("https:") and not target.startswith("https:")
-        if downgraded or not _is_web(target) or not self._may_follow(target):
+        if downgraded or not is_web(target) or not self._may_follow(target):
             raise StorageError(
                 f"{key}: {self.url} redirects to {public_url(target)}, and the caller did not "
                 "allow to "
@@ -518,41 +519,6 @@ def _reason(exc: Exception) -> str:
     if isinstance(exc, OSError):
         return exc.strerror or str(exc) or type(exc).__name__
     return type(exc).__name__
-
-
-def web_parts(url: str) -> SplitResult:
-    """Return the parts of the URL of a web server.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is none. The message shows no secret.
-    """
-    problem = "is not the URL of a web server"
-    try:
-        parts = urlsplit(url)
-        # reading the port checks that it is one
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-            problem = ""
-    except ValueError:
-        parts = urlsplit("")
-    if "@" not in parts.netloc and url_credentials(url) == "a user or password":
-        problem = (
-            "is not the URL of a web server: in a user or password, percent-encode / ? # and @"
-        )
-    elif _CONTROL.search(url):
-        problem = "has a line break or another control character"
-    if problem:
-        raise InvalidInputError(f"{public_url(url)!r} {problem}", ErrorKind.CANNOT_PARSE_URL)
-    return parts
-
-
-def _is_web(url: str) -> bool:
-    try:
-        web_parts(url)
-    except InvalidInputError:
-        return False
-    return True
 
 
 def _origin(url: str) -> str:

@@ -63,3 +63,8 @@ def check_variables(names: Iterable[str]) -> None:
                 "request can carry",
                 ErrorKind.INVALID_CREDENTIALS,
             )
+
+
+def is_short(option: str) -> bool:
+    """Whether the value of an option is a single line: keys as JSON and certificates are not."""
+    return not any(word in option.lower() for word in ("service_account", "certificate"))

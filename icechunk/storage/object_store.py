@@ -8,7 +8,6 @@ at what is stored.
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +20,7 @@ import obstore
 from obstore.exceptions import NotModifiedError
 from obstore.store import ObjectStore
 
+from icechunk.base.methods import in_thread
 from icechunk.base.texts import labelled
 from icechunk.base.threads import map_in_threads
 from icechunk.base.visible import in_a_line
@@ -41,6 +41,7 @@ from icechunk.errors import (
     PreconditionFailedError,
     StorageError,
 )
+from icechunk.storage.allowance import Allowance
 from icechunk.storage.base import (
     BytesLike,
     GetOptions,
@@ -52,7 +53,6 @@ from icechunk.storage.base import (
     refuse_write,
     same_version,
 )
-from icechunk.storage.bounded_body import Allowance
 from icechunk.storage.failures import refused, translate
 from icechunk.storage.places import AzurePlace, GcsPlace, Place, S3Place, quoted
 from icechunk.storage.reading import Read, joined
@@ -263,6 +263,8 @@ class ObjectStorage(Storage):
         _log.debug("get %s %s from %s", in_a_line(key), options.get("byte_range") or "", self.url)
         read = Read(self._place, key, **options)
         parts = read.parts(self._effective)
+        import asyncio  # not needed for requests that are not asynchronous
+
         return joined(key, await asyncio.gather(*map(self._fetch_async, parts)))
 
     def get_if_changed(self, key: str, etag: str | None) -> GetResult | None:
@@ -418,7 +420,7 @@ class ObjectStorage(Storage):
         """Write as `put` does, without blocking the event loop."""
         view = self._writable(key, data)
         if self._unprotected(if_absent, if_match):
-            await asyncio.to_thread(self._compare, key, if_match)
+            await in_thread(self._compare, key, if_match)
             if_absent, if_match = False, None
         options = self._put_options(key, view, if_absent, if_match)
         try:

@@ -7,7 +7,6 @@ says they must not. So what is for another host goes to a proxy that does not ex
 from __future__ import annotations
 
 import os
-import urllib.request
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -35,9 +34,11 @@ def staying_at(endpoint: str, *others: str) -> dict[str, str]:
     """
     parts = urlsplit(endpoint)
     host = parts.hostname or ""
-    proxies = urllib.request.getproxies()
+    from urllib.request import getproxies, proxy_bypass
+
+    proxies = getproxies()
     proxied = parts.scheme in proxies or "all" in proxies
-    if (proxied and not urllib.request.proxy_bypass(host)) or any(map(os.environ.get, _PROXIES)):
+    if (proxied and not proxy_bypass(host)) or any(map(os.environ.get, _PROXIES)):
         return {}
     hosts = [urlsplit(url).hostname or "" for url in (endpoint, *others)]
     family = [name[1:] for name in _FAMILIES if host.endswith(name)]

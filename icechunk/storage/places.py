@@ -50,9 +50,9 @@ from icechunk.storage.client_options import (
     retry_options,
     split_options,
 )
+from icechunk.storage.cloud_environment import S3_WAYS, missing_azure, missing_google
 from icechunk.storage.failures import reason
-from icechunk.storage.guarded_http import GuardedHttp
-from icechunk.storage.headers import check_headers, check_variables
+from icechunk.storage.headers import check_headers, check_variables, is_short
 from icechunk.storage.one_host import staying_at
 from icechunk.storage.place_names import (
     check_endpoint,
@@ -136,6 +136,10 @@ class Place(ABC):
 
     def missing_credentials(self) -> str | None:
         """Say where credentials were looked for in vain, and what else to pass."""
+        looked = self._looked_in_vain()
+        return looked and f"no credentials for {self.url}: {looked}"
+
+    def _looked_in_vain(self) -> str | None:
         return None
 
     def other_region(self) -> str | None:
@@ -236,6 +240,8 @@ class S3Place(Place):
 
     def other_region(self) -> str | None:
         """Ask the service for the region of the bucket, which it tells everybody."""
+        from icechunk.storage.guarded_http import GuardedHttp
+
         options = self.options
         _, endpoint = aws_environment.endpoint() or ("", "https://s3.amazonaws.com")
         http = GuardedHttp(
@@ -254,17 +260,10 @@ class S3Place(Place):
         variables = map(os.environ.get, ("AWS_REGION", "AWS_DEFAULT_REGION"))
         return filter(None, (self.options.region, profile_region(), *variables))
 
-    def missing_credentials(self) -> str | None:
-        """Say where the environment's credentials were looked for, if those are to be used."""
-        if not isinstance(self.credentials, S3Credentials.FromEnv):
-            return None
-        looked = aws_environment.missing_credentials()
-        if looked is None:
-            return None
-        return (
-            f"no credentials for {self.url}: {looked}. Pass access_key_id=... and "
-            "secret_access_key=..., or get_credentials=..., or anonymous=True for public data"
-        )
+    def _looked_in_vain(self) -> str | None:
+        from_env = isinstance(self.credentials, S3Credentials.FromEnv)
+        looked = aws_environment.missing_credentials() if from_env else None
+        return looked and f"{looked}. {S3_WAYS}"
 
     def _open(self, client: _Client) -> ObjectStore:
         options = self.options
@@ -349,6 +348,10 @@ class GcsPlace(Place):
         """Return bucket and prefix."""
         return {"type": "GCS", **_bucket_lines(self.bucket, self.prefix)}
 
+    def _looked_in_vain(self) -> str | None:
+        from_env = isinstance(self.credentials, GcsCredentials.FromEnv)
+        return missing_google(self.config) if from_env else None
+
     def version(self, meta: Mapping[str, Any]) -> str | None:
         """Return etag and generation."""
         return f"{meta['e_tag']}#{meta['version']}" if meta["version"] else meta["e_tag"]
@@ -401,6 +404,10 @@ class AzurePlace(Place):
         prefix = {"prefix": self.prefix} if self.prefix else {}
         return {"type": "Azure", **names, **prefix}
 
+    def _looked_in_vain(self) -> str | None:
+        from_env = isinstance(self.credentials, AzureCredentials.FromEnv)
+        return missing_azure(self.config) if from_env else None
+
     def _open(self, client: _Client) -> ObjectStore:
         account = {} if self.account is None else {"account_name": self.account}
         return AzureStore(
@@ -418,13 +425,13 @@ def _arguments(
 ) -> dict[str, Any]:
     """Return what the clients for Google and Azure take, except for the place."""
     service, of_client = split_options(config)
-    check_headers({k: v for k, v in config.items() if _is_short(k)}, "options")
+    check_headers({k: v for k, v in config.items() if is_short(k)}, "options")
     endpoints = {k: v for k, v in config.items() if k.lower().endswith(("base_url", "endpoint"))}
     for name, value in endpoints.items():
         check_endpoint(name, value)
     if isinstance(credentials, GcsCredentials.FromEnv | AzureCredentials.FromEnv):
         services = ("GOOGLE_", "AZURE_")
-        check_variables(n for n in os.environ if n.startswith(services) and _is_short(n))
+        check_variables(n for n in os.environ if n.startswith(services) and is_short(n))
     service.update(more)
     provider = None
     if isinstance(credentials, GcsCredentials.Anonymous | AzureCredentials.Anonymous):
@@ -447,11 +454,6 @@ def _arguments(
         "retry_config": client.retry,
         "credential_provider": provider,
     }
-
-
-def _is_short(option: str) -> bool:
-    """Whether the value of an option is a single line: keys as JSON and certificates are not."""
-    return not any(word in option.lower() for word in ("service_account", "certificate"))
 
 
 # -- credentials in the form that obstore takes --------------------------------------

@@ -17,6 +17,7 @@ from obstore.exceptions import NotModifiedError
 
 from icechunk.config.storage_settings import EffectiveStorageSettings
 from icechunk.errors import IcechunkError, PreconditionFailedError, StorageError
+from icechunk.storage.allowance import Allowance
 from icechunk.storage.base import (
     ByteRange,
     BytesLike,
@@ -27,7 +28,6 @@ from icechunk.storage.base import (
     check_whole,
     resolve_range,
 )
-from icechunk.storage.bounded_body import Allowance
 from icechunk.storage.failures import starts_past_end, translate
 from icechunk.storage.places import Place, quoted
 

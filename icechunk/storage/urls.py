@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import http.client
 import inspect
 import os
 import re
@@ -18,11 +17,10 @@ from icechunk.base.public_url import public_url, url_credentials
 from icechunk.config import S3Options
 from icechunk.config.credentials import azure_credentials, gcs_credentials, s3_credentials
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
+from icechunk.storage.allowance import Allowance
 from icechunk.storage.base import Storage
-from icechunk.storage.bounded_body import Allowance, TimedResponse
 from icechunk.storage.constructors import http_storage, r2_storage, s3_storage, tigris_storage
 from icechunk.storage.from_config import merged
-from icechunk.storage.guarded_http import GuardedHttp, web_parts
 from icechunk.storage.local import LocalStorage
 from icechunk.storage.memory import MemoryStorage
 from icechunk.storage.object_store import ObjectStorage
@@ -30,6 +28,7 @@ from icechunk.storage.option_names import in_our_words
 from icechunk.storage.place_names import check_endpoint, check_name, clean_prefix
 from icechunk.storage.reach import Reach
 from icechunk.storage.version_urls import version_url
+from icechunk.storage.web_urls import web_parts
 
 _MAX_REDIRECTS: Final = 10
 _WEB: Final = re.compile(r"https?(?:\+icechunk)?://")
@@ -377,11 +376,17 @@ def _redirected(scheme: str, rest: str, reach: Reach) -> Storage:
 
 
 def _web(url: str, reach: Reach) -> Storage:
+    from icechunk.storage.guarded_http import GuardedHttp
+
     return GuardedHttp(url, may_follow=reach.only(url))
 
 
 def _location(url: str, start: str, reach: Reach) -> str:
     """Return where a URL redirects to, as an absolute URL."""
+    import http.client
+
+    from icechunk.storage.bounded_body import TimedResponse
+
     try:
         parts = web_parts(url)
     except InvalidInputError:

@@ -7,7 +7,6 @@ they are cancelled.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import time
@@ -22,7 +21,7 @@ from icechunk.base.deadline import Deadline
 from icechunk.base.threads import AT_ONCE, Interruptible
 from icechunk.base.visible import in_a_line
 from icechunk.errors import StorageError
-from icechunk.storage.bounded_body import Allowance
+from icechunk.storage.allowance import Allowance
 
 __all__ = ["Request", "Runtime", "answer", "patient"]
 
@@ -145,6 +144,8 @@ _LOOP: Final[Any] = _Loop()
 
 def _begun(begin: Callable[[], Any]) -> Any:
     """Begin an asynchronous request, whether there is an event loop or not."""
+    import asyncio
+
     running = asyncio._get_running_loop()
     asyncio._set_running_loop(_LOOP)
     try:
@@ -215,6 +216,8 @@ class patient:  # noqa: N801 (used like a function)
         self._request = request
 
     async def __aenter__(self) -> patient:
+        import asyncio
+
         request = self._request
         left = request.left
         if left <= 0:
@@ -227,6 +230,8 @@ class patient:  # noqa: N801 (used like a function)
 
     def goes_on(self) -> None:
         """Record that a part of the answer has arrived: the rest has as long as is allowed."""
+        import asyncio
+
         if self._saying is not None:
             self._saying.cancel()
         self._limit.reschedule(asyncio.get_running_loop().time() + max(self._request.left, 0))

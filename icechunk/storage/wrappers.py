@@ -6,7 +6,6 @@ is lost, what if every request takes a tenth of a second?
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import copy
 import threading
@@ -221,6 +220,8 @@ class LatencyStorage(WrapperStorage):
 
     async def before_async(self, operation: str, keys: tuple[str, ...], written: int) -> None:
         """Wait, and let others run meanwhile."""
+        import asyncio
+
         await asyncio.sleep(self._seconds(operation))
 
 

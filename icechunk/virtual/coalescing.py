@@ -7,13 +7,15 @@ fetched together. No call waits for anything but the others of that turn.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from icechunk.storage.base import GetResult, Storage
+
+if TYPE_CHECKING:
+    import asyncio
 
 #: Fetch up to this many bytes between two ranges rather than make another request: at
 #: 100 MB/s they take less than a millisecond, but an object store needs many to answer.
@@ -77,6 +79,8 @@ class Coalescer:
         IcechunkError
             As `Storage.get_async`.
         """
+        import asyncio
+
         loop = asyncio.get_running_loop()
         turn = self._turns.get(loop)
         if turn is None:
@@ -114,6 +118,8 @@ def _merged(wanted: Sequence[_Wanted]) -> Iterator[list[_Wanted]]:
 
 
 async def _fetch(source: Source, together: Sequence[_Wanted]) -> None:
+    import asyncio
+
     first, last = together[0].start, max(w.end for w in together)
     try:
         got = await source.storage.get_async(

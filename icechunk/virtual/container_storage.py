@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable
 from typing import Final
 from urllib.parse import unquote, urlsplit
-from urllib.request import url2pathname
 
 from icechunk.base.windows import is_elsewhere
 from icechunk.config import AnyObjectStoreConfig, ObjectStoreConfig, S3Options
@@ -16,7 +15,6 @@ from icechunk.config.credential_types import AnyCredential, Credentials
 from icechunk.config.object_stores import serves
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.storage.base import Storage
-from icechunk.storage.guarded_http import GuardedHttp
 from icechunk.storage.local import LocalStorage
 from icechunk.storage.object_store import ObjectStorage
 from icechunk.virtual.container_trust import Trust, check_stored_options, patient, s3_options
@@ -100,8 +98,12 @@ def open_container(
     check_stored_options(store, root, trust)
     store = patient(store, trust)
     if isinstance(store, ObjectStoreConfig.LocalFileSystem):
+        from urllib.request import url2pathname
+
         return LocalStorage(_folder(root, url2pathname(parts.path), trust))
     if isinstance(store, ObjectStoreConfig.Http):
+        from icechunk.storage.guarded_http import GuardedHttp
+
         return GuardedHttp(root, store.opts or {}, store.headers or {}, may_follow)
     bucket, prefix = parts.netloc, unquote(parts.path)[1:-1]
     if not _BUCKET.fullmatch(bucket) or prefix != prefix.strip("/"):

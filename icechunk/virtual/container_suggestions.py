@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 from urllib.parse import unquote, urlsplit
-from urllib.request import url2pathname
 
 from icechunk.config import (
     AnyObjectStoreConfig,
@@ -55,6 +54,8 @@ def container_call(location: str) -> str:
     """Return source code for a container of one location."""
     prefix = shown(location).rpartition("/")[0] + "/"
     parts = urlsplit(prefix)
+    from urllib.request import url2pathname
+
     source = _SOURCES.get(parts.scheme, _AZURE).format(folder=url2pathname(parts.path))
     return f"icechunk.VirtualChunkContainer({prefix!r}, {source})"
 
@@ -170,6 +171,8 @@ def _store(
     if scheme in ("http", "https"):
         return http_store()
     if scheme == "file":
+        from urllib.request import url2pathname
+
         return local_filesystem_store(url2pathname(urlsplit(prefix).path))
     raise InvalidInputError(
         f"suggest_containers: say how to reach {prefix}, with stores={{{scheme!r}: ...}}; for "

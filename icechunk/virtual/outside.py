@@ -18,11 +18,12 @@ from icechunk.base.public_url import public_url
 from icechunk.config import StorageConcurrencySettings, StorageSettings
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage.base import ObjectMeta, Storage
-from icechunk.storage.guarded_http import GuardedHttp, web_parts
+from icechunk.storage.guarded_http import GuardedHttp
 from icechunk.storage.object_store import ObjectStorage
 from icechunk.storage.option_names import for_storage, in_our_words
 from icechunk.storage.reach import Reach
 from icechunk.storage.urls import storage_from_url
+from icechunk.storage.web_urls import web_parts
 from icechunk.virtual.locations import (
     container_prefix,
     cut_suffix,

@@ -436,6 +436,35 @@ def test_help_does_not_wait_for_zarr() -> None:
     assert done.stdout.split() == ["False", "False"]
 
 
+def test_looking_at_a_repository_loads_little(folder: Path) -> None:
+    """What is not imported keeps the start of each of these under 0.3 s."""
+    program = """
+import contextlib, io, sys
+from icechunk.cli import main
+folder = sys.argv[1]
+for command in ("info", "log", "show", "diff", "branch", "tag", "ops", "config"):
+    sys.argv = ["icechunk", command, folder, *(["--from", "v1"] if command == "diff" else [])]
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            main()
+        except SystemExit as end:
+            assert not end.code, command
+print(*sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    others = {name.partition(".")[0] for name in loaded} & {
+        *("zarr", "xarray", "dask", "pandas", "h5py", "fsspec", "yaml", "boto3", "numcodecs"),
+        *("asyncio", "ssl", "socket", "http", "email", "multiprocessing", "subprocess"),
+    }
+    assert not others
+    ours = {name for name in loaded if name.startswith("icechunk")}
+    assert not {name for name in ours if ".kerchunk" in name or ".repository.job" in name}
+    assert "icechunk.repository.verify" not in ours
+
+
 def in_a_terminal(args: list[str], **environment: str) -> str:
     """Run a command through a pseudo-terminal and return what it shows."""
     parent, child = pty.openpty()

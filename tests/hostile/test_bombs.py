@@ -31,7 +31,7 @@ from icechunk.format import layout
 from icechunk.format.repo_info import RepoInfo, decode_repo_info, encode_repo_info
 from icechunk.kerchunk import import_references, parquet, reading
 from icechunk.storage import CountingStorage, base
-from icechunk.storage.bounded_body import Allowance
+from icechunk.storage.allowance import Allowance
 from tests.endless import BLOCK, CHUNK, MIB, OK, Endless, endless
 from tests.hostile.test_redirects import serving
 

@@ -32,7 +32,7 @@ from icechunk import (
 from icechunk.credentials import HttpAccess
 from icechunk.errors import IcechunkError, StorageError
 from icechunk.storage import Storage, base
-from icechunk.storage.bounded_body import Allowance
+from icechunk.storage.allowance import Allowance
 from icechunk.storage.waiting import Request
 from tests.endless import BLOCK, CHUNK, MIB, Endless, endless
 

@@ -328,6 +328,14 @@ def test_metadata_of_a_machine(
 
 def test_metadata_service_that_is_not_there(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(StorageError, match=r"127.0.0.1:1 does not answer .*anonymous=True"):
+        Repository.open("s3://bucket/p")
+
+
+def test_metadata_service_that_has_no_credentials(
+    home: Path, object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", object_server.url)
     with pytest.raises(StorageError, match=r"no other credentials were found.*anonymous=True"):
         Repository.open("s3://bucket/p")
 

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from icechunk import ErrorKind, InvalidInputError, Repository, StorageError, s3_storage
-from icechunk.storage import Storage, aws_environment
+from icechunk import (
+    ErrorKind,
+    InvalidInputError,
+    Repository,
+    StorageError,
+    azure_storage,
+    gcs_storage,
+    s3_storage,
+)
+from icechunk.storage import Storage, aws_environment, cloud_environment, machine_service
 from icechunk.testing.storage import contents
 from tests.servers import ObjectServer, S3Server
 
@@ -89,9 +100,7 @@ def test_half_a_key_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"},
         {"AWS_WEB_IDENTITY_TOKEN_FILE": "/nowhere"},
-        {"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/x"},
-        {"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://127.0.0.1:9/x"},
-        {"AWS_METADATA_ENDPOINT": "http://127.0.0.1:9"},
+        {"AWS_CONTAINER_CREDENTIALS_FULL_URI": "https://127.0.0.1:9/x"},
         {"AWS_SKIP_SIGNATURE": "true"},
     ],
 )
@@ -103,9 +112,93 @@ def test_where_there_are_or_may_be_some(
     assert aws_environment.missing_credentials() is None
 
 
-def test_a_machine_of_ec2(nothing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (nothing / "vendor").write_text("Amazon EC2\n")
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The URL of a service that takes requests and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+SERVICES = {
+    "AWS_EC2_METADATA_SERVICE_ENDPOINT": "",
+    "AWS_METADATA_ENDPOINT": "",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI": "/x",
+}
+
+
+@pytest.mark.parametrize("variable", SERVICES)
+def test_a_service_of_the_machine_that_is_silent(
+    variable: str, silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked once, for two seconds, and the error says where else it looked."""
+    asked: list[object] = []
+    connect = socket.create_connection
+
+    def connecting(address: Any, timeout: float) -> socket.socket:
+        asked.append(address)
+        return connect(address, timeout)
+
+    assert machine_service._PATIENCE == 2
+    monkeypatch.setattr(socket, "create_connection", connecting)
+    monkeypatch.setattr(machine_service, "_PATIENCE", 0.01)
+    monkeypatch.setenv(variable, silent + SERVICES[variable])
+    found = storage()
+    text = refusal(found)
+    assert f"{silent}{SERVICES[variable]} does not answer within" in text
+    assert "access_key_id=..." in text and "anonymous=True" in text
+    with pytest.raises(StorageError):
+        found.get("a")
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("variable", SERVICES)
+def test_a_service_of_the_machine_that_answers(
+    variable: str, object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, object_server.url)
     assert aws_environment.missing_credentials() is None
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: gcs_storage(bucket="b", prefix="p"),
+            ("gs://b/p", "GOOGLE_APPLICATION_CREDENTIALS", "gcloud auth", "bearer_token=..."),
+        ),
+        (
+            lambda: azure_storage(account="a", container="c", prefix="p"),
+            ("az://c/p", "AZURE_STORAGE_ACCOUNT_KEY", "sas_token=..."),
+        ),
+    ],
+)
+@pytest.mark.parametrize("is_silent", [True, False])
+def test_no_credentials_for_other_clouds(
+    make: Callable[[], Storage],
+    words: tuple[str, ...],
+    is_silent: bool,
+    silent: str,
+    nothing: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in os.environ:
+        if name.startswith(("GOOGLE_", "AZURE_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(machine_service, "_PATIENCE", 0.01)
+    monkeypatch.setattr(
+        cloud_environment, "LINK_LOCAL", silent if is_silent else "http://127.0.0.1:1"
+    )
+    text = refusal(make())
+    assert "does not answer" in text
+    for word in (*words, "anonymous=True"):
+        assert word in text
+
+
+def test_a_machine_of_ec2(nothing: Path, silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (nothing / "vendor").write_text("Amazon EC2\n")
+    monkeypatch.setattr(machine_service, "_PATIENCE", 0.01)
+    monkeypatch.setattr(aws_environment, "LINK_LOCAL", silent)
+    assert f"the machine at {silent} does not answer" in refusal(storage())
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     assert "AWS_EC2_METADATA_DISABLED is set" in refusal(storage())
 

@@ -13,7 +13,7 @@ import pytest
 from icechunk import StorageConcurrencySettings, StorageSettings
 from icechunk.errors import StorageError
 from icechunk.storage import GetResult, ObjectStorage
-from icechunk.storage.bounded_body import Allowance
+from icechunk.storage.allowance import Allowance
 from icechunk.storage.reading import _ONE_PIECE, _PIECE, Body, Memory, joined
 from tests.servers import S3Server
 
