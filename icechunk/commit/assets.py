@@ -26,7 +26,7 @@ from icechunk.errors import (
 )
 from icechunk.format import layout
 from icechunk.format.chunk_refs import ChunkRef, ChunkRefs
-from icechunk.format.encoding.envelope import FileType
+from icechunk.format.encoding.envelope import FileType, Scratch
 from icechunk.format.ids import encode_id, new_object_id
 from icechunk.format.manifest import (
     LocationCompression,
@@ -54,6 +54,8 @@ BYTES_PER_CHUNK_REF: Final = 48
 BYTES_PER_NODE: Final = 2048
 #: Manifests that are fetched at the same time.
 _REQUESTS: Final = 16
+#: Manifests that are decompressed at a time only for the ids of chunks.
+_DECODED_AT_A_TIME: Final = 2
 #: Of a batch, that wait to be stored together, in bytes.
 _MAX_WAITING: Final = 1 << 23
 
@@ -142,6 +144,7 @@ class Assets:
         self.storage = storage
         self._inspect = inspect or (lambda file_type, key, data: None)
         self.compression_level = compression_level
+        self._scratch = Scratch(_DECODED_AT_A_TIME)
         self._location_compression = location_compression
         self._snapshots: _Cache[Snapshot] = _Cache(
             max_snapshot_nodes * BYTES_PER_NODE, lambda s: (len(s) + 1) * BYTES_PER_NODE
@@ -273,7 +276,7 @@ class Assets:
             As `manifest`.
         """
         key = layout.manifest_key(manifest_id)
-        found, ids = decode_chunk_ids(self._get(key, "manifest"), key)
+        found, ids = decode_chunk_ids(self._get(key, "manifest"), key, self._scratch)
         _check_id(found, manifest_id, key)
         return ids
 
@@ -286,7 +289,7 @@ class Assets:
             As `manifest`.
         """
         key = layout.manifest_key(manifest_id)
-        found = decode_native_chunks(self._get(key, "manifest"), key)
+        found = decode_native_chunks(self._get(key, "manifest"), key, self._scratch)
         _check_id(found.manifest_id, manifest_id, key)
         return found
 

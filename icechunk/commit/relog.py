@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from icechunk.commit.assets import Assets
 from icechunk.format.chunk_refs import ChunkRefs
+from icechunk.format.ids import encode_id
 from icechunk.format.nodes import ManifestRef, Node
 from icechunk.format.snapshot import Snapshot
 from icechunk.format.transaction_log import Move, TransactionLog, by_rank
@@ -19,6 +20,7 @@ __all__ = [
     "node_states",
     "rewritten",
     "says_all",
+    "surplus",
     "untold",
     "untold_chunks",
 ]
@@ -99,6 +101,38 @@ def untold(
             # an amended log may tell of a node that was made anew
             if old[1] != now[1] and id not in updated:
                 yield f"that the metadata of {now[0]} changed"
+
+
+def surplus(log: TransactionLog, after: Snapshot) -> Iterator[str]:
+    """Yield what a transaction log tells of nodes that its version cannot have.
+
+    A chunk that is told and did not change is no contradiction: it may have been written with
+    the same bytes. Neither is one outside the array where a session changed the shape, even twice.
+    """
+    gone = {*log.deleted_arrays, *log.deleted_groups}
+    made = {*log.new_arrays, *log.new_groups}
+    told = {*made, *log.updated_arrays, *log.updated_groups, *log.updated_chunks}
+    told |= {move.node_id for move in log.moved_nodes}
+    # an amended log tells of nodes that were made and deleted
+    for id in sorted(told - gone):
+        if after.get_by_id(id) is None:
+            yield f"it tells of a node {encode_id(id)} that the version does not have"
+    for id in sorted(gone - made):
+        node = after.get_by_id(id)
+        if node is not None:
+            yield f"it tells that {node.path} was deleted, which the version has"
+    for id in sorted(log.updated_chunks.keys() - {*made, *gone, *log.updated_arrays}):
+        node = after.get_by_id(id)
+        if node is None:
+            continue
+        if node.array is None:
+            yield f"it tells of chunks of {node.path}, which is a group"
+            continue
+        grid = np.maximum(np.asarray(node.array.num_chunks, np.int64), 1)
+        for part in log.updated_chunks[id]:
+            count = -1 if part.shape[1] != len(grid) else int((part >= grid).any(axis=1).sum())
+            if count:
+                yield f"it tells of chunks of {node.path} outside of the array"
 
 
 def says_all(log: TransactionLog, before: Snapshot, after: Snapshot) -> bool:

@@ -21,6 +21,7 @@ from icechunk.format.ids import NODE_ID_SIZE, OBJECT_ID_SIZE, encode_id
 
 __all__ = ["broken_invariants"]
 
+_IDENTIFIER: Final = b"Ichk"
 _URL: Final = re.compile(rb"[a-z][a-z0-9+.-]*://.")
 _LISTS: Final = (
     "new groups",
@@ -51,6 +52,8 @@ def broken_invariants(file_type: FileType, data: BytesLike, name: str) -> Iterat
     """
     payload, spec_version = unwrap(data, file_type, name)
     root = read_root(payload, name)
+    if bytes(payload[4:8]) != _IDENTIFIER:
+        yield "it lacks the identifier that all clients write"
     if file_type is FileType.TRANSACTION_LOG:
         yield from _log(root, spec_version)
         return

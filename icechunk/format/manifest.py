@@ -24,7 +24,7 @@ from icechunk.format import location_compression as locations
 from icechunk.format.chunk_columns import range_ends
 from icechunk.format.chunk_refs import ChunkRefs, RefKind
 from icechunk.format.encoding import spans
-from icechunk.format.encoding.envelope import BytesLike, FileType, unwrap, wrap
+from icechunk.format.encoding.envelope import BytesLike, FileType, Scratch, unwrap, wrap
 from icechunk.format.encoding.flatbuf import (
     Batch,
     Tables,
@@ -250,18 +250,30 @@ def decode_root(root: Tables, name: str) -> Manifest:
     return Manifest(manifest_id.tobytes(), arrays)
 
 
-def decode_chunk_ids(data: BytesLike, name: str) -> tuple[bytes, NDArray[np.uint8]]:
+def decode_chunk_ids(
+    data: BytesLike, name: str, scratch: Scratch
+) -> tuple[bytes, NDArray[np.uint8]]:
     """Read the id of a manifest, and those of its native chunks: uint8[n, 12].
 
     Nothing else of it is read: coordinates and locations would take many times as long.
+
+    Parameters
+    ----------
+    data : bytes-like
+        The whole object.
+    name : str
+        Its key, for messages.
+    scratch : Scratch
+        For what is needed in the meantime.
 
     Raises
     ------
     FormatError
         If it is not a manifest, or a damaged one.
     """
-    manifest_id, _, refs = _native_refs(data, name)
-    return manifest_id, refs.struct(4, OBJECT_ID_SIZE, "chunk_id")[0]
+    with scratch.unwrap(data, FileType.MANIFEST, name) as (payload, _):
+        manifest_id, _, refs = _native_refs(payload, name)
+        return manifest_id, refs.struct(4, OBJECT_ID_SIZE, "chunk_id")[0]
 
 
 @dataclass(frozen=True)
@@ -285,30 +297,38 @@ class NativeChunks:
     ends: NDArray[np.uint64]
 
 
-def decode_native_chunks(data: BytesLike, name: str) -> NativeChunks:
+def decode_native_chunks(data: BytesLike, name: str, scratch: Scratch) -> NativeChunks:
     """Read what `decode_chunk_ids` does, and how large the chunks are.
+
+    Parameters
+    ----------
+    data, name, scratch
+        As there.
 
     Raises
     ------
     FormatError
         If it is not a manifest, or a damaged one.
     """
-    manifest_id, arrays, refs = _native_refs(data, name)
-    first, _ = refs.take(slice(1)).vector(0, "<u4", "index", required=True)
-    nodes, _ = arrays.take(slice(1)).struct(0, NODE_ID_SIZE, "node_id")
-    offset, length = refs.scalar(2, "<u8", field="offset"), refs.scalar(3, "<u8", field="length")
-    ids, _ = refs.struct(4, OBJECT_ID_SIZE, "chunk_id")
-    return NativeChunks(
-        manifest_id,
-        (nodes.tobytes(), first.tobytes()),
-        ids,
-        range_ends(offset, length).astype(np.uint64),
-    )
+    with scratch.unwrap(data, FileType.MANIFEST, name) as (payload, _):
+        manifest_id, arrays, refs = _native_refs(payload, name)
+        first, _ = refs.take(slice(1)).vector(0, "<u4", "index", required=True)
+        nodes, _ = arrays.take(slice(1)).struct(0, NODE_ID_SIZE, "node_id")
+        offset, length = (
+            refs.scalar(2, "<u8", field="offset"),
+            refs.scalar(3, "<u8", field="length"),
+        )
+        ids, _ = refs.struct(4, OBJECT_ID_SIZE, "chunk_id")
+        return NativeChunks(
+            manifest_id,
+            (nodes.tobytes(), first.tobytes()),
+            ids,
+            range_ends(offset, length).astype(np.uint64),
+        )
 
 
-def _native_refs(data: BytesLike, name: str) -> tuple[bytes, Tables, Tables]:
-    """Return the id of a stored manifest, its arrays, and its references to native chunks."""
-    payload, _ = unwrap(data, FileType.MANIFEST, name)
+def _native_refs(payload: BytesLike, name: str) -> tuple[bytes, Tables, Tables]:
+    """Return the id of a manifest, its arrays, and its references to native chunks."""
     root = read_root(payload, name)
     manifest_id, _ = root.struct(0, OBJECT_ID_SIZE, "id")
     arrays, _ = root.children(1, "arrays", required=True)

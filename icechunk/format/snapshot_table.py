@@ -229,6 +229,19 @@ class SnapshotTable(Mapping[bytes, SnapshotEntry]):
         batch.vector(5, columns.pruned, columns.pruned_at, present=np.diff(columns.pruned_at) > 0)
         return batch
 
+    def equals(self, other: SnapshotTable) -> bool:
+        """Whether both list the same snapshots; metadata are the same if they mean the same."""
+        mine, theirs = self._columns, other._columns
+        fields = ("ids", "parents", "flushed_at", "items", "pruned_at", "pruned")
+        if all(np.array_equal(getattr(mine, name), getattr(theirs, name)) for name in fields) and (
+            mine.messages.all() == theirs.messages.all()
+            and mine.names.all() == theirs.names.all()
+            and mine.values.all() == theirs.values.all()
+        ):
+            return True
+        # another client writes the same metadata as other bytes
+        return self.keys() == other.keys() and dict(self) == dict(other)
+
     def row(self, id: object) -> int | None:
         """Return the position of a snapshot among all ids in order, or None."""
         if self._rows is not None:

@@ -182,6 +182,38 @@ class UpdateLog(Sequence[UpdateEntry]):
             log = log._cut(row)
         return log, before
 
+    def continues(self, older: UpdateLog) -> bool:
+        """Whether this is an older log with one more entry, but for what was cut off its end."""
+        count = min(len(self) - 1, len(older))
+        if count < 0:
+            return False
+        ours, theirs = self._since(1)._cut(count), older._cut(count)
+        same = np.array_equal(ours._tags, theirs._tags)
+        same &= np.array_equal(ours._times, theirs._times)
+        # what was newest has got the name of its copy
+        same &= ours._backups.all()[1:] == theirs._backups.all()[1:]
+        return bool(same) and ours._all_details() == theirs._all_details()
+
+    def _all_details(self) -> list[list[Any]]:
+        return [
+            list(_listed(column, field))
+            for tag, (_, columns) in self._by_tag()
+            for field, column in zip(FIELDS[_BY_TAG[tag]], columns, strict=True)
+        ]
+
+    def _since(self, count: int) -> UpdateLog:
+        """Return the log without its newest entries."""
+        skipped = np.bincount(self._tags[:count], minlength=len(_BY_TAG) + 1).tolist()
+        return UpdateLog(
+            self._tags[count:],
+            self._times[count:],
+            self._backups.take(slice(count, None)),
+            {
+                tag: tuple(_tail(column, skipped[tag]) for column in columns)
+                for tag, columns in self._details.items()
+            },
+        )
+
     def _empty(self, tag: int) -> tuple[_Column, ...]:
         return tuple(_head(column, 0) for column in self._details[tag])
 

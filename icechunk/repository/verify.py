@@ -19,7 +19,7 @@ import numpy.typing as npt
 from icechunk.base.threads import Threads
 from icechunk.commit.assets import Assets
 from icechunk.commit.publish import RepoState
-from icechunk.commit.relog import NodeState, node_states, rewritten, untold, untold_chunks
+from icechunk.commit.relog import NodeState, node_states, rewritten, surplus, untold, untold_chunks
 from icechunk.errors import (
     FormatError,
     IcechunkError,
@@ -44,7 +44,8 @@ from icechunk.repository.listing import Listing
 from icechunk.repository.reachable import MAX_THREADS, batches
 from icechunk.repository.verification import Damage, Verification
 from icechunk.repository.verify_nodes import Extents, box, contradictions, problem_of_source
-from icechunk.repository.verify_records import Found, job_damages, repo_damages, table_damages
+from icechunk.repository.verify_records import Found, job_damages, table_damages
+from icechunk.repository.verify_updates import repo_damages
 from icechunk.virtual.resolver import VirtualResolver
 
 __all__ = ["Verifier", "damage_to_all"]
@@ -258,6 +259,9 @@ class Verifier:
                 told = f"snapshot {encode_id(entry.id)} has a transaction log, and no parent"
                 self._found("inconsistent", layout.REPO_KEY, told, [entry.id])
             self._check_snapshot(entry, snapshot)
+            if log is not None:
+                for told in surplus(log, snapshot):
+                    self._found("inconsistent", layout.transaction_key(entry.id), told, [entry.id])
             after = node_states(snapshot)
             if children[entry.id]:
                 states[entry.id] = after
@@ -406,6 +410,16 @@ class Verifier:
         if hidden.any():
             told = "references lie outside the extents by which they are found"
             self._found("inconsistent", key, told, use.snapshots, use.path, coords[hidden])
+        elif (
+            extents
+            and len(coords)
+            and not np.array_equal(
+                extents, np.stack([coords.min(axis=0), coords.max(axis=0) + 1], axis=1)
+            )
+        ):
+            # nothing is hidden; no client writes such, so a byte of the version is wrong
+            told = f"its references of {use.path} do not fill the extents that versions say"
+            self._found("inconsistent", key, told, use.snapshots, use.path)
 
     def _check_chunks(self, uses: Sequence[_Use], refs: ChunkRefs) -> None:
         self._checked["chunks"] += len(refs)

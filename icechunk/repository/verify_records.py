@@ -1,7 +1,4 @@
-"""Verification of what is stored beside the versions.
-
-These are the log of updates with its copies, the records of jobs, and the tables of archives.
-"""
+"""Verification of what is stored beside the versions: records of jobs, tables of archives."""
 
 from __future__ import annotations
 
@@ -12,36 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk.changes.codec import decode_change_set
-from icechunk.errors import IcechunkError, ObjectNotFoundError
-from icechunk.format import layout
-from icechunk.format.encoding.envelope import FileType
-from icechunk.format.ids import INITIAL_SNAPSHOT_ID, encode_id
-from icechunk.format.invariants import broken_invariants
-from icechunk.format.repo_info import RepoInfo, decode_repo_info
-from icechunk.format.updates import UpdateKind
+from icechunk.errors import IcechunkError
 from icechunk.repository import archive_tables
 from icechunk.repository.jobs_records import JOBS, JobFiles, canonical, digest_of
 from icechunk.repository.reachable import native_ids
 from icechunk.repository.stored_json import first_unpacked
 from icechunk.storage.base import Storage
 
-__all__ = ["Found", "job_damages", "repo_damages", "table_damages"]
+__all__ = ["GONE", "Found", "job_damages", "table_damages", "unreadable"]
 
-#: The number of copies to decode: the newest, from which a repair would restore.
-_DECODED: Final = 10
-
-
-#: Updates that determine whether a branch or tag exists.
-_REFS: Final = {
-    UpdateKind.TAG_CREATED: "tag",
-    UpdateKind.TAG_DELETED: "tag",
-    UpdateKind.BRANCH_CREATED: "branch",
-    UpdateKind.BRANCH_DELETED: "branch",
-    UpdateKind.BRANCH_RESET: "branch",
-    UpdateKind.NEW_COMMIT: "branch",
-    UpdateKind.COMMIT_AMENDED: "branch",
-}
-_DELETED: Final = (UpdateKind.TAG_DELETED, UpdateKind.BRANCH_DELETED)
+GONE: Final = "there is no such object"
 
 
 class Found(NamedTuple):
@@ -52,102 +29,8 @@ class Found(NamedTuple):
     told: str
 
 
-_GONE: Final = "there is no such object"
-
-
-# -- the repo info and its copies ------------------------------------------------------------
-def repo_damages(storage: Storage, info: RepoInfo, *, all_copies: bool) -> Iterator[Found]:
-    """Yield what is wrong with the repo info, and with the copies that its log names.
-
-    Parameters
-    ----------
-    storage : Storage
-    info : RepoInfo
-        The current one, of spec version 2.
-    all_copies : bool
-        Whether to decode all copies, not only the newest ones and those where the log of
-        updates continues.
-    """
-    key = layout.REPO_KEY
-    if INITIAL_SNAPSHOT_ID not in info.snapshots:
-        told = f"it does not list the first snapshot, {encode_id(INITIAL_SNAPSHOT_ID)}"
-        yield Found("inconsistent", key, told)
-    try:
-        for told in broken_invariants(FileType.REPO, storage.get(key).data, key):
-            yield Found("inconsistent", key, told)
-        dict(info.metadata)
-    except IcechunkError as error:
-        yield _unreadable(key, error)
-    for told in _unlike_its_log(info):
-        yield Found("inconsistent", key, told)
-    there = {meta.key for meta in storage.list(layout.OVERWRITTEN)}
-    decoded = 0
-    seen: set[str] = set()
-    updates, before = list(info.updates), info.repo_before_updates
-    while True:
-        for update in updates:
-            if update.backup is None:
-                continue
-            copy = layout.backup_key(update.backup)
-            if copy not in there:
-                yield Found("missing", copy, f"{_GONE}; the log of updates names it")
-            elif all_copies or decoded < _DECODED:
-                decoded += 1
-                yield from _copy_damages(storage, copy, update.updated_at)
-        if before is None or before in seen:
-            return
-        seen.add(before)
-        copy = layout.backup_key(before)
-        try:
-            older = decode_repo_info(storage.get(copy).data, copy)
-        except ObjectNotFoundError:
-            yield Found("missing", copy, f"{_GONE}; the log of updates goes on there")
-            return
-        except IcechunkError as error:
-            yield _unreadable(copy, error)
-            return
-        updates, before = list(older.updates), older.repo_before_updates
-
-
-def _unlike_its_log(info: RepoInfo) -> Iterator[str]:
-    """Yield the branches and tags that differ from what their newest update says."""
-    if info.status.availability not in (0, 1, 2):
-        yield f"its status has the number {info.status.availability}, which means nothing"
-    seen: set[tuple[str, str]] = set()
-    expired = False
-    for update in info.updates:  # newest first
-        kind, name, of = update.kind, update.name or "", _REFS.get(update.kind)
-        if kind is UpdateKind.EXPIRATION_RAN:
-            expired = True  # it may delete branches and tags, but names none
-        if of is None or (of, name) in seen:
-            continue
-        seen.add((of, name))
-        target = (info.branches if of == "branch" else info.tags).get(name)
-        if kind in _DELETED:
-            if target is not None:
-                yield f"the {of} {name!r} is listed, and was deleted by the log of updates"
-        elif target is None:
-            if not expired:
-                yield f"the {of} {name!r} is not listed, and is there by the log of updates"
-        elif of == "branch" and update.snapshot not in (None, target):
-            at, by_log = encode_id(target), encode_id(update.snapshot or b"")
-            yield f"the branch {name!r} is at {at}, and by the log of updates at {by_log}"
-
-
-def _copy_damages(storage: Storage, key: str, updated_at: int) -> Iterator[Found]:
-    """Yield what is wrong with the copy of the state whose newest update has the given time."""
-    try:
-        info = decode_repo_info(storage.get(key).data, key)
-    except ObjectNotFoundError:
-        return  # collected meanwhile
-    except IcechunkError as error:
-        yield _unreadable(key, error)
-        return
-    if not info.updates or info.updates[0].updated_at != updated_at:
-        yield Found("inconsistent", key, "it is the copy of another state than the log says")
-
-
-def _unreadable(key: str, error: IcechunkError) -> Found:
+def unreadable(key: str, error: IcechunkError) -> Found:
+    """Return the damage of an object that cannot be decoded."""
     return Found("unreadable", key, error.message.removeprefix(f"{key}: "))
 
 
@@ -170,7 +53,7 @@ def job_damages(
         folders[folder] = folders.get(folder, False) or rest == "job"
     for folder, is_defined in folders.items():
         if not is_defined:
-            yield Found("missing", f"{JOBS}{folder}/job", f"{_GONE}, beside other records of a job")
+            yield Found("missing", f"{JOBS}{folder}/job", f"{GONE}, beside other records of a job")
     for name in JobFiles.names(storage):
         files = JobFiles(storage, name)
         try:
@@ -242,13 +125,13 @@ def table_damages(storage: Storage, needed: set[str]) -> Iterator[Found]:
     there = {meta.key for meta in storage.list(archive_tables.FOLDER)}
     for key in sorted(needed):
         if key not in there:
-            yield Found("missing", key, f"{_GONE}; files cannot be added to the archive")
+            yield Found("missing", key, f"{GONE}; files cannot be added to the archive")
             continue
         try:
             document, _ = first_unpacked(bytes(storage.get(key).data))
             if not isinstance(document, dict) or "version" not in document:
                 raise ValueError("no table of an archive")
         except IcechunkError as error:
-            yield _unreadable(key, error)
+            yield unreadable(key, error)
         except ValueError as error:
             yield Found("unreadable", key, str(error))

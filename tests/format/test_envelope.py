@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import sys
 import tracemalloc
 
@@ -8,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from icechunk.errors import ErrorKind, FormatError, InternalError
 from icechunk.format.encoding import envelope
-from icechunk.format.encoding.envelope import FileType, unwrap, wrap
+from icechunk.format.encoding.envelope import HEADER_SIZE, FileType, Scratch, unwrap, wrap
 from icechunk.format.layout import backup_key, backup_name, chunk_key, snapshot_key
 from tests.format import golden
 from tests.format.hostile import damaged, value_or_format_error
@@ -173,3 +174,22 @@ def test_keys() -> None:
     assert snapshot_key(raw) == "snapshots/1CECHNKREP0F1RSTCMT0"
     assert chunk_key(raw) == "chunks/1CECHNKREP0F1RSTCMT0"
     assert backup_name(1795351363218).startswith("repo.30708328636782.")
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_memory_that_is_used_again(frames: int) -> None:
+    """Payloads larger and smaller than those before, also of several frames, one skippable."""
+    scratch = Scratch(1)
+    header = wrap(b"", FileType.MANIFEST)[:HEADER_SIZE]
+    for size in (10, 300_000, 0, 70_000, 300_001):
+        payload = bytes(range(256)) * (size // 256) + b"." * (size % 256)
+        cuts = [size * at // frames for at in range(frames + 1)]
+        data = header + SKIPPABLE.join(
+            zstd.compress(payload[a:b]) for a, b in itertools.pairwise(cuts)
+        )
+        with scratch.unwrap(data, FileType.MANIFEST, "x") as (found, version):
+            assert (bytes(found), version) == unwrap(data, FileType.MANIFEST, "x")
+            assert bytes(found) == payload
+        for bad in (data[:-1], data[:45], data + b"x"):
+            with pytest.raises(FormatError), scratch.unwrap(bad, FileType.MANIFEST, "x"):
+                pass

@@ -14,6 +14,7 @@ from hypothesis import given, settings, strategies as st
 from icechunk import FormatError, MemoryStorage, Repository, StorageError
 from icechunk.format import layout
 from icechunk.format.chunk_refs import ChunkRefs
+from icechunk.format.encoding.envelope import Scratch
 from icechunk.format.ids import new_object_id
 from icechunk.format.manifest import decode_chunk_ids, decode_manifest, encode_manifest
 from icechunk.repository.reachable import native_ids
@@ -52,12 +53,13 @@ def test_ids_of_chunks_are_those_of_the_whole_manifest(native: set[int], inline:
     virtual = ChunkRefs.virtual(np.array([[40]]), ["s3://b/k"], 0, 1)
     arrays = {b"12345678": refs.overlay(small).overlay(virtual), b"87654321": refs.overlay(virtual)}
     data = encode_manifest(b"x" * 12, arrays)
-    found, some = decode_chunk_ids(data, "m")
+    scratch = Scratch(1)
+    found, some = decode_chunk_ids(data, "m", scratch)
     whole = [native_ids(refs) for refs in decode_manifest(data, "m").arrays.values()]
     assert found == b"x" * 12
     assert np.array_equal(some, np.concatenate(whole))
     with pytest.raises(FormatError):
-        decode_chunk_ids(data[:-2], "m")
+        decode_chunk_ids(data[:-2], "m", scratch)
 
 
 # -- what is told ------------------------------------------------------------------------------

@@ -12,9 +12,15 @@ every reader accepts.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
+from queue import LifoQueue
 from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from icechunk._version import RELEASE
 from icechunk.errors import ErrorKind, FormatError, InternalError
@@ -30,6 +36,7 @@ __all__ = [
     "BytesLike",
     "FileType",
     "Header",
+    "Scratch",
     "read_header",
     "unwrap",
     "wrap",
@@ -49,6 +56,8 @@ _MAX_RATIO: Final = 1024
 _FREE_SIZE: Final = 1 << 26
 
 _STEP: Final = 1 << 20
+#: Smaller than what the system maps anew, and clears, for each allocation.
+_PIECE: Final = 1 << 16
 
 _NAME: Final = slice(12, 36)
 # other readers expect names that begin with "ic-"
@@ -152,16 +161,8 @@ def unwrap(
     FormatError
         If the object is cut, damaged, foreign, of another type, or too large.
     """
-    header = read_header(data, name)
-    if header.file_type != file_type:
-        raise FormatError(
-            f"{name}: file type {int(header.file_type)} in the header, expected {int(file_type)} "
-            f"({file_type.name.lower()})",
-            ErrorKind.INVALID_FILE_FORMAT,
-        )
-    view = memoryview(data)
-    limit = min(max_size, max(_FREE_SIZE, _MAX_RATIO * len(view)))
-    return _decompress(view[HEADER_SIZE:], name, limit), header.spec_version
+    frames, spec_version, limit = _frames(data, file_type, name, max_size)
+    return _decompress(frames, name, limit), spec_version
 
 
 def read_header(data: BytesLike, name: str) -> Header:
@@ -198,8 +199,67 @@ def read_header(data: BytesLike, name: str) -> Header:
     return Header(writer, spec_version, FileType(found))
 
 
+class Scratch:
+    """Memory into which the payloads of many large objects are decompressed, one after another.
+
+    For whoever reads each of them once, and little of it: the system clears new memory for each
+    payload, which takes longer than decompressing it.
+
+    Parameters
+    ----------
+    count : int
+        Payloads at a time; who wants one more waits.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free: LifoQueue[NDArray[np.uint8]] = LifoQueue()
+        for _ in range(count):
+            self._free.put(np.empty(0, np.uint8))
+
+    @contextmanager
+    def unwrap(
+        self, data: BytesLike, file_type: FileType, name: str
+    ) -> Iterator[tuple[memoryview, int]]:
+        """Do what `unwrap` does; the payload is valid in the block only."""
+        memory = self._free.get()
+        try:
+            frames, version, limit = _frames(data, file_type, name, MAX_PAYLOAD)
+            size = 0
+            for piece in _pieces(frames, name, limit, _PIECE):
+                if size + len(piece) > len(memory):
+                    grown = np.empty(size + max(size, len(piece)), np.uint8)
+                    grown[:size] = memory[:size]
+                    memory = grown
+                memory[size : size + len(piece)] = np.frombuffer(piece, np.uint8)
+                size += len(piece)
+            yield memory[:size].data, version
+        finally:
+            self._free.put(memory)
+
+
+def _frames(
+    data: BytesLike, file_type: FileType, name: str, max_size: int
+) -> tuple[memoryview, int, int]:
+    """Check the header; return the compressed part, the spec version, and the payload's limit."""
+    header = read_header(data, name)
+    if header.file_type != file_type:
+        raise FormatError(
+            f"{name}: file type {int(header.file_type)} in the header, expected {int(file_type)} "
+            f"({file_type.name.lower()})",
+            ErrorKind.INVALID_FILE_FORMAT,
+        )
+    view = memoryview(data)
+    limit = min(max_size, max(_FREE_SIZE, _MAX_RATIO * len(view)))
+    return view[HEADER_SIZE:], header.spec_version, limit
+
+
 def _decompress(data: memoryview, name: str, limit: int) -> bytes:
-    pieces: list[bytes] = []
+    pieces = list(_pieces(data, name, limit))
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _pieces(data: memoryview, name: str, limit: int, step: int | None = None) -> Iterator[bytes]:
+    """Yield what frames contain: each whole, or in pieces of at most `step` bytes."""
     room = limit
     too_large = f"{name}: more than {limit} bytes when decompressed"
     try:
@@ -210,11 +270,17 @@ def _decompress(data: memoryview, name: str, limit: int) -> bytes:
             frame, data = data[:end], data[end:]
             if (zstd.get_frame_info(frame).decompressed_size or 0) > room:
                 raise FormatError(too_large)
-            piece = zstd.ZstdDecompressor().decompress(frame, max_length=room + 1)
-            room -= len(piece)
-            if room < 0:
-                raise FormatError(too_large)
-            pieces.append(piece)
+            decompressor = zstd.ZstdDecompressor()
+            rest: BytesLike = frame
+            while not decompressor.eof:
+                most = room + 1 if step is None else min(step, room + 1)
+                piece = decompressor.decompress(rest, max_length=most)
+                if not piece and not decompressor.eof:
+                    raise FormatError(f"{name}: the compressed data are cut")
+                room -= len(piece)
+                if room < 0:
+                    raise FormatError(too_large)
+                yield piece
+                rest = b""
     except zstd.ZstdError as error:
         raise FormatError(f"{name}: the compressed data are damaged: {error}") from error
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -74,7 +74,7 @@ _UNSIGNED: Final = 1 << 64
 class _Payload:
     """The bytes of one file, with views that read any position."""
 
-    def __init__(self, payload: bytes, name: str) -> None:
+    def __init__(self, payload: bytes | memoryview | bytearray, name: str) -> None:
         self.name = name
         self.bytes: Bytes = np.frombuffer(payload, np.uint8)
         self.size = len(self.bytes)
@@ -445,12 +445,12 @@ def _ends(count: Ints) -> Ints:
     return ends
 
 
-def read_root(payload: bytes, name: str) -> Tables:
+def read_root(payload: bytes | memoryview | bytearray, name: str) -> Tables:
     """Return the root table of a decompressed payload, as a batch of one.
 
     Parameters
     ----------
-    payload : bytes
+    payload : bytes-like
     name : str
         How errors name the file, for example its key.
 
