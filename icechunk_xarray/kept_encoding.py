@@ -44,6 +44,9 @@ def kept_encoding(encoding: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = {key: encoding[key] for key in _KEPT if key in encoding}
     fill, missing = encoding.get(_FILL), _one_missing(encoding)
+    if "_Encoding" in encoding:
+        # texts that the file has as bytes of one length: of the next file they may be longer
+        found.pop("dtype", None)
     if encoding.get("chunks"):
         found["chunks"] = tuple(encoding["chunks"])
     if missing is not None and (fill is None or pd.isnull(fill) or fill == missing):

@@ -26,7 +26,9 @@ _ADVICE = {
     _TEXTS: "convert them with .astype(str) first",
 }
 #: Calendars that agree wherever NumPy's times are of any use.
-_STANDARD = ("standard", "gregorian", "proleptic_gregorian")
+_STANDARD = ("standard", "proleptic_gregorian")
+#: Second names of calendars.
+_CALENDARS = {"gregorian": "standard", "365_day": "noleap", "366_day": "all_leap"}
 
 
 def check_kinds(variables: Mapping[Any, xr.Variable], existing: Mapping[str, xr.Variable]) -> None:
@@ -120,20 +122,26 @@ def _is_unit_of_time(units: Any) -> bool:
     return str(units).rstrip("s") in names
 
 
+def _calendar_of(variable: xr.Variable, name: str | None = None) -> str:
+    """Return the name of a calendar that has several, as cftime has it for moments."""
+    found = str(name or variable.attrs.get("calendar", "standard")).lower()
+    return _CALENDARS.get(found, found)
+
+
 def _check_calendar(name: str, variable: xr.Variable, stored: xr.Variable) -> None:
     if stored.dtype.kind == "M":
         return
-    kept = str(stored.attrs.get("calendar", "standard")).lower()
+    kept = _calendar_of(stored)
     if variable.dtype.kind == "M":
         given = kept if kept in _STANDARD else "proleptic_gregorian"
     elif variable.dtype.kind == "O":
-        given = str(getattr(_first(variable), "calendar", kept))
+        given = _calendar_of(variable, getattr(_first(variable), "calendar", kept))
     else:
-        given = str(variable.attrs.get("calendar", "standard")).lower()
+        given = _calendar_of(variable)
     how = f", dim={name!r}" if name in variable.dims else ""
     if "360_day" in (given, kept):
         how += ", align_on='date'"
-    if given != kept and not {given, kept} <= {"standard", "gregorian"}:
+    if given != kept:
         raise refused(
             f"variable {name!r} has times of the calendar {given!r}, and is stored with "
             f"calendar={kept!r}; convert it with .convert_calendar({kept!r}{how}), or pass "

@@ -30,6 +30,7 @@ from icechunk_xarray.kinds import check_kinds
 from icechunk_xarray.names import check_names, check_place
 from icechunk_xarray.refusals import refused
 from icechunk_xarray.regions import edges_of
+from icechunk_xarray.time_units import encodable
 from icechunk_xarray.values import Check
 from icechunk_xarray.xarray_internals import encode, is_in_memory
 
@@ -61,6 +62,7 @@ class _Group(ZarrStore):
         """Return a variable with all attributes and encodings that its values need.
 
         - Bounds get the units of what they bound; CF does not require them to repeat these.
+        - Units of time get the words by which xarray encodes.
         - Of two marks of missing values, one of which is NaN, the other is kept: xarray
           encodes no values by both.
         - Chunks of several lengths become chunks of one, because xarray writes to no others.
@@ -78,6 +80,7 @@ class _Group(ZarrStore):
             del attrs["_FillValue"]
         if "units" not in attrs and variable.dtype.kind in "iuf":
             attrs.update(self._units_of_bounded().get(name, {}))
+        attrs.update(encodable(attrs, stored=True))
         if _has_no_moment(variable):
             some = np.broadcast_to(variable.dtype.type(0), variable.shape)
             return xr.Variable(variable.dims, some, attrs, variable.encoding)
@@ -200,6 +203,11 @@ def stage(
             raise refused(f"variable {name!r} cannot be encoded: {error}") from error
     for name, wanted in encoding.items():
         variables[name].encoding = dict(wanted)
+    for name in variables.keys() - existing.keys():
+        known = encodable(variables[name].encoding)
+        if known != variables[name].encoding:
+            variables[name] = variables[name].copy(deep=False)
+            variables[name].encoding = known
     try:
         encoded = encode(backend, variables, attrs, set(encoding))
     except IcechunkError:

@@ -216,20 +216,29 @@ def decode_like(
         If the stored times are of a calendar that the kind of values does not have.
     """
     kind = original.dtype.kind
-    decode_times: CFDatetimeCoder | bool = False
-    if _is_cftime(original):
-        decode_times = CFDatetimeCoder(use_cftime=True)
-    elif kind == "M":
-        unit: Any = np.datetime_data(original.dtype)[0]
-        decode_times = CFDatetimeCoder(use_cftime=False, time_unit=unit)
-    return xr.conventions.decode_cf_variable(
-        name,
-        stored,
-        mask_and_scale=mask_and_scale,
-        decode_times=decode_times,
-        stack_char_dim=False,
-        decode_timedelta=CFTimedeltaCoder() if kind == "m" else False,
-    )
+
+    def decoded(decode_times: CFDatetimeCoder | bool) -> xr.Variable:
+        return xr.conventions.decode_cf_variable(
+            name,
+            stored,
+            mask_and_scale=mask_and_scale,
+            decode_times=decode_times,
+            stack_char_dim=False,
+            decode_timedelta=CFTimedeltaCoder() if kind == "m" else False,
+        )
+
+    if kind != "M":
+        return decoded(CFDatetimeCoder(use_cftime=True) if _is_cftime(original) else False)
+    unit: Any = np.datetime_data(original.dtype)[0]
+    try:
+        return decoded(CFDatetimeCoder(use_cftime=False, time_unit=unit))
+    except ValueError:
+        # times may be since a year that nanoseconds do not reach, and xarray reads them by way
+        # of cftime
+        found = decoded(CFDatetimeCoder(time_unit=unit))
+        if found.dtype.kind != "M":
+            raise
+        return found
 
 
 def _same_records(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

@@ -46,13 +46,10 @@ _ANYWHERE: Final = frozenset(
 )
 _PROGRAM: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "[__import__(name) for name in sys.argv[2:]]; "
     "from icechunk_dask.archives.apart_child import main; main()"
 )
 #: What pytest sets for each test, and no library reads.
 _RUNNING_TEST: Final = "PYTEST_CURRENT_TEST"
-#: Modules that change what libraries can read.
-_PLUGINS: Final = ("hdf5plugin",)
 
 
 class _EndedError(Exception):
@@ -150,9 +147,9 @@ class _Child:
         self.begun = False
         self.is_stopped = self._silent = False
         self._heard = 0.0
-        _, _, path, plugins = state
+        _, _, path = state
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, json.dumps(path), *plugins],
+            [sys.executable, "-c", _PROGRAM, json.dumps(path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             # a keyboard interrupt is for the parent
@@ -330,11 +327,10 @@ class _Pool:
             self._condition.notify()
 
 
-def _state() -> tuple[str, dict[str, str], list[str], list[str]]:
+def _state() -> tuple[str, dict[str, str], list[str]]:
     """Return what a child takes over when it starts."""
-    plugins = [name for name in _PLUGINS if name in sys.modules]
     given = {name: value for name, value in os.environ.items() if name != _RUNNING_TEST}
-    return os.getcwd(), given, list(sys.path), plugins
+    return os.getcwd(), given, list(sys.path)
 
 
 _pool = _Pool()

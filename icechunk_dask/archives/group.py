@@ -173,7 +173,13 @@ class ArchiveGroup:
         return path.removeprefix(self.root).strip("/")
 
     def read_digests(self, session: Session, dims: Sequence[str]) -> None:
-        """Read what files have in common, where that is not known yet."""
+        """Read what files have in common, where that is not known yet.
+
+        Raises
+        ------
+        InvalidInputError
+            If the caller may not read it: new files could have anything else then.
+        """
         for name, template in self.templates.items():
             if template.digest or set(dims) & set(template.dimensions):
                 continue
@@ -185,8 +191,11 @@ class ArchiveGroup:
             except InvalidInputError as exc:
                 if exc.kind is not ErrorKind.UNAUTHORIZED_VIRTUAL_CHUNK_CONTAINER:
                     raise
-                # whoever may not read the archive may still add to it
-                continue
+                raise InvalidInputError(
+                    f"variable {name!r} has no dimension of {tuple(dims)}, so new files have to "
+                    f"have the values of the archive in {self.root}, which may not be read: pass "
+                    "authorize_virtual_chunk_access, or a Repository that was opened with it"
+                ) from exc
             self.templates[name] = replace(template, digest=digest(values))
 
     # -- archives without a table ------------------------------------------------------

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import numcodecs.blosc
 from h5py import h5p, h5z
 
-__all__ = ["Filter", "Pipeline", "check_plugins", "filters_of", "pipeline"]
+__all__ = ["Filter", "Pipeline", "check_plugins", "filters_of", "pipeline", "without_plugin"]
 
 _DEFLATE, _SHUFFLE, _FLETCHER32 = h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32
 _BZIP2, _BLOSC, _ZSTD = 307, 32001, 32015
@@ -76,13 +79,28 @@ class Pipeline:
 
 
 def filters_of(plist: h5p.PropDCID) -> list[Filter]:
-    """Return the filters of a dataset in encoding order."""
+    """Return the filters of a dataset in encoding order, of which HDF5 then has the plugins."""
     found = []
     for position in range(plist.get_nfilters()):
         code, _, values, label = plist.get_filter(position)
         name = _NAMES.get(code) or f"{code} {label.decode(errors='replace')}".strip()
         found.append(Filter(code, name, tuple(map(int, values))))
+        if not h5z.filter_avail(code):
+            _load_plugins()
     return found
+
+
+@cache
+def _load_plugins() -> None:
+    # HDF5 knows them once this is imported
+    with suppress(ImportError):
+        importlib.import_module("hdf5plugin")
+
+
+def without_plugin(plist: h5p.PropDCID) -> str:
+    """Say which filter of a dataset HDF5 has no plugin for; empty if it has all of them."""
+    missing = [one.name for one in filters_of(plist) if not h5z.filter_avail(one.code)]
+    return f"HDF5 has no plugin for filter {missing[0]!r}; install hdf5plugin" if missing else ""
 
 
 def pipeline(filters: list[Filter], mask: int, length: int) -> Pipeline:

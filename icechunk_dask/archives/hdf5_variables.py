@@ -18,6 +18,7 @@ from icechunk_dask.archives.hdf5_attributes import (
 )
 from icechunk_dask.archives.hdf5_chunks import table_of
 from icechunk_dask.archives.hdf5_dimensions import Item, is_virtual
+from icechunk_dask.archives.hdf5_filters import without_plugin
 from icechunk_dask.archives.hdf5_located import (
     Located,
     Source,
@@ -162,7 +163,8 @@ def _reader(
         except UnicodeDecodeError as exc:
             raise InvalidInputError(f"variable {path!r}: a text in it is not UTF-8: {exc}") from exc
         except OSError as exc:
-            raise InvalidInputError(f"variable {path!r} cannot be read: {exc}") from exc
+            reason = without_plugin(item.did.get_create_plist()) or exc
+            raise InvalidInputError(f"variable {path!r} cannot be read: {reason}") from exc
         return np.array(texts, stored.dtype).reshape(values.shape)
 
     def read(selection: tuple[slice, ...]) -> npt.NDArray[Any]:

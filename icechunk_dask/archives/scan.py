@@ -54,6 +54,8 @@ _SMALL: Final = 512
 #: The same for a coordinate: in each file, and if it is the same in all files.
 _COORDINATE: Final = 1 << 20
 _COMMON: Final = 1 << 24
+#: Of a single file, variables without combined dimensions up to this size are read whole.
+_COMPARED: Final = 1 << 26
 #: Of uncompressed chunks larger than this, single rows are checked.
 _LARGE: Final = 1 << 22
 #: For each pipeline, the first files whose chunks are checked, and then one file in so many.
@@ -473,9 +475,9 @@ class _Block:
                 0 if dim in combined else n for dim, n in zip(dims, document["shape"], strict=True)
             ],
         }
-        # referenced values are read for that only if there is something to compare them with
-        known = scanner.compare or reason is not None
-        if known and not set(scanner.concat_dims) <= set(dims):
+        # so that later files can be compared with this one, which may not be readable then
+        compared = scanner.compare or reason is not None or nbytes <= _COMPARED
+        if compared and not set(scanner.concat_dims) <= set(dims):
             self.digests[name] = digest(self._all(name))
         why, counted = reason or ("", False)
         self.schema.variables[name] = Variable(dims, document, meaning, why, counted)

@@ -96,9 +96,8 @@ def virtualize(
         Dimensions along which to combine files. Along each of them, files are sorted by their
         coordinate, or by URL if it is missing or the same in all files. More than one
         dimension, or one of `expand_dims`, needs coordinates that differ. Variables without any
-        of these dimensions must be equal in all files; large ones are compared with those in
-        the repository only if it may read its virtual chunks. A dimension may have a different
-        length in each group.
+        of these dimensions must be equal in all files. A dimension may have a different length
+        in each group.
     expand_dims : sequence of str
         Scalar variables to turn into dimensions of the data, along which files are combined,
         too: for files of one time each, and for GRIB messages. For a name that no file has,

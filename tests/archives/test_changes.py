@@ -48,6 +48,34 @@ def test_a_file_in_the_middle_that_fails_and_is_repaired(allow_gaps: bool, tmp_p
     xr.testing.assert_identical(archived(tmp_path / "repo", report), expected)
 
 
+@pytest.mark.parametrize("large", [False, True])
+def test_what_has_no_steps_stays_what_the_first_file_says(
+    large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if that file came alone, and its chunks may not be read any more."""
+    if large:
+        monkeypatch.setattr("icechunk_dask.archives.scan._COMPARED", 0)
+    files = [write_days(tmp_path / f"{i}.nc", 4 * i) for i in range(3)]
+    for path in files:
+        with h5py.File(path, "a") as file:
+            mask = file.create_dataset("mask", data=np.arange(900.0) + (path is files[2]))
+            width = file.create_dataset("width", data=np.arange(900))
+            width.make_scale("width")
+            mask.dims[0].attach_scale(width)
+    place = tmp_path / "repo"
+    report = run(files[:1], place, isolate=False)
+    assert report.variables["mask"].virtual
+    if large:
+        with pytest.raises(InvalidInputError, match=r"'mask'.*authorize_virtual_chunk_access"):
+            run(files[:2], place, isolate=False)
+    allowed = {"authorize_virtual_chunk_access": access(report)} if large else {}
+    report = run(files[:2], place, isolate=False, **allowed)
+    with pytest.raises(InvalidInputError, match=r"2\.nc: mask: has other values"):
+        run(files, place, isolate=False, **allowed)
+    expected = together([content(path) for path in files[:2]])
+    xr.testing.assert_identical(archived(place, report), expected)
+
+
 @pytest.mark.parametrize(
     ("name", "reason"), [("missing.nc", "FileNotFoundError"), ("text.nc", "not a NetCDF")]
 )

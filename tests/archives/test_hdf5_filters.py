@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import ctypes
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,10 @@ import pytest
 import zarr
 from h5py import h5t, h5z
 
+from icechunk import InvalidInputError
 from icechunk_dask.archives.hdf5 import open_hdf5
-from tests.archives.hdf5_truth import check, store_of
+from icechunk_dask.archives.hdf5_filters import _load_plugins
+from tests.archives.hdf5_truth import check, everything, store_of
 from tests.archives.test_hdf5_scanner import create, values_of
 
 VALUES = values_of((8, 30), "<f4")
@@ -272,3 +275,29 @@ def test_filters_that_nobody_decodes(tmp_path: Path, code: int) -> None:
     assert reasons["written"].startswith(f"filter {names[code]!r} has no codec, and HDF5 has no")
     assert "hdf5plugin" in reasons["written"]
     assert not reasons["plain"] and not reasons["skipped"]
+
+
+def test_plugins_that_are_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are imported when a file needs them; whether they helped is what HDF5 says."""
+    (tmp_path / "hdf5plugin.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "hdf5plugin", raising=False)
+    _load_plugins.cache_clear()
+    path = tmp_path / "plugin.h5"
+
+    def prepare(plist: Any) -> None:
+        plist.set_filter(32015, h5z.FLAG_OPTIONAL, (3,))
+
+    with h5py.File(path, "w") as file:
+        file.create_dataset("plain", data=VALUES, chunks=(4, 15), compression="gzip")
+    with open_hdf5(path, path.as_uri()) as dataset:
+        assert dataset.variables["plain"].document
+    assert "hdf5plugin" not in sys.modules
+    with h5py.File(path, "a") as file:
+        made = create(file, "a", "<f4", VALUES.shape, prepare=prepare)
+        made.id.write_direct_chunk((0, 0), PLUGINS["zstd"][2](VALUES[:4, :15].tobytes()))
+    with open_hdf5(path, path.as_uri()) as dataset:
+        reason = "no plugin for filter 'zstd'; install hdf5plugin"
+        with pytest.raises(InvalidInputError, match=reason):
+            everything(dataset.variables["a"])
+    assert sys.modules.pop("hdf5plugin").__file__ == str(tmp_path / "hdf5plugin.py")

@@ -181,6 +181,40 @@ def test_units_that_xarray_does_not_know(units: str) -> None:
     refuse(session, dataset, "variable 'v'", units.split()[0], encoding={"v": {"units": units}})
 
 
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("first", [0.0, 730000.0])
+@pytest.mark.parametrize(
+    ("units", "calendar"),
+    [
+        *[(word, "standard") for word in ("h", "hrs", "min", "s", "sec", "msec", "Days", "d")],
+        ("days", "proleptic_gregorian"),
+        ("hr", "noleap"),
+        ("months", "360_day"),
+        ("common_years", "365_day"),
+    ],
+)
+def test_units_that_xarray_only_reads(
+    units: str, calendar: str, first: float, stored: bool
+) -> None:
+    """Times are encoded by other words for them, also since the year 1."""
+    origin = "2000-01-01" if first == 0 else "1-1-1"
+    attrs = {"units": f"{units} since {origin}", "calendar": calendar}
+    raw = xr.Dataset({"v": ("t", np.arange(6))}, {"t": ("t", np.arange(6.0) + first, attrs)})
+    if units in ("months", "common_years"):
+        raw["t"] = raw["t"] % 1000
+        raw["t"].attrs = attrs
+    dataset = xr.decode_cf(raw)
+    assert dataset["t"].dtype.kind != "f"
+    before = raw if stored else dataset
+    session = begin(before.isel(t=slice(0, 4)))
+    later = dataset.isel(t=slice(4, 6))
+    if stored and units in ("months", "common_years"):
+        # no days among months
+        return refuse(session, later, "variable 't'", units, append_dim="t")
+    to_icechunk(later, session, append_dim="t")
+    xr.testing.assert_equal(read(session), dataset)
+
+
 # -- names and attributes ---------------------------------------------------------------------
 @pytest.mark.parametrize("name", [".", "..", "zarr.json", "a\\b"])
 def test_names_that_zarr_takes_for_something_else(name: str) -> None:
