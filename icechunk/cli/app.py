@@ -13,7 +13,8 @@ import click
 
 from icechunk._version import __version__
 from icechunk.base.visible import visible
-from icechunk.errors import ErrorKind, IcechunkError
+from icechunk.cli.advice import in_options
+from icechunk.errors import IcechunkError
 
 __all__ = ["main"]
 
@@ -52,14 +53,6 @@ COMMANDS: Final = {
     "virtualize": ("archives", "Make one dataset of NetCDF, HDF5 or GRIB files."),
     "import-kerchunk": ("kerchunk_references", "Import kerchunk references."),
     "export": ("kerchunk_references", "Export a version as kerchunk references."),
-}
-
-#: What to pass here, where an error speaks of an argument of Python.
-_ADVICE: Final[dict[str, str]] = {
-    ErrorKind.UNAUTHORIZED_VIRTUAL_CHUNK_CONTAINER: (
-        "; on the command line: --authorize-virtual-chunk-access PREFIX, and --trust-config for "
-        "endpoints that the repository names"
-    ),
 }
 
 
@@ -107,8 +100,9 @@ class Commands(click.Group):
             if isinstance(error, ModuleNotFoundError) and error.msg.startswith("No module"):
                 message = f"{error.name} is not installed: pip install 'icechunk[all]'"
             else:
-                message = str(error) or type(error).__name__
-                message += _ADVICE.get(str(getattr(error, "kind", "")), "")
+                name = ctx.invoked_subcommand
+                command = self.get_command(ctx, name) if name else None
+                message = in_options(str(error) or type(error).__name__, command)
             raise click.ClickException(visible(message)) from error
 
 

@@ -154,6 +154,13 @@ def _tell(report: VirtualizeReport, as_json: bool) -> None:
 
 @click.command()
 @_of_files(on_changed=["error", "replace", "keep"])
+@click.option(
+    "--order",
+    type=click.Choice(["auto", "coordinate", "url"]),
+    default="auto",
+    show_default=True,
+    help="What the files of a new archive are sorted by.",
+)
 @_several("--loadable", "loadable", "Variable to write by value.")
 @click.option(
     "--chunk-grid",

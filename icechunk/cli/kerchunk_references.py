@@ -28,6 +28,26 @@ __all__ = ["COMMANDS"]
 @chunk_repository
 @click.argument("references", metavar="REFERENCES")
 @click.option("-a", "--append", "append_dim", metavar="DIM", help="Append along a dimension.")
+@click.option("--overwrite", is_flag=True, help="Replace arrays that exist.")
+@click.option(
+    "--mask-fill-value/--no-mask-fill-value",
+    default=None,
+    help="Whether values equal to the fill value are missing. Default: unless they are zero.",
+)
+@click.option(
+    "--drop-attribute",
+    "drop_attributes",
+    metavar="[VARIABLE:]NAME",
+    multiple=True,
+    help="Attribute to leave out. Repeatable.",
+)
+@click.option(
+    "--verify",
+    type=click.Choice(["sample", "all", "none"]),
+    default="sample",
+    show_default=True,
+    help="Which chunks to decode before the commit.",
+)
 @remote_option
 @group_option
 @branch_option
@@ -36,21 +56,16 @@ __all__ = ["COMMANDS"]
 def import_kerchunk(
     repo: Repository,
     references: str,
-    append_dim: str | None,
     remote_options: dict[str, Any],
-    group: str,
     branch: str,
     message: str | None,
     as_json: bool,
+    **arguments: Any,
 ) -> None:
     """Import kerchunk references: JSON, compressed or not, or a Parquet store."""
     session = repo.writable_session(branch)
     report = import_references(
-        references,
-        session,
-        group=group,
-        append_dim=append_dim,
-        remote_options=remote_options or None,
+        references, session, remote_options=remote_options or None, **arguments
     )
     snapshot = session.commit(message or f"References of {Path(references).name}")
     line = f"{report!r}\ncommitted {snapshot}"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import click
 
 from icechunk import Repository
 from icechunk.cli import completing
-from icechunk.cli.options import as_json, chunk_repository, repository
-from icechunk.cli.output import error_console, print_json, text
+from icechunk.cli.options import as_json, chunk_repository, confirm, repository
+from icechunk.cli.output import done, error_console, print_json, text
 
 __all__ = ["COMMANDS"]
 
@@ -50,9 +51,23 @@ def verify(
 @click.command()
 @repository
 @click.argument("name", required=False, shell_complete=completing.jobs)
+@click.option(
+    "-d", "--delete", is_flag=True, help="Forget the job, and what is not committed of it."
+)
+@confirm
 @as_json
-def jobs(repo: Repository, name: str | None, as_json: bool) -> None:
-    """List jobs, or show how far the job NAME is."""
+def jobs(
+    repo: Repository, name: str | None, delete: bool, ask: Callable[[str], None], as_json: bool
+) -> None:
+    """List jobs, or show how far the job NAME is, or delete it."""
+    if delete:
+        if name is None:
+            raise click.UsageError("name the job to delete")
+        repo.jobs.open(name)
+        ask(f"Delete the job {name}?")
+        repo.jobs.delete(name)
+        done(as_json, f"deleted the job {name}", deleted=name)
+        return
     if name is None:
         names = repo.jobs.list()
         if as_json:

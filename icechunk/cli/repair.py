@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from icechunk import Repository, Storage
+from icechunk.cli.advice import in_options
 from icechunk.cli.options import as_json, confirm, storage
 from icechunk.cli.output import print_json, text
 
@@ -66,13 +67,13 @@ def repair(
     found = Repository.repair(place, **how)
     if not dry_run and found.is_needed:
         if not as_json:
-            text(repr(found))
+            text(in_options(repr(found), None))
         ask(f"Repair {place.url} like that?")
         found = Repository.repair(place, **how, dry_run=False)
     if as_json:
         print_json(found.to_dict())
     else:
-        text(repr(found))
+        text(in_options(repr(found), None))
 
 
 COMMANDS: dict[str, Any] = {"repair": repair}

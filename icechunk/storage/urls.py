@@ -49,6 +49,13 @@ _AZURE_KEYS: Final = _parameters(azure_credentials)
 Options = dict[str, Any]
 
 
+def option_names() -> frozenset[str]:
+    """Return the names of options of storages, as errors advise them."""
+    services: list[Callable[..., Any]] = [s3_storage, r2_storage, tigris_storage, http_storage]
+    names = map(_parameters, services)
+    return frozenset({"account"}).union(_S3_OPTIONS, _GCS_KEYS, _AZURE_KEYS, *names)
+
+
 def _credentials(function: Callable[..., Any], names: frozenset[str], options: Options) -> Any:
     """Return credentials given as an object, or as arguments of the function that makes one."""
     given = {name: options.pop(name) for name in sorted(names & options.keys())}

@@ -313,7 +313,7 @@ def test_virtual_chunks_of_a_folder(tmp_path: Path) -> None:
     content.to_netcdf(file, engine="h5netcdf", encoding={"t": {"chunksizes": (1, 6)}})
     run("virtualize", place, file)
     refused = run("cat", place, "/t", "-c", "0,0", code=1).output
-    assert "--authorize-virtual-chunk-access PREFIX" in refused
+    assert "pass --authorize-virtual-chunk-access 'file:" in refused
     prefix = f"file://{tmp_path}/files/"
     for way in (tmp_path / "files", prefix, f"{prefix}=anonymous"):
         access = ("--authorize-virtual-chunk-access", way)
@@ -524,7 +524,7 @@ def test_repair(folder: Path, repo: Repository) -> None:
     tip = repo.lookup_branch("main")
     assert "nothing to repair" in run("repair", folder).output
     (folder / "repo").write_bytes(b"")
-    assert "Repository.repair" in run("verify", folder, code=1).output
+    assert "icechunk repair" in run("verify", folder, code=1).output
     told = data("repair", folder, "--dry-run")
     assert told["unlisted"][0]["id"] == tip
     assert (folder / "repo").read_bytes() == b""
