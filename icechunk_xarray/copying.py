@@ -172,7 +172,8 @@ def ingest(
         )
     opened = Opened.of(target, storage_options, remote_options, None)
     sources = Sources(opened.remote_options)
-    spelled = {location_of(name): name for name in reversed(sources.expand(urls))}
+    expanded = sources.expand(urls, folders=parser is not None or engine is not None)
+    spelled = {location_of(name): name for name in reversed(expanded)}
     locations = {name: location for location, name in reversed(spelled.items())}
     derived = derive_containers(list(locations.values()), opened.remote_options)
     sources = replace(sources, prefixes=tuple(each.url_prefix for each in derived))

@@ -33,7 +33,8 @@ __all__ = ["NUMCODEC", "GribCodec", "GridLines", "grib_handle", "grid_lines", "g
 NUMCODEC: Final = "grib"
 #: No Gaussian grid has more parallels between pole and equator.
 _MOST_PARALLELS: Final = 1 << 14
-#: Grids on which ecCodes handles rows that are scanned backwards alternately.
+#: Grids on which ecCodes computes points in the order of the message if every other row is
+#: scanned backwards. On all others it does not turn these rows.
 _TURNING: Final = ("lambert", "mercator", "polar_stereographic")
 #: ecCodes is not thread-safe.
 _ECCODES: Final = threading.RLock()
@@ -120,7 +121,7 @@ class GribCodec(ArrayBytesCodec):
                 raise InvalidInputError(
                     f"the GRIB message has {points} points, but its chunk has the shape {shape}"
                 )
-            values = lines.in_rows(values)
+            values = lines.points_in_rows(values) if coordinate else lines.in_rows(values)
         dtype = self.dtype or ("float64" if coordinate else "float32")
         return np.asarray(values.reshape(shape), dtype=dtype)
 
@@ -280,7 +281,9 @@ class GridLines:
     columns : bool
         Whether consecutive values lie in a column.
     turning : bool
-        Whether every other row is scanned backwards.
+        Whether every other row (or column) is scanned backwards.
+    turning_points : bool
+        Whether ecCodes computes points in that order, too.
     is_northeast : bool
         Whether the first line is scanned towards larger i and j.
     """
@@ -289,6 +292,7 @@ class GridLines:
     nj: int
     columns: bool
     turning: bool
+    turning_points: bool
     is_northeast: bool
 
     @property
@@ -298,12 +302,17 @@ class GridLines:
 
     def in_rows(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return values in rows that all run in the same direction."""
-        if self.columns:
-            return np.ascontiguousarray(values.reshape(self.ni, self.nj).T)
-        rows = values.reshape(self.nj, self.ni).copy()
-        if self.turning:
-            rows[1::2] = rows[1::2, ::-1].copy()
-        return rows
+        return self._in_rows(values, self.turning)
+
+    def points_in_rows(self, points: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return latitudes or longitudes, as ecCodes orders them, in the same rows."""
+        return self._in_rows(points, self.turning_points)
+
+    def _in_rows(self, values: npt.NDArray[Any], turning: bool) -> npt.NDArray[Any]:
+        lines = values.reshape((self.ni, self.nj) if self.columns else self.shape).copy()
+        if turning:
+            lines[1::2] = lines[1::2, ::-1].copy()
+        return np.ascontiguousarray(lines.T) if self.columns else lines
 
     def numbers(self) -> npt.NDArray[np.int64]:
         """Return the index of each point's value in the message, row by row."""
@@ -318,17 +327,13 @@ def grid_lines(handle: Any) -> GridLines | None:
         return bool(eccodes.codes_is_defined(handle, key) and eccodes.codes_get_long(handle, key))
 
     columns = flag("jPointsAreConsecutive")
-    # on other grids ecCodes turns no rows, and it misreads alternating columns
-    turning = (
-        not columns
-        and flag("alternativeRowScanning")
-        and eccodes.codes_get(handle, "gridType", str) in _TURNING
-    )
+    turning = flag("alternativeRowScanning")
     if not columns and not turning:
         return None
+    turning_points = turning and eccodes.codes_get(handle, "gridType", str) in _TURNING
     ni, nj = (eccodes.codes_get_long(handle, key) for key in ("Ni", "Nj"))
     northeast = flag("jScansPositively") and not flag("iScansNegatively")
-    return GridLines(ni, nj, columns, turning, northeast)
+    return GridLines(ni, nj, columns, turning, turning_points, northeast)
 
 
 register_codec(GribCodec.name, GribCodec)

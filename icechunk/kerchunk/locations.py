@@ -17,6 +17,8 @@ from icechunk.storage.base import check_key
 from icechunk.virtual.locations import stored_location
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)::?//")
+#: fsspec takes such local URLs, too.
+_WITHOUT_HOST: Final = re.compile(r"(file|local):(?=/(?!/))")
 _WINDOWS: Final = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 _LOCAL: Final = ("file", "local")
 _WEB: Final = ("http", "https")
@@ -54,7 +56,7 @@ def normalizer(remote_protocol: str | None = None, base_url: str | None = None) 
 
 
 def _location(url: str, remote_protocol: str | None, start: str | None) -> str:
-    whole = url
+    whole = _WITHOUT_HOST.sub(r"\1://", url)
     if not _SCHEME.match(whole):
         if start is not None and not whole.startswith("/"):
             whole = start + whole
@@ -63,6 +65,8 @@ def _location(url: str, remote_protocol: str | None, start: str | None) -> str:
     match = _SCHEME.match(whole)
     scheme = match[1].lower() if match else "file"
     path = whole[match.end() :] if match else whole
+    if scheme in _LOCAL:
+        path = os.path.expanduser(path)
     _check_path(url, scheme, path)
     if scheme in _LOCAL:
         return stored_location("file://" + quote(os.path.abspath(path)))

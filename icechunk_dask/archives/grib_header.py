@@ -425,7 +425,7 @@ def _computed(keys: _Keys) -> Grid:
     found = [latitudes, longitudes]
     if len(shape) == 2:
         lines = keys.lines()
-        found = [lines.in_rows(v) if lines else v.reshape(shape) for v in found]
+        found = [lines.points_in_rows(v) if lines else v.reshape(shape) for v in found]
     names = ("latitude", "longitude")
     if not regular:
         coordinates = {name: (dimensions, v) for name, v in zip(names, found, strict=True)}

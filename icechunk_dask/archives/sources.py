@@ -125,11 +125,13 @@ class Source:
         Raises
         ------
         InvalidInputError
-            If a local path is a pipe or a device.
+            If a local path is a folder, a pipe or a device.
         StorageError
             If a remote file does not exist, or its server does not report its size.
         """
         if self.is_local:
+            if os.path.isdir(self.path):
+                raise InvalidInputError(_instead_of_folder(self.path))
             # a pipe would block the caller
             file = open(self.path, "rb", opener=_at_once)  # noqa: SIM115 (returned open)
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -267,28 +269,42 @@ class Sources:
                 "virtual chunk container for it"
             )
 
-    def expand(self, urls: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
+    def expand(
+        self,
+        urls: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        *,
+        folders: bool = False,
+    ) -> list[str]:
         """Return URLs with globs replaced by the files that match, each once.
+
+        Parameters
+        ----------
+        urls : str, path or iterable of them
+        folders : bool
+            Whether a folder may be given: for parsers of formats that are folders.
 
         Raises
         ------
         InvalidInputError
-            If a pattern matches nothing, or a string names a folder.
+            If a pattern matches nothing, if the only URL is that of a folder, or if something
+            is no URL or path.
         """
-        if isinstance(urls, str | os.PathLike):
-            text = os.fspath(urls)
-            if not self._is_pattern(text) and self._is_folder(text):
-                raise InvalidInputError(
-                    f"{text} is a folder; pass a pattern such as {text.rstrip('/') + '/*.nc'!r}"
-                )
-            urls = [text]
+        alone = isinstance(urls, str | bytes | os.PathLike)
+        given: Any = [urls] if alone else urls
+        if not isinstance(given, Iterable):
+            raise InvalidInputError(f"{urls!r} is neither a URL or path nor a list of them")
         found: list[str] = []
-        for url in urls:
-            text = os.fspath(url)
+        for url in given:
+            text = _text(url)
             if not is_local(text):
                 # unsupported files are refused before anything else
                 self._files.check(text)
-            found.extend(self._matching(text) if self._is_pattern(text) else [text])
+            if self._is_pattern(text):
+                found.extend(self._matching(text))
+                continue
+            if alone and not folders and self._is_folder(text):
+                raise InvalidInputError(_instead_of_folder(text))
+            found.append(text)
         if not found:
             raise InvalidInputError("there are no urls")
         return list(dict.fromkeys(found))
@@ -306,11 +322,14 @@ class Sources:
         if is_local(pattern):
             fs = fsspec.filesystem("file")
             scheme = pattern.partition("://")[0] + "://" if "://" in pattern else ""
-            named = [scheme + path for path in fs.glob(_local_path(pattern)) if not fs.isdir(path)]
+            wanted = _local_path(pattern)
+            named = [scheme + path for path in fs.glob(wanted) if not fs.isdir(path)]
+            named = [path for path in named if not _is_hidden(path, wanted)]
         else:
             named = self._matching_outside(pattern)
         if not named:
-            raise InvalidInputError(f"no file matches {public_url(pattern)}")
+            braces = "; braces mean nothing in patterns: pass a list" if "{" in pattern else ""
+            raise InvalidInputError(f"no file matches {public_url(pattern)}{braces}")
         return sorted(named)
 
     def _matching_outside(self, pattern: str) -> list[str]:
@@ -383,6 +402,34 @@ def _at_once(path: str, flags: int) -> int:
 def is_local(url: str) -> bool:
     """Whether a URL or path is on this machine."""
     return "://" not in url or url.startswith(("file://", "local://"))
+
+
+def _text(url: Any) -> str:
+    """Return a URL or path as text."""
+    if not isinstance(url, str | os.PathLike) or not isinstance(os.fspath(url), str):
+        raise InvalidInputError(
+            f"{url!r} is no URL or path of a file; pass a string, a path, or a flat list of them"
+        )
+    text = os.fspath(url)
+    if not text.strip():
+        raise InvalidInputError(f"{text!r} is no URL or path of a file")
+    return text
+
+
+def _instead_of_folder(url: str) -> str:
+    shown = public_url(url)
+    if is_web(url):
+        return f"{shown} is a folder, and web servers do not list theirs; pass URLs of files"
+    return f"{shown} is a folder; pass a pattern such as {shown.rstrip('/') + '/*.nc'!r}"
+
+
+def _is_hidden(path: str, pattern: str) -> bool:
+    """Whether a wildcard stands for the dot of a hidden name, which it does not in shells."""
+    return _dots(path) > _dots(os.path.normpath(pattern))
+
+
+def _dots(path: str) -> int:
+    return sum(name.startswith(".") for name in path.split("/"))
 
 
 def _local_path(url: str) -> str:

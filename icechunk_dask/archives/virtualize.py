@@ -90,6 +90,8 @@ def virtualize(
     urls : str, path or sequence of them
         NetCDF 3 and 4, HDF5 or GRIB files, with any extension. A pattern such as
         ``"s3://bucket/2024/*.nc"`` stands for all matching files; a list may contain patterns.
+        ``*``, ``?``, ``[ab]`` and ``**`` (any folders) are known; hidden files on this machine
+        match only a dot of the pattern. Web servers list no files.
     target : Repository, Storage, URL or path
         A repository is created if there is none.
     concat_dims : sequence of str
@@ -243,7 +245,8 @@ def virtualize(
     opened = Opened.of(target, storage_options, remote_options, authorize_virtual_chunk_access)
     sources = Sources(opened.remote_options)
     # one file may be spelled in several ways
-    spelled = {location_of(name): name for name in reversed(sources.expand(urls))}
+    expanded = sources.expand(urls, folders=parser is not None)
+    spelled = {location_of(name): name for name in reversed(expanded)}
     locations = {name: location for location, name in reversed(spelled.items())}
     names = list(locations)
     session = opened.session(branch)

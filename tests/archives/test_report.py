@@ -15,7 +15,8 @@ import pytest
 import xarray as xr
 
 from icechunk import InvalidInputError, Repository
-from icechunk_dask import remove_files, virtualize
+from icechunk_dask import ingest, remove_files, virtualize
+from icechunk_dask.archives.sources import Sources
 from tests.archives.day_files import archived, content, together, write_days
 from tests.servers import S3Server
 
@@ -125,6 +126,59 @@ def test_patterns(tmp_path: Path) -> None:
         virtualize(f"{tmp_path}/*.grib", tmp_path / "repo")
     with pytest.raises(InvalidInputError, match=r"is a folder; pass a pattern such as .*/\*\.nc"):
         virtualize(tmp_path, tmp_path / "repo")
+
+
+def test_hidden_files(tmp_path: Path) -> None:
+    """As in shells, no wildcard stands for their dot."""
+    for number, name in enumerate(("a.nc", "._a.nc", ".tmp/a.nc", "b/a.nc", "b/.old.nc")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_days(tmp_path / name, 4 * number)
+    for pattern, names in {
+        "*.nc": ["a.nc"],
+        "**/*.nc": ["a.nc", "b/a.nc"],
+        ".*.nc": ["._a.nc"],
+        ".tmp/?.nc": [".tmp/a.nc"],
+        "b/.*": ["b/.old.nc"],
+    }.items():
+        assert Sources({}).expand(f"{tmp_path}/{pattern}") == [f"{tmp_path}/{n}" for n in names]
+
+
+@pytest.mark.parametrize("spelling", ["~/a.nc", "file://~/a.nc", "file:{}/a.nc", "local:{}/a.nc"])
+def test_spellings_of_fsspec(
+    spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read is what references name."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = write_days(tmp_path / "a.nc", 0)
+    url = spelling.format(tmp_path)
+    report = virtualize(url, tmp_path / "repo", scheduler="sync")
+    xr.testing.assert_identical(archived(tmp_path / "repo", report), content(path))
+    assert virtualize(path, tmp_path / "repo", scheduler="sync").already == (str(path),)
+    assert remove_files(url, tmp_path / "repo").removed
+
+
+@pytest.mark.parametrize(
+    ("urls", "words"),
+    [
+        (None, "None is neither a URL or path nor a list of them"),
+        (7, "7 is neither"),
+        ("", "'' is no URL or path of a file"),
+        ([["a.nc"], ["b.nc"]], r"\['a.nc'\] is no URL .* a flat list"),
+        ([None], "None is no URL"),
+        (b"a.nc", "b'a.nc' is no URL"),
+        ([], "there are no urls"),
+        ("{}/{{a,b}}*.nc", "braces mean nothing in patterns"),
+        ("http://127.0.0.1:9/x/", "web servers do not list theirs; pass URLs of files"),
+        (["{}"], "is a folder; pass a pattern such as"),
+    ],
+)
+def test_what_is_no_file(urls: Any, words: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").touch()
+    if urls and "{}" in str(urls):
+        urls = urls.format(tmp_path) if isinstance(urls, str) else [str(tmp_path)]
+    for copy in (virtualize, ingest):
+        with pytest.raises(InvalidInputError, match=words):
+            copy(urls, tmp_path / "repo")
 
 
 # -- which names -----------------------------------------------------------------------

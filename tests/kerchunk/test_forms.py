@@ -213,7 +213,9 @@ def test_urls(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert locations("s3a://bucket/50%?#.nc") == ["s3://bucket/50%25%3F%23.nc"]
     assert locations("https://host/50%25.nc?x=1") == ["https://host/50%25.nc?x=1"]
     assert locations("gcs://bucket/y.nc") == ["gs://bucket/y.nc"]
-    assert locations("local:///y.nc") == ["file:///y.nc"]
+    assert locations("local:///y.nc") == locations("file:/y.nc") == ["file:///y.nc"]
+    monkeypatch.setenv("HOME", "/home/me")
+    assert locations("~/y.nc") == locations("file://~/y.nc") == ["file:///home/me/y.nc"]
 
 
 UNREADABLE = {
