@@ -8,15 +8,16 @@ more.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any, Final
 
 __all__ = [
     "are_known",
     "decoded_sizes",
     "is_rectilinear",
-    "place_of",
+    "places",
     "rectilinear_chunks",
     "stored_sizes",
     "what_it_takes",
@@ -75,12 +76,12 @@ def decoded_sizes(array: Any) -> list[int | list[int]]:
         return [sizes[0] if len(set(sizes)) == 1 else list(sizes) for sizes in each]
 
 
-def place_of(index: int, sizes: int | Sequence[int], length: int) -> slice:
-    """Return which part of a dimension a chunk is."""
+def places(sizes: int | Sequence[int], length: int) -> Callable[[int], slice]:
+    """Return a function that says which part of a dimension a chunk is."""
     if isinstance(sizes, int):
-        return slice(index * sizes, min((index + 1) * sizes, length))
-    begin = sum(sizes[:index])
-    return slice(begin, min(begin + sizes[index], length))
+        return lambda i: slice(i * sizes, min((i + 1) * sizes, length))
+    bounds = list(accumulate(sizes, initial=0))
+    return lambda i: slice(bounds[i], min(bounds[i + 1], length))
 
 
 @contextmanager

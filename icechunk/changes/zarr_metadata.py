@@ -14,6 +14,7 @@ import json
 import math
 import operator
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ from icechunk.errors import ErrorKind, FormatError, InvalidInputError
 
 #: The official client counts chunks in a u32 and wraps; larger grids are unusable there.
 MAX_CHUNKS_PER_DIMENSION: Final = 2**32 - 1
+#: As many chunks along an axis may be runs in a short document, which Zarr writes out.
+_MAX_WRITTEN_OUT: Final = 1 << 20
 #: How deep arrays and objects may be nested; other readers of JSON stop there.
 _MAX_DEPTH: Final = 100
 #: Sizes are stored in 64 bits.
@@ -138,9 +141,7 @@ def check_document(user_data: bytes, path: str) -> None:
     _check_value(document, path, ())
     grid = document.get("chunk_grid") if isinstance(document, dict) else None
     if isinstance(grid, dict) and grid.get("name") == "rectilinear":
-        shape = document["shape"]
-        for axis, edges in enumerate(grid["configuration"]["chunk_shapes"]):
-            _check_edges(edges, shape[axis], axis, path)
+        _check_edges(grid, document["shape"], len(user_data), path)
 
 
 def check_stored(user_data: bytes, path: str) -> None:
@@ -149,7 +150,8 @@ def check_stored(user_data: bytes, path: str) -> None:
     Raises
     ------
     FormatError
-        If it is no JSON object, or the chunks of a regular grid cannot be those of its shape.
+        If it is no JSON object, or its chunk grid cannot be that of its shape or stands for too
+        many chunks.
     """
     try:
         document = json.loads(user_data)
@@ -160,6 +162,9 @@ def check_stored(user_data: bytes, path: str) -> None:
             shape = _sizes(document.get("shape"), path, "shape")
             if grid.get("name") == "regular":
                 _regular(grid.get("configuration"), shape, path)
+            elif grid.get("name") == "rectilinear":
+                _grid(grid, shape, path)
+                _check_edges(grid, shape, len(user_data), path)
     except (InvalidInputError, RecursionError, ValueError) as error:
         text = error if isinstance(error, InvalidInputError) else _bad(path, f"not JSON: {error}")
         raise FormatError(f"{text}; write it anew, or delete the node") from None
@@ -198,26 +203,37 @@ def _name(where: tuple[str, ...]) -> str:
     return f"field {'.'.join(where)!r}"
 
 
-def _check_edges(edges: Any, length: int, axis: int, path: str) -> None:
-    """Refuse chunk sizes along one axis that do not cover an array."""
-    if not isinstance(edges, list):
-        return  # one size for all, which was looked at
-    total = 0
-    for edge in edges:
-        size, times = edge if isinstance(edge, list) and len(edge) == 2 else (edge, 1)
-        if any(type(n) is not int or n < 1 for n in (size, times)):
+def _check_edges(grid: Any, shape: Sequence[int], size: int, path: str) -> None:
+    """Refuse a rectilinear grid that does not cover an array, or that stands for too much.
+
+    Zarr writes out runs of chunk sizes, so a few bytes may become any number.
+    """
+    for axis, edges in enumerate(grid["configuration"]["chunk_shapes"]):
+        if not isinstance(edges, list):
+            continue  # one size for all, which was looked at
+        count = _edges(edges, 0, path)
+        if count > max(_MAX_WRITTEN_OUT, size):
             raise _bad(
                 path,
-                f"chunk size {edge!r} along axis {axis} of the rectilinear grid: expected a "
-                "positive integer, or a pair of a size and a count",
+                f"{count} chunks along axis {axis} of the rectilinear grid are too many for a "
+                f"document of {size} bytes; give one size for the axis, or use a regular grid",
             )
-        total += size * times
-    if total < length:
-        raise _bad(
-            path,
-            f"the chunks along axis {axis} of the rectilinear grid add up to {total}, but "
-            f"the array is {length} long",
-        )
+        total = 0
+        for edge in edges:
+            length, times = edge if isinstance(edge, list) and len(edge) == 2 else (edge, 1)
+            if any(type(n) is not int or n < 1 for n in (length, times)):
+                raise _bad(
+                    path,
+                    f"chunk size {edge!r} along axis {axis} of the rectilinear grid: expected a "
+                    "positive integer, or a pair of a size and a count",
+                )
+            total += length * times
+        if total < shape[axis]:
+            raise _bad(
+                path,
+                f"the chunks along axis {axis} of the rectilinear grid add up to {total}, but "
+                f"the array is {shape[axis]} long",
+            )
 
 
 def _bad(path: str, reason: str) -> InvalidInputError:
@@ -274,7 +290,7 @@ def _edges(edges: Any, length: int, path: str) -> int:
     count = 0
     for edge in edges:
         # a run is [size, how many times]
-        run = isinstance(edge, list) and len(edge) == 2 and type(edge[1]) is int
+        run = isinstance(edge, list) and len(edge) == 2 and type(edge[1]) is int and edge[1] > 0
         count += edge[1] if run else 1
     return count
 

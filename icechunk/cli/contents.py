@@ -14,7 +14,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from icechunk import FormatError, IcechunkError, InvalidInputError, Repository, Session
-from icechunk.base.rectilinear import decoded_sizes, place_of, rectilinear_chunks
+from icechunk.base.rectilinear import decoded_sizes, places, rectilinear_chunks
 from icechunk.base.visible import in_a_line
 from icechunk.cli import completing
 from icechunk.cli.options import as_json, chunk_repository, ref, repository
@@ -168,14 +168,14 @@ def cat(repo: Repository, ref: str, path: str, index: str | None, as_json: bool)
         print_json(json.loads(json.dumps(node.metadata.to_dict(), default=_jsonable)))
         return
     array = _array(session, path)
-    places = _index(array, index)
+    chunk = _index(array, index)
     selection = tuple(
-        place_of(i, n, length)
-        for i, n, length in zip(places, decoded_sizes(array), array.shape, strict=True)
+        places(n, length)(i)
+        for i, n, length in zip(chunk, decoded_sizes(array), array.shape, strict=True)
     )
     values = np.asarray(array[selection])
     if as_json:
-        print_json({"chunk": places, "values": values})
+        print_json({"chunk": chunk, "values": values})
         return
     with np.printoptions(threshold=10_000, linewidth=100):
         text(str(values))

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from icechunk.base.rectilinear import place_of, rectilinear_chunks, stored_sizes
+from icechunk.base.rectilinear import places, rectilinear_chunks, stored_sizes
 from icechunk.errors import ErrorKind, IcechunkError
 from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.session import Session
@@ -86,6 +86,7 @@ def decode_chunks(
         coords = refs.coords.astype(np.int64)
         written = np.unique(coords[(coords < grid).all(axis=1)], axis=0)
         largest = [size if isinstance(size, int) else max(size, default=0) for size in sizes]
+        where = [places(size, n) for size, n in zip(sizes, array.shape, strict=True)]
         decoded = math.prod(largest) * array.dtype.itemsize
         stored = int(refs.length.max(initial=0))
     except Exception as error:  # any document may be wrong in any way
@@ -97,10 +98,7 @@ def decode_chunks(
     if sample and len(written) > _SAMPLE:
         written = written[np.linspace(0, len(written) - 1, _SAMPLE).astype(int)]
     for coord in written.tolist():
-        region = tuple(
-            place_of(i, size, length)
-            for i, size, length in zip(coord, sizes, array.shape, strict=True)
-        )
+        region = tuple(place(i) for i, place in zip(coord, where, strict=True))
         try:
             values = np.asarray(array[region])
         except Exception as error:  # so may any chunk

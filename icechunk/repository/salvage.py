@@ -224,7 +224,7 @@ class Salvage:
         return {told: refs.find_many(coords) for told, coords in found.items()}
 
     def _bad_rows(self, refs: ChunkRefs) -> npt.NDArray[np.bool_]:
-        bad = np.zeros(len(refs), np.bool_)
+        bad = refs.length == 0
         if refs.chunk_id is None:
             return bad
         if self._listing is None:
@@ -233,7 +233,7 @@ class Salvage:
         place = self._listing.find(np.ascontiguousarray(refs.chunk_id[rows]))
         needed = refs.ends[rows]
         size = self._listing.size[place] if len(self._listing.size) else np.zeros(len(rows))
-        bad[rows] = (place < 0) | (size < needed)
+        bad[rows] |= (place < 0) | (size < needed)
         return bad
 
     # -- the version without it ------------------------------------------------------------

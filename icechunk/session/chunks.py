@@ -7,6 +7,7 @@ and an asynchronous way, which do the same with the result of the lookup.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -28,7 +29,7 @@ from icechunk.session.context import SessionContext
 from icechunk.session.edits import Edits
 from icechunk.session.manifest_index import ManifestIndex
 from icechunk.session.packing import MAX_PACKED, Packer
-from icechunk.storage.base import ByteRange, BytesLike, resolve_range
+from icechunk.storage.base import MAX_WHOLE, ByteRange, BytesLike, resolve_range
 from icechunk.virtual.coalescing import Coalescer, Source
 
 Coordinate = tuple[int, ...]
@@ -280,7 +281,7 @@ class ChunkStore:
     def written(self, path: str, *, base: bool) -> npt.NDArray[np.bool_]:
         """Say which chunks of the grid of an array have a value; `base` leaves out edits."""
         node, array = self._edits.tree.require_array(path)
-        mask = np.zeros(array.num_chunks, np.bool_)
+        mask = _grid_mask(array.num_chunks, path)
         for refs in self._base_refs(node):
             _mark(mask, refs, True)
         for refs in () if base else self._edits_of(node):
@@ -290,7 +291,7 @@ class ChunkStore:
     def changed(self, path: str) -> npt.NDArray[np.bool_]:
         """Say which chunks of the grid of an array were set or deleted by the edits."""
         node, array = self._edits.tree.require_array(path)
-        mask = np.zeros(array.num_chunks, np.bool_)
+        mask = _grid_mask(array.num_chunks, path)
         for refs in self._edits_of(node):
             _mark(mask, refs, True)
         return mask
@@ -309,7 +310,7 @@ class ChunkStore:
 
     # -- bytes -----------------------------------------------------------------
     def _fetch(self, ref: ChunkRef, byte_range: ByteRange | None = None) -> BytesLike:
-        start, end = resolve_range(byte_range, ref.length)
+        start, end = _wanted(ref, byte_range)
         if ref.kind == RefKind.INLINE:
             return _inline(ref)[start:end]
         if start == end:
@@ -330,7 +331,7 @@ class ChunkStore:
         return self._kept(self._assets.storage.get(key, byte_range=wanted).data, key, wanted)
 
     async def _fetch_async(self, ref: ChunkRef, byte_range: ByteRange | None = None) -> BytesLike:
-        start, end = resolve_range(byte_range, ref.length)
+        start, end = _wanted(ref, byte_range)
         if ref.kind == RefKind.INLINE:
             return _inline(ref)[start:end]
         if start == end:
@@ -391,6 +392,22 @@ class ChunkStore:
         return ChunkRef.native(chunk_id, len(data))
 
 
+def _wanted(ref: ChunkRef, byte_range: ByteRange | None) -> tuple[int, int]:
+    """Return a range of a chunk that there is.
+
+    Raises
+    ------
+    StorageError
+        If the chunk has no bytes. Nobody writes such, and no codec makes values of them.
+    """
+    if not ref.length:
+        raise StorageError(
+            "its reference has a length of 0, and no chunk is empty: write it anew, or delete it",
+            ErrorKind.INVALID_OBJECT_SIZE,
+        )
+    return resolve_range(byte_range, ref.length)
+
+
 def _inline(ref: ChunkRef) -> bytes:
     return ref.data if ref.data is not None else b""
 
@@ -415,6 +432,16 @@ def _of_chunk(
 ) -> StorageError | InvalidInputError:
     """Return an error of the same class that names the chunk."""
     return type(error)(f"chunk {coordinate} of {node.path!r}: {error.message}", error.kind)
+
+
+def _grid_mask(num_chunks: tuple[int, ...], path: str) -> npt.NDArray[np.bool_]:
+    count = math.prod(num_chunks)
+    if count > MAX_WHOLE:
+        raise InvalidInputError(
+            f"{path}: the array has {count} chunks, and a mask of them would have a byte for each; "
+            "chunk_coordinates yields those that have a value"
+        )
+    return np.zeros(num_chunks, np.bool_)
 
 
 def _mark(

@@ -34,6 +34,7 @@ LIES: dict[str, Callable[[Column, Column], tuple[Any, Any]]] = {
     "longer": lambda offset, length: (offset, 1 << 20),
     "huge": lambda offset, length: (offset, 1 << 62),
     "a little longer": lambda offset, length: (offset, length + 129),
+    "nothing": lambda offset, length: (offset, 0),
 }
 #: Those that nobody can tell from right ones.
 TRUE: dict[str, Callable[[Column, Column], tuple[Any, Any]]] = {
@@ -122,7 +123,7 @@ def test_what_they_are_told(lie: str, kind: str, tmp_path: Any) -> None:
 def test_what_verify_finds(lie: str) -> None:
     storage = MemoryStorage()
     found = json.dumps(made(storage, {**LIES, **TRUE}[lie]).verify().to_dict())
-    assert ("short" in found) == (lie in LIES)
+    assert (("of no bytes" if lie == "nothing" else "short") in found) == (lie in LIES)
     # what is there stays, when what is not is dropped
     if lie in LIES:
         Repository.repair(storage, branch="main", drop_unreadable=True, dry_run=False)
