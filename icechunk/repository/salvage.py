@@ -224,7 +224,7 @@ class Salvage:
         return {told: refs.find_many(coords) for told, coords in found.items()}
 
     def _bad_rows(self, refs: ChunkRefs) -> npt.NDArray[np.bool_]:
-        bad = refs.length == 0
+        bad: npt.NDArray[np.bool_] = refs.length == 0
         if refs.chunk_id is None:
             return bad
         if self._listing is None:
