@@ -75,10 +75,17 @@ def fitted(
         ) from None
     if changed.any():
         at = np.unravel_index(int(changed.argmax()), shape)
+        advice = (
+            f"convert the source with .astype({str(stored)!r}) if that is meant, or store it in an "
+            "array that holds its values"
+        )
+        if not kept:
+            # for Dask, .astype() of what it declared is nothing to do
+            told = f".astype({str(values.dtype)!r})"
+            advice = f"{told} tells Dask, and {told}.astype({str(stored)!r}) converts it as well"
         raise BlockRefusedError(
             f"the value {_shown(values[at])} of {origin} would be stored as {_shown(cast[at])}, "
-            f"because the array holds {stored}; convert the source with .astype() if that is "
-            "meant, or store it in an array that holds its values"
+            f"because the array holds {stored}; {advice}"
         )
     return cast
 

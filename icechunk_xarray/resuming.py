@@ -206,7 +206,7 @@ class JobWrite:
         """Return the values that are written in batches, into arrays that exist by now."""
         starts, dim = self._starts_of(job), self.options.append_dim
         writes: list[PendingWrite] = []
-        for path, dataset, _ in self.parts:
+        for path, dataset, encoding in self.parts:
             names = self._later(dataset)
             if not names:
                 continue
@@ -214,7 +214,11 @@ class JobWrite:
             existing = job.about.get("existing") or []
             fresh = {name for name in names if f"/{path}/{name}".replace("//", "/") not in existing}
             options = replace(
-                self.options, mode="r+", append_dim=None, fresh=frozenset(map(str, fresh))
+                self.options,
+                mode="r+",
+                append_dim=None,
+                fresh=frozenset(map(str, fresh)),
+                asked=frozenset(n for n, wanted in encoding.items() if "dtype" in wanted),
             )
             if dim is not None:
                 start = starts[path]

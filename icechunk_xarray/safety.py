@@ -408,6 +408,11 @@ def _check_order(name: str, stored: pd.Index, new: pd.Index) -> None:
     """
     if not new.size or isinstance(new[0], str | bytes | bool):
         return
+    if new.hasnans and not stored.hasnans:
+        raise refused(
+            f"coordinate {name!r}: the value to append at index {int(new.isna().argmax())} is "
+            f"missing; drop it with .dropna({name!r}), or pass safe_append=False"
+        )
     whole = stored.append(new)
     for order, direction in (
         ("is_monotonic_increasing", "rising"),

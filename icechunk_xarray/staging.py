@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 import zarr
 from xarray.backends import ZarrStore
@@ -28,11 +27,12 @@ from icechunk.errors import ErrorKind
 from icechunk_xarray import attributes, safety
 from icechunk_xarray.kinds import check_kinds
 from icechunk_xarray.names import check_names, check_place
+from icechunk_xarray.preparing import in_shape, prepared, with_chunks
 from icechunk_xarray.refusals import refused
 from icechunk_xarray.regions import edges_of
 from icechunk_xarray.time_units import encodable
-from icechunk_xarray.values import Check
-from icechunk_xarray.xarray_internals import encode, is_in_memory
+from icechunk_xarray.values import Check, is_nan, packing_of
+from icechunk_xarray.xarray_internals import encode
 
 Mode: TypeAlias = Literal["w", "w-", "a", "a-", "r+"]
 Region: TypeAlias = Mapping[str, slice | Literal["auto"]] | Literal["auto"] | None
@@ -51,11 +51,15 @@ class Options:
     safe_encoding: bool
     #: Arrays that were made for these values, with the requested encoding.
     fresh: frozenset[str] = frozenset()
+    #: New arrays whose dtype the caller asked for, and did not come along from a file.
+    asked: frozenset[str] = frozenset()
 
 
 class _Group(ZarrStore):
     """A group whose arrays xarray encodes in the way that readers decode them."""
 
+    #: Arrays whose values are given as they are stored, and are not to be packed once more.
+    as_stored: frozenset[str] = frozenset()
     _bounded: dict[str, Mapping[str, Any]] | None = None
 
     def open_store_variable(self, name: str) -> xr.Variable:
@@ -67,6 +71,7 @@ class _Group(ZarrStore):
           encodes no values by both.
         - Chunks of several lengths become chunks of one, because xarray writes to no others.
           Existing chunks stay as they are, whatever xarray takes them for.
+        - Attributes that say how numbers are packed are left out for values that are packed.
         - Times of other calendars are decoded to find their type. xarray fails on
           times that are all missing, as in a new array, so it is given others.
         """
@@ -76,8 +81,10 @@ class _Group(ZarrStore):
             if sizes is not None and not all(isinstance(size, int) for size in sizes):
                 variable.encoding[key] = tuple(int(np.max(size)) for size in sizes)
         attrs = variable.attrs
-        if _is_nan(attrs.get("_FillValue")) and not _is_nan(attrs.get("missing_value", np.nan)):
+        if is_nan(attrs.get("_FillValue")) and not is_nan(attrs.get("missing_value", np.nan)):
             del attrs["_FillValue"]
+        for key in packing_of(attrs) if name in self.as_stored else ():
+            del attrs[key]
         if "units" not in attrs and variable.dtype.kind in "iuf":
             attrs.update(self._units_of_bounded().get(name, {}))
         attrs.update(encodable(attrs, stored=True))
@@ -116,10 +123,6 @@ def _has_no_moment(variable: xr.Variable) -> bool:
         return False
     ends = [variable[(end,) * variable.ndim].values for end in (0, -1)]
     return decoded(np.array(ends)) is None
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float | np.floating) and bool(np.isnan(value))
 
 
 @dataclass(frozen=True)
@@ -193,12 +196,13 @@ def stage(
         consolidate_on_close=False,
         safe_chunks=False,  # checked here, on what is stored
     )
+    backend.as_stored = _as_stored(dataset, existing)
     variables, attrs = xr.conventions.encode_dataset_coordinates(dataset)
     if options.mode in ("a", "a-"):
         attrs = attributes.of_group(attrs, backend.zarr_group, dataset)
     for name, variable in variables.items():
         try:
-            variables[name] = _prepared(_in_shape(name, variable), existing.get(name))
+            variables[name] = prepared(in_shape(name, variable), existing.get(name))
         except (TypeError, ValueError) as error:
             raise refused(f"variable {name!r} cannot be encoded: {error}") from error
     for name, wanted in encoding.items():
@@ -208,6 +212,11 @@ def stage(
         if known != variables[name].encoding:
             variables[name] = variables[name].copy(deep=False)
             variables[name].encoding = known
+    if options.align_chunks:
+        for name in variables.keys() - existing.keys():
+            variables[name] = with_chunks(variables[name])
+    asked = {name for name, wanted in encoding.items() if "dtype" in wanted}
+    options = replace(options, asked=options.asked | asked)
     try:
         encoded = encode(backend, variables, attrs, set(encoding))
     except IcechunkError:
@@ -229,6 +238,37 @@ def stage(
         if write.target.basename not in whole
         or not _is_stored(write, existing[write.target.basename])
     ]
+
+
+def _as_stored(dataset: xr.Dataset, existing: Mapping[str, xr.Variable]) -> frozenset[str]:
+    """Return the variables whose values are packed, as ``mask_and_scale=False`` reads them.
+
+    Raises
+    ------
+    InvalidInputError
+        If they are packed in another way than the stored ones.
+    """
+    packed = set()
+    for name, variable in dataset.variables.items():
+        given = packing_of(variable.attrs)
+        if name not in existing or not given:
+            continue
+        kept = packing_of(existing[str(name)].attrs)
+        if given.keys() != kept.keys() or not all(
+            np.array_equal(given[key], kept[key]) or (is_nan(given[key]) and is_nan(kept[key]))
+            for key in given
+        ):
+            raise refused(
+                f"variable {name!r} has {_plain(given)} among its attributes, as values have that "
+                f"are not decoded, and {_plain(kept) or 'no such attributes'} on disk; open it "
+                "without mask_and_scale=False, or drop these attributes if they are not meant"
+            )
+        packed.add(str(name))
+    return frozenset(packed)
+
+
+def _plain(attrs: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={np.asarray(value).tolist()!r}" for key, value in attrs.items())
 
 
 def _replaced_whole(
@@ -277,6 +317,8 @@ def _not_encodable(
     if culprit is not None:
         what = f"variable {culprit!r}"
     reason = f"{error} is not known" if isinstance(error, KeyError) else str(error)
+    if "chunk()" in reason or "Dask chunks" in reason:
+        reason = f"{reason.rstrip('.')}, or pass align_chunks=True"
     return refused(f"{what} cannot be encoded: {reason.rstrip('.')}{_meant(reason)}")
 
 
@@ -360,123 +402,6 @@ def _existing(
     return found
 
 
-def _in_shape(name: Hashable, variable: xr.Variable) -> xr.Variable:
-    """Return a variable whose Dask blocks are checked for shape, if they are all loaded below.
-
-    Joined to an array of another shape, or at other places, blocks would pass for its values.
-    Blocks that a task writes are checked in the task.
-    """
-    if not hasattr(variable.data, "dask") or (variable.size and variable.dtype.kind not in "OMm"):
-        return variable
-    from icechunk_dask.blocks import in_shape
-
-    result = variable.copy(deep=False)
-    result.data = in_shape(variable.data, f"variable {name!r}")
-    return result
-
-
-def _prepared(variable: xr.Variable, stored: xr.Variable | None) -> xr.Variable:
-    """Return a variable that xarray encodes without failing half-way.
-
-    `stored` is the array that it is written to, None for a new one.
-    """
-    if not variable.size:
-        # an empty block gives no chunk size for a new array
-        return variable.compute()
-    if variable.dtype.kind == "V":
-        # Zarr's metadata does not record the byte order of the fields of a record
-        variable = variable.to_base_variable().astype(variable.dtype.newbyteorder("<"))
-    if variable.dtype.kind == "O" and is_in_memory(variable):
-        first = next(iter(variable.values.flat))
-        if isinstance(first, list | tuple | dict | set | np.ndarray):
-            # NumPy's own error is about sizes of arrays
-            raise TypeError(f"its values are of the type {type(first).__name__}")
-    if stored is None:
-        return _with_finite_missing_value(_without_foreign_codecs(variable))
-    if variable.dtype.kind in "Mm":
-        # Dask would encode them task by task, and fail there without a name
-        return variable.compute()
-    if stored.dtype.kind in "SUTO" and variable.dtype.kind == "O":
-        variable = _without_missing(variable, b"" if stored.dtype.kind == "S" else "")
-    if stored.dtype.kind == "T" and variable.dtype.kind == "U":
-        # xarray takes such strings as objects only
-        return variable.to_base_variable().astype(object)
-    if stored.dtype.kind in "SU" and variable.dtype != stored.dtype:
-        # strings of another length are refused even if they fit
-        return variable.to_base_variable().astype(stored.dtype)
-    return variable
-
-
-def _without_missing(variable: xr.Variable, empty: str | bytes) -> xr.Variable:
-    """Return strings with missing ones made empty, as in a new array.
-
-    NumPy would turn them into the text 'nan' or 'None'.
-    """
-    missing = pd.isnull(variable.values)
-    if not missing.any():
-        return variable
-    result: xr.Variable = variable.to_base_variable().copy(
-        deep=False, data=np.where(missing, empty, variable.values)
-    )
-    return result
-
-
-def _without_foreign_codecs(variable: xr.Variable) -> xr.Variable:
-    """Return a variable without encodings of its source that no new array can have.
-
-    These are codecs of Zarr 2, and shards that do not fit the chunks, as after a selection.
-    xarray drops other encodings that do not fit, but not these.
-    """
-    given = variable.encoding
-    foreign = {
-        key
-        for key in ("compressors", "filters")
-        if not isinstance(given.get(key), str)
-        and any(hasattr(codec, "codec_id") for codec in given.get(key) or ())
-    }
-    shards, chunks = given.get("shards"), given.get("chunks")
-    if isinstance(shards, tuple) and isinstance(chunks, tuple):
-        fits = len(shards) == len(chunks) == variable.ndim
-        sizes = [*zip(shards, chunks, strict=False)] if fits else []
-        if not fits or any(
-            isinstance(size, int) and isinstance(part, int) and size % max(part, 1)
-            for size, part in sizes
-        ):
-            foreign |= {"shards", "chunks"}
-    if not foreign:
-        return variable
-    result = variable.copy(deep=False)
-    result.encoding = {key: value for key, value in given.items() if key not in foreign}
-    return result
-
-
-def _with_finite_missing_value(variable: xr.Variable) -> xr.Variable:
-    """Return a variable that marks missing values in one way, which JSON can express.
-
-    ``_FillValue`` means the same as ``missing_value``, and xarray stores any float in it.
-    """
-    result = variable
-    for where in ("encoding", "attrs"):
-        given: dict[str, Any] = getattr(variable, where)
-        missing = np.asarray(given.get("missing_value"))
-        if missing.dtype.kind != "f" or missing.size != 1:
-            continue
-        if np.isfinite(missing.item()):
-            if where == "encoding" and _is_nan(given.get("_FillValue", np.nan)):
-                # xarray adds NaN as a second mark, and cannot encode values by both
-                result = result.copy(deep=False)
-                result.encoding = {**given, "_FillValue": missing.item()}
-            continue
-        fill = given.get("_FillValue", missing.item())
-        # NaN is missing whatever else marks missing values
-        if not np.isnan(missing.item()) and fill != missing.item():
-            continue
-        result = result.copy(deep=False)
-        changed = {name: value for name, value in given.items() if name != "missing_value"}
-        setattr(result, where, {**changed, "_FillValue": fill})
-    return result
-
-
 def _checked(
     write: PendingWrite,
     dataset: xr.Dataset,
@@ -503,7 +428,10 @@ def _checked(
         write = _in_numpy(name, write)
     if not options.safe_encoding:
         return _cast(write)
-    check = Check.of(name, original, variable, exact=name in existing and name not in options.fresh)
+    is_new = name not in existing or name in options.fresh
+    # floats stay floats, but a file that an object came from does not say that 0.5 may become 0
+    rounds = is_new and (variable.dtype.kind not in "iu" or name in options.asked)
+    check = Check.of(name, original, variable, exact=not rounds)
     if not check.needed(original.dtype, write.source.dtype):
         return _cast(write)
     if not write.is_lazy:

@@ -63,7 +63,7 @@ class Check:
             name,
             stored.dtype,
             dict(stored.attrs),
-            raw=any(key in original.attrs for key in _PACKING),
+            raw=bool(packing_of(original.attrs)),
             exact=exact,
         )
 
@@ -74,7 +74,7 @@ class Check:
         if original.kind == "V":
             return False
         return not self.raw and any(
-            key in self.attrs and not _is_nan(self.attrs[key]) for key in _PACKING
+            key in self.attrs and not is_nan(self.attrs[key]) for key in _PACKING
         )
 
     def __call__(self, encoded: npt.NDArray[Any], original: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -150,11 +150,13 @@ class Check:
         same: npt.NDArray[np.bool_]
         if original.dtype.kind in "Mm" or original.dtype.kind == "O":
             exact = self.dtype.kind in "iu"
-            tolerance = np.timedelta64(0, "ns") if exact else _TIME_TOLERANCE
             present = ~missing & ~pd.isnull(decoded)
             gap = decoded[present] - original[present]
+            gap = gap.astype("m8[us]") if gap.dtype == object else gap
+            # compared in its own unit: in a finer one, centuries wrap around to negative numbers
+            tolerance = np.timedelta64(0, "ms") if exact else _TIME_TOLERANCE
             same = np.ones(original.shape, bool)
-            same[present] = abs(gap.astype("m8[us]") if gap.dtype == object else gap) <= tolerance
+            same[present] = abs(gap) <= tolerance.astype(gap.dtype)
         elif original.dtype.kind in "iu" and decoded.dtype.kind == "f" and not self._packed:
             # floats that compare equal may stand for another integer
             same = (decoded == original) & (decoded.astype(original.dtype) == original)
@@ -216,6 +218,7 @@ def decode_like(
         If the stored times are of a calendar that the kind of values does not have.
     """
     kind = original.dtype.kind
+    unit: Any = np.datetime_data(original.dtype)[0] if kind in "mM" else None
 
     def decoded(decode_times: CFDatetimeCoder | bool) -> xr.Variable:
         return xr.conventions.decode_cf_variable(
@@ -224,12 +227,11 @@ def decode_like(
             mask_and_scale=mask_and_scale,
             decode_times=decode_times,
             stack_char_dim=False,
-            decode_timedelta=CFTimedeltaCoder() if kind == "m" else False,
+            decode_timedelta=CFTimedeltaCoder(time_unit=unit) if kind == "m" else False,
         )
 
     if kind != "M":
         return decoded(CFDatetimeCoder(use_cftime=True) if _is_cftime(original) else False)
-    unit: Any = np.datetime_data(original.dtype)[0]
     try:
         return decoded(CFDatetimeCoder(use_cftime=False, time_unit=unit))
     except ValueError:
@@ -267,7 +269,13 @@ def _is_cftime(values: npt.NDArray[Any]) -> bool:
     return hasattr(first, "calendar")
 
 
-def _is_nan(value: object) -> bool:
+def packing_of(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes that say how numbers are packed."""
+    return {key: attrs[key] for key in _PACKING if key in attrs}
+
+
+def is_nan(value: object) -> bool:
+    """Say whether a value is the number NaN."""
     return isinstance(value, float | np.floating) and bool(np.isnan(value))
 
 

@@ -95,7 +95,8 @@ def to_icechunk(
         at the same time. Two Dask blocks that would write the same stored chunk are always
         refused, because the tasks of one call do run in parallel.
     align_chunks : bool
-        Whether to rechunk Dask variables to fit the stored chunks. It also allows regions
+        Whether to rechunk Dask variables to fit the stored chunks. A new array whose blocks are
+        of several sizes gets chunks of the largest. It also allows regions
         that cover only a part of a stored chunk, as ``safe_chunks=False`` does.
     append_dim : str, optional
         The dimension along which to extend the existing arrays.
