@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ __all__ = ["Parser", "open_parsed"]
 
 #: Takes a URL and an ``ObjectStoreRegistry``, returns a ``ManifestStore`` of VirtualiZarr.
 Parser: TypeAlias = Callable[[str, Any], Any]
+
+#: Where a file ends at the latest.
+_MOST: Final = 2**63 - 1
 
 
 @contextmanager
@@ -104,6 +107,12 @@ def _table(manifest: Any, ndim: int) -> ChunkTable:
     refs = list(manifest.iter_refs())
     heap, location = StringHeap.from_strings([location_of(entry["path"]) for _, entry in refs])
     coords = np.asarray([place[:ndim] for place, _ in refs], np.uint32)
+    for place, entry in refs:
+        if entry["offset"] + entry["length"] > _MOST:
+            raise ValueError(
+                f"the parser says that chunk {place[:ndim]} ends behind byte {_MOST}, where no "
+                "file has bytes"
+            )
     return ChunkTable(
         coords.reshape(len(refs), ndim),
         location,

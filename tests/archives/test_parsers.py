@@ -54,6 +54,54 @@ def test_chunks_in_another_file(tmp_path: Path) -> None:
     assert ours["time"].size == 8
 
 
+#: Where a parser may say that bytes are: path, offset, length. And what is said of it.
+LIES: dict[str, tuple[str, int, int, str]] = {
+    "a file beside the folder": ("{out}/secret", 0, 48, "not among the authorised"),
+    "dots": ("{folder}/../out/secret", 0, 48, "not among the authorised"),
+    "encoded dots": ("{folder}/%2e%2e/out/secret", 0, 48, "No such file|not among"),
+    "a link": ("{folder}/link", 0, 48, "leads out of .* by a link"),
+    "a device": ("file:///dev/zero", 0, 48, "not among the authorised"),
+    "a server": ("http://127.0.0.1:9/x", 0, 48, "not among the authorised"),
+    "a bucket": ("s3://other/x", 0, 48, "not among the authorised"),
+    "a password": ("http://u:SEKRET@127.0.0.1:9/x", 0, 48, "carries a user or password"),
+    "a signature": ("http://h/x?X-Amz-Signature=SEKRET", 0, 48, "carries a signature"),
+    "a line break": ("{own}\nx", 0, 48, "not a valid key"),
+    "behind the end": ("{own}", 1 << 40, 48, "of a file that has"),
+    "around the sign": ("{own}", (1 << 63) - 8, 48, "ends behind byte"),
+    "above the sign": ("{own}", 1 << 63, 48, "ends behind byte"),
+    "around zero": ("{own}", (1 << 64) - 8, 48, "ends behind byte"),
+    "longer": ("{own}", 0, 1 << 62, "each chunk of the array 48"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_parsers_that_lie(lie: str, tmp_path: Path) -> None:
+    for name in ("in", "out"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "out" / "secret").write_bytes(b"TOPSECRET" * 100)
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "out" / "secret")
+    days = write_days(tmp_path / "in" / "a.nc", 0, options=RAW)
+    path, offset, length, message = LIES[lie]
+    folders = {"folder": (tmp_path / "in").as_uri(), "out": (tmp_path / "out").as_uri()}
+    where = path.format(**folders, own=days.as_uri())
+
+    def parser(url: str, registry: Any) -> ManifestStore:
+        group = HDFParser()(url, registry)._group
+        manifest = ChunkManifest.from_arrays(
+            paths=np.asarray([[where]], np.dtypes.StringDType()),
+            offsets=np.asarray([[offset]], np.uint64),
+            lengths=np.asarray([[length]], np.uint64),
+        )
+        arrays = {**group.arrays, "t": ManifestArray(group.arrays["t"].metadata, manifest)}
+        return ManifestStore(ManifestGroup(arrays, attributes={}), registry=registry)
+
+    with pytest.raises(InvalidInputError, match=message) as caught:
+        virtualize([days], tmp_path / "repo", scheduler="sync", parser=parser)
+    assert "SEKRET" not in str(caught.value) and "mistake of this library" not in str(caught.value)
+    stored = b"".join(each.read_bytes() for each in tmp_path.glob("repo/**/*") if each.is_file())
+    assert b"TOPSECRET" not in stored and b"SEKRET" not in stored
+
+
 def test_what_a_parser_gets_wrong(tmp_path: Path) -> None:
     path = write_days(tmp_path / "a.nc", 0, options=RAW)
 

@@ -42,6 +42,7 @@ ATTACKS = {
     "in one byte": "a\x9b31m\x90b",
     "overwritten": "a\b\b\rb\x7f",
     "turned": "a\u202egnp.\u2066b\u200f",
+    "unseen": "a\u200b\u2060\u206a\ufeff\xad\U000e0041\ufffbb",
     "a line": "a\nFORGED b",
     "other lines": "a\u2028FORGED\u2029\x85FORGED",
     "markup": "a<img src=x onerror=alert(1)>\"'&</pre></td><script>b",
@@ -50,7 +51,8 @@ ATTACKS = {
 #: Modules whose commands print what is stored.
 PRINTING = {"reading", "contents", "proof"}
 STEERING = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2060-\u206f"
+    "\ufeff\ufffb\U000e0041]"
 )
 
 
