@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from icechunk.kerchunk.metadata import MEANING
 from icechunk_dask.archives.described import FileVariable
 
-__all__ = ["is_joined", "is_moment", "meanings"]
+__all__ = ["GRIB_KINDS", "is_joined", "is_moment", "meanings"]
+
+#: Keys of ecCodes that, beside the name of a parameter, say what a value is: of which substance,
+#: at which wavelength, for which particles, or which statistic of an ensemble.
+GRIB_KINDS: Final = (
+    "constituentType",
+    "wavelength",
+    "scaledValueOfFirstSize",
+    "scaledValueOfSecondSize",
+    "derivedForecast",
+    "percentileValue",
+    "probabilityType",
+    "scaledValueOfLowerLimit",
+    "scaledValueOfUpperLimit",
+)
+_MEANING: Final = (*MEANING, *(f"GRIB_{key}" for key in GRIB_KINDS))
 
 
 def is_joined(dim: str, last: Mapping[str, str], variables: Mapping[str, FileVariable]) -> bool:
@@ -30,7 +45,7 @@ def is_joined(dim: str, last: Mapping[str, str], variables: Mapping[str, FileVar
 def meanings(attributes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return what the numbers of each variable mean (CF conventions, 7.1, for bounds)."""
     found = {
-        name: {key: own[key] for key in MEANING if key in own} for name, own in attributes.items()
+        name: {key: own[key] for key in _MEANING if key in own} for name, own in attributes.items()
     }
     for own in attributes.values():
         for of in ("bounds", "climatology"):

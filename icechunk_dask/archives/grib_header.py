@@ -19,6 +19,7 @@ from cfgrib import dataset as cf
 from icechunk import InvalidInputError
 from icechunk.kerchunk.grib import GridLines, grib_handle, grid_lines, grid_points
 from icechunk.kerchunk.grib_sections import GribField
+from icechunk_dask.archives.conventions import GRIB_KINDS
 
 __all__ = ["GribHeader", "Grid", "grib_keys", "grib_matches", "read_grib_header"]
 
@@ -48,8 +49,8 @@ _TELLING: Final = (
     "bottomLevel",
     "stepType",
     "stepRange",
+    *GRIB_KINDS,
     "number",
-    "percentileValue",
     "forecastProbabilityNumber",
     "typeOfEnsembleForecast",
     "gridType",
@@ -291,6 +292,8 @@ def _attributes(keys: _Keys, parameter: dict[str, Any], grid: Grid) -> dict[str,
         value = given.get(name) if name in (*_PARAMETER, "missingValue") else keys.get(name)
         if value is not None:
             found[f"GRIB_{name}"] = value
+    kinds = {f"GRIB_{name}": keys.get(name) for name in GRIB_KINDS}
+    found |= {name: value for name, value in kinds.items() if value not in _NAMELESS}
     found |= grid.attributes
     found["long_name"] = found.get("GRIB_name", f"original GRIB paramId: {given['paramId']}")
     found["units"] = found.get("GRIB_units", "1")

@@ -359,7 +359,7 @@ class _Block:
             for name, variable in self.dataset.variables.items()
             if not variable.shape
             and name in other.dataset.variables
-            and name not in ("valid_time", *self.scanner.concat_dims)
+            and name not in ("valid_time", *self.scanner.expand_dims)
             and self._all(name) != other._all(name)
         ]
         if expanded:

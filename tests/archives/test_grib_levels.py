@@ -105,6 +105,65 @@ def test_advice_to_expand(edition: int, tmp_path: Path) -> None:
     np.testing.assert_allclose(ours["t"].values[0, 1], _VALUES + 100, atol=1e-3)
 
 
+def test_advice_to_expand_times(tmp_path: Path) -> None:
+    """Of one file with all of them, as archives hand them out."""
+    messages = [
+        {"shortName": "t", "typeOfLevel": "isobaricInhPa", "level": level, "dataTime": time}
+        for time in (0, 600)
+        for level in (500, 850)
+    ]
+    path = _file(tmp_path / "a.grib", 2, messages)
+    expand: list[str] = []
+    for _ in range(2):
+        with pytest.raises(InvalidInputError, match="expand_dims") as caught:
+            virtualize(path, tmp_path / "repo", expand_dims=expand, scheduler="sync")
+        advised = re.search(r"expand_dims=(\[.*?\])", str(caught.value))
+        assert advised
+        expand = eval(advised[1])
+    assert sorted(expand) == ["isobaricInhPa", "time"]
+    report = virtualize(path, tmp_path / "repo", expand_dims=expand, scheduler="sync")
+    ours = archived(tmp_path / "repo", report)["t"].transpose("time", "isobaricInhPa", ...)
+    truth = xr.open_dataset(path, engine="cfgrib", backend_kwargs={"indexpath": ""})["t"]
+    wanted = truth.sortby("isobaricInhPa").transpose(*ours.dims).values
+    np.testing.assert_allclose(ours.values, wanted, atol=1e-3)
+
+
+_CHEMICAL = {"discipline": 0, "parameterCategory": 20, "parameterNumber": 2}
+_RAIN = {"discipline": 0, "parameterCategory": 1, "parameterNumber": 8}
+
+
+@pytest.mark.parametrize(
+    ("template", "fields", "key", "kinds"),
+    [
+        (40, _CHEMICAL, "constituentType", (1000, 1001)),
+        (6, _RAIN, "percentileValue", (10, 90)),
+        (2, _RAIN, "derivedForecast", (0, 4)),
+    ],
+)
+def test_kinds_of_one_name(
+    template: int, fields: dict[str, int], key: str, kinds: tuple[int, int], tmp_path: Path
+) -> None:
+    """Of which substance a share is, or which statistic, the name does not say."""
+    messages = [
+        {"productDefinitionTemplateNumber": template, **fields, key: kind, "dataTime": 600 * number}
+        for number, kind in enumerate(kinds)
+    ]
+    paths = [_file(tmp_path / f"{i}.grib", 2, [one]) for i, one in enumerate(messages)]
+    options: dict[str, Any] = {"expand_dims": ["time"], "scheduler": "sync"}
+    with pytest.raises(InvalidInputError, match=f"GRIB_{key}"):
+        virtualize(paths, tmp_path / "repo", **options)
+    both = _file(tmp_path / "both.grib", 2, [{**one, "dataTime": 0} for one in messages])
+    with pytest.raises(InvalidInputError, match=f"filter_by_keys={{'{key}': {kinds[0]}}}"):
+        virtualize(both, tmp_path / "repo", **options)
+    for number, kind in enumerate(kinds):
+        chosen: dict[str, Any] = {"filter_by_keys": {key: kind}, "group": f"g{number}"}
+        report = virtualize(both, tmp_path / "repo", **options, **chosen)
+        ours = archived(tmp_path / "repo", report, f"g{number}")
+        (name,) = (n for n in ours.data_vars if "GRIB_paramId" in ours[n].attrs)
+        assert ours[name].attrs[f"GRIB_{key}"] == kind
+        np.testing.assert_allclose(ours[name].values[0], _VALUES + 100 * number, atol=1e-3)
+
+
 def test_as_cfgrib_takes_them(tmp_path: Path) -> None:
     messages: list[dict[str, Any]] = [
         {"shortName": name, "typeOfLevel": kind, "level": level, "step": step}
