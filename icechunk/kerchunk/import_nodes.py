@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from icechunk.base.near import near
 from icechunk.errors import AlreadyExistsError, ErrorKind, InvalidInputError
 from icechunk.format.ids import normalize_path, parent_paths
 from icechunk.kerchunk.append import Place
@@ -64,7 +65,7 @@ def arrays_of(
     return found
 
 
-def drop_attributes_of(source: References, dropped: Sequence[str]) -> None:
+def drop_attributes_of(source: References, dropped: Sequence[str]) -> tuple[str, ...]:
     """Drop attributes from the metadata of references.
 
     Parameters
@@ -72,16 +73,32 @@ def drop_attributes_of(source: References, dropped: Sequence[str]) -> None:
     source : References
     dropped : sequence of str
         As `kept_attributes` takes them.
+
+    Returns
+    -------
+    tuple of str
+        A sentence for each of them that there is not, with those that are near.
     """
     if not dropped:
-        return
+        return ()
+    known: set[str] = set()
     for key, document in source.documents.items():
         head, _, name = key.rpartition("/")
         if name == ".zattrs":
-            source.documents[key] = kept_attributes(head, document, dropped)
+            own = document
+            source.documents[key] = kept_attributes(head, own, dropped)
         elif name == METADATA:
-            kept = kept_attributes(head, document.get("attributes") or {}, dropped)
+            own = document.get("attributes") or {}
+            kept = kept_attributes(head, own, dropped)
             source.documents[key] = {**document, "attributes": kept}
+        else:
+            continue
+        known.update(each for one in own for each in (one, f"{head}:{one}"))
+    return tuple(
+        f"drop_attributes names {name!r}, which the references do not have{near(name, known)}"
+        for name in dropped
+        if name.lstrip("/") not in known
+    )
 
 
 def check_attributes(source: References, arrays: Mapping[str, ArrayMetadata]) -> None:

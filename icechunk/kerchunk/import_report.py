@@ -31,6 +31,8 @@ class ImportReport:
         Paths of the arrays whose fill value is zero and was not taken for missing values,
         since kerchunk writes zero where a file has no ``_FillValue``. Where a file has one,
         and it is zero, import with ``mask_fill_value=True``.
+    unmet : tuple of str
+        What `drop_attributes` names and the references do not have, with names that are near.
 
     Examples
     --------
@@ -48,6 +50,7 @@ class ImportReport:
     native: int = 0
     files: int = 0
     unmasked: tuple[str, ...] = ()
+    unmet: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         lines = [
@@ -64,7 +67,7 @@ class ImportReport:
                 f"zeros are values, not missing: {_listed(self.unmasked)}; if they are missing, "
                 "pass mask_fill_value=True"
             )
-        return "\n".join(map(in_a_line, lines))
+        return "\n".join(map(in_a_line, [*lines, *self.unmet]))
 
 
 def _listed(paths: Sequence[str]) -> str:

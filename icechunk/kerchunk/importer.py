@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -152,7 +153,7 @@ def import_references(
         normalizer(remote_protocol, base_url),
         storage_options,
     )
-    drop_attributes_of(source, drop_attributes)
+    unmet = drop_attributes_of(source, drop_attributes)
     arrays = arrays_of(source, root, mask_fill_value)
     check_attributes(source, arrays)
     if append_dim is not None:
@@ -175,7 +176,8 @@ def import_references(
     groups = {}
     if append_dim is None and region is None:
         groups = groups_of(session, source, root, arrays, overwrite)
-    return work.apply(groups, overwrite, tuple(path for path in arrays if path not in places))
+    untouched = tuple(path for path in arrays if path not in places)
+    return replace(work.apply(groups, overwrite, untouched), unmet=unmet)
 
 
 def _session(target: Any) -> Session:

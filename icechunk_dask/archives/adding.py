@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from icechunk import InvalidInputError, Session, VirtualChunkContainer
-from icechunk.base.near import near
 from icechunk_dask.archives.committing import commit
 from icechunk_dask.archives.fitting import Fitting
 from icechunk_dask.archives.group import ArchiveGroup
@@ -17,6 +16,7 @@ from icechunk_dask.archives.report import VariableReport, VirtualizeReport
 from icechunk_dask.archives.scan import Scanner
 from icechunk_dask.archives.scan_many import scan_many
 from icechunk_dask.archives.target import Opened
+from icechunk_dask.archives.unmet import Unmet
 from icechunk_dask.archives.writing import Writing
 from icechunk_dask.progress import Progress
 
@@ -48,6 +48,8 @@ class Adding:
         For a new repository.
     message, metadata : optional
         Of the commits.
+    unmet : Unmet
+        What arguments name and no file has.
     """
 
     opened: Opened
@@ -63,6 +65,7 @@ class Adding:
     containers: Sequence[VirtualChunkContainer] | None
     message: str | None
     metadata: Mapping[str, Any] | None
+    unmet: Unmet = field(default_factory=Unmet)
 
     def add(
         self,
@@ -105,9 +108,10 @@ class Adding:
                     rest = tuple(url for url in todo[first + size :] if url not in again)
                     report = replace(report, withheld=(*report.withheld, *rest))
                     todo = [url for url in todo if url in again or url not in set(rest)]
-                    return _together(report, self._rest(todo[first + size :], again, progress))
+                    last = self._rest(todo[first + size :], again, progress)
+                    return replace(_together(report, last), unmet=self.unmet.told())
         progress.set(phase="done", tasks=len(todo))
-        return report
+        return replace(report, unmet=self.unmet.told())
 
     def _rest(self, todo: Sequence[str], again: set[str], progress: Progress) -> VirtualizeReport:
         """Replace the files after a gap that are to be replaced."""
@@ -168,8 +172,10 @@ class Adding:
         if gaps and not self.allow_gaps:
             withheld = [scan.url for scan in read if scan.url > min(gaps) and scan.url not in again]
             read = [scan for scan in read if scan.url not in set(withheld)]
+        self.unmet.see(read)
         if archive.is_empty:
-            _refuse_unknown(self.scanner, read)
+            # later files need not have what the first of them have
+            self.unmet.refuse("rename")
         fitting = Fitting(
             archive,
             self.scanner.concat_dims,
@@ -244,21 +250,6 @@ class Adding:
         now = sources.versions(read)
         why = "it was replaced or written to after it was read; call again"
         return {url: why for url in read if sources.has_changed(url, scans[url].version, now[url])}
-
-
-def _refuse_unknown(scanner: Scanner, scans: Sequence[Scan]) -> None:
-    """Refuse names to change that no file has, and that would therefore have no effect.
-
-    Only for a new archive: later files need not have what the first of them have.
-    """
-    known: set[str] = set()
-    for scan in scans:
-        for part in scan.parts:
-            for path, variable in part.schema.variables.items():
-                known.update((path, path.rpartition("/")[2], *variable.dimensions))
-    for old, new in scanner.selection.rename.items():
-        if known and new not in known:
-            raise InvalidInputError(f"rename names {old!r}, and no file has it{near(old, known)}")
 
 
 def none_read(failed: Mapping[str, str]) -> InvalidInputError:

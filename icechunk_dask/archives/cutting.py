@@ -7,8 +7,9 @@ can be one larger chunk.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,7 @@ __all__ = [
     "is_clipped",
     "rows_of",
     "with_chunks_of",
+    "with_dims",
     "with_rows",
     "without_last",
 ]
@@ -207,3 +209,23 @@ def cut(table: ChunkTable, rows: int, to: int, length: int) -> ChunkTable:
         length=size[inside],
         payloads=payloads,
     )
+
+
+def with_dims(
+    document: dict[str, Any], table: ChunkTable, dims: Sequence[str]
+) -> tuple[dict[str, Any], ChunkTable]:
+    """Prepend dimensions of length 1 to those of a variable."""
+    count = len(dims)
+    if not count:
+        return document, table
+    found = json.loads(json.dumps(document))
+    found["shape"] = [1] * count + found["shape"]
+    grid = found["chunk_grid"]["configuration"]
+    grid["chunk_shape"] = [1] * count + grid["chunk_shape"]
+    found["dimension_names"] = [*dims, *(found.get("dimension_names") or [])]
+    for codec in found["codecs"]:
+        if codec["name"] == "transpose":
+            order = codec["configuration"]["order"]
+            codec["configuration"]["order"] = [*range(count), *(n + count for n in order)]
+    before = np.zeros((len(table.coords), count), np.uint32)
+    return found, replace(table, coords=np.hstack([before, table.coords]))

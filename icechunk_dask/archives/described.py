@@ -77,9 +77,12 @@ class Dataset:
     keys : dict
         For GRIB, what ecCodes says of the first field that may tell the dataset from others:
         ``{"typeOfLevel": "surface", ...}``.
+    dropped : frozenset of str
+        Variables that it has, and that were not looked at because nobody wants them.
     """
 
     groups: Mapping[str, Mapping[str, Any]]
     variables: Mapping[str, FileVariable]
     odd_attributes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     keys: Mapping[str, Any] = field(default_factory=dict)
+    dropped: frozenset[str] = frozenset()

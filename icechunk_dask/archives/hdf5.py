@@ -110,13 +110,14 @@ class _Scan:
         self._odd: dict[str, dict[str, str]] = {}
         self._variables: dict[str, FileVariable] = {}
         self._seen: set[int] = set()
+        self._left_out: set[str] = set()
 
     def dataset(self) -> Dataset:
         """Return the contents of the file."""
         left: list[_Left] = [(self._root, "", None)]
         while left:  # no recursion: groups may nest to any depth
             left += reversed(self._group(*left.pop()))
-        return Dataset(self._groups, self._variables, self._odd)
+        return Dataset(self._groups, self._variables, self._odd, dropped=frozenset(self._left_out))
 
     def _group(self, gid: h5g.GroupID, path: str, above: GroupDimensions | None) -> list[_Left]:
         """Scan a group and return its subgroups."""
@@ -154,13 +155,18 @@ class _Scan:
                 self._refuse(
                     _joined(path, item.key), f"its name is that of the variable {item.name!r}"
                 )
-            elif item.attributes.is_variable and whole not in self._dropped:
+            elif item.attributes.is_variable and not self._is_dropped(whole):
                 self._variable(whole, item, dimensions)
         return [(group, whole, dimensions) for whole, group in groups]
 
     def _refuse(self, path: str, reason: str, **known: Any) -> None:
-        if path not in self._dropped:
+        if not self._is_dropped(path):
             self._variables[path] = refused_variable(path, reason, **known)
+
+    def _is_dropped(self, path: str) -> bool:
+        if path in self._dropped:
+            self._left_out.add(path)
+        return path in self._dropped
 
     def _item(self, key: str, did: h5d.DatasetID) -> Item:
         """Return a dataset without reading its values.

@@ -64,10 +64,13 @@ class Schema:
         By path within the file.
     groups : dict of str to dict
         Attributes, by path; the root is ``""``.
+    unmet : frozenset of (str, str)
+        Arguments, and names in them that these files have not.
     """
 
     variables: dict[str, Variable]
     groups: dict[str, dict[str, Any]]
+    unmet: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

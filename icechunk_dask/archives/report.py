@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk import InvalidInputError
-from icechunk.base.html import Html, card, code, fields, section, table
+from icechunk.base.html import Html, bullets, card, code, fields, section, table
 from icechunk.base.visible import in_a_line
 
 __all__ = ["VariableReport", "VirtualizeReport"]
@@ -98,6 +98,9 @@ class VirtualizeReport:
     options : dict
         Options for opening it there, without secrets.
     branch : str
+    unmet : tuple of str
+        What arguments name and no file has, with names that are near: ``"drop_variables names
+        'lta', and no file has it; did you mean 'lat'?"``.
 
     Examples
     --------
@@ -128,6 +131,7 @@ class VirtualizeReport:
     target: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     branch: str = "main"
+    unmet: tuple[str, ...] = ()
 
     @property
     def arrays(self) -> tuple[str, ...]:
@@ -198,6 +202,7 @@ class VirtualizeReport:
             "VirtualizeReport",
             self.group,
             fields({"files": self._counts(), "virtual chunks": self._chunks()}),
+            section("Not found", bullets(self.unmet), is_open=True),
             _files_that("Could not be read", failed, is_open=True),
             _files_that("Withheld: a file before could not be read", _plainly(self.withheld)),
             _files_that("Changed, and not taken again", _plainly(self.changed)),
@@ -232,6 +237,7 @@ class VirtualizeReport:
         chunks = self._chunks()
         if chunks is not None:
             yield f"virtual chunks: {chunks}"
+        yield from self.unmet
         yield from _listed("failed", {url: (why,) for url, why in self.failed.items()})
         yield from _listed(
             "withheld, because a file before could not be read", _plainly(self.withheld)

@@ -6,7 +6,6 @@ and compares chunks with what the file's own library reads while the file is ope
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections import Counter
@@ -15,7 +14,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
@@ -27,7 +25,7 @@ from icechunk.kerchunk.tables import ChunkTable
 from icechunk_dask.archives.apart import call_apart, can_be_apart, scan_apart
 from icechunk_dask.archives.bundles import Bundle, Payload, bundled, packed
 from icechunk_dask.archives.conventions import is_joined, is_moment, meanings
-from icechunk_dask.archives.cutting import in_rows
+from icechunk_dask.archives.cutting import in_rows, with_dims
 from icechunk_dask.archives.described import Dataset, FileVariable
 from icechunk_dask.archives.extents import Extent, extent_of
 from icechunk_dask.archives.failures import Unstorable, failure_of
@@ -212,7 +210,11 @@ class Scanner:
     def _blocks(self, datasets: Sequence[Dataset]) -> Iterator[_Block]:
         joined: dict[str, _Block] = {}
         for dataset in datasets:
-            block = _Block(self, self.selection.of(dataset))
+            taken = self.selection.of(dataset)
+            unmet = self.selection.unmet(
+                dataset, taken, loadable=self.loadable, coordinates=self.coordinates or ()
+            )
+            block = _Block(self, taken, unmet)
             place = repr(sorted(block.extents.items()))
             if place in joined:
                 joined[place].join(block)
@@ -257,6 +259,7 @@ class _Block:
 
     scanner: Scanner
     dataset: Dataset
+    unmet: frozenset[tuple[str, str]]
     schema: Schema = field(init=False)
     lengths: dict[Axis, int] = field(default_factory=dict)
     extents: dict[Axis, Extent] = field(default_factory=dict)
@@ -281,7 +284,7 @@ class _Block:
             odd = {**self.dataset.odd_attributes.get(path, {}), **not_in_json(attributes)}
             for name, reason in odd.items():
                 self._unstorable.attribute(f"group '/{path}'", path, name, reason)
-        self.schema = Schema({}, groups)
+        self.schema = Schema({}, groups, self.unmet)
         heard = {dim for one in self.dataset.variables.values() for dim in one.dimensions}
         heard.update(name.rpartition("/")[2] for name in self.dataset.variables)
         if not self.dataset.keys:  # other messages may mention them
@@ -349,6 +352,7 @@ class _Block:
             _take(new, mine_too.tables, theirs_too.tables)
             _take(new, mine_too.values, theirs_too.values)
         self.lengths.update(other.lengths)
+        self.schema = replace(self.schema, unmet=self.schema.unmet & other.schema.unmet)
 
     def _told(self, other: _Block) -> str:
         """Return how to tell two blocks of messages apart."""
@@ -457,7 +461,7 @@ class _Block:
         else:
             assert variable.document is not None and variable.table is not None
             self.referred[name] = variable, variable.table
-            document, table = _expanded(variable.document, variable.table, expanded)
+            document, table = with_dims(variable.document, variable.table, expanded)
             (self.payload if combined else self.common).tables[name] = table
         for dim, length in zip(dims, document["shape"], strict=True):
             if dim in combined:
@@ -578,23 +582,3 @@ def _take(names: Sequence[str], kept: dict[str, _T], added: Mapping[str, _T]) ->
 # -- variables -------------------------------------------------------------------------
 class _UnstorableError(Exception):
     """A variable cannot be stored; the message says why."""
-
-
-def _expanded(
-    document: dict[str, Any], table: ChunkTable, dims: Sequence[str]
-) -> tuple[dict[str, Any], ChunkTable]:
-    """Prepend dimensions of length 1 to those of a variable."""
-    count = len(dims)
-    if not count:
-        return document, table
-    found = json.loads(json.dumps(document))
-    found["shape"] = [1] * count + found["shape"]
-    grid = found["chunk_grid"]["configuration"]
-    grid["chunk_shape"] = [1] * count + grid["chunk_shape"]
-    found["dimension_names"] = [*dims, *(found.get("dimension_names") or [])]
-    for codec in found["codecs"]:
-        if codec["name"] == "transpose":
-            order = codec["configuration"]["order"]
-            codec["configuration"]["order"] = [*range(count), *(n + count for n in order)]
-    before = np.zeros((len(table.coords), count), np.uint32)
-    return found, replace(table, coords=np.hstack([before, table.coords]))

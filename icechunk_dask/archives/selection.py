@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
@@ -52,6 +52,44 @@ class Selection:
     rename: dict[str, str]
     drop_attributes: tuple[str, ...] = ()
 
+    def unmet(
+        self, dataset: Dataset, taken: Dataset, **by_value: Sequence[str]
+    ) -> frozenset[tuple[str, str]]:
+        """Return arguments and names in them that a dataset does not have.
+
+        Those of `variables` are refused.
+
+        Parameters
+        ----------
+        dataset, taken : Dataset
+            As it is in the file, and what `of` takes from it.
+        **by_value : sequence of str
+            Other arguments with names of variables that are taken.
+        """
+        every = dataset.variables
+        found = {("drop_variables", name) for name in self.drop_variables}
+        found -= {("drop_variables", each) for path in every for each in _names(path)}
+        found -= {("drop_variables", each) for path in dataset.dropped for each in _names(path)}
+        for name in self.drop_attributes:
+            anywhere = (
+                *((self._path(path), each.attributes) for path, each in every.items()),
+                *((self._path(path), each.odd_attributes) for path, each in every.items()),
+                *dataset.groups.items(),
+                *dataset.odd_attributes.items(),
+            )
+            if all(len(kept_attributes(path, own, (name,))) == len(own) for path, own in anywhere):
+                found.add(("drop_attributes", name))
+        for old in self.rename:
+            dims = {dim for each in every.values() for dim in each.dimensions}
+            paths = {f"{group_of(path)}/{dim}" for path in every for dim in every[path].dimensions}
+            if old not in dims | paths and not any(old in _names(path) for path in every):
+                found.add(("rename", old))
+        for argument, names in by_value.items():
+            for name in names:
+                if not any(name in _names(path) for path in taken.variables):
+                    found.add((argument, name))
+        return frozenset(found)
+
     def of(self, dataset: Dataset) -> Dataset:
         """Return what is taken from a dataset.
 
@@ -74,7 +112,7 @@ class Selection:
             found = self._chosen(found)
         if self.rename:
             found = self._renamed(found)
-        return Dataset(groups, found, odd, dataset.keys)
+        return Dataset(groups, found, odd, dataset.keys, dataset.dropped)
 
     def _without(self, name: str, variable: FileVariable) -> FileVariable:
         path, document = self._path(name), variable.document
@@ -147,8 +185,12 @@ class Selection:
         return found
 
 
+def _names(path: str) -> tuple[str, str]:
+    return path, path.rpartition("/")[2]
+
+
 def _named(path: str, names: tuple[str, ...]) -> bool:
-    return path in names or path.rpartition("/")[2] in names
+    return any(name in names for name in _names(path))
 
 
 def _words(attributes: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ import xarray as xr
 from scipy.io import netcdf_file
 
 from icechunk import InvalidInputError
-from icechunk_dask import virtualize
+from icechunk_dask import ingest, virtualize
 from tests.archives.day_files import archived, content, together, write_days
 from tests.archives.grib_files import message
 
@@ -223,3 +223,65 @@ def test_attributes_of_grib(tmp_path: Path) -> None:
     )
     ours = archived(tmp_path / "repo", report)["t"]
     assert {"GRIB_cfName", "units"}.isdisjoint(ours.attrs) and "GRIB_units" in ours.attrs
+
+
+# -- names that no file has ------------------------------------------------------------------
+#: Arguments with names that are there, as paths too, and one that is not.
+_NAMES: dict[str, tuple[Any, str, str]] = {
+    "drop_variables": (["lat", "inner/t", "latt"], "latt", "'lat'|'t'"),
+    "drop_attributes": ([":title", "t:long_name", "inner:note", "untis"], "untis", "'units'"),
+    "loadable": (["t", "inner/t", "tt"], "tt", "'t'"),
+    "coordinates": (["lat", "inner/time", "tmie"], "tmie", "'time'"),
+    "rename": ({"lat": "y", "inner/t": "u", "tmie": "when"}, "tmie", "'time'"),
+}  # fmt: skip
+
+
+def _odd_days(path: Path, first: int) -> Path:
+    write_days(path, first, group="inner", own=1, attributes={"long_name": "n"})
+    with h5py.File(path, "a") as file:
+        file.attrs["title"] = "a"
+        file["inner"].attrs["note"] = "b"
+    return path
+
+
+@pytest.mark.parametrize("call", [virtualize, ingest])
+@pytest.mark.parametrize("argument", _NAMES)
+def test_names_that_no_file_has(argument: str, call: Any, tmp_path: Path) -> None:
+    """They may be misspelt, which the report says; `rename` would lose them for good."""
+    if call is ingest and argument in ("loadable", "coordinates"):
+        return
+    given, misspelt, near = _NAMES[argument]
+    files = [_odd_days(tmp_path / f"{i}.nc", 4 * i) for i in range(3)]
+    said = rf"^{argument} names '{misspelt}', and no file has it; did you mean .*({near})"
+    options: dict[str, Any] = {"isolate": False, "executor": "sync"}
+    if argument == "rename":
+        with pytest.raises(InvalidInputError, match=said):
+            call(files[:2], tmp_path / "repo", rename=given, **options)
+        given = {old: new for old, new in given.items() if old != misspelt}
+    report = call(files[:2], tmp_path / "repo", **{argument: given}, **options)
+    told = report.unmet
+    if argument != "rename":
+        assert len(told) == 1 and re.match(said, told[0])
+        assert told[0] in repr(report) and report.to_dict()["unmet"] == list(told)
+        assert misspelt in report._repr_html_()
+    if call is virtualize:
+        # later files need not have any of it, and one that has is enough
+        with h5py.File(files[2], "a") as file:
+            file["t"].attrs[misspelt] = 1
+            if argument == "drop_variables":
+                file[misspelt] = np.zeros(3)
+                file[misspelt].dims[0].attach_scale(file["lat"])
+        report = call(files, tmp_path / "repo", **{argument: given}, **options)
+        found = argument in ("drop_variables", "drop_attributes", "rename")
+        assert report.added == (str(files[2]),) and bool(report.unmet) != found
+
+
+def test_names_that_some_messages_have(tmp_path: Path) -> None:
+    path = tmp_path / "a.grib2"
+    path.write_bytes(message(shortName="2t") + message(shortName="sp"))
+    options: dict[str, Any] = {"concat_dims": "time", "isolate": False, "executor": "sync"}
+    dropped = ["sp", "sq", "GRIB_name", "GRIB_nome"]
+    report = virtualize(
+        path, tmp_path / "repo", drop_variables=dropped[:2], drop_attributes=dropped[2:], **options
+    )
+    assert [each.split("'")[1] for each in report.unmet] == ["GRIB_nome", "sq"]

@@ -501,7 +501,10 @@ def test_attributes_that_json_does_not_have(tmp_path: Path) -> None:
     assert str(caught.value).endswith(f"leave these out with drop_attributes={names!r}")
     for dropped in (names, ["valid_min", "top", "list"], ["/a:valid_min", ":top", "/g:list"]):
         session = repository(tmp_path, storage=MemoryStorage()).writable_session("main")
-        import_references(refs, session, drop_attributes=dropped)
+        report = import_references(refs, session, drop_attributes=[*dropped, "list", "a:kpet"])
+        said = "drop_attributes names 'a:kpet', which the references do not have; did you mean"
+        assert len(report.unmet) == 1 and report.unmet[0].startswith(f"{said} 'a:kept'")
+        assert report.unmet[0] in repr(report)
         for path in ("/", "/a"):
             document = json.loads(session.tree.require(path).user_data, parse_constant=_no_constant)
             assert document["attributes"]["kept"] == 1
