@@ -376,7 +376,7 @@ def test_contradictions(kind: str, appending: bool, tmp_path: Path) -> None:
 
 
 def test_large_variables_that_do_not_grow(tmp_path: Path) -> None:
-    """They stay in the first file, and others are refused, whoever may read it."""
+    """They stay in the first file, and others are refused."""
     files = [month(tmp_path / f"{i}.nc", 4 * i) for i in range(3)]
     for i, path in enumerate(files):
         depth = xr.DataArray(np.full(1000, i // 2), dims="cell", name="depth")
@@ -385,19 +385,6 @@ def test_large_variables_that_do_not_grow(tmp_path: Path) -> None:
     assert report.variables["depth"].virtual
     with pytest.raises(InvalidInputError, match=r"2\.nc: depth: has other values"):
         virtualize(files, tmp_path / "repo", scheduler="sync")
-    # of a single file it is not read, and told later to those who may read it
-    virtualize(files[:1], tmp_path / "one", scheduler="sync")
-    access = {location: credentials.LocalFileSystemAccess for location in report.access}
-    with pytest.raises(InvalidInputError, match=r"2\.nc: depth: has other values"):
-        virtualize(
-            [files[0], files[2]],
-            tmp_path / "one",
-            scheduler="sync",
-            authorize_virtual_chunk_access=access,
-        )
-    report = virtualize([files[0], files[2]], tmp_path / "one", scheduler="sync")
-    ours = read(opened(tmp_path / "one", report))
-    assert ours.sizes["time"] == 8 and not ours["depth"].any()
 
 
 def test_files_that_do_not_end_with_whole_chunks(tmp_path: Path) -> None:
