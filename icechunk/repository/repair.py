@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from icechunk.commit import publish, publish_v1
 from icechunk.commit.assets import Assets
@@ -38,6 +38,7 @@ from icechunk.format.snapshot import Snapshot
 from icechunk.repository.decoding import Tried, decode_chunks
 from icechunk.repository.recipe import context_at
 from icechunk.repository.repairs import Repair, UnlistedVersion
+from icechunk.repository.rereading import check_damage, read_again
 from icechunk.repository.salvage import Salvage
 from icechunk.session import Session, SessionMode
 from icechunk.storage import AnyStorage
@@ -48,27 +49,6 @@ __all__ = ["Repairer", "repair"]
 _COPIES: Final = f"{layout.OVERWRITTEN}{layout.REPO_KEY}."
 #: The most unlisted snapshots that are examined, newest first.
 _LOOKED_AT: Final = 100
-#: How often something is read before it counts as damaged.
-_READS: Final = 4
-
-T = TypeVar("T")
-
-
-def _is_damage(error: IcechunkError) -> bool:
-    """Whether something is damaged or missing; else a request failed, and may succeed later."""
-    missing = (ErrorKind.OBJECT_NOT_FOUND, ErrorKind.SNAPSHOT_NOT_FOUND)
-    return isinstance(error, FormatError) or error.kind in missing
-
-
-def _read_again(read: Callable[[], T]) -> T:
-    """Return what is read. Damage counts if several reads meet it: servers send odd things, too."""
-    for _ in range(_READS - 1):
-        try:
-            return read()
-        except IcechunkError as error:
-            if not _is_damage(error):
-                raise
-    return read()
 
 
 @dataclass
@@ -230,7 +210,7 @@ class Repairer:
             return _usable(stored.data, key)
 
         try:
-            return _read_again(read)
+            return read_again(read)
         except ObjectNotFoundError:
             found.damage = f"{key}: there is no such object"
         except FormatError as error:
@@ -262,10 +242,9 @@ class Repairer:
 
         for copy in copies:
             try:
-                usable = _read_again(partial(read, copy))
+                usable = read_again(partial(read, copy))
             except IcechunkError as error:
-                if not _is_damage(error):
-                    raise  # an older one would be taken in place of it
+                check_damage(error)  # an older one would be taken in place of it
                 found.passed_over.append((copy, str(error)))
                 continue
             found.restored_from = copy
@@ -308,19 +287,21 @@ class Repairer:
                 id = decode_id(key.removeprefix(layout.SNAPSHOTS))
                 if id not in info.snapshots:
                     yield self._assets.snapshot(id)
-            except IcechunkError:
-                continue
+            except IcechunkError as error:
+                check_damage(error)
 
     def _fits(self, info: RepoInfo, version: Snapshot) -> Iterator[str]:
         """Yield the branches on whose newest version a snapshot was made."""
         try:
             log = self._assets.transaction_log(version.id)
-        except IcechunkError:
+        except IcechunkError as error:
+            check_damage(error)
             return
         for name, tip in sorted(info.branches.items()):
             try:
                 before = self._assets.snapshot(tip)
-            except IcechunkError:
+            except IcechunkError as error:
+                check_damage(error)
                 continue
             if before.flushed_at < version.flushed_at and says_all(log, before, version):
                 yield name
@@ -387,8 +368,8 @@ def _tips(assets: Assets, keys: list[str]) -> list[Snapshot]:
         try:
             id = decode_id(key.removeprefix(layout.SNAPSHOTS))
             found[id] = assets.snapshot(id)
-        except IcechunkError:
-            continue
+        except IcechunkError as error:
+            check_damage(error)
     parents = {version.parent_id for version in found.values()}
     tips = [version for id, version in found.items() if id not in parents]
     return sorted(tips, key=lambda version: version.flushed_at, reverse=True)[:_LOOKED_AT]

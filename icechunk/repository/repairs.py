@@ -99,6 +99,9 @@ class Repair(Displayed):
         What the newest version of the branch has lost.
     reset : tuple of str
         Ids of newest versions of the branch that could not be read at all, and were abandoned.
+    unread : tuple of Dropped
+        Chunks that several requests could not fetch, or that this environment cannot decode.
+        Nobody knows whether they are damaged: they stay.
     snapshot_id : str or None
         The new version of the branch without what was dropped.
     """
@@ -113,6 +116,7 @@ class Repair(Displayed):
     logs: tuple[str, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     reset: tuple[str, ...] = ()
+    unread: tuple[Dropped, ...] = ()
     snapshot_id: str | None = None
 
     @property
@@ -153,6 +157,7 @@ class Repair(Displayed):
         yield from _listed(f"transaction logs {would}made anew", self.logs)
         yield from _listed(f"versions {would}left, since they cannot be read", self.reset)
         yield from _listed(f"{would}dropped", map(str, self.dropped))
+        yield from _listed("kept, though they could not be read", map(str, self.unread))
         if self.snapshot_id:
             yield f"committed {self.snapshot_id}"
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ from icechunk.format.updates import UpdateEntry, UpdateKind
 from icechunk.repository.decoding import Tried
 from icechunk.repository.listing import Listing
 from icechunk.repository.repairs import Dropped
+from icechunk.repository.rereading import READS, check_damage, read_again
 
 __all__ = ["Salvage"]
 
@@ -71,6 +72,7 @@ class Salvage:
         self._decode = decode
         self._spec_version = info.spec_version
         self._dropped: list[Dropped] = []
+        self._unread: list[Dropped] = []
         self._chunks: dict[bytes, npt.NDArray[np.uint32]] = {}
         self._touched: set[bytes] = set()
         self._gone: list[Node] = []
@@ -84,6 +86,7 @@ class Salvage:
         told: dict[str, Any] = {
             "reset": tuple(map(encode_id, unreadable)),
             "dropped": tuple(self._dropped),
+            "unread": tuple(self._unread),
             "logs": tuple(logs),
         }
         if drop and not dry_run:
@@ -99,23 +102,31 @@ class Salvage:
         try:
             for entry in self._info.ancestry(branch_tip(self._info, self._branch)):
                 try:
-                    version = self._assets.snapshot(entry.id)
-                    list(version.nodes())
-                    return unreadable, version
+                    return unreadable, read_again(partial(self._version, entry.id))
                 except IcechunkError as error:
+                    check_damage(error)  # the branch would be moved
                     why = why or error
                     unreadable.append(entry.id)
         except IcechunkError as error:
+            check_damage(error)
             why = why or error
         raise FormatError(
             f"no version of the branch {self._branch!r} can be read: {why}",
             ErrorKind.INVALID_FILE_FORMAT,
         )
 
+    def _version(self, id: bytes) -> Snapshot:
+        """Return a version of which all nodes can be read."""
+        version = self._assets.snapshot(id)
+        list(version.nodes())
+        return version
+
     def _history(self) -> Iterator[SnapshotEntry]:
         """Yield the history of the branch, as far as it can be read."""
-        with suppress(IcechunkError):
+        try:
             yield from self._info.ancestry(branch_tip(self._info, self._branch))
+        except IcechunkError as error:
+            check_damage(error)
 
     # -- transaction logs ------------------------------------------------------------------
     def _make_logs(self, *, dry_run: bool) -> list[str]:
@@ -127,8 +138,8 @@ class Salvage:
             key = layout.transaction_key(entry.id)
             etag: str | None = None
             try:
-                etag = self._assets.storage.get(key).etag
-                self._assets.transaction_log(entry.id)
+                etag = read_again(partial(self._assets.storage.get, key)).etag
+                read_again(partial(self._assets.transaction_log, entry.id))
                 continue
             except (ObjectNotFoundError, FormatError):
                 pass
@@ -140,7 +151,8 @@ class Salvage:
                 try:
                     ends = self._assets.snapshot(entry.parent_id), self._assets.snapshot(entry.id)
                     log = log_between(self._assets, *ends)
-                except IcechunkError:
+                except IcechunkError as error:
+                    check_damage(error)
                     continue
             if not dry_run:
                 # an unreadable log is of no use to anybody
@@ -182,10 +194,12 @@ class Salvage:
         try:
             if ref.id not in version.manifest_files:
                 raise FormatError(f"the snapshot does not list manifest {key}")
-            refs = self._assets.manifest(ref.id).arrays.get(node.id)
+            manifest = read_again(partial(self._assets.manifest, ref.id))
+            refs = manifest.arrays.get(node.id)
             if refs is None or refs.ndim != len(array.num_chunks):
                 raise FormatError(f"{key}: holds no references of this array")
         except IcechunkError as error:
+            check_damage(error)
             count = version.manifest_files.get(ref.id, ManifestFile(ref.id, 0, 0)).num_chunk_refs
             self._dropped.append(Dropped(node.path, str(error), count, ref.extents or None))
             return None
@@ -217,10 +231,23 @@ class Salvage:
     ) -> dict[str, npt.NDArray[np.intp]]:
         """Return the references whose bytes the codecs of the array refuse, by error."""
         found: dict[str, list[tuple[int, ...]]] = {}
-        if self._decode is not None and there.any():
-            for coord, problem in self._decode(version.id, node.path, refs.take(there)):
-                if problem is not None and problem.is_of_bytes:
-                    found.setdefault(problem.told, []).append(coord)
+        failed: dict[str, list[tuple[int, ...]]] = {}
+        rest = refs.take(there)
+        for _ in range(READS):
+            if self._decode is None or not len(rest):
+                break
+            failed = {}
+            for coord, problem in self._decode(version.id, node.path, rest):
+                if problem is not None:
+                    told = found if problem.is_of_bytes else failed
+                    told.setdefault(problem.told, []).append(coord)
+            coords = [coord for some in failed.values() for coord in some]
+            if not coords or (refs.ndim and () in coords):
+                break  # nothing is left, or the array cannot be opened here
+            rest = refs.take(refs.find_many(coords))
+        for why, coords in failed.items():
+            some = rest if refs.ndim and () in coords else refs.take(refs.find_many(coords))
+            self._unread.append(Dropped(node.path, why, len(some), some.extents()))
         return {told: refs.find_many(coords) for told, coords in found.items()}
 
     def _bad_rows(self, refs: ChunkRefs) -> npt.NDArray[np.bool_]:

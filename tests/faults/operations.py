@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 import zarr
+from zarr.core.buffer import default_buffer_prototype
 
 from icechunk import (
     ConflictDetector,
@@ -33,11 +34,13 @@ from icechunk import (
     Session,
     VirtualChunkContainer,
     local_filesystem_store,
+    time_limit,
     upgrade_icechunk_repository,
 )
 from icechunk.credentials import LocalFileSystemAccess
 from icechunk.storage.base import Storage
 from icechunk_dask import virtualize
+from tests.faults.troubled import LIMIT
 
 #: Chunks of `a` are inline, those of `b` are not, and each manifest holds two.
 CONFIG = RepositoryConfig(
@@ -478,6 +481,45 @@ def _repair(storage: Storage, repository: Repository) -> Made:
     return Made(lambda: Repository.repair(repository.storage, dry_run=False), check)
 
 
+def _drop(*, is_gone: bool) -> Prepare:
+    """Commit a version without a chunk that is gone, or that does not decode."""
+
+    def prepare(storage: Storage, repository: Repository) -> Made:
+        session = Repository.open(storage, CONFIG).writable_session("main")
+        before = {meta.key for meta in storage.list("chunks/")}
+        # of another length than four numbers have
+        session.store.set_sync("b/c/3", default_buffer_prototype().buffer.from_bytes(b"x" * 40))
+        session.commit("bad")
+        (key,) = {meta.key for meta in storage.list("chunks/")} - before
+        data = bytes(storage.get(key).data)
+        if is_gone:
+            storage.delete([key])
+
+        def check() -> None:
+            assert messages(storage)[1:] == ["bad", *HISTORY]
+            assert newest(storage) == START
+            # only older versions need it
+            storage.put(key, data)
+
+        options: dict[str, Any] = {"branch": "main", "drop_unreadable": True, "deep": not is_gone}
+        return Made(lambda: Repository.repair(repository.storage, dry_run=False, **options), check)
+
+    return prepare
+
+
+def _queue(storage: Storage, repository: Repository) -> Made:
+    """Commit in turn, to a branch that has moved."""
+    session = repository.writable_session("main")
+    write(session, {1: 7, 2: 8})
+    commit(Repository.open(storage, CONFIG), {4: 4})
+
+    def check() -> None:
+        assert messages(storage) == ["mine", "{4: 4}", *HISTORY]
+        assert newest(storage) == {0: 2, 1: 7, 2: 8, 4: 4}
+
+    return Made(lambda: session.commit("mine", rebase_with=ConflictDetector(), fair=True), check)
+
+
 def _read(storage: Storage, repository: Repository) -> Made:
     """Read everything, also what others have never read here."""
     read_right = []
@@ -531,6 +573,9 @@ BOTH: dict[str, Prepare] = {
     "revert": _revert,
     "annotate": _annotate,
     "repack": _repack,
+    "drop": _drop(is_gone=True),
+    "drop undecodable": _drop(is_gone=False),
+    "queue": _queue,
 }
 ONLY_2: dict[str, Prepare] = {
     "amend": _amend,
@@ -564,7 +609,8 @@ def prepared(name: str, spec_version: int, storage: Storage, troubled: Storage) 
 def finish(made: Made, heal: Callable[[], None]) -> IcechunkError | None:
     """Do it with faults, and again without if that failed; return the error of the first try."""
     try:
-        made.act()
+        with time_limit(LIMIT):
+            made.act()
     except IcechunkError as error:
         assert str(error)
         heal()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -19,13 +19,16 @@ from icechunk import (
     MemoryStorage,
     Repository,
     SnapshotNotFoundError,
+    StorageError,
 )
+from icechunk.storage import WrapperStorage
 from tests.faults.operations import (
     CONFIG,
     LENGTH,
     START,
     Made,
     check_whole,
+    commit,
     lay_out,
     newest,
     write,
@@ -108,3 +111,29 @@ def test_a_squash_that_loses_to_an_expiration(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(state, "update", late)
     with pytest.raises(ConflictError, match="the history of 'main' changed while it was squashed"):
         repository.squash("main", "main~2", "one")
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_another_collection_deletes_what_one_is_about_to_read(dry_run: bool) -> None:
+    storage = MemoryStorage()
+    lay_out(storage, 2)
+    healthy = Repository.open(storage, CONFIG)
+    healthy.create_branch("more", healthy.lookup_branch("main"))
+    commit(healthy, {5: 5}, "more")
+    later = datetime.now(UTC) + timedelta(seconds=10)
+    needed = {meta.key for meta in storage.list("manifests/")}
+
+    class Meanwhile(WrapperStorage):
+        def before(self, operation: str, keys: tuple[str, ...], written: int) -> None:
+            if operation == "get" and keys[0] in needed:
+                needed.clear()
+                healthy.delete_branch("more")
+                healthy.garbage_collect(later)
+
+    found = Repository.open(Meanwhile(storage), CONFIG).garbage_collect(later, dry_run=dry_run)
+    assert not needed and found.chunks_deleted == 0
+    check_whole(storage, Made(lambda: None, lambda: None))
+    # what the current state needs is another matter
+    storage.delete([meta.key for meta in storage.list("manifests/")])
+    with pytest.raises(StorageError, match="is missing"):
+        healthy.garbage_collect(later, dry_run=dry_run)

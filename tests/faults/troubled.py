@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import suppress
 from typing import Literal
 
 from icechunk import PreconditionFailedError, StorageError
+from icechunk.base import deadline
 from icechunk.storage import WrapperStorage
 from icechunk.storage.base import BytesLike, Storage
 
 #: How a request goes wrong. Those with "unseen" also refuse all looks for a while; a "late" put
-#: arrives when others have been made since.
+#: arrives when others have been made since. "Out of time" it is before or after a request, and
+#: nothing more is sent then.
 Fault = Literal[
-    "before", "after", "after, refused", "before, unseen", "after, unseen", "late", "late, unseen"
+    "before",
+    "after",
+    "after, refused",
+    "before, unseen",
+    "after, unseen",
+    "late",
+    "late, unseen",
+    "out of time before",
+    "out of time after",
 ]
 FAULTS: tuple[Fault, ...] = (
     "before",
@@ -23,10 +34,14 @@ FAULTS: tuple[Fault, ...] = (
     "after, unseen",
     "late",
     "late, unseen",
+    "out of time before",
+    "out of time after",
 )
 #: How many requests are made before a late one arrives.
 _LATE = 2
 _LOOKS = 6
+#: Seconds that are enough for everything that tests do.
+LIMIT = 1000
 
 
 class Troubled(WrapperStorage):
@@ -50,6 +65,7 @@ class Troubled(WrapperStorage):
         self.fault: Fault = "before"
         self.unseen = 0
         self.reached = False
+        self.is_over = False
         self._sent: tuple[str, bytes, bool, str | None] | None = None
         self._passing = 0
 
@@ -62,6 +78,8 @@ class Troubled(WrapperStorage):
     def heal(self) -> None:
         """Let everything go well from now on; what is on its way arrives."""
         self.nth = self.unseen = 0
+        self.is_over = False
+        deadline.clock = time.monotonic
         self._arrive()
 
     def _arrive(self) -> None:
@@ -89,6 +107,8 @@ class Troubled(WrapperStorage):
 
     def before(self, operation: str, keys: tuple[str, ...], written: int) -> None:
         """Count, and fail if it is time."""
+        if self.is_over:
+            raise StorageError(f"cannot {operation} {keys}: the time limit has passed")
         with self._lock:
             if operation in ("get", "get_if_changed", "list") and self.unseen:
                 self.unseen -= 1
@@ -100,16 +120,19 @@ class Troubled(WrapperStorage):
             self.seen += 1
             mine = self.seen == self.nth
             self.reached = self.reached or mine
-        if mine and self.fault.startswith(("before", "late")):
+        if mine and self.fault.startswith(("before", "late", "out of time before")):
             self._fail()
 
     def after(self, operation: str, keys: tuple[str, ...], read: int) -> None:
         """Fail if it is time."""
         # threads may have made other requests meanwhile: then one of these is lost
-        if self.seen == self.nth and self.fault.startswith("after"):
+        if self.seen == self.nth and self.fault.endswith("after") | self.fault.startswith("after"):
             self._fail()
 
     def _fail(self) -> None:
+        if self.fault.startswith("out of time"):
+            self.is_over = True
+            deadline.clock = lambda: time.monotonic() + 2 * LIMIT
         if self.fault.endswith("unseen"):
             self.unseen = _LOOKS
         if self.fault.endswith("refused"):

@@ -29,6 +29,7 @@ from icechunk import (
 )
 from icechunk.format import layout
 from icechunk.format.ids import INITIAL_SNAPSHOT_ID
+from tests.faults.troubled import Troubled
 from tests.repository.damage import KINDS, damaged
 
 
@@ -379,6 +380,26 @@ def test_chunks_that_do_not_decode_are_dropped_when_asked(undecodable: Repositor
     assert len(diff.updated_chunks) == 12
 
 
+@pytest.mark.parametrize("undecodable", [2], indirect=True)
+def test_a_request_that_fails_is_no_damage(undecodable: Repository) -> None:
+    """The branch would be moved back, or manifests and chunks dropped that are as good as ever."""
+    storage = undecodable.storage
+    options: dict[str, Any] = {"branch": "main", "drop_unreadable": True, "deep": True}
+    plan = Repository.repair(storage, **options)
+    troubled = Troubled(storage)
+    for number in (*range(1, 9), *range(9, 1000, 11)):
+        troubled.plan(number, "before")
+        try:
+            found = Repository.repair(troubled, **options)
+        except StorageError as error:
+            assert "lost before" in str(error)
+            continue
+        assert (found.dropped, found.reset, found.unread) == (plan.dropped, (), ()), number
+        if not troubled.reached:
+            break
+    assert number > 10
+
+
 def test_what_is_no_fault_of_the_bytes_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,5 +424,7 @@ def test_what_is_no_fault_of_the_bytes_stays(
             assert repo.verify(deep=True).damages
             found = Repository.repair(storage, branch="main", drop_unreadable=True, deep=True)
         assert not found.is_needed, error
+        assert [(each.path, each.chunks) for each in found.unread] == [("/x", 3)]
+        assert "kept, though they could not be read:\n  /x chunks [0:3] (3): " in str(found)
     with pytest.raises(InvalidInputError, match="deep needs a branch"):
         Repository.repair(storage, deep=True)
