@@ -98,7 +98,7 @@ check: .venv/.installed ## lint, format, types, import layers
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-bench: .venv/.installed $(OFFICIAL_ENV) ## measure, beside the official client where it is installed: half an hour
+bench: .venv/.installed $(OFFICIAL_ENV) ## measure, beside the official client where it is installed: a quarter of an hour
 	@.venv/bin/python tests/benchmarks/table.py $(BENCH_ARGS)
 
 fuzz: .venv/.installed ## a million damaged manifests, looked up and decoded: about an hour

@@ -150,8 +150,12 @@ def covers(refs: ChunkRefs, extents: Extents) -> bool:
     if len(extents) != refs.ndim or not 0 < size <= len(refs):
         return False
     corners = [low for low, _ in extents], [high - 1 for _, high in extents]
-    if any(refs.find(corner) < 0 for corner in corners):
+    first, last = map(refs.find, corners)
+    # references are sorted, so those of the extents lie from the first corner to the last
+    if first < 0 or last - first < size - 1:
         return False
+    if refs.ndim == 1:
+        return last - first == size - 1
     axes = np.indices([high - low for low, high in extents], np.uint32).reshape(len(extents), size)
     lows = np.array(corners[0], np.uint32).reshape(-1, 1)
     return bool((refs.find_many((axes + lows).T) >= 0).all())

@@ -133,11 +133,33 @@ class ChunkColumns:
     @property
     def nbytes(self) -> int:
         """Memory in bytes."""
-        return sum(column.nbytes for column in self.to_columns().values())
+        size = self.coords.nbytes
+        for column in (self.kind, self.offset, self.length):
+            size += column.itemsize if _is_one_number(column) else column.nbytes
+        for other in (
+            self.chunk_id,
+            self.location,
+            self.locations,
+            self.etag,
+            self.etags,
+            self.last_modified,
+            self.inline_data,
+        ):
+            size += 0 if other is None else other.nbytes
+        return size
+
+    @property
+    def kinds(self) -> set[RefKind]:
+        """The kinds that there are among the references."""
+        if len(self) == 1 or _is_one_number(self.kind):
+            return {RefKind(int(self.kind[0]))}
+        return {kind for kind in RefKind if (self.kind == kind).any()}
 
     @property
     def count_virtual(self) -> int:
         """Number of virtual references."""
+        if self.location is None:
+            return 0
         return int(np.count_nonzero(self.kind == RefKind.VIRTUAL))
 
     def row(self, index: int) -> ChunkRef:
@@ -455,12 +477,21 @@ def _numbers(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if len(column) < 2 or (column != column[0]).any():
         frozen: npt.NDArray[Any] = _frozen(column)
         return frozen
-    return np.broadcast_to(column[:1].copy(), column.shape)
+    # as `np.broadcast_to` does, which takes ten times as long
+    one = column[:1].copy()
+    view: npt.NDArray[Any] = np.ndarray(column.shape, one.dtype, one.data, strides=(0,))
+    view.setflags(write=False)
+    return view
 
 
 def _packed(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the number for a column that `_numbers` holds as one."""
-    return column[:1].reshape(()) if len(column) > 1 and column.strides == (0,) else column
+    return column[:1].reshape(()) if _is_one_number(column) else column
+
+
+def _is_one_number(column: npt.NDArray[Any]) -> bool:
+    """Whether `_numbers` holds a column as one number."""
+    return len(column) > 1 and column.strides == (0,)
 
 
 def _frozen(array: Any) -> Any:

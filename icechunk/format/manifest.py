@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Final
 
 import numpy as np
@@ -145,7 +146,7 @@ def encode_manifest(
     tables.children(
         1,
         [_refs_batch(r, next(frames, None) if r.locations is not None else None) for r in parts],
-        np.cumsum([0, *map(len, parts)]),
+        [0, *accumulate(map(len, parts))],
     )
     root = Batch(1)
     root.struct(0, _bytes_rows([id], OBJECT_ID_SIZE))
@@ -163,19 +164,24 @@ def encode_manifest(
 def _refs_batch(refs: ChunkRefs, frames: tuple[bytes, ...] | None) -> Batch:
     """Describe the references of one array; `frames` are its compressed locations."""
     kind, n = refs.kind, len(refs)
-    if (kind == RefKind.DELETED).any():
+    kinds = refs.kinds
+    if RefKind.DELETED in kinds:
         raise InternalError("a deleted chunk reached a manifest")
-    inline = kind == RefKind.INLINE
+    # nearly always all are of one kind, which needs no masks
+    inline = None if len(kinds) < 2 else kind == RefKind.INLINE
+    native = None if len(kinds) < 2 else kind == RefKind.NATIVE
     batch = Batch(n)
     batch.matrix(0, refs.coords)
-    batch.scalar(2, refs.offset, np.uint64, default=0, present=~inline)
-    batch.scalar(3, refs.length, np.uint64, default=0, present=~inline)
+    if kinds != {RefKind.INLINE}:
+        elsewhere = None if inline is None else ~inline
+        batch.scalar(2, refs.offset, np.uint64, default=0, present=elsewhere)
+        batch.scalar(3, refs.length, np.uint64, default=0, present=elsewhere)
     if refs.inline_data is not None:
-        start = np.where(inline, refs.offset, 0)
-        length = np.where(inline, refs.length, 0)
+        start = refs.offset if inline is None else np.where(inline, refs.offset, 0)
+        length = refs.length if inline is None else np.where(inline, refs.length, 0)
         batch.spans(1, refs.inline_data, start, length, present=inline)
     if refs.chunk_id is not None:
-        batch.struct(4, refs.chunk_id, present=kind == RefKind.NATIVE)
+        batch.struct(4, refs.chunk_id, present=native)
     if refs.location is not None and refs.locations is not None:
         if frames is None:
             heap = refs.locations

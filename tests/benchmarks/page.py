@@ -106,8 +106,10 @@ HEADS = ("workload", "place", "step", "ours", "official", "zarr", "ratio", "of C
 
 def table(measured: dict[str, Any]) -> str:
     """Return the table and what is to be said about it, as Markdown."""
+    larger = {r["workload"]: r["scale"] for r in measured["rows"] if r["scale"] > measured["scale"]}
+    more = "".join(f", of `{name}` {scale:g}" for name, scale in larger.items())
     lines = [
-        f"Measured on: {measured['machine']}; scale {measured['scale']:g}{_load(measured)}.",
+        f"Measured on: {measured['machine']}; scale {measured['scale']:g}{more}{_load(measured)}.",
         "",
         "| " + " | ".join(HEADS) + " |",
         "| --- " * len(HEADS) + "|",

@@ -42,8 +42,10 @@ class Workload(NamedTuple):
     #: Whether zarr's own stores can do it.
     has_floor: bool = False
     rounds: int | None = None
-    #: Of the given scale, elsewhere than in a folder.
+    #: Of the scale, elsewhere than in a folder.
     less: float = 1.0
+    #: Unless another one is asked for.
+    scale: float = 0.3
 
 
 EVERYWHERE = ("folder", "s3", "slow")
@@ -54,8 +56,9 @@ DEFAULT = (
     Workload("long_locations", rounds=1),
     Workload("many_arrays"),
     Workload("append"),
+    Workload("point_query"),
     Workload("forks"),
-    Workload("ten_million", rounds=1),
+    Workload("ten_million", rounds=1, scale=1),
     Workload("long_history", rounds=2),
     Workload("all_day", ("folder", "s3"), less=0.3),
     Workload("small_chunks", EVERYWHERE, has_floor=True, less=0.1),
@@ -67,7 +70,7 @@ DEFAULT = (
     Workload("chunks_of_50_mb", ("s3",), has_floor=True),
 )
 #: Only where they are named: they take minutes, and ten gigabytes.
-ON_REQUEST = (Workload("thirty_million", rounds=1),)
+ON_REQUEST = (Workload("thirty_million", rounds=1, scale=1),)
 
 
 def measured(who: str, name: str, scale: float, place: str, **more: str) -> dict[str, Any]:
@@ -201,7 +204,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--json", type=Path, help="where to store the rows")
     parser.add_argument("--markdown", action="store_true", help="write the page of the docs anew")
-    parser.add_argument("--scale", type=float, default=0.3)
+    parser.add_argument("--scale", type=float, help="of all workloads (default: 0.3 of most)")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--places", default="folder,s3,slow")
     options = parser.parse_args()
@@ -210,7 +213,8 @@ def main() -> None:
         parser.error(f"unknown workloads {sorted(unknown)}; there are {', '.join(known)}")
     chosen = [known[name] for name in options.names] or list(DEFAULT)
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    every: dict[str, Any] = {"machine": machine, "scale": options.scale, "rows": []}
+    usual = options.scale or Workload("").scale
+    every: dict[str, Any] = {"machine": machine, "scale": usual, "rows": []}
     every["load"] = [round(os.getloadavg()[0], 1)]
     heads = f"{'ours':>21} {'official':>21} {'zarr':>21} {'ratio':>7} {'floor':>7}"
     print(f"{'workload':32} {'step':36} {heads}", flush=True)
@@ -220,7 +224,8 @@ def main() -> None:
             for workload in chosen:
                 if where not in workload.places:
                     continue
-                scale = options.scale * (1 if where == "folder" else workload.less)
+                scale = options.scale or workload.scale
+                scale *= 1 if where == "folder" else workload.less
                 rounds = min(workload.rounds or options.rounds, options.rounds)
                 found = rows(workload, where, place, scale, rounds)
                 every["rows"] += found

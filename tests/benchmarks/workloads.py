@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from files import served
 from measuring import CLIENT, COUNTING, Steps, plain_store, resident, scaled, storage_in
 
 if CLIENT == "icechunk":
@@ -157,6 +158,42 @@ def many_arrays_cold(folder: Path, steps: Steps) -> None:
         session.store.set_virtual_ref(f"a{i}/c/0", "s3://bucket/new", offset=0, length=4)
     with steps.timed("commit, cold"):
         session.commit("one of each")
+
+
+def point_query(folder: Path, steps: Steps) -> None:
+    """One point of 3,000 virtual chunks of 400 bytes, which lie in 100 files on a web server."""
+    source, files, each = folder / "source", 100, max(scaled(3000) // 100, 1)
+    source.mkdir()
+    values = np.random.default_rng(0).random((files, each, 2, 2, 10, 10), "f4")
+    for i in range(files):
+        (source / f"file-{i:04d}.bin").write_bytes(values[i].tobytes())
+    with served(source) as (url, count):
+        config = icechunk.RepositoryConfig.default()
+        store = icechunk.http_store({"allow_http": "true"})
+        config.set_virtual_chunk_container(icechunk.VirtualChunkContainer(url, store))
+        access = icechunk.containers_credentials({url: icechunk.Credentials.HttpAccess()})
+        storage = storage_in(folder)
+        session = icechunk.Repository.create(storage, config, access).writable_session("main")
+        shape = files * each, 20, 20
+        zarr.create_array(
+            session.store, name="v", shape=shape, chunks=(1, 10, 10), dtype="f4", compressors=None
+        )
+        rows = np.arange(shape[0] * 4, dtype="u8")
+        locations = [f"{url}file-{i // (each * 4):04d}.bin" for i in range(len(rows))]
+        session.store.set_virtual_refs_arr(
+            "v", (shape[0], 2, 2), locations, rows % (each * 4) * 400, np.full(len(rows), 400, "u8")
+        )
+        session.commit("references")
+        array = zarr.open_array(
+            icechunk.Repository.open(storage, None, access).readonly_session("main").store,
+            path="v",
+            mode="r",
+        )
+        before = count()
+        with steps.timed("read a point"):
+            found = array[:, 3, 17]
+        steps.numbers["GETs"] = count() - before
+    assert np.array_equal(found, values[:, :, 0, 1, 3, 7].ravel())
 
 
 def append(folder: Path, steps: Steps) -> None:

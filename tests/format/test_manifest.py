@@ -506,3 +506,23 @@ def test_no_dictionary_is_trained_where_plain_locations_cost_nothing(
     stored = encode_manifest(ID, {NODE: refs}, compress_locations=LocationCompression())
     assert len(calls) == trained
     assert decode_manifest(stored, "manifests/X").arrays[NODE] == refs
+
+
+@pytest.mark.parametrize(
+    "ref", [ChunkRef(RefKind.NATIVE, bytes(12), 0, 9), ChunkRef.inline(b"abcd")], ids=str
+)
+def test_a_small_manifest_costs_few_calls(ref: ChunkRef) -> None:
+    refs = ChunkRefs.from_rows([(i,) for i in range(12)], [ref] * 12, 1)
+    count = 0
+
+    def called(_frame: object, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(called)
+    try:
+        encode_manifest(bytes(12), {bytes(8): refs})
+    finally:
+        sys.setprofile(None)
+    # an array that is cut in many has hundreds of such manifests
+    assert count < 480

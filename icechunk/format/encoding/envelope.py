@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 from queue import LifoQueue
 from typing import Final, TypeAlias
 
@@ -98,6 +99,15 @@ class Header:
 _FILE_TYPES: Final = frozenset(FileType)
 
 
+@cache
+def _options(level: int) -> dict[int, int]:
+    lowest, highest = zstd.CompressionParameter.compression_level.bounds()
+    return {
+        zstd.CompressionParameter.compression_level: min(max(level, lowest), highest),
+        zstd.CompressionParameter.checksum_flag: 1,
+    }
+
+
 def wrap(
     payload: BytesLike, file_type: FileType, *, level: int = 3, spec_version: int = 2
 ) -> bytearray:
@@ -117,18 +127,14 @@ def wrap(
     size = len(view)
     if size > MAX_PAYLOAD:
         raise InternalError(f"a {file_type.name} of {size} bytes: no reader would accept it")
-    lowest, highest = zstd.CompressionParameter.compression_level.bounds()
-    options: dict[int, int] = {
-        zstd.CompressionParameter.compression_level: min(max(level, lowest), highest),
-        zstd.CompressionParameter.checksum_flag: 1,
-    }
-    # in steps: the module keeps everything that one call returns in pieces, and then joins them
-    compressor = zstd.ZstdCompressor(options=options)
+    compressor = zstd.ZstdCompressor(options=_options(level))
     compressor.set_pledged_input_size(size)
     data = bytearray(MAGIC + _WRITER + bytes((spec_version, file_type, _ZSTD)))
-    for start in range(0, size, _STEP):
+    # in steps: the module keeps everything that one call returns in pieces, and then joins them
+    last = max(size - 1, 0) // _STEP * _STEP
+    for start in range(0, last, _STEP):
         data += compressor.compress(view[start : start + _STEP])
-    data += compressor.flush()
+    data += compressor.compress(view[last:], compressor.FLUSH_FRAME)
     return data
 
 

@@ -7,6 +7,7 @@ Strings and shared byte vectors come last, equal ones once.
 
 from __future__ import annotations
 
+import struct
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ class Batch:
         """Add a number per table; rows equal to `default` (None: no row) leave it out."""
         column = np.asarray(values, dtype)
         if column.shape != (self.n,):
-            column = np.broadcast_to(column, (self.n,))
+            column = np.full(self.n, column)
         has = present
         if default is not None:
             differs = column != default
@@ -163,7 +164,7 @@ class Batch:
         little = flat.dtype.newbyteorder("<")
         data = np.ascontiguousarray(flat, little).reshape(-1).view(np.uint8)
         align = flat.dtype.itemsize
-        column = _Vector(slot, _mask(present), data, ends[:-1] * size, np.diff(ends), size, align)
+        column = _Vector(slot, _mask(present), data, ends[:-1] * size, _steps(ends), size, align)
         self._columns.append(column)
 
     def matrix(self, slot: int, rows: NDArray[Any]) -> None:
@@ -335,10 +336,11 @@ class _Layout:
         """Place tables with the same fields: one vtable, one stride, equal vectors inside."""
         n = len(position[rows])
         fields: list[tuple[_Column, int]] = []
-        size = 4  # after the soffset
+        size = widest = 4  # after the soffset
         for column in sorted(columns, key=_field_align, reverse=True):
             fields.append((column, size))
             size += column.values.dtype.itemsize if isinstance(column, _Inline) else 4
+            widest = max(widest, _field_align(column))
         inside: dict[int, tuple[_Vector | _Matrix, int, int]] = {}  # with offset and count
         stride = size
         for column in columns:
@@ -353,11 +355,12 @@ class _Layout:
             else:
                 continue
             stride = _up(stride, max(4, column.align))
+            widest = max(widest, column.align)
             inside[column.slot] = column, stride, count
             stride += 4 + count * column.size
         # With the table at 8n + 4, what follows its soffset can be a u64; so can what
         # follows the length word of a vector at a multiple of 8 inside.
-        wide = max([4, *map(_field_align, columns), *(v.align for v, _, _ in inside.values())]) == 8
+        wide = widest == 8
         stride = _up(stride, 8 if wide else 4)
         vtable = self.vtable(fields, size)
         start = _up(self.end + 4, 8) - 4 if wide else _up(self.end, 4)
@@ -400,7 +403,7 @@ class _Layout:
 
     def place_heap(self, column: _Heap, target: Ints) -> None:
         """Place the values of a heap; rows refer to them."""
-        lengths = np.diff(column.offsets)
+        lengths = _steps(column.offsets)
         head = self.heads(lengths + column.nul, 1)
         used = column.which >= 0
         target[used] = head[column.which[used]]
@@ -413,10 +416,11 @@ class _Layout:
 
     def place_slots(self, column: _Children | _Texts, target: Ints) -> None:
         """Place vectors of offsets to tables or strings."""
-        rows = np.arange(len(target)) if column.present is None else np.flatnonzero(column.present)
-        count = np.diff(column.offsets)[rows]
+        rows: Any = slice(None) if column.present is None else np.flatnonzero(column.present)
+        count = _steps(column.offsets)[rows]
         start = _up(self.end, 4)
-        head = target[rows] = self.heads(count * 4, 4)
+        head = self.heads(count * 4, 4)
+        target[rows] = head
         end = self.end
         if isinstance(column, _Texts):
             pooled = self.intern(column.values, nul=True)
@@ -424,14 +428,13 @@ class _Layout:
         def fill(out: Bytes) -> None:
             words = out.view(_U4)
             if isinstance(column, _Texts):
-                goal = self.pool_at[pooled]
+                goals = [self.pool_at[pooled]]
             else:
-                goal = np.concatenate([*(self.positions[id(b)] for b in column.batches), _NONE])
+                goals = [self.positions[id(batch)] for batch in column.batches]
             # from here to the end there are only these slots, and a length word before each row
-            if len(count) == 1:
-                goal = np.concatenate([_NONE_BEFORE, goal])
-            else:
-                goal = np.insert(goal, np.cumsum(count) - count, 0)
+            goal = np.concatenate([_NONE_BEFORE, *goals])
+            if len(count) != 1:
+                goal = np.insert(goal[1:], np.cumsum(count) - count, 0)
             goal -= np.arange(start, end, 4)
             words[start >> 2 : end >> 2] = goal
             words[head >> 2] = count
@@ -440,6 +443,8 @@ class _Layout:
 
     def place_pool(self) -> None:
         """Place the strings and byte vectors that rows share."""
+        if not self.pool:
+            return
         values = [value for value, _ in self.pool]
         nul = np.fromiter((n for _, n in self.pool), np.int64, len(values))
         lengths = np.fromiter(map(len, values), np.int64, len(values))
@@ -469,10 +474,10 @@ class _Layout:
 
     def vtable(self, fields: list[tuple[_Column, int]], size: int) -> int:
         """Return the position of a vtable with these fields, placing it if it is new."""
-        slots = np.zeros(max((c.slot + 1 for c, _ in fields), default=0), "<u2")
+        slots = [0] * max((c.slot + 1 for c, _ in fields), default=0)
         for column, offset in fields:
             slots[column.slot] = offset
-        raw = np.array([4 + slots.nbytes, size], "<u2").tobytes() + slots.tobytes()
+        raw = struct.pack(f"<{2 + len(slots)}H", 4 + 2 * len(slots), size, *slots)
         if raw not in self.vtables:
             self.vtables[raw] = self.end  # even, as the length of everything is
             self.end += len(raw)
@@ -493,6 +498,12 @@ class _Layout:
             target = self.pool_at[self.pooled[id(column)]][column.which]
         goal: Ints = target[rows]
         return goal
+
+
+def _steps(ends: Ints) -> Ints:
+    """Return the differences; `np.diff` takes several times as long for few."""
+    steps: Ints = ends[1:] - ends[:-1]
+    return steps
 
 
 def _field_align(column: _Column) -> int:
