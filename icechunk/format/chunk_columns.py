@@ -133,7 +133,7 @@ class ChunkColumns:
     @property
     def nbytes(self) -> int:
         """Memory in bytes."""
-        size = self.coords.nbytes
+        size: int = self.coords.nbytes
         for column in (self.kind, self.offset, self.length):
             size += column.itemsize if _is_one_number(column) else column.nbytes
         for other in (

@@ -7,6 +7,7 @@ Strings and shared byte vectors come last, equal ones once.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -159,7 +160,7 @@ class Batch:
 
         A two-dimensional `flat` is a vector of structs, aligned as its dtype.
         """
-        size = flat.dtype.itemsize * int(np.prod(flat.shape[1:], dtype=np.int64))
+        size = flat.dtype.itemsize * math.prod(flat.shape[1:])
         ends = np.asarray(offsets, np.int64)
         little = flat.dtype.newbyteorder("<")
         data = np.ascontiguousarray(flat, little).reshape(-1).view(np.uint8)
@@ -301,6 +302,8 @@ class _Layout:
     def place(self, batch: Batch) -> list[Batch]:
         """Place the tables of a batch and its vectors; return the batches below it."""
         position = self.positions[id(batch)] = np.zeros(batch.n, np.int64)
+        if not batch.n:
+            return []
         # by slot: what lies outside of the tables
         target: defaultdict[int, Ints] = defaultdict(lambda: np.zeros(batch.n, np.int64))
         loose: dict[int, list[Ints]] = {c.slot: [] for c in batch._columns}
