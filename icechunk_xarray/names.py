@@ -127,6 +127,11 @@ def _check_values(name: Hashable, variable: xr.Variable) -> None:
 
 def _check_attributes(what: str, attrs: Mapping[Any, Any]) -> None:
     for name, value in attrs.items():
+        if not isinstance(name, str) or not name:
+            raise refused(
+                f"{what} has an attribute of the name {name!r}: names of attributes must be texts, "
+                "and not empty; rename or drop it"
+            )
         given = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
         try:
             # the session names numbers that JSON cannot express

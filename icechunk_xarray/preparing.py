@@ -84,10 +84,7 @@ def _without_foreign_codecs(variable: xr.Variable) -> xr.Variable:
     """
     given = variable.encoding
     foreign = {
-        key
-        for key in ("compressors", "filters")
-        if not isinstance(given.get(key), str)
-        and any(hasattr(codec, "codec_id") for codec in given.get(key) or ())
+        key for key in ("compressors", "filters") if any(map(_is_foreign, _codecs(given.get(key))))
     }
     shards, chunks = given.get("shards"), given.get("chunks")
     if isinstance(shards, tuple) and isinstance(chunks, tuple):
@@ -103,6 +100,17 @@ def _without_foreign_codecs(variable: xr.Variable) -> xr.Variable:
     result = variable.copy(deep=False)
     result.encoding = {key: value for key, value in given.items() if key not in foreign}
     return result
+
+
+def _codecs(given: Any) -> tuple[Any, ...]:
+    if given is None or isinstance(given, str):
+        return ()
+    return tuple(given) if isinstance(given, list | tuple) else (given,)
+
+
+def _is_foreign(codec: Any) -> bool:
+    """Whether a codec is one of Zarr 2."""
+    return hasattr(codec, "codec_id")
 
 
 def with_chunks(variable: xr.Variable) -> xr.Variable:

@@ -62,11 +62,15 @@ def resolve_region(
         if isinstance(part, str) and part == "auto":
             resolved[dim] = _find(dataset, existing, dim)
             continue
-        if not isinstance(part, slice) or part.step not in (None, 1):
+        try:
+            start, stop, step = part.indices(sizes[dim])
+        except (AttributeError, TypeError, ValueError):
+            step = 0
+        if step != 1:
             raise refused(
-                f"region of dimension {dim!r} is {part!r}: expected a slice without step, or 'auto'"
+                f"region of dimension {dim!r} is {part!r}: expected a slice of whole numbers "
+                "without step, or 'auto'"
             )
-        start, stop, _ = part.indices(sizes[dim])
         if stop - start != dataset.sizes[dim]:
             raise refused(
                 f"region {start}:{stop} of dimension {dim!r}, which is {sizes[dim]} long on disk, "

@@ -221,7 +221,7 @@ def stage(
         encoded = encode(backend, variables, attrs, set(encoding))
     except IcechunkError:
         raise
-    except (TypeError, ValueError, OverflowError, NotImplementedError, KeyError) as error:
+    except _XARRAY_RAISES as error:
         raise _not_encodable(backend, variables, set(encoding), error) from error
     if options.mode == "a" and options.append_dim is None and region is None:
         attributes.replace(
@@ -268,7 +268,10 @@ def _as_stored(dataset: xr.Dataset, existing: Mapping[str, xr.Variable]) -> froz
 
 
 def _plain(attrs: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={np.asarray(value).tolist()!r}" for key, value in attrs.items())
+    shown = {
+        k: v.tolist() if isinstance(v, np.generic | np.ndarray) else v for k, v in attrs.items()
+    }
+    return ", ".join(f"{key}={value!r}" for key, value in shown.items())
 
 
 def _replaced_whole(
@@ -316,12 +319,28 @@ def _not_encodable(
     what = "a variable of " + ", ".join(map(repr, variables))
     if culprit is not None:
         what = f"variable {culprit!r}"
+        given = {
+            key: value for key, value in variables[culprit].encoding.items() if key in _NUMBERS
+        }
+        if given:
+            what += f" with the encoding {_plain(given)}"
     reason = f"{error} is not known" if isinstance(error, KeyError) else str(error)
     if "chunk()" in reason or "Dask chunks" in reason:
         reason = f"{reason.rstrip('.')}, or pass align_chunks=True"
     return refused(f"{what} cannot be encoded: {reason.rstrip('.')}{_meant(reason)}")
 
 
+#: What xarray raises of values and encodings; the last is cftime's, of times far away.
+_XARRAY_RAISES: Final = (
+    TypeError,
+    ValueError,
+    OverflowError,
+    NotImplementedError,
+    KeyError,
+    AttributeError,
+)
+#: The encodings that xarray computes with.
+_NUMBERS: Final = ("dtype", "units", "_FillValue", "missing_value", "scale_factor", "add_offset")
 #: The encodings that xarray passes on to Zarr.
 _ENCODINGS: Final = ("chunks", "shards", "compressors", "filters", "serializer", "fill_value")
 

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import numcodecs
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
 from xarray.coders import CFDatetimeCoder, CFTimedeltaCoder
+from zarr.codecs import GzipCodec
 
 import icechunk
 from icechunk import IcechunkError, InvalidInputError, Repository
@@ -200,3 +202,61 @@ def test_an_empty_part_of_another_store_of_zarr(tmp_path: Path) -> None:
         repository = create()
         to_icechunk(part, repository)
         assert read(repository).sizes["x"] == 0
+
+
+# -- what is refused, and how -----------------------------------------------------------------
+def one(values: Any = (1.0, 2.0), attrs: Any = None, encoding: Any = None) -> xr.Dataset:
+    return xr.Dataset({"v": ("x", np.asarray(values), attrs or {}, encoding or {})})
+
+
+REFUSED: dict[str, tuple[xr.Dataset, dict[str, Any], str]] = {
+    # what is written, how, what the message says
+    "a number as attribute": (one(attrs={1: 2}), {}, "'v' has an attribute of the name 1"),
+    "an attribute of the group": (
+        one().assign_attrs({None: 2}),
+        {},
+        "the dataset has an attribute",
+    ),
+    "NaN for integers": (
+        one(encoding={"dtype": "i4", "_FillValue": np.nan}),
+        {},
+        r"'v' with the encoding dtype='i4', _FillValue=nan cannot be encoded",
+    ),
+    "a fill value out of range": (
+        one(),
+        {"encoding": {"v": {"dtype": "u1", "_FillValue": -1}}},
+        r"'v' with the encoding dtype='u1', _FillValue=-1 cannot be encoded",
+    ),
+    "a scale that is text": (
+        one(encoding={"scale_factor": "2"}),
+        {},
+        r"'v' with the encoding scale_factor='2' cannot be encoded",
+    ),
+    "years that no calendar has": (
+        one(np.array(["30000-01-01"], "M8[s]")),
+        {},
+        "'v' cannot be encoded",
+    ),
+    "a region of floats": (one(), {"region": {"x": slice(0.0, 2.0)}}, "slice of whole numbers"),
+    "a region of one number": (one(), {"region": {"x": 1}}, "slice of whole numbers"),
+    "a region with steps": (one(), {"region": {"x": slice(0, 2, 2)}}, "slice of whole numbers"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused_names_what_is_wrong(case: str) -> None:
+    dataset, how, words = REFUSED[case]
+    session = create().writable_session("main")
+    to_icechunk(one(), session, group=None if "region" in how else "other")
+    before = session.change_set_bytes()
+    with pytest.raises(InvalidInputError, match=words):
+        to_icechunk(dataset, session, mode="a", **how)
+    assert session.change_set_bytes() == before
+
+
+@pytest.mark.parametrize("form", [lambda codec: codec, lambda codec: (codec,)])
+def test_a_codec_by_itself_is_one(form: Callable[[Any], Any]) -> None:
+    for codec in (numcodecs.Zlib(), GzipCodec()):
+        repository = create()
+        to_icechunk(one(encoding={"compressors": form(codec)}), repository)
+        assert read(repository)["v"].values.tolist() == [1, 2]
