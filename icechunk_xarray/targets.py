@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from icechunk import (
     AnyCredential,
     IcechunkStore,
     InvalidInputError,
-    ObjectNotFoundError,
     Repository,
     RepositoryConfig,
-    RepositoryNotFoundError,
     Session,
     Storage,
     StorageConfig,
     storage_from_url,
 )
+from icechunk.base.texts import article
 from icechunk.config.times import Time, instant
 from icechunk.errors import ErrorKind
 from icechunk.storage import version_url
@@ -32,9 +30,6 @@ Authorization: TypeAlias = Mapping[str, AnyCredential | None]
 
 #: The version of a repository if none is named.
 DEFAULT_BRANCH = "main"
-
-#: Documents at the root of a plain Zarr store, of either format.
-_ZARR_DOCUMENTS = ("zarr.json", ".zgroup", ".zarray")
 
 
 def open_repository(
@@ -69,7 +64,7 @@ def open_repository(
     """
     if isinstance(target, Session | IcechunkStore):
         raise InvalidInputError(
-            f"{_article(target)} is one version, a repository is needed: pass the Repository that "
+            f"{article(target)} is one version, a repository is needed: pass the Repository that "
             "it was made by, or its URL",
             ErrorKind.STORAGE_CONFIG,
         )
@@ -81,8 +76,7 @@ def open_repository(
     storage = _storage(target, storage_options)
     if create:
         return Repository.open_or_create(storage, config, authorize_virtual_chunk_access)
-    with _plain_zarr_named(storage):
-        return Repository.open(storage, config, authorize_virtual_chunk_access)
+    return Repository.open(storage, config, authorize_virtual_chunk_access)
 
 
 def open_session(
@@ -167,17 +161,16 @@ def open_session(
             branch, tag=tag, snapshot_id=snapshot_id, ref=ref, as_of=as_of
         )
     storage = _storage(target, storage_options)
-    with _plain_zarr_named(storage):
-        return Repository.open_readonly_session(
-            storage,
-            branch,
-            tag=tag,
-            snapshot_id=snapshot_id,
-            ref=ref,
-            as_of=as_of,
-            config=config,
-            authorize_virtual_chunk_access=authorize_virtual_chunk_access,
-        )
+    return Repository.open_readonly_session(
+        storage,
+        branch,
+        tag=tag,
+        snapshot_id=snapshot_id,
+        ref=ref,
+        as_of=as_of,
+        config=config,
+        authorize_virtual_chunk_access=authorize_virtual_chunk_access,
+    )
 
 
 def _storage(target: Target, options: Mapping[str, Any] | None) -> Storage:
@@ -189,44 +182,17 @@ def _storage(target: Target, options: Mapping[str, Any] | None) -> Storage:
     if isinstance(target, Storage):
         return target
     raise InvalidInputError(
-        f"{_article(target)} names no repository: pass a URL, a path, or a Storage, Repository, "
+        f"{article(target)} names no repository: pass a URL, a path, or a Storage, Repository, "
         "Session or IcechunkStore",
         ErrorKind.STORAGE_CONFIG,
     )
-
-
-@contextmanager
-def _plain_zarr_named(storage: Storage) -> Iterator[None]:
-    """If there is no repository, say whether there is a plain Zarr store."""
-    try:
-        yield
-    except RepositoryNotFoundError as error:
-        if not any(_exists(storage, name) for name in _ZARR_DOCUMENTS):
-            raise
-        raise RepositoryNotFoundError(
-            f"{storage.url} is a plain Zarr store, not an Icechunk repository: open it with "
-            "engine='zarr'"
-        ) from error
-
-
-def _exists(storage: Storage, key: str) -> bool:
-    try:
-        storage.get(key)
-    except ObjectNotFoundError:
-        return False
-    return True
 
 
 def _refuse_options(target: object, **options: object) -> None:
     given = [name for name, value in options.items() if value is not None]
     if given:
         raise InvalidInputError(
-            f"{', '.join(given)} cannot be given with {_article(target)}, which settles that "
+            f"{', '.join(given)} cannot be given with {article(target)}, which settles that "
             "already",
             ErrorKind.STORAGE_CONFIG,
         )
-
-
-def _article(value: object) -> str:
-    name = type(value).__name__
-    return f"{'an' if name[:1] in 'AEIOUaeiou' else 'a'} {name}"

@@ -1,8 +1,8 @@
 """Errors as values: one base class, and a code that does not change."""
 
+# --8<-- [start:kinds]
 import icechunk
 
-# --8<-- [start:kinds]
 try:
     icechunk.Repository.open("nothing-here")
 except icechunk.IcechunkError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -65,6 +66,13 @@ def of_part(
         class Repository:
             create_tag = of_part("_tags", Tags.create_tag)
     """
+    # errors about arguments name the class that was called, and not the part
+    owner = sys._getframe(1).f_locals.get("__qualname__")
+    if owner is not None:
+        inspected: Any = method
+        while inspected is not None:
+            inspected.__qualname__ = f"{owner}.{method.__name__}"
+            inspected = getattr(inspected, "__wrapped__", None)
 
     @functools.wraps(method)
     def passed_on(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -80,3 +80,15 @@ class Labelled(Displayed):
 
     def _shown(self, name: str) -> str:
         return plain(getattr(self, name))
+
+
+def article(value: object) -> str:
+    """Return the name of a value's type with its article.
+
+    Examples
+    --------
+    >>> article(1), article("")
+    ('an int', 'a str')
+    """
+    name = type(value).__name__
+    return f"{'an' if name[:1] in 'AEIOUaeiou' else 'a'} {name}"

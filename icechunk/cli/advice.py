@@ -15,7 +15,7 @@ __all__ = ["METHODS", "in_options"]
 #: Phrases that the command line has other words for.
 _PHRASES: Final = (
     (
-        r"open the repository with authorize_virtual_chunk_access=\{(\S+): None\}, where.*",
+        r"open the repository with authorize_virtual_chunk_access=\{('[^']*'): [^}]*\}",
         r"pass --authorize-virtual-chunk-access \1, or \1=anonymous for public data",
     ),
     (
@@ -32,6 +32,7 @@ _PHRASES: Final = (
     (r"(?:Repository|repo)\.jobs\.delete\(('[^']*'|name)\)", r"icechunk jobs REPO \1 --delete"),
     (r"pass repo\.resolve\('([^']*)'\)", r"icechunk show REPO -r \1 says its id"),
     (r"; use readonly_session\b", ""),
+    (r"open it with engine='zarr', or with zarr\.open", "xarray and Zarr open it"),
     (r"datetime\.now\(UTC\) - timedelta\([^)]*\)", "30d"),
     (r"adopt=\{branch: id\}", "--adopt BRANCH=ID"),
     (r"pass it as ref= or path where one is taken; .*", "name it with --ref where there is one"),
@@ -50,6 +51,8 @@ METHODS: Final[Mapping[str, str]] = {
     "Repository.reset_branch": "icechunk reset",
     "Repository.verify": "icechunk verify",
     "garbage_collect": "icechunk gc",
+    "icechunk_dask.ingest": "icechunk ingest",
+    "icechunk_dask.virtualize": "icechunk virtualize",
     "icechunk.upgrade_icechunk_repository": "icechunk upgrade",
     "reset_branch": "icechunk reset",
 }

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from icechunk.base.display import NumberedEnum
-from icechunk.base.texts import Labelled
+from icechunk.base.texts import Labelled, article
 from icechunk.config.conditions import ManifestPreloadCondition, SplitRules
 from icechunk.config.manifests import DEFAULT_PRELOAD, ManifestConfig
 from icechunk.config.options import (
@@ -397,3 +397,22 @@ class FeatureFlag(Labelled):
     default_enabled: bool
     setting: bool | None
     enabled: bool
+
+
+def as_config(config: RepositoryConfig | None) -> RepositoryConfig:
+    """Return a configuration, an empty one for None.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is something else.
+    """
+    if config is None:
+        return RepositoryConfig()
+    if not isinstance(config, RepositoryConfig):
+        raise InvalidInputError(
+            f"config is {article(config)}, and must be a RepositoryConfig, such as "
+            "RepositoryConfig(inline_chunk_threshold_bytes=512)",
+            ErrorKind.STORAGE_CONFIG,
+        )
+    return config

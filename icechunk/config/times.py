@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from typing import TypeAlias
 
 import numpy as np
@@ -45,7 +45,7 @@ def instant(
     if not isinstance(parsed, datetime):
         raise InvalidInputError(
             f"{name} is {value!r}: expected a datetime, or a date or time in ISO 8601 such as "
-            "'2024-05-01' or '2024-05-01T12:00:00+00:00'",
+            f"'2024-05-01' or '2024-05-01T12:00:00+00:00'{_from_now(value)}",
             kind,
         )
     return parsed if has_zone(parsed) else parsed.replace(tzinfo=UTC)
@@ -55,6 +55,12 @@ def has_zone(value: Time) -> bool:
     """Whether a point in time has a time zone."""
     parsed = _parsed(value)
     return isinstance(parsed, datetime) and parsed.utcoffset() is not None
+
+
+def _from_now(value: object) -> str:
+    if not isinstance(value, timedelta | np.timedelta64):
+        return ""
+    return "; for a time so long ago, datetime.now(UTC) - timedelta(days=30)"
 
 
 def _parsed(value: Time) -> object:

@@ -15,16 +15,33 @@ from icechunk.commit.publish import RepoState
 from icechunk.config import Attribution, RepositoryConfig, StorageSettings
 from icechunk.config.credential_types import AnyCredential
 from icechunk.config.repository_config import EffectiveConfig
+from icechunk.errors import InvalidInputError
 from icechunk.format.manifest import LocationCompression
 from icechunk.session.context import RequestLimit, SessionContext
 from icechunk.storage import AnyStorage, Storage, as_storage
 from icechunk.virtual.container_trust import Trust
+from icechunk.virtual.deprecations import authorized
 from icechunk.virtual.resolver import VirtualResolver
 
 
 def new_key() -> bytes:
     """Return a key that no other recipe has."""
     return os.urandom(16)
+
+
+def checked(recipe: object) -> RepositoryRecipe:
+    """Return what a repository is made of.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is something else, which users would open.
+    """
+    if not isinstance(recipe, RepositoryRecipe):
+        raise InvalidInputError(
+            "Repository(...) opens nothing: use Repository.open, create or open_or_create"
+        )
+    return recipe
 
 
 @dataclass(frozen=True)
@@ -54,17 +71,17 @@ class RepositoryRecipe:
         authorization: Mapping[str, AnyCredential | None] | None,
         attribution: Attribution | None = None,
         *,
-        own_containers: bool = True,
-        own_settings: StorageSettings | None = None,
+        passed: tuple[bool, StorageSettings | None] = (True, None),
     ) -> RepositoryRecipe:
-        """Return a recipe whose storage has the settings of the configuration."""
+        """Return a recipe whose storage has the settings of the configuration.
+
+        `passed` says whether the caller passed its containers, and which settings of the storage.
+        """
         if config.storage is not None:
             storage = storage.with_settings(config.storage)
         if attribution is not None:
             storage = storage.with_user_agent(attribution.user_agent(user_agent()))
-        authorized = dict(authorization or {})
-        trusted = (own_containers, own_settings)
-        return cls(storage, config, authorized, *trusted, attribution=attribution)
+        return cls(storage, config, authorized(authorization), *passed, attribution=attribution)
 
     def context(self) -> SessionContext:
         """Return what sessions share: that of other copies, if this process has it."""

@@ -12,6 +12,7 @@ from icechunk.base.texts import labelled
 from icechunk.commit import publish
 from icechunk.config import Attribution, RepositoryConfig, StorageSettings
 from icechunk.config.credential_types import AnyCredential
+from icechunk.config.repository_config import as_config
 from icechunk.config.times import Time
 from icechunk.errors import (
     AlreadyExistsError,
@@ -42,7 +43,8 @@ from icechunk.repository.maintenance import Maintenance
 from icechunk.repository.ops import RepoStatus
 from icechunk.repository.overview import overview
 from icechunk.repository.proof import Proof
-from icechunk.repository.recipe import RepositoryRecipe, context_at, new_key
+from icechunk.repository.recipe import RepositoryRecipe, checked, context_at, new_key
+from icechunk.repository.recognition import saying_what_is_there
 from icechunk.repository.repair import repair as repair_stored
 from icechunk.repository.rework import Rework
 from icechunk.repository.rewriting import Rewriting
@@ -73,7 +75,7 @@ class Repository:
     """
 
     def __init__(self, recipe: RepositoryRecipe) -> None:
-        self._recipe = recipe
+        self._recipe = checked(recipe)
         self._context = context = recipe.context()
         assets, state = context.assets, context.state
         self._branches_and_tags = BranchesAndTags(state)
@@ -145,7 +147,7 @@ class Repository:
         place = as_storage(storage)
         if not place.supports_writes:
             raise ReadOnlyError(f"{place.url} cannot be written", ErrorKind.READ_ONLY_STORAGE)
-        config = config if config is not None else RepositoryConfig()
+        config = as_config(config)
         config.validate()
         if check_clean_root:
             check_clean(place)
@@ -200,7 +202,8 @@ class Repository:
         True
         """
         warn_of_none(authorize_virtual_chunk_access)
-        return cls._open(storage, config, authorize_virtual_chunk_access, attribution)[0]
+        with saying_what_is_there(storage):
+            return cls._open(storage, config, authorize_virtual_chunk_access, attribution)[0]
 
     @classmethod
     def _open(
@@ -212,22 +215,16 @@ class Repository:
     ) -> tuple[Repository, RepoInfo]:
         """Open a repository, and also return its current state."""
         place = as_storage(storage)
-        given = config if config is not None else RepositoryConfig()
+        given = as_config(config)
         first = cls(RepositoryRecipe.of(place, given, authorization, attribution))
         info = first._info
         stored = stored_config(info)
         if stored is None:
             return first, info
-        repository = cls(
-            RepositoryRecipe.of(
-                place,
-                stored.merge(given),
-                authorization,
-                attribution,
-                own_containers=given.virtual_chunk_containers is not None,
-                own_settings=given.storage,
-            )
-        )
+        merged = stored.merge(given)
+        passed = (given.virtual_chunk_containers is not None, given.storage)
+        recipe = RepositoryRecipe.of(place, merged, authorization, attribution, passed=passed)
+        repository = cls(recipe)
         repository._context.state.take_over(first._context.state)
         return repository, info
 
@@ -253,7 +250,8 @@ class Repository:
         --------
         >>> session = icechunk.Repository.open_readonly_session(storage, "main")
         """
-        repository, info = cls._open(storage, config, authorize_virtual_chunk_access)
+        with saying_what_is_there(storage):
+            repository, info = cls._open(storage, config, authorize_virtual_chunk_access)
         return repository._sessions.at(info, branch, tag, snapshot_id, ref, as_of)
 
     @classmethod
@@ -278,7 +276,7 @@ class Repository:
         place = as_storage(storage)
         opening = (place, config, authorize_virtual_chunk_access)
         try:
-            return cls.open(*opening, attribution)
+            return cls._open(*opening, attribution)[0]
         except RepositoryNotFoundError:
             try:
                 return cls.create(*opening, create_version, check_clean_root, attribution)
@@ -351,11 +349,9 @@ class Repository:
         """
         warn_of_none(authorize_virtual_chunk_access)
         merged = self.config.merge(config) if config is not None else self.config
-        authorization = (
-            authorize_virtual_chunk_access
-            if authorize_virtual_chunk_access is not None
-            else self._recipe.authorization
-        )
+        authorization = authorize_virtual_chunk_access
+        if authorization is None:
+            authorization = self._recipe.authorization
         given = config is not None and config.virtual_chunk_containers is not None
         return type(self)(
             RepositoryRecipe.of(
@@ -363,8 +359,10 @@ class Repository:
                 merged,
                 authorization,
                 self.attribution,
-                own_containers=given or self._recipe.own_containers,
-                own_settings=(config.storage if config else None) or self._recipe.own_settings,
+                passed=(
+                    given or self._recipe.own_containers,
+                    (config.storage if config else None) or self._recipe.own_settings,
+                ),
             )
         )
 

@@ -409,6 +409,13 @@ class AzurePlace(Place):
         return missing_azure(self.config) if from_env else None
 
     def _open(self, client: _Client) -> ObjectStore:
+        variables = ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_USE_EMULATOR")
+        if self.account is None and not self.config and not any(map(os.environ.get, variables)):
+            raise InvalidInputError(
+                f"{self.url}: pass account=..., the name of the storage account, or set "
+                f"{variables[0]}",
+                ErrorKind.STORAGE_CONFIG,
+            )
         account = {} if self.account is None else {"account_name": self.account}
         return AzureStore(
             self.container,

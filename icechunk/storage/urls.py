@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, quote, unquote, urljoin
 from icechunk._version import user_agent
 from icechunk.base.near import meant
 from icechunk.base.public_url import public_url, url_credentials
+from icechunk.base.texts import article
 from icechunk.config import S3Options
 from icechunk.config.credentials import azure_credentials, gcs_credentials, s3_credentials
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
@@ -199,7 +200,7 @@ def as_storage(storage: AnyStorage) -> Storage:
     if callable(convert):
         return convert()
     raise InvalidInputError(
-        f"a {type(storage).__name__} is not a storage: pass a Storage, a URL such as "
+        f"{article(storage)} is not a storage: pass a Storage, a URL such as "
         "'s3://bucket/prefix', or a path",
         ErrorKind.STORAGE_CONFIG,
     )
@@ -213,7 +214,8 @@ def storage_from_url(url: str | os.PathLike[str], **options: Any) -> Storage:
     url : str or path-like
         ``s3://bucket/prefix``, ``gs://`` or ``gcs://``, ``az://container/prefix`` (also
         ``azure``, ``abfs``), ``r2://``, ``tigris://``, ``https://host/folder`` (read
-        only), ``file:///folder``, ``memory://name``, or a path. Buckets, containers and
+        only), ``file:///folder``, ``memory://name``, or a path, which may begin with ``~``.
+        Buckets, containers and
         prefixes are taken literally, without percent-decoding. ``|icechunk:`` may stand at
         the end, but no version after it (see `icechunk.storage.version_url`).
     **options
@@ -264,7 +266,8 @@ def storage_from_url(url: str | os.PathLike[str], **options: Any) -> Storage:
                 ErrorKind.CANNOT_PARSE_URL,
             )
         _refuse_unknown("a path", options, _NONE)
-        return LocalStorage(text)
+        # as xarray and shells read it; ./~ is a folder of that name
+        return LocalStorage(os.path.expanduser(text))
     return _make(scheme.lower(), rest, options)
 
 

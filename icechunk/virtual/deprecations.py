@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from icechunk.base.calling import depth_of_caller
 from icechunk.base.public_url import public_url
@@ -42,15 +42,9 @@ def warn_of_none(authorization: Mapping[str, object] | None) -> None:
     InvalidInputError
         If it is something else.
     """
-    if authorization is not None and not isinstance(authorization, Mapping):
-        raise InvalidInputError(
-            "authorize_virtual_chunk_access must map prefixes to credentials, such as "
-            "{'s3://bucket/': icechunk.s3_from_env_credentials()}, not be of type "
-            f"{type(authorization).__name__}"
-        )
-    for prefix, credentials in (authorization or {}).items():
+    for prefix, credentials in authorized(authorization).items():
         if credentials is None:
-            better = _EXPLICIT.get(str(prefix).partition("://")[0], "a credential")
+            better = explicit(str(prefix))
             warnings.warn(
                 f"authorize_virtual_chunk_access: None for {public_url(str(prefix))!r} will not "
                 "be accepted in future, as it does not say which credentials are used; pass "
@@ -58,3 +52,27 @@ def warn_of_none(authorization: Mapping[str, object] | None) -> None:
                 DeprecationWarning,
                 stacklevel=depth_of_caller(),
             )
+
+
+def explicit(prefix: str) -> str:
+    """Return source code for what to authorize a container with."""
+    return _EXPLICIT.get(prefix.partition("://")[0], "a credential")
+
+
+def authorized(authorization: object) -> dict[str, Any]:
+    """Return what may be read, by prefix.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not a mapping.
+    """
+    if authorization is None:
+        return {}
+    if not isinstance(authorization, Mapping):
+        raise InvalidInputError(
+            "authorize_virtual_chunk_access must map prefixes to credentials, such as "
+            "{'s3://bucket/': icechunk.s3_from_env_credentials()}, not be of type "
+            f"{type(authorization).__name__}"
+        )
+    return dict(authorization)

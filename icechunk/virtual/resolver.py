@@ -30,9 +30,10 @@ from icechunk.errors import (
 from icechunk.format.encoding.string_heap import StringHeap
 from icechunk.storage.base import ByteRange, BytesLike, GetResult, Storage, resolve_range
 from icechunk.virtual.coalescing import Coalescer, Source
-from icechunk.virtual.container_storage import credential_call, open_container
+from icechunk.virtual.container_storage import open_container
 from icechunk.virtual.container_suggestions import container_call
 from icechunk.virtual.container_trust import Trust
+from icechunk.virtual.deprecations import explicit
 from icechunk.virtual.locations import (
     BY_NAME,
     container_prefix,
@@ -213,9 +214,7 @@ class VirtualResolver:
             raise InvalidInputError(
                 f"the virtual chunk container {shown(place.prefix)} holds {shown(location)}, and "
                 "reading from it was not allowed; to allow it, open the repository with "
-                f"authorize_virtual_chunk_access={{{prefix!r}: None}}, where None takes "
-                "what the environment offers, or with a credential instead of None, such as "
-                f"{credential_call(place.container.store)}",
+                f"authorize_virtual_chunk_access={{{prefix!r}: {explicit(prefix)}}}",
                 ErrorKind.UNAUTHORIZED_VIRTUAL_CHUNK_CONTAINER,
             )
         with self._lock:

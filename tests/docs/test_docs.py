@@ -6,6 +6,7 @@ import ast
 import builtins
 import os
 import re
+import shutil
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from icechunk import ErrorKind, IcechunkError, errors
-from icechunk.cli.app import COMMANDS
+from icechunk.cli.app import COMMANDS, main
 from tests.programs import Programs
 from tests.servers import S3Server
 
@@ -190,3 +192,47 @@ def test_programs_run(
         code, _, said = line.partition("  # ")
         if "print(" in code and re.match(r"[\w.]+ [\w.-]+$", said):
             assert said in done.output
+
+
+#: A command in a block that shows what it prints, and that.
+PRINTED = re.compile(r"^\$ icechunk (.*)\n((?:(?!\$ ).*\n?)*)", re.MULTILINE)
+#: What is another one each time: times, ids, and the folder of the reader.
+CHANGES = (
+    (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME"),
+    (r"\b[0-9A-HJKMNP-TV-Z]{20}\b", "ID"),
+    (r" +$", ""),
+)
+
+
+def test_commands_print_what_pages_show(
+    tmp_path: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The repositories are those that the programs of the pages make."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    for program in ("start.py", "archive.py"):
+        made = programs.run(DOCS / "examples" / program, cwd=tmp_path, env=environment)
+        assert made.returncode == 0, made.output
+    monkeypatch.chdir(tmp_path)
+    shutil.rmtree("catalogue")
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def fixed(text: str) -> str:
+        text = text.replace(str(tmp_path), "/home/me")
+        for pattern, name in CHANGES:
+            text = re.sub(pattern, name, text, flags=re.MULTILINE)
+        return text.strip()
+
+    count = 0
+    for page in ALL:
+        for language, block in BLOCK.findall(page.read_text()):
+            for line, printed in PRINTED.findall(block) if not language else ():
+                words = [
+                    str(found)
+                    for word in line.split()
+                    for found in (sorted(Path().glob(word)) if "*" in word else [word])
+                ]
+                done = CliRunner().invoke(main, words, input="y\n")
+                assert done.exit_code == 0, (page, line, done.output)
+                assert fixed(done.stdout) == fixed(printed), (page, line)
+                count += 1
+    assert count > 8
