@@ -55,14 +55,29 @@ class Threads(ThreadPoolExecutor):
 
     def __init__(self, count: int) -> None:
         self._numbers: set[int] = set()
+        self._is_closed = False
         super().__init__(count, initializer=self._note)
 
     def _note(self) -> None:
         self._numbers.add(threading.get_ident())
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Call a function in a thread, under the time limit of whoever wants that."""
-        return super().submit(contextvars.copy_context().run, fn, *args, **kwargs)
+        """Call a function in a thread, under the time limit of whoever wants that.
+
+        When the interpreter ends (`atexit`, threads that outlive the main one) no thread can be
+        started: it is called in this one then, so that what is being written is finished.
+        """
+        try:
+            return super().submit(contextvars.copy_context().run, fn, *args, **kwargs)
+        except RuntimeError:
+            if self._is_closed:
+                raise
+            return _called(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more work."""
+        self._is_closed = True
+        super().shutdown(wait, cancel_futures=cancel_futures)
 
     def map(self, fn: Callable[..., R], *iterables: Iterable[Any], **_: Any) -> Iterator[R]:
         """Return the results in order, as `Executor.map` does; an interrupt ends the wait."""
@@ -92,6 +107,15 @@ class Threads(ThreadPoolExecutor):
         finally:
             # thread numbers are reused
             _stopped.difference_update(self._numbers)
+
+
+def _called(fn: Callable[..., R], *args: Any, **kwargs: Any) -> Future[R]:
+    future: Future[R] = Future()
+    try:
+        future.set_result(fn(*args, **kwargs))
+    except Exception as error:
+        future.set_exception(error)
+    return future
 
 
 def result_of(future: Future[R]) -> R:

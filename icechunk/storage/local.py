@@ -19,13 +19,13 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from icechunk.base.texts import labelled
+from icechunk.base.threads import Threads
 from icechunk.config import StorageConcurrencySettings, StorageRetriesSettings, StorageSettings
 from icechunk.errors import (
     ErrorKind,
@@ -369,7 +369,7 @@ class LocalStorage(Storage):
         # in parallel, because file systems then combine several writes
         share = min(len(work) // (4 * _SYNC_THREADS) + 1, _SYNC_SHARE)
         shares = [work[i : i + share] for i in range(0, len(work), share)]
-        with ThreadPoolExecutor(min(len(shares), _SYNC_THREADS)) as pool:
+        with Threads(min(len(shares), _SYNC_THREADS)) as pool:
             failures = [error for found in pool.map(_failures, shares) for error in found]
         # what is missing was deleted
         is_missing = any(isinstance(error, FileNotFoundError) for error in failures)
