@@ -383,7 +383,8 @@ def test_locations_with_secrets_that_others_stored(location: str) -> None:
     assert SECRET not in shown(opened.readonly_session("main").virtual)
 
 
-def test_references_behind_a_signed_url(tmp_path: Path) -> None:
+def test_references_behind_a_signed_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("icechunk.storage.guarded_http.time.sleep", lambda seconds: None)
     session = repository_with_an_array(tmp_path / "r").writable_session("main")
     for url in (
         f"http://u:{SECRET}@127.0.0.1:9/refs.json",
