@@ -124,6 +124,27 @@ def normalize_path(path: str) -> str:
     return "/" + stripped
 
 
+def wrong_path(paths: Sequence[str]) -> str | None:
+    """Return the first of some stored paths that `normalize_path` would not return.
+
+    They may become names of files, where ``..`` leads out of the folder.
+    """
+    # as one text, because there may be a million
+    text = "\n".join(["", *paths, ""])
+    plain = (
+        text.count("\n") == text.count("\n/") + 1 == len(paths) + 1
+        and text.count("/\n") == text.count("\n/\n")
+        and not any(part in text for part in ("//", "/./", "/../", "/.\n", "/..\n"))
+    )
+    if not plain:
+        for path in paths:
+            parts = path.split("/")
+            whole = path == "/" or {"", ".", ".."}.isdisjoint(parts[1:])
+            if not (path.startswith("/") and whole):
+                return path
+    return None
+
+
 def parent_path(path: str) -> str | None:
     """Return the path of the parent group, or None for the root."""
     if path == "/":

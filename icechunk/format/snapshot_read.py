@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from icechunk.errors import FormatError
 from icechunk.format import v1
 from icechunk.format.encoding.flatbuf import Tables
-from icechunk.format.ids import NODE_ID_SIZE, OBJECT_ID_SIZE
+from icechunk.format.ids import NODE_ID_SIZE, OBJECT_ID_SIZE, wrong_path
 from icechunk.format.nodes import ArrayInfo, ManifestFile, ManifestRef, Node
 
 __all__ = ["ARRAY", "GROUP", "StoredNodes"]
@@ -39,8 +39,12 @@ class StoredNodes:
         nodes, _ = root.children(2, "nodes", required=True)
         texts = nodes.text(1, "path", required=True)
         paths: list[str] = [text or "" for text in texts]
-        if not all(path.startswith("/") for path in paths):
-            raise FormatError(f"{name}: path: a path that does not start with '/'")
+        wrong = wrong_path(paths)
+        if wrong is not None:
+            raise FormatError(
+                f"{name}: path: {wrong[:200]!r} is no path of a node: those begin with '/', and no "
+                "segment is empty, '.' or '..'"
+            )
         rows = sorted(range(len(paths)), key=paths.__getitem__)
         rows = [row for i, row in enumerate(rows) if i == 0 or paths[row] != paths[rows[i - 1]]]
         self.paths = [paths[row] for row in rows]

@@ -22,6 +22,7 @@ from icechunk.changes.zarr_metadata import check_stored
 from icechunk.errors import (
     AlreadyExistsError,
     ErrorKind,
+    IcechunkError,
     InvalidInputError,
     StorageError,
 )
@@ -133,8 +134,8 @@ def export_references(
             fs.pipe_file(path, data)
         else:
             export.write_parquet(fs, path.rstrip("/"), record_size)
-    except (OSError, ImportError) as exc:
-        if isinstance(exc, StorageError):
+    except (OSError, ImportError, ValueError) as exc:
+        if isinstance(exc, IcechunkError):
             raise
         raise StorageError(f"references cannot be written to {url}: {exc}") from exc
     return None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,13 @@ from hypothesis import given, settings, strategies as st
 from icechunk.errors import FormatError, InternalError, InvalidInputError
 from icechunk.format.encoding.envelope import FileType, unwrap, wrap
 from icechunk.format.encoding.flatbuf import Batch, encode
-from icechunk.format.ids import INITIAL_SNAPSHOT_ID, is_within, parent_path
+from icechunk.format.ids import (
+    INITIAL_SNAPSHOT_ID,
+    is_within,
+    normalize_path,
+    parent_path,
+    wrong_path,
+)
 from icechunk.format.snapshot import (
     ArrayInfo,
     ManifestFile,
@@ -165,7 +172,9 @@ def test_official_snapshots_written_again(data: bytes) -> None:
 # -- any snapshot ------------------------------------------------------------------
 
 # characters around "/" in byte order, where a naive search for descendants goes wrong
-segments = st.text(st.sampled_from("ab-.0!~é\U0001f9ca"), min_size=1, max_size=2)
+segments = st.text(st.sampled_from("ab-.0!~é\U0001f9ca"), min_size=1, max_size=2).filter(
+    lambda text: text not in (".", "..")
+)
 paths = st.lists(segments, max_size=4).map(lambda parts: "/" + "/".join(parts))
 object_ids = st.binary(min_size=12, max_size=12)
 u32 = st.integers(0, 2**32 - 1)
@@ -468,3 +477,16 @@ def test_message_with_half_a_character() -> None:
     snapshot = Snapshot.build(ID, [], flushed_at=1, message="a\ud800b")
     with pytest.raises(InvalidInputError):
         encode_snapshot(snapshot)
+
+
+def test_paths_are_those_that_are_normal() -> None:
+    segments = ["", "a", ".", "..", "a.", "...", "\n", "b\n"]
+    for count in range(4):
+        for parts in itertools.product(segments, repeat=count):
+            for path in ("/".join(parts), "/" + "/".join(parts)):
+                try:
+                    normal = normalize_path(path) == path
+                except InvalidInputError:
+                    normal = False
+                for paths in ([path], ["/", path], [path, "/z"], ["/", "/a", path, "/c"]):
+                    assert (wrong_path(paths) is None) == normal, path

@@ -34,7 +34,7 @@ from icechunk import (
 from icechunk.base.rectilinear import are_known
 from icechunk.cli import options
 from icechunk.cli.app import main
-from icechunk.errors import FormatError, IcechunkError
+from icechunk.errors import FormatError, IcechunkError, StorageError
 from icechunk.format import layout
 from icechunk.format.ids import encode_id
 from icechunk.format.nodes import Node
@@ -574,6 +574,43 @@ def test_commands(
         fine = result.exception is None or isinstance(result.exception, SystemExit)
         assert fine, (command, result.exception)
         assert result.exit_code in (0, 1, 2), command
+
+
+#: Paths of nodes, and whether they are some.
+PATHS = {
+    **dict.fromkeys(("/../../out/x", "/a/../../../out/y", "/..", "/a/.", "//abs", "/a/"), False),
+    **dict.fromkeys(("/a\\..\\..\\z", "/C:\\x", "/%2e%2e/x", "/...", "/a\nb", "/~", "/a\0b"), True),
+    **dict.fromkeys(("/" + "n" * 300, "/.zmetadata", "/.zgroup", "/a/refs.0.parq", "/a::b"), True),
+}
+
+
+@pytest.mark.parametrize("form", ["json", "parquet"])
+@pytest.mark.parametrize("path", PATHS)
+def test_no_export_leads_out(path: str, form: Any, tmp_path: Path) -> None:
+    """Paths of nodes become names of files."""
+    storage = made()
+
+    def renamed(old: list[Node]) -> list[Node]:
+        array = next(node for node in old if node.array is not None)
+        return [*(node for node in old if node.path == "/"), replace(array, path=path)]
+
+    nodes(storage, renamed)
+    target = tmp_path / "in" / "e"
+    target.parent.mkdir()
+    if PATHS[path]:
+        with suppress(StorageError):
+            export_references(main_of(storage), target, format=form)
+    else:
+        with pytest.raises(FormatError, match="is no path of a node"):
+            export_references(main_of(storage), target, format=form)
+        with pytest.raises(FormatError, match="is no path of a node"):
+            listed(Repository.open(storage))
+    files = [each for each in tmp_path.rglob("*") if each.is_file()]
+    assert all(each == target or target in each.parents for each in files)
+
+
+def main_of(storage: MemoryStorage) -> Any:
+    return Repository.open(storage).readonly_session("main")
 
 
 @pytest.mark.parametrize("folder", ["snapshots/", "manifests/", "transactions/", "refs/"])
