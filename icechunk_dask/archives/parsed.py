@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -14,18 +15,34 @@ import numpy.typing as npt
 import xarray as xr
 from zarr.buffer import default_buffer_prototype
 
+from icechunk.errors import IcechunkError, InvalidInputError
 from icechunk.kerchunk.tables import ChunkTable, StringHeap
 from icechunk_dask.archives.described import Dataset, FileVariable
 from icechunk_dask.archives.parser_store import ParserStore, roots
 from icechunk_dask.archives.sources import Source, Sources, location_of
 
-__all__ = ["Parser", "open_parsed"]
+__all__ = ["Parser", "check_parser", "open_parsed"]
 
 #: Takes a URL and an ``ObjectStoreRegistry``, returns a ``ManifestStore`` of VirtualiZarr.
 Parser: TypeAlias = Callable[[str, Any], Any]
 
 #: Where a file ends at the latest.
 _MOST: Final = 2**63 - 1
+
+
+def check_parser(parser: Parser | None) -> None:
+    """Check that a parser can be called with a URL.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    if parser is not None and (isinstance(parser, type) or not callable(parser)):
+        shown = f"the class {parser.__name__}" if isinstance(parser, type) else repr(parser)
+        raise InvalidInputError(
+            f"parser is {shown}; pass a parser of VirtualiZarr, such as HDFParser(), or a "
+            "function of a URL and a registry"
+        )
 
 
 @contextmanager
@@ -47,13 +64,20 @@ def open_parsed(parser: Parser, source: Source, sources: Sources) -> Iterator[li
     Raises
     ------
     ValueError
-        If the result is not a `ManifestStore`.
+        If the parser fails, or its result is not a `ManifestStore`.
     """
     url = Path(source.path).resolve().as_uri() if source.is_local else source.url
     groups: dict[str, Mapping[str, Any]] = {}
     variables: dict[str, FileVariable] = {}
     with ExitStack() as stack:
-        manifests = parser(url, _registry(url, sources, source, stack))
+        registry = _registry(url, sources, source, stack)
+        try:
+            manifests = parser(url, registry)
+        except (IcechunkError, MemoryError):
+            raise
+        except Exception as exc:
+            name = getattr(parser, "__name__", type(parser).__name__)
+            raise ValueError(f"the parser {name} failed: {type(exc).__name__}: {exc}") from exc
         root = getattr(manifests, "_group", None)
         if root is None:
             kind = type(manifests).__name__
@@ -133,7 +157,11 @@ def _plain(attributes: Mapping[Any, Any]) -> dict[str, Any]:
 def _registry(url: str, sources: Sources, source: Source, stack: ExitStack) -> Any:
     """Return what a parser of VirtualiZarr reads through."""
     from obspec_utils.registry import ObjectStoreRegistry
+    from obstore.store import LocalStore
 
+    if source.is_local and os.path.isdir(source.path):
+        # such as a Zarr store; it names no other files, and zarr reads it by obstore only
+        return ObjectStoreRegistry({url: LocalStore(source.path)})
     return ObjectStoreRegistry(
         {root: ParserStore(sources, source, root, stack) for root in roots(url, sources.prefixes)}
     )

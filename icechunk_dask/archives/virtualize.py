@@ -17,7 +17,7 @@ from icechunk_dask.archives.committing import commit
 from icechunk_dask.archives.fitting import ON_MISMATCH, Fitting
 from icechunk_dask.archives.grids import CHUNK_GRIDS
 from icechunk_dask.archives.group import ArchiveGroup
-from icechunk_dask.archives.parsed import Parser
+from icechunk_dask.archives.parsed import Parser, check_parser
 from icechunk_dask.archives.placement import ORDERS
 from icechunk_dask.archives.record import Files
 from icechunk_dask.archives.report import VirtualizeReport
@@ -233,6 +233,7 @@ def virtualize(
     _one_of("on_changed", on_changed, _ON_CHANGED)
     _one_of("verify", verify, VERIFY)
     _one_of("order", order, ORDERS)
+    check_parser(parser)
     if chunk_grid is not None:
         _one_of("chunk_grid", chunk_grid, CHUNK_GRIDS)
     if isinstance(coordinates, str) and coordinates != "auto":

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from obspec_utils.registry import ObjectStoreRegistry
+from obstore.store import LocalStore
 from virtualizarr.manifests import ChunkManifest, ManifestArray, ManifestGroup, ManifestStore
 from virtualizarr.parsers import HDFParser, NetCDF3Parser
 
@@ -102,6 +104,33 @@ def test_parsers_that_lie(lie: str, tmp_path: Path) -> None:
     assert b"TOPSECRET" not in stored and b"SEKRET" not in stored
 
 
+def test_a_folder(tmp_path: Path) -> None:
+    """Such as a Zarr store: its parser lists what is in it, and nothing beside it."""
+    days = write_days(tmp_path / "days.nc", 0, options=RAW)
+    folder = tmp_path / "a.store"
+    folder.mkdir()
+    (folder / "0.bin").write_bytes(np.arange(12, dtype="<f4").tobytes())
+
+    def parser(url: str, registry: Any) -> ManifestStore:
+        store, path = registry.resolve(url)
+        assert [entry["path"] for batch in store.list(path or None) for entry in batch] == ["0.bin"]
+        with pytest.raises(Exception, match="days"):
+            store.get("../days.nc")
+        group = HDFParser()(days.as_uri(), ObjectStoreRegistry({"file://": LocalStore()}))._group
+        manifest = ChunkManifest.from_arrays(
+            paths=np.asarray([[f"{url}/0.bin"]], np.dtypes.StringDType()),
+            offsets=np.asarray([[0]], np.uint64),
+            lengths=np.asarray([[48]], np.uint64),
+        )
+        t = ManifestArray(group.arrays["t"].metadata, manifest)
+        return ManifestStore(ManifestGroup({"t": t}, attributes={}), registry=registry)
+
+    report = virtualize(folder, tmp_path / "repo", scheduler="sync", parser=parser)
+    ours = archived(tmp_path / "repo", report)
+    assert ours["t"].values.ravel().tolist() == list(range(12))
+    assert virtualize([folder], tmp_path / "repo", scheduler="sync", parser=parser).already
+
+
 def test_what_a_parser_gets_wrong(tmp_path: Path) -> None:
     path = write_days(tmp_path / "a.nc", 0, options=RAW)
 
@@ -123,5 +152,10 @@ def test_what_a_parser_gets_wrong(tmp_path: Path) -> None:
         virtualize([path], tmp_path / "repo", scheduler="sync", parser=shorter)
     with pytest.raises(InvalidInputError, match=r"returned a dict, not a ManifestStore"):
         virtualize([path], tmp_path / "repo", scheduler="sync", parser=lambda url, _: {})
-    with pytest.raises(InvalidInputError, match=r"a\.nc"):
+    with pytest.raises(InvalidInputError, match=r"a\.nc: .*the parser NetCDF3Parser failed"):
         virtualize([path], tmp_path / "repo", scheduler="sync", parser=NetCDF3Parser())
+    for wrong in (HDFParser, "hdf", 5):
+        with pytest.raises(InvalidInputError, match=r"pass a parser of VirtualiZarr, such as HDF"):
+            virtualize([path], tmp_path / "repo", parser=wrong)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match=r"a\.nc: .*the parser <lambda> failed: TypeError"):
+        virtualize([path], tmp_path / "repo", scheduler="sync", parser=lambda url: {})  # type: ignore[arg-type,misc]
