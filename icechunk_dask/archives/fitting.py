@@ -133,12 +133,12 @@ class Fitting:
         """
         archive = self._archive
         parts = [part for scan in scans for part in scan.parts]
-        scanned = {location_of(scan.url) for scan in scans}
         out = set(taken_out)
+        scanned = {location_of(scan.url) for scan in scans} if out else set()
         left_out: dict[str, list[Mismatch]] = {}
         self._check_dims(parts)
         while True:
-            again = {location_of(part.url) for part in parts}
+            again = {location_of(part.url) for part in parts} if out else set()
             leaving = sorted(location for location in out if location not in scanned - again)
             kept = archive.record.without(leaving)
             found = Fitted(
@@ -444,7 +444,9 @@ class Fitting:
 
 def _held(parts: Sequence[Part]) -> dict[str, frozenset[str]]:
     """Return by URL the variables of files that have several parts."""
-    found: dict[str, list[frozenset[str]]] = {}
+    several = {part.url for part in parts if part.number}
+    found: dict[str, frozenset[str]] = {}
     for part in parts:
-        found.setdefault(part.url, []).append(frozenset(part.schema.variables))
-    return {url: frozenset().union(*each) for url, each in found.items() if len(each) > 1}
+        if part.url in several:
+            found[part.url] = found.get(part.url, frozenset()) | part.schema.variables.keys()
+    return found

@@ -40,7 +40,7 @@ class Placement:
     places : dict of Axis to int64[m]
         The block of each new part, -1 if it has none.
     files : dict of str to int
-        Numbers of the files of new parts, by location; they follow those that are kept.
+        Numbers of the files of new parts, by URL; they follow those that are kept.
     """
 
     blocks: dict[Axis, Blocks] = field(default_factory=dict)
@@ -106,7 +106,7 @@ def place(
     """
     found = Placement()
     for part in parts:
-        found.files.setdefault(location_of(part.url), len(record.files) + len(found.files))
+        found.files.setdefault(part.url, len(record.files) + len(found.files))
     axes = dict.fromkeys((*record.blocks, *(axis for part in parts for axis in part.lengths)))
     used = {dim for _, dim in axes}
     # outer groups come first: others may follow their order
@@ -181,7 +181,7 @@ class _Along:
         """Return the known blocks, followed by one for each new part."""
         known, members = self._known, self._members
         lengths = [self._parts[i].lengths[self._axis] for i in members]
-        files = [self._found.files[location_of(self._parts[i].url)] for i in members]
+        files = [self._found.files[self._parts[i].url] for i in members]
         return Blocks(
             order,
             np.append(known.lengths, np.asarray(lengths, np.int64)),

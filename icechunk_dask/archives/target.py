@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
+import numpy as np
+
 from icechunk import (
     InvalidInputError,
     Repository,
@@ -157,13 +159,15 @@ class Opened:
 
 
 def _any_begins_with(locations: Sequence[str], prefix: str) -> bool:
+    # of most archives, the first does
+    if not len(locations) or locations[0].startswith(prefix):
+        return bool(len(locations))
     if not isinstance(locations, StringHeap):
         return any(location.startswith(prefix) for location in locations)
     # search them as one piece; only a match at the start of a location counts
-    data, begin = locations.data.tobytes(), prefix.encode()
-    starts = set(locations.offsets.tolist())
+    data, begin, starts = locations.data.tobytes(), prefix.encode(), locations.offsets
     at = data.find(begin)
-    while at >= 0 and at not in starts:
+    while at >= 0 and starts[np.searchsorted(starts, at)] != at:
         at = data.find(begin, at + 1)
     return at >= 0
 

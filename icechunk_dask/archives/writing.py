@@ -529,14 +529,12 @@ class Writing:
     def _record(self) -> Record:
         fitted = self._fitted
         kept, placement = fitted.kept, fitted.placement
-        locations = list(placement.files)
-        urls = {location_of(part.url): part.url for part in fitted.parts}
         files = Files.of(
-            locations,
-            [self._scans[urls[location]].version for location in locations],
-            [urls[location] not in self.referred for location in locations],
+            [location_of(url) for url in placement.files],
+            [self._scans[url].version for url in placement.files],
+            [url not in self.referred for url in placement.files],
         )
-        own = [placement.files[location_of(part.url)] for part in fitted.parts]
+        own = [placement.files[part.url] for part in fitted.parts]
         numbers = [part.number for part in fitted.parts]
         found = Record(
             kept.files.followed_by(files),
