@@ -54,8 +54,6 @@ BYTES_PER_CHUNK_REF: Final = 48
 BYTES_PER_NODE: Final = 2048
 #: Manifests that are fetched at the same time.
 _REQUESTS: Final = 16
-#: Manifests that are decompressed at a time only for the ids of chunks.
-_DECODED_AT_A_TIME: Final = 2
 #: Of a batch, that wait to be stored together, in bytes.
 _MAX_WAITING: Final = 1 << 23
 
@@ -144,7 +142,6 @@ class Assets:
         self.storage = storage
         self._inspect = inspect or (lambda file_type, key, data: None)
         self.compression_level = compression_level
-        self._scratch = Scratch(_DECODED_AT_A_TIME)
         self._location_compression = location_compression
         self._snapshots: _Cache[Snapshot] = _Cache(
             max_snapshot_nodes * BYTES_PER_NODE, lambda s: (len(s) + 1) * BYTES_PER_NODE
@@ -156,16 +153,23 @@ class Assets:
             _Cache(max_chunk_bytes, len) if max_chunk_bytes else None
         )
 
-    def uncached(self, inspect: Inspect | None = None) -> Assets:
-        """Return access to what is stored now, without keeping anything.
+    def uncached(
+        self,
+        inspect: Inspect | None = None,
+        *,
+        max_snapshot_nodes: int = 0,
+        max_chunk_refs: int = 0,
+    ) -> Assets:
+        """Return access to what is stored now, without what was read before.
 
         For work that looks at everything once, or that must not trust what was read before:
-        snapshots of spec version 1 are rewritten when others expire.
+        snapshots of spec version 1 are rewritten when others expire. Nothing of it is
+        kept, or a bounded number of nodes and references.
         """
         return Assets(
             self.storage,
-            max_snapshot_nodes=0,
-            max_chunk_refs=0,
+            max_snapshot_nodes=max_snapshot_nodes,
+            max_chunk_refs=max_chunk_refs,
             compression_level=self.compression_level,
             location_compression=self._location_compression,
             inspect=inspect,
@@ -267,8 +271,14 @@ class Assets:
         self._inspect(FileType.MANIFEST, key, data)
         return manifest
 
-    def chunk_ids(self, manifest_id: bytes) -> NDArray[np.uint8]:
+    def chunk_ids(self, manifest_id: bytes, scratch: Scratch | None = None) -> NDArray[np.uint8]:
         """Fetch a manifest only for the ids of its native chunks: uint8[n, 12].
+
+        Parameters
+        ----------
+        manifest_id : bytes
+        scratch : Scratch, optional
+            For whoever reads many.
 
         Raises
         ------
@@ -276,7 +286,7 @@ class Assets:
             As `manifest`.
         """
         key = layout.manifest_key(manifest_id)
-        found, ids = decode_chunk_ids(self._get(key, "manifest"), key, self._scratch)
+        found, ids = decode_chunk_ids(self._get(key, "manifest"), key, scratch or Scratch(1))
         _check_id(found, manifest_id, key)
         return ids
 
@@ -289,7 +299,7 @@ class Assets:
             As `manifest`.
         """
         key = layout.manifest_key(manifest_id)
-        found = decode_native_chunks(self._get(key, "manifest"), key, self._scratch)
+        found = decode_native_chunks(self._get(key, "manifest"), key)
         _check_id(found.manifest_id, manifest_id, key)
         return found
 

@@ -303,20 +303,15 @@ class NativeChunks:
     ends: NDArray[np.uint64]
 
 
-def decode_native_chunks(data: BytesLike, name: str, scratch: Scratch) -> NativeChunks:
+def decode_native_chunks(data: BytesLike, name: str) -> NativeChunks:
     """Read what `decode_chunk_ids` does, and how large the chunks are.
-
-    Parameters
-    ----------
-    data, name, scratch
-        As there.
 
     Raises
     ------
     FormatError
         If it is not a manifest, or a damaged one.
     """
-    with scratch.unwrap(data, FileType.MANIFEST, name) as (payload, _):
+    with Scratch(1).unwrap(data, FileType.MANIFEST, name) as (payload, _):
         manifest_id, arrays, refs = _native_refs(payload, name)
         first, _ = refs.take(slice(1)).vector(0, "<u4", "index", required=True)
         nodes, _ = arrays.take(slice(1)).struct(0, NODE_ID_SIZE, "node_id")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -53,7 +53,12 @@ Tried: TypeAlias = tuple[tuple[int, ...], Problem | None]
 
 
 def decode_chunks(
-    session: Session, path: str, *, sample: bool = False, refs: ChunkRefs | None = None
+    session: Session,
+    path: str,
+    *,
+    sample: bool = False,
+    refs: ChunkRefs | None = None,
+    pick: Callable[[ChunkRefs], ChunkRefs] | None = None,
 ) -> Iterator[Tried]:
     """Decode chunks of an array, or shards where it has any.
 
@@ -66,6 +71,8 @@ def decode_chunks(
         Whether a few chunks are enough, including the first and the last.
     refs : ChunkRefs, optional
         The references to check. Default: all of the array.
+    pick : callable, optional
+        Returns which of them to check after all.
 
     Yields
     ------
@@ -83,12 +90,13 @@ def decode_chunks(
         # a grid may be declared of any size: only written chunks count
         refs = session.chunk_refs(path) if refs is None else refs
         grid = np.asarray(session.tree.require(path).array.num_chunks, np.int64)  # type: ignore[union-attr]
+        stored = int(refs.length.max(initial=0))
+        refs = pick(refs) if pick is not None else refs
         coords = refs.coords.astype(np.int64)
         written = np.unique(coords[(coords < grid).all(axis=1)], axis=0)
         largest = [size if isinstance(size, int) else max(size, default=0) for size in sizes]
         where = [places(size, n) for size, n in zip(sizes, array.shape, strict=True)]
         decoded = math.prod(largest) * array.dtype.itemsize
-        stored = int(refs.length.max(initial=0))
     except Exception as error:  # any document may be wrong in any way
         yield (), Problem(f"the array cannot be opened: {_told(error)}")
         return

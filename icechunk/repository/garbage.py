@@ -24,6 +24,7 @@ from icechunk.commit.assets import Assets
 from icechunk.commit.tickets import QUEUE
 from icechunk.errors import ObjectNotFoundError, StorageError
 from icechunk.format import layout
+from icechunk.format.encoding.envelope import Scratch
 from icechunk.format.ids import OBJECT_ID_SIZE, decode_ids
 from icechunk.format.repo_info import RepoInfo, decode_repo_info
 from icechunk.format.snapshot import Snapshot
@@ -55,6 +56,8 @@ _COPIES: Final = f"{layout.OVERWRITTEN}{layout.REPO_KEY}."
 Progress: TypeAlias = Callable[[str, int, int], None]
 #: Bytes of manifests, as the cache estimates them, whose ids are read at the same time.
 _AT_A_TIME: Final = 64 << 20
+#: How many of them are decompressed at the same time.
+_DECODED_AT_A_TIME: Final = 2
 #: The most failure messages in a summary.
 _MAX_ERRORS: Final = 10
 
@@ -174,10 +177,11 @@ class Collector:
         missing = {id: f for id, f in (others | needed).items() if id not in self._manifests}
         _log.info("%d more snapshots refer to %d more manifests", len(new), len(missing))
         # eight bytes of twelve: if another chunk has the same eight, it stays, too
+        scratch = Scratch(_DECODED_AT_A_TIME)
         found = read_manifests(
             missing,
             self._limits,
-            lambda id: id_prefixes(self._assets.chunk_ids(id)),
+            lambda id: id_prefixes(self._assets.chunk_ids(id, scratch)),
             others.keys() - needed.keys(),
         )
         for done, prefixes in enumerate(found, 1):

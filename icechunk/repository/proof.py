@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from icechunk.errors import InvalidInputError
@@ -13,6 +14,8 @@ from icechunk.session.context import SessionContext
 if TYPE_CHECKING:
     from icechunk.repository.decoding import Tried
     from icechunk.repository.verification import Verification
+    from icechunk.repository.verify_values import Pick
+    from icechunk.session import Session
 
 __all__ = ["Proof"]
 
@@ -51,8 +54,9 @@ class Proof:
             tells whether it exists, is long enough, and is the version that was referred to.
         deep : bool or "sample"
             Whether to decode the chunks of the newest version of each branch and tag: all of
-            them, or a few of each array. True also compares the chunks of each version with
-            those of the one before it, and with what its transaction log says.
+            them, or a few of each array. What several of them share is decoded once. True also
+            compares the chunks of each version with those of the one before it, and with what
+            its transaction log says.
         progress : callable, optional
             Called with what is being checked, how many are done, and how many there are.
 
@@ -72,9 +76,12 @@ class Proof:
         if deep not in (False, True, "sample"):
             raise InvalidInputError(f"deep must be False, True or 'sample', not {deep!r}")
 
-        def decode(snapshot_id: str, path: str) -> Iterator[Tried]:
-            session = self._sessions.readonly_session(snapshot_id=snapshot_id)
-            return decode_chunks(session, path, sample=deep == "sample")
+        @lru_cache(1)
+        def session(snapshot_id: str) -> Session:
+            return self._sessions.readonly_session(snapshot_id=snapshot_id)
+
+        def decode(snapshot_id: str, path: str, pick: Pick) -> Iterator[Tried]:
+            return decode_chunks(session(snapshot_id), path, sample=deep == "sample", pick=pick)
 
         context = self._context()
         damage = damage_to_all(context.state)

@@ -39,19 +39,23 @@ from icechunk.format.repo_info import RepoInfo, SnapshotEntry
 from icechunk.format.snapshot import Snapshot
 from icechunk.format.transaction_log import TransactionLog
 from icechunk.repository import archive_tables
-from icechunk.repository.decoding import NOT_ALLOWED, Tried
+from icechunk.repository.decoding import NOT_ALLOWED
 from icechunk.repository.listing import Listing
 from icechunk.repository.reachable import MAX_THREADS, batches
 from icechunk.repository.verification import Damage, Verification
 from icechunk.repository.verify_nodes import Extents, box, contradictions, problem_of_source
 from icechunk.repository.verify_records import Found, job_damages, table_damages
 from icechunk.repository.verify_updates import repo_damages
+from icechunk.repository.verify_values import ReadValues, bad_values
 from icechunk.virtual.resolver import VirtualResolver
 
 __all__ = ["Verifier", "damage_to_all"]
 
 T = TypeVar("T")
 
+#: References of manifests, and nodes, that are kept while versions are compared.
+_KEPT_REFS: Final = 1 << 20
+_KEPT_NODES: Final = 20_000
 _FOLDERS: Final = (layout.SNAPSHOTS, layout.MANIFESTS, layout.TRANSACTIONS, layout.CHUNKS)
 
 
@@ -92,8 +96,7 @@ class Verifier:
     virtual : VirtualResolver or None
         Checks the files that hold virtual chunks; None to leave them alone.
     read_values : callable or None
-        Called with the id of a snapshot and the path of an array; yields coordinates of chunks
-        with what is wrong with them, or None if nothing is. None to decode nothing.
+        See `bad_values`. None to decode nothing.
     is_deep : bool
         Whether to decode all copies of the repo info, not only the newest, and to compare all
         versions with what transaction logs say about their chunks.
@@ -107,11 +110,13 @@ class Verifier:
         load: Callable[[], RepoInfo],
         *,
         virtual: VirtualResolver | None = None,
-        read_values: Callable[[str, str], Iterator[Tried]] | None = None,
+        read_values: ReadValues | None = None,
         is_deep: bool = False,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
-        self._assets = assets.uncached(self._inspect)
+        # where versions are compared, each object is needed by two of them
+        kept = {"max_chunk_refs": _KEPT_REFS, "max_snapshot_nodes": _KEPT_NODES}
+        self._assets = assets.uncached(self._inspect, **(kept if is_deep else {}))
         self._is_deep = is_deep
         self._broken: dict[str, list[str]] = defaultdict(list)
         self._tables: dict[str, set[bytes]] = defaultdict(set)
@@ -513,31 +518,20 @@ class Verifier:
                 self._found(bad[0], source[0], bad[1], users, path)
 
     # -- values ------------------------------------------------------------------------------
-    def _check_values(self, read: Callable[[str, str], Iterator[Tried]]) -> None:
+    def _check_values(self, read: ReadValues) -> None:
         """Decode chunks of the newest version of each branch and tag."""
         self._checked["values"] = 0
-        tips = {
-            *dict(self._info.branches.items()).values(),
-            *dict(self._info.tags.items()).values(),
-        }
-        seen: set[tuple[bytes, tuple[ManifestRef, ...]]] = set()
-        for tip in tips:
-            try:
-                nodes = list(self._assets.snapshot(tip).nodes())
-            except IcechunkError:
-                continue  # reported before
-            for node in nodes:
-                if node.array is None or (node.id, node.array.manifests) in seen:
-                    continue
-                seen.add((node.id, node.array.manifests))
-                bad: dict[str, list[tuple[int, ...]]] = defaultdict(list)
-                for coord, problem in read(encode_id(tip), node.path):
-                    self._checked["values"] += 1
-                    if problem is not None:
-                        bad[problem.told].append(coord)
-                for told, coords in bad.items():
-                    table = np.asarray(coords, np.uint32).reshape(len(coords), -1)
-                    self._found("unreadable", node.path, told, [tip], node.path, table)
+        refs = (self._info.branches, self._info.tags)
+        tips = {target for each in refs for target in dict(each.items()).values()}
+        # in the order of time: a version shares most with the one before it
+        ordered = sorted(
+            tips, key=lambda id: entry.flushed_at if (entry := self._entries.get(id)) else 0
+        )
+        for found in bad_values(self._assets, ordered, read):
+            self._checked["values"] += found.tried
+            for told, coords in found.bad.items():
+                table = np.asarray(coords, np.uint32).reshape(len(coords), -1)
+                self._found("unreadable", found.path, told, [found.snapshot_id], found.path, table)
 
 
 def damage_to_all(state: RepoState) -> Damage | None:

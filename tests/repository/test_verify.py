@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import icechunk
 from icechunk import (
     CountingStorage,
     FormatError,
+    MemoryStorage,
     Repository,
     RepositoryConfig,
     VirtualChunkContainer,
@@ -33,6 +35,7 @@ from icechunk.format.nodes import ManifestFile, ManifestRef
 from icechunk.format.snapshot import Snapshot, encode_snapshot
 from icechunk.format.transaction_log import decode_transaction_log, encode_transaction_log
 from icechunk.repository.verification import Damage, Verification
+from icechunk.storage import WrapperStorage
 from tests.data import golden_content as content
 
 DATA = Path(content.__file__).parent
@@ -299,6 +302,39 @@ def test_deep_finds_what_cannot_be_decoded(tmp_path: Path) -> None:
     (one,) = repo.verify(deep=True).damages
     assert (one.problem, one.array, one.chunks) == ("unreadable", "/a", 5)
     assert repo.verify(deep="sample").checked["values"] == 8
+
+
+def test_deep_reads_each_object_once() -> None:
+    """However many versions share it; and each of them is told of a bad one."""
+    inner = MemoryStorage()
+    repo = Repository.create(inner, RepositoryConfig(inline_chunk_threshold_bytes=0))
+    for number in range(12):
+        with repo.transaction("main", message="write") as store:
+            for name in "ab" if not number else "a":
+                if not number:
+                    zarr.create_array(store, name=name, shape=(9,), chunks=(1,), dtype="i4")[:] = 1
+                else:
+                    zarr.open_array(store, path=name)[number % 9] = number + 5
+        repo.create_tag(f"t{number}", repo.lookup_branch("main"))
+    read: Counter[str] = Counter()
+
+    class Counted(WrapperStorage):
+        def before(self, operation: str, keys: tuple[str, ...], written: int) -> None:
+            read.update(keys if operation == "get" else ())
+
+    assert Repository.open(Counted(inner)).verify(deep=True).ok
+    chunks = {meta.key: read[meta.key] for meta in inner.list("chunks/")}
+    assert len(chunks) == 18 + 11 and set(chunks.values()) == {1}
+    assert max(read[meta.key] for meta in inner.list("manifests/")) <= 2
+    # the last chunk of `b`, which all versions have
+    manifest = repo.readonly_session("main").chunk_refs("/b")
+    assert manifest.chunk_id is not None
+    key = layout.chunk_key(manifest.chunk_id[8].tobytes())
+    inner.delete([key])
+    inner.put(key, b"no zstd, but as long" * 3)
+    (one,) = Repository.open(inner).verify(deep=True).damages
+    assert (one.array, one.chunks, one.region) == ("/b", 1, ((8, 9),))
+    assert len(one.snapshots) == 12 and len(one.refs) == 13
 
 
 # -- what contradicts ---------------------------------------------------------------------------

@@ -232,8 +232,12 @@ class Scratch:
             frames, version, limit = _frames(data, file_type, name, MAX_PAYLOAD)
             size = 0
             for piece in _pieces(frames, name, limit, _PIECE):
-                if size + len(piece) > len(memory):
-                    grown = np.empty(size + max(size, len(piece)), np.uint8)
+                needed = size + len(piece)
+                if needed > len(memory):
+                    # what is declared is not touched before it is there
+                    declared = min(_declared(frames), limit)
+                    more = declared if declared >= needed else needed + needed // 2
+                    grown = np.empty(more, np.uint8)
                     grown[:size] = memory[:size]
                     memory = grown
                 memory[size : size + len(piece)] = np.frombuffer(piece, np.uint8)
@@ -241,6 +245,14 @@ class Scratch:
             yield memory[:size].data, version
         finally:
             self._free.put(memory)
+
+
+def _declared(frames: memoryview) -> int:
+    """Return what the first frame says of its size when decompressed; 0 if it says nothing."""
+    try:
+        return zstd.get_frame_info(frames).decompressed_size or 0
+    except zstd.ZstdError:
+        return 0
 
 
 def _frames(
