@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import struct
 from itertools import pairwise
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,14 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from icechunk.errors import FormatError, InvalidInputError
 from icechunk.format.encoding import flatbuf_write
-from icechunk.format.encoding.flatbuf import Batch, Tables, encode, read_root
+from icechunk.format.encoding.flatbuf import (
+    Batch,
+    Tables,
+    _Payload,
+    distinct,
+    encode,
+    read_root,
+)
 from tests.format.hostile import damaged
 from tests.format.strict_walk import Struct, Table, Union, Vector, walk
 
@@ -401,3 +409,42 @@ def test_the_size_is_checked_before_anything_is_allocated() -> None:
     root.spans(0, word, [0], [2**31])
     with pytest.raises(InvalidInputError, match="2147483647; split it"):
         encode(root, too_large="split it")
+
+
+@given(
+    st.integers(0, 40).map(lambda size: bytes(range(7, 7 + size))),
+    st.sampled_from(["<u1", "<u2", "<u4", "<i4", "<u8", "V3", "V12"]),
+    st.integers(1, 200),
+    st.integers(1, 8),
+    st.randoms(use_true_random=False),
+)
+def test_numbers_at_any_positions(
+    data: bytes, dtype: str, count: int, step: int, random: Random
+) -> None:
+    """Aligned ones are read in another way, and only up to the last whole number."""
+    kind = np.dtype(dtype)
+    payload = _Payload(data, "a file")
+    allowed = range(0, len(data) - kind.itemsize + 1, step)
+    if not allowed:
+        with pytest.raises(FormatError, match="points outside"):
+            payload.gather(np.zeros(count, np.int64), kind, "field")
+        return
+    at = [random.choice(allowed) for _ in range(count)]
+    found = payload.gather(np.array(at, np.int64), kind, "field")
+    assert found.tobytes() == b"".join(data[i : i + kind.itemsize] for i in at)
+    with pytest.raises(FormatError, match="points outside"):
+        payload.gather(np.array([*at, len(data) - kind.itemsize + 1], np.int64), kind, "field")
+
+
+@given(
+    st.lists(st.integers(0, 300), max_size=200),
+    st.sampled_from([1, 50, 1 << 40]),
+    st.sampled_from([0, 1 << 50]),
+    st.integers(1, 3),
+)
+def test_distinct_numbers(numbers: list[int], factor: int, first: int, times: int) -> None:
+    """They may be close together, or far from each other, and each may come several times."""
+    values = np.repeat(np.array(numbers, np.int64) * factor + first, times)
+    rows, which = distinct(values)
+    assert len(set(values[rows].tolist())) == len(rows) == len(set(numbers))
+    assert (values[rows][which] == values).all()
