@@ -35,11 +35,9 @@ from icechunk.storage.places import Place, quoted
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 #: No sane server needs more.
 _MAX_REQUESTS: Final = 4
-#: Answers are read in pieces of this size: small enough for the cache of the processor, and
-#: little beside the answer itself.
-_PIECE: Final = 1 << 19
-#: An answer up to this size is one piece, which is not copied.
-_ONE_PIECE: Final = 1 << 20
+#: Answers are read in pieces of this size: a smaller answer is one, which is not copied, and for
+#: a larger one it is little.
+_PIECE: Final = 1 << 20
 #: No more is reserved before it comes: a server may announce anything.
 _RESERVED: Final = 1 << 30
 #: This part of a piece counts as received while the piece is on its way, since its progress
@@ -137,7 +135,7 @@ class Read:
             check_whole(self.key, end - start, self._place.url)
         size = end - start if self.wants_data else 0
         memory = None
-        if size > _ONE_PIECE:
+        if size > _PIECE:
             whole, begin, stop = self._part or (Memory(size), 0, size)
             # the next part has what follows
             memory = whole.part(begin, begin + size) if size <= stop - begin else None
@@ -243,7 +241,7 @@ class Body:
         self._memory = memory
         self._pieces: list[Any] = []
         self._received = 0
-        piece = size if 0 < size <= _ONE_PIECE else _PIECE
+        piece = min(size, _PIECE)
         allowance.count(piece // _CREDIT)
         self._stream: Any = response.stream(piece) if size else ()
 

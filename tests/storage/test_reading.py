@@ -14,7 +14,7 @@ from icechunk import StorageConcurrencySettings, StorageSettings
 from icechunk.errors import StorageError
 from icechunk.storage import GetResult, ObjectStorage
 from icechunk.storage.allowance import Allowance
-from icechunk.storage.reading import _ONE_PIECE, _PIECE, Body, Memory, joined
+from icechunk.storage.reading import _PIECE, Body, Memory, joined
 from tests.servers import S3Server
 
 MIB = 1 << 20
@@ -85,7 +85,7 @@ def test_a_large_answer_is_in_memory_once(how: str) -> None:
     assert grown < 2 * _PIECE
 
 
-@pytest.mark.parametrize("size", [0, 1, _ONE_PIECE - 1, _ONE_PIECE])
+@pytest.mark.parametrize("size", [0, 1, _PIECE - 1, _PIECE])
 def test_a_small_answer_is_not_copied(size: int) -> None:
     answer = Answer(bytes(size))
     found = Body("a", "s3://b", answer, size, allowance()).read(wait)
