@@ -96,7 +96,8 @@ class _Payload:
         if len(at) > _FEW and size in _SHIFTS and not int(np.bitwise_or.reduce(at)) & (size - 1):
             # aligned, as writers leave numbers: several times as fast
             aligned: NDArray[Any] = self.bytes[: self.size - self.size % size].view(dtype)
-            return aligned[at >> _SHIFTS[size]]
+            numbers: NDArray[Any] = aligned[at >> _SHIFTS[size]]
+            return numbers
         # one element per byte: overlapping, so that a position is an index
         shape = max(0, self.size - size + 1)
         view: NDArray[Any] = np.ndarray((shape,), dtype, self.bytes.data, strides=(1,))
