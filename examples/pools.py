@@ -1,6 +1,7 @@
-"""One write on pools of other libraries: loky, MPI, Ray, or those of the standard library.
+"""One write on pools of other libraries: loky, MPI, Parsl, Lithops, Ray, or the standard library.
 
-python pools.py processes|loky|ray, and for MPI: mpiexec -n 5 python -m mpi4py.futures pools.py mpi
+python pools.py processes|loky|parsl|lithops|ray, and for MPI:
+mpiexec -n 5 python -m mpi4py.futures pools.py mpi
 
 Anything goes that has `submit` as `concurrent.futures.Executor` has it. With job= the same
 command goes on after a failure.
@@ -8,7 +9,8 @@ command goes on after a failure.
 
 import os
 import sys
-from concurrent.futures import Executor, ProcessPoolExecutor
+import tempfile
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import zarr
@@ -35,6 +37,15 @@ def pool(name: str) -> Executor:
         from mpi4py.futures import MPIPoolExecutor
 
         return MPIPoolExecutor()
+    if name == "parsl":
+        from parsl.concurrent import ParslPoolExecutor
+        from parsl.config import Config
+        from parsl.executors import HighThroughputExecutor
+
+        here = HighThroughputExecutor(address="127.0.0.1", max_workers_per_node=2)
+        return ParslPoolExecutor(Config([here], run_dir=tempfile.mkdtemp()))
+    if name == "lithops":
+        return LithopsPool()
     if name == "ray":
         return RayPool()
     return ProcessPoolExecutor(2)
@@ -54,6 +65,36 @@ class RayPool(Executor):
     def submit(self, fn, /, *args, **kwargs):
         """Run a function on the cluster."""
         return self._call.remote(fn, args, kwargs).future()
+
+
+class LithopsPool(Executor):
+    """The tasks of a pool as calls of Lithops, where its configuration says."""
+
+    def __init__(self) -> None:
+        import lithops
+
+        self._functions = lithops.FunctionExecutor()
+        self.max_workers = 4
+        # a thread for each call that is waited for
+        self._waiting = ThreadPoolExecutor(self.max_workers)
+
+    def submit(self, fn, /, *args, **kwargs):
+        """Run a function by Lithops."""
+        return self._waiting.submit(self._call, (fn, args, kwargs))
+
+    def _call(self, call):
+        return self._functions.call_async(called, (call,)).result()
+
+    def shutdown(self, wait=True, *, cancel_futures=False):
+        """Wait for the calls, and delete what Lithops stored."""
+        self._waiting.shutdown(wait, cancel_futures=cancel_futures)
+        self._functions.clean()
+
+
+def called(call):
+    """Call a function."""
+    function, args, kwargs = call
+    return function(*args, **kwargs)
 
 
 def main() -> None:

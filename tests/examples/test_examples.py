@@ -120,7 +120,7 @@ def test_lambda(run: Any, tmp_path: Path) -> None:
     assert call(messages[3])["snapshot"] == answers[-1]["snapshot"]
 
 
-@pytest.mark.parametrize("pool", ["processes", "loky", "ray"])
+@pytest.mark.parametrize("pool", ["processes", "loky", "parsl", "lithops", "ray"])
 def test_pools(run: Any, tmp_path: Path, pool: str) -> None:
     """Those of other libraries where they are installed."""
     if pool != "processes":
