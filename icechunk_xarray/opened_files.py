@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from icechunk import InvalidInputError
+from icechunk.base.near import near
 from icechunk.base.public_url import is_secret, url_credentials
 from icechunk_dask.archives.sources import Sources
 from icechunk_dask.archives.virtualize import names_of
@@ -69,6 +70,12 @@ class Opening:
             if options is not None:
                 raise InvalidInputError("open_options are those of an engine: pass engine=, too")
             return None
+        known = xr.backends.list_engines()
+        if engine not in known:
+            raise InvalidInputError(
+                f"engine is {engine!r}, which xarray does not have here{near(engine, known)}; "
+                "install the package that has it, or leave engine= out"
+            )
         opening = cls(
             engine,
             dict(options or {}),

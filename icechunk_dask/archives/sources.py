@@ -119,6 +119,19 @@ class Source:
         """Whether the file is on this machine."""
         return is_local(self.url)
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder of this machine."""
+        return self.is_local and os.path.isdir(self.path)
+
+    def link_out(self) -> str | None:
+        """Return a file below a folder that is elsewhere, by a link; None if there is none."""
+        inside = os.path.join(os.path.realpath(self.path), "")
+        for name, _ in _files_below(self.path):
+            if not os.path.realpath(os.path.join(self.path, name)).startswith(inside):
+                return name
+        return None
+
     def opened(self) -> BinaryIO:
         """Open the file for reading.
 
@@ -130,7 +143,7 @@ class Source:
             If a remote file does not exist, or its server does not report its size.
         """
         if self.is_local:
-            if os.path.isdir(self.path):
+            if self.is_folder:
                 raise InvalidInputError(_instead_of_folder(self.path))
             # a pipe would block the caller
             file = open(self.path, "rb", opener=_at_once)  # noqa: SIM115 (returned open)
@@ -416,10 +429,19 @@ def _text(url: Any) -> str:
     return text
 
 
+#: Documents at the root of a Zarr store.
+_OF_ZARR: Final = ("zarr.json", ".zgroup", ".zmetadata")
+
+
 def _instead_of_folder(url: str) -> str:
     shown = public_url(url)
     if is_web(url):
         return f"{shown} is a folder, and web servers do not list theirs; pass URLs of files"
+    if is_local(url) and any(os.path.exists(os.path.join(url, name)) for name in _OF_ZARR):
+        return (
+            f"{shown} is a Zarr store: ingest copies it with engine='zarr', and virtualize refers "
+            "to it with a parser of VirtualiZarr"
+        )
     return f"{shown} is a folder; pass a pattern such as {shown.rstrip('/') + '/*.nc'!r}"
 
 

@@ -19,7 +19,8 @@ __all__ = ["check_within"]
 def check_within(sources: Sources, url: str) -> None:
     """Refuse an HDF5 file that makes the HDF5 library open others, whoever calls it.
 
-    Other formats, folders and missing files are left to whatever opens them.
+    A folder, such as a Zarr store, must have no links that lead out of it. Other formats and
+    missing files are left to whatever opens them.
 
     Parameters
     ----------
@@ -29,10 +30,19 @@ def check_within(sources: Sources, url: str) -> None:
     Raises
     ------
     InvalidInputError
-        If it has external links, external storage or virtual datasets; or is a pipe or a device.
+        If it has external links, external storage or virtual datasets; is a pipe or a device; or
+        is a folder with links that lead out of it.
     """
+    source = sources.open(url)
+    if source.is_folder:
+        link = source.link_out()
+        if link is not None:
+            raise InvalidInputError(
+                f"{url}: {link!r} is a link that leads out of the folder; copy what it leads to"
+            )
+        return
     try:
-        file = sources.open(url).opened()
+        file = source.opened()
     except (OSError, StorageError):
         return
     with file:

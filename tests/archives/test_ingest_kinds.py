@@ -220,6 +220,19 @@ def test_stores_of_zarr(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+def test_a_store_of_zarr_by_itself(tmp_path: Path) -> None:
+    stores = [tmp_path / "0.zarr", tmp_path / "1.zarr"]
+    for i, store in enumerate(stores):
+        part(i).to_zarr(store, zarr_format=3, consolidated=False)
+    with pytest.raises(InvalidInputError, match=r"0\.zarr is a Zarr store: .*engine='zarr'"):
+        ingest(stores, MemoryStorage(), **QUIET)
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    (stores[0] / "v" / "c" / "planted").symlink_to(secret)
+    with pytest.raises(InvalidInputError, match="'v/c/planted' is a link that leads out"):
+        ingest(stores, MemoryStorage(), engine="zarr", **QUIET)
+
+
 def test_files_that_are_packed_unlike(tmp_path: Path) -> None:
     """As those of a reanalysis are: each file by the range of its values."""
     files = write(
@@ -245,6 +258,7 @@ def test_files_that_are_packed_unlike(tmp_path: Path) -> None:
         ({"on_mismatch": "no"}, "on_mismatch is 'no'"),
         ({"engine": "h5netcdf", "concat_dims": ["t"]}, "no dimension 't', only"),
         ({"engine": "h5netcdf", "variables": ["w"]}, "no variable 'w'"),
+        ({"engine": "h5netcdff"}, "engine is 'h5netcdff'.*did you mean 'h5netcdf'"),
     ],
 )
 def test_options_that_do_not_go_together(tmp_path: Path, options: Any, words: str) -> None:
