@@ -329,7 +329,8 @@ def _scalars(keys: _Keys) -> dict[str, tuple[np.generic, dict[str, Any]]]:
         found["number"] = np.int64(number)
     time, step = _time(keys), _step(keys)
     found["time"] = np.int64(time)
-    found["step"] = np.float64(step / 3600)
+    if step is not None:
+        found["step"] = np.float64(step / 3600)
     level = keys.get("level", float)
     called = "level"
     if level is not None:
@@ -340,7 +341,8 @@ def _scalars(keys: _Keys) -> dict[str, tuple[np.generic, dict[str, Any]]]:
         value = keys.get(name, int)
         if value is not None:
             found[name] = np.int64(value)
-    found["valid_time"] = np.int64(time + step)
+    if step is not None:
+        found["valid_time"] = np.int64(time + step)
     return {
         name: (value, _coordinate_attributes("level" if name == called else name, name))
         for name, value in found.items()
@@ -371,8 +373,13 @@ def _time(keys: _Keys) -> int:
     return (moment - _EPOCH) // timedelta(seconds=1)
 
 
-def _step(keys: _Keys) -> int:
-    """Return the seconds from the reference time of the forecast to the end of its period."""
+def _step(keys: _Keys) -> int | None:
+    """Return the seconds from the reference time of the forecast to the end of its period.
+
+    None for what is no forecast, such as an image of a satellite.
+    """
+    if keys.get("endStep") is None:
+        return None
     step, unit = keys.number("endStep"), keys.number("stepUnits")
     if step and unit not in _UNITS:
         name = keys.get("stepUnits", str)

@@ -35,14 +35,18 @@ def follow(root: h5g.GroupID, gid: h5g.GroupID, name: bytes) -> Any:
     ValueError
         If it leads out of the file, or nowhere.
     """
-    return _link(root, gid, name, 0)
+    return _data(_link(root, gid, name, 0))
+
+
+def _data(found: Any) -> Any:
+    """Return a group or dataset, and None for a data type, which has no values."""
+    return None if isinstance(found, h5t.TypeID) else found
 
 
 def _link(root: h5g.GroupID, gid: h5g.GroupID, name: bytes, depth: int) -> Any:
     kind = gid.links.get_info(name).type
     if kind == h5l.TYPE_HARD:
-        found = h5o.open(gid, name)
-        return None if isinstance(found, h5t.TypeID) else found
+        return h5o.open(gid, name)
     if kind != h5l.TYPE_SOFT:
         raise ValueError("it is in another file (an external link)")
     if depth == _MOST_LINKS:
@@ -74,4 +78,4 @@ def at_path(root: h5g.GroupID, path: bytes) -> Any:
     ValueError
         If it is in another file.
     """
-    return _path(root, root, path, 0)
+    return _data(_path(root, root, path, 0))

@@ -275,6 +275,17 @@ def test_projections(tmp_path: Path, grid: str, modes: tuple[int, ...]) -> None:
         check_cfgrib(path)
 
 
+def test_what_is_no_forecast(tmp_path: Path) -> None:
+    """An image of a satellite has a time, and neither a step nor a level."""
+    path = tmp_path / "file"
+    keys = {"productDefinitionTemplateNumber": 31, "NB": 0}
+    path.write_bytes(message(values=np.arange(15.0), **keys))
+    check_cfgrib(path)
+    with open_grib(path, LOCATION) as (dataset,):
+        assert not {"step", "valid_time"} & set(dataset.variables)
+        assert not dataset.variables[field_name(dataset)].refused
+
+
 # -- values ----------------------------------------------------------------------------
 PACKINGS = {
     1: ["grid_simple", "grid_second_order", "grid_ieee"],

@@ -407,6 +407,8 @@ def test_links_that_lead_nowhere(tmp_path: Path) -> None:
         file["dangling"] = h5py.SoftLink("/no/where")
         file["circle"] = h5py.SoftLink("circle")
         file["through"] = h5py.SoftLink("/plain/v")
+        file["type"] = np.dtype("f4")
+        file["to a type"] = h5py.SoftLink("/type")  # no values, as the type itself
     assert check(path, xarray=False) == {
         "plain": "virtual",
         "dangling": "refused: it is a link to '/no/where', which does not exist",
