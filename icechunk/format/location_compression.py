@@ -93,7 +93,9 @@ def compress(
         return None
     sample = _neighbours(heaps) if options.only_where_smaller else []
     plain = _compressed_size(sample)
-    if options.only_where_smaller and plain <= _CHEAP * len(sample):
+    # less than a dictionary of its own takes is no gain, either
+    least = max(_CHEAP * len(lengths), options.max_dictionary_size)
+    if options.only_where_smaller and plain * len(lengths) <= least * len(sample):
         return None  # without training, which takes longest
     step = -(-len(lengths) // max(options.max_samples, 1))
     samples: list[Any] = [s for h in heaps for s in _strings(h, slice(None, None, step))]

@@ -490,19 +490,24 @@ def test_native_references_take_few_bytes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "trained"),
-    [("s3://bucket/archive/file_3_{:010d}.nc", 0), ("s3://bucket/{0:x}{1:040x}", 1)],
+    ("form", "distinct", "trained"),
+    [
+        ("s3://bucket/archive/file_3_{:010d}.nc", 5000, 0),
+        ("s3://bucket/{0:x}{1:040x}", 5000, 1),
+        # all of them take less than a dictionary
+        ("s3://bucket/{0:x}{1:040x}", 50, 0),
+    ],
 )
 def test_no_dictionary_is_trained_where_plain_locations_cost_nothing(
-    form: str, trained: int, monkeypatch: Any
+    form: str, distinct: int, trained: int, monkeypatch: Any
 ) -> None:
     calls = []
     train = zstandard.train_dictionary
     monkeypatch.setattr(
         zstandard, "train_dictionary", lambda *args: calls.append(args) or train(*args)
     )
-    urls = [form.format(i, pow(7, i, 2**160 - 47)) for i in range(5000)]
-    refs = virtual(urls)
+    urls = [form.format(i, pow(7, i, 2**160 - 47)) for i in range(distinct)]
+    refs = virtual(urls * (5000 // distinct))
     stored = encode_manifest(ID, {NODE: refs}, compress_locations=LocationCompression())
     assert len(calls) == trained
     assert decode_manifest(stored, "manifests/X").arrays[NODE] == refs
