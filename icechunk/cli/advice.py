@@ -23,6 +23,11 @@ _PHRASES: Final = (
         r"config=Repository\.fetch_config\(storage\)",
         "pass --trust-config",
     ),
+    (
+        r"add one to its configuration: config\.set_virtual_chunk_container\("
+        r"icechunk\.VirtualChunkContainer\(('[^']*').*",
+        r"add one with icechunk config REPO --add-container \1",
+    ),
     (r",? or get_credentials=\.\.\.", ""),
     (
         r"wait longer with RepositoryConfig\(storage=StorageSettings\(timeouts=.*\)\)\)",

@@ -34,6 +34,7 @@ from icechunk.storage import version_url
 __all__ = [
     "access_option",
     "as_json",
+    "as_prefix",
     "branch_option",
     "chunk_repository",
     "confirm",
@@ -112,6 +113,13 @@ def storage(command: Command) -> Command:
     return location(with_storage)
 
 
+def as_prefix(place: str) -> str:
+    """Return the URL of a folder, with a slash at its end."""
+    if "://" not in place:
+        place = Path(place).expanduser().absolute().as_uri()
+    return f"{place.rstrip('/')}/"
+
+
 def _authorized(
     ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
 ) -> dict[str, Any] | None:
@@ -122,7 +130,7 @@ def _authorized(
         if way not in ("anonymous", "env"):
             prefix, way = item, "env"
         if "://" not in prefix:
-            prefix = Path(prefix).expanduser().absolute().as_uri() + "/"
+            prefix = as_prefix(prefix)
         scheme = prefix.partition("://")[0]
         if scheme not in _CREDENTIALS:
             raise click.BadParameter(

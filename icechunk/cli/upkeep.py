@@ -8,8 +8,22 @@ from typing import Any
 
 import click
 
-from icechunk import Repository, Storage, upgrade_icechunk_repository
-from icechunk.cli.options import as_json, branch_option, confirm, repository, storage, when
+from icechunk import (
+    Repository,
+    RepositoryConfig,
+    Storage,
+    suggest_containers,
+    upgrade_icechunk_repository,
+)
+from icechunk.cli.options import (
+    as_json,
+    as_prefix,
+    branch_option,
+    confirm,
+    repository,
+    storage,
+    when,
+)
 from icechunk.cli.output import done, error_console, fields, print_json, size, text
 
 __all__ = ["COMMANDS"]
@@ -41,9 +55,23 @@ def create(place: Storage, spec_version: str, as_json: bool) -> None:
 
 @click.command()
 @repository
+@click.option(
+    "--add-container",
+    "prefixes",
+    metavar="PREFIX",
+    multiple=True,
+    help="Let virtual chunks be in files below a URL or folder. Repeatable.",
+)
 @as_json
-def config(repo: Repository, as_json: bool) -> None:
-    """Show the configuration that is stored with a repository."""
+def config(repo: Repository, prefixes: tuple[str, ...], as_json: bool) -> None:
+    """Show the configuration that is stored with a repository, or add containers to it."""
+    for prefix in prefixes:
+        changed = RepositoryConfig()
+        (container,) = suggest_containers([f"{as_prefix(prefix)}file"])
+        changed.virtual_chunk_containers = dict(repo.config.virtual_chunk_containers or {})
+        changed.set_virtual_chunk_container(container)
+        repo = repo.reopen(changed)
+        repo.save_config()
     if as_json:
         print_json(repo.config.to_dict())
     else:

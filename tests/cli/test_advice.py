@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Final
 
 import click
 import pytest
+import xarray as xr
 from click.testing import CliRunner
 
 from icechunk import Repository, local_filesystem_storage
@@ -196,3 +198,26 @@ def test_a_job_is_deleted(nothing: Path) -> None:
     done = CliRunner().invoke(main, [*line, "--yes"])
     assert done.output == "deleted the job days\n"
     assert repo.jobs.list() == []
+
+
+def test_a_container_for_files_of_an_archive(nothing: Path) -> None:
+    """Each error advises the next command, until the archive is there."""
+    data = xr.Dataset({"t": (("time",), [1.0, 2.0])}, {"time": [0, 1]})
+    (nothing / "my files").mkdir()
+    file, repo = str(nothing / "my files/0.nc"), str(nothing / "repo")
+    data.to_netcdf(file, engine="h5netcdf")
+    line = ["virtualize", repo, file]
+    for _ in range(3):
+        done = CliRunner().invoke(main, line)
+        if not done.exit_code:
+            break
+        said = done.output.replace("REPO", repo)
+        advised = shlex.split(re.findall(r"--[a-z-]+ '[^']*'", said)[0])
+        if "icechunk config" in said:
+            assert CliRunner().invoke(main, ["config", repo, *advised]).exit_code == 0
+        else:
+            line += advised
+    assert not done.exit_code, done.output
+    config = Repository.fetch_config(nothing / "repo")
+    assert config is not None
+    assert list(config.virtual_chunk_containers or {}) == [f"file://{nothing}/my%20files/"]
