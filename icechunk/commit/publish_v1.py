@@ -121,6 +121,7 @@ class _Lazy(Mapping[str, bytes]):
                 result = self._storage.get(key)
             except (ObjectNotFoundError, InvalidInputError):
                 continue  # the second: a name that this storage cannot have
+            _check_case(self._storage, self._kind, name)
             if self._kind == _TAG and _exists(self._storage, key + _TOMBSTONE):
                 return None
             return key, v1.parse_ref(result.data, key), result.etag
@@ -201,6 +202,21 @@ def _exists(storage: Storage, key: str) -> bool:
     except (ObjectNotFoundError, InvalidInputError):
         return False
     return True
+
+
+def _check_case(storage: Storage, kind: str, name: str) -> None:
+    """Refuse a name that a folder takes for another one, as it ignores case."""
+    if not storage.url.startswith("file:") or not _exists(storage, _MAIN_KEY.upper()):
+        return
+    names = {each for some in _list_names(storage, kind) for each in some}
+    others = [each for each in names if each.casefold() == name.casefold()]
+    if others and name not in others:
+        raise InvalidInputError(
+            f"the {kind} {name!r} cannot be told from {others[0]!r}: {storage.url} ignores case, "
+            "and spec version 1 has a file for each. Use another name, or upgrade the repository "
+            "to spec version 2",
+            ErrorKind.INVALID_REF_NAME,
+        )
 
 
 def _list_names(storage: Storage, kind: str) -> tuple[list[str], list[str]]:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import multiprocessing
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -858,3 +858,56 @@ def test_open_or_create() -> None:
     for version in (1, 2):
         with pytest.raises(AlreadyExistsError):
             Repository.create(storage, spec_version=version, check_clean_root=False)
+
+
+class IgnoringCase(WrapperStorage):
+    """A folder as on macOS and Windows: names that differ in case only are one."""
+
+    @property
+    def url(self) -> str:
+        return "file:///folder"
+
+    def _known(self, key: str) -> str:
+        keys = {meta.key.casefold(): meta.key for meta in self.inner.list()}
+        return keys.get(key.casefold(), key)
+
+    def get(self, key: str, *args: Any, **options: Any) -> Any:
+        return super().get(self._known(key), *args, **options)
+
+    def put(self, key: str, *args: Any, **options: Any) -> Any:
+        return super().put(self._known(key), *args, **options)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        super().delete([self._known(key) for key in keys])
+
+
+@pytest.mark.parametrize("spec_version", [1, 2])
+def test_a_folder_that_ignores_case(spec_version: int) -> None:
+    storage = IgnoringCase(MemoryStorage())
+    repo = Repository.create(storage, spec_version=spec_version)
+    tip = repo.lookup_branch("main")
+    repo.create_branch("dev", tip)
+    repo.create_tag("v", tip)
+    repo.create_tag("w", tip)
+    repo.delete_tag("w")
+    calls: list[Callable[[Repository], Any]] = [
+        lambda repo: repo.create_branch("Dev", tip),
+        lambda repo: repo.create_tag("V", tip),
+        lambda repo: repo.delete_branch("DEV"),
+        lambda repo: repo.delete_tag("V"),
+        lambda repo: repo.reset_branch("DEV", tip),
+        lambda repo: repo.writable_session("Main"),
+        lambda repo: repo.lookup_tag("V"),
+        lambda repo: repo.create_tag("W", tip),
+    ]
+    for number, call in enumerate(calls):
+        opened = Repository.open(storage)
+        if spec_version == 1:
+            with pytest.raises(InvalidInputError, match="ignores case, and spec version 1 has"):
+                call(opened)
+        elif number in (0, 1, 7):
+            call(opened)
+    opened = Repository.open(storage)
+    more = {"Dev"} if spec_version == 2 else set()
+    assert opened.list_branches() == {"main", "dev"} | more
+    assert opened.lookup_branch("dev") == opened.lookup_tag("v") == tip
