@@ -101,6 +101,9 @@ def ingest(
     Otherwise arrays and coordinates are committed first, then values in batches. If a call is
     cut short, the next one first finishes what it began. It must name the same files, too.
 
+    Coordinates that a group of a file repeats from a group around it are stored in the outer
+    group only, as in an `xarray.DataTree`: `xarray.open_datatree` shows them in both.
+
     Parameters
     ----------
     urls : str, path or sequence of them
