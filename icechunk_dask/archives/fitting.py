@@ -160,7 +160,9 @@ class Fitting:
                 self._cure(found, wrong)
                 return found
             if self._on_mismatch != "skip":
-                raise self._contradiction([m for m in wrong if m.url in bad], scanned, kept.blocks)
+                raise self._contradiction(
+                    [m for m in wrong if m.url in bad], len(scans), kept.blocks
+                )
             # others may fit without these: those that differ are dropped before those that
             # only lie behind them
             different = {m.url for m in wrong if not m.placed}
@@ -177,15 +179,15 @@ class Fitting:
         return self._on_mismatch == "materialize" and mismatch.curable
 
     def _contradiction(
-        self, wrong: Sequence[Mismatch], scanned: Collection[str], appended: Collection[Axis]
+        self, wrong: Sequence[Mismatch], scanned: int, appended: Collection[Axis]
     ) -> InvalidInputError:
         """Return the error that names what does not fit, and the possible ways out.
 
         Parameters
         ----------
         wrong : sequence of Mismatch
-        scanned : collection of str
-            New files.
+        scanned : int
+            How many new files there are.
         appended : collection of Axis
             Not empty if the archive already has files, and so keeps its variables.
         """
@@ -197,7 +199,7 @@ class Fitting:
             else f"{files} files do not fit the others"
         )
         ways = ["on_mismatch='skip' to leave these files out"]
-        if len(scanned) == 1 and not appended:
+        if scanned == 1 and not appended:
             what = "some messages of the file do not fit its others"
             ways = ["filter_by_keys to take messages that fit, and the others into another group"]
         hard = {m.variable for m in wrong if not m.curable and not m.attribute}
