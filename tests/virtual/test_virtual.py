@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import icechunk
-from icechunk import credentials
 from icechunk.config import (
     ObjectStoreConfig,
     S3Options,
@@ -292,10 +291,7 @@ def test_the_error_says_how_to_authorise(
     assert location in str(caught.value)
     argument = re.search(r"authorize_virtual_chunk_access=(\{.*?\})", str(caught.value))
     assert argument is not None
-    authorized = eval(argument[1])
-    assert VirtualResolver({"any key": container}, authorized).resolve(location)[1] == "k"
-    credential = eval(str(caught.value).rpartition("such as ")[2], vars(credentials))
-    authorized = dict.fromkeys(authorized, credential)
+    authorized = eval(argument[1], {"icechunk": icechunk})
     assert VirtualResolver({"any key": container}, authorized).resolve(location)[1] == "k"
 
 
