@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Final
 
+from icechunk._version import user_agent
+from icechunk.config import Attribution
 from icechunk.errors import IcechunkError, RepositoryNotFoundError
 from icechunk.format import layout
 from icechunk.storage import AnyStorage, LocalStorage, Storage, as_storage
@@ -34,12 +36,16 @@ _ABOVE: Final = 4
 
 
 @contextmanager
-def saying_what_is_there(place: AnyStorage) -> Iterator[None]:
+def saying_what_is_there(
+    place: AnyStorage, attribution: Attribution | None = None
+) -> Iterator[None]:
     """Let the error about a repository that is not there say what is."""
     try:
         yield
     except RepositoryNotFoundError as error:
         storage = as_storage(place)
+        if attribution is not None:
+            storage = storage.with_user_agent(attribution.user_agent(user_agent()))
         found = _plain_zarr(storage)
         if found is None and isinstance(storage, LocalStorage):
             found = _of_a_path(storage.path)

@@ -202,7 +202,7 @@ class Repository:
         True
         """
         warn_of_none(authorize_virtual_chunk_access)
-        with saying_what_is_there(storage):
+        with saying_what_is_there(storage, attribution):
             return cls._open(storage, config, authorize_virtual_chunk_access, attribution)[0]
 
     @classmethod
