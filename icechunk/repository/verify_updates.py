@@ -108,6 +108,7 @@ def repo_damages(storage: Storage, info: RepoInfo, *, all_copies: bool) -> Itera
         copy = layout.backup_key(before)
         try:
             older = decode_repo_info(storage.get(copy).data, copy)
+            dict(older.metadata)
         except ObjectNotFoundError:
             yield Found("missing", copy, f"{GONE}; the log of updates goes on there")
             yield from chain.end()
@@ -176,7 +177,13 @@ class _Chain:
         newer, self._last = self._last, state
         if newer is None:
             return
-        told = _unexplained(state.info, newer.info)
+        try:
+            told = _unexplained(state.info, newer.info)
+        except IcechunkError as error:
+            # of what is decoded late; the message begins with the object
+            key = error.message.partition(":")[0]
+            yield unreadable(newer.key if key == newer.key else state.key, error)
+            return
         if self._doubt is not None:
             # the one that fits neither its successor nor its predecessor; else the newer one
             yield self._blame(newer.key if told is not None else self._doubt[0])

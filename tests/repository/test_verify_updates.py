@@ -106,6 +106,19 @@ def test_a_state_that_differs_from_both_neighbours(at: int) -> None:
     assert Repository.open(storage).verify(deep=True).damages == ()
 
 
+@pytest.mark.parametrize("at", [0, 2])
+def test_metadata_that_are_decoded_late(at: int) -> None:
+    storage = history()
+    info = decode_repo_info(storage.get("repo").data, "repo")
+    names = [layout.backup_key(each.backup) for each in info.updates if each.backup]
+    key = ["repo", *names][at]
+    state = decode_repo_info(storage.get(key).data, key)
+    bad = Metadata.stored({"a": b"no flexbuffer at all"}, 2, key)
+    storage.put(key, encode_repo_info(replace(state, metadata=bad)))
+    found = Repository.open(storage).verify(deep=True).damages
+    assert {(each.problem, each.key) for each in found} == {("unreadable", key)}
+
+
 #: What a log tells that its version cannot have.
 NODE = b"12345678"
 SURPLUS: dict[str, Callable[[TransactionLog, bytes], dict[str, Any]]] = {
