@@ -112,7 +112,7 @@ PLANTED: dict[str, list[Any]] = {
 }
 #: Plain names, numbers, values; and objects that were made by one of the calls here.
 _PLAIN = """
-about access added adopt after_rebase algorithm align_chunks allow_empty allow_gaps allow_http
+unmet about access added adopt after_rebase algorithm align_chunks allow_empty allow_gaps allow_http
 already amends anonymous append_dim args arr_offset array array_path arrays as_of attempt
 attempts attributes_deleted attribution availability axis backup_path backward base batch_size
 before before_rebase began below branch branch_name byte_range bytes_deleted bytes_read
@@ -522,10 +522,11 @@ COMMANDS = {" ".join(words): command for words, command in commands(main)}
 #: Arguments and options of commands that may hold a secret.
 PLACES = frozenset(("repo", "target", "urls", "references"))
 ASSIGNMENTS = frozenset(("options", "to_options", "remote_options"))
-PREFIXES = frozenset(("authorize_virtual_chunk_access",))
+PREFIXES = frozenset(("authorize_virtual_chunk_access", "prefixes"))
 _WORDS = """
 adopt append_dim at base branch chunk_grid chunks commit commit_every concat_dims
 drop_attributes engine expand_dims from_ group message name object_id path ref region
+drop_variables filter_by_keys loadable max_bytes_by_value on_changed order rename variables verify
 """
 #: Those that cannot.
 WORDS: dict[str, str] = {
