@@ -439,8 +439,8 @@ def _instead_of_folder(url: str) -> str:
         return f"{shown} is a folder, and web servers do not list theirs; pass URLs of files"
     if is_local(url) and any(os.path.exists(os.path.join(url, name)) for name in _OF_ZARR):
         return (
-            f"{shown} is a Zarr store: ingest copies it with engine='zarr', and virtualize refers "
-            "to it with a parser of VirtualiZarr"
+            f"{shown} is a Zarr store: ingest copies it with the engine 'zarr', and virtualize "
+            "refers to it with a parser of VirtualiZarr"
         )
     return f"{shown} is a folder; pass a pattern such as {shown.rstrip('/') + '/*.nc'!r}"
 

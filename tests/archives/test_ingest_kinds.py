@@ -224,7 +224,7 @@ def test_a_store_of_zarr_by_itself(tmp_path: Path) -> None:
     stores = [tmp_path / "0.zarr", tmp_path / "1.zarr"]
     for i, store in enumerate(stores):
         part(i).to_zarr(store, zarr_format=3, consolidated=False)
-    with pytest.raises(InvalidInputError, match=r"0\.zarr is a Zarr store: .*engine='zarr'"):
+    with pytest.raises(InvalidInputError, match=r"0\.zarr is a Zarr store: .* the engine 'zarr'"):
         ingest(stores, MemoryStorage(), **QUIET)
     secret = tmp_path / "secret"
     secret.write_bytes(b"secret")
