@@ -165,7 +165,9 @@ def _numbers_changed(values: npt.NDArray[Any], cast: npt.NDArray[Any], *, rounds
         return np.asarray(~inside | (np.where(inside, cast, 0).astype(values.dtype) != values))
     wanted = np.iinfo(cast.dtype)
     if given == "f":
-        inside = (values >= float(wanted.min)) & (values < 2.0 ** (wanted.bits - (wanted.min < 0)))
+        # the limits are infinite as float16
+        wide = values.astype(np.float64) if values.itemsize < 8 else values
+        inside = (wide >= float(wanted.min)) & (wide < 2.0 ** (wanted.bits - (wanted.min < 0)))
         return np.asarray(~inside | (np.where(inside, cast, 0).astype(values.dtype) != values))
     # NumPy compares integers with Python's exactly
     return np.asarray((values < int(wanted.min)) | (values > int(wanted.max)))

@@ -65,11 +65,22 @@ def test_numbers_are_stored_exactly_or_refused(
     data: st.DataObject, given_dtype: str, stored: str
 ) -> None:
     """Compared as numbers of Python, which are exact; a block that nobody declared so."""
-    values = data.draw(numbers(np.dtype(given_dtype)))
+    check_exact(data.draw(numbers(np.dtype(given_dtype))), stored)
+
+
+@pytest.mark.filterwarnings("ignore:Casting complex values")
+@pytest.mark.parametrize("stored", NUMBERS)
+@pytest.mark.parametrize("given_dtype", NUMBERS)
+def test_edges_are_stored_exactly_or_refused(given_dtype: str, stored: str) -> None:
+    for edge in edges(np.dtype(given_dtype)):
+        check_exact(np.array([edge]), stored)
+
+
+def check_exact(values: np.ndarray[Any, Any], stored: str) -> None:
     try:
         result = fitted(values, values.shape, np.dtype("V1"), np.dtype(stored))
     except BlockRefusedError as error:
-        assert given_dtype != stored
+        assert values.dtype != np.dtype(stored)
         with np.errstate(all="ignore"):
             cast = values.astype(stored)
         assert not all(map(same, values.tolist(), cast.tolist())), error
@@ -78,17 +89,20 @@ def test_numbers_are_stored_exactly_or_refused(
         assert all(map(same, values.tolist(), result.tolist()))
 
 
-def numbers(dtype: np.dtype[Any]) -> st.SearchStrategy[Any]:
-    edges = []
+def edges(dtype: np.dtype[Any]) -> list[Any]:
+    found = []
     with np.errstate(all="ignore"):
         for value in (*EDGES, *(-edge for edge in EDGES), 0.5, np.nan, np.inf, -np.inf, 1e300):
             try:
-                edges.append(np.array(value).astype(dtype)[()])
+                found.append(np.array(value).astype(dtype)[()])
             except OverflowError:
                 continue
-    return numpy_st.arrays(
-        dtype, st.integers(1, 4), elements=st.sampled_from(edges) | numpy_st.from_dtype(dtype)
-    )
+    return found
+
+
+def numbers(dtype: np.dtype[Any]) -> st.SearchStrategy[Any]:
+    near = st.sampled_from(edges(dtype))
+    return numpy_st.arrays(dtype, st.integers(1, 4), elements=near | numpy_st.from_dtype(dtype))
 
 
 @given(words=st.lists(st.text("abé", max_size=3), min_size=1), stored=st.sampled_from(TEXTS))
