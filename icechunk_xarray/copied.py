@@ -18,7 +18,14 @@ from icechunk_xarray.copy_checks import in_words
 from icechunk_xarray.kept_encoding import kept_encoding
 from icechunk_xarray.templates import with_chunks
 
-__all__ = ["encodings_of", "note_files", "read_group", "read_tree", "without_references"]
+__all__ = [
+    "encodings_of",
+    "note_files",
+    "read_group",
+    "read_tree",
+    "repeated_coordinates",
+    "without_references",
+]
 
 
 def read_group(session: Session, group: str) -> xr.Dataset:
@@ -32,6 +39,29 @@ def read_tree(session: Session, group: str, chunks: Any) -> xr.DataTree:
         tree = xr.open_datatree(session, engine="icechunk", group=group, chunks=chunks)  # type: ignore[arg-type]
     tree.name = None
     return tree
+
+
+def repeated_coordinates(session: Session, root: str) -> set[str]:
+    """Return the paths below a group of coordinates that groups around theirs have, too.
+
+    An `xarray.DataTree` has them in the outer group only, and inherits them.
+    """
+    own = {
+        node.path.removeprefix(root)
+        for node in session.tree.within(root)
+        if node.array is not None and node.array.dimension_names == (_last(node.path),)
+    }
+    return {path for path in own if any(f"{outer}/{_last(path)}" in own for outer in _around(path))}
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _around(path: str) -> list[str]:
+    """Return the groups around the group of an array, without a slash at their ends."""
+    names = path.split("/")[:-1]
+    return ["/".join(names[:depth]) for depth in range(1, len(names))]
 
 
 def note_files(

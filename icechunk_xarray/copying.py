@@ -41,6 +41,7 @@ from icechunk_xarray.copied import (
     note_files,
     read_group,
     read_tree,
+    repeated_coordinates,
     without_references,
 )
 from icechunk_xarray.copy_begun import ON_MISMATCH, begun_copies
@@ -100,9 +101,6 @@ def ingest(
 
     Otherwise arrays and coordinates are committed first, then values in batches. If a call is
     cut short, the next one first finishes what it began. It must name the same files, too.
-
-    Coordinates that a group of a file repeats from a group around it are stored in the outer
-    group only, as in an `xarray.DataTree`: `xarray.open_datatree` shows them in both.
 
     Parameters
     ----------
@@ -472,15 +470,14 @@ class _Copying:
 
     # -- one set of files ----------------------------------------------------------------
     def _copy(self, name: str, about: Mapping[str, Any], opened: xr.DataTree | None = None) -> str:
-        """Copy the archive on a branch, record the files, and delete the branch.
-
-        `opened` has the contents of the files, if they are open already.
-        """
+        """Copy what is opened, or else the archive on a branch, and record the files."""
         repository = self.repository
         obj = opened
         if obj is None:
             obj = self._begun(name, about, chunks={} if about.get("inserts") else None)
         encoding = None
+        staged = repository.readonly_session(name) if obj.children else None
+        repeated = repeated_coordinates(staged, f"/{name}") if staged else ()
         try:
             if about.get("inserts"):
                 written = self._insert(name, about, obj.to_dataset())
@@ -499,6 +496,7 @@ class _Copying:
                 # a group without arrays may exist
                 mode="a",
                 align_chunks="opening" in about,
+                write_inherited_coords=repeated,
                 encoding=encoding,
                 **{**self.writing, "message": self.writing["message"] or self._message(about)},
             )

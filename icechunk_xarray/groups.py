@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -28,9 +28,19 @@ _ARRAY_VARIABLE = "__xarray_dataarray_variable__"
 
 
 def groups_of(
-    obj: Writable, group: str, encoding: Mapping[Any, Any], *, inherit: bool
+    obj: Writable, group: str, encoding: Mapping[Any, Any], *, inherit: bool | Collection[str]
 ) -> list[GroupPart]:
-    """Return the groups to write: path, dataset and encoding of each."""
+    """Return the groups to write: path, dataset and encoding of each.
+
+    Parameters
+    ----------
+    obj : Dataset, DataArray or DataTree
+    group : str
+        Where it goes.
+    encoding : mapping
+    inherit : bool or collection of str
+        Whether nodes of a tree have the coordinates that they inherit, or the paths of those.
+    """
     if isinstance(obj, xr.DataArray):
         return [(group, _as_dataset(obj), encoding)]
     if isinstance(obj, xr.Dataset):
@@ -53,11 +63,22 @@ def groups_of(
     return [
         (
             f"{group}{path}".strip("/"),
-            node.to_dataset(inherit=inherit or node is obj),
+            _of_node(node, path, True if node is obj else inherit),
             encodings.get(path, {}),
         )
         for path, node in paths.items()
     ]
+
+
+def _of_node(node: xr.DataTree, path: str, inherit: bool | Collection[str]) -> xr.Dataset:
+    own = node.to_dataset(inherit=False)
+    if not inherit:
+        return own
+    whole = node.to_dataset()
+    if isinstance(inherit, bool):
+        return whole
+    inherited = whole.coords.keys() - own.coords.keys()
+    return whole.drop_vars([name for name in inherited if f"{path}/{name}" not in inherit])
 
 
 def _as_dataset(array: xr.DataArray) -> xr.Dataset:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from icechunk import InvalidInputError, RepositoryConfig, Session
@@ -24,7 +24,7 @@ def initialize(
     mode: Mode | None = None,
     encoding: Mapping[Any, Any] | None = None,
     chunks: Mapping[Any, int] | None = None,
-    write_inherited_coords: bool = False,
+    write_inherited_coords: bool | Collection[str] = False,
     branch: str | None = None,
     message: str | None = None,
     metadata: Mapping[str, Any] | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ def to_icechunk(
     progress: bool | Callable[[Status], object] | None = None,
     safe_append: bool = True,
     safe_encoding: bool = True,
-    write_inherited_coords: bool = False,
+    write_inherited_coords: bool | Collection[str] = False,
     branch: str | None = None,
     message: str | None = None,
     metadata: Mapping[str, Any] | None = None,
@@ -131,8 +131,9 @@ def to_icechunk(
         cannot express, overflow of packed integers, missing values without a fill value,
         truncated strings. Existing arrays must hold values exactly, or to the precision
         of their packing. Values of Dask variables are checked while they are written.
-    write_inherited_coords : bool
-        Whether nodes of a DataTree repeat the coordinates of their parents.
+    write_inherited_coords : bool or collection of str
+        Whether nodes of a DataTree repeat the coordinates of their parents, or the paths of
+        coordinates that are repeated, such as ``{"/inner/time"}``.
     branch : str, optional
         The branch to commit to. Default: ``main``.
     message : str, optional

@@ -361,6 +361,24 @@ def test_a_group_below_is_no_data_of_the_group(tmp_path: Path) -> None:
     xr.testing.assert_identical(found(storage, "below"), expected(files))
 
 
+@pytest.mark.parametrize("repeats", [True, False])
+def test_groups_keep_their_coordinates(repeats: bool, tmp_path: Path) -> None:
+    """A group may repeat coordinates of the group around it, and is opened without that."""
+    files, groups = [], ["inner", "inner/most", "other"]
+    for i in range(2):
+        whole = part(i, 4)
+        file = str(tmp_path / f"{i}.nc")
+        whole.to_netcdf(file, engine="h5netcdf")
+        for group in groups:
+            below = whole if repeats else whole.drop_vars("time")
+            below.to_netcdf(file, engine="h5netcdf", group=group, mode="a")
+        files.append(file)
+    storage = MemoryStorage()
+    ingest(files, storage, **QUIET)
+    for group in ["", *groups]:
+        xr.testing.assert_identical(found(storage, group or None), expected(files, group=group))
+
+
 def test_small_chunks_share_objects(tmp_path: Path) -> None:
     files = write(tmp_path, lambda ds, i: xr.Dataset(
         {"v": (("time", "x"), np.random.default_rng(i).random((8, 200)))}, {"time": part(i, 8).time}
