@@ -38,6 +38,7 @@ from icechunk.base.rectilinear import (
 from icechunk.config.times import Time, instant
 from icechunk.errors import ErrorKind
 from icechunk.storage import version_url
+from icechunk_xarray.names import group_path
 from icechunk_xarray.targets import (
     DEFAULT_BRANCH,
     Authorization,
@@ -268,7 +269,7 @@ class _Version:
         NodeNotFoundError
             If there is none.
         """
-        path = "/" + "/".join(filter(None, (self.path, (group or "").strip("/"))))
+        path = "/" + "/".join(filter(None, (self.path, group_path(group))))
         tree = self.store.session.tree
         node = tree.get(path)
         if node is not None and not node.is_array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sized
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import xarray as xr
 from icechunk import IcechunkStore
 from icechunk_xarray.refusals import refused
 
-__all__ = ["check_names", "check_place", "listed"]
+__all__ = ["check_names", "check_place", "group_path", "listed"]
 
 #: Parts of keys that Zarr does not read as names.
 _NO_NAMES = ("", ".", "..", "zarr.json")
@@ -57,6 +57,45 @@ def check_names(dataset: xr.Dataset, encoding: Mapping[str, Any]) -> None:
                 f"encoding of {name!r} is {encoding[name]!r}: expected a mapping such as "
                 "{'dtype': 'f4'}"
             )
+        _check_chunks(name, dataset.variables[name], encoding[name])
+
+
+def _check_chunks(name: str, variable: xr.Variable, encoding: Mapping[str, Any]) -> None:
+    """Refuse chunk sizes that xarray would ignore, because they are not one for each dimension."""
+    # characters of texts may have a dimension of their own
+    counts = (variable.ndim, variable.ndim + 1 if variable.dtype.kind in "SUO" else variable.ndim)
+    for key in ("chunks", "shards"):
+        given = encoding.get(key)
+        if isinstance(given, str | Mapping):
+            fits = given == "auto"
+        else:
+            # one number, or nothing, means the same for all
+            fits = not isinstance(given, Sized) or len(given) in counts
+        if not fits:
+            raise refused(
+                f"encoding of {name!r} has {key}={given!r}: expected a size for each of its "
+                f"dimensions {variable.dims}, as in {{{key!r}: {variable.shape}}}"
+            )
+
+
+def group_path(group: str | None) -> str:
+    """Return the path of a group without slashes at its ends; the root is empty.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is no text.
+
+    Examples
+    --------
+    >>> group_path("/ocean/surface/")
+    'ocean/surface'
+    """
+    if group is None:
+        return ""
+    if not isinstance(group, str):
+        raise refused(f"group is {group!r}: expected a path such as 'ocean/surface'")
+    return group.strip("/")
 
 
 def check_place(dataset: xr.Dataset, store: IcechunkStore, group: str, *, anew: bool) -> None:

@@ -15,6 +15,7 @@ import zarr
 from icechunk import InvalidInputError, NodeNotFoundError
 from icechunk.base.rectilinear import rectilinear_chunks, stored_sizes
 from icechunk.errors import ErrorKind
+from icechunk_xarray.names import group_path
 from icechunk_xarray.targets import Authorization, Target, open_session
 
 __all__ = ["edges_of", "plan_regions", "split"]
@@ -85,7 +86,7 @@ def plan_regions(
         storage_options=storage_options,
         authorize_virtual_chunk_access=authorize_virtual_chunk_access,
     )
-    path = "/" + (group or "").strip("/")
+    path = "/" + group_path(group)
     try:
         with rectilinear_chunks():
             opened = zarr.open_group(session.store, path=path.strip("/"), mode="r")

@@ -495,6 +495,8 @@ def choose_mode(mode: str | None, append_dim: Hashable | None, region: Region) -
     InvalidInputError
         If they contradict each other.
     """
+    if not isinstance(append_dim, Hashable):
+        raise InvalidInputError(f"append_dim is {append_dim!r}: expected the name of a dimension")
     if mode is None:
         if append_dim is not None:
             return "a"

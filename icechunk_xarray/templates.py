@@ -9,6 +9,7 @@ from icechunk import InvalidInputError, RepositoryConfig, Session
 from icechunk.errors import ErrorKind
 from icechunk_xarray.groups import GroupPart, Writable, describe, groups_of, stage_groups, write_now
 from icechunk_xarray.lazy import LazyWrite
+from icechunk_xarray.names import group_path
 from icechunk_xarray.staging import Mode, Options, choose_mode
 from icechunk_xarray.targets import DEFAULT_BRANCH, Authorization, Target, open_repository
 from icechunk_xarray.writer import destination_of
@@ -84,7 +85,7 @@ def initialize(
         )
     # none of the blocks is written, whatever they are
     options = Options(mode, None, None, False, True, True, True)
-    path = (group or "").strip("/")
+    path = group_path(group)
     parts = groups_of(obj, path, encoding or {}, inherit=write_inherited_coords)
     if chunks is not None:
         parts = with_chunks(parts, chunks)

@@ -19,6 +19,7 @@ from icechunk.errors import ErrorKind
 from icechunk.storage import VersionURL, version_url
 from icechunk_xarray.groups import Writable, describe, groups_of, stage_groups, write_now
 from icechunk_xarray.lazy import LazyWrite
+from icechunk_xarray.names import group_path
 from icechunk_xarray.resuming import JobWrite
 from icechunk_xarray.staging import Mode, Options, Region, choose_mode
 from icechunk_xarray.targets import DEFAULT_BRANCH, Authorization, Target, open_repository
@@ -218,7 +219,7 @@ def to_icechunk(
         safe_append,
         safe_encoding,
     )
-    path = (group or "").strip("/")
+    path = group_path(group)
     parts = groups_of(obj, path, encoding or {}, inherit=write_inherited_coords)
     lazy = LazyWrite(split_every, align_chunks, progress, dict(chunkmanager_store_kwargs or {}))
     lazy.check(compute=compute)

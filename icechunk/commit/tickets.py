@@ -29,7 +29,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
 
 from icechunk.base.threads import map_in_threads
-from icechunk.base.time_limits import Heartbeat
+from icechunk.base.time_limits import Heartbeat, call_within
 from icechunk.commit import retrying
 from icechunk.errors import ObjectNotFoundError, PreconditionFailedError, StorageError
 from icechunk.storage.base import Storage
@@ -47,6 +47,8 @@ _LONGEST_TURN: Final = 900.0
 _LONGEST_PAUSE: Final = 5.0
 #: A ticket lists no more arrays than this. Without a list it may be any array.
 _MOST_ARRAYS: Final = 10_000
+#: Who presses Ctrl-C waits no longer than this for the ticket to be deleted, in seconds.
+_IMPATIENT: Final = 0.5
 _THREADS: Final = 16
 #: Anybody may have written tickets: of each no more bytes are read, and no more tickets.
 _MOST_BYTES: Final = 1 << 20
@@ -101,12 +103,12 @@ class Place:
             self._key = key
             self.puts += 1
 
-    def give_back(self) -> None:
-        """Delete the ticket, so that the next writer goes on."""
+    def give_back(self, patience: float | None = None) -> None:
+        """Delete the ticket, so that the next writer goes on; try for so many seconds."""
         if self._key:
             # otherwise the others wait until it looks dead
-            with suppress(StorageError):
-                self._storage.delete([self._key])
+            with suppress(StorageError, TimeoutError):
+                call_within(patience, self._storage.delete, [self._key])
 
     def show_life(self) -> None:
         """Write the ticket again, unless the turn takes so long that something is wrong."""
@@ -203,6 +205,7 @@ def stand_in(
     Place
     """
     place = Place(storage, branch, arrays)
+    patience: float | None = None
     try:
         try:
             place.take()
@@ -216,8 +219,11 @@ def stand_in(
             except StorageError as error:
                 _go_on_after(error)
             yield place
+    except KeyboardInterrupt:
+        patience = _IMPATIENT
+        raise
     finally:
-        place.give_back()
+        place.give_back(patience)
 
 
 def _go_on_after(error: StorageError) -> None:

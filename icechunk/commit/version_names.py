@@ -53,7 +53,7 @@ def branch_tip(info: RepoInfo, branch: str) -> bytes:
     tip = info.branches.get(branch)
     if tip is None:
         hint = "; there is a tag of this name" if branch in info.tags else ""
-        if _by_prefix(info, branch) is not None:
+        if isinstance(branch, str) and _by_prefix(info, branch) is not None:
             hint = f"; it is the id of a snapshot: pass snapshot_id={branch!r}"
         hint = hint or _near(info, branch, info.branches)
         raise RefNotFoundError(f"there is no branch {branch!r}{hint}")

@@ -15,7 +15,8 @@ def row(workload: str, place: str, ours: float, **others: float) -> dict[str, An
     told = {who: {"median": t, "spread": 0.0, "cpu": t / 2} for who, t in times.items()}
     names = {"official": "ratio", "zarr": "floor"}
     ratios = {names[who]: time / ours for who, time in others.items()}
-    return {"workload": workload, "place": place, "step": "read", "unit": "s", **told, **ratios}
+    named = {"workload": workload, "place": place, "scale": 0.1, "step": "read", "unit": "s"}
+    return {**named, **told, **ratios}
 
 
 @pytest.mark.parametrize(("ours", "is_missed"), [(1.0, False), (2.0, True)])
@@ -42,6 +43,8 @@ def test_every_reason_is_of_a_row_with_a_goal() -> None:
 
 
 def test_what_fails_is_told() -> None:
-    failed = {"workload": "append", "place": "s3", "step": "failed", "failures": {"ours": "no"}}
+    named = {"workload": "append", "place": "s3", "scale": 2}
+    failed = {**named, "step": "failed", "failures": {"ours": "no"}}
     text = page.table({"machine": "one", "scale": 1, "rows": [failed]})
     assert "`append` (s3), ours: no" in text
+    assert "scale 1, of `append` 2" in text

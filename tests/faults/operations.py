@@ -32,6 +32,7 @@ from icechunk import (
     Repository,
     RepositoryConfig,
     Session,
+    StorageError,
     VirtualChunkContainer,
     local_filesystem_store,
     time_limit,
@@ -502,7 +503,14 @@ def _drop(*, is_gone: bool) -> Prepare:
             storage.put(key, data)
 
         options: dict[str, Any] = {"branch": "main", "drop_unreadable": True, "deep": not is_gone}
-        return Made(lambda: Repository.repair(repository.storage, dry_run=False, **options), check)
+
+        def act() -> None:
+            repaired = Repository.repair(repository.storage, dry_run=False, **options)
+            if repaired.unread:
+                # what cannot be read stays, and is tried again
+                raise StorageError("; ".join(map(str, repaired.unread)))
+
+        return Made(act, check)
 
     return prepare
 

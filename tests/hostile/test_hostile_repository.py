@@ -79,7 +79,9 @@ def test_a_file_of_this_machine_is_not_read() -> None:
         assert refusal(hostile(location)).kind == ErrorKind.NO_CONTAINER_FOR_VIRTUAL_CHUNK
         error = refusal(hostile(location, container))
         assert error.kind == ErrorKind.UNAUTHORIZED_VIRTUAL_CHUNK_CONTAINER
-        assert "authorize_virtual_chunk_access={'file:///etc/': None}" in str(error)
+        assert "authorize_virtual_chunk_access={'file:///etc/': icechunk.credentials.Local" in str(
+            error
+        )
 
 
 @pytest.fixture

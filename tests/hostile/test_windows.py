@@ -180,7 +180,7 @@ def test_containers(path: str, own: bool, monkeypatch: pytest.MonkeyPatch) -> No
         name = "nt"
 
     monkeypatch.setattr(container_storage, "os", System)
-    monkeypatch.setattr(container_storage, "url2pathname", lambda _: path)
+    monkeypatch.setattr("urllib.request.url2pathname", lambda _: path)
     monkeypatch.setattr(container_storage, "LocalStorage", opened.append)
     store: Any = local_filesystem_store("x")
 

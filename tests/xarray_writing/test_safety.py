@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -721,3 +722,33 @@ def test_times_that_a_calendar_does_not_have() -> None:
     days = pd.date_range("2000-01-31", periods=1)
     refuse(session, series(times=days), "'time'", "convert_calendar", append_dim="time")
     refuse(session, series(times=days), "'time'", append_dim="time", safe_append=False)
+
+
+# -- arguments of another kind -----------------------------------------------------------
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"group": 1}, "group is 1: expected a path such as 'ocean/surface'"),
+        ({"group": Path("a")}, r"group is .*Path\('a'\): expected a path"),
+        ({"append_dim": ["t"]}, r"append_dim is \['t'\]: expected the name of a dimension"),
+        ({"branch": 1}, "there is no branch 1"),
+        *(
+            ({"encoding": {"v": {key: sizes}}}, f"encoding of 'v' has {key}=.*dimensions .'x',")
+            for key in ("chunks", "shards")
+            for sizes in ("x", (2, 2), (), {"x": 2})
+        ),
+    ],
+)
+def test_arguments_of_another_kind(arguments: dict[str, Any], message: str) -> None:
+    dataset = xr.Dataset({"v": ("x", [1.0, 2.0])})
+    with pytest.raises(icechunk.IcechunkError, match=message):
+        to_icechunk(dataset, icechunk.Repository.create(icechunk.in_memory_storage()), **arguments)
+
+
+@pytest.mark.parametrize("chunks", [(1,), [1], 1, "auto", None])
+def test_sizes_that_are_one_for_each_dimension(chunks: Any) -> None:
+    dataset = xr.Dataset({"v": ("x", [1.0, 2.0])})
+    storage = icechunk.in_memory_storage()
+    to_icechunk(dataset, storage, encoding={"v": {"chunks": chunks}})
+    repo: Any = icechunk.Repository.open(storage)
+    xr.testing.assert_identical(xr.open_dataset(repo, engine="icechunk", chunks=None), dataset)
