@@ -525,7 +525,8 @@ class _Copying:
             self.repository.delete_branch(name)
 
     def _message(self, about: Mapping[str, Any]) -> str:
-        return f"Copy {len(about['locations'])} files into {self.root}"
+        count = len(about["locations"])
+        return f"Copy {count} {'file' if count == 1 else 'files'} into {self.root}"
 
     def _note(self, about: Mapping[str, Any], name: str) -> str | None:
         """Record the files of the group in a commit of their own."""

@@ -14,10 +14,15 @@ to_icechunk(xr.open_zarr("plain.zarr", consolidated=False), "moved", message="Fr
 # --8<-- [end:zarr]
 assert xr.open_dataset("moved", engine="icechunk").a.values.tolist() == [1, 2, 3, 4]
 
+import icechunk
+
+icechunk.Repository.create(icechunk.local_filesystem_storage("old"), spec_version=1)
+
 # --8<-- [start:upgrade]
 import icechunk
 
-old = icechunk.Repository.create(icechunk.local_filesystem_storage("old"), spec_version=1)
-icechunk.upgrade_icechunk_repository(old, dry_run=False)
+old = icechunk.Repository.open(icechunk.local_filesystem_storage("old"))
+new = icechunk.upgrade_icechunk_repository(old, dry_run=False)  # go on with this one
 # --8<-- [end:upgrade]
+assert new.spec_version == 2
 assert icechunk.Repository.fetch_spec_version(icechunk.local_filesystem_storage("old")) == 2

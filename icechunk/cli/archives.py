@@ -47,11 +47,15 @@ def _several(
     )
 
 
-def _of_files(on_changed: Sequence[str]) -> Callable[[Command], Command]:
+def _of_files(
+    on_mismatch: Sequence[str], on_changed: Sequence[str]
+) -> Callable[[Command], Command]:
     """Return what adds the arguments of both commands to one of them.
 
     Parameters
     ----------
+    on_mismatch : sequence of str
+        What the command can do with files that differ.
     on_changed : sequence of str
         What the command can do with files that have changed.
     """
@@ -67,7 +71,11 @@ def _of_files(on_changed: Sequence[str]) -> Callable[[Command], Command]:
             show_default=True,
             help="Dimension along which to combine the files. Repeatable.",
         ),
-        _several("--expand", "expand_dims", "Scalar variable that becomes a dimension."),
+        _several(
+            "--expand",
+            "expand_dims",
+            "Scalar variable to turn into a dimension, along which files are combined.",
+        ),
         _several("--variable", "variables", "Variable to take. Default: all."),
         _several("--drop-variable", "drop_variables", "Variable to leave out."),
         _several(
@@ -88,19 +96,28 @@ def _of_files(on_changed: Sequence[str]) -> Callable[[Command], Command]:
         ),
         click.option(
             "--on-mismatch",
-            type=click.Choice(["error", "skip", "materialize"]),
+            type=click.Choice(on_mismatch),
             default="error",
             show_default=True,
-            help="What to do with files that differ from the first.",
+            help="What to do with files that differ from the first. skip leaves them out, "
+            "materialize copies their values"
+            + (
+                ", layout does where only chunks or codecs differ."
+                if "layout" in on_mismatch
+                else "."
+            ),
         ),
         click.option(
             "--on-changed",
             type=click.Choice(on_changed),
             default="error",
             show_default=True,
-            help="What to do with files that have changed since they were added.",
+            help="What to do with files that have changed since they were added. keep leaves what "
+            "was added" + (", replace takes them again." if "replace" in on_changed else "."),
         ),
-        click.option("--allow-gaps", is_flag=True, help="Add files that follow an unreadable one."),
+        click.option(
+            "--allow-gaps", is_flag=True, help="Add files that follow an unreadable one, too."
+        ),
         click.option(
             "--verify",
             type=click.Choice(["sample", "all", "none"]),
@@ -153,15 +170,18 @@ def _tell(report: VirtualizeReport, as_json: bool) -> None:
 
 
 @click.command()
-@_of_files(on_changed=["error", "replace", "keep"])
+@_of_files(
+    on_mismatch=["error", "skip", "materialize", "layout"],
+    on_changed=["error", "replace", "keep"],
+)
 @click.option(
     "--order",
     type=click.Choice(["auto", "coordinate", "url"]),
     default="auto",
     show_default=True,
-    help="What the files of a new archive are sorted by.",
+    help="How to sort the files of a new archive; auto is by coordinate, if there is one.",
 )
-@_several("--loadable", "loadable", "Variable to write by value.")
+@_several("--loadable", "loadable", "Variable to copy, instead of referring to its chunks.")
 @click.option(
     "--chunk-grid",
     type=click.Choice(["auto", "regular"]),
@@ -172,9 +192,11 @@ def _tell(report: VirtualizeReport, as_json: bool) -> None:
     type=click.IntRange(0),
     default=100_000_000,
     show_default=True,
-    help="Of one variable, where its chunks cannot be referenced.",
+    help="Bytes of one variable to copy, at most, where its chunks cannot be referenced.",
 )
-@click.option("--commit-every", type=click.IntRange(1), help="Files in one commit. Default: all.")
+@click.option(
+    "--commit-every", type=click.IntRange(1), help="Number of files in one commit. Default: all."
+)
 @access_option
 def virtualize(urls: tuple[str, ...], as_json: bool, **arguments: Any) -> None:
     """Make one dataset of NetCDF, HDF5 or GRIB files, without copying their data.
@@ -185,10 +207,20 @@ def virtualize(urls: tuple[str, ...], as_json: bool, **arguments: Any) -> None:
 
 
 @click.command()
-@_of_files(on_changed=["error", "keep"])
-@_several("-c/--chunk", "chunks", "Chunk size of new arrays.", "DIM=SIZE", callback=_pairs)
+@_of_files(on_mismatch=["error", "skip", "materialize"], on_changed=["error", "keep"])
+@_several(
+    "-c/--chunk",
+    "chunks",
+    "Chunk length of new arrays along a dimension: time=24.",
+    "DIM=SIZE",
+    callback=_pairs,
+)
 @click.option(
-    "--commit-every", default="1GB", show_default=True, help="Size or time of one commit."
+    "--commit-every",
+    default="1GB",
+    show_default=True,
+    metavar="SIZE|TIME",
+    help="Commit after so many bytes, or so long: 500MB, 60s.",
 )
 @click.option("--engine", help="Engine of xarray that opens the files: zarr, rasterio, cfgrib, ...")
 def ingest(urls: tuple[str, ...], chunks: dict[str, str], as_json: bool, **arguments: Any) -> None:

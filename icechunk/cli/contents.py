@@ -156,7 +156,13 @@ def tree(repo: Repository, ref: str, path: str, as_json: bool) -> None:
 @click.command()
 @chunk_repository
 @path_argument
-@click.option("-c", "--chunk", "index", metavar="I,J,...", help="Print the values of a chunk.")
+@click.option(
+    "-c",
+    "--chunk",
+    "index",
+    metavar="I,J,...",
+    help="Print the values of the chunk with these indices.",
+)
 @ref
 @as_json
 @_read_by_zarr

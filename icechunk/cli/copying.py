@@ -19,15 +19,19 @@ __all__ = ["COMMANDS"]
 @repository
 @click.argument("target", shell_complete=completing.folders)
 @ref
-@click.option("-b", "--branch", help="Of the target. Default: that of the version, or main.")
-@click.option("--no-history", is_flag=True, help="Only this version, and none before it.")
+@click.option(
+    "-b",
+    "--branch",
+    help="Branch of TARGET that gets the version. Default: the one that --ref names, or main.",
+)
+@click.option("--no-history", is_flag=True, help="Copy only this version, and none before it.")
 @click.option(
     "--to-option",
     "to_options",
     metavar="NAME=VALUE",
     multiple=True,
     callback=named_values,
-    help="Option of the storage of the target. Repeatable.",
+    help="Option of the storage of TARGET. Repeatable.",
 )
 @as_json
 def copy(
@@ -72,7 +76,14 @@ def _region(ctx: click.Context, param: click.Parameter, given: str | None) -> An
 @repository
 @click.argument("path", shell_complete=completing.paths)
 @ref
-@click.option("-c", "--chunks", "region", callback=_region, help="A box of chunks: 0:4,2:3.")
+@click.option(
+    "-c",
+    "--chunks",
+    "region",
+    metavar="I:J,...",
+    callback=_region,
+    help="Look only at these chunks, a range for each dimension: 0:4,2:3.",
+)
 @as_json
 def annotate(repo: Repository, path: str, ref: str, region: Any, as_json: bool) -> None:
     """Show which commit last changed each chunk of the array PATH."""

@@ -22,7 +22,7 @@ _MOST_SECONDS = 60
 
 @click.command()
 @storage
-@click.option("--read-only", is_flag=True, help="Do not try to write.")
+@click.option("--read-only", is_flag=True, help="Try only what writes nothing.")
 @as_json
 def doctor(place: Storage, read_only: bool, as_json: bool) -> None:
     """Try credentials, reading, writing, conditional writes, and the clock.

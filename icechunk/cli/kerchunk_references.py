@@ -27,7 +27,13 @@ __all__ = ["COMMANDS"]
 @click.command(name="import-kerchunk")
 @chunk_repository
 @click.argument("references", metavar="REFERENCES")
-@click.option("-a", "--append", "append_dim", metavar="DIM", help="Append along a dimension.")
+@click.option(
+    "-a",
+    "--append",
+    "append_dim",
+    metavar="DIM",
+    help="Append to the arrays that are there, along this dimension.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace arrays that exist.")
 @click.option(
     "--mask-fill-value/--no-mask-fill-value",
@@ -39,14 +45,14 @@ __all__ = ["COMMANDS"]
     "drop_attributes",
     metavar="[VARIABLE:]NAME",
     multiple=True,
-    help="Attribute to leave out. Repeatable.",
+    help="Attribute to leave out everywhere, or in one variable. Repeatable.",
 )
 @click.option(
     "--verify",
     type=click.Choice(["sample", "all", "none"]),
     default="sample",
     show_default=True,
-    help="Which chunks to decode before the commit.",
+    help="Which chunks to decode before the commit, as far as files may be read.",
 )
 @remote_option
 @group_option
@@ -75,7 +81,14 @@ def import_kerchunk(
 @click.command()
 @repository
 @click.argument("target", metavar="TARGET")
-@click.option("--format", "form", type=click.Choice(["json", "parquet"]), default="json")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["json", "parquet"]),
+    default="json",
+    show_default=True,
+    help="Write one JSON file, or a folder of Parquet files for many references.",
+)
 @ref
 @as_json
 def export(

@@ -77,7 +77,7 @@ _storage_option = click.option(
     metavar="NAME=VALUE",
     multiple=True,
     callback=named_values,
-    help="Storage option. Repeatable.",
+    help="Option of the storage of REPO. Repeatable.",
 )
 
 
@@ -227,14 +227,15 @@ def _storage(repo: str, options: dict[str, Any]) -> Storage:
     return place
 
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 ref = click.option(
     "-r",
     "--ref",
     default="main",
     show_default=True,
     shell_complete=completing.versions,
-    help="Branch, tag, id, main~2 or main@2024-05-01. REPO|icechunk:@tag.v1 names one, too.",
+    help="Version: a branch, a tag, an id, main~2 or main@2024-05-01. In a URL: "
+    "REPO|icechunk:@tag.v1.",
 )
 group_option = click.option(
     "-g", "--group", default="/", show_default=True, help="Group of the dataset."
@@ -248,7 +249,7 @@ branch_option = click.option(
     help="Branch that gets the commit.",
 )
 message_option = click.option("-m", "--message", help="Commit message.")
-_yes = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+_yes = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 
 
 def confirm(command: Command) -> Command:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from icechunk.base.visible import as_json, in_a_line, visible
 
-__all__ = ["done", "error_console", "fields", "print_json", "size", "table", "text"]
+__all__ = ["count", "done", "error_console", "fields", "print_json", "size", "table", "text"]
 
 
 def console() -> Console:
@@ -100,6 +100,11 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     return str(value)
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number of things: ``1 commit``, ``2 commits``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def size(count: int) -> str:

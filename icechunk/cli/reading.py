@@ -17,7 +17,10 @@ from icechunk.cli.output import fields, print_json, table, text
 __all__ = ["COMMANDS"]
 
 number = click.option(
-    "-n", "--number", type=click.IntRange(1), help="How many, at most. Default: all."
+    "-n",
+    "--number",
+    type=click.IntRange(1),
+    help="Show so many of the newest, at most. Default: all.",
 )
 
 
@@ -52,7 +55,9 @@ def info(repo: Repository, as_json: bool) -> None:
 
 @click.command()
 @repository
-@click.option("--graph", is_flag=True, help="Draw all branches, or the version of --ref.")
+@click.option(
+    "--graph", is_flag=True, help="Draw the history of all branches, or of --ref if it is given."
+)
 @number
 @ref
 @as_json
@@ -131,7 +136,7 @@ def show(repo: Repository, ref: str, as_json: bool) -> None:
     "from_",
     required=True,
     metavar="REF",
-    help="The older version.",
+    help="Version to compare with, an ancestor of the other.",
     shell_complete=completing.versions,
 )
 @click.option(
@@ -139,7 +144,7 @@ def show(repo: Repository, ref: str, as_json: bool) -> None:
     default="main",
     show_default=True,
     metavar="REF",
-    help="The newer one.",
+    help="Version whose changes to show.",
     shell_complete=completing.versions,
 )
 @as_json
@@ -180,7 +185,9 @@ def ops(repo: Repository, number: int | None, as_json: bool) -> None:
 @repository
 @click.argument("kind", type=click.Choice(["repo", "snapshot", "manifest", "transactions"]))
 @click.argument("object_id", required=False)
-@click.option("--json", "as_json", is_flag=True, help="It is JSON in any case.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Has no effect: the output is JSON in any case."
+)
 def inspect(repo: Repository, kind: str, object_id: str | None, as_json: bool) -> None:
     """Print what a stored object says, as JSON.
 

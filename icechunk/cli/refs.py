@@ -39,9 +39,9 @@ def _command(kind: str, help: str, lost: str) -> click.Command:
         default="main",
         show_default=True,
         shell_complete=completing.versions,
-        help="What it names.",
+        help=f"Version at which to create the {kind}.",
     )
-    @click.option("-d", "--delete", is_flag=True, help=f"Delete it.{lost}")
+    @click.option("-d", "--delete", is_flag=True, help=f"Delete the {kind} NAME.{lost}")
     @as_json
     @confirm
     def command(
@@ -83,7 +83,7 @@ tag = _command(
 @repository
 @click.argument("branch", shell_complete=completing.branches)
 @click.argument("to", metavar="REF", shell_complete=completing.versions)
-@click.option("--dry-run", is_flag=True, help="Say what would happen, and stop.")
+@click.option("--dry-run", is_flag=True, help="Say what would happen, and change nothing.")
 @as_json
 @confirm
 def reset(

@@ -27,21 +27,25 @@ def _adopted(ctx: click.Context, param: click.Parameter, given: tuple[str, ...])
 
 @click.command()
 @storage
-@click.option("-b", "--branch", help="Look at its newest version, too.")
+@click.option("-b", "--branch", help="Look at the newest version of this branch, too.")
 @click.option(
     "--drop-unreadable",
     is_flag=True,
-    help="Commit to that branch a version without what cannot be read.",
+    help="Commit to --branch a version without what cannot be read.",
 )
-@click.option("--deep", is_flag=True, help="Decode all chunks of it, and count damaged ones.")
+@click.option(
+    "--deep",
+    is_flag=True,
+    help="Decode all chunks of the newest version of --branch; damaged ones are unreadable, too.",
+)
 @click.option(
     "--adopt",
     metavar="BRANCH=ID",
     multiple=True,
     callback=_adopted,
-    help="Restore a commit that the restored state does not know.",
+    help="Put the branch on a commit that the restored state does not know. Repeatable.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would happen, and stop.")
+@click.option("--dry-run", is_flag=True, help="Say what would happen, and change nothing.")
 @as_json
 @confirm
 def repair(

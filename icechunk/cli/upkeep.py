@@ -24,11 +24,13 @@ from icechunk.cli.options import (
     storage,
     when,
 )
-from icechunk.cli.output import done, error_console, fields, print_json, size, text
+from icechunk.cli.output import count, done, error_console, fields, print_json, size, text
 
 __all__ = ["COMMANDS"]
 
-dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would happen, and stop.")
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Say what would happen, and change nothing."
+)
 
 
 @click.command()
@@ -38,7 +40,7 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would ha
     type=click.Choice(["1", "2"]),
     default="2",
     show_default=True,
-    help="Of the format; 1 is for official clients 1.x.",
+    help="Version of the format; 1 is for official clients 1.x.",
 )
 @as_json
 def create(place: Storage, spec_version: str, as_json: bool) -> None:
@@ -60,7 +62,7 @@ def create(place: Storage, spec_version: str, as_json: bool) -> None:
     "prefixes",
     metavar="PREFIX",
     multiple=True,
-    help="Let virtual chunks be in files below a URL or folder. Repeatable.",
+    help="Store that virtual chunks may be in files below a URL or folder. Repeatable.",
 )
 @as_json
 def config(repo: Repository, prefixes: tuple[str, ...], as_json: bool) -> None:
@@ -86,6 +88,8 @@ def config(repo: Repository, prefixes: tuple[str, ...], as_json: bool) -> None:
 def upgrade(repo: Repository, dry_run: bool, as_json: bool, ask: Callable[[str], None]) -> None:
     """Turn a repository of spec 1 into spec 2. Official clients 1.x cannot read it then."""
     if not dry_run:
+        # what cannot be upgraded is refused before the question
+        upgrade_icechunk_repository(repo, dry_run=True)
         ask(f"Upgrade {repo.storage.url} to spec 2? Clients 1.x will not be able to read it.")
     upgrade_icechunk_repository(repo, dry_run=dry_run)
     line = "nothing was changed: the upgrade would work" if dry_run else "upgraded to spec 2"
@@ -107,7 +111,12 @@ def rewrite(repo: Repository, branch: str, message: str, as_json: bool) -> None:
 
 @click.command()
 @repository
-@click.option("--older-than", type=when, required=True, help="A date, or 30d.")
+@click.option(
+    "--older-than",
+    type=when,
+    required=True,
+    help="Age or time: 30d, 12h, 2024-05-01, 2024-05-01T12:00.",
+)
 @click.option("--branches", is_flag=True, help="Delete branches whose newest commit expires.")
 @click.option("--tags", is_flag=True, help="Delete tags whose commit expires.")
 @dry_run_option
@@ -130,7 +139,7 @@ def expire(
         if as_json:
             print_json(told)
             return
-        text(f"{len(told.snapshots)} commits would expire, and a collection would free:")
+        text(f"{count(len(told.snapshots), 'commit')} would expire, and a collection would free:")
         fields(
             {
                 "bytes": size(told.bytes_freed),
@@ -147,13 +156,21 @@ def expire(
     if as_json:
         print_json({"expired": expired})
     else:
-        text(f"{len(expired)} commits expired; `icechunk gc` deletes what they alone refer to")
+        gone = count(len(expired), "commit")
+        text(f"{gone} expired; `icechunk gc` deletes what they alone refer to")
 
 
 @click.command()
 @repository
-@click.option("--older-than", type=when, required=True, help="A date, or 2d.")
-@click.option("--incremental", is_flag=True, help="Look at what changed since the last such run.")
+@click.option(
+    "--older-than",
+    type=when,
+    required=True,
+    help="Age or time: 2d, 12h, 2024-05-01, 2024-05-01T12:00.",
+)
+@click.option(
+    "--incremental", is_flag=True, help="Look only at what has changed since the last such run."
+)
 @dry_run_option
 @as_json
 @confirm

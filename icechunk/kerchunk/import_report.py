@@ -57,7 +57,8 @@ class ImportReport:
             "<icechunk.kerchunk.ImportReport>",
             f"arrays: {_listed(self.arrays)}",
             f"groups: {_listed(self.groups)}",
-            f"chunks: {self.virtual} virtual in {self.files} files, {self.inline} inline, "
+            f"chunks: {self.virtual} virtual in {self.files} "
+            f"{'file' if self.files == 1 else 'files'}, {self.inline} inline, "
             f"{self.native} native",
         ]
         if self.untouched:

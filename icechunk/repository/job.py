@@ -395,8 +395,9 @@ class Job(Displayed):
         status = self.status()
         left = [p.key for p in status.running] + [p.key for p in status.failed] + status.missing
         if status.total is not None and left:
+            verb = "is" if len(left) == 1 else "are"
             raise SessionStateError(
-                f"the job {self.name!r} is not done: {len(left)} of {status.total} parts are "
+                f"the job {self.name!r} is not done: {len(left)} of {status.total} parts {verb} "
                 f"left, {some(map(canonical, left))}; run them, or publish() what is there"
                 f"{status.said_of_dead()}"
             )

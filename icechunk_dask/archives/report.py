@@ -142,8 +142,11 @@ class VirtualizeReport:
     def opening(self) -> str:
         """The Python code that opens the result, ready to paste.
 
-        It takes credentials from the environment, and contains none.
+        It takes credentials from the environment, and contains none. Empty if there is nothing to
+        open, because no file could be added.
         """
+        if not self.target:
+            return ""
         imports = ["import xarray as xr"]
         arguments = [repr(self.target), 'engine="icechunk"']
         if self.group != "/":
@@ -212,7 +215,7 @@ class VirtualizeReport:
             section("Dimensions", fields(sizes)),
             section("Variables", table(_COLUMNS, self._table()), is_open=True),
             section("Chunks of several lengths", fields(dict(self._lengths()))),
-            section("To open it", code(self.opening), is_open=True),
+            section("To open it", code(self.opening) if self.target else Html(""), is_open=True),
         )
 
     def _lines(self) -> Iterator[str]:
@@ -227,7 +230,8 @@ class VirtualizeReport:
         lengths = list(self._lengths())
         if lengths:
             yield f"chunks of several lengths: {'; '.join(map(': '.join, lengths))}"
-        yield "to open it:"
+        if self.target:
+            yield "to open it:"
         yield from (f"  {line}".rstrip() for line in self.opening.splitlines())
 
     def _files(self) -> Iterator[str]:

@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from click import Choice, Context, Option
 from click.testing import CliRunner, Result
 
 import icechunk_dask
@@ -183,6 +185,9 @@ def test_upkeep(folder: Path, repo: Repository, tmp_path: Path) -> None:
     run("upgrade", tmp_path / "old", "--dry-run")
     run("upgrade", tmp_path / "old", "--yes")
     assert data("info", tmp_path / "old")["spec_version"] == 2
+    # refused without a question
+    refused = run("upgrade", tmp_path / "old", code=1).output
+    assert "there is nothing to upgrade" in refused and "[y/N]" not in refused
     assert isinstance(data("config", folder), dict)
     assert "RepositoryConfig" in run("config", folder).stdout
 
@@ -243,6 +248,10 @@ def test_virtualize(tmp_path: Path) -> None:
     assert data("ls", tmp_path / "archive")["t"]["shape"] == [2, 3]
     assert "0 added" in run("virtualize", tmp_path / "archive", *files).stdout
     assert "nothing.nc" in run("virtualize", tmp_path / "x", tmp_path / "nothing.nc", code=1).output
+    # one of several: nothing was committed, and there is nothing to open
+    (tmp_path / ".nc").write_bytes(files[0].read_bytes()[:3000])
+    told = run("virtualize", tmp_path / "y", tmp_path / ".nc", *files, code=1).stdout
+    assert "nothing was committed" in told and "open it" not in told
 
 
 @pytest.mark.parametrize("command", ["virtualize", "ingest"])
@@ -303,6 +312,14 @@ def test_options_are_arguments(function: Callable[..., Any]) -> None:
     command = archives.COMMANDS[function.__name__]
     given = {param.name for param in command.params}
     assert given - {"repo", "options", "as_json"} <= set(inspect.signature(function).parameters)
+    # and so are their values
+    # where one is as for the other, it is told there
+    told = f"{inspect.getdoc(function)}\n{inspect.getdoc(icechunk_dask.virtualize)}"
+    choices = {p.name: p.type.choices for p in command.params if isinstance(p.type, Choice)}
+    assert {"on_mismatch", "on_changed", "verify"} <= set(choices)
+    for name, values in choices.items():
+        listed, *_ = re.findall(rf"^{name} : \{{(.*?)\}}", told, re.MULTILINE)
+        assert sorted(re.findall(r'"(\w+)"', listed)) == sorted(values), name
 
 
 def test_virtual_chunks_of_a_folder(tmp_path: Path) -> None:
@@ -411,6 +428,16 @@ def test_every_command_has_help() -> None:
     for name in COMMANDS:
         assert name in listed
         assert "Options:" in run(name, "--help").stdout
+
+
+def test_every_option_has_help() -> None:
+    for name in COMMANDS:
+        command = main.get_command(Context(main), name)
+        assert command is not None
+        for option in command.params:
+            if isinstance(option, Option):
+                # a sentence that says what it does
+                assert re.fullmatch(r"\w[^.]+ .+\.", option.help or ""), (name, option.name)
 
 
 def command(*args: str | Path, **environment: str) -> list[str]:
