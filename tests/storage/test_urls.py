@@ -73,7 +73,8 @@ def test_a_path_is_taken_as_it_is() -> None:
 
 
 def test_the_account_may_be_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(StorageError, match="az://container/a"):
+    told = "az://container/a: pass account=.* or set AZURE_STORAGE_ACCOUNT_NAME"
+    with pytest.raises(InvalidInputError, match=told):
         storage_from_url("az://container/a", anonymous=True)
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "me")
     storage_from_url("az://container/a", anonymous=True)
