@@ -87,16 +87,21 @@ def history(storage: Storage, tip: bytes) -> Iterator[bytes]:
         at = info.snapshots[at].parent_id if info else snapshot(storage, at)[0]
 
 
-def below(storage: Storage, snapshots: Iterable[bytes]) -> set[str]:
-    """Return the keys of snapshots, and of all that they refer to."""
+def below(storage: Storage, snapshots: Iterable[bytes], *, lost: bool = False) -> set[str]:
+    """Return the keys of snapshots, and of all that they refer to.
+
+    With `lost`, their manifests may be gone: nobody published them.
+    """
     keys: set[str] = set()
     manifests: set[bytes] = set()
     for id in snapshots:
         keys |= {layout.snapshot_key(id), layout.transaction_key(id)}
         manifests |= snapshot(storage, id)[1]
+    stored = collectable(storage) if lost else {}
     for id in manifests:
         key = layout.manifest_key(id)
-        keys |= {key} | _decoded_manifest(bytes(storage.get(key).data), key)
+        if not lost or key in stored:
+            keys |= {key} | _decoded_manifest(bytes(storage.get(key).data), key)
     return keys
 
 
@@ -108,12 +113,16 @@ def needed(storage: Storage) -> set[str]:
     return below(storage, reached) | {layout.transaction_key(id) for id in logs}
 
 
-def protected(storage: Storage, cutoff: datetime) -> set[str]:
-    """Return what garbage collection leaves: what is needed, or young, or below the young."""
+def protected(storage: Storage, cutoff: datetime, *, at_once: bool = False) -> set[str]:
+    """Return what garbage collection leaves: what is needed, or young, or below the young.
+
+    With `at_once`, collections ran beside writers. What a writer built on a version that
+    expired meanwhile, and did not publish, may refer to what is gone.
+    """
     stored = collectable(storage)
     young = {key for key, meta in stored.items() if meta.last_modified >= cutoff}
     ids = {decode_id(k.removeprefix(layout.SNAPSHOTS)) for k in young if k.startswith("snap")}
-    keys = needed(storage) | young | below(storage, ids)
+    keys = needed(storage) | young | below(storage, ids, lost=at_once)
     info = repo_info(storage)
     for id in ids & info.snapshots.keys() if info else ():
         # its transaction log is to be replayed with those of ancestors that are dropped
