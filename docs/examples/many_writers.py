@@ -26,9 +26,11 @@ with ThreadPoolExecutor() as pool:  # a pool of processes, or a cluster, works t
     forks = pool.map(write_day, [session.fork() for _ in range(4)], range(4))
     session.merge(*forks)
 session.commit("Written by four workers")
+
+written = zarr.open_array(repo.readonly_session("main").store, path="temperature", mode="r")
+print(written[:, 0])  # the first value of each day
 # --8<-- [end:forks]
-array = zarr.open_array(repo.readonly_session("main").store, path="temperature", mode="r")
-assert array[:, 0].tolist() == [10, 11, 12, 13]
+assert written[:, 0].tolist() == [10, 11, 12, 13]
 
 # --8<-- [start:bytes]
 session = repo.writable_session("main")

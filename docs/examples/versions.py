@@ -43,13 +43,18 @@ repo.squash("main", "main~2", "Two commits as one")
 repo.revert("main", "main")  # taken back, by a new commit
 repo.create_branch("again", repo.resolve("main"))
 repo.cherry_pick("again", "main~1")  # and made once more, on another branch
+
+for commit in repo.ancestry(branch="again"):
+    print(commit.message)
 # --8<-- [end:rework]
 values = zarr.open_array(repo.readonly_session("again").store, path="a", mode="r")[:].tolist()
 assert values == [7, 1, 2, 0]
 
 # --8<-- [start:elsewhere]
-print(repo.annotate("a"))  # which commit last changed each chunk
-backup = icechunk.in_memory_storage()
-print(repo.copy_to(backup, "again"))  # a branch with its history
+print(repo.annotate("a", "again"))  # which commit last changed each chunk
+
+backup = icechunk.local_filesystem_storage("backup")
+copied = repo.copy_to(backup, "again")  # a branch with its history
+print(copied.snapshots, "versions,", copied.skipped, "objects were there")
 # --8<-- [end:elsewhere]
 assert icechunk.Repository.open(backup).verify().ok

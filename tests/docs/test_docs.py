@@ -169,6 +169,33 @@ def test_commands_exist() -> None:
             assert command in COMMANDS, (page, command)
 
 
+#: A region of a program, and what it prints.
+SHOWN = re.compile(
+    r'^```python\n--8<-- "([\w.]+):\w+"\n```\n\nIt prints:\n\n```\n(.*?)^```$',
+    re.MULTILINE | re.DOTALL,
+)
+#: What is another one each time: times, ids, and the folder of the reader.
+CHANGES = (
+    (r"\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d)?", "TIME"),
+    (r"\b[0-9A-HJKMNP-TV-Z]{20}\b", "ID"),
+    (r"^([●│ ]+) [0-9A-HJKMNP-TV-Z]{8}\b", r"\1 ID"),
+    (r" +$", ""),
+)
+
+
+def fixed(text: str, folder: Path) -> str:
+    """Return a text with that taken out."""
+    text = text.replace(str(folder), "/home/me")
+    for pattern, name in CHANGES:
+        text = re.sub(pattern, name, text, flags=re.MULTILINE)
+    return text.strip()
+
+
+def test_outputs_belong_to_programs() -> None:
+    count = sum(page.read_text().count("\nIt prints:\n") for page in ALL)
+    assert count == sum(len(SHOWN.findall(page.read_text())) for page in ALL) > 5
+
+
 @pytest.mark.parametrize("program", PROGRAMS, ids=name)
 def test_programs_run(
     program: Path, tmp_path: Path, programs: Programs, request: pytest.FixtureRequest
@@ -187,6 +214,11 @@ def test_programs_run(
         }
     done = programs.run(program, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.output
+    # what a page shows below a block is printed, too
+    for page in ALL:
+        for name, shown in SHOWN.findall(page.read_text()):
+            if name == program.name:
+                assert fixed(shown, tmp_path) in fixed(done.output, tmp_path), page
     # what a comment says that a line prints, is printed
     for line in program.read_text().splitlines():
         code, _, said = line.partition("  # ")
@@ -196,12 +228,6 @@ def test_programs_run(
 
 #: A command in a block that shows what it prints, and that.
 PRINTED = re.compile(r"^\$ icechunk (.*)\n((?:(?!\$ ).*\n?)*)", re.MULTILINE)
-#: What is another one each time: times, ids, and the folder of the reader.
-CHANGES = (
-    (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME"),
-    (r"\b[0-9A-HJKMNP-TV-Z]{20}\b", "ID"),
-    (r" +$", ""),
-)
 
 
 def test_commands_print_what_pages_show(
@@ -209,18 +235,12 @@ def test_commands_print_what_pages_show(
 ) -> None:
     """The repositories are those that the programs of the pages make."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
-    for program in ("start.py", "archive.py"):
+    for program in ("start.py", "archive.py", "jobs.py", "large_writes.py"):
         made = programs.run(DOCS / "examples" / program, cwd=tmp_path, env=environment)
         assert made.returncode == 0, made.output
     monkeypatch.chdir(tmp_path)
     shutil.rmtree("catalogue")
     monkeypatch.setenv("COLUMNS", "120")
-
-    def fixed(text: str) -> str:
-        text = text.replace(str(tmp_path), "/home/me")
-        for pattern, name in CHANGES:
-            text = re.sub(pattern, name, text, flags=re.MULTILINE)
-        return text.strip()
 
     count = 0
     for page in ALL:
@@ -233,6 +253,6 @@ def test_commands_print_what_pages_show(
                 ]
                 done = CliRunner().invoke(main, words, input="y\n")
                 assert done.exit_code == 0, (page, line, done.output)
-                assert fixed(done.stdout) == fixed(printed), (page, line)
+                assert fixed(done.stdout, tmp_path) == fixed(printed, tmp_path), (page, line)
                 count += 1
     assert count > 8

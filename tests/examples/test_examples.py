@@ -63,6 +63,12 @@ def check(tmp_path: Path) -> None:
     assert repository.jobs.open("january").status().state == "finished"
 
 
+def shown(output: str) -> None:
+    """The page of jobs shows this output."""
+    page = (ROOT / "docs" / "pages" / "howto" / "jobs.md").read_text()
+    assert f"```\n{output.strip()}\n```" in page
+
+
 def test_kubernetes(run: Any, tmp_path: Path) -> None:
     described = yaml.safe_load((EXAMPLES / "kubernetes_job.yaml").read_text())["spec"]
     (container,) = described["template"]["spec"]["containers"]
@@ -83,7 +89,7 @@ def test_slurm(run: Any, tmp_path: Path) -> None:
         output: str = run("bash", "slurm_array.sh", **numbers)
         return output
 
-    assert "2 of 4 parts are left" in task(0)
+    shown(task(0))
     assert "done            2" in run("python", "slurm_array.py", "status")
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(task, [1, 2]))
@@ -111,7 +117,9 @@ def test_lambda(run: Any, tmp_path: Path) -> None:
         return json.loads(run("python", "lambda_handler.py", json.dumps(event)))
 
     messages = call({"create": True})["messages"]
+    assert messages == [{"key": f"2001-01-0{day}"} for day in (1, 2, 3, 4)]
     answers = [call(message) for message in [*messages[:2], messages[0], *messages[2:]]]
+    shown(json.dumps(answers[0]))
     assert [answer["ran"] for answer in answers] == [True, True, False, True, True]
     assert [answer["done"] for answer in answers] == [1, 2, 2, 3, 4]
     assert [answer["snapshot"] is None for answer in answers] == [True] * 4 + [False]
