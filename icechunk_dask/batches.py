@@ -152,9 +152,12 @@ class Every:
         try:
             if isinstance(value, timedelta):
                 every = cls(seconds=value.total_seconds())
+            elif isinstance(value, str) and value.strip().isdecimal():
+                # as on the command line; Dask would read seconds
+                every = cls(tasks=int(value))
             elif isinstance(value, str) and value.strip().lower().endswith("b"):
                 every = cls(nbytes=int(parse_bytes(value)))
-            elif isinstance(value, str):
+            elif isinstance(value, str) and value.strip()[-1:].isalpha():
                 every = cls(seconds=float(parse_timedelta(value)))
             elif isinstance(value, int) and not isinstance(value, bool):
                 every = cls(tasks=value)
@@ -165,8 +168,7 @@ class Every:
         if not any(size is not None and size > 0 for size in vars(every).values()):
             raise InvalidInputError(
                 f"commit_every is {value!r}; it must be a number of tasks, a size such as '1GB', "
-                "or "
-                "a time such as '60s'",
+                "or a time such as '60s'",
                 ErrorKind.INVALID_COMMIT_CONFIGURATION,
             )
         return every

@@ -219,8 +219,8 @@ def virtualize(urls: tuple[str, ...], as_json: bool, **arguments: Any) -> None:
     "--commit-every",
     default="1GB",
     show_default=True,
-    metavar="SIZE|TIME",
-    help="Commit after so many bytes, or so long: 500MB, 60s.",
+    metavar="SIZE|TIME|COUNT",
+    help="Commit after so many bytes, so long, or so many tasks: 500MB, 60s, 10.",
 )
 @click.option("--engine", help="Engine of xarray that opens the files: zarr, rasterio, cfgrib, ...")
 def ingest(urls: tuple[str, ...], chunks: dict[str, str], as_json: bool, **arguments: Any) -> None:

@@ -144,8 +144,8 @@ def expire(
             {
                 "bytes": size(told.bytes_freed),
                 "chunks": told.chunks_freed,
-                "branches": told.branches,
-                "tags": told.tags,
+                "branches": told.branches or None,
+                "tags": told.tags or None,
             }
         )
         return

@@ -340,6 +340,9 @@ def test_what_cannot_be_asked_for(repository: Repository, here: None) -> None:
         ("name it with job=", repository, {"message": "x", "publish": "end"}),
         ("'batch' or 'end'", repository, {"message": "x", "publish": "never"}),
         ("commit_every is '5 parsecs'", repository, {"message": "x", "commit_every": "5 parsecs"}),
+        # seconds, bytes, or what
+        ("commit_every is '1.5'", repository, {"message": "x", "commit_every": "1.5"}),
+        ("commit_every is ''", repository, {"message": "x", "commit_every": ""}),
         ("commit_every is 0", repository, {"message": "x", "commit_every": 0}),
         ("progress must be True, False", session, {"progress": "yes"}),
     ):
@@ -362,6 +365,8 @@ def test_what_cannot_be_asked_for(repository: Repository, here: None) -> None:
     [
         (None, Every()),
         (7, Every(tasks=7)),
+        # as `icechunk ingest --commit-every 7` gives it
+        ("7", Every(tasks=7)),
         ("1.5 GB", Every(nbytes=1_500_000_000)),
         ("2 MiB", Every(nbytes=2 << 20)),
         ("60s", Every(seconds=60.0)),
