@@ -9,12 +9,16 @@ from typing import Any
 import click
 
 from icechunk import (
+    ErrorKind,
+    InvalidInputError,
     Repository,
     RepositoryConfig,
     Storage,
+    VirtualChunkContainer,
     suggest_containers,
     upgrade_icechunk_repository,
 )
+from icechunk.base.public_url import public_url
 from icechunk.cli.options import (
     as_json,
     as_prefix,
@@ -55,21 +59,39 @@ def create(place: Storage, spec_version: str, as_json: bool) -> None:
     )
 
 
+def _containers(
+    ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
+) -> list[VirtualChunkContainer]:
+    """Return containers by their prefixes; all or none are stored."""
+    found: list[VirtualChunkContainer] = []
+    for prefix in map(as_prefix, given):
+        try:
+            found += suggest_containers([f"{prefix}file"])
+        except InvalidInputError as error:
+            if error.kind is not ErrorKind.STORAGE_CONFIG:
+                raise
+            raise click.BadParameter(
+                f"{public_url(prefix)!r} begins with none of file, s3, tigris, gs, http, https; "
+                "a container on Azure needs its account, and can be stored in Python only"
+            ) from error
+    return found
+
+
 @click.command()
 @repository
 @click.option(
     "--add-container",
-    "prefixes",
+    "containers",
     metavar="PREFIX",
     multiple=True,
+    callback=_containers,
     help="Store that virtual chunks may be in files below a URL or folder. Repeatable.",
 )
 @as_json
-def config(repo: Repository, prefixes: tuple[str, ...], as_json: bool) -> None:
+def config(repo: Repository, containers: list[VirtualChunkContainer], as_json: bool) -> None:
     """Show the configuration that is stored with a repository, or add containers to it."""
-    for prefix in prefixes:
+    for container in containers:
         changed = RepositoryConfig()
-        (container,) = suggest_containers([f"{as_prefix(prefix)}file"])
         changed.virtual_chunk_containers = dict(repo.config.virtual_chunk_containers or {})
         changed.set_virtual_chunk_container(container)
         repo = repo.reopen(changed)

@@ -414,6 +414,11 @@ def test_doctor_finds_a_server_that_loses_commits(
         (["info", "s3:/bucket"], "s3"),
         (["lgo", "{}"], "Did you mean log"),
         (["create", "{}"], "exists"),
+        (
+            ["config", "{}", "--add-container", "s3://b/", "--add-container", "ftp://x"],
+            "'ftp://x/' begins with none of file, s3,",
+        ),
+        (["config", "{}", "--add-container", "az://files/x"], "needs its account"),
     ],
 )
 def test_mistakes(folder: Path, args: list[str], message: str) -> None:
