@@ -132,6 +132,7 @@ class Check:
     def _differs(
         self, original: npt.NDArray[Any], decoded: npt.NDArray[Any]
     ) -> npt.NDArray[np.bool_]:
+        kinds = {original.dtype.kind, decoded.dtype.kind}
         if original.dtype.kind == "V":
             return ~_same_records(original, decoded)
         if original.dtype.kind == "T":
@@ -160,7 +161,8 @@ class Check:
         elif original.dtype.kind in "iu" and decoded.dtype.kind == "f" and not self._packed:
             # floats that compare equal may stand for another integer
             same = (decoded == original) & (decoded.astype(original.dtype) == original)
-        elif original.dtype.kind == "b" or decoded.dtype.kind == "b":
+        elif kinds <= set("iu") or "b" in kinds:
+            # differences of integers wrap around
             same = original == decoded
         else:
             # closeness to infinity is meaningless

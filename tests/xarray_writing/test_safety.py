@@ -752,3 +752,22 @@ def test_sizes_that_are_one_for_each_dimension(chunks: Any) -> None:
     to_icechunk(dataset, storage, encoding={"v": {"chunks": chunks}})
     repo: Any = icechunk.Repository.open(storage)
     xr.testing.assert_identical(xr.open_dataset(repo, engine="icechunk", chunks=None), dataset)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("given", ["i1", "i2", "i4", "i8", "u8"])
+@pytest.mark.parametrize("stored", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"])
+def test_the_ends_of_integers_are_stored_or_refused(stored: str, given: str, lazy: bool) -> None:
+    """The difference of two integers may wrap around, and its magnitude be negative."""
+    limits = np.iinfo(given)
+    fits = np.iinfo(stored)
+    for value in (limits.min, limits.max):
+        session = begin(series(np.zeros(1, stored), DAYS[:1]))
+        more = series(np.array([value], given), LATER[:1])
+        more = more.chunk(time=1) if lazy else more
+        if fits.min <= value <= fits.max:
+            to_icechunk(more, session, append_dim="time")
+            assert int(read(session).a[1]) == value
+        else:
+            with pytest.raises(InvalidInputError, match=r"would be (read back|stored)"):
+                to_icechunk(more, session, append_dim="time")
