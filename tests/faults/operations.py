@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -201,7 +201,8 @@ def _amend(storage: Storage, repository: Repository) -> Made:
     return Made(lambda: session.amend("mine"), check)
 
 
-def _rebase(storage: Storage, repository: Repository) -> Made:
+def _rebase(storage: Storage, repository: Repository, *, fair: bool = False) -> Made:
+    """Commit to a branch that has moved, in turn if it is `fair`."""
     session = repository.writable_session("main")
     write(session, {1: 7, 2: 8})
     commit(Repository.open(storage, CONFIG), {4: 4})
@@ -210,7 +211,7 @@ def _rebase(storage: Storage, repository: Repository) -> Made:
         assert messages(storage) == ["mine", "{4: 4}", *HISTORY]
         assert newest(storage) == {0: 2, 1: 7, 2: 8, 4: 4}
 
-    return Made(lambda: session.commit("mine", rebase_with=ConflictDetector()), check)
+    return Made(lambda: session.commit("mine", rebase_with=ConflictDetector(), fair=fair), check)
 
 
 def _write_chunks(storage: Storage, repository: Repository) -> Made:
@@ -515,19 +516,6 @@ def _drop(*, is_gone: bool) -> Prepare:
     return prepare
 
 
-def _queue(storage: Storage, repository: Repository) -> Made:
-    """Commit in turn, to a branch that has moved."""
-    session = repository.writable_session("main")
-    write(session, {1: 7, 2: 8})
-    commit(Repository.open(storage, CONFIG), {4: 4})
-
-    def check() -> None:
-        assert messages(storage) == ["mine", "{4: 4}", *HISTORY]
-        assert newest(storage) == {0: 2, 1: 7, 2: 8, 4: 4}
-
-    return Made(lambda: session.commit("mine", rebase_with=ConflictDetector(), fair=True), check)
-
-
 def _read(storage: Storage, repository: Repository) -> Made:
     """Read everything, also what others have never read here."""
     read_right = []
@@ -583,7 +571,7 @@ BOTH: dict[str, Prepare] = {
     "repack": _repack,
     "drop": _drop(is_gone=True),
     "drop undecodable": _drop(is_gone=False),
-    "queue": _queue,
+    "queue": partial(_rebase, fair=True),
 }
 ONLY_2: dict[str, Prepare] = {
     "amend": _amend,

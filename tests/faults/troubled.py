@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
-from typing import Literal
+from typing import Literal, get_args
 
 from icechunk import PreconditionFailedError, StorageError
 from icechunk.base import deadline
@@ -26,17 +26,7 @@ Fault = Literal[
     "out of time before",
     "out of time after",
 ]
-FAULTS: tuple[Fault, ...] = (
-    "before",
-    "after",
-    "after, refused",
-    "before, unseen",
-    "after, unseen",
-    "late",
-    "late, unseen",
-    "out of time before",
-    "out of time after",
-)
+FAULTS: tuple[Fault, ...] = get_args(Fault)
 #: How many requests are made before a late one arrives.
 _LATE = 2
 _LOOKS = 6

@@ -24,6 +24,7 @@ from icechunk.format.manifest import (
 )
 from tests.format.hostile import damaged
 from tests.format.strict_walk import Table, Vector, walk
+from tests.python_calls import python_calls
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -518,16 +519,6 @@ def test_no_dictionary_is_trained_where_plain_locations_cost_nothing(
 )
 def test_a_small_manifest_costs_few_calls(ref: ChunkRef) -> None:
     refs = ChunkRefs.from_rows([(i,) for i in range(12)], [ref] * 12, 1)
-    count = 0
-
-    def called(_frame: object, event: str, _argument: object) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    sys.setprofile(called)
-    try:
-        encode_manifest(bytes(12), {bytes(8): refs})
-    finally:
-        sys.setprofile(None)
+    count = python_calls(lambda: encode_manifest(bytes(12), {bytes(8): refs}))
     # an array that is cut in many has hundreds of such manifests
     assert count < 480

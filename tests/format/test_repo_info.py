@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +28,7 @@ from icechunk.format.updates import status_batch
 from tests.format import golden, json_values
 from tests.format.hostile import damaged, value_or_format_error
 from tests.format.strict_walk import Table, Union, Vector, walk
+from tests.python_calls import python_calls
 
 METADATA = Vector(Table({0: ("name*", "string"), 1: ("value*", "bytes")}))
 REFS = Vector(Table({0: ("name*", "string"), 1: ("snapshot_index", "I")}))
@@ -649,25 +649,15 @@ def test_a_table_of_snapshots_is_a_mapping_of_them(
 def test_old_snapshots_cost_no_calls_in_a_commit() -> None:
     entry = SnapshotEntry(bytes([9]) * 12, bytes(12), 5, "new", Metadata({"run": 1}))
 
-    def calls(stored: bytearray) -> int:
-        count = 0
-
-        def called(_frame: object, event: str, _argument: object) -> None:
-            nonlocal count
-            count += event in ("call", "c_call")
-
-        sys.setprofile(called)
-        try:
-            info = decode_repo_info(stored, "repo")
-            snapshots = with_item(info.snapshots, entry.id, entry)
-            changed = encode_repo_info(replace(info, snapshots=snapshots))
-        finally:
-            sys.setprofile(None)
-        assert decode_repo_info(changed, "repo").snapshots[entry.id] == entry
-        return count
+    def commit(stored: bytearray) -> bytearray:
+        info = decode_repo_info(stored, "repo")
+        snapshots = with_item(info.snapshots, entry.id, entry)
+        return encode_repo_info(replace(info, snapshots=snapshots))
 
     few, many = (encode_repo_info(long_history(count)) for count in (40, 3000))
-    assert calls(many) < calls(few) + 300
+    assert python_calls(lambda: commit(many)) < python_calls(lambda: commit(few)) + 300
+    for stored in (few, many):
+        assert decode_repo_info(commit(stored), "repo").snapshots[entry.id] == entry
 
 
 def test_a_parent_that_is_unknown_is_refused() -> None:

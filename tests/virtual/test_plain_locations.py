@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from icechunk.virtual import plain_locations
 from icechunk.virtual.locations import check_segments, cut_suffix, stored_location
 from icechunk.virtual.plain_locations import plain, stored_heap
 from icechunk.virtual.resolver import VirtualResolver
+from tests.python_calls import python_calls
 
 MANY = 20_000
 pieces = st.sampled_from(
@@ -171,21 +170,6 @@ def test_what_is_no_text_is_named(wrong: Any) -> None:
     with pytest.raises(IcechunkError, match="is not an absolute URL") as caught:
         store.set_virtual_refs_arr("a", (2,), ["s3://bucket/a", wrong], [0, 0], [1, 1])
     assert repr(wrong) in str(caught.value)
-
-
-def python_calls(function: Callable[[], object]) -> int:
-    calls = 0
-
-    def count(_frame: FrameType, event: str, _argument: object) -> None:
-        nonlocal calls
-        calls += event in ("call", "c_call")
-
-    sys.setprofile(count)
-    try:
-        function()
-    finally:
-        sys.setprofile(None)
-    return calls
 
 
 @pytest.mark.parametrize("form", ["s3://bucket/in/{:09d}.nc", "file:///in/{}", "vcc://main/{:x}"])
