@@ -8,9 +8,10 @@ import unicodedata
 from typing import Final
 from urllib.parse import urlsplit
 
-__all__ = ["Reach", "is_inside"]
+__all__ = ["WEB_SCHEME", "Reach", "is_inside"]
 
-_WEB: Final = re.compile(r"https?(?:\+icechunk)?://")
+#: How URLs of web servers begin, and those of repositories on them.
+WEB_SCHEME: Final = re.compile(r"https?(?:\+icechunk)?://")
 #: What resolvers take for an address, such as 127.1, 0x7f000001 and 2130706433.
 _NUMBERS: Final = re.compile(r"[0-9.]+|0x[0-9a-f.x]+")
 #: Dots of other scripts, which resolvers read as dots.
@@ -55,7 +56,7 @@ class Reach:
 
     def __call__(self, url: str) -> bool:
         """Whether a redirect may lead to a URL."""
-        if not _WEB.match(url) or (self._host is not None and _host(url) != self._host):
+        if not WEB_SCHEME.match(url) or (self._host is not None and _host(url) != self._host):
             return False
         return self._starts_inside or not is_inside(url)
 
@@ -69,7 +70,7 @@ class Reach:
 
 def is_inside(url: str) -> bool:
     """Whether the host of a URL is an address of this machine or of a private network."""
-    if not _WEB.match(url):
+    if not WEB_SCHEME.match(url):
         return False
     try:
         host = _host(url)

@@ -27,12 +27,11 @@ from icechunk.storage.memory import MemoryStorage
 from icechunk.storage.object_store import ObjectStorage
 from icechunk.storage.option_names import in_our_words
 from icechunk.storage.place_names import check_endpoint, check_name, clean_prefix
-from icechunk.storage.reach import Reach
+from icechunk.storage.reach import WEB_SCHEME, Reach
 from icechunk.storage.version_urls import version_url
 from icechunk.storage.web_urls import web_parts
 
 _MAX_REDIRECTS: Final = 10
-_WEB: Final = re.compile(r"https?(?:\+icechunk)?://")
 _INWARDS: Final = "it leads into this machine or a private network"
 _REDIRECT_TIMEOUT: Final = 30
 
@@ -362,7 +361,7 @@ def redirect_storage(base_url: str) -> Storage:
 def _check_hop(start: str, target: str, reach: Reach) -> None:
     if start.startswith("https:") and target.startswith(("http:", "http+icechunk:")):
         raise _bad_redirect(start, "it leads from https to http")
-    if _WEB.match(target) and not reach(target):
+    if WEB_SCHEME.match(target) and not reach(target):
         raise _bad_redirect(start, _INWARDS)
 
 

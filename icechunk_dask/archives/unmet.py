@@ -39,11 +39,7 @@ class Unmet:
 
     def told(self) -> tuple[str, ...]:
         """Return a sentence for each name, with those that are near."""
-        return tuple(
-            f"{argument} names {name!r}, and no file has it"
-            f"{near(name, self._attributes() if argument == _OF_ATTRIBUTES else self._variables())}"
-            for argument, name in sorted(self.names or ())
-        )
+        return tuple(self._sentence(*each) for each in sorted(self.names or ()))
 
     def refuse(self, argument: str) -> None:
         """Refuse names of one argument that no file has.
@@ -53,9 +49,13 @@ class Unmet:
         InvalidInputError
             Names one, and those that are near.
         """
-        for said in self.told():
-            if said.startswith(f"{argument} names "):
-                raise InvalidInputError(said)
+        for each in sorted(self.names or ()):
+            if each[0] == argument:
+                raise InvalidInputError(self._sentence(*each))
+
+    def _sentence(self, argument: str, name: str) -> str:
+        known = self._attributes() if argument == _OF_ATTRIBUTES else self._variables()
+        return f"{argument} names {name!r}, and no file has it{near(name, known)}"
 
     def _variables(self) -> set[str]:
         found: set[str] = set()
