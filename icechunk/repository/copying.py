@@ -35,6 +35,7 @@ from icechunk.repository import archive_tables
 from icechunk.repository.listing import Listing
 from icechunk.repository.reachable import batches
 from icechunk.repository.recipe import context_at
+from icechunk.repository.rereading import while_others_collect
 from icechunk.session.context import SessionContext
 from icechunk.storage import AnyStorage
 
@@ -138,14 +139,16 @@ class Copying:
         """
         context = self._context()
         context.state.require_version_2("a copy of versions")
-        info = context.state.load()
-        if branch is None:
-            branch = ref if ref in info.branches else "main"
         other = context_at(target, context.config)
-        copier = Copier(
-            context.assets.uncached(), info, other.assets.uncached(), other.state, progress
-        )
-        return copier.run(resolve_ref(info, ref), branch, history=history)
+        copier = Copier(context.assets.uncached(), other.assets.uncached(), other.state, progress)
+
+        def copied(note: Callable[[RepoInfo], RepoInfo]) -> Copied:
+            info = note(context.state.load())
+            at = branch if branch is not None else ref if ref in info.branches else "main"
+            return copier.run(info, resolve_ref(info, ref), at, history=history)
+
+        # versions may expire and be collected in the meantime
+        return while_others_collect(context.state, copied)
 
 
 class Copier:
@@ -155,8 +158,6 @@ class Copier:
     ----------
     assets : Assets
         Assets of the source, without a cache.
-    info : RepoInfo
-        Repo info of the source.
     target : Assets
     state : RepoState
         State of the target.
@@ -166,21 +167,19 @@ class Copier:
     def __init__(
         self,
         assets: Assets,
-        info: RepoInfo,
         target: Assets,
         state: RepoState,
         progress: Progress | None = None,
     ) -> None:
         self._assets = assets
-        self._info = info
         self._target = target
         self._state = state
         self._progress = progress or (lambda what, done, total: None)
         self._objects = self._bytes = self._skipped = 0
 
-    def run(self, tip: bytes, branch: str, *, history: bool) -> Copied:
+    def run(self, info: RepoInfo, tip: bytes, branch: str, *, history: bool) -> Copied:
         """Copy a version, with its whole history or none, and move a branch of the target to it."""
-        entries = list(self._info.ancestry(tip))
+        entries = list(info.ancestry(tip))
         if not history and len(entries) > 1:
             # as if everything between had expired: a rebase still replays their logs
             newest, *between, first = entries
@@ -196,7 +195,7 @@ class Copier:
         logs = [id for entry in new for id in (*entry.pruned, entry.id)]
         self._copy("logs", map(layout.transaction_key, logs), len(logs), is_optional=True)
         self._copy("snapshots", [layout.snapshot_key(entry.id) for entry in new])
-        self._publish(entries, tip, branch)
+        self._publish(info, entries, tip, branch)
         # leftovers of an earlier copy may have been collected before they were needed again
         self._copy_ids(layout.CHUNKS, ids, is_check=True)
         self._copy_ids(layout.MANIFESTS, manifests, is_check=True)
@@ -296,11 +295,13 @@ class Copier:
                 self._progress(what, done, count or 0)
 
     # -- the state -----------------------------------------------------------------------------
-    def _publish(self, entries: list[SnapshotEntry], tip: bytes, branch: str) -> None:
+    def _publish(
+        self, source: RepoInfo, entries: list[SnapshotEntry], tip: bytes, branch: str
+    ) -> None:
         try:
             self._state.load()
         except RepositoryNotFoundError:
-            self._create(entries, tip, branch)
+            self._create(source, entries, tip, branch)
             return
 
         def compute(info: RepoInfo) -> tuple[RepoInfo, UpdateEntry]:
@@ -321,7 +322,9 @@ class Copier:
 
         self._state.update(compute)
 
-    def _create(self, entries: list[SnapshotEntry], tip: bytes, branch: str) -> None:
+    def _create(
+        self, source: RepoInfo, entries: list[SnapshotEntry], tip: bytes, branch: str
+    ) -> None:
         first = entries[-1]
         if first.id != INITIAL_SNAPSHOT_ID:
             raise InvalidInputError(
@@ -330,7 +333,7 @@ class Copier:
                 ErrorKind.NOT_ALLOWED,
             )
         info = replace(
-            self._info,
+            source,
             snapshots={entry.id: entry for entry in entries},
             branches={"main": first.id, branch: tip},
             tags={},
@@ -342,7 +345,7 @@ class Copier:
             self._state.create(info, level=self._target.compression_level)
         except PreconditionFailedError:
             # somebody else copies, too
-            self._publish(entries, tip, branch)
+            self._publish(source, entries, tip, branch)
 
 
 def _now(entries: Iterable[SnapshotEntry]) -> int:

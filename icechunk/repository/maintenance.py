@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +19,6 @@ from icechunk.commit.snapshot_info import to_microseconds
 from icechunk.config.times import Time, has_zone, instant
 from icechunk.errors import (
     ErrorKind,
-    IcechunkError,
     InvalidInputError,
     ReadOnlyError,
     StorageError,
@@ -47,13 +45,11 @@ from icechunk.repository.reachable import (
     reachable_snapshots,
     read_manifests,
 )
+from icechunk.repository.rereading import while_others_collect
 from icechunk.repository.stats import ChunkStorageStats
 from icechunk.repository.storage_clock import ahead_of_storage
 
 _log = logging.getLogger(__name__)
-
-#: How often other collections may delete what one is about to read.
-_OTHERS: Final = 10
 
 
 @dataclass(frozen=True)
@@ -289,7 +285,9 @@ class Maintenance:
             if self._state.spec_version < 2:
                 self._keep_v1(current)
             elif dry_run:
-                self._while_others_collect(lambda note: current.keep(note(self._state.load())))
+                while_others_collect(
+                    self._state, lambda note: current.keep(note(self._state.load()))
+                )
             else:
                 try:
                     self._drop(current)
@@ -319,33 +317,12 @@ class Maintenance:
 
     def _drop(self, collector: Collector) -> None:
         """Publish the state without the versions that nothing leads to."""
-        self._while_others_collect(
+        while_others_collect(
+            self._state,
             lambda note: self._state.update(
                 lambda info: (collector.keep(note(info)), UpdateEntry(kind=UpdateKind.GC_RAN))
-            )
+            ),
         )
-
-    def _while_others_collect(
-        self, act: Callable[[Callable[[RepoInfo], RepoInfo]], object]
-    ) -> None:
-        """Do something with the current state, again if another run deleted what it named."""
-        seen: list[RepoInfo] = []
-
-        def note(info: RepoInfo) -> RepoInfo:
-            seen.append(info)
-            return info
-
-        for left in reversed(range(_OTHERS)):
-            try:
-                act(note)
-                return
-            except IcechunkError as error:
-                is_gone = error.kind in (ErrorKind.OBJECT_NOT_FOUND, ErrorKind.SNAPSHOT_NOT_FOUND)
-                if not left or not is_gone or not seen:
-                    raise
-                # needed by what is there now, it is damage
-                if self._state.load().updates[0] == seen[-1].updates[0]:
-                    raise
 
     def _drop_on_full_disk(self, make: Callable[[], Collector]) -> Collector:
         """Publish the same; the storage may have no space but that of what will be deleted."""

@@ -522,7 +522,7 @@ COMMANDS = {" ".join(words): command for words, command in commands(main)}
 #: Arguments and options of commands that may hold a secret.
 PLACES = frozenset(("repo", "target", "urls", "references"))
 ASSIGNMENTS = frozenset(("options", "to_options", "remote_options"))
-PREFIXES = frozenset(("authorize_virtual_chunk_access", "prefixes"))
+PREFIXES = frozenset(("authorize_virtual_chunk_access", "containers", "prefixes"))
 _WORDS = """
 adopt append_dim at base branch chunk_grid chunks commit commit_every concat_dims
 drop_attributes engine expand_dims from_ group message name object_id path ref region

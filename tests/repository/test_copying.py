@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,14 @@ from icechunk import (
     ConflictDetector,
     ConflictError,
     FormatError,
+    IcechunkError,
     InvalidInputError,
     MemoryStorage,
     RebaseFailedError,
     Repository,
     StorageError,
 )
-from icechunk.storage import FaultyStorage
+from icechunk.storage import FaultyStorage, WrapperStorage
 from tests import histories, reachability
 from tests.storages import KINDS, new_storage
 
@@ -107,6 +109,34 @@ def test_broken_off_at_every_write() -> None:
     copied.put(chunk, b"x")
     repo.copy_to(copied)
     assert Repository.open(copied).verify().damages == ()
+
+
+@pytest.mark.parametrize("folder", ["snapshots/", "manifests/", "chunks/"])
+def test_versions_that_are_collected_in_the_meantime(folder: str) -> None:
+    repo, target = source(), MemoryStorage()
+    later = datetime.now(UTC) + timedelta(days=1)
+
+    class Meanwhile(WrapperStorage):
+        done = False
+
+        def before(self, operation: str, keys: tuple[str, ...], written: int) -> None:
+            if operation == "get" and keys[0].startswith(folder) and not self.done:
+                self.done = True
+                histories.commit(repo, {0: b"newer"})
+                repo.expire_snapshots(later)
+                repo.garbage_collect(later)
+
+    slow = Meanwhile(repo.storage)
+    done = Repository.open(slow).copy_to(target)
+    assert slow.done and done.snapshots == 2
+    assert ids(Repository.open(target), "main") == ids(repo, "main")
+    assert histories.newest(target) == histories.newest(repo.storage)
+    found = Repository.open(target).verify()
+    assert found.damages == ()
+    # what the repository still needs is another matter
+    repo.storage.delete([meta.key for meta in repo.storage.list(folder)])
+    with pytest.raises(IcechunkError, match="there is no|is missing"):
+        repo.copy_to(MemoryStorage())
 
 
 def test_other_repositories_are_refused() -> None:
