@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
-from icechunk.errors import InvalidInputError
+from icechunk.errors import InvalidInputError, SnapshotNotFoundError
 from icechunk.repository.sessions import Sessions
 from icechunk.session.context import SessionContext
 
@@ -44,8 +44,9 @@ class Proof:
         """Prove that everything that versions refer to exists and is consistent.
 
         It reads the snapshots, transaction logs and manifests of all versions, and lists the
-        chunks. Nothing is changed. Others may commit in the meantime, but garbage collection may
-        look like damage.
+        chunks. Nothing is changed. Others may commit, expire versions and collect garbage in the
+        meantime: what a version lacks does not count if the repository no longer has that version
+        at the end.
 
         Parameters
         ----------
@@ -69,7 +70,7 @@ class Proof:
         --------
         >>> print(repo.verify(deep="sample"))  # doctest: +SKIP
         """
-        from icechunk.repository.decoding import decode_chunks
+        from icechunk.repository.decoding import Problem, decode_chunks
         from icechunk.repository.verification import Verification
         from icechunk.repository.verify import Verifier, damage_to_all
 
@@ -81,7 +82,12 @@ class Proof:
             return self._sessions.readonly_session(snapshot_id=snapshot_id)
 
         def decode(snapshot_id: str, path: str, pick: Pick) -> Iterator[Tried]:
-            return decode_chunks(session(snapshot_id), path, sample=deep == "sample", pick=pick)
+            try:
+                at = session(snapshot_id)
+            except SnapshotNotFoundError as error:
+                # it expired since the verification began
+                return iter([((), Problem(str(error)))])
+            return decode_chunks(at, path, sample=deep == "sample", pick=pick)
 
         context = self._context()
         damage = damage_to_all(context.state)

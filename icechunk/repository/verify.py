@@ -127,6 +127,7 @@ class Verifier:
         self._damages: dict[tuple[str, str, str, str | None], _Finding] = {}
         self._checked = dict.fromkeys(("snapshots", "manifests", "chunks"), 0)
         # The state first: what is committed meanwhile is listed, but not expected.
+        self._load = load
         self._info = load()
         self._entries = _history(self._info)
         self._listings = {
@@ -150,6 +151,8 @@ class Verifier:
             self._check_sources(self._virtual)
         if self._read_values is not None:
             self._check_values(self._read_values)
+        if self._damages:
+            self._forget_collected()
         return Verification(
             self._storage.url,
             tuple(map(self._damage, self._damages.values())),
@@ -193,6 +196,15 @@ class Verifier:
         finding.region = finding.region or region
         if coords is not None:
             finding.coords.update(map(tuple, coords.tolist()))
+
+    def _forget_collected(self) -> None:
+        """Drop damages of versions that expired, or were collected, since this began."""
+        gone = self._entries.keys() - _history(self._load()).keys()
+        for key, finding in list(self._damages.items()):
+            if finding.snapshots & gone:
+                finding.snapshots -= gone
+                if not finding.snapshots:
+                    del self._damages[key]
 
     def _damage(self, found: _Finding) -> Damage:
         chunks, region = found.chunks, found.region

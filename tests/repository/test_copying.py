@@ -135,7 +135,7 @@ def test_versions_that_are_collected_in_the_meantime(folder: str) -> None:
     assert found.damages == ()
     # what the repository still needs is another matter
     repo.storage.delete([meta.key for meta in repo.storage.list(folder)])
-    with pytest.raises(IcechunkError, match="there is no|is missing"):
+    with pytest.raises(IcechunkError, match=r"there is no|is missing"):
         repo.copy_to(MemoryStorage())
 
 

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from icechunk.format.snapshot import Snapshot, encode_snapshot
 from icechunk.format.transaction_log import decode_transaction_log, encode_transaction_log
 from icechunk.repository.verification import Damage, Verification
 from icechunk.storage import WrapperStorage
+from tests import histories
 from tests.data import golden_content as content
 
 DATA = Path(content.__file__).parent
@@ -302,6 +304,39 @@ def test_deep_finds_what_cannot_be_decoded(tmp_path: Path) -> None:
     (one,) = repo.verify(deep=True).damages
     assert (one.problem, one.array, one.chunks) == ("unreadable", "/a", 5)
     assert repo.verify(deep="sample").checked["values"] == 8
+
+
+@pytest.mark.parametrize("spec_version", [1, 2])
+@pytest.mark.parametrize("folder", ["snapshots/", "transactions/", "manifests/", "chunks/"])
+def test_what_is_collected_in_the_meantime_is_no_damage(folder: str, spec_version: int) -> None:
+    inner = MemoryStorage()
+    repo = histories.create(inner, spec_version)
+    for i in range(4):
+        histories.commit(repo, {0: b"%8d" % i, i: b"%8d" % i})
+    repo.create_branch("side", repo.lookup_branch("main"))
+    later = datetime.now(UTC) + timedelta(days=1)
+
+    class Meanwhile(WrapperStorage):
+        done = False
+
+        def before(self, operation: str, keys: tuple[str, ...], written: int) -> None:
+            if operation == "get" and keys[0].startswith(folder) and not self.done:
+                self.done = True
+                histories.commit(repo, {0: b"newest  "})
+                repo.delete_branch("side")
+                repo.expire_snapshots(later)
+                repo.garbage_collect(later)
+
+    slow = Meanwhile(inner)
+    # an instance that has read nothing
+    reader = Repository.open(slow)
+    slow.done = False
+    found = reader.verify(deep=True)
+    assert slow.done and found.damages == ()
+    # what the newest versions lack is damage
+    lost = next(each.key for each in inner.list(folder) if "1CECHNKREP" not in each.key)
+    inner.delete([lost])
+    assert lost in {damage.key for damage in repo.verify(deep=True).damages}
 
 
 def test_deep_reads_each_object_once() -> None:
