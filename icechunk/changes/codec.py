@@ -53,7 +53,7 @@ class _Heap:
         return [start, len(data)]
 
 
-def encode_change_set(changes: ChangeSet, *, level: int = 3) -> bytes:
+def encode_change_set(changes: ChangeSet) -> bytes:
     """Return the bytes of a change set."""
     heap = _Heap()
     arrays = []
@@ -85,7 +85,7 @@ def encode_change_set(changes: ChangeSet, *, level: int = 3) -> bytes:
     }
     text = json.dumps(header, separators=(",", ":")).encode()
     options: dict[int, int] = {
-        zstd.CompressionParameter.compression_level: level,
+        zstd.CompressionParameter.compression_level: 3,
         zstd.CompressionParameter.checksum_flag: 1,
     }
     payload = b"".join([struct.pack("<I", len(text)), text, *heap.parts])

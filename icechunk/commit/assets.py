@@ -413,7 +413,7 @@ class Batch:
         Objects at the same time.
     """
 
-    def __init__(self, storage: Storage, limit: int = 8) -> None:
+    def __init__(self, storage: Storage, limit: int) -> None:
         self._storage = storage
         self._limit = limit
         self._lock = threading.Lock()

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -35,6 +35,9 @@ from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.ids import new_object_id
 from icechunk.format.snapshot import ArrayInfo, ManifestFile, ManifestRef, Node, Snapshot
 from icechunk.format.transaction_log import Move, TransactionLog
+
+#: Manifests and other objects that are written at the same time.
+_AT_ONCE: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +97,6 @@ class Builder:
         are cut, and existing cuts stay.
     rewrites : bool
         Whether to cut the references of all arrays again, even of unchanged ones.
-    concurrency : int
-        Manifests written at the same time.
     spec_version : int
         Of the repository: its objects are written in this form.
 
@@ -111,18 +112,16 @@ class Builder:
         splitting: SplitRules | None,
         *,
         rewrites: bool = False,
-        concurrency: int = 16,
         spec_version: int = 2,
     ) -> None:
         self._assets = assets
         self._splitting = splitting
         self._rewrites = rewrites
-        self._concurrency = concurrency
         self._spec_version = spec_version
         self._id = new_object_id()
         self._parts: dict[bytes, _Part] = {}
         self._log: TransactionLog | None = None
-        self._batch = Batch(assets.storage, concurrency)
+        self._batch = Batch(assets.storage, _AT_ONCE)
         self._counting = threading.Lock()
         self.written = 0
 
@@ -178,7 +177,7 @@ class Builder:
             self._id = new_object_id()
         tree = Tree(base, [changes])
         nodes, manifest_files = self._write_manifests(base, tree, changes)
-        log = transaction_log(self._id, base, tree, changes)
+        log = transaction_log(self._id, base, changes)
         if amended is not None:
             log = amended.merge(log, self._id)
         snapshot = Snapshot.build(
@@ -239,7 +238,7 @@ class Builder:
             edits = changes.chunks.get(node.id)
             return self._part(base, node, array, edits.refs() if edits else None)
 
-        parts = map_in_threads(rewrite, work, self._concurrency)
+        parts = map_in_threads(rewrite, work, _AT_ONCE)
         return {node.id: part for (node, _), part in zip(work, parts, strict=True)}
 
     def _count(self) -> None:
@@ -315,10 +314,8 @@ def touched_nodes(changes: ChangeSet) -> set[bytes]:
     return touched | changes.updated.keys()
 
 
-def transaction_log(
-    snapshot_id: bytes, base: Snapshot, tree: Tree, changes: ChangeSet
-) -> TransactionLog:
-    """Say what changed between a snapshot and the tree on top of it.
+def transaction_log(snapshot_id: bytes, base: Snapshot, changes: ChangeSet) -> TransactionLog:
+    """Say what changes made of a snapshot.
 
     A node that was created and deleted again is not mentioned, and neither is one that
     was moved away and back. A new node is only new, however often its metadata was set

@@ -28,6 +28,9 @@ _PAIRS: Final = [first + second for first in _ALPHABET for second in _ALPHABET]
 #: Value of each byte as a digit, 255 for bytes that are not digits.
 _DIGITS: Final = np.full(256, 255, np.uint8)
 _DIGITS[np.frombuffer(_ALPHABET.encode(), np.uint8)] = np.arange(32)
+#: Letters of an object id, and the zero bits that they have to spare.
+_ID_CHARS: Final = (OBJECT_ID_SIZE * 8 + 4) // 5
+_SPARE: Final = _ID_CHARS * 5 - OBJECT_ID_SIZE * 8
 
 
 def new_object_id() -> bytes:
@@ -55,33 +58,27 @@ def encode_ids(rows: npt.NDArray[np.uint8]) -> list[str]:
     return [text[start : start + chars] for start in range(0, count * chars, chars)]
 
 
-def decode_id(text: str, size: int = OBJECT_ID_SIZE) -> bytes:
+def decode_id(text: str) -> bytes:
     """Return the raw form of an id, written in upper or lower case.
 
     Raises
     ------
     InvalidInputError
-        If `text` is not the text form of `size` bytes.
+        If `text` is not the text form of 12 bytes.
     """
-    chars = (size * 8 + 4) // 5
-    spare = chars * 5 - size * 8
     letters = text.upper() if isinstance(text, str) and text.isascii() else ""
-    if len(letters) == chars and all(c in _VALUES for c in letters):
+    if len(letters) == _ID_CHARS and all(c in _VALUES for c in letters):
         number = 0
         for c in letters:
             number = number << 5 | _VALUES[c]
-        if number & ((1 << spare) - 1) == 0:
-            return (number >> spare).to_bytes(size, "big")
-        # an id has fewer bits than its letters, so the last one takes few values
-        last = ", ".join(_ALPHABET[:: 1 << spare])
+        if number & ((1 << _SPARE) - 1) == 0:
+            return (number >> _SPARE).to_bytes(OBJECT_ID_SIZE, "big")
+        last = ", ".join(_ALPHABET[:: 1 << _SPARE])
         problem = f"no id ends with {letters[-1]!r}, only with one of {last}"
     else:
-        problem = f"expected {chars} characters of {_ALPHABET}"
+        problem = f"expected {_ID_CHARS} characters of {_ALPHABET}"
     shown = repr(text) if isinstance(text, str) else f"a value of type {type(text).__name__}"
-    raise InvalidInputError(
-        f"{shown} is not an id: {problem}",
-        ErrorKind.INVALID_SNAPSHOT_ID if size == OBJECT_ID_SIZE else ErrorKind.INVALID_KEY,
-    )
+    raise InvalidInputError(f"{shown} is not an id: {problem}", ErrorKind.INVALID_SNAPSHOT_ID)
 
 
 def decode_ids(texts: Sequence[str]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.uint8]]:
@@ -92,12 +89,11 @@ def decode_ids(texts: Sequence[str]) -> tuple[npt.NDArray[np.bool_], npt.NDArray
     valid : bool[n]
     rows : uint8[count of valid texts, 12]
     """
-    chars = (OBJECT_ID_SIZE * 8 + 4) // 5
-    fits = [len(text) == chars and text.isascii() for text in texts]
+    fits = [len(text) == _ID_CHARS and text.isascii() for text in texts]
     joined = "".join(text for text, good in zip(texts, fits, strict=True) if good)
-    digits = _DIGITS[np.frombuffer(joined.encode(), np.uint8)].reshape(-1, chars)
-    bits = np.unpackbits(digits, axis=1).reshape(len(digits), chars, 8)[:, :, 3:]
-    bits = bits.reshape(len(digits), chars * 5)
+    digits = _DIGITS[np.frombuffer(joined.encode(), np.uint8)].reshape(-1, _ID_CHARS)
+    bits = np.unpackbits(digits, axis=1).reshape(len(digits), _ID_CHARS, 8)[:, :, 3:]
+    bits = bits.reshape(len(digits), _ID_CHARS * 5)
     # a digit is below 32, and the spare bits at the end are zero
     good = (digits < 32).all(axis=1) & ~bits[:, OBJECT_ID_SIZE * 8 :].any(axis=1)
     valid = np.array(fits, np.bool_)

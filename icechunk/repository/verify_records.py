@@ -71,7 +71,7 @@ def job_damages(
             for number, *_ in numbers:
                 yield from _attempt_damages(files, name, digest, number)
         for part in sorted(parts):
-            yield from _part_damages(files, name, part, use)
+            yield from _part_damages(files, part, use)
 
 
 def _of_message(error: IcechunkError, otherwise: str) -> Found:
@@ -94,7 +94,6 @@ def _attempt_damages(files: JobFiles, name: str, digest: str, number: int) -> It
 
 def _part_damages(
     files: JobFiles,
-    name: str,
     part: str,
     use: Callable[[str, str, npt.NDArray[np.uint8]], None],
 ) -> Iterator[Found]:

@@ -217,10 +217,7 @@ def _unexplained(older: RepoInfo, newer: RepoInfo) -> str | None:
         return "it lists other snapshots"
     for of, what in (("branch", "branches"), ("tag", "tags")):
         changed = {update.name} if _REFS.get(kind) == of else set()
-        before, after = (
-            {name: id for name, id in dict(getattr(info, what).items()).items()}
-            for info in (older, newer)
-        )
+        before, after = (dict(getattr(info, what)) for info in (older, newer))
         for name in changed:
             before.pop(name or "", None)
             after.pop(name or "", None)

@@ -320,7 +320,7 @@ class Session:
         {'/temperature': [[1, 0]]}
         """
         changes, tree = self._edits.own(), self._edits.tree
-        log = transaction_log(tree.snapshot.id, tree.snapshot, tree, changes)
+        log = transaction_log(tree.snapshot.id, tree.snapshot, changes)
         return diff_from_logs([log], tree.snapshot, {node.id: node for node in tree.nodes()})
 
     def changes(self) -> ChangeSet:
