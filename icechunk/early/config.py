@@ -22,8 +22,8 @@ from icechunk.config.credential_types import (
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.storage import (
     MemoryStorage,
-    ObjectStorage,
     Storage,
+    from_config,
     local_filesystem_storage,
 )
 
@@ -200,12 +200,8 @@ class StorageConfig:
         if isinstance(config, self.Filesystem):
             return local_filesystem_storage(config.root)
         credentials = _as_credential(config.credentials)
-        return ObjectStorage.s3(
-            config.bucket,
-            config.prefix,
-            options=_options(config.endpoint_url, config.allow_http, config.region, credentials),
-            credentials=credentials,
-        )
+        options = _options(config.endpoint_url, config.allow_http, config.region, credentials)
+        return from_config.s3(options, config.bucket, config.prefix, credentials)
 
 
 @dataclass

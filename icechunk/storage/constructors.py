@@ -183,8 +183,8 @@ def s3_storage(
         Take credentials from the environment.
     get_credentials, scatter_initial_credentials : optional
         A function that fetches credentials; see `s3_refreshable_credentials`.
-    Accepted for compatibility: the bucket is always part of the path.
-        Accepted for the sake of others: the bucket is always part of the path.
+    force_path_style : bool, default False
+        Accepted for compatibility: the bucket is always part of the path.
     network_stream_timeout_seconds : int, default 60
         Give up on an answer that has been silent for this long; 0 means never.
     requester_pays : bool, default False
@@ -454,7 +454,7 @@ def azure_storage(
     ...     account="mine", container="data", prefix="weather", access_key="c2VjcmV0"
     ... )
     """
-    return ObjectStorage.azure(
+    return from_config.azure_blob(
         account,
         container,
         prefix,

@@ -1,6 +1,6 @@
 """Storages from options and credentials that are objects already: `Storage.new_s3` and others.
 
-`constructors` has the functions that most people want. For S3 and its kin, they end here.
+`constructors` has the functions that most people want. They end here.
 """
 
 from __future__ import annotations
@@ -10,11 +10,19 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from icechunk.config import S3Options
-from icechunk.config.credential_types import AnyAzureCredential, AnyGcsCredential, AnyS3Credential
+from icechunk.config.credential_types import (
+    AnyAzureCredential,
+    AnyGcsCredential,
+    AnyS3Credential,
+    AzureCredentials,
+    GcsCredentials,
+    S3Credentials,
+)
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.storage.base import Storage
 from icechunk.storage.object_store import ObjectStorage
 from icechunk.storage.place_names import check_host_part
+from icechunk.storage.places import AzurePlace, GcsPlace, S3Place
 
 Headers: TypeAlias = Mapping[str, str] | None
 
@@ -52,14 +60,18 @@ def s3(
             "legacy_rooted_keys=True is not supported: keys that begin with '/' cannot be reached",
             ErrorKind.STORAGE_CONFIG,
         )
-    return ObjectStorage.s3(
+    if credentials is None:
+        credentials = S3Credentials.Anonymous() if config.anonymous else S3Credentials.FromEnv()
+    _check_family(credentials, S3Credentials)
+    place = S3Place(
         bucket,
-        prefix,
-        options=config,
-        credentials=credentials,
+        prefix or "",
+        config,
+        credentials,
         read_headers=merged(headers, read_headers),
         write_headers=merged(headers, write_headers),
     )
+    return ObjectStorage(place)
 
 
 def s3_object_store(
@@ -187,26 +199,38 @@ def gcs(
     headers: Headers = None,
 ) -> ObjectStorage:
     """Return the storage in a bucket of Google Cloud Storage; see `gcs_storage`."""
-    return ObjectStorage.gcs(
+    credentials = credentials or GcsCredentials.FromEnv()
+    _check_family(credentials, GcsCredentials)
+    place = GcsPlace(
         bucket,
-        prefix,
-        config=config,
-        credentials=credentials,
+        prefix or "",
+        dict(config or {}),
+        credentials,
         read_headers=merged(headers, read_headers),
         write_headers=merged(headers, write_headers),
     )
+    return ObjectStorage(place)
 
 
 def azure_blob(
-    account: str,
+    account: str | None,
     container: str,
-    prefix: str | None,
+    prefix: str | None = None,
     credentials: AnyAzureCredential | None = None,
     *,
     config: Mapping[str, str] | None = None,
 ) -> ObjectStorage:
-    """Return the storage in a container of Azure Blob Storage; see `azure_storage`."""
-    return ObjectStorage.azure(account, container, prefix, config=config, credentials=credentials)
+    """Return the storage in a container of Azure Blob Storage; see `azure_storage`.
+
+    The account may also come from ``account`` in `config`, or from the environment's
+    ``AZURE_STORAGE_ACCOUNT_NAME``.
+    """
+    credentials = credentials or AzureCredentials.FromEnv()
+    _check_family(credentials, AzureCredentials)
+    options = dict(config or {})
+    named = options.pop("account", None)
+    place = AzurePlace(account or named, container, prefix or "", options, credentials)
+    return ObjectStorage(place)
 
 
 def http(base_url: str, config: Headers = None, headers: Headers = None) -> Storage:
@@ -229,6 +253,14 @@ def _tigris_headers(region: str | None) -> dict[str, str]:
         "x-tigris-regions": region,
         "cache-control": "no-cache",
     }
+
+
+def _check_family(credentials: object, family: type) -> None:
+    if not isinstance(credentials, family):
+        raise InvalidInputError(
+            f"expected credentials of {family.__name__}, got {type(credentials).__name__}",
+            ErrorKind.INVALID_CREDENTIALS,
+        )
 
 
 def merged(both: Headers, one: Headers) -> dict[str, str]:

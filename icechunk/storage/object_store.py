@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import builtins
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from functools import cached_property, partial
@@ -24,15 +24,7 @@ from icechunk.base.methods import in_thread
 from icechunk.base.texts import labelled
 from icechunk.base.threads import map_in_threads
 from icechunk.base.visible import in_a_line
-from icechunk.config import S3Options, StorageSettings
-from icechunk.config.credential_types import (
-    AnyAzureCredential,
-    AnyGcsCredential,
-    AnyS3Credential,
-    AzureCredentials,
-    GcsCredentials,
-    S3Credentials,
-)
+from icechunk.config import StorageSettings
 from icechunk.errors import (
     ErrorKind,
     IcechunkError,
@@ -54,7 +46,7 @@ from icechunk.storage.base import (
     same_version,
 )
 from icechunk.storage.failures import refused, translate
-from icechunk.storage.places import AzurePlace, GcsPlace, Place, S3Place, quoted
+from icechunk.storage.places import Place, S3Place, quoted
 from icechunk.storage.reading import Read, joined
 from icechunk.storage.waiting import Request, Runtime, answer, patient
 
@@ -76,7 +68,7 @@ _log = logging.getLogger(__name__)
 class ObjectStorage(Storage):
     """Objects below a prefix of an object store.
 
-    Made by `s3`, `gcs` and `azure`.
+    Made by the functions of `from_config`.
 
     Parameters
     ----------
@@ -143,110 +135,6 @@ class ObjectStorage(Storage):
         milliseconds = self._effective.timeouts.operation_timeout_ms
         seconds = _ANSWER if milliseconds is None else milliseconds / 1000
         return Allowance(seconds, seconds, strict=False)
-
-    # -- kinds -------------------------------------------------------------------
-    @classmethod
-    def s3(
-        cls,
-        bucket: str,
-        prefix: str | None = None,
-        *,
-        options: S3Options | None = None,
-        credentials: AnyS3Credential | None = None,
-        read_headers: Mapping[str, str] | None = None,
-        write_headers: Mapping[str, str] | None = None,
-        settings: StorageSettings | None = None,
-    ) -> ObjectStorage:
-        """Return the storage of a bucket of S3, or of a store that speaks its protocol.
-
-        Parameters
-        ----------
-        bucket : str
-        prefix : str, optional
-            Default: the whole bucket.
-        options : S3Options, optional
-        credentials : one of S3Credentials, optional
-            Default: anonymous if the options say so, else from the environment.
-        read_headers, write_headers : mapping, optional
-            More headers for requests that read, or write.
-        settings : StorageSettings, optional
-        """
-        options = options or S3Options()
-        if credentials is None:
-            credentials = (
-                S3Credentials.Anonymous() if options.anonymous else S3Credentials.FromEnv()
-            )
-        _check_family(credentials, S3Credentials)
-        place = S3Place(
-            bucket,
-            prefix or "",
-            options,
-            credentials,
-            read_headers=read_headers or {},
-            write_headers=write_headers or {},
-        )
-        return cls(place, settings)
-
-    @classmethod
-    def gcs(
-        cls,
-        bucket: str,
-        prefix: str | None = None,
-        *,
-        config: Mapping[str, str] | None = None,
-        credentials: AnyGcsCredential | None = None,
-        read_headers: Mapping[str, str] | None = None,
-        write_headers: Mapping[str, str] | None = None,
-        settings: StorageSettings | None = None,
-    ) -> ObjectStorage:
-        """Return the storage of a bucket of Google Cloud Storage.
-
-        Parameters are those of `s3`, except `config`: options for obstore's client.
-        """
-        credentials = credentials or GcsCredentials.FromEnv()
-        _check_family(credentials, GcsCredentials)
-        place = GcsPlace(
-            bucket,
-            prefix or "",
-            dict(config or {}),
-            credentials,
-            read_headers=read_headers or {},
-            write_headers=write_headers or {},
-        )
-        return cls(place, settings)
-
-    @classmethod
-    def azure(
-        cls,
-        account: str | None,
-        container: str,
-        prefix: str | None = None,
-        *,
-        config: Mapping[str, str] | None = None,
-        credentials: AnyAzureCredential | None = None,
-        settings: StorageSettings | None = None,
-    ) -> ObjectStorage:
-        """Return the storage of a container of Azure Blob Storage.
-
-        Parameters
-        ----------
-        account : str or None
-            None: ``account`` in `config`, or else the environment's
-            ``AZURE_STORAGE_ACCOUNT_NAME``.
-        container : str
-        prefix : str, optional
-        config : mapping, optional
-            Options for obstore's client.
-        credentials : one of AzureCredentials, optional
-            Default: from the environment.
-        settings : StorageSettings, optional
-        """
-        credentials = credentials or AzureCredentials.FromEnv()
-        _check_family(credentials, AzureCredentials)
-        options = dict(config or {})
-        named = options.pop("account", None)
-        place = AzurePlace(account or named, container, prefix or "", options, credentials)
-        return cls(place, settings)
 
     # -- reading -------------------------------------------------------------------
     def get(self, key: str, **options: Unpack[GetOptions]) -> GetResult:
@@ -580,14 +468,6 @@ class ObjectStorage(Storage):
             # the client would look for them at an address where nobody answers
             raise refused(self._missing_credentials, ErrorKind.INVALID_CREDENTIALS)
         Runtime.started = True
-
-
-def _check_family(credentials: object, family: type) -> None:
-    if not isinstance(credentials, family):
-        raise InvalidInputError(
-            f"expected credentials of {family.__name__}, got {type(credentials).__name__}",
-            ErrorKind.INVALID_CREDENTIALS,
-        )
 
 
 def _unpickle(place: Place, settings: StorageSettings, read_only: bool) -> ObjectStorage:

@@ -18,10 +18,10 @@ from icechunk.base.texts import article
 from icechunk.config import S3Options
 from icechunk.config.credentials import azure_credentials, gcs_credentials, s3_credentials
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
+from icechunk.storage import from_config
 from icechunk.storage.allowance import Allowance
 from icechunk.storage.base import Storage
 from icechunk.storage.constructors import http_storage, r2_storage, s3_storage, tigris_storage
-from icechunk.storage.from_config import merged
 from icechunk.storage.local import LocalStorage
 from icechunk.storage.memory import MemoryStorage
 from icechunk.storage.object_store import ObjectStorage
@@ -70,10 +70,8 @@ def _credentials(function: Callable[..., Any], names: frozenset[str], options: O
 
 
 def _headers(options: Options) -> Options:
-    both = options.pop("headers", None)
-    return {
-        name: merged(both, options.pop(name, None)) for name in ("read_headers", "write_headers")
-    }
+    names = ("headers", "read_headers", "write_headers")
+    return {name: options.pop(name) for name in names if name in options}
 
 
 def _bucket(rest: str) -> tuple[str, str]:
@@ -86,13 +84,8 @@ def _s3(rest: str, options: Options) -> Storage:
     anonymous = bool(options.get("anonymous"))
     credentials = _credentials(s3_credentials, _S3_KEYS, options)
     headers = _headers(options)
-    return ObjectStorage.s3(
-        bucket,
-        prefix,
-        options=S3Options(anonymous=anonymous, **options),
-        credentials=credentials,
-        **headers,
-    )
+    config = S3Options(anonymous=anonymous, **options)
+    return from_config.s3(config, bucket, prefix, credentials, **headers)
 
 
 def _gcs(rest: str, options: Options) -> Storage:
@@ -100,7 +93,7 @@ def _gcs(rest: str, options: Options) -> Storage:
     credentials = _credentials(gcs_credentials, _GCS_KEYS, options)
     headers = _headers(options)
     config = options.get("config")
-    return ObjectStorage.gcs(bucket, prefix, config=config, credentials=credentials, **headers)
+    return from_config.gcs(bucket, prefix, credentials, config=config, **headers)
 
 
 def _azure(rest: str, options: Options) -> Storage:
@@ -111,7 +104,7 @@ def _azure(rest: str, options: Options) -> Storage:
         # abfs://container@account.dfs.core.windows.net/prefix
         account = host.partition(".")[0]
     credentials = _credentials(azure_credentials, _AZURE_KEYS, options)
-    return ObjectStorage.azure(account, container, prefix, credentials=credentials, **options)
+    return from_config.azure_blob(account, container, prefix, credentials, **options)
 
 
 def _r2(rest: str, options: Options) -> Storage:

@@ -14,9 +14,9 @@ from icechunk.config import AnyObjectStoreConfig, ObjectStoreConfig, S3Options
 from icechunk.config.credential_types import AnyCredential, Credentials
 from icechunk.config.object_stores import serves
 from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.storage import from_config
 from icechunk.storage.base import Storage
 from icechunk.storage.local import LocalStorage
-from icechunk.storage.object_store import ObjectStorage
 from icechunk.virtual.container_trust import Trust, check_stored_options, patient, s3_options
 from icechunk.virtual.locations import shown
 
@@ -112,28 +112,13 @@ def open_container(
             ErrorKind.INVALID_VIRTUAL_REF,
         )
     if isinstance(store, ObjectStoreConfig.Gcs):
-        return ObjectStorage.gcs(
-            bucket,
-            prefix,
-            config=store.opts,
-            credentials=credential.credentials if isinstance(credential, Credentials.Gcs) else None,
-        )
+        gcs = credential.credentials if isinstance(credential, Credentials.Gcs) else None
+        return from_config.gcs(bucket, prefix, gcs, config=store.opts)
     if isinstance(store, ObjectStoreConfig.Azure):
-        return ObjectStorage.azure(
-            None,
-            bucket,
-            prefix,
-            config=store.opts,
-            credentials=(
-                credential.credentials if isinstance(credential, Credentials.Azure) else None
-            ),
-        )
-    return ObjectStorage.s3(
-        bucket,
-        prefix,
-        options=_s3_options(store),
-        credentials=credential.credentials if isinstance(credential, Credentials.S3) else None,
-    )
+        azure = credential.credentials if isinstance(credential, Credentials.Azure) else None
+        return from_config.azure_blob(None, bucket, prefix, azure, config=store.opts)
+    s3 = credential.credentials if isinstance(credential, Credentials.S3) else None
+    return from_config.s3(_s3_options(store), bucket, prefix, s3)
 
 
 def _folder(root: str, path: str, trust: Trust) -> str:

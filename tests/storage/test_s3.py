@@ -348,7 +348,7 @@ def test_arguments_that_cannot_be_right(
 
 def test_later_changes_of_the_options_do_not_matter(s3_server: S3Server) -> None:
     options = S3Options(endpoint_url=s3_server.endpoint_url, allow_http=True, anonymous=True)
-    storage = ObjectStorage.s3(s3_server.public_bucket, "p", options=options)
+    storage = Storage.new_s3(options, s3_server.public_bucket, "p")
     options.endpoint_url = "http://127.0.0.1:9"
     assert list(storage.with_settings(ONE_TRY).list()) == []
 
