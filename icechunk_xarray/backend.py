@@ -9,10 +9,12 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any, ClassVar
 
+import zarr
 from xarray import Dataset, DataTree
 from xarray.backends import BackendEntrypoint, ZarrStore
 from xarray.backends.store import StoreBackendEntrypoint
@@ -45,7 +47,7 @@ from icechunk_xarray.targets import (
     Target,
     open_session,
 )
-from icechunk_xarray.xarray_internals import name_by_version
+from icechunk_xarray.xarray_internals import name_by_version, open_group
 
 __all__ = ["IcechunkBackendEntrypoint"]
 
@@ -294,49 +296,84 @@ class _Version:
         """Yield the path of a group and those of all groups below it."""
         return (node.path for node in self.store.session.tree.within(top) if not node.is_array)
 
-    def _check_grids(self, path: str) -> None:
-        """Name the arrays of a group that the installed Zarr cannot open."""
-        for node in () if are_known() else self.store.session.tree.children(path):
-            if b"rectilinear" in node.user_data and is_rectilinear(json.loads(node.user_data)):
-                raise InvalidInputError(
-                    f"{self._where}: the array {node.path}: {what_it_takes()}",
-                    ErrorKind.BAD_METADATA,
-                )
+    def _unfit(self, path: str) -> dict[str, str]:
+        """Return the arrays of a group that no dataset can have, by name, and why."""
+        found = {}
+        for node in self.store.session.tree.children(path):
+            if not node.is_array:
+                continue
+            name = node.path.rpartition("/")[2]
+            if self._has_unknown_grid(node):
+                found[name] = what_it_takes()
+                continue
+            try:
+                array: Any = zarr.open_array(self.store, path=node.path.strip("/"), mode="r")
+            except Exception as error:  # any document may be wrong in any way
+                found[name] = f"{type(error).__name__}: {shorten(str(error), 200)}"
+                continue
+            if len(array.metadata.dimension_names or ()) != array.ndim:
+                found[name] = "it has no dimension_names"
+        return found
+
+    def _has_unknown_grid(self, node: Any) -> bool:
+        return (
+            not are_known()
+            and b"rectilinear" in node.user_data
+            and is_rectilinear(json.loads(node.user_data))
+        )
+
+    def _group(self, path: str, left_out: Collection[str], **options: Any) -> ZarrStore:
+        """Open a group; without those arrays that would be left out, and cannot be opened."""
+        cause: Exception | None = None
+        if not any(map(self._has_unknown_grid, self.store.session.tree.children(path))):
+            try:
+                group = open_group(self.store, path, None, **options)
+                arrays: list[Any] = [array for _, array in group.arrays()]
+                if all(len(each.metadata.dimension_names or ()) == each.ndim for each in arrays):
+                    return group
+            except Exception as error:
+                cause = error
+        unfit = self._unfit(path)
+        if not unfit and cause is not None:
+            raise cause
+        told = [f"{name!r}: {why}" for name, why in unfit.items() if name not in left_out]
+        if told:
+            raise InvalidInputError(
+                f"{self._where}: no dataset can be made of the group {path!r}, because of its "
+                f"arrays {'; '.join(told)}; drop_variables={list(unfit)} leaves them out",
+                ErrorKind.BAD_METADATA,
+            ) from cause
+        nodes = self.store.session.tree.children(path)
+        names = {node.path.rpartition("/")[2] for node in nodes if node.is_array}
+        return open_group(self.store, path, names - unfit.keys(), **options)
 
     def dataset(
-        self, path: str, use_zarr_fill_value_as_mask: bool | None, **decoding: Any
+        self,
+        path: str,
+        use_zarr_fill_value_as_mask: bool | None,
+        drop_variables: str | Iterable[str] | None = None,
+        **decoding: Any,
     ) -> Dataset:
         """Open one group.
 
         Raises
         ------
         InvalidInputError
-            If an array has no dimension names.
+            If an array cannot be opened, or has no dimension names.
         """
-        self._check_grids(path)
+        left_out = (
+            [drop_variables] if isinstance(drop_variables, str) else [*(drop_variables or ())]
+        )
         with rectilinear_chunks():
-            group = ZarrStore.open_group(
-                self.store,
-                mode="r",
-                group=path,
-                consolidated=False,
+            group = self._group(
+                path,
+                left_out,
                 zarr_format=3,
                 use_zarr_fill_value_as_mask=use_zarr_fill_value_as_mask,
             )
-            unnamed = [
-                name
-                for name, array in group.arrays()
-                if len(array.metadata.dimension_names or ()) != array.ndim
-            ]
-        if unnamed:
-            raise InvalidInputError(
-                f"{self._where}: no dataset can be made of the group {path!r}, because Zarr's "
-                f"dimension_names are missing for {', '.join(map(repr, unnamed))}; open these "
-                "arrays with zarr, or set the names",
-                ErrorKind.BAD_METADATA,
+            opened = StoreBackendEntrypoint().open_dataset(
+                group, drop_variables=left_out, **decoding
             )
-        with rectilinear_chunks():
-            opened = StoreBackendEntrypoint().open_dataset(group, **decoding)
         dataset = name_by_version(opened)
         session = self.store.session
         dataset.encoding["source"] = session.storage.url

@@ -4,20 +4,30 @@
   inspect or replace a variable read its values;
 - `is_chunked_array`, which also recognizes chunked arrays other than Dask's;
 - `ZarrStore.store`, which encodes variables and makes arrays as `Dataset.to_zarr` does, with
-  a replacement for its `ArrayWriter`.
+  a replacement for its `ArrayWriter`;
+- `ZarrStore._fetch_members`, because the public way opens every array of a group, and one that
+  cannot be opened takes all others with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from typing import Any, NamedTuple
 
 import xarray as xr
 import zarr
 from xarray.backends import ZarrStore
 from xarray.namedarray.pycompat import is_chunked_array
+from zarr.abc.store import Store
 
-__all__ = ["EncodedWrite", "encode", "is_chunked_array", "is_in_memory", "name_by_version"]
+__all__ = [
+    "EncodedWrite",
+    "encode",
+    "is_chunked_array",
+    "is_in_memory",
+    "name_by_version",
+    "open_group",
+]
 
 
 def is_in_memory(variable: xr.Variable) -> bool:
@@ -73,6 +83,36 @@ def encode(
 
 
 # -- reading ------------------------------------------------------------------------------
+def open_group(store: Store, path: str, names: Collection[str] | None, **options: Any) -> ZarrStore:
+    """Open a group to read it: with all its arrays, or as if it had only those.
+
+    Parameters
+    ----------
+    store : zarr.abc.store.Store
+    path : str
+    names : collection of str or None
+        Names of arrays; None for all.
+    **options : Any
+        See `ZarrStore.open_group`.
+    """
+    options |= {"mode": "r", "group": path, "consolidated": False}
+    if names is None:
+        group: ZarrStore = ZarrStore.open_group(store, **options)
+        return group
+    some: _Some = _Some.open_group(store, cache_members=False, **options)
+    some.names = names
+    return some
+
+
+class _Some(ZarrStore):
+    __slots__ = ("names",)
+
+    names: Collection[str]
+
+    def _fetch_members(self) -> dict[str, Any]:
+        return {name: self.zarr_group[name] for name in self.names}
+
+
 class _Variable(xr.Variable):
     """A variable whose Dask tasks are named after the version that it reads.
 

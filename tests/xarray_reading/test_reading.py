@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import pickle
 import subprocess
@@ -20,9 +21,16 @@ import pytest
 import xarray as xr
 import zarr
 from hypothesis import given, settings, strategies as st
+from zarr.core.buffer import default_buffer_prototype
 
 import icechunk
-from icechunk import InvalidInputError, LocalStorage, NodeNotFoundError, RepositoryNotFoundError
+from icechunk import (
+    InvalidInputError,
+    LocalStorage,
+    NodeNotFoundError,
+    Repository,
+    RepositoryNotFoundError,
+)
 from icechunk.storage import CountingStorage, WrapperStorage
 from icechunk.storage.base import Storage
 from icechunk_xarray.targets import open_session
@@ -298,8 +306,49 @@ def test_no_repository(tmp_path: Path) -> None:
 
 def test_arrays_without_names_of_dimensions_are_named() -> None:
     repository = DATA / "v1" / "repository"
-    with pytest.raises(InvalidInputError, match=r"group '/g/sub'.* dimension_names .* 'sharded'"):
+    with pytest.raises(InvalidInputError, match=r"group '/g/sub'.* 'sharded': .*dimension_names"):
         xr.open_dataset(repository, group="g/sub")
+
+
+#: What makes an array that no dataset can have, of one that it can.
+UNFIT: dict[str, dict[str, Any]] = {
+    "dimension_names": {"dimension_names": None},
+    "nobody.knows": {"codecs": [{"name": "bytes"}, {"name": "nobody.knows"}]},
+    "TypeError": {
+        "data_type": {"name": "fixed_length_utf32", "configuration": {"length_bytes": 1 << 34}},
+        "fill_value": "",
+    },
+    "OverflowError": {"fill_value": 10**400},
+}
+
+
+@pytest.mark.parametrize("told", UNFIT)
+def test_an_array_that_cannot_be_opened_is_named_and_can_be_left_out(
+    told: str, tmp_path: Path
+) -> None:
+    repository = Repository.create(tmp_path)
+    session = repository.writable_session("main")
+    for group in ("/", "/sub"):
+        version(1).to_zarr(session.store, group=group, zarr_format=3, consolidated=False)
+    for path in ("temperature", "sub/temperature"):
+        document = json.loads(session.store.get_sync(f"{path}/zarr.json").to_bytes())
+        document.update(UNFIT[told])
+        buffer = default_buffer_prototype().buffer.from_bytes(json.dumps(document).encode())
+        session.store.set_sync(f"{path}/zarr.json", buffer)
+    session.commit("odd")
+    session = repository.readonly_session("main")
+    for open_ in (xr.open_dataset, xr.open_datatree, xr.open_groups):
+        with pytest.raises(InvalidInputError, match=f"'/'.*'temperature': .*{told}") as error:
+            open_(session.store, engine="icechunk")
+        assert "drop_variables=['temperature'] leaves them out" in str(error.value)
+    expected = version(1).drop_vars("temperature")
+    for drop in ("temperature", ["temperature", "not there"]):
+        opened = xr.open_dataset(session.store, engine="icechunk", drop_variables=drop)
+        xr.testing.assert_identical(opened.load(), expected)
+        assert pickle.loads(pickle.dumps(opened)).identical(expected)
+    tree = xr.open_datatree(session.store, engine="icechunk", drop_variables=["temperature"])
+    for group in ("/", "/sub"):
+        xr.testing.assert_identical(tree[group].to_dataset().load(), expected)
 
 
 def test_unknown_options_are_errors(folder: Path) -> None:
