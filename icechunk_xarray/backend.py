@@ -152,7 +152,8 @@ use_cftime, decode_timedelta
         NodeNotFoundError
             If the version has no such group.
         InvalidInputError
-            If arguments contradict each other, or an array has no dimension names.
+            If arguments contradict each other, or an array cannot be opened or has no dimension
+            names. `drop_variables` leaves such arrays out.
         """
         _check_zarr_options(consolidated, zarr_format)
         version = _Version.open(
