@@ -20,6 +20,7 @@ from icechunk_xarray.templates import with_chunks
 
 __all__ = [
     "encodings_of",
+    "keep_group_attributes",
     "note_files",
     "read_group",
     "read_tree",
@@ -118,6 +119,12 @@ def without_references(dataset: xr.Dataset) -> xr.Dataset:
     for variable in dataset.variables.values():
         variable.encoding = kept_encoding(variable.encoding)
     return dataset
+
+
+def keep_group_attributes(tree: xr.DataTree) -> None:
+    """Empty the attributes of groups that are appended: a group keeps those of its first file."""
+    for node in tree.subtree:
+        node.attrs = {}
 
 
 def encodings_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
@@ -14,8 +14,9 @@ import pandas as pd
 import xarray as xr
 
 from icechunk import InvalidInputError
+from icechunk_xarray.inserting import order_of
 
-__all__ = ["Block", "check_fit", "check_places", "in_words"]
+__all__ = ["Block", "check_fit", "check_places", "check_trees", "in_words"]
 
 #: Encodings that determine how the numbers of a variable are stored.
 _STORED_BY: Final = ("dtype", "scale_factor", "add_offset", "_FillValue", "missing_value")
@@ -234,6 +235,47 @@ def check_places(
             f"{_lines(urls)}\nLeave them out, and the others are appended; or copy all of them "
             "into another group"
         )
+
+
+def check_trees(
+    stored: xr.DataTree,
+    given: xr.DataTree,
+    dim: str,
+    root: str,
+    blocks_of: Callable[[str, str], Sequence[Block]],
+) -> None:
+    """Refuse files with groups that differ from those of a group, or belong between its steps.
+
+    Parameters
+    ----------
+    stored, given : xarray.DataTree
+    dim : str
+        The dimension along which files are appended.
+    root : str
+        The path of `stored`, for messages.
+    blocks_of : callable
+        Takes a dimension and the path of a group of files. Returns which file has which steps.
+    """
+    ours, theirs = ({n.path: n for n in tree.subtree if n.variables} for tree in (stored, given))
+    for path in sorted(ours.keys() ^ theirs.keys()):
+        at = f"{root.rstrip('/')}{path}".rstrip("/") or "/"
+        if path not in ours:
+            raise InvalidInputError(f"there is no group {at!r} to append to: {_ELSEWHERE}")
+        if dim in ours[path].dims:
+            raise InvalidInputError(
+                f"the new files have no group {path.strip('/')!r}, which would be shorter along "
+                f"{dim!r} than the others then: {_ELSEWHERE}"
+            )
+    for path, node in theirs.items():
+        at = f"{root.rstrip('/')}{path}".rstrip("/") or "/"
+        check_fit(ours[path].to_dataset(), node.to_dataset(), dim, at)
+        old, new = (each.to_dataset() for each in (ours[path], node))
+        check_places(old, new, dim, at, blocks_of(dim, path.strip("/")))
+        if order_of(old, new, dim) is not None:
+            raise InvalidInputError(
+                f"the new files belong before or between steps of {at!r} along {dim!r}, and files "
+                f"with groups are only appended: {_ELSEWHERE}"
+            )
 
 
 def _lines(urls: Sequence[str]) -> str:

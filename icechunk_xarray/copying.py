@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final
 
 import xarray as xr
@@ -38,6 +39,7 @@ from icechunk_dask.one_call import alone
 from icechunk_dask.progress import ProgressOption
 from icechunk_xarray.copied import (
     encodings_of,
+    keep_group_attributes,
     note_files,
     read_group,
     read_tree,
@@ -45,7 +47,7 @@ from icechunk_xarray.copied import (
     without_references,
 )
 from icechunk_xarray.copy_begun import ON_MISMATCH, begun_copies
-from icechunk_xarray.copy_checks import Block, check_fit, check_places
+from icechunk_xarray.copy_checks import Block, check_fit, check_places, check_trees
 from icechunk_xarray.inserting import order_of, put_in_order
 from icechunk_xarray.opened_files import OpenedFiles, Opening, refuse_with_engine, reopened
 from icechunk_xarray.writer import to_icechunk
@@ -97,7 +99,7 @@ def ingest(
 
     Files that belong before or between existing ones are inserted by the labels of that
     dimension. Chunks that only change places are not read; otherwise everything that follows is
-    written anew. An insertion is one commit.
+    written anew. An insertion is one commit. Files with groups are only appended.
 
     Otherwise arrays and coordinates are committed first, then values in batches. If a call is
     cut short, the next one first finishes what it began. It must name the same files, too.
@@ -345,17 +347,17 @@ class _Copying:
             source = Record.find(staged, f"/{name}")
             assert source is not None
             session = repository.readonly_session(self.branch)
-            below = staged.tree.within(f"/{name}")
-            appends = self._appends(session, has_groups=any(not n.is_array for n in below[1:]))
+            has_groups = any(not n.is_array for n in staged.tree.within(f"/{name}")[1:])
+            appends = self._appends(session, has_groups=has_groups)
             inserts = False
             reading = self._reading(todo).readonly_session(name)
             # do not begin what cannot be opened
-            read_tree(reading, name, None)
-            if appends:
-                stored, given = read_group(session, self.root), read_group(reading, name)
-                check_fit(stored, given, self.dim, self.root)
-                check_places(stored, given, self.dim, self.root, _blocks_of(source, self.dim))
-                inserts = order_of(stored, given, self.dim) is not None
+            given = read_tree(reading, name, None)
+            if appends and has_groups:
+                stored = read_tree(session, self.root, None)
+                check_trees(stored, given, self.dim, self.root, partial(_blocks_of, source))
+            elif appends:
+                inserts = self._inserts(session, given.to_dataset(), _blocks_of(source, self.dim))
             about = {
                 "files": todo,
                 "appends": appends,
@@ -390,21 +392,19 @@ class _Copying:
                 repository.delete_branch(name)
 
     def _appends(self, session: Session, *, has_groups: bool) -> bool:
-        """Whether the group has arrays to append files to.
-
-        Raises
-        ------
-        InvalidInputError
-            If it has, and the files contain groups.
-        """
+        """Whether the group has arrays to append files to; groups below may be its own."""
         if session.tree.get(self.root) is None:
             return False
-        if has_groups and any(node.is_array for node in session.tree.within(self.root)):
-            raise InvalidInputError(
-                f"the files have groups, and {self.root!r} has data already: copy them into "
-                "another group"
-            )
-        return any(node.is_array for node in session.tree.children(self.root))
+        tree = session.tree
+        nodes = tree.within(self.root) if has_groups else tree.children(self.root)
+        return any(node.is_array for node in nodes)
+
+    def _inserts(self, session: Session, given: xr.Dataset, blocks: Sequence[Block]) -> bool:
+        """Check that files fit what is stored; return whether they belong between its steps."""
+        stored = read_group(session, self.root)
+        check_fit(stored, given, self.dim, self.root)
+        check_places(stored, given, self.dim, self.root, blocks)
+        return order_of(stored, given, self.dim) is not None
 
     def begin_opened(
         self, todo: Sequence[str], locations: Mapping[str, str], sources: Sources
@@ -426,12 +426,9 @@ class _Copying:
         kept = [block.url for block in found.blocks]
         session = self.repository.readonly_session(self.branch)
         appends = self._appends(session, has_groups=False)
-        inserts = False
-        if appends:
-            stored = read_group(session, self.root)
-            check_fit(stored, found.dataset, self.dim, self.root)
-            check_places(stored, found.dataset, self.dim, self.root, found.blocks)
-            inserts = order_of(stored, found.dataset, self.dim) is not None
+        if not appends:
+            found.check_renamed()
+        inserts = appends and self._inserts(session, found.dataset, found.blocks)
         about = {
             "files": kept,
             "appends": appends,
@@ -461,6 +458,7 @@ class _Copying:
             added=tuple(kept),
             failed=found.failed,
             skipped=found.skipped,
+            unmet=found.unmet,
             variables={
                 str(key): VariableReport("asked for", bytes_by_value=int(each.nbytes))
                 for key, each in found.dataset.variables.items()
@@ -480,12 +478,14 @@ class _Copying:
         repeated = repeated_coordinates(staged, f"/{name}") if staged else ()
         try:
             if about.get("inserts"):
-                written = self._insert(name, about, obj.to_dataset())
+                written = self._insert(name, about, obj.to_dataset().drop_attrs(deep=False))
                 self._forget(name)
                 return written
             if not about["appends"]:
                 obj = obj.map_over_datasets(without_references)
                 encoding = encodings_of(obj, self.encoding, self.chunks)
+            else:
+                keep_group_attributes(obj)
             written = to_icechunk(
                 obj if len(obj.children) else obj.to_dataset(),
                 repository,
@@ -583,9 +583,9 @@ class _Copying:
         return (where or self.repository).reopen(config, authorization(containers, options))
 
 
-def _blocks_of(source: Record, dim: str) -> list[Block]:
+def _blocks_of(source: Record, dim: str, group: str = "") -> list[Block]:
     """Return which steps belong to which file, as far as the archive knows."""
-    blocks = source.blocks.get(("", dim))
+    blocks = source.blocks.get((group, dim))
     if blocks is None:
         return []
     starts = blocks.starts().tolist()

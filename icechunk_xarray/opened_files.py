@@ -15,6 +15,7 @@ from icechunk import InvalidInputError
 from icechunk.base.near import near
 from icechunk.base.public_url import is_secret, url_credentials
 from icechunk_dask.archives.sources import Sources
+from icechunk_dask.archives.unmet import unmet_name
 from icechunk_dask.archives.virtualize import names_of
 from icechunk_dask.archives.within import check_within
 from icechunk_xarray.copy_checks import Block
@@ -126,14 +127,30 @@ class Opening:
         """Return an object from the result of `to_dict`."""
         return cls(**values)
 
-    def open(self, url: str, sources: Sources) -> xr.Dataset:
-        """Open one file; values are read later."""
+    def unmet(self, known: set[str]) -> tuple[str, ...]:
+        """Return a sentence for each name in arguments that no file has.
+
+        Parameters
+        ----------
+        known : set of str
+            The variables and dimensions of all files.
+        """
+        given = {"drop_variables": self.drop_variables, "rename": self.rename or {}}
+        return tuple(
+            unmet_name(argument, name, known)
+            for argument, names in given.items()
+            for name in sorted(set(names) - known)
+        )
+
+    def open(self, url: str, sources: Sources, seen: set[str]) -> xr.Dataset:
+        """Open one file; values are read later, and all of its names are added to `seen`."""
         check_within(sources, url)
         options = dict(self.options)
         if self.engine == "cfgrib" and "indexpath" not in (options.get("backend_kwargs") or {}):
             # cfgrib would load a pickle that lies beside the file, whoever put it there
             options.setdefault("indexpath", "")
         dataset = xr.open_dataset(url, engine=self.engine, chunks={}, **options)
+        seen.update(map(str, (*dataset.variables, *dataset.dims)))
         if self.variables is not None:
             missing = [name for name in self.variables if name not in dataset]
             if missing:
@@ -184,12 +201,26 @@ class OpenedFiles:
         Files that were left out, and why.
     failed : dict of str to str
         Files that could not be opened, and why.
+    unmet : tuple of str
+        What arguments name, and no file has.
     """
 
     dataset: xr.Dataset | None
     blocks: list[Block]
     skipped: dict[str, tuple[str, ...]]
     failed: dict[str, str]
+    unmet: tuple[str, ...] = ()
+
+    def check_renamed(self) -> None:
+        """Refuse old names that no file has: a new archive would lose them for good.
+
+        Raises
+        ------
+        InvalidInputError
+        """
+        for sentence in self.unmet:
+            if sentence.startswith("rename "):
+                raise InvalidInputError(sentence)
 
     @classmethod
     def of(
@@ -204,9 +235,10 @@ class OpenedFiles:
         """
         opened: dict[str, xr.Dataset] = {}
         failed: dict[str, str] = {}
+        seen: set[str] = set()
         for url in urls:
             try:
-                opened[url] = opening.open(url, sources)
+                opened[url] = opening.open(url, sources, seen)
             except InvalidInputError:
                 raise
             except Exception as error:  # an engine may raise anything
@@ -214,6 +246,7 @@ class OpenedFiles:
         order = _sorted(opened, opening.dim)
         if not order:
             return cls(None, [], {}, failed)
+        unmet = opening.unmet(seen)
         first = opened[order[0]]
         unpacks = on_mismatch == "materialize"
         compared = {
@@ -249,7 +282,8 @@ class OpenedFiles:
             if blocks_of_first is not None and variable.ndim:
                 # the encodings of the file, which xarray prefers
                 variable.encoding["chunks"] = [max(sizes[0], 1) for sizes in blocks_of_first]
-        return cls(whole, blocks, {url: tuple(found) for url, found in wrong.items()}, failed)
+        skipped = {url: tuple(found) for url, found in wrong.items()}
+        return cls(whole, blocks, skipped, failed, unmet)
 
 
 def refuse_with_engine(**options: Any) -> None:

@@ -137,7 +137,8 @@ def extent_of(name: str, variable: xr.Variable) -> Extent | None:
     Raises
     ------
     ValueError
-        If all values are missing; otherwise the others determine the extent.
+        If all values are missing; otherwise the others determine the extent. If they have no
+        order.
     """
     kind, ordinals, known = _ordinals(name, variable)
     if not known.size:
@@ -183,7 +184,12 @@ def _ordinals(
             return "texts", np.asarray(texts, object), known
         case "f":
             return "numbers", values.astype("f8"), known
-    return "numbers", values, known
+        case "b":
+            # the table of an archive holds numbers and texts
+            return "numbers", values.astype("i8"), known
+        case "i" | "u":
+            return "numbers", values, known
+    raise ValueError(f"its coordinate {name!r} is of type {values.dtype}, which has no order")
 
 
 def _finest(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

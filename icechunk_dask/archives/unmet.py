@@ -9,9 +9,14 @@ from icechunk import InvalidInputError
 from icechunk.base.near import near
 from icechunk_dask.archives.parts import Scan, Schema
 
-__all__ = ["Unmet"]
+__all__ = ["Unmet", "unmet_name"]
 
 _OF_ATTRIBUTES = "drop_attributes"
+
+
+def unmet_name(argument: str, name: str, known: Iterable[str]) -> str:
+    """Return a sentence for a name that no file has, with those that are near."""
+    return f"{argument} names {name!r}, and no file has it{near(name, known)}"
 
 
 @dataclass
@@ -55,7 +60,7 @@ class Unmet:
 
     def _sentence(self, argument: str, name: str) -> str:
         known = self._attributes() if argument == _OF_ATTRIBUTES else self._variables()
-        return f"{argument} names {name!r}, and no file has it{near(name, known)}"
+        return unmet_name(argument, name, known)
 
     def _variables(self) -> set[str]:
         found: set[str] = set()

@@ -120,9 +120,6 @@ def test_files_that_are_taken(tmp_path: Path, case: str, engine: str | None) -> 
     ingest(files[:2], storage, engine=engine, **QUIET)
     ingest(files, storage, engine=engine, **QUIET)
     wanted, got = expected(files), found(storage)
-    if case == "other attributes":
-        # an append leaves the title of what it is appended with
-        wanted.attrs = got.attrs
     if case in ("texts", "characters"):
         got["s"] = got["s"].astype(object)
         wanted["s"] = wanted["s"].astype(object)
@@ -271,6 +268,11 @@ def test_what_an_engine_gives_is_chosen(tmp_path: Path) -> None:
     files = write(tmp_path, lambda ds, i: ds.assign(w=ds.v, s=1).isel(time=0), 3)
     storage = MemoryStorage()
     how: Any = {"engine": "h5netcdf", "expand_dims": "time", "drop_variables": "s", **QUIET}
+    with pytest.raises(InvalidInputError, match=r"^rename names 'ww', .* did you mean 'w'"):
+        ingest(files, storage, rename={"ww": "u"}, **how)
+    how["drop_variables"] = ["s", "sl"]
+    report = ingest(files[:2], storage, rename={"w": "u"}, **how)
+    assert report.unmet == ("drop_variables names 'sl', and no file has it; did you mean 's'?",)
     ingest(files, storage, rename={"w": "u"}, **how)
     got = found(storage)
     assert set(got.data_vars) == {"v", "u"}
@@ -364,19 +366,45 @@ def test_a_group_below_is_no_data_of_the_group(tmp_path: Path) -> None:
 @pytest.mark.parametrize("repeats", [True, False])
 def test_groups_keep_their_coordinates(repeats: bool, tmp_path: Path) -> None:
     """A group may repeat coordinates of the group around it, and is opened without that."""
-    files, groups = [], ["inner", "inner/most", "other"]
-    for i in range(2):
-        whole = part(i, 4)
-        file = str(tmp_path / f"{i}.nc")
-        whole.to_netcdf(file, engine="h5netcdf")
-        for group in groups:
-            below = whole if repeats else whole.drop_vars("time")
-            below.to_netcdf(file, engine="h5netcdf", group=group, mode="a")
-        files.append(file)
+    groups = ["inner", "inner/most", "other"]
+    files = [_with_groups(tmp_path / f"{i}.nc", i, groups, repeats) for i in range(4)]
     storage = MemoryStorage()
-    ingest(files, storage, **QUIET)
+    ingest(files[:2], storage, **QUIET)
+    report = ingest(files, storage, **QUIET)
+    assert (len(report.added), len(report.already)) == (2, 2)
     for group in ["", *groups]:
         xr.testing.assert_identical(found(storage, group or None), expected(files, group=group))
+
+
+def _with_groups(path: Path, i: int, groups: list[str], repeats: bool) -> Path:
+    whole = part(i, 4).assign_attrs(title=f"file {i}")
+    whole.to_netcdf(path, engine="h5netcdf")
+    for group in groups:
+        below = whole if repeats else whole.drop_vars("time")
+        below.to_netcdf(path, engine="h5netcdf", group=group, mode="a")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("i", "groups", "words"),
+    [
+        (2, ["inner"], "no group 'other', which would be shorter along 'time'"),
+        (2, ["inner", "other", "new"], "no group '/data/new' to append to"),
+        (0, ["inner", "other"], "before or between steps of '/data/?.*' along 'time'"),
+        (1, ["inner", "other"], "1 files have values of 'time'"),
+    ],
+)
+def test_files_with_groups_are_refused(
+    i: int, groups: list[str], words: str, tmp_path: Path
+) -> None:
+    storage = MemoryStorage()
+    first = _with_groups(tmp_path / "first.nc", 1, ["inner", "other"], True)
+    ingest([first], storage, group="data", **QUIET)
+    tip = Repository.open(storage).lookup_branch("main")
+    other = _with_groups(tmp_path / "other.nc", i, groups, True)
+    with pytest.raises(InvalidInputError, match=words):
+        ingest([other], storage, group="data", **QUIET)
+    assert Repository.open(storage).lookup_branch("main") == tip
 
 
 def test_small_chunks_share_objects(tmp_path: Path) -> None:

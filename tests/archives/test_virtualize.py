@@ -208,6 +208,23 @@ def test_files_are_sorted_by_their_coordinate_and_units_are_translated(tmp_path:
     xr.testing.assert_identical(ours, xr.concat(parts, "time", data_vars="minimal"))
 
 
+def test_labels_that_are_true_and_false(tmp_path: Path) -> None:
+    """A table of an archive holds them as numbers, or the next call could not read it."""
+    files = []
+    for i in range(2):
+        files.append(tmp_path / f"{i}.nc")
+        with h5py.File(files[-1], "w") as file:
+            file["time"] = np.array([bool(i)])
+            file["time"].make_scale("time")
+            file["t"] = np.array([i + 2.0])
+            file["t"].dims[0].attach_scale(file["time"])
+    for some in (files[:1], files):
+        report = virtualize(some, tmp_path / "repo", scheduler="sync", isolate=False)
+    got = read(opened(tmp_path / "repo", report))
+    assert got["time"].values.tolist() == [False, True]
+    assert got["t"].values.tolist() == [2, 3]
+
+
 def test_overlaps_are_refused(tmp_path: Path) -> None:
     files = [month(tmp_path / "a.nc", 0), month(tmp_path / "b.nc", 2)]
     with pytest.raises(InvalidInputError, match=r"b\.nc: its 'time'.*overlaps .*a\.nc"):
