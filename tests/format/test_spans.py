@@ -95,3 +95,19 @@ def test_hash_tells_numbered_names_apart() -> None:
     names = [f"s3://bucket/{i:08d}/{j:03d}" for i in range(1000) for j in range(100)]
     rows = np.frombuffer("".join(names).encode(), np.uint8).reshape(len(names), -1)
     assert len(np.unique(spans._hash(rows))) == len(names) or spans._hash(rows).max() == 0
+
+
+@pytest.mark.parametrize("length", [spans._TAIL, 2 * spans._TAIL, 2 * spans._TAIL + 1, 200])
+@pytest.mark.parametrize("differ", ["at their ends", "elsewhere", "nowhere", "some"])
+def test_long_spans_are_equal_if_all_of_them_is(length: int, differ: str) -> None:
+    rows = np.full((100, length), ord("x"), np.uint8)
+    at = {"at their ends": [-1], "elsewhere": [0], "some": [0, -1]}.get(differ, [])
+    for place in at:
+        rows[:, place] = np.arange(100) % (50 if differ == "some" else 100)
+    texts = [row.tobytes() for row in rows]
+    first, inverse = spans.unique(
+        rows.ravel(), np.arange(100, dtype=np.int64) * length, np.full(100, length, np.int64)
+    )
+    found = {text: texts.index(text) for text in texts}
+    assert first.tolist() == sorted(found.values())
+    assert [texts[first[k]] for k in inverse] == texts

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -127,3 +128,17 @@ def test_many_strings(text: str, distinct: int) -> None:
 def test_a_lone_surrogate_among_many_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="UTF-8"):
         StringHeap.from_strings([*map(str, range(20_000)), "\ud800"])
+
+
+def test_many_distinct_strings_are_copied_once() -> None:
+    strings = [f"{i:0300d}" for i in range(1 << 15)]
+    size = 300 << 15
+    tracemalloc.start()
+    try:
+        heap, index = StringHeap.from_strings(strings)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert list(heap) == strings and index.tolist() == list(range(len(strings)))
+    # a few numbers for each, and some strings at a time
+    assert peak < size * 1.5

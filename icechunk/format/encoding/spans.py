@@ -25,6 +25,10 @@ Ints = npt.NDArray[np.int64]
 _LONG: Final = 1 << 16
 # bytes handled at once where a temporary copy is needed
 _BLOCK: Final = 1 << 22
+# and where it is read several times
+_CACHED: Final = 1 << 18
+# long spans that differ nearly always do at their ends, as names of files
+_TAIL: Final = 32
 _MULTIPLIER: Final = 0x9E3779B97F4A7C15
 
 
@@ -124,16 +128,24 @@ def unique(buffer: Bytes, starts: Ints, lengths: Ints) -> tuple[Ints, Ints]:
     inverse : int64[n]
         For each span the position of its content in `first`.
     """
-    # the first row that has the content of each row
-    leader = np.empty(len(lengths), np.int64)
-    for length, rows in _by_length(lengths):
-        leader[rows] = rows[_leaders_of_length(buffer, starts[rows], length)]
+    groups = list(_by_length(lengths))
+    if len(groups) == 1:
+        leader = _leaders_of_length(buffer, starts, groups[0][0])
+        if leader is None:
+            return groups[0][1], groups[0][1]
+    else:
+        # the first row that has the content of each row
+        leader = np.empty(len(lengths), np.int64)
+        for length, rows in groups:
+            of_length = _leaders_of_length(buffer, starts[rows], length)
+            leader[rows] = rows if of_length is None else rows[of_length]
     leads = np.zeros(len(lengths), np.bool_)
     leads[leader] = True
     return np.flatnonzero(leads), (np.cumsum(leads, dtype=np.int64) - 1)[leader]
 
 
-def _leaders_of_length(buffer: Bytes, starts: Ints, length: int) -> Ints:
+def _leaders_of_length(buffer: Bytes, starts: Ints, length: int) -> Ints | None:
+    """Return, for each span, where the first equal one is; None if they all differ."""
     if length == 0:
         return np.zeros(len(starts), np.int64)
     if length > _LONG:
@@ -143,13 +155,11 @@ def _leaders_of_length(buffer: Bytes, starts: Ints, length: int) -> Ints:
             for row, start in enumerate(starts.tolist())
         ]
         return np.array(leaders, np.int64)
-    hashes = np.empty(len(starts), np.uint64)
-    for block in _blocks(np.arange(len(starts)), length):
-        hashes[block] = _hash(_matrix(buffer, starts[block], length))
-    ordered = np.sort(hashes)  # far faster than finding out where each value was
-    if (ordered[1:] != ordered[:-1]).all():
-        return np.arange(len(starts))
-    del ordered
+    if length > 2 * _TAIL and _differ(_hashes(buffer, starts + (length - _TAIL), _TAIL)):
+        return None
+    hashes = _hashes(buffer, starts, length)
+    if _differ(hashes):
+        return None
     leader = _leaders(hashes)
     repeated = np.flatnonzero(leader != np.arange(len(starts)))
     lengths = np.full(len(repeated), length, np.int64)
@@ -157,6 +167,18 @@ def _leaders_of_length(buffer: Bytes, starts: Ints, length: int) -> Ints:
         # two contents with one hash: unlikely by chance, possible by malice
         leader = _leaders(_matrix(buffer, starts, length).view(f"S{length}").ravel())
     return leader
+
+
+def _hashes(buffer: Bytes, starts: Ints, length: int) -> npt.NDArray[np.uint64]:
+    hashes = np.empty(len(starts), np.uint64)
+    for block in _blocks(np.arange(len(starts)), length, _CACHED):
+        hashes[block] = _hash(_matrix(buffer, starts[block], length))
+    return hashes
+
+
+def _differ(hashes: npt.NDArray[np.uint64]) -> bool:
+    ordered = np.sort(hashes)  # far faster than finding out where each value was
+    return bool((ordered[1:] != ordered[:-1]).all())
 
 
 def _leaders(values: npt.NDArray[Any]) -> Ints:
@@ -198,8 +220,8 @@ def _by_length(lengths: Ints) -> Iterator[tuple[int, Ints]]:
         yield length, order[begin:end]
 
 
-def _blocks(rows: Ints, length: int) -> Iterator[Ints]:
-    step = max(_BLOCK // length, 1)
+def _blocks(rows: Ints, length: int, size: int = _BLOCK) -> Iterator[Ints]:
+    step = max(size // length, 1)
     for begin in range(0, len(rows), step):
         yield rows[begin : begin + step]
 

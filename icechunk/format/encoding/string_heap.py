@@ -20,6 +20,8 @@ _FIRST_BEYOND_ASCII: Final = 128
 #: From this number of strings on, it pays to look at a sample of this size.
 _MANY: Final = 1 << 14
 _SAMPLE: Final = 256
+#: So many strings are joined at a time.
+_STEP: Final = 1 << 12
 
 
 class StringHeap(Sequence[str]):
@@ -82,14 +84,16 @@ class StringHeap(Sequence[str]):
             If a string has no UTF-8 form (a lone surrogate).
         """
         if len(strings) >= _MANY and _seem_distinct(strings):
-            data = _ascii(strings)
+            lengths = np.fromiter(map(len, strings), np.int64, len(strings))
+            offsets = np.zeros(len(strings) + 1, np.int64)
+            np.cumsum(lengths, out=offsets[1:])
+            data = _ascii(strings, int(offsets[-1]))
             if data is not None:
-                lengths = np.fromiter(map(len, strings), np.int64, len(strings))
-                starts = np.cumsum(lengths) - lengths
-                first, inverse = spans.unique(data, starts, lengths)
+                first, inverse = spans.unique(data, offsets[:-1], lengths)
+                if len(first) < len(strings):
+                    data, offsets = spans.gather(data, offsets[first], lengths[first])
                 # ASCII is UTF-8: that need not be checked
-                heap = cls._trusted(*spans.gather(data, starts[first], lengths[first]))
-                return heap, inverse.astype(np.int32)
+                return cls._trusted(data, offsets), inverse.astype(np.int32)
         distinct = dict.fromkeys(strings)
         index = np.arange(len(strings), dtype=np.int32)
         if len(distinct) < len(strings):
@@ -238,9 +242,18 @@ def _seem_distinct(strings: Sequence[str]) -> bool:
     return len(set(sample)) > 0.75 * len(sample)
 
 
-def _ascii(strings: Sequence[str]) -> npt.NDArray[np.uint8] | None:
-    joined = "".join(strings)
-    return np.frombuffer(joined.encode(), np.uint8) if joined.isascii() else None
+def _ascii(strings: Sequence[str], size: int) -> npt.NDArray[np.uint8] | None:
+    """Return strings that have this many characters one after the other, if all are ASCII."""
+    data = np.empty(size, np.uint8)
+    end = 0
+    # in steps: memory for all of them is new to the process, and the system clears it first
+    for row in range(0, len(strings), _STEP):
+        joined = "".join(strings[row : row + _STEP])
+        if not joined.isascii():
+            return None
+        begin, end = end, end + len(joined)
+        data[begin:end] = np.frombuffer(joined.encode(), np.uint8)
+    return data
 
 
 def _check_utf8(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> None:
