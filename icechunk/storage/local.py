@@ -4,7 +4,7 @@ Every write first goes to a staging file in the same directory, which then takes
 one step: `os.link` for an object that must not exist, `os.replace` otherwise. Whoever
 compares before replacing holds a lock beside the object in the meantime.
 
-Data put under a condition are forced to disk before they take their name, after everything
+Data put under a condition are forced to disk before they take their name, with everything
 that was put before them. Other objects wait for that: nothing refers to them yet, and a
 file system handles many at once much faster than one by one.
 
@@ -17,15 +17,13 @@ from __future__ import annotations
 import errno
 import os
 import re
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from icechunk.base.texts import labelled
-from icechunk.base.threads import Threads
 from icechunk.config import StorageConcurrencySettings, StorageRetriesSettings, StorageSettings
 from icechunk.errors import (
     ErrorKind,
@@ -52,6 +50,7 @@ from icechunk.storage.locks import exclusive, open_lock, queue_at
 from icechunk.storage.mounts import warn_of_missing_locks
 from icechunk.storage.pace import Pace
 from icechunk.storage.staging import Staged, file_etag
+from icechunk.storage.to_disk import ToDisk
 
 _STAGING: Final = re.compile(r"#[0-9]+\Z")
 #: The names that `Staged` makes.
@@ -59,13 +58,6 @@ _OURS: Final = re.compile(r"#[0-9]{20}\Z")
 #: Staging names have many more digits, so a staging file is never taken for a lock.
 _LOCK_SUFFIX: Final = "#0"
 _QUEUE_SUFFIX: Final = "#1"
-
-#: At most this many files wait to be forced to disk, so that a commit never waits for long.
-_MAX_WAITING: Final = 4096
-_SYNC_THREADS: Final = 8
-#: Of many files, a thread forces this many to disk before it takes more: handing each over
-#: takes longer than what the processor has to do for it.
-_SYNC_SHARE: Final = 16
 
 #: Deeper folders hold no object of ours.
 _MAX_DEPTH: Final = 200
@@ -118,17 +110,8 @@ class LocalStorage(Storage):
         if not text or "\0" in text:
             raise InvalidInputError(f"{text!r} is not the path of a folder", ErrorKind.BAD_PREFIX)
         self._folder = Folder(os.path.abspath(text))
-        self._lock = threading.Lock()
+        self._to_disk = ToDisk(self._folder, self.url)
         self._reads, self._writes = Pace(_QUICK_READ), Pace(_QUICK_WRITE)
-        # objects that are not forced to disk yet, and folders with new names in them
-        self._waiting: list[str] = []
-        self._changed: set[str] = set()
-        # folders whose own names are on disk, and versions of objects that are
-        self._named: set[str] = {""}
-        self._forced: dict[str, str] = {}
-        # repeated from then on: after a failure the system forgets what it could not write,
-        # and claims success when asked again
-        self._lost: StorageError | None = None
         self._is_checked = False
 
     @property
@@ -299,7 +282,7 @@ class LocalStorage(Storage):
                     return self._update(key, folder, name, data, if_match)
                 if if_absent:
                     return self._create(key, folder, name, data)
-                with Staged(folder, name, data, durable=False) as staged:
+                with Staged(folder, name, data) as staged:
                     staged.replace()
         except _MISSING as error:
             if if_match is None:
@@ -307,7 +290,7 @@ class LocalStorage(Storage):
             raise _changed(key, if_match) from None
         except OSError as error:
             raise self._failure("write", key, error) from error
-        self._wait_for_sync(key)
+        self._to_disk.add(key)
         return staged.etag
 
     async def put_async(
@@ -324,23 +307,12 @@ class LocalStorage(Storage):
             and not if_absent
             and if_match is None
             # otherwise it is this caller's turn to force everything to disk
-            and len(self._waiting) < _MAX_WAITING - 1
+            and not self._to_disk.is_nearly_full
             and self._writes.is_quick()
         ):
             with self._writes.measured():
                 return self.put(key, data)
         return await super().put_async(key, data, if_absent=if_absent, if_match=if_match)
-
-    def _wait_for_sync(self, key: str, *, forced: bool = False) -> None:
-        """Let the next `sync` force an object to disk, or only its name if the rest already is."""
-        with self._lock:
-            if forced:
-                self._changed.add(folder_of(key))
-            else:
-                self._waiting.append(key)
-            full = len(self._waiting) >= _MAX_WAITING
-        if full:
-            self.sync()
 
     def sync(self) -> None:
         """Force to disk what was put without a condition.
@@ -350,40 +322,7 @@ class LocalStorage(Storage):
         StorageError
             If that fails, now or ever before: objects may be lost.
         """
-        with self._lock:
-            # held meanwhile: nobody publishes what another thread is still forcing to disk
-            if (self._waiting or self._changed) and self._lost is None:
-                folders = self._changed.union(map(folder_of, self._waiting))
-                self._lost = self._sync_all(self._waiting, folders)
-                # not earlier: an interrupt must leave them to the next call
-                self._waiting.clear()
-                self._changed.clear()
-            if self._lost is not None:
-                raise self._lost
-
-    def _sync_all(self, keys: Sequence[str], folders: set[str]) -> StorageError | None:
-        # a name is lost, too, if the folder that holds it is lost
-        above = {up for folder in folders - self._named for up in folders_above(folder)}
-        work: list[tuple[Callable[[str], None], str]] = [(self._sync_file, key) for key in keys]
-        work += [(self._sync_folder, folder) for folder in folders | above]
-        # in parallel, because file systems then combine several writes
-        share = min(len(work) // (4 * _SYNC_THREADS) + 1, _SYNC_SHARE)
-        shares = [work[i : i + share] for i in range(0, len(work), share)]
-        with Threads(min(len(shares), _SYNC_THREADS)) as pool:
-            failures = [error for found in pool.map(_failures, shares) for error in found]
-        # what is missing was deleted
-        is_missing = any(isinstance(error, FileNotFoundError) for error in failures)
-        for error in failures:
-            if not isinstance(error, FileNotFoundError):
-                return StorageError(
-                    f"objects written to {self.url} may be lost, because they could not be "
-                    f"forced to disk: {error.strerror or error}; write them again in a new "
-                    "process",
-                    ErrorKind.IO,
-                )
-        if not is_missing:
-            self._named |= folders | above
-        return None
+        self._to_disk.sync()
 
     def copy(self, source: str, target: str, *, if_match: str | None = None) -> None:
         """Give an object a second name; see `Storage.copy`.
@@ -401,7 +340,7 @@ class LocalStorage(Storage):
         finally:
             os.close(fd)
         if linked:
-            self._wait_for_sync(target, forced=self._forced.get(source) == etag)
+            self._to_disk.add_name(source, etag, target)
         else:
             super().copy(source, target, if_match=if_match)
 
@@ -428,7 +367,7 @@ class LocalStorage(Storage):
     def _create(self, key: str, folder: int | None, name: str, data: BytesLike) -> str:
         exists = PreconditionFailedError(f"{key}: the object exists already in {self.url}")
         with Staged(folder, name, data) as staged:
-            self.sync()
+            self._to_disk.sync(staged.force)
             try:
                 os.link(staged.name, name, src_dir_fd=folder, dst_dir_fd=folder)
             except FileExistsError:
@@ -440,53 +379,26 @@ class LocalStorage(Storage):
                     if _exists(folder, name):
                         raise exists from None
                     staged.replace()
-            for above in folders_above(key):
-                self._sync_folder(above)
-            self._forced[key] = staged.etag
+            self._to_disk.published(key, staged.etag, list(folders_above(key)))
             return staged.etag
 
     def _update(
         self, key: str, folder: int | None, name: str, data: BytesLike, if_match: str
     ) -> str:
         # before anything is written
-        if not _exists(folder, name):
-            raise _changed(key, if_match)
-        self.sync()
+        current = _status(key, folder, name, if_match)
         if not self._is_checked:
             self._is_checked = True
             warn_of_missing_locks(self._folder.root)
-        with exclusive(open_lock(name + _LOCK_SUFFIX, dir_fd=folder)):
-            try:
-                current = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            except FileNotFoundError:
-                raise _changed(key, if_match) from None
-            if not same_version(file_etag(current), if_match):
-                raise _changed(key, if_match)
-            with Staged(folder, name, data, after=current) as staged:
+        with Staged(folder, name, data, after=current) as staged:
+            # all at the same time, and not while others wait for the lock
+            self._to_disk.sync(staged.force)
+            with exclusive(open_lock(name + _LOCK_SUFFIX, dir_fd=folder)):
+                _status(key, folder, name, if_match)
                 staged.replace()
-            # the new version must not be lost in a crash once somebody was told of it
-            self._sync_folder(folder_of(key))
-            self._forced[key] = staged.etag
-            return staged.etag
-
-    def _sync_folder(self, prefix: str) -> None:
-        if os.name == "nt":
-            return  # folders cannot be opened there
-        with self._folder.listed(prefix + "/" if prefix else "") as folder:
-            if isinstance(folder, int):
-                os.fsync(folder)
-
-    def _sync_file(self, key: str) -> None:
-        if os.name == "nt":
-            # files open for reading cannot be forced to disk there
-            with self._folder.place(key) as (_, path):
-                fd = os.open(path, os.O_RDWR)
-        else:
-            fd = self._folder.open_file(key)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+                # the new version must not be lost in a crash once somebody was told of it
+                self._to_disk.published(key, staged.etag, [folder_of(key)])
+                return staged.etag
 
     def delete_leftovers(self, before: datetime, *, dry_run: bool = False) -> int:
         """Delete what killed writers left behind; see `Storage.delete_leftovers`."""
@@ -573,19 +485,19 @@ def _exists(folder: int | None, name: str) -> bool:
     return True
 
 
+def _status(key: str, folder: int | None, name: str, if_match: str) -> os.stat_result:
+    """Return the status of a file that must still be of a version."""
+    try:
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        raise _changed(key, if_match) from None
+    if not same_version(file_etag(status), if_match):
+        raise _changed(key, if_match)
+    return status
+
+
 def _changed(key: str, if_match: str | None) -> PreconditionFailedError:
     return PreconditionFailedError(f"{key}: not replaced, its version is no longer {if_match}")
-
-
-def _failures(work: Sequence[tuple[Callable[[str], None], str]]) -> list[OSError]:
-    """Do one thing after another, and return the errors."""
-    found = []
-    for call, key in work:
-        try:
-            call(key)
-        except OSError as error:
-            found.append(error)
-    return found
 
 
 def _is_small(byte_range: ByteRange | None) -> bool:

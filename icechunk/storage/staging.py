@@ -12,14 +12,13 @@ from icechunk.storage.base import BytesLike
 
 __all__ = ["Staged", "file_etag"]
 
-_CREATE: Final = (
+_WRITE: Final = (
     os.O_WRONLY
-    | os.O_CREAT
-    | os.O_EXCL
     | getattr(os, "O_BINARY", 0)
     | getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_NOFOLLOW", 0)
 )
+_CREATE: Final = _WRITE | os.O_CREAT | os.O_EXCL
 
 
 class Staged:
@@ -32,8 +31,6 @@ class Staged:
     name : str
         The future place in it.
     data : bytes-like
-    durable : bool, default True
-        Whether to force it to disk.
     after : os.stat_result, optional
         Be newer than this file, by the clock that etags use: if a clock stands still and an
         inode is reused, two versions would have the same etag.
@@ -45,14 +42,12 @@ class Staged:
         name: str,
         data: BytesLike,
         *,
-        durable: bool = True,
         after: os.stat_result | None = None,
     ) -> None:
         self.name = f"{name}#{_Names.new()}"
         self._folder = folder
         self._place = name
         self._data = data
-        self._durable = durable
         self._after = after
         self._replaced = False
         self.etag = ""
@@ -64,8 +59,6 @@ class Staged:
                 _write_all(fd, self._data)
                 if self._after is not None:
                     self._make_newer(fd, self._after)
-                if self._durable:
-                    os.fsync(fd)
                 self.etag = file_etag(os.fstat(fd))
             finally:
                 os.close(fd)
@@ -73,6 +66,15 @@ class Staged:
             self.__exit__()
             raise
         return self
+
+    def force(self) -> None:
+        """Force the file to disk."""
+        # for writing, as Windows demands
+        fd = os.open(self.name, _WRITE, dir_fd=self._folder)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
     def replace(self) -> None:
         """Give the file its place, replacing whatever is there."""

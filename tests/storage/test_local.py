@@ -6,6 +6,7 @@ Scripts that are to be killed, or to lose their rights, run in processes of thei
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pickle
 import stat
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ from icechunk.errors import (
 from icechunk.storage import (
     LocalStorage,
     Storage,
-    local,
     local_filesystem_storage,
     storage_from_url,
+    to_disk,
 )
 from icechunk.storage.locks import exclusive, open_lock
 from icechunk.testing.storage import StorageTests, contents
@@ -275,9 +276,11 @@ def stop(*_, **__):
 
 storage = LocalStorage(sys.argv[1])
 condition = {"if_absent": True} if sys.argv[2] == "create" else {}
-if sys.argv[2] == "update":
+if sys.argv[2] in ("update", "locked"):
     condition["if_match"] = storage.get("a").etag
-os.fsync = os.replace = stop
+os.replace = stop
+if sys.argv[2] != "locked":
+    os.fsync = stop
 storage.put("a", b"new" * 100_000, **condition)
 """
 
@@ -308,7 +311,7 @@ def test_a_lock_is_held_against_processes_and_freed_when_its_holder_is_killed(
 ) -> None:
     etag = storage.put("a", b"old")
     outcome: list[str] = []
-    with script(STOP_INSIDE_A_WRITE, storage.path, "update") as process:
+    with script(STOP_INSIDE_A_WRITE, storage.path, "locked") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "inside\n"
         waiting = threading.Thread(
@@ -370,7 +373,7 @@ def test_a_full_disk_leaves_no_part(storage: LocalStorage) -> None:
         assert line.startswith(f"StorageError io cannot write {key} in {storage.url}: ")
         assert line.endswith(os.strerror(errno.EFBIG))
     assert contents(storage) == {"a": b"old", "small": b"x"}
-    assert files(storage) == ["a", "a#0", "small"]
+    assert files(storage) == ["a", "small"]
 
 
 @pytest.mark.parametrize("how", ["fsync", "replace"])
@@ -429,6 +432,60 @@ def test_what_is_published_was_forced_to_disk_after_what_it_refers_to(
     synced.clear()
     storage.sync()
     assert synced == []
+
+
+def test_nobody_has_to_wait_while_data_are_forced_to_disk(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    etag = storage.put("published", b"old", if_absent=True)
+    free: list[bool] = []
+    fsync = os.fsync
+
+    def note(fd: int) -> None:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            lock = open_lock(os.path.join(storage.path, "published#0"))
+            with suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                free.append(True)
+            os.close(lock)
+        fsync(fd)
+
+    storage.put("data", b"x")
+    monkeypatch.setattr(os, "fsync", note)
+    storage.put("published", b"new", if_match=etag)
+    assert free == [True, True]
+
+
+#: A forked process commits with threads of its own, after its parent had some.
+FORKED = """
+import os, sys
+from icechunk.storage import LocalStorage
+
+storage = LocalStorage(sys.argv[1])
+storage.put("first", b"x", if_absent=True)
+for i in range(3):
+    storage.put(f"data/{i}", b"x")
+if os.fork() == 0:
+    storage.put("forked", b"x", if_absent=True)
+    os._exit(0)
+os.wait()
+storage.put("last", b"x", if_absent=True)
+"""
+
+
+def test_a_forked_process_forces_to_disk(storage: LocalStorage) -> None:
+    run_script(FORKED, storage.path)
+    assert {"forked", "last"} < set(contents(storage))
+
+
+def test_the_threads_that_force_to_disk_stay(storage: LocalStorage) -> None:
+    def commit(name: str) -> set[int | None]:
+        storage.put(f"data/{name}", b"x")
+        storage.put(name, b"x", if_absent=True)
+        return {thread.ident for thread in threading.enumerate()}
+
+    first = commit("a")
+    assert all(first <= commit(name) for name in "bcd")
 
 
 def test_the_folders_of_a_new_object_are_forced_to_disk(
@@ -538,7 +595,7 @@ def test_nothing_is_published_after_data_were_lost(
 def test_waiting_for_the_disk_is_bounded(
     storage: LocalStorage, synced: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "_MAX_WAITING", 10)
+    monkeypatch.setattr(to_disk, "_MAX_WAITING", 10)
     for i in range(10):
         assert synced == []
         storage.put(f"data/{i}", b"%d" % i)

@@ -11,6 +11,7 @@ import pytest
 from icechunk import LocalStorage
 from icechunk.errors import ObjectNotFoundError
 from icechunk.storage.pace import Pace
+from icechunk.storage.to_disk import ToDisk
 
 
 def test_one_hitch_says_nothing_and_several_do() -> None:
@@ -104,15 +105,16 @@ def test_what_takes_long_is_not_fetched_at_once(slow: bool, tmp_path: Path) -> N
 async def test_the_event_loop_does_not_wait_for_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("icechunk.storage.local._MAX_WAITING", 5)
+    monkeypatch.setattr("icechunk.storage.to_disk._MAX_WAITING", 5)
     forced: list[int] = []
+    sync = ToDisk.sync
 
-    class Forcing(LocalStorage):
-        def sync(self) -> None:
-            forced.append(threading.get_ident())
-            super().sync()
+    def noted(waiting: ToDisk) -> None:
+        forced.append(threading.get_ident())
+        sync(waiting)
 
-    storage = Forcing(tmp_path)
+    monkeypatch.setattr(ToDisk, "sync", noted)
+    storage = LocalStorage(tmp_path)
     for number in range(12):
         storage._writes._mean = 0.0
         await storage.put_async(f"key{number}", b"data")
