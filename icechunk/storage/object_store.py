@@ -47,7 +47,7 @@ from icechunk.storage.base import (
 )
 from icechunk.storage.failures import refused, translate
 from icechunk.storage.places import Place, S3Place, quoted
-from icechunk.storage.reading import Read, joined
+from icechunk.storage.reading import Line, Read, joined
 from icechunk.storage.waiting import Request, Runtime, answer, patient
 
 #: What object stores allow at most.
@@ -105,6 +105,7 @@ class ObjectStorage(Storage):
         self._read_only = read_only
         self.supports_writes = not read_only
         self._effective = settings.effective()
+        self._line = Line()
 
     @cached_property
     def _reader(self) -> ObjectStore:
@@ -141,7 +142,7 @@ class ObjectStorage(Storage):
         """Fetch an object or a range of it, a large range in parallel parts."""
         self._check_usable()
         _log.debug("get %s %s from %s", in_a_line(key), options.get("byte_range") or "", self.url)
-        read = Read(self._place, key, **options)
+        read = Read(self._place, key, line=self._line, **options)
         parts = read.parts(self._effective)
         return joined(key, map_in_threads(self._fetch, parts, len(parts)))
 
@@ -149,7 +150,7 @@ class ObjectStorage(Storage):
         """Fetch as `get` does, without blocking the event loop."""
         self._check_usable()
         _log.debug("get %s %s from %s", in_a_line(key), options.get("byte_range") or "", self.url)
-        read = Read(self._place, key, **options)
+        read = Read(self._place, key, line=self._line, **options)
         parts = read.parts(self._effective)
         import asyncio  # not needed for requests that are not asynchronous
 
@@ -159,7 +160,7 @@ class ObjectStorage(Storage):
         """Fetch an object, or return None if the service says that it is still `etag`."""
         self._check_usable()
         _log.debug("get %s, unless it is %s, from %s", in_a_line(key), etag, self.url)
-        read = Read(self._place, key)
+        read = Read(self._place, key, line=self._line)
         if etag is not None:
             read.options["if_none_match"] = quoted(self._place.etag(etag))
         try:
@@ -176,10 +177,10 @@ class ObjectStorage(Storage):
             request = self._request("read", read.key)
             try:
                 meta, data = self._receive(read, request)
-            except (CancelledError, StorageError):
+            except CancelledError:
                 raise
             except Exception as error:
-                outcome = read.failed(error)
+                outcome = read.failed(error, request.came_slowly)
             else:
                 outcome = read.answered(meta, data)
         # not in the handler: the exception of obstore may show more than it should
@@ -198,8 +199,8 @@ class ObjectStorage(Storage):
     async def _fetch_async(self, read: Read) -> GetResult:
         outcome: GetResult | Exception | None = None
         while outcome is None:
+            request = self._request("read", read.key)
             try:
-                request = self._request("read", read.key)
                 async with patient(request) as waiting:
                     response = await obstore.get_async(
                         self._reader, read.key, options=cast(Any, read.options)
@@ -208,7 +209,7 @@ class ObjectStorage(Storage):
                     body = read.body(response, request.allowance)
                     meta, data = response.meta, await body.read_async(waiting.goes_on)
             except Exception as error:
-                outcome = read.failed(error)
+                outcome = read.failed(error, request.came_slowly)
             else:
                 outcome = read.answered(meta, data)
         if isinstance(outcome, Exception):

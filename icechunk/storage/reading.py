@@ -35,14 +35,16 @@ from icechunk.storage.places import Place, quoted
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 #: No sane server needs more.
 _MAX_REQUESTS: Final = 4
-#: Answers are read in pieces of this size: a smaller answer is one, which is not copied, and for
-#: a larger one it is little.
+#: An answer of up to this size is one piece, which is not copied.
+_WHOLE: Final = 1 << 26
+#: Others are read in pieces of this size, and so are all where the line is slow: only the end of
+#: a piece shows that something arrives.
 _PIECE: Final = 1 << 20
 #: No more is reserved before it comes: a server may announce anything.
 _RESERVED: Final = 1 << 30
-#: This part of a piece counts as received while the piece is on its way, since its progress
-#: shows only at its end. With a limit of a kilobyte a second it must come four times as fast.
-_CREDIT: Final = 4
+#: So much of a piece counts as received while it is on its way, since its progress shows only at
+#: its end. With a limit of a kilobyte a second a small piece must come four times as fast.
+_CREDIT: Final = _PIECE // 4
 
 
 class Memory:
@@ -61,6 +63,18 @@ class Memory:
         return None if self._bytes is None else self._bytes[start:stop]
 
 
+class Line:
+    """What is known of the way to a server.
+
+    Attributes
+    ----------
+    is_slow : bool
+        Whether an answer in one piece came too slowly: then they come in small pieces.
+    """
+
+    is_slow = False
+
+
 class Read:
     """One object, or a range of it, on its way.
 
@@ -71,6 +85,8 @@ class Read:
     byte_range : ByteRange or None
     if_match : str or None
     if_unmodified_since : datetime or None
+    line : Line, optional
+        What is known of the way there.
     part : (Memory, int, int), optional
         The bytes of the read that this one is a part of, and its place among them.
 
@@ -87,6 +103,7 @@ class Read:
         byte_range: ByteRange | None = None,
         if_match: str | None = None,
         if_unmodified_since: datetime | None = None,
+        line: Line | None = None,
         part: tuple[Memory, int, int] | None = None,
     ) -> None:
         self.key = check_key(key)
@@ -96,7 +113,9 @@ class Read:
         self._byte_range = byte_range
         self._if_match = None if if_match is None else place.etag(if_match)
         self._if_unmodified_since = if_unmodified_since
+        self._line = line or Line()
         self._part = part
+        self._is_one_piece = False
         self._requests_left = _MAX_REQUESTS
         self.options: dict[str, Any] = {}
         if self._if_match is not None:
@@ -134,12 +153,15 @@ class Read:
         if self.wants_data and (self._byte_range is None or self._byte_range[1] is None):
             check_whole(self.key, end - start, self._place.url)
         size = end - start if self.wants_data else 0
+        if self._part is None and not self._line.is_slow and size <= _WHOLE:
+            self._is_one_piece = size > _PIECE
+            return Body(self.key, self._place.url, response, size, allowance, size)
         memory = None
         if size > _PIECE:
             whole, begin, stop = self._part or (Memory(size), 0, size)
             # the next part has what follows
             memory = whole.part(begin, begin + size) if size <= stop - begin else None
-        return Body(self.key, self._place.url, response, size, allowance, memory)
+        return Body(self.key, self._place.url, response, size, allowance, _PIECE, memory)
 
     def parts(self, settings: EffectiveStorageSettings) -> list[Read]:
         """Return the reads that together give this one, to run at the same time."""
@@ -160,6 +182,7 @@ class Read:
                 (start + begin, start + stop),
                 self._if_match,
                 self._if_unmodified_since,
+                self._line,
                 (memory, begin, stop),
             )
             for begin, stop in pairwise(bounds)
@@ -187,8 +210,21 @@ class Read:
             return error
         return GetResult(memoryview(data), self._place.version(meta), modified)
 
-    def failed(self, error: Exception) -> IcechunkError | NotModifiedError | None:
-        """Take an exception; return the final result, or None to send `options`."""
+    def failed(
+        self, error: Exception, came_slowly: bool
+    ) -> IcechunkError | NotModifiedError | None:
+        """Take an exception; return the final result, or None to send `options`.
+
+        Parameters
+        ----------
+        error : Exception
+        came_slowly : bool
+            Whether it is one because the body of an answer took too long.
+        """
+        if came_slowly and self._is_one_piece:
+            # perhaps fast enough, but nobody saw how much had come
+            self._line.is_slow, self._is_one_piece = True, False
+            return None
         if "range" in self.options and starts_past_end(error):
             # there are no such bytes, but the version must be known all the same
             return self._again(head=True)
@@ -223,6 +259,8 @@ class Body:
         How many bytes are announced and wanted.
     allowance : Allowance
         How long they may take.
+    piece : int
+        How many to read at a time.
     memory : memoryview, optional
         Where they are to be, `size` of them. Default: pieces are kept, and joined.
     """
@@ -234,6 +272,7 @@ class Body:
         response: Any,
         size: int,
         allowance: Allowance,
+        piece: int,
         memory: memoryview | None = None,
     ) -> None:
         self._key, self._url, self._size = key, url, size
@@ -241,8 +280,8 @@ class Body:
         self._memory = memory
         self._pieces: list[Any] = []
         self._received = 0
-        piece = min(size, _PIECE)
-        allowance.count(piece // _CREDIT)
+        piece = min(size, piece)
+        allowance.count(min(piece // 4, _CREDIT))
         self._stream: Any = response.stream(piece) if size else ()
 
     def read(self, wait: Callable[[Callable[[], Any], Callable[[], object]], Any]) -> Any:

@@ -68,6 +68,11 @@ class Request:
             left = self._start + self.seconds - time.monotonic()
         return min(left, self._deadline.left)
 
+    @property
+    def came_slowly(self) -> bool:
+        """Whether the answer has begun, and took too long then."""
+        return self.allowance is not None and self.allowance.is_spent and self._deadline.left > 0
+
     def say(self) -> None:
         """Log that there is no answer yet."""
         _log.warning(

@@ -31,7 +31,7 @@ from icechunk import (
 )
 from icechunk.credentials import HttpAccess
 from icechunk.errors import IcechunkError, StorageError
-from icechunk.storage import Storage, base
+from icechunk.storage import Storage, base, object_store, reading
 from icechunk.storage.allowance import Allowance
 from icechunk.storage.waiting import Request
 from tests.endless import BLOCK, CHUNK, MIB, Endless, endless
@@ -229,6 +229,24 @@ def test_an_answer_that_drips(kind: str) -> None:
                 else:
                     asyncio.run(storage.get_async("f", byte_range=RANGE))
             assert server.sent < 16
+
+
+@pytest.mark.parametrize("call", ["get", "get_async"])
+def test_a_large_answer_that_drips(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # no time for what may be on its way
+    monkeypatch.setattr(reading, "_CREDIT", 0)
+    monkeypatch.setattr(object_store, "_ANSWER", 0.3)
+    first = said(b"0-3145727/3145728", 3 * MIB)
+    with endless(first, b"b", 0.05) as server:
+        storage = place_of("s3", server)
+        for requests in (2, 3):
+            with pytest.raises(StorageError, match="slowly"):
+                if call == "get":
+                    storage.get("f", byte_range=(0, 3 * MIB))
+                else:
+                    asyncio.run(storage.get_async("f", byte_range=(0, 3 * MIB)))
+            # it is asked again once, for small pieces, and from then on for these
+            assert server.requests == requests
 
 
 #: What object stores are asked, and their client reads as a whole: sync and async.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import tracemalloc
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from icechunk import StorageConcurrencySettings, StorageSettings
 from icechunk.errors import StorageError
 from icechunk.storage import GetResult, ObjectStorage
 from icechunk.storage.allowance import Allowance
-from icechunk.storage.reading import _PIECE, Body, Memory, joined
+from icechunk.storage.places import S3Place
+from icechunk.storage.reading import _PIECE, _WHOLE, Body, Line, Memory, Read, joined
 from tests.servers import S3Server
 
 MIB = 1 << 20
@@ -42,6 +44,7 @@ class Stream:
 class Answer:
     def __init__(self, data: bytes) -> None:
         self._data = data
+        self.range = 0, len(data)
 
     def stream(self, piece: int) -> Stream:
         self.piece = piece
@@ -71,7 +74,7 @@ def test_a_large_answer_is_in_memory_once(how: str) -> None:
     tracemalloc.start()
     try:
         memory = Memory(len(data)).part(0, len(data))
-        body = Body("a", "s3://b", answer, len(data), allowance(), memory)
+        body = Body("a", "s3://b", answer, len(data), allowance(), _PIECE, memory)
         before = tracemalloc.get_traced_memory()[0]
         tracemalloc.reset_peak()
         found = read(body, how)
@@ -88,9 +91,34 @@ def test_a_large_answer_is_in_memory_once(how: str) -> None:
 @pytest.mark.parametrize("size", [0, 1, _PIECE - 1, _PIECE])
 def test_a_small_answer_is_not_copied(size: int) -> None:
     answer = Answer(bytes(size))
-    found = Body("a", "s3://b", answer, size, allowance()).read(wait)
+    found = Body("a", "s3://b", answer, size, allowance(), size).read(wait)
     assert found == bytes(size)
     assert size == 0 or (answer.piece == size and isinstance(found, bytes))
+
+
+@pytest.mark.parametrize("size", [1, _PIECE + 1, 3 * MIB, _WHOLE])
+def test_an_answer_is_one_piece_until_one_came_too_slowly(size: int) -> None:
+    place, line, late = cast("S3Place", SimpleNamespace(url="s3://b")), Line(), StorageError("late")
+    answer = Answer(np.zeros(size, np.uint8).data)  # type: ignore[arg-type]
+    read = Read(place, "a", line=line)
+    body = read.body(answer, allowance())
+    assert answer.piece == size
+    found = body.read(wait)
+    assert isinstance(found, bytes) and len(found) == size
+    # an error of another kind is one; this one is if nothing could have been noticed
+    assert read.failed(late, False) is late
+    assert read.failed(late, True) is (None if size > _PIECE else late)
+    assert read.failed(late, True) is late
+    for again in (read, Read(place, "a", line=line)):
+        again.body(answer, allowance())
+        assert answer.piece == min(size, _PIECE)
+
+
+def test_an_answer_in_one_piece_has_as_long_as_the_first_of_many() -> None:
+    for piece in (4 * _PIECE, _PIECE):
+        counted = allowance()
+        Body("a", "s3://b", Answer(b""), 4 * _PIECE, counted, piece)
+        assert 250 < counted.left < 257
 
 
 @pytest.mark.parametrize("how", ["sync", "async"])
@@ -101,7 +129,7 @@ def test_an_answer_of_another_length(how: str, reserved: bool, sent: int, some: 
     # the last piece goes beyond the end
     answer = Answer(bytes(sent))
     answer.stream = lambda piece: Stream(bytes(sent), 3 * MIB)  # type: ignore[method-assign]
-    body = Body("a", "s3://b", answer, 4 * MIB, allowance(), memory)
+    body = Body("a", "s3://b", answer, 4 * MIB, allowance(), _PIECE, memory)
     with pytest.raises(StorageError, match=f"announced 4194304 bytes and sent {some}"):
         read(body, how)
 
