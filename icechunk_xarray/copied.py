@@ -117,7 +117,7 @@ def note_files(
 def without_references(dataset: xr.Dataset) -> xr.Dataset:
     """Return a dataset that keeps how its numbers are stored, and nothing of references."""
     for variable in dataset.variables.values():
-        variable.encoding = kept_encoding(variable.encoding)
+        variable.encoding = kept_encoding(variable.encoding, variable.dtype)
     return dataset
 
 

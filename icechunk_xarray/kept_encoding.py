@@ -20,16 +20,20 @@ _KEPT: Final = (
     "calendar",
 )
 _FILL: Final = "_FillValue"
+_UNSIGNED: Final = "_Unsigned"
+_PACKS: Final = {"scale_factor", "add_offset", _UNSIGNED}
 _MISSING: Final = "missing_value"
 
 
-def kept_encoding(encoding: Mapping[str, Any]) -> dict[str, Any]:
+def kept_encoding(encoding: Mapping[str, Any], dtype: Any = None) -> dict[str, Any]:
     """Return the encoding that stores the values of a variable as its file does.
 
     Parameters
     ----------
     encoding : mapping
         The encoding of a variable that xarray has read.
+    dtype : numpy.dtype, optional
+        The type of its values. Integers that are packed as other integers are stored as they are.
 
     Returns
     -------
@@ -43,6 +47,10 @@ def kept_encoding(encoding: Mapping[str, Any]) -> dict[str, Any]:
     {'dtype': 'int16', 'missing_value': -1}
     """
     found = {key: encoding[key] for key in _KEPT if key in encoding}
+    if found.get(_UNSIGNED) == "false" and np.dtype(found.get("dtype", "i1")).kind == "u":
+        # xarray decodes it, and encodes the opposite only
+        found["dtype"] = np.dtype(f"i{np.dtype(found['dtype']).itemsize}")
+        del found[_UNSIGNED]
     fill, missing = encoding.get(_FILL), _one_missing(encoding)
     if "_Encoding" in encoding:
         # texts that the file has as bytes of one length: of the next file they may be longer
@@ -53,6 +61,10 @@ def kept_encoding(encoding: Mapping[str, Any]) -> dict[str, Any]:
         found[_MISSING] = missing
         if fill is not None and not np.array_equal(fill, missing):
             del found[_FILL]
+    if dtype is not None and np.dtype(dtype).kind in "iu" and _PACKS & found.keys():
+        # xarray decodes integers by integers, and encodes them by floats or not at all
+        for key in ("dtype", _FILL, _MISSING, *_PACKS):
+            found.pop(key, None)
     return found
 
 

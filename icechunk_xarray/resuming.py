@@ -210,7 +210,10 @@ class JobWrite:
             names = self._later(dataset)
             if not names:
                 continue
-            values = dataset[names].drop_vars(list(dataset.coords), errors="ignore")
+            # xarray joins characters along dimensions for which it sees no labels
+            rows = {dataset[name].dims[-1] for name in names if dataset[name].dtype == "S1"}
+            coords = [name for name in dataset.coords if dim is not None or name not in rows]
+            values = dataset[names].drop_vars(coords, errors="ignore")
             existing = job.about.get("existing") or []
             fresh = {name for name in names if f"/{path}/{name}".replace("//", "/") not in existing}
             options = replace(

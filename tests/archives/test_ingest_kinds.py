@@ -97,6 +97,12 @@ TAKEN: dict[str, Change] = {
     "missing values marked once more": lambda ds, i: stamped(ds.where(ds.v != 2),
                                                              missing_value=-9.0),
     "times of a model": of_a_model,
+    "integers packed as integers": lambda ds, i: ds.assign(
+        a=("time", np.array([1, 2, 3 + i], "i2"), {"scale_factor": np.int64(10)}),
+        b=("time", np.array([1, -56, i], "i1"), {"_Unsigned": "true"}),
+        c=("time", np.array([1, 200, i], "u1"), {"_Unsigned": "false"}),
+        d=("time", np.array([1, 200, i], "u1"), {"_Unsigned": "false", "_FillValue": np.uint8(0)}),
+    ).assign_coords(x=("x", np.array([1, 2, 3, -6], "i1"), {"_Unsigned": "true"})),
     "durations": lambda ds, i: ds.assign(d=("time", TIMES - TIMES[0])),
     "texts": lambda ds, i: ds.assign(s=("time", TEXTS)),
     "characters": lambda ds, i: stamped(ds.assign(s=("time", TEXTS)), "s", dtype="S1"),
@@ -126,6 +132,24 @@ def test_files_that_are_taken(tmp_path: Path, case: str, engine: str | None) -> 
     if case == "another packing later, exact":
         got, wanted = got.astype("f8"), wanted.astype("f8")
     xr.testing.assert_identical(got, wanted)
+
+
+def test_characters_that_are_no_texts(tmp_path: Path) -> None:
+    """Of a dimension that has labels, xarray joins no characters."""
+    files = write(tmp_path, lambda ds, i: ds.drop_vars("v"))
+    for i, file in enumerate(files):
+        with h5py.File(file, "a") as opened:
+            for name, dims in {"c": ["time"], "d": ["x"], "e": ["x", "time"]}.items():
+                values = np.arange(np.prod([opened[dim].size for dim in dims])) % 3
+                shape = [opened[dim].size for dim in dims]
+                kept = (values + 97 + (i if "time" in dims else 0)).astype("u1").view("S1")
+                opened[name] = kept.reshape(shape)
+                for axis, dim in enumerate(dims):
+                    opened[name].dims[axis].attach_scale(opened[dim])
+            opened["s"] = np.bytes_("a")
+    storage = MemoryStorage()
+    ingest(files, storage, **QUIET)
+    xr.testing.assert_identical(found(storage), expected(files))
 
 
 @pytest.mark.parametrize("marks", [{"missing_value": 6.0, "_FillValue": 5.0},
