@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from typing import Any
 
 import zarr
 from zarr.core.buffer import default_buffer_prototype
 
 from icechunk import (
+    ConflictDetector,
     ManifestConfig,
     ManifestSplitCondition,
     ManifestSplitDimCondition,
@@ -74,3 +77,30 @@ def read(session: Session) -> Values:
 def newest(storage: Storage, branch: str = "main") -> Values:
     """Return all chunks of a branch, as somebody sees them who has read nothing before."""
     return read(Repository.open(storage).readonly_session(branch))
+
+
+def commit_at_once(
+    repository: Repository, sessions: list[Session], **more: Any
+) -> list[BaseException | str]:
+    """Commit in threads that all wait before the first of them may publish."""
+    state = repository.context.state
+    state.is_contended = True
+    results: list[BaseException | str] = [""] * len(sessions)
+
+    def commit(number: int) -> None:
+        try:
+            given = {"rebase_with": ConflictDetector(), **more}
+            results[number] = sessions[number].commit(f"number {number}", **given)
+        except BaseException as error:
+            results[number] = error
+
+    threads = [threading.Thread(target=commit, args=(n,)) for n in range(len(sessions))]
+    with state.turn():
+        for number, thread in enumerate(threads, 1):
+            thread.start()
+            with state.turns._changed:
+                while len(state.turns._waiting) < number:
+                    state.turns._changed.wait(0.01)
+    for thread in threads:
+        thread.join(60)
+    return results

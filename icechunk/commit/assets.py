@@ -52,6 +52,8 @@ Inspect: TypeAlias = Callable[[FileType, str, BytesLike], None]
 #: config bounds caches by number, the caches themselves count bytes.
 BYTES_PER_CHUNK_REF: Final = 48
 BYTES_PER_NODE: Final = 2048
+#: Memory for transaction logs, in bytes.
+_LOGS: Final = 1 << 22
 #: Manifests that are fetched at the same time.
 _REQUESTS: Final = 16
 #: Of a batch, that wait to be stored together, in bytes.
@@ -145,6 +147,10 @@ class Assets:
         self._location_compression = location_compression
         self._snapshots: _Cache[Snapshot] = _Cache(
             max_snapshot_nodes * BYTES_PER_NODE, lambda s: (len(s) + 1) * BYTES_PER_NODE
+        )
+        # rebasing reads those of others, and of other threads, again and again
+        self._logs: _Cache[TransactionLog] = _Cache(
+            min(max_snapshot_nodes * BYTES_PER_NODE, _LOGS), lambda log: log.nbytes
         )
         self._manifests: _Cache[StoredManifest] = _Cache(
             max_chunk_refs * BYTES_PER_CHUNK_REF, lambda m: m.nbytes
@@ -331,13 +337,17 @@ class Assets:
 
     def transaction_log(self, snapshot_id: bytes) -> TransactionLog:
         """Fetch the transaction log of a snapshot."""
-        key = layout.transaction_key(snapshot_id)
-        data = self._get(key, "transaction log")
-        log = decode_transaction_log(data, key)
-        # it carries the id of its snapshot (Icechunk spec, "Transaction logs")
-        _check_id(log.id, snapshot_id, key)
-        self._inspect(FileType.TRANSACTION_LOG, key, data)
-        return log
+
+        def fetch() -> TransactionLog:
+            key = layout.transaction_key(snapshot_id)
+            data = self._get(key, "transaction log")
+            log = decode_transaction_log(data, key)
+            # it carries the id of its snapshot (Icechunk spec, "Transaction logs")
+            _check_id(log.id, snapshot_id, key)
+            self._inspect(FileType.TRANSACTION_LOG, key, data)
+            return log
+
+        return self._logs.get(snapshot_id, fetch)
 
     def _get(self, key: str, what: str) -> Any:
         with _is_missing(key, what, self.storage):
@@ -391,7 +401,10 @@ class Assets:
     ) -> None:
         """Store a transaction log under the id of its snapshot, or let a batch do so."""
         data = encode_transaction_log(log, level=self.compression_level, spec_version=spec_version)
+        # like a snapshot, it may be built again
+        self._logs.forget(log.id)
         self._put(layout.transaction_key(log.id), data, batch)
+        self._logs.put(log.id, log)
 
     def _put(self, key: str, data: BytesLike, batch: Batch | None) -> None:
         if batch is None:

@@ -13,21 +13,21 @@ turns the changes of it into puts of single refs.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 from icechunk.base import deadline
 from icechunk.commit import publish_v1
-from icechunk.commit.assets import Assets
+from icechunk.commit.assets import Assets, Batch
 from icechunk.commit.delivery import Outcome, Write, deliver
 from icechunk.commit.features import MOVE_NODE, require_feature
 from icechunk.commit.probing import check_conditions
 from icechunk.commit.retrying import Backoff
+from icechunk.commit.turns import Compute, Guest, Seen, Turns
 from icechunk.config.storage_settings import EffectiveRetries
 from icechunk.errors import (
     ConflictError,
@@ -61,27 +61,8 @@ _log = logging.getLogger(__name__)
 READ_ONLY: Final = 1
 #: A clock this far ahead of ours is taken for a broken one, in seconds.
 MAX_CLOCK_SKEW: Final = 600
-
-#: Computes the next state, and what the operations log says about the change.
-Compute = Callable[[RepoInfo], tuple[RepoInfo, UpdateEntry]]
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """The state of a repository at some moment.
-
-    Attributes
-    ----------
-    info : RepoInfo
-    etag : str or None
-        Its version; None in spec version 1, where each ref has one.
-    data : bytes-like or None
-        As it is stored.
-    """
-
-    info: RepoInfo
-    etag: str | None
-    data: BytesLike | None = field(default=None, repr=False, compare=False)
+#: Copies of the repo info that are stored at the same time.
+_COPIES: Final = 8
 
 
 class RepoState:
@@ -98,18 +79,20 @@ class RepoState:
     ----------
     retries : EffectiveRetries
     is_contended : bool
-        Whether the last change that was made here was lost to others at first.
+        Whether the last change that was made here was lost to others at first, or made together
+        with others.
+    turns : Turns
+        Of the threads of this process.
     """
 
     def __init__(self, assets: Assets, retries: EffectiveRetries, updates_per_file: int) -> None:
         self.retries = retries
         self.is_contended = False
+        self.turns = Turns()
         self._assets = assets
         self._storage = assets.storage
         self._updates_per_file = updates_per_file
         self._lock = threading.Lock()
-        self._turn = threading.RLock()
-        self._turns = 0
         self._cached: Seen | None = None
         self._spec_version: int | None = None
         self._is_probed = False
@@ -201,26 +184,25 @@ class RepoState:
         self._is_probed = other._is_probed
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self, guest: Guest | None = None) -> Iterator[bool]:
         """Wait until others have published, and let the next ones wait.
 
         Threads of this process wait for each other; whether other processes do is up to the
-        storage. May be entered again by who is in it.
+        storage. May be entered again by who is in it. Yields whether it is the caller's turn: a
+        guest that is asked to go along with somebody else does not have it.
         """
-        limit = deadline.current()
-        # -1 is for ever
-        if not self._turn.acquire(timeout=-1 if limit.left == math.inf else max(limit.left, 0)):
-            raise StorageError(f"cannot write {layout.REPO_KEY} in {self._storage.url}: {limit}")
+        try:
+            is_ours = self.turns.take(guest)
+        except TimeoutError:
+            raise StorageError(
+                f"cannot write {layout.REPO_KEY} in {self._storage.url}: {deadline.current()}"
+            ) from None
         with ExitStack() as queue:
-            queue.callback(self._turn.release)
-            self._turns += 1
-            queue.callback(self._leave_turn)
-            if self._turns == 1:
-                queue.enter_context(self._storage.turn(layout.REPO_KEY))
-            yield
-
-    def _leave_turn(self) -> None:
-        self._turns -= 1
+            if is_ours:
+                queue.callback(self.turns.give)
+                if self.turns.depth == 1:
+                    queue.enter_context(self._storage.turn(layout.REPO_KEY))
+            yield is_ours
 
     # -- the first state ------------------------------------------------------------------
     def create(self, info: RepoInfo, *, level: int) -> None:
@@ -274,17 +256,16 @@ class RepoState:
             raise PreconditionFailedError(f"there is a repository at {self._storage.url} already")
 
     # -- later ones -----------------------------------------------------------------------
-    def update(
-        self, compute: Compute, *, needs_online: bool = True, seen: Seen | None = None
-    ) -> int:
-        """Replace the repo info by what `compute` makes of it.
+    def update(self, *changes: Compute, needs_online: bool = True, seen: Seen | None = None) -> int:
+        """Replace the repo info by what some changes make of it, one after the other.
 
-        `compute` runs again whenever somebody else was faster. It raises to give up, for
-        instance because its branch has moved.
+        They are computed again whenever somebody else was faster. One of them raises to give up,
+        for instance because its branch has moved.
 
         Parameters
         ----------
-        compute : callable
+        *changes : callable
+            More than one are only possible in spec version 2.
         needs_online : bool
             Whether to refuse if the repository was set read-only.
         seen : Seen, optional
@@ -312,14 +293,13 @@ class RepoState:
             for number in range(1, self.retries.max_tries + 1):
                 if needs_online:
                     require_online(seen.info)
-                changed, entry = compute(seen.info)
-                if self._publish(seen, changed, entry):
+                if self._publish(seen, changes):
                     self.is_contended = number > 1
                     return number
                 if number < self.retries.max_tries:
                     if number == 1:
                         # it may be impossible by now, and then there is nothing to wait for
-                        compute(self.load())
+                        changes[0](self.load())
                         turn.enter_context(self.turn())
                     self.pause(backoff, seen)
                     seen = self.look()
@@ -346,10 +326,11 @@ class RepoState:
         if not self._storage.queues_writers:
             backoff.pause(others)
 
-    def _publish(self, seen: Seen, changed: RepoInfo, entry: UpdateEntry) -> bool:
+    def _publish(self, seen: Seen, changes: Sequence[Compute]) -> bool:
         """Publish one candidate; False if somebody else was faster."""
         info, etag = seen.info, seen.etag
         if info.spec_version < 2:
+            changed, entry = changes[0](info)
             write = publish_v1.write_of(self._assets, info, changed, entry)
             return write is None or deliver(write, entry, self._storage.url, self.retries)
         now = time.time_ns() // 1000
@@ -359,11 +340,15 @@ class RepoState:
                 "this machine, and of the one that wrote last",
                 ErrorKind.SNAPSHOT_TIMESTAMP,
             )
-        backup = layout.backup_name(now // 1000)
-        candidate = changed.with_update(
-            replace(entry, updated_at=now), backup=backup, limit=self._updates_per_file
-        )
-        data = encode_repo_info(candidate, level=self._assets.compression_level)
+        candidate, states, entries = info, list[BytesLike](), list[UpdateEntry]()
+        # the names say which copy is newer
+        backups = [layout.backup_name(now // 1000 + number) for number in range(len(changes))]
+        for change, name in zip(changes, backups, strict=True):
+            changed, entry = change(candidate)
+            entries.append(replace(entry, updated_at=now))
+            candidate = changed.with_update(entries[-1], backup=name, limit=self._updates_per_file)
+            states.append(encode_repo_info(candidate, level=self._assets.compression_level))
+        backup, data = backups[0], states[-1]
         try:
             if self._storage.copies_by_reading and seen.data is not None:
                 # it was read already, and is known to be whole
@@ -373,6 +358,11 @@ class RepoState:
         except PreconditionFailedError:
             return False
         self._probe_backup(backup, etag)
+        # the states in between are in the log as if they had been published
+        between = Batch(self._storage, _COPIES)
+        for name, state in zip(backups[1:], states[:-1], strict=True):
+            between.put(layout.backup_key(name), state)
+        between.send()
         new_etag: str | None = None
 
         def send() -> None:
@@ -387,8 +377,8 @@ class RepoState:
             landed = self._has_backup(stored.info, backup, info)
             return Outcome.DONE if landed else Outcome.LOST
 
-        if not deliver(Write(send, look), entry, self._storage.url, self.retries):
-            self._drop_backup(backup)
+        if not deliver(Write(send, look), entries[0], self._storage.url, self.retries):
+            self._drop_backups(backups)
             return False
         if new_etag is not None:
             self._keep(Seen(candidate, new_etag, data))
@@ -414,14 +404,14 @@ class RepoState:
         try:
             check_conditions(self._storage, layout.backup_key(backup), b"", etag)
         except StorageError:
-            self._drop_backup(backup)
+            self._drop_backups([backup])
             raise
         self._is_probed = True
 
-    def _drop_backup(self, backup: str) -> None:
+    def _drop_backups(self, names: list[str]) -> None:
         # litter if that fails, and no more
         with suppress(StorageError):
-            self._storage.delete([layout.backup_key(backup)])
+            self._storage.delete([layout.backup_key(name) for name in names])
 
 
 def _news(before: RepoInfo, after: RepoInfo) -> list[UpdateEntry]:

@@ -103,6 +103,13 @@ class TransactionLog:
 
     __hash__ = None  # type: ignore[assignment]
 
+    @property
+    def nbytes(self) -> int:
+        """The memory that it takes, roughly."""
+        ids = sum(len(getattr(self, name)) for name in _ID_LISTS) + len(self.updated_chunks)
+        chunks = sum(part.nbytes for parts in self.updated_chunks.values() for part in parts)
+        return 500 + 100 * ids + chunks + 1000 * len(self.moved_nodes)
+
     def merge(self, newer: TransactionLog, id: bytes) -> TransactionLog:
         """Return the log of an amended commit: this one, with `newer` on top.
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 from icechunk.base.visible import in_a_line
@@ -13,16 +12,17 @@ from icechunk.changes.codec import encode_change_set
 from icechunk.commit import publish
 from icechunk.commit.building import Builder, Built, touched_nodes
 from icechunk.commit.conflicts import ConflictSolver
-from icechunk.commit.publish import Seen
 from icechunk.commit.rebase import rebase as rebase_changes
 from icechunk.commit.retrying import Backoff
 from icechunk.commit.tickets import Arrays, Place, stand_in
+from icechunk.commit.turns import Compute, Fate, Guest, Seen
 from icechunk.commit.version_names import branch_tip
 from icechunk.errors import (
     ConflictError,
     ErrorKind,
     IcechunkError,
     InvalidInputError,
+    OutcomeUnknownError,
     SessionStateError,
     StorageError,
 )
@@ -32,78 +32,9 @@ from icechunk.format.repo_info import RepoInfo, SnapshotEntry
 from icechunk.format.transaction_log import TransactionLog
 from icechunk.session.context import SessionContext, SessionMode
 from icechunk.session.edits import Edits
+from icechunk.session.terms import Committed, Course, Rebasing, Sent, check_words
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Committed:
-    """What a commit took.
-
-    Attributes
-    ----------
-    snapshot_id : str
-        The new snapshot.
-    attempts : int
-        How often it was tried to publish it. All attempts but the last were lost to others.
-    rebases : int
-        How often the changes were carried over to a newer snapshot of the branch.
-    objects : int
-        The number of objects written for the commit: manifests, transaction logs, snapshots, the
-        repo info with its copies, and tickets. Lost attempts count too. Chunks do not.
-
-    Examples
-    --------
-    >>> zarr.open_array(session.store, path="temperature")[1] = 17.0
-    >>> snapshot = session.commit("Warmer")
-    >>> session.committed.attempts
-    1
-    """
-
-    snapshot_id: str
-    attempts: int
-    rebases: int
-    objects: int = 0
-
-
-@dataclass(frozen=True)
-class Rebasing:
-    """What to do when the branch has moved.
-
-    Attributes
-    ----------
-    solver : ConflictSolver
-    tries : int
-        The maximum number of rebases.
-    before, after : callable, optional
-        Called around every rebase with its number, from 1 on.
-    fair : bool
-        Whether to wait for the writers that came to the same branch before.
-    """
-
-    solver: ConflictSolver
-    tries: int
-    fair: bool = False
-    before: Callable[[int], None] | None = None
-    after: Callable[[int], None] | None = None
-
-
-@dataclass
-class _Sent:
-    """A snapshot that was sent to be published, and may have been.
-
-    Attributes
-    ----------
-    built : Built
-    base : bytes
-        The snapshot below it.
-    changes : bytes
-        What was committed by it; empty as long as that is not known.
-    """
-
-    built: Built
-    base: bytes
-    changes: bytes = b""
 
 
 class Committer:
@@ -137,7 +68,7 @@ class Committer:
         self._context = context
         self._edits = edits
         self._lock = edits.lock
-        self._sent: list[_Sent] = []
+        self._sent: list[Sent] = []
         self._needs = needs
         self._send = send
         self.branch = branch
@@ -300,7 +231,7 @@ class Committer:
         >>> snapshot = session.flush("On no branch")
         """
         self.check_committable(allow_empty=True)
-        _check_words(message, metadata)
+        check_words(message, metadata)
         with self._lock:
             seen = self._context.state.look()
             if self._finish_landed(seen.info):
@@ -308,8 +239,11 @@ class Committer:
             self._send()
             builder = self._builder()
             built = self._build(builder, message, metadata)
-            attempts = self._publish(built, publish.add_detached(self._entry(built)), seen)
-            return self._finish(built, self._taken(built, builder, attempts))
+            change = publish.needing(publish.add_detached(self._entry(built)), self._needs)
+            attempts = self._publish(built, [change], seen)
+            course = Course(message, metadata, builder, None, None, None, ExitStack())
+            course.attempts = attempts
+            return self._finish(built, self._taken(built, course))
 
     def check_committable(self, *, allow_empty: bool) -> None:
         """Refuse if there is no branch to commit to, or nothing to commit."""
@@ -340,7 +274,7 @@ class Committer:
     ) -> str:
         """Add a snapshot to the branch, or replace the newest one."""
         self.check_committable(allow_empty=allow_empty or bool(self._sent))
-        _check_words(message, metadata)
+        check_words(message, metadata)
         with self._lock, ExitStack() as turn:
             seen = self._context.state.look()
             if self._finish_landed(seen.info):
@@ -349,16 +283,14 @@ class Committer:
             self._send()
             amended = self._amended_log() if amends else None
             builder = self._builder(rewrites=rewrites)
-            place = None
+            course = Course(message, metadata, builder, amended, rebasing, on_built, turn)
             if rebasing is not None and rebasing.fair:
-                place = turn.enter_context(self._in_turn(builder))
+                course.place = turn.enter_context(self._in_turn(builder))
                 # those who were before have committed
                 seen = self._context.state.look()
                 if self._finish_landed(seen.info):
                     return encode_id(self._edits.snapshot_id)
-            return self._put(
-                message, metadata, seen, builder, amended, rebasing, on_built, turn, place
-            )
+            return self._put(seen, course)
 
     def _in_turn(self, builder: Builder) -> AbstractContextManager[Place]:
         """Return what to hold while a fair commit is made; it waits for its turn."""
@@ -374,66 +306,142 @@ class Committer:
         storage = self._context.assets.storage
         return stand_in(storage, self.branch or "", touched_nodes(changes), meanwhile)
 
-    def _put(
-        self,
-        message: str,
-        metadata: Mapping[str, Any] | None,
-        seen: Seen,
-        builder: Builder,
-        amended: TransactionLog | None,
-        rebasing: Rebasing | None,
-        on_built: Callable[[str], None] | None,
-        turn: ExitStack,
-        place: Place | None,
-    ) -> str:
+    def _put(self, seen: Seen, course: Course) -> str:
         """Build and publish, in rounds. Each round starts from what changed in the one before."""
         state, branch = self._context.state, self.branch or ""
         backoff = Backoff(state.retries)
-        attempts = rebases = 0
-        is_queued = lost = False
         while True:
-            if publish.commit_tip(seen.info, branch) != self._edits.snapshot_id:
-                self._carry_over(seen.info, rebasing, rebases)
-                rebases += 1
-            # official clients record this in every commit that was allowed to rebase
-            noted = (
-                metadata if rebasing is None else with_reserved(metadata, rebase_attempts=rebases)
-            )
-            built = self._build(builder, message, noted, amended)
-            if state.is_contended and not is_queued and place is None:
+            self._catch_up(seen.info, course)
+            built = self._build_round(course)
+            if (state.is_contended or course.lost) and not course.has_turn and not course.place:
                 # the slow part is done: wait for those in front, then catch up
-                turn.enter_context(state.turn())
-                is_queued = True
+                id = self._stand(course)
+                if id is not None:
+                    return id
                 before, seen = seen, state.look()
-                lost = before.etag != seen.etag
-                if lost:
+                if self._finish_landed(seen.info):
+                    return encode_id(self._edits.snapshot_id)
+                course.lost = course.lost or before.etag != seen.etag
+                if before.etag != seen.etag or not course.has_turn:
                     continue
-            if on_built is not None:
-                on_built(encode_id(built.snapshot.id))
-            change = publish.add_commit(
-                branch,
-                self._edits.snapshot_id,
-                self._entry(built),
-                amends=amended is not None,
-                moves=self._edits.mode is SessionMode.rearrange,
-            )
+            if course.on_built is not None:
+                course.on_built(encode_id(built.snapshot.id))
+            change = self._change(built, amends=course.amended is not None)
+            takes_others = course.has_turn and course.amended is None and course.place is None
             try:
-                attempts += self._publish(built, change, seen)
-                state.is_contended = lost or attempts > 1
-                return self._finish(built, self._taken(built, builder, attempts, rebases, place))
+                with state.turns.together(seen, branch if takes_others else None, change) as all:
+                    course.attempts += self._publish(built, all, seen)
+                state.is_contended = course.lost or course.attempts > 1 or len(all) > 1
+                return self._finish(built, self._taken(built, course))
             except ConflictError as error:
-                if error.kind is not ErrorKind.COMMIT_CONFLICT or not (rebasing or self._sent):
+                expected = course.rebasing or self._sent
+                if error.kind is not ErrorKind.COMMIT_CONFLICT or not expected:
                     raise
-            attempts += 1
-            lost = True
-            if not is_queued:
-                turn.enter_context(state.turn())
-                is_queued = True
-            if place is None:
+            course.attempts += 1
+            course.lost = True
+            if not course.has_turn:
+                id = self._stand(course)
+                if id is not None:
+                    return id
+            if course.place is None:
                 state.pause(backoff, seen)
             seen = state.look()
             if self._finish_landed(seen.info):
                 return encode_id(self._edits.snapshot_id)
+
+    def _build_round(self, course: Course) -> Built:
+        noted = course.metadata
+        if course.rebasing is not None:
+            # official clients record this in every commit that was allowed to rebase
+            noted = with_reserved(noted, rebase_attempts=course.rebases)
+        return self._build(course.builder, course.message, noted, course.amended)
+
+    def _change(self, built: Built, *, amends: bool = False) -> Compute:
+        """Return what puts a snapshot on the branch."""
+        moves = self._edits.mode is SessionMode.rearrange
+        base, entry = self._edits.snapshot_id, self._entry(built)
+        change = publish.add_commit(self.branch or "", base, entry, amends=amends, moves=moves)
+        return publish.needing(change, self._needs)
+
+    def _stand(self, course: Course) -> str | None:
+        """Wait for the turn, or go along with somebody else; return the new snapshot then."""
+        state = self._context.state
+        may_go_along = (
+            course.rebasing is not None
+            and course.asks_nobody
+            and course.place is None
+            and not self._needs
+            and self._edits.mode is SessionMode.writable
+            and state.spec_version > 1
+        )
+        guest = Guest(self.branch if may_go_along else None)
+        course.has_turn = course.turn.enter_context(state.turn(guest))
+        return None if course.has_turn else self._go_along(guest, course)
+
+    def _go_along(self, guest: Guest, course: Course) -> str | None:
+        """Build upon what a host is about to publish, and let it publish that, too.
+
+        Returns
+        -------
+        str or None
+            The new snapshot. Otherwise everything is as it was before, and what may have been
+            published all the same is noted.
+
+        Raises
+        ------
+        OutcomeUnknownError
+        """
+        state, seen, rebases = self._context.state, guest.seen, course.rebases
+        sent: Sent | None = None
+        try:
+            with self._edits.attempt() as keep:
+                try:
+                    assert seen is not None
+                    self._catch_up(seen.info, course)
+                    built = self._build_round(course)
+                except IcechunkError as error:
+                    # what it is built upon may never be published; the next turn will tell
+                    _log.debug("did not go along with another commit: %s", error)
+                    return None
+                sent = Sent(built, self._edits.snapshot_id)
+                self._sent.append(sent)
+                fate = state.turns.hand_over(guest, self._change(built))
+                if fate is Fate.DONE:
+                    keep()
+                    id = encode_id(built.snapshot.id)
+                    # one copy of the repo info; the put is the host's
+                    objects = course.builder.written + 1
+                    taken = Committed(id, course.attempts + 1, course.rebases, objects)
+                    return self._finish(built, taken)
+                if fate is Fate.LOST:
+                    self._sent.remove(sent)
+                    return None
+        finally:
+            state.turns.leave(guest)
+            if sent in self._sent:
+                sent.changes = encode_change_set(self._edits.own())
+            if sent in self._sent or sent is None:
+                course.rebases = rebases
+        course.builder = self._builder()
+        try:
+            state.look()
+        except IcechunkError as error:
+            id = encode_id(built.snapshot.id)
+            raise OutcomeUnknownError(
+                f"it is not known whether snapshot {id} was committed to branch {self.branch!r}: "
+                "another thread was to publish it with its own commit, and did not end that, and "
+                f"looking failed ({error.message}); commit again with this session: it finds out, "
+                "and does not commit twice",
+                branch=self.branch,
+                snapshot=id,
+            ) from error
+        return None
+
+    def _catch_up(self, info: RepoInfo, course: Course) -> None:
+        """Rebase if the branch has moved."""
+        if publish.commit_tip(info, self.branch or "") != self._edits.snapshot_id:
+            self._carry_over(info, course.rebasing, course.rebases)
+            course.rebases += 1
 
     def _carry_over(self, info: RepoInfo, rebasing: Rebasing | None, done: int) -> None:
         """Rebase, if the caller wants that and the limit is not reached."""
@@ -447,12 +455,15 @@ class Committer:
         if rebasing.after is not None:
             rebasing.after(done + 1)
 
-    def _publish(self, built: Built, change: publish.Compute, seen: Seen) -> int:
-        """Make a snapshot visible. Whatever happens, remember it if it may have become visible."""
-        sent = _Sent(built, self._edits.snapshot_id)
+    def _publish(self, built: Built, changes: Sequence[Compute], seen: Seen) -> int:
+        """Make a snapshot visible, by the first of some changes.
+
+        Whatever happens, remember it if it may have become visible.
+        """
+        sent = Sent(built, self._edits.snapshot_id)
         self._sent.append(sent)
         try:
-            return self._context.state.update(publish.needing(change, self._needs), seen=seen)
+            return self._context.state.update(*changes, seen=seen)
         except IcechunkError as error:
             if isinstance(error, StorageError):
                 sent.changes = encode_change_set(self._edits.own())
@@ -463,7 +474,7 @@ class Committer:
             sent.changes = encode_change_set(self._edits.own())
             raise
 
-    def _landed(self, info: RepoInfo) -> _Sent | None:
+    def _landed(self, info: RepoInfo) -> Sent | None:
         """Return the snapshot that was published although nobody could say so.
 
         Raises
@@ -538,17 +549,10 @@ class Committer:
             snapshot.metadata,
         )
 
-    def _taken(
-        self,
-        built: Built,
-        builder: Builder,
-        attempts: int,
-        rebases: int = 0,
-        place: Place | None = None,
-    ) -> Committed:
-        objects = builder.written + attempts * self._context.state.puts_per_attempt
-        objects += 0 if place is None else place.puts
-        return Committed(encode_id(built.snapshot.id), attempts, rebases, objects)
+    def _taken(self, built: Built, course: Course) -> Committed:
+        objects = course.builder.written + course.attempts * self._context.state.puts_per_attempt
+        objects += 0 if course.place is None else course.place.puts
+        return Committed(encode_id(built.snapshot.id), course.attempts, course.rebases, objects)
 
     def _finish(self, built: Built, committed: Committed) -> str:
         level = logging.DEBUG if committed.attempts == 1 and not committed.rebases else logging.INFO
@@ -570,17 +574,3 @@ class Committer:
         self.branch = None
         self._edits.reset(built.snapshot)
         return committed.snapshot_id
-
-
-def _check_words(message: object, metadata: object) -> None:
-    """Refuse anything that cannot be the message or the metadata of a commit."""
-    if not isinstance(message, str):
-        raise InvalidInputError(
-            f"the message of a commit must be a string, not {message!r}",
-            ErrorKind.INVALID_COMMIT_CONFIGURATION,
-        )
-    if metadata is not None and not isinstance(metadata, Mapping):
-        raise InvalidInputError(
-            f"the metadata of a commit must be a dict, not {metadata!r}",
-            ErrorKind.BAD_METADATA,
-        )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from icechunk.changes import change_set
@@ -186,6 +187,22 @@ class Edits:
         self._layers = list(layers) or [ChangeSet(snapshot.id, self._lineage)]
         self._tree = Tree(snapshot, self._layers)
         self.snapshot_id = snapshot.id
+
+    @contextmanager
+    def attempt(self) -> Iterator[Callable[[], None]]:
+        """Put back what there is now at the end of the block, unless that calls what it yields."""
+        before = (self._forks, self._frozen, self.layers, self.tree, self.snapshot_id)
+        kept = False
+
+        def keep() -> None:
+            nonlocal kept
+            kept = True
+
+        try:
+            yield keep
+        finally:
+            if not kept:
+                self._forks, self._frozen, self._layers, self._tree, self.snapshot_id = before
 
     def discard(self, *, inherited: bool = False) -> None:
         """Drop what was done here and, if asked, what was inherited."""

@@ -25,11 +25,12 @@ from icechunk.format import v1
 from icechunk.format.ids import encode_id, normalize_path
 from icechunk.session.array_chunks import ArrayChunks, ChunkType
 from icechunk.session.chunks import ChunkStore
-from icechunk.session.committer import Committed, Committer
+from icechunk.session.committer import Committer
 from icechunk.session.context import SessionContext, SessionMode
 from icechunk.session.copies import Copies
 from icechunk.session.edits import Edits
 from icechunk.session.overview import session_overview
+from icechunk.session.terms import Committed
 from icechunk.storage.base import Storage
 from icechunk.virtual.resolver import VirtualResolver
 

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zarr
 
+from icechunk import LocalStorage, Repository
 from icechunk.format.repo_info import decode_repo_info, encode_repo_info
 from tests.data import golden_content as content
+from tests.histories import commit_at_once
 from tests.interop.sides import Official, Ours, Side
 from tests.interop.summary import Summary
 
@@ -69,6 +72,27 @@ def test_both_inspect_what_is_written_here(ours: Ours, official: Official, tmp_p
     folder = str(tmp_path / "repository")
     ours.run("write", folder, str(tmp_path))
     assert_same(ours.run("history.inspect", folder), official.run("history.inspect", folder))
+
+
+def test_both_inspect_commits_that_shared_a_put(
+    ours: Ours, official: Official, tmp_path: Path
+) -> None:
+    """And the official client goes on. Some copies of the repo info were never the current one."""
+    folder = str(tmp_path)
+    repository = Repository.create(LocalStorage(tmp_path))
+    with repository.transaction("main", message="an array") as store:
+        zarr.create_array(store, name="a", shape=(4,), chunks=(1,), dtype="i4")
+    sessions = [repository.writable_session("main") for _ in range(3)]
+    for number, session in enumerate(sessions, 1):
+        zarr.open_array(session.store, path="a", mode="r+")[number] = number
+    commit_at_once(repository, sessions)
+    theirs = official.run("history.inspect", folder)
+    assert_same(ours.run("history.inspect", folder), theirs)
+    assert len(theirs["repo"]["latest_updates"]) == 5
+    official.run("maintenance.commit_and_collect", folder, "a")
+    array: Any = zarr.open_array(repository.readonly_session("main").store, path="a", mode="r")
+    assert array[:].tolist() == [7, 1, 2, 3]
+    assert repository.verify(deep=True).ok
 
 
 def test_both_inspect_refs_and_settings(
