@@ -176,6 +176,8 @@ class GuardedHttp(Storage):
         self._idle: dict[str, list[_Line]] = {}
         self._process = os.getpid()
         self._lock = threading.Lock()
+        # servers that have given no answer for as long as it is tried
+        self._mute: set[str] = set()
 
     def _check_options(self) -> None:
         known = {*_DURATIONS, *_FLAGS, "user_agent"}
@@ -346,7 +348,11 @@ class GuardedHttp(Storage):
         byte_range: ByteRange | None,
         more: Mapping[str, str],
     ) -> _Answer:
-        """Send one request until there is a usable answer."""
+        """Send one request until there is a usable answer.
+
+        A server that has given none for all attempts is asked once from then on, until it answers:
+        many files of one that is down would take minutes each.
+        """
         headers = {**self._common, **more}
         if _origin(url) == self._origin:
             headers.update(self._headers)
@@ -363,7 +369,8 @@ class GuardedHttp(Storage):
         is_strict = operation is not None or limit.left < math.inf
         latest = time.monotonic() + seconds
         failure = self._failure(key, "not tried")
-        for attempt in range(retries.max_tries):
+        server, is_mute = _origin(url), True
+        for attempt in range(1 if server in self._mute else retries.max_tries):
             if attempt:
                 pause = min(retries.initial_backoff_ms * 2**attempt, retries.max_backoff_ms) / 1000
                 time.sleep(min(pause * random.uniform(0.5, 1.0), max(limit.left, 0)))
@@ -379,11 +386,15 @@ class GuardedHttp(Storage):
             except _FAILURES as exc:
                 failure = self._failure(key, _reason(exc) if limit.left > 0 else str(limit))
             else:
+                self._mute.discard(server)
+                is_mute = False
                 if answer.status not in _PASSING:
                     return answer
                 failure = self._failure(key, f"status {answer.status}", answer.status)
             if time.monotonic() > latest:
                 break
+        if is_mute and limit.left > 0:
+            self._mute.add(server)
         raise failure
 
     def _exchange(

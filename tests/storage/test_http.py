@@ -6,6 +6,7 @@ conditions reach them in the form that they understand.
 
 from __future__ import annotations
 
+import http.client
 import http.server
 import pickle
 import subprocess
@@ -41,6 +42,7 @@ from icechunk.storage import (
     s3_storage,
     tigris_storage,
 )
+from icechunk.storage.guarded_http import GuardedHttp, _Answer
 from icechunk.testing.storage import byte_ranges, few_examples, slice_of
 from tests import servers
 from tests.servers import ObjectServer
@@ -374,6 +376,35 @@ def test_nobody_there(object_server: ObjectServer) -> None:
     storage = http_storage("http://127.0.0.1:9/site").with_settings(retrying(2))
     with pytest.raises(StorageError, match=r"cannot read a in http://127\.0\.0\.1:9/site"):
         storage.get("a")
+
+
+def test_a_server_that_never_answers_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After all attempts of one request failed; when it answers, others are repeated again."""
+    asked: list[str] = []
+    answers: list[int] = []
+
+    class Server(GuardedHttp):
+        def _exchange(self, method: str, *arguments: Any) -> Any:
+            asked.append(method)
+            if not answers:
+                raise ConnectionRefusedError("nobody is there")
+            return _Answer(answers.pop(0), http.client.HTTPMessage(), b"x")
+
+    storage = Server("http://127.0.0.1:9/", settings=retrying(3))
+    for found in (["HEAD"] * 3 + ["GET"], ["HEAD", "GET"]):
+        with pytest.raises(StorageError, match="nobody is there"):
+            storage.head("a")
+        assert asked == found
+        asked.clear()
+    answers[:] = [200]
+    assert bytes(storage.get("a").data) == b"x"
+    answers[:] = [503, 503, 503]
+    with pytest.raises(StorageError, match="status 503"):
+        storage.get("a")
+    # it did answer
+    answers[:] = [503, 200]
+    storage.get("a")
+    assert asked == ["GET"] * 6
 
 
 def test_unknown_options_are_refused() -> None:
