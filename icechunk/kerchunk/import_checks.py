@@ -27,12 +27,19 @@ class ImportChecks:
     session : Session
         Chunks are read only where it may read them.
     verify : {"sample", "all", "none"}
+
+    Attributes
+    ----------
+    unread : dict of str to str
+        Paths within the references of the arrays of which no chunk could be read, and why.
     """
 
     def __init__(self, session: Session, verify: str) -> None:
         self._session = session
         self._verify = verify
-        self._seen: set[str] = set()
+        self.unread: dict[str, str] = {}
+        #: Why a chunk of this pipeline could not be read; empty if one was.
+        self._seen: dict[str, str] = {}
         self._sizes: dict[str, int] = {}
 
     def check(self, metadata: ArrayMetadata, table: ChunkTable, key: Callable[[int], str]) -> None:
@@ -57,10 +64,10 @@ class ImportChecks:
         for row, problem in check_sizes(metadata.document, table, self._sizes):
             refuse(key(row), f"the chunk {problem}")
         pipeline = pipeline_of(metadata.document)
-        if self._verify == "sample" and pipeline in self._seen:
-            return
-        self._seen.add(pipeline)
-        self._decode(metadata, table)
+        if self._verify == "all" or pipeline not in self._seen:
+            self._seen[pipeline] = self._decode(metadata, table)
+        if self._seen[pipeline] and (table.location >= 0).any():
+            self.unread[metadata.keys.path] = self._seen[pipeline]
 
     def _measure(self, locations: Iterable[str]) -> None:
         """Ask for the sizes of files of this machine."""
@@ -75,7 +82,9 @@ class ImportChecks:
                 # files may come later than the references to them
                 continue
 
-    def _decode(self, metadata: ArrayMetadata, table: ChunkTable) -> None:
+    def _decode(self, metadata: ArrayMetadata, table: ChunkTable) -> str:
+        """Decode chunks; return why one cannot be read, which is no error."""
+
         def fetch(row: int) -> bytes:
             where = int(table.location[row])
             if where < 0:
@@ -84,7 +93,7 @@ class ImportChecks:
             try:
                 data = self._session.virtual.fetch(table.locations[where], offset, length)
             except IcechunkError as exc:
-                raise _UnreadError from exc
+                raise _UnreadError(str(exc)) from exc
             return bytes(data)
 
         try:
@@ -96,9 +105,10 @@ class ImportChecks:
                     "verify='none' to import it all the same",
                     ErrorKind.INVALID_VIRTUAL_REF,
                 )
-        except _UnreadError:
+        except _UnreadError as unread:
             # whoever may not read the files, or not yet, may still refer to them
-            return
+            return str(unread)
+        return ""
 
 
 class _UnreadError(Exception):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from icechunk.base.visible import in_a_line
 
@@ -33,6 +33,9 @@ class ImportReport:
         and it is zero, import with ``mask_fill_value=True``.
     unmet : tuple of str
         What `drop_attributes` names and the references do not have, with names that are near.
+    undecoded : dict of str to str
+        Paths of the arrays of which no chunk was decoded, because the session may not read
+        their files, or they cannot be read yet, and why.
 
     Examples
     --------
@@ -51,6 +54,7 @@ class ImportReport:
     files: int = 0
     unmasked: tuple[str, ...] = ()
     unmet: tuple[str, ...] = ()
+    undecoded: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         lines = [
@@ -67,6 +71,11 @@ class ImportReport:
             lines.append(
                 f"zeros are values, not missing: {_listed(self.unmasked)}; if they are missing, "
                 "pass mask_fill_value=True"
+            )
+        if self.undecoded:
+            lines.append(
+                f"no chunk was decoded of {_listed(tuple(self.undecoded))}: "
+                f"{next(iter(self.undecoded.values()))}"
             )
         return "\n".join(map(in_a_line, [*lines, *self.unmet]))
 

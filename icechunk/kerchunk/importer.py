@@ -164,20 +164,27 @@ def import_references(
         places = {
             path: new_place(session, path, array, overwrite) for path, array in arrays.items()
         }
+    checks = ImportChecks(session, verify)
     work = Import(
         session,
         source,
         remote_options,
         validate_containers,
         whole_seconds(checksum_parts(last_modified)[1]),
-        ImportChecks(session, verify),
+        checks,
     )
     work.read({path: (arrays[path], place) for path, place in places.items()}, progress)
     groups = {}
     if append_dim is None and region is None:
         groups = groups_of(session, source, root, arrays, overwrite)
     untouched = tuple(path for path in arrays if path not in places)
-    return replace(work.apply(groups, overwrite, untouched), unmet=unmet)
+    undecoded = {
+        path: checks.unread[array.keys.path]
+        for path, array in arrays.items()
+        if array.keys.path in checks.unread
+    }
+    report = work.apply(groups, overwrite, untouched)
+    return replace(report, unmet=unmet, undecoded=undecoded)
 
 
 def _session(target: Any) -> Session:

@@ -485,6 +485,33 @@ def _no_constant(token: str) -> None:
     raise AssertionError(token)
 
 
+def test_chunks_that_may_not_be_read_are_told(tmp_path: Path) -> None:
+    """Neither they nor those of the same codecs are decoded; what is in the references is."""
+    (tmp_path / "file").write_bytes(np.arange(6, dtype="<i4").tobytes())
+    refs = {}
+    for name, file in {"a": "file", "b": "gone", "c": "file"}.items():
+        chunk: Any = [(tmp_path / file).as_uri(), 0, 24]
+        filters = [{"id": "zlib", "level": 1}] if name == "c" else None
+        refs |= array_refs({"0": chunk}, (6,), (6,), name, filters=filters)
+    refs |= array_refs({"0": "base64:" + "A" * 32}, (6,), (6,), "inner")
+    allowed = repository(tmp_path)
+    refused = Repository.open(allowed.storage)
+    with pytest.raises(InvalidInputError, match=r"'c': chunk \(0,\)"):
+        import_references(refs, allowed.writable_session("main"), verify="all")
+    del refs["c/0"]
+    for repo, unread, words in (
+        (allowed, {"/b"}, "there is no such file"),
+        (refused, {"/a", "/b"}, "reading from it was not allowed"),
+    ):
+        report = import_references(refs, repo.writable_session("main"), verify="all")
+        assert set(report.undecoded) == unread
+        assert all(words in why for why in report.undecoded.values())
+        assert report.undecoded[min(unread)] in repr(report)
+    for verify in ("sample", "none"):
+        report = import_references(refs, refused.writable_session("main"), verify=verify)
+        assert set(report.undecoded) == (unread if verify == "sample" else set())
+
+
 def test_attributes_that_json_does_not_have(tmp_path: Path) -> None:
     given = {"_ARRAY_DIMENSIONS": ["x"], "valid_min": -np.inf, "kept": 1}
     refs = {
