@@ -28,6 +28,7 @@ from icechunk.commit.splitting import (
     is_one_block,
     split,
     split_sizes,
+    stay_beside,
     touches,
 )
 from icechunk.config.conditions import SplitRules
@@ -274,6 +275,7 @@ class Builder:
 
         Their extents never overlap: a block with edits, or any block if `rewrites`, gets one
         new manifest, and in other blocks each old manifest stays by itself, whole or in pieces.
+        Without rules for cutting, a large one also stays where all edits are beside it.
         """
         rewrites = self._rewrites
         grid = array.num_chunks
@@ -283,11 +285,16 @@ class Builder:
         kept: list[tuple[ManifestRef, ManifestFile]] = []
         written: list[ChunkRefs] = []
         parts: list[ChunkRefs] = []
+        touched = {ref for ref in array.manifests if touches(ref.extents, edited, sizes)}
+        if not rewrites and self._splitting is None:
+            touched -= _beside(
+                base, edits, sorted(touched, key=lambda ref: ref.extents), sizes, grid
+            )
         for ref in array.manifests:
             fits = not rewrites and _fits(
                 ref.extents, grid, None if self._splitting is None else sizes
             )
-            if fits and not touches(ref.extents, edited, sizes):
+            if fits and ref not in touched:
                 kept.append((ref, base.manifest_files[ref.id]))
                 continue
             if covers(edits, ref.extents):
@@ -351,6 +358,24 @@ def transaction_log(snapshot_id: bytes, base: Snapshot, changes: ChangeSet) -> T
         updated_chunks=dict(sorted(chunks.items())),
         moved_nodes=tuple(sorted(moves, key=lambda m: m.to_path.split("/"))),
     )
+
+
+def _beside(
+    base: Snapshot,
+    edits: ChunkRefs,
+    touched: list[ManifestRef],
+    sizes: BlockSizes,
+    grid: tuple[int, ...],
+) -> set[ManifestRef]:
+    """Return those manifests in the blocks of edits that can stay beside a new one."""
+    if not touched:
+        return set()
+    counts = [
+        base.manifest_files[ref.id].num_chunk_refs * _fits(ref.extents, grid, sizes)
+        for ref in touched
+    ]
+    beside = stay_beside(edits, [ref.extents for ref in touched], counts)
+    return {touched[position] for position in beside}
 
 
 def _fits(

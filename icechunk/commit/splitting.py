@@ -6,14 +6,15 @@ matches, among those of all array conditions that match, in their order. (The Ic
 "Manifests on commit", lets the first array condition decide for all dimensions; official
 clients go on to the next ones for dimensions that it leaves uncut.)
 
-Without a config, only arrays with very many references are cut, so that an
-append, or a read of one chunk, does not move all of them.
+Without a config, only arrays with very many references are cut, so that an edit, or a read of
+one chunk, does not move all of them. What is appended becomes a manifest of its own, until that
+is as large as to be joined with the one before.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise, product
 from typing import Any, Final
 
@@ -30,6 +31,11 @@ BlockSizes = tuple[int | None, ...]
 
 #: About how many references a manifest holds at most, where no config says how to cut.
 DEFAULT_REFS: Final = 1 << 17
+
+#: Smaller manifests are written again with new references beside them.
+_SMALL: Final = 1 << 12
+#: Others too, unless they have so many times as many references.
+_SEVERAL: Final = 8
 
 #: How the official client says that no array is split.
 _NO_SPLITTING: Final[Any] = [
@@ -159,6 +165,51 @@ def covers(refs: ChunkRefs, extents: Extents) -> bool:
     axes = np.indices([high - low for low, high in extents], np.uint32).reshape(len(extents), size)
     lows = np.array(corners[0], np.uint32).reshape(-1, 1)
     return bool((refs.find_many((axes + lows).T) >= 0).all())
+
+
+def stay_beside(edits: ChunkRefs, manifests: Sequence[Extents], counts: Sequence[int]) -> set[int]:
+    """Say which manifests may stay as they are where new references come beside them.
+
+    An append would otherwise write all references of the last block again, however few are new.
+    Each manifest that stays has several times as many references as all smaller ones and the new
+    ones together: so there are few in a block, and no reference is written again very often.
+
+    Parameters
+    ----------
+    edits : ChunkRefs
+        At least one.
+    manifests : sequence of tuple of (int, int)
+        Extents, which do not overlap.
+    counts : sequence of int
+        References in each; 0 for one that must not stay.
+
+    Returns
+    -------
+    set of int
+        Positions in `manifests`. The others are to be written again, as one with the edits.
+    """
+    staying, total = set(), len(edits)
+    for position in np.argsort(counts, kind="stable").tolist():
+        if counts[position] >= max(_SEVERAL * total, _SMALL):
+            staying.add(position)
+        total += counts[position]
+    box, going = edits.extents(), set(range(len(manifests))) - staying
+    while True:
+        for position in going:
+            box = _hull(box, manifests[position])
+        # what is written may overlap nothing that stays
+        going = {position for position in staying if _overlap(box, manifests[position])}
+        if not going:
+            return staying
+        staying -= going
+
+
+def _hull(one: Extents, other: Extents) -> Extents:
+    return tuple((min(a, c), max(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
+
+
+def _overlap(one: Extents, other: Extents) -> bool:
+    return all(a < d and c < b for (a, b), (c, d) in zip(one, other, strict=True))
 
 
 def is_one_block(extents: Extents, sizes: BlockSizes) -> bool:

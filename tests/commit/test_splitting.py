@@ -181,3 +181,60 @@ def test_a_config_without_splits_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> N
     repo = Repository.open(repo.storage, RepositoryConfig(manifest=whole))
     repo.rewrite_manifests("whole", branch="main")
     assert manifests(repo) == [(0, 40)]
+
+
+def test_an_append_leaves_a_large_manifest_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splitting, "_SMALL", 16)
+    repo = large(1000)
+    # nothing is read, and the new references are a manifest of their own
+    assert edit(repo, 1000, 1004) == 0
+    assert manifests(repo) == [(0, 1000), (1000, 1004)]
+    # which is written again as long as it is small
+    assert edit(repo, 1004, 1010) == 1
+    assert manifests(repo) == [(0, 1000), (1000, 1010)]
+    # an edit of what is there writes that again, and what is smaller
+    assert edit(repo, 5, 6) == 2
+    assert manifests(repo) == [(0, 1010)]
+    refs = repo.readonly_session("main").chunk_refs("/a")
+    assert refs.coords[:, 0].tolist() == list(range(1010))
+
+
+def test_appends_leave_few_manifests_and_write_each_reference_rarely(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(splitting, "_SMALL", 16)
+    sizes: list[tuple[int, int]] = []
+    written = 0
+    for end in range(3, 6000, 3):
+        refs = ChunkRefs.deleted(np.arange(end - 3, end, dtype=np.uint32).reshape(-1, 1))
+        stay = splitting.stay_beside(refs, [(pair,) for pair in sizes], [b - a for a, b in sizes])
+        kept = [pair for k, pair in enumerate(sizes) if k in stay]
+        begin = min([end - 3, *(a for k, (a, _) in enumerate(sizes) if k not in stay)])
+        written += end - begin
+        sizes = [*kept, (begin, end)]
+        # side by side, and each reference in one
+        assert [a for a, _ in sizes] == [0, *(b for _, b in sizes[:-1])]
+        assert len(sizes) <= 4
+    assert written < 20 * 6000
+
+
+@given(st.data())
+def test_what_stays_overlaps_nothing_that_is_written(data: st.DataObject) -> None:
+    ndim = data.draw(st.integers(1, 3))
+    # boxes that do not overlap: cells of a grid of boxes
+    cells = data.draw(
+        st.lists(st.tuples(*[st.integers(0, 4)] * ndim), min_size=1, max_size=12, unique=True)
+    )
+    extents = [tuple((4 * i, 4 * i + 4) for i in cell) for cell in cells]
+    counts = data.draw(st.lists(st.integers(0, 10**6), min_size=len(cells), max_size=len(cells)))
+    points = data.draw(
+        st.lists(st.tuples(*[st.integers(0, 23)] * ndim), min_size=1, max_size=5, unique=True)
+    )
+    edits = ChunkRefs.deleted(np.array(sorted(points), np.uint32).reshape(-1, ndim))
+    stay = splitting.stay_beside(edits, extents, counts)
+    gone = [extents[k] for k in range(len(cells)) if k not in stay]
+    ends = [*gone, edits.extents()]
+    box = [(min(e[d][0] for e in ends), max(e[d][1] for e in ends)) for d in range(ndim)]
+    for k in stay:
+        assert counts[k] >= splitting._SMALL
+        assert any(hi <= a or b <= lo for (lo, hi), (a, b) in zip(extents[k], box, strict=True))
