@@ -100,20 +100,23 @@ OPERATIONS = {
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("name", [name for name in PROBLEMS if "/" not in name])
-def test_folders(
-    name: str, operation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folders(operation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing outside is made, and nothing inside that has another name."""
     (tmp_path / "folder").mkdir()
     storage = LocalStorage(tmp_path / "folder")
     storage.put("there", b"x")
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.setattr(folder, "HAS_OPEN_FOLDERS", False)
-    for key in (name, f"a/{name}", f"{name}/a"):
-        with pytest.raises(InvalidInputError):
-            OPERATIONS[operation](storage, key)
-    assert sorted(tmp_path.rglob("*")) == before
+    taken = []
+    for name in (name for name in PROBLEMS if "/" not in name):
+        for key in (name, f"a/{name}", f"{name}/a"):
+            try:
+                OPERATIONS[operation](storage, key)
+            except InvalidInputError:
+                continue
+            taken.append(key)
+        assert sorted(tmp_path.rglob("*")) == before, name
+    assert not taken
 
 
 def test_a_link_out_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
