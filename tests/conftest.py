@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -11,6 +12,15 @@ import pytest
 import tests.hypothesis_profiles  # noqa: F401
 from tests import servers
 from tests.programs import Programs
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage among what tests make, and not in all that is imported and collected.
+
+    Each full look at that takes a quarter of a second, and all of them a seventh of the time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

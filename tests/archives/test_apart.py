@@ -207,8 +207,7 @@ def endless(path: Path, number: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize("call", [virtualize, ingest])
-@pytest.mark.parametrize("executor", ["sync", "threads"])
+@pytest.mark.parametrize(("call", "executor"), [(virtualize, "threads"), (ingest, "sync")])
 def test_a_damaged_file_among_good_ones(
     executor: str,
     call: Any,

@@ -96,8 +96,7 @@ def test_files_then_more_files(tmp_path: Path, files: list[Path]) -> None:
     assert xr.open_dataset(target, engine="icechunk").load().sizes["time"] == 40
 
 
-@pytest.mark.parametrize("engine", [None, "h5netcdf"])
-@pytest.mark.parametrize("before", [0, 2])
+@pytest.mark.parametrize(("engine", "before"), [(None, 2), ("h5netcdf", 0)])
 def test_killed_anywhere(files: list[Path], before: int, engine: str | None) -> None:
     how: Any = {"engine": engine, "commit_every": 1, "verify": "none", "progress": False}
     nth = 1

@@ -26,7 +26,7 @@ def test_the_client_keeps_little_of_each_file(
 ) -> None:
     scan_one_for_all(tmp_path, monkeypatch)
     peaks = []
-    for count in (10, 200, 1200):
+    for count in (10, 200, 700):
         files = names(tmp_path, range(count))
         gc.collect()
         tracemalloc.start()
@@ -34,12 +34,14 @@ def test_the_client_keeps_little_of_each_file(
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     # of two variables; and nothing is left over of the first calls
-    assert (peaks[2] - peaks[1]) / 1000 < 2000
+    assert (peaks[2] - peaks[1]) / 500 < 2000
 
 
 # -- one file more -----------------------------------------------------------------------
 def test_what_an_append_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan_one_for_all(tmp_path, monkeypatch)
+    # what is fetched in the background may come in time or not
+    monkeypatch.setattr("icechunk.repository.preload._preload", lambda *_: None)
     requests: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
 
@@ -59,7 +61,7 @@ def test_what_an_append_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for name in ("get", "put", "list", "delete"):
         counted(name)
     seen = {}
-    for count in (20, 200, 2000):
+    for count in (20, 200, 1000):
         repo = tmp_path / f"repo{count}"
         virtualize(names(tmp_path, range(count)), repo, scheduler="sync")
         requests.clear()
@@ -68,11 +70,11 @@ def test_what_an_append_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert len(report.added) == 1
         seen[count] = dict(requests), dict(sizes)
     # as many requests, however large the archive is; small coordinates lie in manifests
-    assert seen[200][0] == seen[2000][0]
+    assert seen[200][0] == seen[1000][0]
     assert seen[20][0]["get"] + seen[20][0]["put"] <= 14
     for kind in ("get", "put"):
         # of each file: its line in the table, and two references in manifests
-        each = (seen[2000][1][kind] - seen[200][1][kind]) / 1800
+        each = (seen[1000][1][kind] - seen[200][1][kind]) / 800
         assert each < 30, f"{kind}: {each} bytes for each file that is there"
 
 
@@ -149,9 +151,14 @@ def test_a_call_that_is_stopped(
     xr.testing.assert_identical(archived(tmp_path / "repo", report), expected)
 
 
-@pytest.mark.parametrize("commit_every", [1, 2, 3, 10])
-@pytest.mark.parametrize("bad", [0, 1, 2, 4])
-@pytest.mark.parametrize("allow_gaps", [False, True])
+@pytest.mark.parametrize(
+    ("commit_every", "bad", "allow_gaps"),
+    [
+        (every, bad, (i + j) % 2 == 1)
+        for i, every in enumerate([1, 2, 3, 10])
+        for j, bad in enumerate([0, 1, 2, 4])
+    ],
+)
 def test_gaps_in_several_commits(
     commit_every: int, bad: int, allow_gaps: bool, tmp_path: Path
 ) -> None:

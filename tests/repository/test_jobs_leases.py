@@ -48,6 +48,8 @@ def values(repository: Repository) -> list[int]:
     return listed
 
 
+# a thread of a process that is gone, which goes on here
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_who_looks_dead_is_named_and_taken_up(repository: Repository) -> None:
     job = repository.jobs.open("rows")
     job.run(write, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -242,14 +243,19 @@ def written_by_xarray(url: str) -> None:
 
 
 def virtualized(url: str) -> None:
+    virtualize([f"{url}/a.nc"], url, isolate=False)
+
+
+def virtualized_apart(url: str) -> None:
     virtualize([f"{url}/a.nc"], url)
 
 
 ENTRIES = [opened, created, read_by_the_engine, written_by_xarray, virtualized]
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("way", "entry"), [*itertools.product(WAYS, ENTRIES), (by_role, virtualized_apart)]
+)
 def test_profiles_by_every_entry(
     way: Any, entry: Any, home: Path, object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

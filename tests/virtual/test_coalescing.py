@@ -20,6 +20,7 @@ from icechunk import (
     http_store,
     local_filesystem_store,
 )
+from icechunk.credentials import HttpAccess, LocalFileSystemAccess
 from icechunk.errors import ObjectNotFoundError, PreconditionFailedError, StorageError
 from icechunk.storage import CountingStorage, MemoryStorage, Storage
 from icechunk.storage.base import GetResult
@@ -131,7 +132,8 @@ def references(prefix: str, location: str, store: Any, lengths: int = LENGTH) ->
     """Return a repository with an array whose chunks follow each other in a file."""
     config = RepositoryConfig()
     config.set_virtual_chunk_container(VirtualChunkContainer(prefix, store))
-    repository = Repository.create(MemoryStorage(), config, {prefix: None})
+    access = HttpAccess if prefix.startswith("http") else LocalFileSystemAccess
+    repository = Repository.create(MemoryStorage(), config, {prefix: access})
     with repository.transaction("main", message="references") as target:
         zarr.create_array(
             target, name="a", shape=CHUNKS * LENGTH, chunks=LENGTH, dtype="u1", compressors=None
@@ -212,8 +214,7 @@ def test_a_point_in_many_files_takes_few_requests() -> None:
         prefix = server.url + "d/"
         config = RepositoryConfig()
         config.set_virtual_chunk_container(VirtualChunkContainer(prefix, http_store()))
-        access: dict[str, None] = {prefix: None}
-        repository = Repository.create(MemoryStorage(), config, access)
+        repository = Repository.create(MemoryStorage(), config, {prefix: HttpAccess})
         session = repository.writable_session("main")
         zarr.create_array(
             session.store, name="v", shape=values.shape, chunks=(1,), dtype="i4", compressors=None

@@ -13,6 +13,7 @@ from hypothesis import given, strategies as st
 import icechunk
 from icechunk import Repository, RepositoryConfig, suggest_containers
 from icechunk.config import azure_store, s3_store
+from icechunk.credentials import LocalFileSystemAccess
 from icechunk.errors import InvalidInputError
 from icechunk.storage import MemoryStorage
 from icechunk.virtual.resolver import VirtualResolver
@@ -135,7 +136,7 @@ def test_from_a_session_to_reading(tmp_path: Path) -> None:
     config = RepositoryConfig()
     for container in containers:
         config.set_virtual_chunk_container(container)
-    allowed = dict.fromkeys(config.virtual_chunk_containers or {})
+    allowed = dict.fromkeys(config.virtual_chunk_containers or {}, LocalFileSystemAccess)
     Repository.open(storage, config).save_config()
     store = Repository.open(storage, None, allowed).readonly_session("main").store
     np.testing.assert_array_equal(zarr.open_array(store, path="x")[:], np.tile(values, 2))

@@ -32,6 +32,7 @@ from icechunk import (
     VirtualChunkSpec,
     local_filesystem_store,
 )
+from icechunk.credentials import LocalFileSystemAccess
 
 PROTOTYPE = default_buffer_prototype()
 # two days ago, in whole seconds
@@ -64,7 +65,7 @@ def create(*containers: VirtualChunkContainer, allow: bool = True) -> Repository
     config = RepositoryConfig()
     for one in containers:
         config.set_virtual_chunk_container(one)
-    access = {one.url_prefix: None for one in containers} if allow else None
+    access = {one.url_prefix: LocalFileSystemAccess for one in containers} if allow else None
     repository = Repository.create(MemoryStorage(), config, access)
     with repository.transaction("main", message="array") as store:
         group = zarr.create_group(store)
@@ -114,8 +115,9 @@ def test_one(repository: Repository, session: Session, source: str) -> None:
     assert rows(pickle.loads(pickle.dumps(reader)).store) == [-1, 10, -1, -1]
     assert reader.all_virtual_chunk_locations() == [source]
     # and again from the storage
+    prefixes = repository.authorized_virtual_container_prefixes
     again = Repository.open(
-        repository.storage, None, dict.fromkeys(repository.authorized_virtual_container_prefixes)
+        repository.storage, None, dict.fromkeys(prefixes, LocalFileSystemAccess)
     )
     assert rows(again.readonly_session("main").store) == [-1, 10, -1, -1]
 
