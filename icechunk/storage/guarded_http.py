@@ -14,6 +14,7 @@ import math
 import os
 import random
 import re
+import socket
 import ssl
 import threading
 import time
@@ -385,6 +386,8 @@ class GuardedHttp(Storage):
                 raise self._failure(key, f"no request can be made: {type(exc).__name__}") from None
             except _FAILURES as exc:
                 failure = self._failure(key, _reason(exc) if limit.left > 0 else str(limit))
+                if isinstance(exc, socket.gaierror) and exc.errno == socket.EAI_NONAME:
+                    break  # nobody has this name
             else:
                 self._mute.discard(server)
                 is_mute = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import http.server
 import pickle
+import socket
 import subprocess
 import sys
 import threading
@@ -405,6 +406,22 @@ def test_a_server_that_never_answers_is_asked_once(monkeypatch: pytest.MonkeyPat
     answers[:] = [503, 200]
     storage.get("a")
     assert asked == ["GET"] * 6
+
+
+def test_a_name_that_nobody_has_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that cannot be looked up for the moment is tried again."""
+    for number, times in ((socket.EAI_NONAME, 1), (socket.EAI_AGAIN, 3)):
+        asked: list[object] = []
+
+        def look_up(*arguments: Any, asked: Any = asked, number: Any = number, **_: Any) -> Any:
+            asked.append(arguments)
+            raise socket.gaierror(number, "not known")
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        storage = http_storage("http://no.invalid/").with_settings(retrying(3))
+        with pytest.raises(StorageError, match=r"http://no\.invalid: not known"):
+            storage.get("a")
+        assert len(asked) == times
 
 
 def test_unknown_options_are_refused() -> None:
