@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import xarray as xr
 
-from icechunk import Session
+from icechunk import InvalidInputError, Session
 from icechunk.repository.archive_tables import FIELD, Named
 from icechunk_dask.archives.record import Files, Record
 from icechunk_dask.archives.sources import Version
@@ -28,6 +28,9 @@ __all__ = [
     "without_references",
 ]
 
+#: Data types of numbers in Zarr, without their sizes.
+_NUMBERS: Final = ("bool", "int", "uint", "float", "complex")
+
 
 def read_group(session: Session, group: str) -> xr.Dataset:
     """Open the dataset of a group; values are read when they are needed."""
@@ -36,10 +39,27 @@ def read_group(session: Session, group: str) -> xr.Dataset:
 
 def read_tree(session: Session, group: str, chunks: Any) -> xr.DataTree:
     """Open a group and the groups below it, and say what xarray cannot open."""
+    _check_encodings(session, f"/{group.strip('/')}")
     with in_words():
         tree = xr.open_datatree(session, engine="icechunk", group=group, chunks=chunks)  # type: ignore[arg-type]
     tree.name = None
     return tree
+
+
+def _check_encodings(session: Session, root: str) -> None:
+    """Refuse numbers that have an encoding of texts, which xarray fails to decode when it reads."""
+    for node in session.tree.within(root):
+        if node.array is None or b'"_Encoding"' not in node.user_data:
+            continue
+        document = json.loads(node.user_data)
+        name = node.path.removeprefix(root).strip("/")
+        kind = str(document.get("data_type")).rstrip("0123456789")
+        if kind in _NUMBERS and "_Encoding" in document.get("attributes", {}):
+            raise InvalidInputError(
+                f"xarray cannot open these files: variable {name!r} is of type "
+                f"{document['data_type']}, and its attribute '_Encoding' is for texts: leave the "
+                f"attribute out with drop_attributes=[{f'{name}:_Encoding'!r}]"
+            )
 
 
 def repeated_coordinates(session: Session, root: str) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -457,6 +458,21 @@ def test_attributes_that_json_does_not_have(tmp_path: Path) -> None:
     # as the message says
     ingest(files, storage, drop_attributes=["v:valid_max"], **QUIET)
     assert "valid_max" not in found(storage)["v"].attrs
+
+
+@pytest.mark.parametrize("name", ["v", "x"])
+def test_an_encoding_of_texts_for_numbers(name: str, tmp_path: Path) -> None:
+    """xarray fails when it reads them, and the error names no variable."""
+    files = write(tmp_path, lambda ds, i: ds, 2)
+    for file in files:
+        with h5py.File(file, "a") as opened:
+            opened[name].attrs["_Encoding"] = "utf-8"
+    storage, dropped = MemoryStorage(), [f"{name}:_Encoding"]
+    with pytest.raises(InvalidInputError, match=re.escape(f"drop_attributes={dropped!r}")):
+        ingest(files, storage, **QUIET)
+    # as the message says
+    ingest(files, storage, drop_attributes=dropped, **QUIET)
+    assert found(storage).sizes["time"] == 6
 
 
 def test_a_job_keeps_coordinates_that_no_variable_has() -> None:
