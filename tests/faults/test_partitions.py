@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parent / "partition_script.py"
+CLUSTER = Path(__file__).parent / "partition_cluster.py"
 
 
 def _can_unshare() -> bool:
@@ -29,15 +30,29 @@ def _can_unshare() -> bool:
     return done.returncode == 0
 
 
-@pytest.mark.skipif(not _can_unshare(), reason="needs network namespaces and iproute2")
-@pytest.mark.parametrize("what", ["cut", "name", "workers"])
-def test_the_line_is_cut(what: str, tmp_path: Path) -> None:
+needs_namespaces = pytest.mark.skipif(
+    not _can_unshare(), reason="needs network namespaces and iproute2"
+)
+
+
+def _run(*command: str) -> None:
     done = subprocess.run(
-        ["unshare", "-rnm", sys.executable, str(SCRIPT), what, str(tmp_path)],
+        ["unshare", "-rnm", sys.executable, *command],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_namespaces
+@pytest.mark.parametrize("what", ["cut", "name", "workers"])
+def test_the_line_is_cut(what: str, tmp_path: Path) -> None:
+    _run(str(SCRIPT), what, str(tmp_path))
+
+
+@needs_namespaces
+def test_the_line_within_a_cluster_is_cut(tmp_path: Path) -> None:
+    _run(str(CLUSTER), str(tmp_path))
