@@ -264,8 +264,7 @@ def _unpack(data: bytes, key: str) -> Any:
 def _damaged(key: str, error: object) -> FormatError:
     return FormatError(
         f"{key}: not a record of a job: {error}; if nothing else helps, "
-        "Repository.jobs.delete(name) "
-        "forgets the job"
+        "Repository.jobs.delete(name) forgets the job"
     )
 
 
@@ -280,7 +279,7 @@ class JobFiles:
 
     def __init__(self, storage: Storage, name: str) -> None:
         self._storage = storage
-        self._folder = f"{JOBS}{folder_of(name)}/"
+        self._name, self._folder = name, f"{JOBS}{folder_of(name)}/"
         self._id: str | None = None
         # settled entries do not change
         self._settled: dict[str, Entry] = {}
@@ -339,6 +338,12 @@ class JobFiles:
         definition = _made(Definition, _unpack(bytes(data), key), key)
         if not re.fullmatch("[0-9a-f]{32}", str(definition.id)):
             raise _damaged(key, f"{definition.id!r} is not an id")
+        if definition.name != self._name and definition.name.casefold() == self._name.casefold():
+            raise InvalidInputError(
+                f"the job {self._name!r} cannot be told from {definition.name!r}: "
+                f"{self._storage.url} ignores case; use another name",
+                ErrorKind.INVALID_REF_NAME,
+            )
         return definition
 
     def define(self, definition: Definition) -> bool:

@@ -911,3 +911,14 @@ def test_a_folder_that_ignores_case(spec_version: int) -> None:
     more = {"Dev"} if spec_version == 2 else set()
     assert opened.list_branches() == {"main", "dev"} | more
     assert opened.lookup_branch("dev") == opened.lookup_tag("v") == tip
+    if spec_version == 2:
+        # jobs have a folder each
+        opened.jobs.create("A", keys=[1], message="m")
+        for act in (
+            lambda: opened.jobs.create("a", keys=[1], message="m"),
+            lambda: opened.jobs.open("a"),
+            lambda: opened.jobs.delete("a"),
+        ):
+            with pytest.raises(InvalidInputError, match=r"told from .A.: .* ignores case"):
+                act()
+        assert opened.jobs.list() == ["A"]
