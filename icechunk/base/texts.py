@@ -13,12 +13,22 @@ from dataclasses import fields
 from datetime import datetime
 from enum import Enum
 from textwrap import indent
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Final, cast
 
 from icechunk.base.display import Displayed
 from icechunk.base.visible import visible
 
 _STEP = "    "
+
+#: What it means if an object is missing that a version needs.
+COLLECTED: Final = (
+    "the repository is damaged, or was garbage collected under this reader; Repository.verify "
+    "says which, and Repository.repair what can be mended"
+)
+#: What to do about an object that cannot be decoded.
+MENDED: Final = "Repository.repair says what can be mended"
+#: The same for the object that names all versions.
+RESTORED: Final = "Repository.repair says whether a copy can be restored"
 
 
 def labelled(name: str, lines: Mapping[str, str]) -> str:

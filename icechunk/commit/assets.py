@@ -16,6 +16,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from icechunk.base.texts import COLLECTED, MENDED
 from icechunk.base.threads import map_in_threads
 from icechunk.errors import (
     ErrorKind,
@@ -58,6 +59,17 @@ _LOGS: Final = 1 << 22
 _REQUESTS: Final = 16
 #: Of a batch, that wait to be stored together, in bytes.
 _MAX_WAITING: Final = 1 << 23
+
+
+@contextmanager
+def advising(advice: str) -> Iterator[None]:
+    """Say what to do about something that cannot be decoded."""
+    try:
+        yield
+    except FormatError as error:
+        if error.kind is ErrorKind.UNSUPPORTED_SPEC_VERSION:
+            raise
+        raise FormatError(f"{error.message}; {advice}", error.kind) from error
 
 
 class _Cache(Generic[T]):
@@ -197,10 +209,12 @@ class Assets:
                 data = self.storage.get(key).data
             except ObjectNotFoundError:
                 raise SnapshotNotFoundError(
-                    f"there is no snapshot {encode_id(snapshot_id)} in {self.storage.url}"
+                    f"there is no snapshot {encode_id(snapshot_id)} in {self.storage.url}: "
+                    + COLLECTED
                 ) from None
-            snapshot = decode_snapshot(data, key)
-            _check_id(snapshot.id, snapshot_id, key)
+            with advising(MENDED):
+                snapshot = decode_snapshot(data, key)
+                _check_id(snapshot.id, snapshot_id, key)
             self._inspect(FileType.SNAPSHOT, key, data)
             return snapshot
 
@@ -272,8 +286,9 @@ class Assets:
         return found
 
     def _decoded(self, manifest_id: bytes, key: str, data: BytesLike) -> StoredManifest:
-        manifest = StoredManifest(data, key)
-        _check_id(manifest.id, manifest_id, key)
+        with advising(MENDED):
+            manifest = StoredManifest(data, key)
+            _check_id(manifest.id, manifest_id, key)
         self._inspect(FileType.MANIFEST, key, data)
         return manifest
 
@@ -341,9 +356,10 @@ class Assets:
         def fetch() -> TransactionLog:
             key = layout.transaction_key(snapshot_id)
             data = self._get(key, "transaction log")
-            log = decode_transaction_log(data, key)
-            # it carries the id of its snapshot (Icechunk spec, "Transaction logs")
-            _check_id(log.id, snapshot_id, key)
+            with advising(MENDED):
+                log = decode_transaction_log(data, key)
+                # it carries the id of its snapshot (Icechunk spec, "Transaction logs")
+                _check_id(log.id, snapshot_id, key)
             self._inspect(FileType.TRANSACTION_LOG, key, data)
             return log
 
@@ -465,8 +481,7 @@ def _is_missing(key: str, what: str, storage: Storage) -> Iterator[None]:
         yield
     except ObjectNotFoundError:
         raise StorageError(
-            f"the {what} {key} is missing from {storage.url}: "
-            "the repository is damaged, or was garbage collected under this reader",
+            f"the {what} {key} is missing from {storage.url}: {COLLECTED}",
             ErrorKind.OBJECT_NOT_FOUND,
         ) from None
 

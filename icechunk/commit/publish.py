@@ -21,8 +21,9 @@ from dataclasses import replace
 from typing import Final
 
 from icechunk.base import deadline
+from icechunk.base.texts import RESTORED
 from icechunk.commit import publish_v1
-from icechunk.commit.assets import Assets, Batch
+from icechunk.commit.assets import Assets, Batch, advising
 from icechunk.commit.delivery import Outcome, Write, deliver
 from icechunk.commit.features import MOVE_NODE, require_feature
 from icechunk.commit.probing import check_conditions
@@ -32,7 +33,6 @@ from icechunk.config.storage_settings import EffectiveRetries
 from icechunk.errors import (
     ConflictError,
     ErrorKind,
-    FormatError,
     IcechunkError,
     ObjectNotFoundError,
     PreconditionFailedError,
@@ -160,15 +160,8 @@ class RepoState:
             return cached
         if result is None:
             raise StorageError(f"{layout.REPO_KEY}: unchanged, but never read before")
-        try:
+        with advising(RESTORED):
             info = decode_repo_info(result.data, layout.REPO_KEY)
-        except FormatError as error:
-            if error.kind is ErrorKind.UNSUPPORTED_SPEC_VERSION:
-                raise
-            raise FormatError(
-                f"{error.message}; Repository.repair says whether a copy can be restored",
-                error.kind,
-            ) from error
         seen = Seen(info, result.etag, result.data)
         self._keep(seen)
         return seen

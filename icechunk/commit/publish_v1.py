@@ -19,8 +19,9 @@ from itertools import takewhile
 from typing import Final, cast
 from urllib.parse import quote, unquote
 
+from icechunk.base.texts import MENDED
 from icechunk.base.threads import Threads
-from icechunk.commit.assets import Assets
+from icechunk.commit.assets import Assets, advising
 from icechunk.commit.delivery import Outcome, Write
 from icechunk.errors import (
     ErrorKind,
@@ -124,7 +125,8 @@ class _Lazy(Mapping[str, bytes]):
             _check_case(self._storage, self._kind, name)
             if self._kind == _TAG and _exists(self._storage, key + _TOMBSTONE):
                 return None
-            return key, v1.parse_ref(result.data, key), result.etag
+            with advising(MENDED):
+                return key, v1.parse_ref(result.data, key), result.etag
         return None
 
     def __iter__(self) -> Iterator[str]:

@@ -59,10 +59,10 @@ def untold_chunks(
     """
     for node in after.nodes():
         old = before.get_by_id(node.id)
-        if node.array is None or old is None or old.array is None:
+        if node.array is None or (old is not None and old.array is None):
             continue
         grid = node.array.num_chunks
-        if len(old.array.num_chunks) != len(grid):
+        if old is not None and old.array is not None and len(old.array.num_chunks) != len(grid):
             continue  # all of them, which is told of the array
         changed = _changed_chunks(assets, old, node)
         # those that a smaller shape has no more are not told

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from icechunk.base.texts import COLLECTED
 from icechunk.errors import ErrorKind, FormatError, InternalError, SnapshotNotFoundError
 from icechunk.format.encoding.envelope import BytesLike, FileType, unwrap, wrap
 from icechunk.format.encoding.flatbuf import Batch, Tables, encode, read_root
@@ -101,7 +102,8 @@ class RepoInfo:
         """
         entry = self.snapshots.get(id)
         if entry is None:
-            raise SnapshotNotFoundError(f"the repository has no snapshot {encode_id(id)}")
+            why = "" if self.spec_version > 1 else f": {COLLECTED}"
+            raise SnapshotNotFoundError(f"the repository has no snapshot {encode_id(id)}{why}")
         seen: set[bytes] = set()
         while True:
             seen.add(entry.id)
@@ -115,10 +117,14 @@ class RepoInfo:
                 )
             parent = self.snapshots.get(entry.parent_id)
             if parent is None:
-                raise FormatError(
+                cut = (
                     f"the history of snapshot {encode_id(id)} is cut: its ancestor "
                     f"{encode_id(entry.parent_id)} is missing"
                 )
+                if self.spec_version > 1:
+                    raise FormatError(cut)
+                # each is an object of its own, which others may delete in the meantime
+                raise FormatError(f"{cut}: {COLLECTED}", ErrorKind.SNAPSHOT_NOT_FOUND)
             entry = parent
 
     def ancestry_rows(self, id: bytes) -> Iterator[int]:

@@ -27,13 +27,13 @@ from icechunk.format.updates import (
 )
 from icechunk.format.values import Values, utf8
 
-__all__ = ["UpdateLog"]
+__all__ = ["LAST_TIME", "UpdateLog"]
 
 #: Names of branches and tags; ids, uint8[n, 12]; numbers; statuses.
 _Column: TypeAlias = Values | NDArray[Any] | tuple[Status, ...]
 
 #: Times are 64 bits, in microseconds.
-_LAST_TIME: Final = 2**64 - 1
+LAST_TIME: Final = 2**64 - 1
 _BY_TAG: Final = {int(kind): kind for kind in UpdateKind}
 _IDS: Final = ("snapshot", "previous")
 _BOOLS: Final = ("flag_value", "flag_is_set")
@@ -155,7 +155,7 @@ class UpdateLog(Sequence[UpdateEntry]):
         if not len(self):
             return UpdateLog.of([replace(entry, backup=None)]), before
         time = max(entry.updated_at, int(self._times[0]) + 1)
-        if time > _LAST_TIME:
+        if time > LAST_TIME:
             raise FormatError(
                 "repo: the newest update has the last time that can be stored, so that none can "
                 "follow; Repository.repair restores an older copy"

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from icechunk.base.methods import in_thread
-from icechunk.commit.assets import Assets
+from icechunk.base.texts import RESTORED
+from icechunk.commit.assets import Assets, advising
 from icechunk.commit.building import now_microseconds
 from icechunk.commit.features import feature_flags, set_feature
 from icechunk.commit.publish import RepoState
@@ -93,7 +94,9 @@ class Administration:
         >>> repo.get_metadata()
         {}
         """
-        return dict(self._repo_info.metadata)
+        info = self._repo_info
+        with advising(RESTORED):
+            return dict(info.metadata)
 
     def set_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Replace the metadata of the repository.

@@ -14,12 +14,13 @@ from icechunk.base.html import card, note, table
 from icechunk.base.visible import in_a_line
 from icechunk.commit.assets import Assets
 from icechunk.commit.snapshot_info import SnapshotInfo
-from icechunk.errors import IcechunkError, InvalidInputError
+from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.ids import decode_id, normalize_path
 from icechunk.format.nodes import Node
 from icechunk.format.repo_info import RepoInfo
 from icechunk.format.transaction_log import TransactionLog
+from icechunk.repository.rereading import while_others_collect
 from icechunk.repository.sessions import Sessions
 from icechunk.session.context import SessionContext
 
@@ -150,6 +151,9 @@ class Annotations:
         ------
         RefNotFoundError, SnapshotNotFoundError, NodeNotFoundError
             If there is no such version or array.
+        StorageError, FormatError
+            If a transaction log that is needed cannot be read: without it, the chunks that it
+            names would seem to be of older commits.
         InvalidInputError
             If the region has a different number of dimensions.
 
@@ -158,12 +162,17 @@ class Annotations:
         >>> print(repo.annotate("/temperature", region=[(0, 10), (0, 1)]))  # doctest: +SKIP
         """
         context = self._context()
-        info = context.state.load()
-        session = self._sessions.at(info, None, None, None, ref, None)
-        node, _ = session.tree.require_array(normalize_path(path))
-        refs = _in_region(session.chunk_refs(node.path), region)
-        tip = decode_id(session.snapshot_id)
-        return _annotate(context.assets, info, tip, node, refs)
+
+        def annotated(note: Callable[[RepoInfo], RepoInfo]) -> Annotation:
+            info = note(context.state.load())
+            session = self._sessions.at(info, None, None, None, ref, None)
+            node, _ = session.tree.require_array(normalize_path(path))
+            refs = _in_region(session.chunk_refs(node.path), region)
+            tip = decode_id(session.snapshot_id)
+            return _annotate(context.assets, info, tip, node, refs)
+
+        # versions may expire and be collected in the meantime
+        return while_others_collect(context.state, annotated)
 
 
 def _annotate(
@@ -188,9 +197,17 @@ def _annotate(
     for entry in info.ancestry(tip):
         made = False
         for log_id in (entry.id, *reversed(entry.pruned)):
-            log = _log(assets, log_id)
-            if log is None:
-                continue
+            try:
+                log = assets.transaction_log(log_id)
+            except StorageError as error:
+                if error.kind is not ErrorKind.OBJECT_NOT_FOUND:
+                    raise
+                if entry.parent_id is None:
+                    continue  # the first snapshot of spec 1 has none
+                if log_id == entry.id:
+                    raise
+                # others may delete logs of expired commits: nothing is known of what is left
+                return Annotation(node.path, refs.coords, owner, commits, frozenset(expired))
             told = SnapshotInfo.from_entry(entry)
             made = made or node.id in log.new_arrays
             if metadata is None and (made or node.id in log.updated_arrays):
@@ -206,13 +223,6 @@ def _annotate(
         if made or (metadata is not None and (owner >= 0).all()):
             break
     return Annotation(node.path, refs.coords, owner, commits, frozenset(expired), metadata)
-
-
-def _log(assets: Assets, id: bytes) -> TransactionLog | None:
-    try:
-        return assets.transaction_log(id)
-    except IcechunkError:
-        return None  # the first snapshot of spec 1 has none
 
 
 def _rows(refs: ChunkRefs, log: TransactionLog, node_id: bytes) -> npt.NDArray[np.int64]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from icechunk.base.texts import RESTORED
 from icechunk.commit import publish
-from icechunk.commit.assets import Assets
+from icechunk.commit.assets import Assets, advising
 from icechunk.commit.building import now_microseconds
 from icechunk.config import RepositoryConfig
 from icechunk.errors import ErrorKind, InvalidInputError, RepositoryExistsError
@@ -52,7 +53,9 @@ def stored_config(info: RepoInfo) -> RepositoryConfig | None:
     """Return the configuration in a repo info, None if there is none."""
     if info.config is None:
         return None
-    return RepositoryConfig.from_dict(flexbuf.loads(info.config, "repo: config"), "repo: config")
+    place = "repo: config"
+    with advising(RESTORED):
+        return RepositoryConfig.from_dict(flexbuf.loads(info.config, place), place)
 
 
 def check_clean(storage: Storage) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Final
+from typing import Final, TypeAlias
 
 from icechunk.base.html import Html, card, note, table
 from icechunk.base.methods import async_twin
@@ -24,9 +24,12 @@ from icechunk.format.ids import encode_id
 from icechunk.format.repo_info import RepoInfo
 from icechunk.format.snapshot_table import SnapshotTable
 from icechunk.repository.ancestry_graph import AncestryGraph
+from icechunk.repository.rereading import while_others_collect
 
 #: The number of snapshots that a notebook shows.
 _SHOWN: Final = 50
+#: A branch, a tag, or the id of a snapshot.
+_Version: TypeAlias = tuple[str | None, str | None, str | None]
 
 
 class Ancestry(Iterator[SnapshotInfo]):
@@ -173,9 +176,18 @@ class History:
         >>> diff.updated_chunks
         {'/temperature': [[0, 0]]}
         """
-        info = self._state.load()
-        start = resolve(info, from_branch, from_tag, from_snapshot_id)
-        end = resolve(info, to_branch, to_tag, to_snapshot_id)
+        # versions may expire and be collected in the meantime
+        return while_others_collect(
+            self._state,
+            lambda note: self._diff(
+                note(self._state.load()),
+                (from_branch, from_tag, from_snapshot_id),
+                (to_branch, to_tag, to_snapshot_id),
+            ),
+        )
+
+    def _diff(self, info: RepoInfo, earlier: _Version, later: _Version) -> Diff:
+        start, end = resolve(info, *earlier), resolve(info, *later)
         assets = self._assets
         logs = []
         for entry in info.ancestry(end):

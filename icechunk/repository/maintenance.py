@@ -110,7 +110,12 @@ class Maintenance:
         self._require_writable("expire")
         branches, tags = bool(delete_expired_branches), bool(delete_expired_tags)
         if self._state.spec_version < 2:
-            released = expire_v1(self._state, self._assets, limit, branches=branches, tags=tags)
+            released = while_others_collect(
+                self._state,
+                lambda note: expire_v1(
+                    self._state, self._assets, limit, branches=branches, tags=tags
+                ),
+            )
         else:
             released = set()
 
@@ -158,18 +163,22 @@ class Maintenance:
         """
         limit = to_microseconds(_cutoff(older_than, "older_than"))
         self._state.require_version_2("a preview of an expiration")
-        info = self._state.load()
         branches, tags = bool(delete_expired_branches), bool(delete_expired_tags)
-        after, released = expire(info, limit, branches=branches, tags=tags)
-        now, then = (self._garbage_of(state) for state in (info, after))
-        return ExpirationPreview(
-            frozenset(encode_id(id) for id in released),
-            tuple(sorted(info.branches.keys() - after.branches.keys())),
-            tuple(sorted(info.tags.keys() - after.tags.keys())),
-            then.bytes_deleted - now.bytes_deleted,
-            then.chunks_deleted - now.chunks_deleted,
-            then.manifests_deleted - now.manifests_deleted,
-        )
+
+        def preview(note: Callable[[RepoInfo], RepoInfo]) -> ExpirationPreview:
+            info = note(self._state.load())
+            after, released = expire(info, limit, branches=branches, tags=tags)
+            now, then = (self._garbage_of(state) for state in (info, after))
+            return ExpirationPreview(
+                frozenset(encode_id(id) for id in released),
+                tuple(sorted(info.branches.keys() - after.branches.keys())),
+                tuple(sorted(info.tags.keys() - after.tags.keys())),
+                then.bytes_deleted - now.bytes_deleted,
+                then.chunks_deleted - now.chunks_deleted,
+                then.manifests_deleted - now.manifests_deleted,
+            )
+
+        return while_others_collect(self._state, preview)
 
     def _garbage_of(self, info: RepoInfo) -> GCSummary:
         """Return what a collection would delete in a state, at any age."""
@@ -391,13 +400,16 @@ class Maintenance:
             max_decoded_manifest_mem_bytes,
             max_concurrent_manifest_fetches,
         )
-        assets = self._assets.uncached()
-        info = self._state.load()
-        if info.spec_version < 2:
-            info = publish_v1.load_whole(assets, publish_v1.read_all_refs(assets.storage))
-        files = manifest_files(assets, reachable_snapshots(info), limits)
-        read = read_manifests(files, limits, lambda id: _Sizes.of(assets.manifest(id)))
-        return _total(read)
+
+        def measure(note: Callable[[RepoInfo], RepoInfo]) -> ChunkStorageStats:
+            assets = self._assets.uncached()
+            info = note(self._state.load())
+            if info.spec_version < 2:
+                info = publish_v1.load_whole(assets, publish_v1.read_all_refs(assets.storage))
+            files = manifest_files(assets, reachable_snapshots(info), limits)
+            return _total(read_manifests(files, limits, lambda id: _Sizes.of(assets.manifest(id))))
+
+        return while_others_collect(self._state, measure)
 
     def total_chunks_storage(
         self,

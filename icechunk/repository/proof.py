@@ -7,13 +7,21 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
-from icechunk.errors import InvalidInputError, SnapshotNotFoundError
+from icechunk.base.texts import RESTORED
+from icechunk.commit.publish import RepoState
+from icechunk.errors import (
+    FormatError,
+    InvalidInputError,
+    RepositoryNotFoundError,
+    SnapshotNotFoundError,
+)
+from icechunk.format import layout
 from icechunk.repository.sessions import Sessions
 from icechunk.session.context import SessionContext
 
 if TYPE_CHECKING:
     from icechunk.repository.decoding import Tried
-    from icechunk.repository.verification import Verification
+    from icechunk.repository.verification import Damage, Verification
     from icechunk.repository.verify_values import Pick
     from icechunk.session import Session
 
@@ -72,7 +80,7 @@ class Proof:
         """
         from icechunk.repository.decoding import Problem, decode_chunks
         from icechunk.repository.verification import Verification
-        from icechunk.repository.verify import Verifier, damage_to_all
+        from icechunk.repository.verify import Verifier
 
         if deep not in (False, True, "sample"):
             raise InvalidInputError(f"deep must be False, True or 'sample', not {deep!r}")
@@ -90,14 +98,36 @@ class Proof:
             return decode_chunks(at, path, sample=deep == "sample", pick=pick)
 
         context = self._context()
-        damage = damage_to_all(context.state)
+        damage = _damage_to_all(context.state)
         if damage is not None:
             return Verification(context.assets.storage.url, (damage,))
+        assets, state = context.assets.uncached(), context.state
+        if state.spec_version < 2:
+            # an expiration rewrites snapshots, which may be cached
+            state = RepoState(assets, state.retries, 0)
         return Verifier(
-            context.assets.uncached(),
-            context.state.load,
+            assets,
+            state.load,
             virtual=context.virtual if sources else None,
             read_values=decode if deep else None,
             is_deep=deep is True,
             progress=progress,
         ).run()
+
+
+def _damage_to_all(state: RepoState) -> Damage | None:
+    """Return what is wrong with the object that names all versions; None if nothing is."""
+    from icechunk.repository.verification import Damage
+
+    problem, key = "unreadable", layout.REPO_KEY
+    try:
+        state.load()
+        return None
+    except FormatError as error:
+        told = error.message.removeprefix(f"{key}: ")
+    except RepositoryNotFoundError:
+        problem = "missing"
+        told = f"there is no such object; {RESTORED}"
+        if state.known_spec_version == 1:
+            key = f"{layout.REFS}branch.main/ref.json"
+    return Damage(problem, key, told)

@@ -16,11 +16,12 @@ import numpy.typing as npt
 
 from icechunk.base.threads import Threads
 from icechunk.commit.assets import BYTES_PER_CHUNK_REF, Assets
-from icechunk.errors import ErrorKind, SnapshotNotFoundError, StorageError
+from icechunk.errors import ErrorKind, IcechunkError, SnapshotNotFoundError, StorageError
 from icechunk.format.chunk_ref import RefKind
 from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.ids import OBJECT_ID_SIZE
-from icechunk.format.repo_info import RepoInfo
+from icechunk.format.metadata import Metadata
+from icechunk.format.repo_info import RepoInfo, SnapshotEntry
 from icechunk.format.snapshot import ManifestFile, Snapshot
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Limits",
     "batches",
     "id_prefixes",
+    "known_snapshots",
     "manifest_files",
     "native_ids",
     "reachable_snapshots",
@@ -240,3 +242,22 @@ class DistinctRows:
         first = np.ones(len(ordered[0]), np.bool_)
         first[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in ordered])
         self._rows = tuple(column[first] for column in ordered)
+
+
+def known_snapshots(info: RepoInfo) -> dict[bytes, SnapshotEntry]:
+    """Return all snapshots that a repository knows of."""
+    if info.spec_version > 1:
+        return dict(info.snapshots)
+    # spec 1 knows only the snapshots that are found one by one, starting from the refs
+    found: dict[bytes, SnapshotEntry] = {}
+    for refs in (info.branches, info.tags):
+        for target in dict(refs.items()).values():
+            id: bytes | None = target
+            while id is not None and id not in found:
+                try:
+                    found[id] = info.snapshots[id]
+                except (KeyError, IcechunkError):
+                    # an unreadable snapshot is reported where it is read
+                    found[id] = SnapshotEntry(id, None, 0, "", Metadata({}))
+                id = found[id].parent_id
+    return found

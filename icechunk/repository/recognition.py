@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import islice
+from contextlib import contextmanager, suppress
+from itertools import chain, islice
 from typing import Final
 
 from icechunk._version import user_agent
+from icechunk.base.texts import RESTORED
 from icechunk.config import Attribution
 from icechunk.errors import IcechunkError, RepositoryNotFoundError
 from icechunk.format import layout
+from icechunk.format.ids import INITIAL_SNAPSHOT_ID
 from icechunk.storage import AnyStorage, LocalStorage, Storage, as_storage
 
 __all__ = ["saying_what_is_there"]
@@ -46,7 +48,7 @@ def saying_what_is_there(
         storage = as_storage(place)
         if attribution is not None:
             storage = storage.with_user_agent(attribution.user_agent(user_agent()))
-        found = _plain_zarr(storage)
+        found = _left_of_one(storage) or _plain_zarr(storage)
         if found is None and isinstance(storage, LocalStorage):
             found = _of_a_path(storage.path)
         if found is None and storage.url.startswith("memory://anonymous-"):
@@ -57,6 +59,16 @@ def saying_what_is_there(
         if found is None:
             raise
         raise RepositoryNotFoundError(f"{storage.url} {found}") from error
+
+
+def _left_of_one(storage: Storage) -> str | None:
+    with suppress(IcechunkError, OSError):
+        # the first snapshot alone is left of a `create` that was killed
+        first = layout.snapshot_key(INITIAL_SNAPSHOT_ID)
+        metas = chain(storage.list(layout.OVERWRITTEN), storage.list(layout.SNAPSHOTS))
+        if any(meta.key != first for meta in metas):
+            return f"has objects of a repository, but none that names its versions; {RESTORED}"
+    return None
 
 
 def _plain_zarr(storage: Storage) -> str | None:

@@ -35,6 +35,8 @@ from icechunk.format.chunk_refs import ChunkRefs
 from icechunk.format.ids import decode_id, encode_id
 from icechunk.format.repo_info import RepoInfo, SnapshotEntry, decode_repo_info
 from icechunk.format.snapshot import Snapshot
+from icechunk.format.update_log import LAST_TIME
+from icechunk.repository.creation import stored_config
 from icechunk.repository.decoding import Tried, decode_chunks
 from icechunk.repository.recipe import context_at
 from icechunk.repository.repairs import Repair, UnlistedVersion
@@ -391,4 +393,11 @@ def _usable(data: BytesLike, key: str) -> RepoInfo:
             ErrorKind.INVALID_FILE_FORMAT,
         )
     list(info.snapshots.values())  # decodes all of them
+    dict(info.metadata)
+    stored_config(info)
+    if info.updates[0].updated_at >= LAST_TIME:
+        raise FormatError(
+            f"{key}: its newest update has the last time that can be stored",
+            ErrorKind.INVALID_FILE_FORMAT,
+        )
     return info

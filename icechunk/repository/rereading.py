@@ -48,6 +48,11 @@ def while_others_collect(state: RepoState, act: Callable[[Callable[[RepoInfo], R
     state : RepoState
     act : callable
         Called with a function, to which it gives the state that it works with.
+
+    Raises
+    ------
+    SnapshotNotFoundError, StorageError
+        If the current state needs what is missing: that is damage.
     """
     seen: list[RepoInfo] = []
 
@@ -55,13 +60,16 @@ def while_others_collect(state: RepoState, act: Callable[[Callable[[RepoInfo], R
         seen.append(info)
         return info
 
+    missing = ""
     for _ in range(_OTHERS - 1):
         try:
             return act(note)
         except IcechunkError as error:
-            if error.kind not in _MISSING or not seen:
-                raise
             # needed by what is there now, it is damage
-            if state.load().updates[0] == seen[-1].updates[0]:
+            if error.kind not in _MISSING or missing == str(error):
                 raise
+            if seen and seen[-1].updates and state.load().updates[0] == seen[-1].updates[0]:
+                raise
+            # in spec 1 no object says whether something changed: what is there now may need it
+            missing = str(error)
     return act(note)

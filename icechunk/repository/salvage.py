@@ -80,6 +80,7 @@ class Salvage:
 
     def run(self, *, drop: bool, dry_run: bool) -> dict[str, Any]:
         """Return the findings as fields of a `Repair`; apply the changes unless `dry_run`."""
+        tip = branch_tip(self._info, self._branch)
         unreadable, version = self._newest_readable()
         logs = self._make_logs(dry_run=dry_run)
         nodes, pieces = self._what_is_left(version)
@@ -89,9 +90,12 @@ class Salvage:
             "unread": tuple(self._unread),
             "logs": tuple(logs),
         }
+        if any(told.values()) and (now := branch_tip(self._state.load(), self._branch)) != tip:
+            # what it was moved away from may have been collected meanwhile: that is no damage
+            raise ConflictError(encode_id(tip), encode_id(now))
         if drop and not dry_run:
             if unreadable:
-                self._reset(branch_tip(self._info, self._branch), version.id)
+                self._reset(tip, version.id)
             if self._dropped:
                 told["snapshot_id"] = self._commit(version, nodes, pieces)
         return told

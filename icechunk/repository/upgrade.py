@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
+from icechunk.base.texts import COLLECTED
 from icechunk.commit import publish_v1
 from icechunk.commit.building import now_microseconds
 from icechunk.commit.publish import exists
@@ -25,15 +26,18 @@ from icechunk.errors import (
     InvalidInputError,
     ReadOnlyError,
     SessionStateError,
+    SnapshotNotFoundError,
     StorageError,
 )
 from icechunk.format import layout
 from icechunk.format.encoding import flexbuf
+from icechunk.format.ids import encode_id
 from icechunk.format.repo_info import RepoInfo, SnapshotEntry, encode_repo_info
 from icechunk.format.spec import SpecVersion
 from icechunk.format.updates import Status, UpdateEntry, UpdateKind
 from icechunk.repository.branches_and_tags import MAIN
 from icechunk.repository.repository import Repository
+from icechunk.repository.rereading import while_others_collect
 
 __all__ = ["upgrade_icechunk_repository"]
 
@@ -98,7 +102,10 @@ def upgrade_icechunk_repository(
     if repo.spec_version > 1:
         _check_unfinished(repo, delete_unused_v1_files)
     else:
-        info = _read(repo, concurrency)
+        # versions may expire and be collected in the meantime
+        info = while_others_collect(
+            repo.context.state, lambda note: _read(repo.reopen(), concurrency)
+        )
         if dry_run:
             encode_repo_info(info)
             _LOG.info("%s can be upgraded; nothing was changed", storage.url)
@@ -137,6 +144,13 @@ def _read(repo: Repository, concurrency: int) -> RepoInfo:
     while True:
         _LOG.info("reading the history of %d branches", len(refs.branches))
         info = _upgraded(repo, refs, concurrency)
+        # an expiration leaves the refs as they are, and what it dropped may have been collected
+        keys = {meta.key for meta in repo.storage.list(layout.SNAPSHOTS)}
+        for id in info.snapshots:
+            if layout.snapshot_key(id) not in keys:
+                raise SnapshotNotFoundError(
+                    f"there is no snapshot {encode_id(id)} in {repo.storage.url}: {COLLECTED}"
+                )
         now = publish_v1.read_all_refs(repo.storage)
         if now == refs:
             return info

@@ -11,20 +11,19 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from icechunk.base.texts import MENDED
 from icechunk.base.threads import Threads
 from icechunk.commit.assets import Assets
-from icechunk.commit.publish import RepoState
 from icechunk.commit.relog import NodeState, node_states, rewritten, surplus, untold, untold_chunks
 from icechunk.errors import (
-    FormatError,
     IcechunkError,
     ObjectNotFoundError,
-    RepositoryNotFoundError,
     SnapshotNotFoundError,
 )
 from icechunk.format import layout
@@ -33,7 +32,6 @@ from icechunk.format.encoding.envelope import BytesLike, FileType
 from icechunk.format.ids import INITIAL_SNAPSHOT_ID, encode_id
 from icechunk.format.invariants import broken_invariants
 from icechunk.format.manifest import Manifest
-from icechunk.format.metadata import Metadata
 from icechunk.format.nodes import ManifestFile, ManifestRef, Node
 from icechunk.format.repo_info import RepoInfo, SnapshotEntry
 from icechunk.format.snapshot import Snapshot
@@ -41,7 +39,8 @@ from icechunk.format.transaction_log import TransactionLog
 from icechunk.repository import archive_tables
 from icechunk.repository.decoding import NOT_ALLOWED
 from icechunk.repository.listing import Listing
-from icechunk.repository.reachable import MAX_THREADS, batches
+from icechunk.repository.reachable import MAX_THREADS, batches, known_snapshots
+from icechunk.repository.rereading import READS
 from icechunk.repository.verification import Damage, Verification
 from icechunk.repository.verify_nodes import Extents, box, contradictions, problem_of_source
 from icechunk.repository.verify_records import Found, job_damages, table_damages
@@ -49,7 +48,7 @@ from icechunk.repository.verify_updates import repo_damages
 from icechunk.repository.verify_values import ReadValues, bad_values
 from icechunk.virtual.resolver import VirtualResolver
 
-__all__ = ["Verifier", "damage_to_all"]
+__all__ = ["Verifier"]
 
 T = TypeVar("T")
 
@@ -129,7 +128,7 @@ class Verifier:
         # The state first: what is committed meanwhile is listed, but not expected.
         self._load = load
         self._info = load()
-        self._entries = _history(self._info)
+        self._entries = known_snapshots(self._info)
         self._listings = {
             folder: Listing(self._storage.list(folder), folder) for folder in _FOLDERS
         }
@@ -146,13 +145,12 @@ class Verifier:
         for file, manifest in self._each("manifests", files, self._manifest):
             if manifest is not None:
                 self._check_manifest(file, manifest)
-        self._check_records()
+        self._check_records(self._listings[layout.CHUNKS])
         if self._virtual is not None:
             self._check_sources(self._virtual)
         if self._read_values is not None:
             self._check_values(self._read_values)
-        if self._damages:
-            self._forget_collected()
+        self._forget_collected()
         return Verification(
             self._storage.url,
             tuple(map(self._damage, self._damages.values())),
@@ -198,13 +196,22 @@ class Verifier:
             finding.coords.update(map(tuple, coords.tolist()))
 
     def _forget_collected(self) -> None:
-        """Drop damages of versions that expired, or were collected, since this began."""
-        gone = self._entries.keys() - _history(self._load()).keys()
-        for key, finding in list(self._damages.items()):
-            if finding.snapshots & gone:
-                finding.snapshots -= gone
-                if not finding.snapshots:
-                    del self._damages[key]
+        """Drop what was found wrong with versions that others deleted in the meantime."""
+        for _ in range(READS):
+            if not self._damages or (now := self._load()) is self._info:
+                return
+            self._info, self._entries = now, known_snapshots(now)
+            for at, found in list(self._damages.items()):
+                found.snapshots &= self._entries.keys()
+                if not found.snapshots:
+                    del self._damages[at]
+            for users in self._tables.values():
+                users &= self._entries.keys()
+            # what is wrong beside the versions may be gone, too
+            self._check_refs()
+            self._check_records(Listing(self._storage.list(layout.CHUNKS), layout.CHUNKS))
+            if now.spec_version < 2:
+                return  # nothing tells whether it changed again
 
     def _damage(self, found: _Finding) -> Damage:
         chunks, region = found.chunks, found.region
@@ -234,7 +241,8 @@ class Verifier:
             gone = isinstance(error, SnapshotNotFoundError | ObjectNotFoundError) or (
                 isinstance(error.__context__, ObjectNotFoundError)
             )
-            told = "there is no such object" if gone else str(error).removeprefix(f"{key}: ")
+            told = str(error).removeprefix(f"{key}: ").removesuffix(f"; {MENDED}")
+            told = "there is no such object" if gone else told
             self._found("missing" if gone else "unreadable", key, told, snapshots, **lost)
             return None
 
@@ -264,7 +272,7 @@ class Verifier:
         entries = sorted(self._entries.values(), key=lambda entry: entry.flushed_at)
         children = Counter(entry.parent_id for entry in entries)
         states: dict[bytes, dict[bytes, NodeState]] = {}
-        for entry, (snapshot, log) in self._each("snapshots", entries, self._snapshot):
+        for entry, (snapshot, logs) in self._each("snapshots", entries, self._snapshot):
             parent = entry.parent_id
             before = states.get(parent) if parent is not None else None
             children[parent] -= 1
@@ -272,22 +280,20 @@ class Verifier:
                 states.pop(parent, None)
             if snapshot is None:
                 continue
-            if parent is None and log is not None and entry.id != INITIAL_SNAPSHOT_ID:
+            if parent is None and logs and logs[0] and entry.id != INITIAL_SNAPSHOT_ID:
                 told = f"snapshot {encode_id(entry.id)} has a transaction log, and no parent"
                 self._found("inconsistent", layout.REPO_KEY, told, [entry.id])
             self._check_snapshot(entry, snapshot)
-            if log is not None:
-                for told in surplus(log, snapshot):
-                    self._found("inconsistent", layout.transaction_key(entry.id), told, [entry.id])
+            log = self._check_log(entry, snapshot, logs)
             after = node_states(snapshot)
             if children[entry.id]:
                 states[entry.id] = after
             # no log records what expired between a version of spec 1 and the first one
             is_cut = snapshot.parent_id is not None and parent == self._first_of(entry)
-            if before is not None and log is not None and not entry.pruned and not is_cut:
+            if before is not None and log is not None and not is_cut:
                 key = layout.transaction_key(entry.id)
                 found = list(untold(log, before, after))
-                if self._is_deep or rewritten(log, before, after):
+                if self._is_deep or (not entry.pruned and rewritten(log, before, after)):
                     # what cannot be read is reported where it is checked
                     with suppress(IcechunkError):
                         old = self._assets.snapshot(entry.parent_id or b"")
@@ -295,25 +301,44 @@ class Verifier:
                 for told in found:
                     self._found("inconsistent", key, f"it does not say {told}", [entry.id])
 
+    def _check_log(
+        self, entry: SnapshotEntry, snapshot: Snapshot, logs: list[TransactionLog | None]
+    ) -> TransactionLog | None:
+        """Return what changed since the version before, as far as all logs of it can be read."""
+        whole: TransactionLog | None = None
+        seen: set[str] = set()
+        for id, log in zip((entry.id, *reversed(entry.pruned)), logs, strict=False):
+            if log is None:
+                return None
+            whole = log if whole is None else log.merge(whole, entry.id)
+            for told in surplus(whole, snapshot):
+                if told not in seen:
+                    self._found("inconsistent", layout.transaction_key(id), told, [entry.id])
+                seen.add(told)
+        return whole
+
     def _first_of(self, entry: SnapshotEntry) -> bytes | None:
         """Return the parent of a snapshot if that has no parent itself."""
         parent = self._entries.get(entry.parent_id or b"")
         return parent.id if parent is not None and parent.parent_id is None else None
 
-    def _snapshot(self, entry: SnapshotEntry) -> tuple[Snapshot | None, TransactionLog | None]:
+    def _snapshot(
+        self, entry: SnapshotEntry
+    ) -> tuple[Snapshot | None, list[TransactionLog | None]]:
+        """Return a version and its log, and those of what expired before it, newest first."""
         key = layout.snapshot_key(entry.id)
         self._listings[layout.SNAPSHOTS].size_of(entry.id)
         snapshot = self._read(key, [entry.id], lambda: _whole(self._assets.snapshot(entry.id)))
         # the first snapshot of spec 1 has none, even after an upgrade
         has_log = self._listings[layout.TRANSACTIONS].size_of(entry.id) is not None
-        log = None
+        logs: list[TransactionLog | None] = []
         if has_log or (entry.id != INITIAL_SNAPSHOT_ID and entry.parent_id is not None):
-            log = self._log(entry.id, entry.id)
-        for id in entry.pruned:
+            logs.append(self._log(entry.id, entry.id))
+        for id in reversed(entry.pruned):
             # a rebase replays what has expired between a version and the one before it
             self._listings[layout.TRANSACTIONS].size_of(id)
-            self._log(id, entry.id)
-        return snapshot, log
+            logs.append(self._log(id, entry.id))
+        return snapshot, logs
 
     def _log(self, id: bytes, needed_by: bytes) -> TransactionLog | None:
         key = layout.transaction_key(id)
@@ -471,18 +496,19 @@ class Verifier:
             self._found(problem, layout.chunk_key(id), told, users, uses[0].path, refs.coords[mine])
 
     # -- beside the versions ---------------------------------------------------------------
-    def _check_records(self) -> None:
+    def _check_records(self, chunks: Listing) -> None:
         found: list[Found] = []
         if self._info.spec_version > 1:
             found += repo_damages(self._storage, self._info, all_copies=self._is_deep)
-        found += job_damages(self._storage, self._use_of_job)
+        found += job_damages(self._storage, partial(self._use_of_job, chunks))
         for each in found:
             self._found(each.problem, each.key, each.told, [])
-        for each in table_damages(self._storage, set(self._tables)):
+        needed = {table for table, users in self._tables.items() if users}
+        for each in table_damages(self._storage, needed):
             self._found(each.problem, each.key, each.told, self._tables[each.key])
 
-    def _use_of_job(self, key: str, path: str, ids: npt.NDArray[np.uint8]) -> None:
-        gone = self._listings[layout.CHUNKS].find(ids) < 0
+    def _use_of_job(self, chunks: Listing, key: str, path: str, ids: npt.NDArray[np.uint8]) -> None:
+        gone = chunks.find(ids) < 0
         for id in ids[gone]:
             chunk = layout.chunk_key(id.tobytes())
             self._found("missing", chunk, f"there is no such object; {key} needs it", [], path)
@@ -546,22 +572,6 @@ class Verifier:
                 self._found("unreadable", found.path, told, [found.snapshot_id], found.path, table)
 
 
-def damage_to_all(state: RepoState) -> Damage | None:
-    """Return what is wrong with the object that names all versions; None if nothing is."""
-    problem, key = "unreadable", layout.REPO_KEY
-    try:
-        state.load()
-        return None
-    except FormatError as error:
-        told = error.message.removeprefix(f"{key}: ")
-    except RepositoryNotFoundError:
-        problem = "missing"
-        told = "there is no such object; Repository.repair says whether a copy can be restored"
-        if state.known_spec_version == 1:
-            key = f"{layout.REFS}branch.main/ref.json"
-    return Damage(problem, key, told)
-
-
 def _whole(snapshot: Snapshot) -> Snapshot:
     """Return a snapshot after decoding all of it."""
     list(snapshot.nodes())
@@ -576,22 +586,3 @@ def _unpacked(manifest: Manifest) -> Manifest:
         if refs.locations is not None:
             len(refs.locations.data)
     return manifest
-
-
-def _history(info: RepoInfo) -> dict[bytes, SnapshotEntry]:
-    """Return all snapshots that a repository knows of."""
-    if info.spec_version > 1:
-        return dict(info.snapshots)
-    # spec 1 knows only the snapshots that are found one by one, starting from the refs
-    found: dict[bytes, SnapshotEntry] = {}
-    for refs in (info.branches, info.tags):
-        for target in dict(refs.items()).values():
-            id: bytes | None = target
-            while id is not None and id not in found:
-                try:
-                    found[id] = info.snapshots[id]
-                except (KeyError, IcechunkError):
-                    # an unreadable snapshot is reported where it is read
-                    found[id] = SnapshotEntry(id, None, 0, "", Metadata({}))
-                id = found[id].parent_id
-    return found

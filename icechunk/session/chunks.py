@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk.base.methods import in_thread
+from icechunk.base.texts import COLLECTED, MENDED
 from icechunk.errors import (
     ErrorKind,
     InvalidInputError,
     NodeNotFoundError,
+    ObjectNotFoundError,
     SessionStateError,
     StorageError,
 )
@@ -162,7 +164,7 @@ class ChunkStore:
         try:
             return None if ref is None else self._fetch(ref, byte_range)
         except (StorageError, InvalidInputError) as error:
-            raise _of_chunk(error, node, coordinate) from error
+            raise _of_chunk(error, node, coordinate, ref) from error
 
     async def get_async(
         self, node: Node, coordinate: Coordinate, byte_range: ByteRange | None = None
@@ -172,7 +174,7 @@ class ChunkStore:
         try:
             return None if ref is None else await self._fetch_async(ref, byte_range)
         except (StorageError, InvalidInputError) as error:
-            raise _of_chunk(error, node, coordinate) from error
+            raise _of_chunk(error, node, coordinate, ref) from error
 
     def set(self, path: str, coordinate: Coordinate, data: BytesLike) -> None:
         """Write a chunk.
@@ -421,17 +423,22 @@ def _checked(data: BytesLike, key: str, wanted: tuple[int, int]) -> BytesLike:
     if len(data) != wanted[1] - wanted[0]:
         raise StorageError(
             f"{key}: {len(data)} bytes instead of {wanted[1] - wanted[0]} from position "
-            f"{wanted[0]}: the chunk object was cut",
+            f"{wanted[0]}: the chunk object was cut; {MENDED}",
             ErrorKind.INVALID_OBJECT_SIZE,
         )
     return data
 
 
 def _of_chunk(
-    error: StorageError | InvalidInputError, node: Node, coordinate: Coordinate
+    error: StorageError | InvalidInputError,
+    node: Node,
+    coordinate: Coordinate,
+    ref: ChunkRef | None,
 ) -> StorageError | InvalidInputError:
     """Return an error of the same class that names the chunk."""
-    return type(error)(f"chunk {coordinate} of {node.path!r}: {error.message}", error.kind)
+    is_native = ref is not None and ref.kind is RefKind.NATIVE
+    why = f": {COLLECTED}" if is_native and isinstance(error, ObjectNotFoundError) else ""
+    return type(error)(f"chunk {coordinate} of {node.path!r}: {error.message}{why}", error.kind)
 
 
 def _grid_mask(num_chunks: tuple[int, ...], path: str) -> npt.NDArray[np.bool_]:
