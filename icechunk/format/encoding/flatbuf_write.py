@@ -12,6 +12,7 @@ import struct
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -435,11 +436,15 @@ class _Layout:
             else:
                 goals = [self.positions[id(batch)] for batch in column.batches]
             # from here to the end there are only these slots, and a length word before each row
-            goal = np.concatenate([_NONE_BEFORE, *goals])
-            if len(count) != 1:
-                goal = np.insert(goal[1:], np.cumsum(count) - count, 0)
-            goal -= np.arange(start, end, 4)
-            words[start >> 2 : end >> 2] = goal
+            places = np.arange(start, end, 4)
+            if len(count) == 1:
+                goal = np.concatenate([_NONE_BEFORE, *goals])
+            else:
+                goal = np.zeros(len(places), np.int64)
+                is_slot = np.ones(len(places), np.bool_)
+                is_slot[(head - start) >> 2] = False
+                goal[is_slot] = np.concatenate([_NONE, *goals])
+            words[start >> 2 : end >> 2] = goal - places
             words[head >> 2] = count
 
         self.fills.append(fill)
@@ -549,10 +554,10 @@ def _copy_ragged(out: Bytes, to: Ints, data: Bytes, start: Ints, length: Ints) -
             out[a : a + n] = data[b : b + n]
         return
     order = np.argsort(length, kind="stable")
-    distinct, begin = np.unique(length[order], return_index=True)
-    ends = np.append(begin, len(order))[1:].tolist()
-    for n, lo, hi in zip(distinct.tolist(), begin.tolist(), ends, strict=True):
-        rows = order[lo:hi]
+    ordered = length[order]
+    cuts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    for lo, hi in pairwise([0, *cuts.tolist(), len(order)]):
+        n, rows = int(ordered[lo]), order[lo:hi]
         if n > _LONG or hi - lo == 1:
             for a, b in zip(to[rows].tolist(), start[rows].tolist(), strict=True):
                 out[a : a + n] = data[b : b + n]
