@@ -14,12 +14,12 @@ from icechunk import (
     Repository,
     RepositoryConfig,
     VirtualChunkContainer,
-    coalescing,
     containers_credentials,
     s3_credentials,
     s3_store,
 )
 from icechunk.storage import LatencyStorage, MemoryStorage, ObjectStorage
+from icechunk.virtual import coalescing
 from tests.servers import S3Server
 
 CHUNKS, LENGTH = 1000, 20_000
