@@ -139,7 +139,7 @@ def test_a_file_system_that_is_full(tmp_path: Path) -> None:
 
 #: On a file system without a single free byte: collect what fills it.
 COLLECT = """
-import os, sys
+import os, shutil, sys
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -147,59 +147,65 @@ from icechunk import LocalStorage, Repository, StorageError
 from tests import histories
 from tests.reachability import collectable, needed
 
-root, kind, incremental = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "incremental"
-storage = LocalStorage(root / "repository")
-repository = histories.create(storage)
-later = datetime.now(UTC) + timedelta(hours=1)
-for number in range(4):
-    histories.commit(repository, {0: b"native %d" % number})
-repository.garbage_collect(later, incremental=incremental)
-if kind == "never committed":
-    session = repository.writable_session("main")
-    histories.write(session, {number: b"native" * 1000 for number in range(6)})
-elif kind == "versions":
-    tip = repository.lookup_branch("main")
-    repository.create_branch("b", tip)
-    histories.commit(repository, {2: b"something of a branch" * 1000}, "b")
-    repository.delete_branch("b")
-expected = histories.newest(storage)
-with open(root / "filler", "wb", buffering=0) as filler, suppress(OSError):
-    while True:
-        filler.write(b"x" * 4096)
-status = os.statvfs(root)
-assert status.f_bavail == 0
-try:
-    done = repository.garbage_collect(later, incremental=incremental)
-except StorageError as error:
-    print("refused:", error)
-else:
-    print("freed", done.chunks_deleted, done.snapshots_deleted)
-    assert set(collectable(storage)) == needed(storage)
-assert histories.newest(storage) == expected
-Repository.open(storage).verify(deep=True).raise_if_damaged()
+def collect(root, kind, incremental):
+    storage = LocalStorage(root / "repository")
+    repository = histories.create(storage)
+    later = datetime.now(UTC) + timedelta(hours=1)
+    for number in range(4):
+        histories.commit(repository, {0: b"native %d" % number})
+    repository.garbage_collect(later, incremental=incremental)
+    if kind == "never committed":
+        session = repository.writable_session("main")
+        histories.write(session, {number: b"native" * 1000 for number in range(6)})
+    elif kind == "versions":
+        tip = repository.lookup_branch("main")
+        repository.create_branch("b", tip)
+        histories.commit(repository, {2: b"something of a branch" * 1000}, "b")
+        repository.delete_branch("b")
+    expected = histories.newest(storage)
+    with open(root / "filler", "wb", buffering=0) as filler, suppress(OSError):
+        while True:
+            filler.write(b"x" * 4096)
+    status = os.statvfs(root)
+    assert status.f_bavail == 0
+    try:
+        done = repository.garbage_collect(later, incremental=incremental)
+    except StorageError as error:
+        print("refused:", error)
+    else:
+        print("freed", done.chunks_deleted, done.snapshots_deleted)
+        assert set(collectable(storage)) == needed(storage)
+    assert histories.newest(storage) == expected
+    Repository.open(storage).verify(deep=True).raise_if_damaged()
+
+root = Path(sys.argv[1])
+for case in sys.argv[2:]:
+    kind, how = case.split(", ")
+    collect(root, kind, how == "incremental")
+    for path in root.iterdir():
+        path.unlink() if path.is_file() else shutil.rmtree(path)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs namespaces")
-@pytest.mark.parametrize(
-    ("kind", "incremental", "said"),
-    [
-        ("never committed", "whole", "freed 6 0"),
-        ("never committed", "incremental", "freed 6 0"),
-        ("versions", "whole", "freed 1 1"),
-        ("versions", "incremental", "freed 1 1"),
-        ("nothing", "whole", "refused: cannot write repo"),
+def test_garbage_on_a_disk_without_room(tmp_path: Path) -> None:
+    said = {
+        "never committed, whole": "freed 6 0",
+        "never committed, incremental": "freed 6 0",
+        "versions, whole": "freed 1 1",
+        "versions, incremental": "freed 1 1",
+        "nothing, whole": "refused: cannot write repo",
         # the record of the last collection makes room
-        ("nothing", "incremental", "freed 0 0"),
-    ],
-)
-def test_garbage_on_a_disk_without_room(
-    kind: str, said: str, incremental: str, tmp_path: Path
-) -> None:
-    mounting = 'mount -t tmpfs -o size=400k tmpfs "$1" && exec "$2" -c "$3" "$1" "$4" "$5"'
-    done = _unshared(mounting, str(tmp_path), sys.executable, COLLECT, kind, incremental)
+        "nothing, incremental": "freed 0 0",
+    }
+    mounting = (
+        'mount -t tmpfs -o size=400k tmpfs "$1" && place=$1 python=$2 program=$3 && shift 3 && '
+        'exec "$python" -c "$program" "$place" "$@"'
+    )
+    done = _unshared(mounting, str(tmp_path), sys.executable, COLLECT, *said)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(said), done.stdout
+    for line, (case, words) in zip(done.stdout.splitlines(), said.items(), strict=True):
+        assert line.startswith(words), case
 
 
 @pytest.mark.parametrize("named", [False, True])

@@ -26,7 +26,7 @@ from tests.servers import S3Server
 
 pytestmark = pytest.mark.usefixtures("interruptible", "no_pauses")
 
-STRIDE = 1 if os.environ.get("ICECHUNK_EVERY_CALL") else 11
+STRIDE = 1 if os.environ.get("ICECHUNK_EVERY_CALL") else 17
 #: Longer than anybody should wait, and shorter than a request is given up, in seconds.
 PATIENCE = 15
 
