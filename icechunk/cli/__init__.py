@@ -10,10 +10,10 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line, or say what it needs."""
-    # imports make much that stays: looking through it again and again took a fifth of the start
+    """Run the command line, or say what to install for it."""
+    # imports create many lasting objects: looking for garbage among them took a fifth of the start
     gc.set_threshold(100_000)
-    # and looking through it at the end, to free what the system frees anyway, another
+    # and at the exit, where the system frees them anyway, it took another fifth
     atexit.register(gc.freeze)
     try:
         from icechunk.cli.app import main as command

@@ -1,4 +1,4 @@
-"""The command itself: which commands there are, and what becomes of errors.
+"""The command itself: it lists its commands, and turns errors into messages.
 
 A command's module is imported when the command runs, so that help and completion are quick.
 """
@@ -74,7 +74,7 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command of a line; a misspelt one is told which are near."""
+        """Find the command of a line; for a misspelt one, the error suggests others."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:

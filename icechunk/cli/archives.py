@@ -25,7 +25,7 @@ Command = Callable[..., None]
 
 
 def _pairs(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
-    """Return what was given as NAME=VALUE."""
+    """Parse values given as NAME=VALUE."""
     split = [item.partition("=") for item in given]
     wrong = [item for item, parts in zip(given, split, strict=True) if not all(parts)]
     if wrong:
@@ -50,7 +50,7 @@ def _several(
 def _of_files(
     on_mismatch: Sequence[str], on_changed: Sequence[str]
 ) -> Callable[[Command], Command]:
-    """Return what adds the arguments of both commands to one of them.
+    """Return a decorator that adds the arguments that both commands share.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ def _arguments(
     filter_by_keys: dict[str, str],
     **others: Any,
 ) -> dict[str, Any]:
-    """Return what the functions call the arguments of the commands."""
+    """Turn the arguments of the commands into those of the functions."""
     return {
         "target": repo,
         "storage_options": options,
@@ -160,7 +160,7 @@ def _arguments(
 
 
 def _tell(report: VirtualizeReport, as_json: bool) -> None:
-    """Print what became of the files; the status is 1 if some failed."""
+    """Print what became of the files; exit with status 1 if some failed."""
     if as_json:
         print_json(report.to_dict())
     else:

@@ -1,7 +1,7 @@
 """What a shell completes: versions, branches, tags, jobs, paths in a version.
 
-A completion answers soon or not at all, and says nothing of what went wrong. Names that a shell
-would have to quote are left out: a stranger may have given them.
+A completion answers soon or not at all, and reports no errors. It leaves out names that a shell
+would have to quote: a stranger may have chosen them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from icechunk.storage import version_url
 
 __all__ = ["branches", "folders", "jobs", "names", "paths", "tags", "versions"]
 
-#: Seconds that a user waits for, and answers that are given.
+#: Seconds to wait for answers, and how many to give.
 _PATIENCE: Final = 1.5
 _MOST: Final = 200
-#: Shells put what they complete into the line as it is, and would run what stands in other names.
+#: Shells insert completions as they are, and would run commands in other names.
 _HARMLESS: Final = re.compile(r"[\w./@%+=:,][\w./@%+=:,-]*")
 
-#: Answers with how each goes on, and what is said of it.
+#: Completions, each with its description.
 Found: TypeAlias = Iterable[tuple[str, str | None]]
 Completion: TypeAlias = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
@@ -44,10 +44,10 @@ def _completion(find: Callable[[click.Context, str], Found]) -> Completion:
                     if value.startswith(text) and _HARMLESS.fullmatch(value)
                 )
                 found.extend(itertools.islice(matching, _MOST))
-            except Exception:  # a shell has no place for it; the command itself will tell
+            except Exception:  # a shell cannot show it; the command itself will
                 return
 
-        # a storage that does not answer keeps its thread, which does not keep the process
+        # a storage that does not answer blocks this thread, but not the end of the process
         thread = threading.Thread(target=look, daemon=True)
         thread.start()
         thread.join(_PATIENCE)
@@ -57,7 +57,7 @@ def _completion(find: Callable[[click.Context, str], Found]) -> Completion:
 
 
 def _repository(ctx: click.Context) -> Repository:
-    # behind an option that has no value yet, click has not told arguments apart
+    # after an option without a value, click has not assigned the arguments yet
     repo = ctx.params.get("repo") or ctx.args[0]
     named = version_url(repo)
     options = ctx.params.get("options") or {}

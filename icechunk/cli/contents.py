@@ -27,7 +27,7 @@ path_argument = click.argument("path", default="/", shell_complete=completing.pa
 
 
 def _read_by_zarr(command: Callable[..., None]) -> Callable[..., None]:
-    """Say of a document that Zarr fails at that it is no good, whatever Zarr raises."""
+    """Report a document that Zarr cannot read as invalid, whatever Zarr raises."""
 
     @functools.wraps(command)
     def reading(*args: Any, **kwargs: Any) -> None:

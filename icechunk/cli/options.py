@@ -64,7 +64,7 @@ def named_values(
     for item in given:
         name, equals, text = item.partition("=")
         if not equals or not name:
-            # what was passed may be a secret without its name
+            # the text may be a secret that was passed without its name
             raise click.BadParameter("what was passed is not NAME=VALUE")
         found[name] = _value(text)
     return found
@@ -92,7 +92,7 @@ remote_option = click.option(
 
 
 def location(command: Command) -> Command:
-    """Give a command its argument REPO as it is, and storage options beside it."""
+    """Add the argument REPO and the storage options to a command."""
 
     @click.argument("repo", metavar="REPO", shell_complete=completing.folders)
     @_storage_option
@@ -104,7 +104,7 @@ def location(command: Command) -> Command:
 
 
 def storage(command: Command) -> Command:
-    """Give a command a storage, made of its argument REPO and of storage options."""
+    """Pass a command the storage that REPO and the storage options describe."""
 
     @functools.wraps(command)
     def with_storage(repo: str, options: dict[str, Any], **others: Any) -> Any:
@@ -180,12 +180,12 @@ _trust_option = click.option(
 
 
 def chunk_repository(command: Command) -> Command:
-    """Give a command an open repository whose virtual chunks can be read, if that is allowed."""
+    """Pass a command an open repository whose virtual chunks can be read, where allowed."""
     return access_option(_trust_option(repository(command)))
 
 
 def repository(command: Command) -> Command:
-    """Give a command an open repository.
+    """Pass a command an open repository.
 
     REPO may be a URL that names a version and a path, for commands that take both.
     """
@@ -253,7 +253,7 @@ _yes = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmati
 
 
 def confirm(command: Command) -> Command:
-    """Give a command the option ``--yes``, without which it asks before it acts."""
+    """Add the option ``--yes`` to a command; without it, the command asks before it acts."""
 
     @_yes
     @functools.wraps(command)
@@ -268,7 +268,7 @@ def confirm(command: Command) -> Command:
 
 
 class When(click.ParamType):  # type: ignore[type-arg, unused-ignore]
-    """A time: a date, a date with a time, or so long ago: ``30d``, ``12h``, ``15m``."""
+    """A time: a date, a date with a time, or an age: ``30d``, ``12h``, ``15m``."""
 
     name = "time"
 

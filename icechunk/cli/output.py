@@ -35,7 +35,7 @@ def text(line: str = "") -> None:
 
 
 def table(rows: Iterable[Sequence[Any]], *names: str) -> None:
-    """Print rows under their names; numbers stand right."""
+    """Print rows under the names of their columns; numbers are aligned on the right."""
     listed = [list(row) for row in rows]
     shown = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for i, name in enumerate(names):
@@ -77,7 +77,7 @@ def done(as_json: bool, line: str, **told: Any) -> None:
 def print_json(value: Any) -> None:
     """Print a value as JSON: one document, sorted sets, times in ISO 8601.
 
-    Numbers that JSON does not have are the texts that Zarr has for them: ``"NaN"``.
+    Numbers that JSON lacks become the strings that Zarr uses for them, such as ``"NaN"``.
     """
     text = json.dumps(value, default=_plain)
     text = json.dumps(json.loads(text, parse_constant=str), indent=2, ensure_ascii=False)
@@ -103,12 +103,12 @@ def _plain(value: Any) -> Any:
 
 
 def count(number: int, noun: str) -> str:
-    """Return a number of things: ``1 commit``, ``2 commits``."""
+    """Return a count with its noun: ``1 commit``, ``2 commits``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def size(count: int) -> str:
-    """Return a number of bytes for people."""
+    """Return a number of bytes in readable form."""
     amount = float(count)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if amount < 1024 or unit == "TiB":

@@ -1,4 +1,4 @@
-"""Commands that tell what is true of a repository, and of the jobs in it: verify, jobs."""
+"""Commands that check a repository and its jobs: verify, jobs."""
 
 from __future__ import annotations
 

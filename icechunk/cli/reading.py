@@ -200,7 +200,7 @@ def inspect(repo: Repository, kind: str, object_id: str | None, as_json: bool) -
     if object_id is None:
         raise click.UsageError(f"say which {kind}: its id is missing")
     if kind != "manifest":
-        # what is out of the history is still looked at by its id
+        # a version outside the history can still be inspected by its id
         with suppress(RefNotFoundError):
             object_id = repo.resolve(object_id)
     look = {

@@ -1,4 +1,4 @@
-"""The command that makes a damaged repository one that can be opened: repair."""
+"""The command repair: make a damaged repository usable again."""
 
 from __future__ import annotations
 
