@@ -43,7 +43,24 @@ def read_tree(session: Session, group: str, chunks: Any) -> xr.DataTree:
     with in_words():
         tree = xr.open_datatree(session, engine="icechunk", group=group, chunks=chunks)  # type: ignore[arg-type]
     tree.name = None
+    for each in tree.subtree:
+        for name, variable in each.variables.items():
+            if _has_integers_to_mask(variable):
+                path = f"{each.path.strip('/')}/{name}".strip("/")
+                raise InvalidInputError(
+                    f"xarray cannot read these files: variable {path!r} has integers that are "
+                    "packed as integers, which cannot be missing, and a number for missing ones: "
+                    f"leave it out with drop_attributes=[{f'{path}:_FillValue'!r}, "
+                    f"{f'{path}:missing_value'!r}]"
+                )
     return tree
+
+
+def _has_integers_to_mask(variable: xr.Variable) -> bool:
+    """Whether xarray fails at the first missing value, since it makes integers of all."""
+    given = {key for key, value in variable.encoding.items() if value is not None}
+    packed, masked = {"scale_factor", "add_offset"}, {"_FillValue", "missing_value"}
+    return variable.dtype.kind in "iu" and bool(packed & given) and bool(masked & given)
 
 
 def _check_encodings(session: Session, root: str) -> None:

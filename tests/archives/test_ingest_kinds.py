@@ -460,19 +460,31 @@ def test_attributes_that_json_does_not_have(tmp_path: Path) -> None:
     assert "valid_max" not in found(storage)["v"].attrs
 
 
-@pytest.mark.parametrize("name", ["v", "x"])
-def test_an_encoding_of_texts_for_numbers(name: str, tmp_path: Path) -> None:
-    """xarray fails when it reads them, and the error names no variable."""
-    files = write(tmp_path, lambda ds, i: ds, 2)
+@pytest.mark.parametrize(
+    ("name", "given", "dropped"),
+    [
+        ("v", {"_Encoding": "utf-8"}, ["v:_Encoding"]),
+        ("x", {"_Encoding": "utf-8"}, ["x:_Encoding"]),
+        ("n", {"scale_factor": 2, "_FillValue": 1}, ["n:_FillValue", "n:missing_value"]),
+        ("n", {"scale_factor": 2, "missing_value": 1},
+         ["n:_FillValue", "n:missing_value"]),
+    ],
+)  # fmt: skip
+def test_what_xarray_fails_to_decode_when_it_reads(
+    name: str, given: dict[str, Any], dropped: list[str], tmp_path: Path
+) -> None:
+    """Its errors name no variable, and a copy would have begun."""
+    files = write(tmp_path, lambda ds, i: ds.assign(n=("time", [0, 1, 2])), 2)
     for file in files:
         with h5py.File(file, "a") as opened:
-            opened[name].attrs["_Encoding"] = "utf-8"
-    storage, dropped = MemoryStorage(), [f"{name}:_Encoding"]
+            opened[name].attrs.update(given)
+    storage = MemoryStorage()
     with pytest.raises(InvalidInputError, match=re.escape(f"drop_attributes={dropped!r}")):
         ingest(files, storage, **QUIET)
     # as the message says
     ingest(files, storage, drop_attributes=dropped, **QUIET)
     assert found(storage).sizes["time"] == 6
+    assert Repository.open(storage).jobs.list() == []
 
 
 def test_a_job_keeps_coordinates_that_no_variable_has() -> None:
