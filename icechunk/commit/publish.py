@@ -28,6 +28,7 @@ from icechunk.commit.delivery import Outcome, Write, deliver
 from icechunk.commit.features import MOVE_NODE, require_feature
 from icechunk.commit.probing import check_conditions
 from icechunk.commit.retrying import Backoff
+from icechunk.commit.snapshot_info import from_microseconds
 from icechunk.commit.turns import Compute, Guest, Seen, Turns
 from icechunk.config.storage_settings import EffectiveRetries
 from icechunk.errors import (
@@ -319,6 +320,34 @@ class RepoState:
         if not self._storage.queues_writers:
             backoff.pause(others)
 
+    def _now(self, info: RepoInfo) -> int:
+        """Return the time of a change, in microseconds; not before the change that came last.
+
+        Raises
+        ------
+        SessionStateError
+            If that lies in the future, and the clock of the storage does not contradict.
+        """
+        now = time.time_ns() // 1000
+        newest = info.updates[0].updated_at if info.updates else 0
+        latest = now + MAX_CLOCK_SKEW * 1_000_000
+        if newest > latest:
+            written = self._storage.get(layout.REPO_KEY).last_modified
+            if written is None or written.timestamp() * 1_000_000 > latest:
+                raise SessionStateError(
+                    "the newest entry of the operations log lies in the future; check the clock "
+                    "of this machine, and of the one that wrote last",
+                    ErrorKind.SNAPSHOT_TIMESTAMP,
+                )
+            _log.warning(
+                "the clock of whoever changed %s last was ahead: it says %s, and the storage %s",
+                self._storage.url,
+                from_microseconds(newest),
+                written,
+            )
+        # names of copies are milliseconds
+        return now if now > newest else newest + 1000
+
     def _publish(self, seen: Seen, changes: Sequence[Compute]) -> bool:
         """Publish one candidate; False if somebody else was faster."""
         info, etag = seen.info, seen.etag
@@ -326,13 +355,7 @@ class RepoState:
             changed, entry = changes[0](info)
             write = publish_v1.write_of(self._assets, info, changed, entry)
             return write is None or deliver(write, entry, self._storage.url, self.retries)
-        now = time.time_ns() // 1000
-        if info.updates and info.updates[0].updated_at > now + MAX_CLOCK_SKEW * 1_000_000:
-            raise SessionStateError(
-                "the newest entry of the operations log lies in the future; check the clock of "
-                "this machine, and of the one that wrote last",
-                ErrorKind.SNAPSHOT_TIMESTAMP,
-            )
+        now = self._now(info)
         candidate, states, entries = info, list[BytesLike](), list[UpdateEntry]()
         # the names say which copy is newer
         backups = [layout.backup_name(now // 1000 + number) for number in range(len(changes))]

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from icechunk.commit import publish, publish_v1
 from icechunk.commit.assets import Assets
+from icechunk.commit.building import now_microseconds
 from icechunk.commit.publish import RepoState
 from icechunk.commit.relog import says_all
 from icechunk.commit.snapshot_info import from_microseconds
@@ -278,6 +279,9 @@ class Repairer:
     # -- commits that the restored state does not know -------------------------------------
     def _look_for_unlisted(self, info: RepoInfo, found: _Found) -> None:
         since = info.updates[0].updated_at if info.updates else 0
+        if since > now_microseconds():
+            # a clock was ahead; later versions are younger than the one that it noted, no more
+            since = max(entry.flushed_at for entry in info.snapshots.values())
         metas = sorted(self._storage.list(layout.SNAPSHOTS), key=lambda meta: meta.last_modified)
         for version in islice(self._unlisted(info, [m.key for m in reversed(metas)]), _LOOKED_AT):
             if version.flushed_at > since:

@@ -6,6 +6,7 @@ tried until it succeeds, as a user would, and then must have been made exactly o
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from icechunk import (
     RefNotFoundError,
     Repository,
     RepositoryConfig,
+    SessionStateError,
     StorageError,
 )
 from icechunk.storage import WrapperStorage
@@ -321,3 +323,36 @@ def test_something_goes_wrong_while_a_repository_is_created(
         if not troubled.reached:
             break
     assert nth > 3
+
+
+def _later(monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() + seconds * 1_000_000_000)
+
+
+def test_a_writer_whose_clock_was_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others go on, as the storage says when it wrote; and copies are in the right order."""
+    storage = MemoryStorage()
+    histories.create(storage, 2)
+    with monkeypatch.context() as patch:
+        _later(patch, 86_400)
+        histories.commit(Repository.open(storage), {0: b"ahead   "})
+    histories.commit(Repository.open(storage), {1: b"after   "})
+    histories.commit(Repository.open(storage), {2: b"last    "})
+    repo = Repository.open(storage)
+    repo.verify(deep=True).raise_if_damaged()
+    history = [entry.id for entry in repo.ancestry(branch="main")]
+    times = [entry.updated_at for entry in repo.ops_log()]
+    assert times == sorted(times, reverse=True)
+    storage.delete(["repo"])
+    (lost,) = Repository.repair(storage, dry_run=False).unlisted
+    assert lost.id == history[0]
+    assert [entry.id for entry in Repository.open(storage).ancestry(branch="main")] == history[1:]
+
+
+def test_a_clock_that_is_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = MemoryStorage()
+    histories.create(storage, 2)
+    _later(monkeypatch, -86_400)
+    with pytest.raises(SessionStateError, match="check the clock of this machine"):
+        histories.commit(Repository.open(storage), {0: b"behind  "})
