@@ -630,3 +630,29 @@ def test_long_reports_are_cut() -> None:
     shown = repr(Verification("memory://x", many, {}, {"chunks": 80}))
     assert "80 damages" in shown
     assert "and 30 more" in shown
+
+
+@pytest.mark.parametrize("what", ["new_arrays", "updated_chunks"])
+@pytest.mark.parametrize("has_expired", [False, True])
+def test_logs_that_tell_of_something_else(what: str, has_expired: bool) -> None:
+    """Also of chunks of a new array, and those of commits that have expired."""
+    from dataclasses import replace
+
+    storage = MemoryStorage()
+    repo = histories.create(storage)
+    session = repo.writable_session("main")
+    zarr.create_array(session.store, name="n", shape=(4,), chunks=(1,), dtype="i8")[1] = 5
+    key = layout.transaction_key(decode_id(session.commit("a new array")))
+    histories.commit(repo, {1: b"%8d" % 1})
+    if has_expired:
+        repo.expire_snapshots(datetime.now(UTC) + timedelta(days=1))
+    assert repo.verify(deep=True).damages == ()
+    log = decode_transaction_log(storage.get(key).data, key)
+    wrong: Any = (b"nonsense",)
+    if what == "updated_chunks":
+        wrong = {id: tuple(part + 1 for part in parts) for id, parts in log.updated_chunks.items()}
+    storage.put(key, encode_transaction_log(replace(log, **{what: wrong})))
+    damages = Repository.open(storage).verify(deep=True).damages
+    assert {damage.problem for damage in damages} == {"inconsistent"}
+    # what is missing may be in any of the logs since the version before
+    assert has_expired or {damage.key for damage in damages} == {key}
