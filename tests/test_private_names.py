@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,17 +94,19 @@ def private_attributes(tree: ast.AST, own: frozenset[str]) -> Iterator[str]:
             yield f"{node.arg}="
 
 
-TREES = {
-    str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8"))
-    for package in PACKAGES
-    for path in sorted((ROOT / package).rglob("*.py"))
-}
+@functools.cache
+def trees() -> dict[str, ast.Module]:
+    return {
+        str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8"))
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+    }
 
 
 def test_private_modules_are_imported_in_one_place() -> None:
     found = {
         (path, name)
-        for path, tree in TREES.items()
+        for path, tree in trees().items()
         for library, name in private_imports(tree)
         if path != INTERNALS[library]
     }
@@ -114,14 +117,14 @@ def test_private_attributes_are_our_own() -> None:
     # what a class of ours sets, another of our modules may use
     own = frozenset(
         name
-        for path, tree in TREES.items()
+        for path, tree in trees().items()
         if path not in INTERNALS.values()
         for name in own_names(tree)
         if is_private(name)
     )
     found = {
         (path, name)
-        for path, tree in TREES.items()
+        for path, tree in trees().items()
         if path not in INTERNALS.values()
         for name in private_attributes(tree, own)
     }
@@ -130,4 +133,4 @@ def test_private_attributes_are_our_own() -> None:
 
 @pytest.mark.parametrize("library", ["dask", "xarray", "zarr"])
 def test_the_one_module_is_needed(library: str) -> None:
-    assert any(found == library for found, _ in private_imports(TREES[INTERNALS[library]]))
+    assert any(found == library for found, _ in private_imports(trees()[INTERNALS[library]]))
