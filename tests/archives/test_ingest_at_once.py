@@ -113,8 +113,15 @@ def _elsewhere(patch: Any) -> None:
     patch.setattr(one_call, "_machine", lambda: "elsewhere")
 
 
-@pytest.mark.parametrize("where", [_here, _process_gone, _elsewhere])
-@pytest.mark.parametrize(("nth", "wait"), [(1, False), (2, True), (9, False), (40, True)])
+@pytest.mark.parametrize(
+    ("where", "nth", "wait"),
+    [
+        *((_elsewhere, nth, wait) for nth, wait in [(1, False), (2, True), (9, False), (40, True)]),
+        # nobody has to wait
+        *((_here, nth, False) for nth in (1, 9)),
+        *((_process_gone, nth, False) for nth in (2, 40)),
+    ],
+)
 def test_a_call_that_is_dead(
     monkeypatch: pytest.MonkeyPatch, files: list[Path], where: Any, nth: int, wait: bool
 ) -> None:

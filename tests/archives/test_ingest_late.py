@@ -149,4 +149,4 @@ def test_late_files_killed_anywhere(tmp_path: Path) -> None:
         check(storage, lengths, range(4))
         if not dying.dead:
             break
-        nth += 11
+        nth += 17
