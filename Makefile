@@ -52,7 +52,8 @@ docs: .venv-docs/.installed ## build the documentation into build/docs, without 
 	@echo "open build/docs/index.html"
 
 screenshots: .venv/.installed ## pictures of what notebooks show, by a browser that is installed
-	@.venv/bin/python docs/screenshots.py
+	@.venv/bin/python -m pytest -q tests/docs/test_cards.py --artefacts build/screenshots
+	@echo "the pictures are in build/screenshots"
 
 test: test-python3 test-python3.13 ## the tests, on python3 and on Python 3.13
 ifeq ($(PYTHON_313),)

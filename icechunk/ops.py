@@ -4,9 +4,8 @@ from icechunk.repository.ops import (
     GCSummary,
     RepoAvailability,
     RepoStatus,
-    Update,
-    UpdateType,
 )
+from icechunk.repository.update_types import Update, UpdateType
 
 __all__ = [
     "GCSummary",

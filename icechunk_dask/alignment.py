@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk.base.rectilinear import stored_sizes
+from icechunk.base.texts import counted
 from icechunk.errors import ErrorKind, InvalidInputError
 
 __all__ = ["Target", "block_is_covered", "check_disjoint"]
@@ -228,7 +229,8 @@ def _bounds(
     given = () if region is None else (region,) if isinstance(region, slice) else tuple(region)
     if len(given) > len(shape):
         raise InvalidInputError(
-            f"array {path!r}: a region of {len(given)} slices for {len(shape)} dimensions",
+            f"array {path!r}: a region of {counted(len(given), 'slice')} for "
+            f"{counted(len(shape), 'dimension')}",
             ErrorKind.INVALID_CHUNK_INDEX,
         )
     bounds = []

@@ -28,6 +28,7 @@ from icechunk import (
     Session,
     Storage,
 )
+from icechunk.base.texts import counted
 from icechunk_dask.graph import Runner, Write
 from icechunk_dask.part import Part, TaskRun, slowest_of
 from icechunk_dask.pipeline import Pipeline
@@ -95,12 +96,14 @@ class Written:
     peak_memory: int = 0
 
     def __repr__(self) -> str:
-        words = [f"{self.tasks:,} tasks", f"{self.skipped:,} skipped"]
-        words += [f"{self.chunks:,} chunks", f"{self.nbytes:,} bytes"]
+        words = [counted(self.tasks, "task"), f"{self.skipped:,} skipped"]
+        words += [counted(self.chunks, "chunk"), counted(self.nbytes, "byte")]
         if self.empty:
             words.append(f"{self.empty:,} empty")
         if self.snapshots:
-            words.append(f"{len(self.snapshots):,} commits, the newest {self.snapshots[-1]}")
+            words.append(
+                f"{counted(len(self.snapshots), 'commit')}, the newest {self.snapshots[-1]}"
+            )
         return f"<icechunk_dask.Written {', '.join(words)}>"
 
     @classmethod

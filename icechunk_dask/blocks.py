@@ -17,6 +17,7 @@ from dask.delayed import delayed
 from dask.highlevelgraph import HighLevelGraph
 
 from icechunk import InvalidInputError, Session, TaskError
+from icechunk.base.texts import counted
 from icechunk.errors import ErrorKind
 from icechunk.session.distributed import extract_session
 from icechunk_dask.alignment import Target, block_is_covered, check_disjoint
@@ -65,7 +66,8 @@ def make_jobs(
         regions = [regions] * len(sources)
     if not len(sources) == len(targets) == len(regions):
         raise InvalidInputError(
-            f"{len(sources)} sources, {len(targets)} targets and {len(regions)} regions: "
+            f"{counted(len(sources), 'source')}, {counted(len(targets), 'target')} and "
+            f"{counted(len(regions), 'region')}: "
             "pass the same number of each"
         )
     if not sources:

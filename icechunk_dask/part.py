@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from icechunk import ConflictError, ForkSession, TaskError
+from icechunk.base.texts import counted
 from icechunk.session.distributed import Changes
 
 __all__ = [
@@ -199,7 +200,7 @@ def _naming(error: ConflictError, parts: Sequence[Part]) -> ConflictError:
                 pairs += found
     if not pairs:
         return error
-    more = f" or {len(pairs) - 5} other pairs" if len(pairs) > 5 else ""
+    more = f" or {counted(len(pairs) - 5, 'other pair')}" if len(pairs) > 5 else ""
     return ConflictError(
         message=f"two items wrote the same chunk: {', or '.join(pairs[:5])}{more}: {error}",
         kind=error.kind,

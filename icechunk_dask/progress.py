@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from dask.callbacks import Callback
 
 from icechunk import InvalidInputError
+from icechunk.base.texts import counted
 from icechunk_dask.part import Part
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Status:
         return (self.total - self.tasks) / self.rate if self.rate > 0 else None
 
     def __str__(self) -> str:
-        return f"{self.phase}: {self.tasks:,} of {self.total:,} tasks, {_words(self)}"
+        return f"{self.phase}: {self.tasks:,} of {counted(self.total, 'task')}, {_words(self)}"
 
 
 ProgressOption: TypeAlias = bool | Callable[[Status], object] | None
@@ -327,15 +328,15 @@ class LogLines:
 
 
 def _words(status: Status) -> str:
-    words = f"{status.chunks:,} chunks, {_bytes(status.nbytes)}, {status.merged:,} merged"
+    words = f"{counted(status.chunks, 'chunk')}, {_bytes(status.nbytes)}, {status.merged:,} merged"
     if status.nbytes and status.seconds >= 1:
         words += f", {_bytes(status.bytes_per_second)}/s"
     if status.remaining and status.seconds >= 1 and status.phase != "done":
         words += f", {_time(status.remaining)} left"
     if status.commits:
-        words += f", {status.commits:,} commits"
+        words += f", {counted(status.commits, 'commit')}"
     if status.retries:
-        words += f", {status.retries:,} retries"
+        words += f", {counted(status.retries, 'retry', 'retries')}"
     return words
 
 

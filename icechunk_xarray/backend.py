@@ -40,6 +40,7 @@ from icechunk.base.rectilinear import (
 from icechunk.config.times import Time, instant
 from icechunk.errors import ErrorKind
 from icechunk.storage import version_url
+from icechunk.storage.keywords import answers_keywords
 from icechunk_xarray.names import group_path
 from icechunk_xarray.targets import (
     DEFAULT_BRANCH,
@@ -90,6 +91,7 @@ class IcechunkBackendEntrypoint(BackendEntrypoint):
         path = _local_path(filename_or_obj)
         return path is not None and _holds_repository(path)
 
+    @answers_keywords("storage_options")
     def open_dataset(
         self,
         filename_or_obj: Any,
@@ -179,6 +181,7 @@ use_cftime, decode_timedelta
             decode_timedelta=decode_timedelta,
         )
 
+    @answers_keywords("storage_options", like=open_dataset)
     def open_groups_as_dict(
         self,
         filename_or_obj: Any,
@@ -215,6 +218,7 @@ use_cftime, decode_timedelta
             for path in version.groups(top)
         }
 
+    @answers_keywords("storage_options", like=open_dataset)
     def open_datatree(self, filename_or_obj: Any, **options: Any) -> DataTree:
         """Open a group of one version and all groups below it, as a tree.
 

@@ -14,6 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from icechunk import InvalidInputError
+from icechunk.base.texts import counted
 from icechunk_xarray.inserting import order_of
 
 __all__ = ["Block", "check_fit", "check_places", "check_trees", "in_words"]
@@ -230,7 +231,8 @@ def check_places(
     urls = sorted({block.url for block in blocks if repeated[block.start : block.stop].any()})
     if urls:
         raise InvalidInputError(
-            f"{len(urls)} files have values of {dim!r} that {root!r} has already, "
+            f"{counted(len(urls), 'file has', 'files have')} values of {dim!r} that {root!r} "
+            f"has already, "
             f"but no call of ingest has copied them, or its record of them is lost:\n"
             f"{_lines(urls)}\nLeave them out, and the others are appended; or copy all of them "
             "into another group"

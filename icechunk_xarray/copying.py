@@ -27,6 +27,8 @@ from icechunk import (
     RepositoryConfig,
     Session,
 )
+from icechunk.base.texts import counted
+from icechunk.storage.keywords import answers_keywords
 from icechunk_dask.archives.adding import none_read
 from icechunk_dask.archives.containers import authorization, derive_containers
 from icechunk_dask.archives.record import Record
@@ -60,6 +62,7 @@ _ANY_SIZE: Final = 1 << 62
 _SHOWN: Final = 10
 
 
+@answers_keywords("storage_options", 1)
 def ingest(
     urls: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     target: Target,
@@ -283,7 +286,7 @@ class _Copying:
         if changed and on_changed == "error":
             listed = "\n".join(f"  {url}" for url in changed[:_SHOWN])
             raise InvalidInputError(
-                f"{len(changed)} files have changed since they were copied:\n{listed}\n"
+                f"{counted(len(changed), 'file')} changed since the copy:\n{listed}\n"
                 "Pass on_changed='keep' to leave what was copied, or copy them into another group"
             )
         todo = [name for name in locations if locations[name] not in known]
@@ -419,7 +422,7 @@ class _Copying:
         if found.failed and not self.scanning["allow_gaps"]:
             gap = min(found.failed)
             raise InvalidInputError(
-                f"{len(found.failed)} files could not be opened, {gap} the first: "
+                f"{counted(len(found.failed), 'file')} could not be opened, {gap} the first: "
                 f"{found.failed[gap]}\nLeave them out, repair them, or pass allow_gaps=True to "
                 "copy the others"
             )
@@ -447,9 +450,9 @@ class _Copying:
         changed = [url for url in kept if sources.has_changed(url, versions[url], after[url])]
         if changed:
             raise InvalidInputError(
-                f"{len(changed)} files were replaced or written to while they were copied, "
-                f"{changed[0]} the first: what is in {self.root!r} may be of either version; go "
-                "back to the commit before with Repository.reset_branch, and call this again"
+                f"{counted(len(changed), 'file')} changed during the copy, {changed[0]} the first: "
+                f"what is in {self.root!r} may be of either version; go back to the commit before "
+                "with Repository.reset_branch, and call this again"
             )
         whole = read_group(self.repository.readonly_session(self.branch), self.root)
         return VirtualizeReport(
@@ -577,9 +580,7 @@ class _Copying:
         """Return the repository, reopened to read the files; none of this is stored."""
         options = self.scanning["remote_options"]
         containers = derive_containers([location_of(url) for url in urls], options, secrets=True)
-        config = RepositoryConfig()
-        for container in containers:
-            config.set_virtual_chunk_container(container)
+        config = RepositoryConfig(virtual_chunk_containers={c.url_prefix: c for c in containers})
         return (where or self.repository).reopen(config, authorization(containers, options))
 
 

@@ -14,6 +14,7 @@ import xarray as xr
 from icechunk import InvalidInputError
 from icechunk.base.near import near
 from icechunk.base.public_url import is_secret, url_credentials
+from icechunk.base.texts import counted
 from icechunk_dask.archives.sources import Sources
 from icechunk_dask.archives.unmet import unmet_name
 from icechunk_dask.archives.virtualize import names_of
@@ -256,7 +257,8 @@ class OpenedFiles:
         if wrong and on_mismatch != "skip":
             lines = "\n".join(f"  {url}: {found[0]}" for url, found in list(wrong.items())[:10])
             raise InvalidInputError(
-                f"{len(wrong)} files do not fit {order[0]}; nothing is written:\n{lines}\n"
+                f"{counted(len(wrong), 'file does', 'files do')} not fit {order[0]}; nothing is "
+                f"written:\n{lines}\n"
                 "Pass on_mismatch='skip' to leave these files out, drop_variables= to do without "
                 "a variable, or on_mismatch='materialize' where only their packing differs"
             )

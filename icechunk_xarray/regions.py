@@ -15,6 +15,7 @@ import zarr
 from icechunk import InvalidInputError, NodeNotFoundError
 from icechunk.base.rectilinear import rectilinear_chunks, stored_sizes
 from icechunk.errors import ErrorKind
+from icechunk.storage.keywords import answers_keywords
 from icechunk_xarray.names import group_path
 from icechunk_xarray.targets import Authorization, Target, open_session
 
@@ -28,6 +29,7 @@ _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _UNKNOWN = 16
 
 
+@answers_keywords("storage_options")
 def plan_regions(
     target: Target,
     nbytes: int | str = "500MB",

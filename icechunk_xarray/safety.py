@@ -16,6 +16,7 @@ import pandas as pd
 import xarray as xr
 
 from icechunk import InvalidInputError
+from icechunk.base.texts import counted
 from icechunk_xarray.kinds import check_kinds
 from icechunk_xarray.names import listed
 from icechunk_xarray.refusals import refused
@@ -74,7 +75,8 @@ def resolve_region(
         if stop - start != dataset.sizes[dim]:
             raise refused(
                 f"region {start}:{stop} of dimension {dim!r}, which is {sizes[dim]} long on disk, "
-                f"holds {max(stop - start, 0)} values, and the dataset has {dataset.sizes[dim]}"
+                f"holds {counted(max(stop - start, 0), 'value')}, and the dataset has "
+                f"{dataset.sizes[dim]}"
             )
         _check_position(dataset, existing, dim, slice(start, stop))
         resolved[dim] = slice(start, stop)
@@ -392,8 +394,9 @@ def _check_repeats(dataset: xr.Dataset, existing: Mapping[str, xr.Variable], dim
     if repeated.any():
         first = given.values[repeated][0]
         raise refused(
-            f"coordinate {name!r}: {repeated.sum()} of {repeated.size} values to append are on "
-            f"disk already, {first} the first; write these with region='auto', append the others "
+            f"coordinate {name!r}: {repeated.sum()} of {counted(repeated.size, 'value')} to append "
+            f"{'is' if repeated.size == 1 else 'are'} on disk already, {first} the first; write "
+            f"these with region='auto', append the others "
             f"only, or pass safe_append=False to repeat them"
         )
     new = pd.Index(given.values)

@@ -7,6 +7,7 @@ from typing import Any
 
 from icechunk import InvalidInputError, RepositoryConfig, Session
 from icechunk.errors import ErrorKind
+from icechunk.storage.keywords import answers_keywords
 from icechunk_xarray.groups import GroupPart, Writable, describe, groups_of, stage_groups, write_now
 from icechunk_xarray.lazy import LazyWrite
 from icechunk_xarray.names import group_path
@@ -17,6 +18,7 @@ from icechunk_xarray.writer import destination_of
 __all__ = ["initialize", "with_chunks"]
 
 
+@answers_keywords("storage_options", 1)
 def initialize(
     obj: Writable,
     target: Target,

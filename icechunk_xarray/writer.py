@@ -17,6 +17,7 @@ from icechunk import (
 )
 from icechunk.errors import ErrorKind
 from icechunk.storage import VersionURL, version_url
+from icechunk.storage.keywords import answers_keywords
 from icechunk_xarray.groups import Writable, describe, groups_of, stage_groups, write_now
 from icechunk_xarray.lazy import LazyWrite
 from icechunk_xarray.names import group_path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["to_icechunk"]
 
 
+@answers_keywords("storage_options", 1)
 def to_icechunk(
     obj: Writable,
     target: Target | None = None,

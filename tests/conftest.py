@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +77,21 @@ def object_server() -> Iterator[servers.ObjectServer]:
     """A small HTTP server, new for every test."""
     with servers.object_server() as server:
         yield server
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let those who want to look at something say where it should stay."""
+    parser.addoption(
+        "--artefacts",
+        metavar="DIR",
+        default="build/artefacts",
+        help="folder for pictures that tests take (default: %(default)s)",
+    )
+
+
+@pytest.fixture(scope="session")
+def artefacts(request: pytest.FixtureRequest) -> Path:
+    """The folder for what is to be looked at after a test."""
+    folder = Path(request.config.rootpath, request.config.getoption("--artefacts"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

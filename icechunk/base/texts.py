@@ -31,6 +31,25 @@ MENDED: Final = "Repository.repair says what can be mended"
 RESTORED: Final = "Repository.repair says whether a copy can be restored"
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """Return a number of things, in the singular or in the plural.
+
+    Parameters
+    ----------
+    number : int
+    one : str
+        What follows if it is 1: a noun, and a verb where there is one.
+    many : str, optional
+        What follows otherwise. Default: `one` with an ``s``.
+
+    Examples
+    --------
+    >>> counted(1, "commit"), counted(2000, "commit"), counted(2, "file is", "files are")
+    ('1 commit', '2,000 commits', '2 files are')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def labelled(name: str, lines: Mapping[str, str]) -> str:
     """Return a label with a line for each field. A value of several lines becomes a block."""
     text = f"<{name}>\n"

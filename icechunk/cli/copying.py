@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from icechunk import Repository, storage_from_url
+from icechunk.base.texts import counted
 from icechunk.cli import completing
 from icechunk.cli.options import as_json, named_values, ref, repository
 from icechunk.cli.output import error_console, print_json, size, table, text
@@ -59,8 +60,10 @@ def copy(
         print_json(found)
         return
     text(
-        f"{found.branch} of {found.url} is at {found.snapshot_id}: {found.snapshots} versions, "
-        f"{found.objects} objects with {size(found.nbytes)} copied, {found.skipped} were there"
+        f"{found.branch} of {found.url} is at {found.snapshot_id}: "
+        f"{counted(found.snapshots, 'version')}, "
+        f"{counted(found.objects, 'object')} with {size(found.nbytes)} copied, {found.skipped} "
+        f"were there"
     )
 
 

@@ -12,6 +12,7 @@ import click
 
 from icechunk import (
     InvalidInputError,
+    ReadOnlyError,
     Repository,
     Storage,
     azure_from_env_credentials,
@@ -22,6 +23,7 @@ from icechunk import (
 )
 from icechunk.base.public_url import public_url
 from icechunk.cli import completing
+from icechunk.commit.publish import require_online
 from icechunk.config.times import instant
 from icechunk.credentials import (
     HttpAccess,
@@ -29,6 +31,7 @@ from icechunk.credentials import (
     azure_anonymous_credentials,
     gcs_anonymous_credentials,
 )
+from icechunk.errors import ErrorKind
 from icechunk.storage import version_url
 
 __all__ = [
@@ -252,6 +255,20 @@ message_option = click.option("-m", "--message", help="Commit message.")
 _yes = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 
 
+def _check_writable(place: object) -> None:
+    """Refuse a storage or a repository that cannot be written; anything else passes.
+
+    Raises
+    ------
+    ReadOnlyError
+    """
+    storage = place.storage if isinstance(place, Repository) else place
+    if isinstance(storage, Storage) and not storage.supports_writes:
+        raise ReadOnlyError(f"{storage.url} cannot be written", ErrorKind.READ_ONLY_STORAGE)
+    if isinstance(place, Repository):
+        require_online(place.context.state.load())
+
+
 def confirm(command: Command) -> Command:
     """Add the option ``--yes`` to a command; without it, the command asks before it acts."""
 
@@ -260,6 +277,9 @@ def confirm(command: Command) -> Command:
     def asking(*args: Any, yes: bool, **others: Any) -> Any:
         def ask(question: str) -> None:
             if not yes:
+                # nobody is asked for what is refused then
+                for each in (*args, *others.values()):
+                    _check_writable(each)
                 click.confirm(question, abort=True, err=True)
 
         return command(*args, ask=ask, **others)

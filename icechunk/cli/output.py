@@ -4,56 +4,100 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import click
 
 from icechunk.base.visible import as_json, in_a_line, visible
 
-__all__ = ["count", "done", "error_console", "fields", "print_json", "size", "table", "text"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = [
+    "console",
+    "done",
+    "error_console",
+    "fields",
+    "print_json",
+    "size",
+    "table",
+    "text",
+]
 
 
 def console() -> Console:
     """Return the console of standard output: colours in a terminal only, and not with NO_COLOR."""
+    from rich.console import Console  # most commands do without, and start sooner
+
     return Console(soft_wrap=True, highlight=False, emoji=False, markup=False)
 
 
 def error_console() -> Console:
     """Return the console of standard error, for progress."""
+    from rich.console import Console
+
     return Console(stderr=True, highlight=False, emoji=False, markup=False)
 
 
 def text(line: str = "") -> None:
     """Print a line as it is, apart from characters that would steer the terminal."""
-    console().print(Text(visible(line)))
+    click.echo(visible(line))
 
 
 def table(rows: Iterable[Sequence[Any]], *names: str) -> None:
-    """Print rows under the names of their columns; numbers are aligned on the right."""
+    """Print rows under the names of their columns; numbers are aligned on the right.
+
+    No cell is cut or folded, so that ids can be pasted and lines can be searched.
+    """
     listed = [list(row) for row in rows]
-    shown = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    for i, name in enumerate(names):
-        numbers = bool(listed) and all(isinstance(row[i], int | float) for row in listed)
-        shown.add_column(name, justify="right" if numbers else "left", overflow="fold")
-    for row in listed:
-        shown.add_row(*(Text(in_a_line(_short(value))) for value in row))
-    console().print(shown)
+    numbers = [
+        bool(listed) and all(isinstance(row[i], int | float) for row in listed)
+        for i in range(len(names))
+    ]
+    cells = [[in_a_line(_short(value)) for value in row] for row in listed]
+    head, *lines = _aligned([list(names), *cells], numbers)
+    click.echo(_bold(head.rstrip(" ")))
+    for line in lines:
+        click.echo(line.rstrip(" "))
 
 
 def fields(pairs: Mapping[str, Any]) -> None:
     """Print names and values, a line each."""
-    shown = Table(box=None, show_header=False, pad_edge=False, show_edge=False)
-    shown.add_column(style="bold")
-    shown.add_column(overflow="fold")
-    for name, value in pairs.items():
-        shown.add_row(Text(in_a_line(name)), Text(in_a_line(_short(value))))
-    console().print(shown)
+    names = _aligned([[in_a_line(name), ""] for name in pairs], [False, False])
+    for name, value in zip(names, pairs.values(), strict=True):
+        click.echo(_bold(name) + in_a_line(_short(value)))
+
+
+def _aligned(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
+    """Return a line for each row, with columns as wide as their widest cell."""
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = []
+        for cell, width, is_right in zip(row, widths, right, strict=True):
+            space = " " * (width - _width(cell))
+            cells.append(space + cell if is_right else cell + space)
+        lines.append("  ".join(cells))
+    return lines
+
+
+def _bold(line: str) -> str:
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return line if plain else click.style(line, bold=True)  # echo strips it in pipes
+
+
+def _width(cell: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    if cell.isascii():
+        return len(cell)
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in cell)
+    return len(cell) + wide - sum(map(bool, map(unicodedata.combining, cell)))
 
 
 def _short(value: Any) -> str:
@@ -100,11 +144,6 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     return str(value)
-
-
-def count(number: int, noun: str) -> str:
-    """Return a count with its noun: ``1 commit``, ``2 commits``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def size(count: int) -> str:

@@ -52,13 +52,16 @@ def _command(kind: str, help: str, lost: str) -> click.Command:
         as_json: bool,
         ask: Callable[[str], None],
     ) -> None:
+        if delete and name is None:
+            raise click.UsageError(f"name the {kind} to delete")
         lookup = getattr(repo, f"lookup_{kind}")
         if name is None:
             found = {each: lookup(each) for each in getattr(repo, f"list_{plural}")()}
             _list(repo, found, as_json)
         elif delete:
             target = lookup(name)
-            ask(f"Delete the {kind} {name}, which is at {target}?{lost}")
+            if (kind, name) != ("branch", "main"):  # which is refused
+                ask(f"Delete the {kind} {name}, which is at {target}?{lost}")
             getattr(repo, f"delete_{kind}")(name)
             line = f"deleted {kind} {name}, which was at {target}"
             done(as_json, line, **{kind: name, "deleted": True, "snapshot": target})
@@ -101,6 +104,9 @@ def reset(
     tip = repo.lookup_branch(branch)
     target = repo.resolve(to)
     told = {"branch": branch, "before": tip, "after": target, "moved": not dry_run}
+    if tip == target:
+        done(as_json, f"{branch} is at {tip} already", **{**told, "moved": False})
+        return
     if dry_run:
         done(as_json, f"{branch} would move from {tip} to {target}", **told)
         return

@@ -19,6 +19,7 @@ from icechunk import (
     upgrade_icechunk_repository,
 )
 from icechunk.base.public_url import public_url
+from icechunk.base.texts import counted
 from icechunk.cli.options import (
     as_json,
     as_prefix,
@@ -28,7 +29,7 @@ from icechunk.cli.options import (
     storage,
     when,
 )
-from icechunk.cli.output import count, done, error_console, fields, print_json, size, text
+from icechunk.cli.output import done, error_console, fields, print_json, size, text
 
 __all__ = ["COMMANDS"]
 
@@ -161,7 +162,7 @@ def expire(
         if as_json:
             print_json(told)
             return
-        text(f"{count(len(told.snapshots), 'commit')} would expire, and a collection would free:")
+        text(f"{counted(len(told.snapshots), 'commit')} would expire, and a collection would free:")
         fields(
             {
                 "bytes": size(told.bytes_freed),
@@ -178,7 +179,7 @@ def expire(
     if as_json:
         print_json({"expired": expired})
     else:
-        gone = count(len(expired), "commit")
+        gone = counted(len(expired), "commit")
         text(f"{gone} expired; `icechunk gc` deletes what they alone refer to")
 
 
@@ -236,7 +237,8 @@ def gc(
     for reason in found.reasons:
         text(f"objects since {found.since:%Y-%m-%d %H:%M:%S} UTC stay: {reason}")
     if found.objects_failed_to_delete:
-        raise click.ClickException(f"{found.objects_failed_to_delete} objects were not deleted")
+        failed = counted(found.objects_failed_to_delete, "object was", "objects were")
+        raise click.ClickException(f"{failed} not deleted")
 
 
 @click.command()

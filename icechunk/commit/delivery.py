@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Final
 
 from icechunk.base.deadline import seconds_left
+from icechunk.base.texts import counted
 from icechunk.commit import retrying
 from icechunk.commit.retrying import Backoff
 from icechunk.config.storage_settings import EffectiveRetries
@@ -123,14 +124,15 @@ def _is_transient(error: StorageError) -> bool:
 def _failed(error: StorageError, sent: int, url: str) -> StorageError:
     if isinstance(error, PreconditionFailedError):
         return StorageError(
-            f"gave up after {sent} attempts: {url} refuses a put under a condition that holds, "
+            f"gave up after {counted(sent, 'attempt')}: {url} refuses a put under a condition "
+            f"that holds, "
             f"as nobody else has written ({error.message}); try again later, and if that does "
             "not help, see whether this service supports conditional puts",
             error.kind,
         )
     if sent == 1:
         return error
-    return StorageError(f"{error.message}; gave up after {sent} attempts", error.kind)
+    return StorageError(f"{error.message}; gave up after {counted(sent, 'attempt')}", error.kind)
 
 
 def _look(write: Write, entry: UpdateEntry, url: str, error: StorageError) -> Outcome:

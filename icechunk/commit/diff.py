@@ -8,6 +8,7 @@ from typing import Final
 
 from icechunk.base.display import Displayed
 from icechunk.base.html import Html, bullets, card, chunk_map, note, section
+from icechunk.base.texts import counted
 from icechunk.base.visible import in_a_line
 from icechunk.format.nodes import Node
 from icechunk.format.snapshot import Snapshot
@@ -98,7 +99,7 @@ class Diff(Displayed):
 
     def _repr_html_(self) -> str:
         count = sum(map(len, self.updated_chunks.values()))
-        title = "no changes" if self.is_empty() else f"{count:,} chunks changed"
+        title = "no changes" if self.is_empty() else counted(count, "chunk") + " changed"
         return card("Diff", title, *parts_of(self))
 
 
@@ -168,7 +169,7 @@ def parts_of(diff: Diff) -> list[Html]:
     parts.append(section(f"Nodes moved: {len(moves):,}", bullets(moves), is_open=True))
     for i, (path, chunks) in enumerate(sorted(diff.updated_chunks.items())):
         if i == _MAPS:
-            parts.append(note(f"and {len(diff.updated_chunks) - _MAPS:,} more arrays"))
+            parts.append(note(f"and {counted(len(diff.updated_chunks) - _MAPS, 'more array')}"))
             break
         told = f"Chunks of {path}: {len(chunks):,}"
         names = diff.dimension_names.get(path, ())

@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import Final
 
 from icechunk.base import deadline
-from icechunk.base.texts import RESTORED
+from icechunk.base.texts import RESTORED, counted
 from icechunk.commit import publish_v1
 from icechunk.commit.assets import Assets, Batch, advising
 from icechunk.commit.delivery import Outcome, Write, deliver
@@ -298,8 +298,8 @@ class RepoState:
                     self.pause(backoff, seen)
                     seen = self.look()
         raise ConflictError(
-            message=f"gave up after {self.retries.max_tries} attempts: other writers kept "
-            "changing the repository; try again, or raise repo_update_retries in the config",
+            message=f"gave up after {counted(self.retries.max_tries, 'attempt')}: other writers "
+            "kept changing the repository; try again, or raise repo_update_retries in the config",
             kind=ErrorKind.UPDATE_ATTEMPTS_EXHAUSTED,
         )
 

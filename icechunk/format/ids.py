@@ -58,7 +58,7 @@ def encode_ids(rows: npt.NDArray[np.uint8]) -> list[str]:
     return [text[start : start + chars] for start in range(0, count * chars, chars)]
 
 
-def decode_id(text: str) -> bytes:
+def decode_id(text: str, kind: ErrorKind = ErrorKind.INVALID_SNAPSHOT_ID) -> bytes:
     """Return the raw form of an id, written in upper or lower case.
 
     Raises
@@ -78,7 +78,7 @@ def decode_id(text: str) -> bytes:
     else:
         problem = f"expected {_ID_CHARS} characters of {_ALPHABET}"
     shown = repr(text) if isinstance(text, str) else f"a value of type {type(text).__name__}"
-    raise InvalidInputError(f"{shown} is not an id: {problem}", ErrorKind.INVALID_SNAPSHOT_ID)
+    raise InvalidInputError(f"{shown} is not an id: {problem}", kind)
 
 
 def decode_ids(texts: Sequence[str]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.uint8]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from icechunk.base.rectilinear import is_rectilinear
+from icechunk.base.texts import counted
 from icechunk.errors import ErrorKind, InvalidInputError, NodeNotFoundError
 from icechunk.kerchunk.decoding import decoding_form, difference_of_grids, equal
 from icechunk.kerchunk.metadata import MEANING, ArrayMetadata
@@ -80,7 +81,8 @@ def _compared(session: Session, path: str, array: ArrayMetadata) -> tuple[dict[s
         _differ(path, "it has chunks of several lengths, and references cannot be put among them")
     old, new = decoding_form(document), decoding_form(array.document)
     if len(old["shape"]) != len(new["shape"]):
-        _differ(path, f"it has {len(old['shape'])} dimensions, the references {len(new['shape'])}")
+        has = counted(len(old["shape"]), "dimension")
+        _differ(path, f"it has {has}, the references {len(new['shape'])}")
     for field in ("data_type", "dimension_names", "fill_value"):
         if not equal(old.get(field), new.get(field)):
             _differ(path, f"its {field} is {old.get(field)!r}, the references {new.get(field)!r}")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from icechunk.base.texts import counted
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format.encoding.string_heap import StringHeap
 from icechunk.kerchunk.locations import Normalizer
@@ -206,7 +207,8 @@ def _coordinates(names: Sequence[str], keys: ChunkKeys) -> npt.NDArray[np.uint32
         example = keys.prefix + keys.separator.join("0" * ndim)
         refuse(
             keys.key(wrong),
-            f"{wrong!r} is not a chunk of an array of {ndim} dimensions; expected a key like "
+            f"{wrong!r} is not a chunk of an array of {counted(ndim, 'dimension')}; expected a "
+            f"key like "
             f"{example!r}",
         )
     table = flat.astype(np.int64).reshape(len(names), ndim)

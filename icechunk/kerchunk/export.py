@@ -33,6 +33,7 @@ from icechunk.format.snapshot import ArrayInfo, Node
 from icechunk.kerchunk.locations import fsspec_url
 from icechunk.kerchunk.metadata_v2 import array_to_v2
 from icechunk.session.session import Session
+from icechunk.storage.keywords import answers_keywords
 from icechunk.store import IcechunkStore
 
 __all__ = ["export_references"]
@@ -41,6 +42,7 @@ __all__ = ["export_references"]
 _RECORD_SIZE: Final = 100_000
 
 
+@answers_keywords("storage_options", 1)
 def export_references(
     source: Session | IcechunkStore,
     target: str | os.PathLike[str] | None = None,

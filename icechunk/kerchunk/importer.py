@@ -29,12 +29,14 @@ from icechunk.kerchunk.import_report import ImportReport
 from icechunk.kerchunk.locations import normalizer
 from icechunk.kerchunk.references import open_references
 from icechunk.session.session import Session
+from icechunk.storage.keywords import answers_keywords
 from icechunk.store import IcechunkStore
 from icechunk.virtual.specs import checksum_parts, whole_seconds
 
 __all__ = ["ImportReport", "import_references"]
 
 
+@answers_keywords("storage_options")
 def import_references(
     references: Mapping[str, Any] | str | os.PathLike[str],
     target: Session | IcechunkStore,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from icechunk.base.methods import in_thread
 from icechunk.base.texts import RESTORED
@@ -20,7 +20,10 @@ from icechunk.format import layout
 from icechunk.format.metadata import Metadata
 from icechunk.format.repo_info import RepoInfo, decode_repo_info
 from icechunk.format.updates import Status, UpdateEntry, UpdateKind
-from icechunk.repository.ops import RepoStatus, Update
+from icechunk.repository.ops import RepoStatus
+
+if TYPE_CHECKING:
+    from icechunk.repository.update_types import Update
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class Administration:
         >>> type(newest.kind).__name__
         'NewCommit'
         """
+        from icechunk.repository.update_types import Update
+
         info = self._repo_info
         seen: set[str] = set()
 

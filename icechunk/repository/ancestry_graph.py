@@ -25,7 +25,6 @@ _MESSAGE_LENGTH: Final = 60
 _TERMINAL_COLORS: Final = (32, 33, 36, 35, 34, 31)
 _SVG_COLORS: Final = ("#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#0072B2", "#D55E00")
 _TAG_TERMINAL_COLOR: Final = 36
-_TAG_SVG_COLOR: Final = "#0072B2"
 # of the SVG, in pixels
 _LANE: Final = 20
 _LINE: Final = 28
@@ -203,13 +202,12 @@ class AncestryGraph:
         )
 
     def _svg_commit(self, row: _Row, height: int) -> str:
+        # in the colour of the page: no other can be read on light and on dark pages
         names = [
-            f'<tspan font-weight="bold"{self._fill(_svg_color(lane))}>{html.escape(name)}</tspan>'
-            for name, lane in row.branches
+            f'<tspan font-weight="bold">{html.escape(name)}</tspan>' for name, _ in row.branches
         ]
         names += [
-            f'<tspan font-weight="bold" font-style="italic"{self._fill(_TAG_SVG_COLOR)}>'
-            f"{html.escape(tag)}</tspan>"
+            f'<tspan font-weight="bold" font-style="italic">{html.escape(tag)}</tspan>'
             for tag in row.tags
         ]
         refs = f"({', '.join(names)}) " if names else ""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from icechunk.base.display import Displayed
 from icechunk.base.html import card, note, table
+from icechunk.base.texts import counted
 from icechunk.base.visible import in_a_line
 from icechunk.commit.assets import Assets
 from icechunk.commit.snapshot_info import SnapshotInfo
@@ -96,15 +97,15 @@ class Annotation(Displayed):
             for id, time, told, count, box in rows[:_SHOWN]
         ]
         if len(rows) > _SHOWN:
-            lines.append(f"and {len(rows) - _SHOWN} more commits")
+            lines.append(f"and {counted(len(rows) - _SHOWN, 'more commit')}")
         unknown = int((self.commit < 0).sum())
         if unknown:
-            lines.append(f"{unknown} chunks of which nothing is known")
+            lines.append(f"{counted(unknown, 'chunk')} of which nothing is known")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         names = ("commit", "written (UTC)", "message", "chunks", "where")
-        count = note(f"{len(self.chunks):,} chunks")
+        count = note(counted(len(self.chunks), "chunk"))
         return card("Annotation", self.path, count, table(names, list(self.rows())))
 
 
@@ -239,7 +240,7 @@ def _in_region(refs: ChunkRefs, region: Sequence[tuple[int, int]] | None) -> Chu
         return refs
     if len(region) != refs.ndim:
         raise InvalidInputError(
-            f"the region has {len(region)} dimensions, but the array has {refs.ndim}"
+            f"the region has {counted(len(region), 'dimension')}, but the array has {refs.ndim}"
         )
     inside = np.ones(len(refs), np.bool_)
     for axis, (low, high) in enumerate(region):

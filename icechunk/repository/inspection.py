@@ -22,7 +22,6 @@ from icechunk.format.repo_info import SnapshotEntry, decode_repo_info
 from icechunk.format.snapshot import ArrayInfo, ManifestFile, Node, decode_snapshot
 from icechunk.format.transaction_log import decode_transaction_log
 from icechunk.format.updates import Status, UpdateEntry, UpdateKind
-from icechunk.repository.ops import update_fields, update_name
 
 _FILE_TYPES: Final = {
     FileType.SNAPSHOT: "snapshot",
@@ -159,7 +158,7 @@ class Inspection:
         >>> (file,) = repo.list_manifest_files(first)
         >>> told = repo.inspect_manifest(file.id)
         """
-        key = layout.manifest_key(decode_id(manifest_id))
+        key = layout.manifest_key(decode_id(manifest_id, kind=ErrorKind.INVALID_KEY))
         data = self._assets.storage.get(key).data
         manifest = decode_manifest(data, key)
         header = read_header(data, key)
@@ -293,6 +292,8 @@ def _entry(entry: SnapshotEntry) -> dict[str, Any]:
 
 
 def _update(update: UpdateEntry) -> dict[str, Any]:
+    from icechunk.repository.update_types import update_fields, update_name
+
     name = update_name(update.kind)
     # its name is that of the table, the others have a suffix
     suffix = "" if update.kind is UpdateKind.FEATURE_FLAG_CHANGED else "Update"

@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from icechunk.base.display import Displayed
+from icechunk.base.texts import counted
 from icechunk.base.time_limits import Heartbeat, call_within
 from icechunk.commit.conflicts import ConflictDetector, ConflictSolver
 from icechunk.errors import InvalidInputError, SessionStateError, StorageError, TaskError
@@ -99,7 +100,7 @@ class Job(Displayed):
 
     def __repr__(self) -> str:
         keys = self._definition.keys
-        parts = "" if keys is None else f", {len(keys)} parts"
+        parts = "" if keys is None else f", {counted(len(keys), 'part')}"
         return f"<icechunk.Job {self.name!r} on branch {self.branch!r}{parts}>"
 
     # -- running parts -----------------------------------------------------------------------
@@ -178,7 +179,9 @@ class Job(Displayed):
                         errors.append(error)
         if errors:
             if len(errors) > 1:
-                errors[0].add_note(f"{len(errors) - 1} other keys of this call failed, too")
+                errors[0].add_note(
+                    f"{counted(len(errors) - 1, 'other key')} of this call failed, too"
+                )
             raise errors[0]
         return results
 
@@ -199,7 +202,8 @@ class Job(Displayed):
             number = -1
         if not 0 <= number < len(known):
             raise InvalidInputError(
-                f"index is {index!r}; the job {self.name!r} has {len(known)} parts, counted from 0"
+                f"index is {index!r}; the job {self.name!r} has {counted(len(known), 'part')}, "
+                f"counted from 0"
             )
         return [(known[number], canonical(known[number]))]
 
@@ -397,7 +401,8 @@ class Job(Displayed):
         if status.total is not None and left:
             verb = "is" if len(left) == 1 else "are"
             raise SessionStateError(
-                f"the job {self.name!r} is not done: {len(left)} of {status.total} parts {verb} "
+                f"the job {self.name!r} is not done: {len(left)} of "
+                f"{counted(status.total, 'part')} {verb} "
                 f"left, {some(map(canonical, left))}; run them, or publish() what is there"
                 f"{status.said_of_dead()}"
             )

@@ -18,7 +18,7 @@ from icechunk.format.ids import OBJECT_ID_SIZE
 from icechunk.format.layout import CHUNKS, chunk_key
 from icechunk.repository.jobs_records import Part
 from icechunk.repository.listing import Listing
-from icechunk.repository.ops import Update, UpdateType
+from icechunk.repository.update_types import Update, UpdateType
 from icechunk.storage.base import Storage
 
 __all__ = ["collected_since", "lost_parts"]

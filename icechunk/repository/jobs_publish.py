@@ -34,7 +34,7 @@ from icechunk.repository.jobs_records import (
     canonical,
     closing,
 )
-from icechunk.repository.ops import Update, UpdateType
+from icechunk.repository.update_types import Update, UpdateType
 from icechunk.session.session import Session
 from icechunk.storage import Storage
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from icechunk.base.display import Displayed
 from icechunk.base.html import card, section, table
+from icechunk.base.texts import counted
 from icechunk.base.visible import in_a_line
 
 __all__ = ["FailedPart", "JobStatus", "PartResult", "RunningPart"]
@@ -187,7 +188,7 @@ class JobStatus(Displayed):
         ]
 
     def _title(self) -> str:
-        of = f", {self.total} parts" if self.total is not None else ""
+        of = f", {counted(self.total, 'part')}" if self.total is not None else ""
         return in_a_line(f"{self.name}, on branch {self.branch!r}: {self.state}{of}")
 
     def __repr__(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 
 from icechunk.base.html import Html, card, fields, note, section, table
+from icechunk.base.texts import counted
 from icechunk.commit.assets import Assets
 from icechunk.commit.publish import RepoState
 from icechunk.commit.snapshot_info import SnapshotInfo, from_microseconds
@@ -50,7 +51,10 @@ def _size(info: RepoInfo, assets: Assets) -> str | None:
     files = snapshot.manifest_files.values()
     chunks = sum(file.num_chunk_refs for file in files)
     nodes = sum(1 for _ in snapshot.nodes())
-    return f"{nodes:,} groups and arrays, {chunks:,} chunks in {len(files):,} manifests"
+    return (
+        f"{counted(nodes, 'group or array', 'groups and arrays')}, {counted(chunks, 'chunk')} in "
+        f"{counted(len(files), 'manifest')}"
+    )
 
 
 def _refs(info: RepoInfo, kind: str) -> Html:

@@ -12,6 +12,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, Final
 
+from icechunk.base.texts import counted
 from icechunk.commit import publish, publish_v1
 from icechunk.commit.assets import Assets
 from icechunk.commit.building import now_microseconds
@@ -255,7 +256,7 @@ class Repairer:
         why = "; ".join(f"{copy}: {told}" for copy, told in found.passed_over[:3])
         raise FormatError(
             f"{self._storage.url} cannot be repaired: {found.damage}, and none of "
-            f"{len(copies)} copies in {layout.OVERWRITTEN} can take its place"
+            f"{counted(len(copies), 'copy', 'copies')} in {layout.OVERWRITTEN} can take its place"
             + (f": {why}" if why else ""),
             ErrorKind.INVALID_FILE_FORMAT,
         )

@@ -52,6 +52,7 @@ from icechunk.repository.sessions import Sessions
 from icechunk.session.context import SessionContext
 from icechunk.session.session import Session
 from icechunk.storage import AnyStorage, Storage, as_storage
+from icechunk.storage.keywords import answers_keywords
 from icechunk.virtual.deprecations import warn_of_none
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class Repository:
 
     # -- creating and opening ------------------------------------------------------
     @classmethod
+    @answers_keywords("a storage")
     def create(
         cls,
         storage: AnyStorage,
@@ -165,6 +167,7 @@ class Repository:
         return repository
 
     @classmethod
+    @answers_keywords("a storage")
     def open(
         cls,
         storage: AnyStorage,
@@ -229,6 +232,7 @@ class Repository:
         return repository, info
 
     @classmethod
+    @answers_keywords("a storage")
     def open_readonly_session(
         cls,
         storage: AnyStorage,
@@ -255,6 +259,7 @@ class Repository:
         return repository._sessions.at(info, branch, tag, snapshot_id, ref, as_of)
 
     @classmethod
+    @answers_keywords("a storage")
     def open_or_create(
         cls,
         storage: AnyStorage,
@@ -353,17 +358,10 @@ class Repository:
         if authorization is None:
             authorization = self._recipe.authorization
         given = config is not None and config.virtual_chunk_containers is not None
+        recipe = self._recipe
+        own = (given or recipe.own_containers, (config and config.storage) or recipe.own_settings)
         return type(self)(
-            RepositoryRecipe.of(
-                self.storage,
-                merged,
-                authorization,
-                self.attribution,
-                passed=(
-                    given or self._recipe.own_containers,
-                    (config.storage if config else None) or self._recipe.own_settings,
-                ),
-            )
+            RepositoryRecipe.of(self.storage, merged, authorization, self.attribution, passed=own)
         )
 
     def save_config(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from icechunk.base.display import Displayed
 from icechunk.base.html import card, fields, note, section, table
+from icechunk.base.texts import counted
 from icechunk.base.visible import in_a_line
 from icechunk.errors import ErrorKind, FormatError
 
@@ -139,14 +140,16 @@ class Verification(Displayed):
 
     def _lines(self) -> Iterator[str]:
         count = len(self.damages)
-        yield "no damage" if not count else f"{count} {'damage' if count == 1 else 'damages'}:"
+        yield "no damage" if not count else f"{counted(count, 'damage')}:"
         for damage in self.damages[:_SHOWN]:
             yield f"  {damage}"
         if count > _SHOWN:
             yield f"  and {count - _SHOWN} more"
-        yield "looked at: " + ", ".join(f"{n:,} {what}" for what, n in self.checked.items())
+        yield "looked at: " + ", ".join(
+            counted(n, what.removesuffix("s"), what) for what, n in self.checked.items()
+        )
         litter = [
-            f"{each.objects:,} in {folder} ({each.nbytes:,} bytes)"
+            f"{each.objects:,} in {folder} ({counted(each.nbytes, 'byte')})"
             for folder, each in self.orphans.items()
             if each.objects
         ]
@@ -161,13 +164,13 @@ class Verification(Displayed):
                 damage.told,
                 damage.array or "",
                 damage.chunks or "",
-                ", ".join(damage.refs) or f"{len(damage.snapshots)} versions",
+                ", ".join(damage.refs) or counted(len(damage.snapshots), "version"),
             )
             for damage in self.damages
         ]
         names = ("problem", "object", "reason", "array", "chunks", "versions")
         litter = {
-            folder: f"{each.objects:,} objects, {each.nbytes:,} bytes"
+            folder: f"{counted(each.objects, 'object')}, {counted(each.nbytes, 'byte')}"
             for folder, each in self.orphans.items()
             if each.objects
         }

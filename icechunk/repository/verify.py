@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from icechunk.base.texts import MENDED
+from icechunk.base.texts import MENDED, counted
 from icechunk.base.threads import Threads
 from icechunk.commit.assets import Assets
 from icechunk.commit.relog import NodeState, node_states, rewritten, surplus, untold, untold_chunks
@@ -420,7 +420,9 @@ class Verifier:
         uses = list(self._uses[file.id].values())
         count = sum(map(len, manifest.arrays.values()))
         if count != file.num_chunk_refs:
-            told = f"it holds {count} references, and snapshots say {file.num_chunk_refs}"
+            told = (
+                f"it holds {counted(count, 'reference')}, and snapshots say {file.num_chunk_refs}"
+            )
             self._found("inconsistent", key, told, (id for use in uses for id in use.snapshots))
         for use in uses:
             refs = manifest.arrays.get(use.node_id)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from icechunk.base.display import NumberedEnum
 from icechunk.base.methods import in_thread
+from icechunk.base.texts import counted
 from icechunk.changes.zarr_metadata import parse_node_metadata
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format.chunk_refs import ChunkRefs, RefKind
@@ -301,8 +302,8 @@ class ArrayChunks:
         offset = tuple(map(operator.index, chunk_offset))
         if len(offset) != len(array.shape):
             raise InvalidInputError(
-                f"chunk_offset {offset} for {node.path!r}, which has {len(array.shape)} "
-                "dimensions; pass one number for each",
+                f"chunk_offset {offset} for {node.path!r}, which has "
+                f"{counted(len(array.shape), 'dimension')}; pass one number for each",
                 ErrorKind.INVALID_CHUNK_INDEX,
             )
         refs = self._written(node.path)

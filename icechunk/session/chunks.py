@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk.base.methods import in_thread
-from icechunk.base.texts import COLLECTED, MENDED
+from icechunk.base.texts import COLLECTED, MENDED, counted
 from icechunk.errors import (
     ErrorKind,
     InvalidInputError,
@@ -267,7 +267,7 @@ class ChunkStore:
         bounds = np.maximum(np.asarray(array.num_chunks, np.int64), 1)
         if refs.ndim != len(bounds):
             raise InvalidInputError(
-                f"chunk coordinates of {refs.ndim} dimensions for {path!r}, which has "
+                f"chunk coordinates of {counted(refs.ndim, 'dimension')} for {path!r}, which has "
                 f"{len(bounds)}",
                 ErrorKind.INVALID_CHUNK_INDEX,
             )

@@ -10,6 +10,7 @@ import inspect
 import os
 from collections.abc import Iterable
 
+from icechunk.base.texts import counted
 from icechunk.errors import ErrorKind, SessionStateError
 
 
@@ -54,7 +55,9 @@ class Copies:
         back = self._back.union(*(other._back for other in others))
         lost = [other for other in others if other._out - back]
         if lost:
-            which = "the fork" if len(others) == 1 else f"{len(lost)} of {len(others)} forks"
+            which = (
+                "the fork" if len(others) == 1 else f"{len(lost)} of {counted(len(others), 'fork')}"
+            )
             raise SessionStateError(
                 f"cannot merge: copies of {which} were sent to other processes, and what these "
                 "wrote is in the copies only; return the forks from the tasks, and merge what "

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from icechunk.base.display import Displayed
 from icechunk.base.html import Cell, Html, card, cell_map, fields, section, table
+from icechunk.base.texts import counted
 from icechunk.changes.zarr_metadata import chunk_runs
 from icechunk.format.nodes import Node
 
@@ -90,7 +91,7 @@ class _Grid:
     def told(self) -> str:
         """Return the number of chunks along each axis, and how long they are."""
         return ", ".join(
-            f"{name}: {count:,} chunks" + (f" of {runs[0][0]:,}" if len(runs) == 1 else "")
+            f"{name}: {counted(count, 'chunk')}" + (f" of {runs[0][0]:,}" if len(runs) == 1 else "")
             for name, count, runs in zip(self.names, self.mask.shape, self.runs, strict=True)
         )
 

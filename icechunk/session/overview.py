@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from icechunk.base.html import Html, card, escaped, fields, note, section
+from icechunk.base.texts import counted
 from icechunk.commit.diff import parts_of
 from icechunk.errors import IcechunkError
 from icechunk.format.nodes import ArrayInfo, Node
@@ -55,7 +56,7 @@ def tree(nodes: Sequence[Node]) -> Html:
     for node in sorted(nodes[:_NODES], key=lambda node: node.path):
         if node.path != "/":
             members[node.path.rpartition("/")[0] or "/"].append(node)
-    more = note(f"and {len(nodes) - _NODES:,} more nodes") if len(nodes) > _NODES else ""
+    more = note(f"and {counted(len(nodes) - _NODES, 'more node')}") if len(nodes) > _NODES else ""
     return Html(f"{_group('/', members)}{more}")
 
 

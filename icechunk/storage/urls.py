@@ -56,6 +56,13 @@ def option_names() -> frozenset[str]:
     return frozenset({"account"}).union(_S3_OPTIONS, _GCS_KEYS, _AZURE_KEYS, *names)
 
 
+def known_options(url: str) -> Iterable[str]:
+    """Return the options that the storage of a URL or path knows."""
+    scheme, found, _ = url.partition("://")
+    known = _SCHEMES[scheme.lower()][1] if found and scheme.lower() in _SCHEMES else _NONE
+    return {*known, "bearer_token"} if scheme.lower().startswith("http") else known
+
+
 def _credentials(function: Callable[..., Any], names: frozenset[str], options: Options) -> Any:
     """Return credentials given as an object, or as arguments of the function that makes one."""
     given = {name: options.pop(name) for name in sorted(names & options.keys())}

@@ -9,6 +9,7 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
+from icechunk.base.texts import counted
 from icechunk.config import VirtualChunkSpec
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format.chunk_refs import ChunkRefs, RefKind, optional_strings
@@ -84,7 +85,7 @@ def refs_from_specs(specs: Sequence[VirtualChunkSpec], ndim: int) -> ChunkRefs:
     for index in by_chunk:
         if len(index) != ndim:
             raise InvalidInputError(
-                f"chunk {index} has {len(index)} dimensions, the array {ndim}",
+                f"chunk {index} has {counted(len(index), 'dimension')}, the array {ndim}",
                 ErrorKind.INVALID_CHUNK_INDEX,
             )
     chosen = list(by_chunk.values())
@@ -135,8 +136,9 @@ def refs_from_arrays(
     lengths = _sizes(lengths, "lengths")
     if not len(location) == len(offsets) == len(lengths) == count:
         raise InvalidInputError(
-            f"a chunk grid of shape {shape} has {count} chunks; got {len(location)} locations, "
-            f"{len(offsets)} offsets and {len(lengths)} lengths",
+            f"a chunk grid of shape {shape} has {counted(count, 'chunk')}; got "
+            f"{counted(len(location), 'location')}, {counted(len(offsets), 'offset')} and "
+            f"{counted(len(lengths), 'length')}",
             ErrorKind.INVALID_VIRTUAL_REF,
         )
     if start is not None and len(start) != len(shape):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from icechunk import InvalidInputError, Session, VirtualChunkContainer
+from icechunk.base.texts import counted
 from icechunk_dask.archives.committing import commit
 from icechunk_dask.archives.fitting import Fitting
 from icechunk_dask.archives.group import ArchiveGroup
@@ -138,7 +139,8 @@ class Adding:
             done = len(report.added) + len(report.replaced)
             if done:
                 exc.add_note(
-                    f"{done} of {count} files are committed to {self.root} of {self.branch!r}, in "
+                    f"{done} of {counted(count, 'file is', 'files are')} committed to "
+                    f"{self.root} of {self.branch!r}, in "
                     f"the snapshot {report.snapshot_id}. Call virtualize with the same arguments "
                     "again to go on with the others."
                 )
@@ -255,7 +257,7 @@ class Adding:
 def none_read(failed: Mapping[str, str]) -> InvalidInputError:
     """Return the error of a call that could not read any file."""
     listed = "\n".join(f"  {url}: {why}" for url, why in [*failed.items()][:_SHOWN])
-    return InvalidInputError(f"none of {len(failed)} files could be read:\n{listed}")
+    return InvalidInputError(f"none of {counted(len(failed), 'file')} could be read:\n{listed}")
 
 
 def _together(first: VirtualizeReport, second: VirtualizeReport) -> VirtualizeReport:
@@ -302,7 +304,7 @@ def _sum(first: VariableReport | None, second: VariableReport) -> VariableReport
 
 def _message(added: Sequence[str], replaced: Sequence[str], root: str) -> str:
     count = len(added) or len(replaced)
-    files = "1 file" if count == 1 else f"{count} files"
+    files = counted(count, "file")
     more = f", {len(replaced)} replaced" if added and replaced else ""
     what = "as virtual chunks" if added else "replaced"
     return f"{files} {what}{more} in {root}"

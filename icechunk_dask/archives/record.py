@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icechunk import InvalidInputError, ObjectNotFoundError, Session
+from icechunk.base.texts import counted
 from icechunk.errors import FormatError
 from icechunk.kerchunk.tables import StringHeap
 from icechunk.repository.archive_tables import named_table, table_key
@@ -369,7 +370,8 @@ class Record:
         known = length if blocks is None else int(blocks.lengths.sum())
         if length != known:
             raise InvalidInputError(
-                f"the variable {name!r} has {length} steps along {axis[1]!r}, and the files of "
+                f"the variable {name!r} has {counted(length, 'step')} along {axis[1]!r}, and "
+                f"the files of "
                 f"the archive have {known}: something else has written to it, and files cannot "
                 "be added any more"
             )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from icechunk import InvalidInputError
 from icechunk.base.html import Html, bullets, card, code, fields, section, table
+from icechunk.base.texts import counted
 from icechunk.base.visible import in_a_line
 
 __all__ = ["VariableReport", "VirtualizeReport"]
@@ -182,7 +183,8 @@ class VirtualizeReport:
         lines += [f"  {url}: it has changed, and was not taken again" for url in self.changed]
         if lines:
             listed = "\n".join(lines)
-            raise InvalidInputError(f"{len(lines)} files are not in {self.group}:\n{listed}")
+            files = counted(len(lines), "file is", "files are")
+            raise InvalidInputError(f"{files} not in {self.group}:\n{listed}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as a dictionary of JSON types."""

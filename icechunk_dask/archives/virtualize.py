@@ -11,7 +11,9 @@ from typing import Any, Final
 import numpy as np
 
 from icechunk import InvalidInputError, Storage, VirtualChunkContainer
+from icechunk.base.texts import counted
 from icechunk.kerchunk.guard import VERIFY
+from icechunk.storage.keywords import answers_keywords
 from icechunk_dask.archives.adding import Adding, none_read
 from icechunk_dask.archives.committing import commit
 from icechunk_dask.archives.fitting import ON_MISMATCH, Fitting
@@ -37,6 +39,7 @@ _MAX_BYTES: Final = 100_000_000
 _SHOWN: Final = 10
 
 
+@answers_keywords("storage_options", 1)
 def virtualize(
     urls: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     target: Target,
@@ -261,9 +264,9 @@ def virtualize(
     if changed and on_changed == "error":
         listed = "\n".join(f"  {url}" for url in changed[:_SHOWN])
         raise InvalidInputError(
-            f"{len(changed)} files of the archive have changed since they were added, or are "
-            f"gone:\n{listed}\nPass on_changed='replace' to take the new versions, or 'keep' to "
-            "leave the archive as it is; reading them fails then. remove_files takes files out."
+            f"{counted(len(changed), 'file')} of the archive changed since the scan, or "
+            f"vanished:\n{listed}\nPass on_changed='replace' to take the new versions, or 'keep' "
+            "to leave the archive as it is; reading them fails then. remove_files takes files out."
         )
     again = set(changed if on_changed == "replace" else ())
     # a commit of some of them leaves no gap before the others
@@ -330,6 +333,7 @@ def root_of(group: str) -> str:
     return "/" + "/".join(names)
 
 
+@answers_keywords("storage_options", 1)
 def remove_files(
     urls: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     target: Target,
@@ -406,7 +410,7 @@ def remove_files(
         lambda: opened.made.readonly_session(snapshot_id=begun),
     )
     found = writing.write()
-    files = "1 file" if len(gone) == 1 else f"{len(gone)} files"
+    files = counted(len(gone), "file")
     snapshot = commit(
         opened.made, session, message or f"{files} taken out of {root}", metadata, root, found
     )

@@ -81,7 +81,7 @@ def test_what_has_no_steps_stays_what_the_first_file_says(
 )
 def test_nothing_could_be_read(name: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "text.nc").write_text("words")
-    with pytest.raises(InvalidInputError, match=rf"none of 1 files.*\n.*{name}.*{reason}"):
+    with pytest.raises(InvalidInputError, match=rf"none of 1 file.*\n.*{name}.*{reason}"):
         run([tmp_path / name], tmp_path / "repo")
     assert not (tmp_path / "repo").exists()
 
@@ -446,7 +446,7 @@ def test_another_file_of_the_same_size_and_time(call: Any, in_place: bool, tmp_p
         other.replace(files[1])
     now = files[1].stat()
     assert (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
-    with pytest.raises(InvalidInputError, match=r"have changed since"):
+    with pytest.raises(InvalidInputError, match=r"changed since the scan"):
         call(files, tmp_path / "repo", progress=False)
     report = call(files, tmp_path / "repo", on_changed="keep", progress=False)
     assert report.changed == (str(files[1]),)

@@ -125,7 +125,7 @@ def test_killed_anywhere(files: list[Path], before: int, engine: str | None) -> 
 def test_misspelt_arguments_begin_nothing(tmp_path: Path, files: list[Path]) -> None:
     """An empty repository would be in the way of `virtualize`, which makes its containers."""
     for urls, arguments, words in (
-        ([tmp_path / "none.nc"], {}, "none of 1 files could be read:\n.*there is no such file"),
+        ([tmp_path / "none.nc"], {}, "none of 1 file could be read:\n.*there is no such file"),
         (files, {"group": "a//b"}, "'a//b' is not the path of a group"),
         (files, {"on_mismatch": "skp"}, "on_mismatch is 'skp'"),
     ):
@@ -146,8 +146,8 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path, files: list[Path])
         ([write_month(other, 5, units="C")], "variable 't' has the units 'C'"),
         ([write_month(other, 6, area=2)], r"'area' has other values .*drop_variables=\['area'\]"),
         ([write_month(other, 7, more=True)], r"no variable 'more': .*drop_variables=\['more'\]"),
-        ([damaged], "none of 1 files could be read"),
-        ([tmp_path / "none.nc"], "none of 1 files could be read"),
+        ([damaged], "none of 1 file could be read"),
+        ([tmp_path / "none.nc"], "none of 1 file could be read"),
     ):
         for _ in range(2):
             with pytest.raises(InvalidInputError, match=words):
@@ -158,7 +158,7 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path, files: list[Path])
         assert added.sizes["time"] == 30 + number * 10
     tip = Repository.open(storage).lookup_branch("main")
     write_month(tmp_path, 2, units="C")
-    with pytest.raises(InvalidInputError, match=r"1 files have changed(.|\n)*02.nc"):
+    with pytest.raises(InvalidInputError, match=r"1 file changed(.|\n)*02.nc"):
         ingest(files, storage)
     kept = ingest(files[1:3], storage, on_changed="keep")
     assert kept.changed == (str(files[1]),)

@@ -329,7 +329,7 @@ def test_a_file_that_no_engine_opens(tmp_path: Path) -> None:
     files[1].write_bytes(b"no file")
     storage = MemoryStorage()
     how: Any = {"engine": "h5netcdf", **QUIET}
-    with pytest.raises(InvalidInputError, match=r"1 files could not be opened, .*1\.nc the first"):
+    with pytest.raises(InvalidInputError, match=r"1 file could not be opened, .*1\.nc the first"):
         ingest(files, storage, **how)
     report = ingest(files, storage, allow_gaps=True, **how)
     assert list(report.failed) == [str(files[1])]
@@ -343,7 +343,7 @@ def test_a_file_that_is_replaced_meanwhile(tmp_path: Path) -> None:
         if files[1].stat().st_size:
             files[1].write_bytes(files[1].read_bytes() + b" ")
 
-    with pytest.raises(InvalidInputError, match=r"1 files were replaced .*1\.nc"):
+    with pytest.raises(InvalidInputError, match=r"1 file changed during .*1\.nc"):
         ingest(files, MemoryStorage(), engine="h5netcdf", progress=replace)
 
 
@@ -361,7 +361,7 @@ def test_a_file_of_the_same_size_and_time(tmp_path: Path, engine: str | None) ->
         os.utime(files[1], ns=(before.st_atime_ns, before.st_mtime_ns))
         if data == whole:
             assert ingest(files, storage, engine=engine, **QUIET).changed == ()
-    with pytest.raises(InvalidInputError, match=r"1 files have changed(.|\n)*1\.nc"):
+    with pytest.raises(InvalidInputError, match=r"1 file changed(.|\n)*1\.nc"):
         ingest(files, storage, engine=engine, **QUIET)
 
 
@@ -377,7 +377,7 @@ def test_a_store_whose_chunk_is_replaced(tmp_path: Path) -> None:
     assert len(ingest(stores, storage, **how).already) == 2
     region = {"time": slice(0, 3), "x": slice(0, 4)}
     (part(1) + 1).drop_vars(["time", "x"]).to_zarr(stores[1], region=region, consolidated=False)
-    with pytest.raises(InvalidInputError, match=r"1 files have changed(.|\n)*1\.zarr"):
+    with pytest.raises(InvalidInputError, match=r"1 file changed(.|\n)*1\.zarr"):
         ingest(stores, storage, **how)
 
 

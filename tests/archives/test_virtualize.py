@@ -562,7 +562,7 @@ def test_files_outside_of_containers_are_refused_before_they_are_read(tmp_path: 
 @pytest.mark.parametrize(
     ("urls", "arguments", "message"),
     [
-        ("a.nc", {}, "none of 1 files could be read"),
+        ("a.nc", {}, "none of 1 file could be read"),
         ([], {}, "no urls"),
         (["a.nc"], {"on_mismatch": "ignore"}, "on_mismatch"),
         (["a.nc"], {"coordinates": "all"}, "coordinates"),

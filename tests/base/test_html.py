@@ -125,7 +125,7 @@ def test_repository(repository: Repository) -> None:
     storage.reset()
     reader = read(opened._repr_html_())
     assert storage.requests <= 2
-    assert "3 groups and arrays, 100 chunks in 1 manifests" in reader.text
+    assert "3 groups and arrays, 100 chunks in 1 manifest" in reader.text
     tip = repository.lookup_branch("main")
     # as a branch, a tag and a commit
     assert reader.text.count(tip) == 3 and reader.text.count(EVIL) == 3
@@ -253,7 +253,7 @@ def test_written_chunks(repository: Repository) -> None:
     reader = read(page)
     assert (
         "4 of 195" in reader.text
-        and "time: 3 chunks of 4, axis 1: 1 chunks of 3, x: 65 chunks of 2" in reader.text
+        and "time: 3 chunks of 4, axis 1: 1 chunk of 3, x: 65 chunks of 2" in reader.text
     )
     assert "Not written: 191, of which the first 50" in reader.text
     # three rows of 22 cells, each of three chunks, and the last column of two

@@ -22,17 +22,21 @@ from click import Choice, Context, Option
 from click.testing import CliRunner, Result
 
 import icechunk_dask
-from icechunk import Repository, local_filesystem_storage
+from icechunk import RepoAvailability, Repository, RepoStatus, local_filesystem_storage
 from icechunk.cli import archives
 from icechunk.cli.app import COMMANDS, main
+from icechunk.cli.output import fields, table
 from icechunk.storage.wrappers import WrapperStorage
 from tests.cli.terminals import all_shown
 from tests.servers import S3Server
 
+#: Any status but 0.
+ANY = -1
+
 
 def run(*args: str | int | Path, code: int = 0, answer: str | None = None) -> Result:
     result = CliRunner().invoke(main, [str(arg) for arg in args], input=answer)
-    assert result.exit_code == code, result.output
+    assert result.exit_code == code or (code == ANY and result.exit_code), result.output
     # a mistake is a message, never a traceback
     assert result.exception is None or isinstance(result.exception, SystemExit)
     return result
@@ -488,13 +492,43 @@ print(*sys.modules)
     )
     loaded = set(done.stdout.split())
     others = {name.partition(".")[0] for name in loaded} & {
-        *("zarr", "xarray", "dask", "pandas", "h5py", "fsspec", "yaml", "boto3", "numcodecs"),
+        *(
+            "zarr",
+            "xarray",
+            "dask",
+            "pandas",
+            "h5py",
+            "fsspec",
+            "yaml",
+            "boto3",
+            "numcodecs",
+            "rich",
+        ),
         *("asyncio", "ssl", "socket", "http", "email", "multiprocessing", "subprocess"),
     }
     assert not others
     ours = {name for name in loaded if name.startswith("icechunk")}
     assert not {name for name in ours if ".kerchunk" in name or ".repository.job" in name}
     assert "icechunk.repository.verify" not in ours
+
+
+def test_columns_stand_below_each_other_and_cells_are_whole(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Widths are those of a terminal, where some characters take two columns, and some none."""
+    long = "a message that is far longer than any terminal is wide " * 5
+    rows = [("ab", 1, long), ("\u6c34", 12_000, "e\u0301 \x1b[1m"), ("e\u0301", 3, "")]
+    table(rows, "name", "bytes", "message")
+    fields({"a": 1, "longer": "\n"})
+    assert capsys.readouterr().out.split("\n") == [
+        "name  bytes  message",
+        f"ab        1  {long.rstrip()}",
+        "\u6c34    12000  e\u0301 \\x1b[1m",
+        "e\u0301         3",
+        "a       1",
+        "longer  \\n",
+        "",
+    ]
 
 
 def in_a_terminal(args: list[str], **environment: str) -> str:
@@ -687,3 +721,72 @@ def test_copy_and_annotate(folder: Path, repo: Repository, tmp_path: Path) -> No
     shown = run("annotate", folder, "g/a", "-c", "0:1,0:9").stdout
     assert first in shown and second not in shown
     run("annotate", folder, "g/a", "-c", "0-1", code=2)
+
+
+#: What is refused, and how: nobody is asked first.
+REFUSED = {
+    "the main branch": ("branch", "{}", "main", "-d"),
+    "a branch that is not there": ("branch", "{}", "mian", "-d"),
+    "a branch without a name": ("branch", "{}", "-d"),
+    "a tag without a name": ("tag", "{}", "-d"),
+    "a job that is not there": ("jobs", "{}", "nightly", "-d"),
+    "a version that is not there": ("reset", "{}", "main", "v9"),
+    "an upgrade of spec 2": ("upgrade", "{}"),
+}
+
+
+@pytest.mark.parametrize("command", REFUSED.values(), ids=REFUSED)
+def test_what_is_refused_is_not_asked(command: tuple[str, ...], folder: Path) -> None:
+    shown = run(*(word.format(folder) for word in command), code=ANY, answer="").output
+    assert "[y/N]" not in shown
+    assert "Error: " in shown
+
+
+ASKING = {
+    "branch": ("branch", "{}", "dev", "-d"),
+    "tag": ("tag", "{}", "v1", "-d"),
+    "reset": ("reset", "{}", "dev", "v1"),
+    "expire": ("expire", "{}", "--older-than", "1d"),
+    "gc": ("gc", "{}", "--older-than", "1d"),
+    "jobs": ("jobs", "{}", "nightly", "-d"),
+}
+
+
+@pytest.mark.parametrize("command", ASKING.values(), ids=ASKING)
+def test_a_read_only_repository_is_not_asked_about(command: tuple[str, ...], folder: Path) -> None:
+    repo = Repository.open(folder)
+    if "dev" not in repo.list_branches():
+        repo.create_branch("dev", repo.resolve("main"))
+    repo.jobs.create("nightly", keys=[1], message="Every night")
+    words = [word.format(folder) for word in command]
+    assert "[y/N]" in run(*words, code=1, answer="n\n").output
+    repo.set_status(RepoStatus(RepoAvailability.read_only, limited_availability_reason="moving"))
+    shown = run(*words, code=1, answer="").output
+    assert "[y/N]" not in shown
+    assert "moving" in shown
+
+
+def test_a_branch_that_is_there_already_is_not_moved(folder: Path) -> None:
+    before = len(list(Repository.open(folder).ops_log()))
+    assert "already" in run("reset", folder, "main", "main").output
+    assert data("reset", folder, "main", "main")["moved"] is False
+    assert len(list(Repository.open(folder).ops_log())) == before
+
+
+def test_an_object_is_not_called_a_snapshot(folder: Path) -> None:
+    shown = run("inspect", folder, "manifest", "BAD", code=1).output
+    assert "'BAD' is not an id" in shown
+    assert "snapshot" not in shown
+
+
+def test_one_thing_is_not_called_several(folder: Path) -> None:
+    """In what a command prints of a repository in which there is one of each kind."""
+    place = folder.parent / "one"
+    repo = Repository.create(place)
+    with repo.transaction("main", message="One") as store:
+        array = zarr.create_array(store, name="a", shape=(1,), chunks=(1,), dtype="f8")
+        array[:] = 1.5
+    commands = [("verify", "--deep", "all"), ("jobs",), ("stats",), ("annotate", "/a"), ("info",)]
+    for name, *options in commands:
+        shown = run(name, place, *options).output
+        assert not re.search(r"\b1 (?:more |other )?[a-z]+(?<!byte)s\b", shown), shown

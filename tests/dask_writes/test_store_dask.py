@@ -250,7 +250,7 @@ def test_what_cannot_be_asked_for(storage: LocalStorage, here: None) -> None:
     wrong: Any = VALUES
     with pytest.raises(TypeError, match=r"argument 'retires'.*; did you mean 'retries'"):
         store_dask(sources=[source()], targets=[a], retires=3)
-    with pytest.raises(InvalidInputError, match="1 sources, 2 targets"):
+    with pytest.raises(InvalidInputError, match="1 source, 2 targets"):
         store_dask(sources=[source()], targets=[a, b])
     with pytest.raises(InvalidInputError, match="a source is of type ndarray"):
         store_dask(sources=[wrong], targets=[a])

@@ -525,7 +525,7 @@ BUCKET = "s3://b/f"
             0,
             "outside",
         ),
-        (lambda s: s.set_virtual_ref("a/c/0", BUCKET, offset=0, length=1), 0, "1 dimensions"),
+        (lambda s: s.set_virtual_ref("a/c/0", BUCKET, offset=0, length=1), 0, "1 dimension"),
         (lambda s: s.set_virtual_ref("a/zarr.json", BUCKET, offset=0, length=1), 0, "not the key"),
         (
             lambda s: s.set_virtual_ref("nonsense", BUCKET, offset=0, length=1),
@@ -569,9 +569,9 @@ BUCKET = "s3://b/f"
             "time zone",
         ),
         (lambda s: arrays(s, (1, 1), [BUCKET], [0], [0]), 0, "length 0"),
-        (lambda s: arrays(s, (2, 1), [BUCKET], [0], [1]), 0, "2 chunks; got 1 locations"),
+        (lambda s: arrays(s, (2, 1), [BUCKET], [0], [1]), 0, "2 chunks; got 1 location,"),
         (lambda s: arrays(s, (1, 1), [BUCKET], [0, 0], [1]), 0, "2 offsets"),
-        (lambda s: arrays(s, (1,), [BUCKET], [0], [1]), 0, "1 dimensions"),
+        (lambda s: arrays(s, (1,), [BUCKET], [0], [1]), 0, "1 dimension"),
         (lambda s: arrays(s, (1, 1), [BUCKET], [-1], [1]), 0, "offsets: -1 is negative"),
         (lambda s: arrays(s, (1, 1), [BUCKET], [0.5], [1]), 0, "offsets: expected"),
         (lambda s: arrays(s, (1, 1), [BUCKET], [0], [[1]]), 0, "lengths: expected"),
@@ -587,7 +587,11 @@ BUCKET = "s3://b/f"
         (lambda s: arrays(s, (-1, -1), [BUCKET], [0], [1]), 0, "0 chunks"),
         (lambda s: s.set_virtual_refs("", [VirtualChunkSpec([0], BUCKET, 0, 1)]), 0, "is a group"),
         (lambda s: s.set_virtual_refs("b", [VirtualChunkSpec([0], BUCKET, 0, 1)]), 1, "'/b'"),
-        (lambda s: s.set_virtual_refs("a", [VirtualChunkSpec([0], BUCKET, 0, 1)]), 0, "dimensions"),
+        (
+            lambda s: s.set_virtual_refs("a", [VirtualChunkSpec([0], BUCKET, 0, 1)]),
+            0,
+            "1 dimension, the array 2",
+        ),
     ],
 )
 def test_bad_input(
