@@ -420,7 +420,7 @@ def _with_groups(path: Path, i: int, groups: list[str], repeats: bool) -> Path:
         (2, ["inner"], "no group 'other', which would be shorter along 'time'"),
         (2, ["inner", "other", "new"], "no group '/data/new' to append to"),
         (0, ["inner", "other"], "before or between steps of '/data/?.*' along 'time'"),
-        (1, ["inner", "other"], "1 files have values of 'time'"),
+        (1, ["inner", "other"], "1 file has values of 'time'"),
     ],
 )
 def test_files_with_groups_are_refused(
