@@ -232,7 +232,7 @@ def test_nothing_is_published_where_one_of_them_fails(folder: str) -> None:
 def test_what_is_large_does_not_wait() -> None:
     """A batch holds no more than so many bytes."""
     storage = Remote(MemoryStorage(), 1)
-    batch = Batch(storage)
+    batch = Batch(storage, 8)
     data = np.random.default_rng(0).bytes(3 << 20)
     for number in range(4):
         batch.put(f"manifests/{number}", data)
