@@ -61,11 +61,22 @@ def kept_encoding(encoding: Mapping[str, Any], dtype: Any = None) -> dict[str, A
         found[_MISSING] = missing
         if fill is not None and not np.array_equal(fill, missing):
             del found[_FILL]
-    if dtype is not None and np.dtype(dtype).kind in "iu" and _PACKS & found.keys():
+    if dtype is not None and _is_of_integers(np.dtype(dtype), found):
         # xarray decodes integers by integers, and encodes them by floats or not at all
         for key in ("dtype", _FILL, _MISSING, *_PACKS):
             found.pop(key, None)
+        if np.dtype(dtype).kind in "mM":
+            # xarray wants units and a type, or neither
+            found["dtype"] = np.dtype("i8")
     return found
+
+
+def _is_of_integers(dtype: np.dtype[Any], found: Mapping[str, Any]) -> bool:
+    """Whether values are integers that are packed as others, or times made of such integers."""
+    packs = [found[key] for key in _PACKS if key in found]
+    if dtype.kind in "mM":
+        return any(np.asarray(each).dtype.kind in "iu" for each in packs)
+    return dtype.kind in "iu" and bool(packs)
 
 
 def _one_missing(encoding: Mapping[str, Any]) -> Any:

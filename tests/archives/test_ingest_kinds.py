@@ -83,6 +83,7 @@ def of_a_model(ds: xr.Dataset, i: int) -> xr.Dataset:
     return stamped(ds, "b", dtype="f8", _FillValue=np.nan)
 
 
+UNITS = "days since 2000-01-01"
 TIMES = part(0)["time"].values
 TEXTS = np.array(["a", "bb", "ü"], object)
 TAKEN: dict[str, Change] = {
@@ -103,6 +104,7 @@ TAKEN: dict[str, Change] = {
         b=("time", np.array([1, -56, i], "i1"), {"_Unsigned": "true"}),
         c=("time", np.array([1, 200, i], "u1"), {"_Unsigned": "false"}),
         d=("time", np.array([1, 200, i], "u1"), {"_Unsigned": "false", "_FillValue": np.uint8(0)}),
+        e=("time", np.array([1, 2, 3 + i], "i2"), {"scale_factor": np.int64(2), "units": UNITS}),
     ).assign_coords(x=("x", np.array([1, 2, 3, -6], "i1"), {"_Unsigned": "true"})),
     "durations": lambda ds, i: ds.assign(d=("time", TIMES - TIMES[0])),
     "texts": lambda ds, i: ds.assign(s=("time", TEXTS)),
