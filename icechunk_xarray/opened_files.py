@@ -278,8 +278,15 @@ class OpenedFiles:
             join="override",
             combine_attrs="override",
         )
+        texts = {
+            name: each.astype(object) for name, each in whole.items() if each.dtype.kind == "U"
+        }
+        whole = whole.assign(texts)
         for name, variable in whole.variables.items():
             variable.encoding = dict(parts[0][name].encoding)
+            if variable.dtype.kind in "UO" and np.dtype(variable.encoding.get("dtype")).kind == "U":
+                # as long as the longest of these files; those of later ones may be longer
+                del variable.encoding["dtype"]
             blocks_of_first = parts[0][name].chunks
             if blocks_of_first is not None and variable.ndim:
                 # the encodings of the file, which xarray prefers
@@ -385,7 +392,9 @@ def _packing(variable: xr.Variable) -> dict[str, Any]:
 
 
 def _packed_alike(one: xr.Variable, two: xr.Variable) -> bool:
-    return one.dtype == two.dtype and _packing(one) == _packing(two)
+    # texts have the length of the longest one
+    are_texts = one.dtype.kind == two.dtype.kind == "U"
+    return (are_texts or one.dtype == two.dtype) and _packing(one) == _packing(two)
 
 
 def _unpacked(

@@ -152,7 +152,9 @@ def with_chunks(parts: list[GroupPart], chunks: Mapping[Any, int]) -> list[Group
             before = variable.encoding.get("chunks")
             if variable.chunks is not None:
                 before = tuple(max(sizes) for sizes in variable.chunks)
-            before = before or variable.shape
+            # of single characters, those of the texts that they are
+            before = tuple(before or ())[: variable.ndim]
+            before = before if len(before) == variable.ndim else variable.shape
             given["chunks"] = tuple(
                 max(n if (size := chunks.get(dim, old)) == -1 else min(size, n), 1)
                 for dim, n, old in zip(variable.dims, variable.shape, before, strict=True)

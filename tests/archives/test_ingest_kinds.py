@@ -231,6 +231,26 @@ def test_files_that_are_refused(tmp_path: Path, case: str, engine: str | None) -
     xr.testing.assert_identical(found(storage), before)
 
 
+@pytest.mark.parametrize("engine", [None, "h5netcdf"])
+@pytest.mark.parametrize("chunks", [None, {"time": 2}, {"time": -1}])
+@pytest.mark.parametrize("dtype", ["S3", "<U3", object])
+def test_texts_of_later_files_are_longer(
+    tmp_path: Path, engine: str | None, chunks: Any, dtype: Any
+) -> None:
+    """And chunks are those of texts, where a file has characters."""
+
+    def change(dataset: xr.Dataset, i: int) -> xr.Dataset:
+        texts = np.array([f"{n}{'x' * i}" for n in range(dataset.sizes["time"])])
+        return dataset.assign(s=("time", texts.astype(dtype)))
+
+    files, storage = write(tmp_path, change, 3), MemoryStorage()
+    for several in (files[:1], files):
+        ingest(several, storage, engine=engine, chunks=chunks, **QUIET)
+    got = found(storage)["s"]
+    assert got.values.astype(object).tolist() == expected(files)["s"].values.tolist()
+    assert chunks is None or got.encoding["chunks"] == (2 if chunks["time"] == 2 else 3,)
+
+
 # -- any engine ---------------------------------------------------------------------------------
 def test_stores_of_zarr(tmp_path: Path) -> None:
     stores = []
