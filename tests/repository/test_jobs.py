@@ -34,7 +34,7 @@ from icechunk import (
     TaskError,
     VersionSelection,
 )
-from icechunk.repository.ops import UpdateType
+from icechunk.repository.update_types import UpdateType
 from icechunk.storage.base import Storage
 from tests.killing import Dying, Killed
 from tests.storages import new_storage

@@ -34,7 +34,7 @@ from icechunk import (
     SessionStateError,
     TaskError,
 )
-from icechunk.repository.ops import UpdateType
+from icechunk.repository.update_types import UpdateType
 from icechunk_xarray import initialize, plan_regions, to_icechunk
 from tests.killing import Dying, Killed
 
