@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from icechunk.base.texts import RESTORED
 from icechunk.commit import publish
 from icechunk.commit.assets import Assets, advising
 from icechunk.commit.building import now_microseconds
 from icechunk.config import RepositoryConfig
-from icechunk.errors import ErrorKind, InvalidInputError, RepositoryExistsError
+from icechunk.errors import ConflictError, ErrorKind, InvalidInputError, RepositoryExistsError
 from icechunk.format import layout
 from icechunk.format.encoding import flexbuf
 from icechunk.format.ids import INITIAL_SNAPSHOT_ID
@@ -84,3 +86,31 @@ def already_exists(storage: Storage) -> RepositoryExistsError:
     return RepositoryExistsError(
         f"there is an Icechunk repository at {storage.url} already; open it with Repository.open"
     )
+
+
+def with_config(
+    read: RepositoryConfig | None, config: RepositoryConfig, info: RepoInfo
+) -> tuple[RepoInfo, UpdateEntry]:
+    """Return a state with another configuration, and what the log says about it.
+
+    Parameters
+    ----------
+    read : RepositoryConfig or None
+        What was stored when `config` was made.
+    config : RepositoryConfig
+    info : RepoInfo
+
+    Raises
+    ------
+    ConflictError
+        If something else is stored by now.
+    """
+    now = stored_config(info) or RepositoryConfig()
+    if now not in (read or RepositoryConfig(), config):
+        raise ConflictError(
+            message="config was updated by other session: open the repository again, and save "
+            "the configuration then",
+            kind=ErrorKind.CONFIG_UPDATED,
+        )
+    changed = replace(info, config=flexbuf.dumps(config.to_dict()))
+    return changed, UpdateEntry(kind=UpdateKind.CONFIG_CHANGED)

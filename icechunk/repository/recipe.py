@@ -6,6 +6,7 @@ import os
 import threading
 import weakref
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +62,8 @@ class RepositoryRecipe:
     own_settings: StorageSettings | None = None
     commit_metadata: dict[str, Any] = field(default_factory=dict)
     attribution: Attribution | None = None
+    #: The stored configuration, as it was read.
+    stored: RepositoryConfig | None = None
     key: bytes = field(default_factory=new_key, repr=False)
 
     @classmethod
@@ -72,6 +75,7 @@ class RepositoryRecipe:
         attribution: Attribution | None = None,
         *,
         passed: tuple[bool, StorageSettings | None] = (True, None),
+        stored: RepositoryConfig | None = None,
     ) -> RepositoryRecipe:
         """Return a recipe whose storage has the settings of the configuration.
 
@@ -81,7 +85,15 @@ class RepositoryRecipe:
             storage = storage.with_settings(config.storage)
         if attribution is not None:
             storage = storage.with_user_agent(attribution.user_agent(user_agent()))
-        return cls(storage, config, authorized(authorization), *passed, attribution=attribution)
+        return cls(
+            storage,
+            config,
+            authorized(authorization),
+            *passed,
+            attribution=attribution,
+            # the caller may change it later
+            stored=deepcopy(stored),
+        )
 
     def context(self) -> SessionContext:
         """Return what sessions share: that of other copies, if this process has it."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from icechunk.base.methods import async_twin, of_part
@@ -22,11 +24,9 @@ from icechunk.errors import (
     ReadOnlyError,
     RepositoryNotFoundError,
 )
-from icechunk.format.encoding import flexbuf
 from icechunk.format.metadata import Metadata
 from icechunk.format.repo_info import RepoInfo
 from icechunk.format.spec import SpecVersion, supported_spec_versions
-from icechunk.format.updates import UpdateEntry, UpdateKind
 from icechunk.repository.administration import Administration
 from icechunk.repository.annotation import Annotations
 from icechunk.repository.branches_and_tags import BranchesAndTags
@@ -36,6 +36,7 @@ from icechunk.repository.creation import (
     check_clean,
     store_first_snapshot,
     stored_config,
+    with_config,
 )
 from icechunk.repository.history import History
 from icechunk.repository.inspection import Inspection
@@ -155,9 +156,8 @@ class Repository:
             check_clean(place)
         elif publish.exists(place) is not None:  # of the other version, too
             raise already_exists(place)
-        repository = cls(
-            RepositoryRecipe.of(place, config, authorize_virtual_chunk_access, attribution)
-        )
+        access = authorize_virtual_chunk_access
+        repository = cls(RepositoryRecipe.of(place, config, access, attribution, stored=config))
         assets = repository._context.assets
         info = store_first_snapshot(assets, SpecVersion(version), config)
         try:
@@ -226,8 +226,8 @@ class Repository:
             return first, info
         merged = stored.merge(given)
         passed = (given.virtual_chunk_containers is not None, given.storage)
-        recipe = RepositoryRecipe.of(place, merged, authorization, attribution, passed=passed)
-        repository = cls(recipe)
+        options: Any = {"passed": passed, "stored": stored}
+        repository = cls(RepositoryRecipe.of(place, merged, authorization, attribution, **options))
         repository._context.state.take_over(first._context.state)
         return repository, info
 
@@ -360,22 +360,24 @@ class Repository:
         given = config is not None and config.virtual_chunk_containers is not None
         recipe = self._recipe
         own = (given or recipe.own_containers, (config and config.storage) or recipe.own_settings)
-        return type(self)(
-            RepositoryRecipe.of(self.storage, merged, authorization, self.attribution, passed=own)
-        )
+        made = (self.storage, merged, authorization, self.attribution)
+        return type(self)(RepositoryRecipe.of(*made, passed=own, stored=recipe.stored))
 
     def save_config(self) -> None:
         """Store the configuration of this repository for everyone who opens it later.
+
+        Raises
+        ------
+        ConflictError
+            If somebody else has stored another one since the repository was opened.
 
         Examples
         --------
         >>> repo.save_config()
         """
         self.config.validate()
-        raw = flexbuf.dumps(self.config.to_dict())
-        self._context.state.update(
-            lambda info: (replace(info, config=raw), UpdateEntry(kind=UpdateKind.CONFIG_CHANGED))
-        )
+        self._context.state.update(partial(with_config, self._recipe.stored, self.config))
+        self._recipe = replace(self._recipe, stored=deepcopy(self.config))
 
     # -- properties ----------------------------------------------------------------
     @property

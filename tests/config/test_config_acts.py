@@ -4,6 +4,7 @@ does nothing."""
 from __future__ import annotations
 
 import asyncio
+import pickle
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -493,3 +494,43 @@ def test_options_without_effect_are_documented_and_kept() -> None:
         storage=StorageSettings(unsafe_use_metadata=False),
     )
     assert Repository.fetch_config(written(config)) == config
+
+
+# -- to store it -----------------------------------------------------------------------------
+@pytest.mark.parametrize("spec_version", [1, 2])
+@pytest.mark.parametrize("begins", [None, 7])
+def test_a_configuration_does_not_replace_one_that_it_does_not_know(
+    spec_version: int, begins: int | None
+) -> None:
+    storage = MemoryStorage()
+    first = RepositoryConfig(inline_chunk_threshold_bytes=begins)
+    made = Repository.create(storage, first, spec_version=spec_version)
+    ours = Repository.open(storage, RepositoryConfig(inline_chunk_threshold_bytes=11))
+    theirs = Repository.open(storage, RepositoryConfig(inline_chunk_threshold_bytes=22))
+    copies = [pickle.loads(pickle.dumps(ours)), ours.reopen()] if spec_version == 2 else []
+
+    def stored() -> int | None:
+        found = Repository.fetch_config(storage)
+        return found.inline_chunk_threshold_bytes if found is not None else None
+
+    theirs.save_config()
+    for late in (made, ours, *copies):
+        if late is made and begins is None:
+            continue  # it has nothing to store
+        with pytest.raises(ConflictError, match="config was updated by other session"):
+            late.save_config()
+    assert stored() == 22
+    # again, and after a change of one's own
+    theirs.save_config()
+    theirs.config.inline_chunk_threshold_bytes = 23
+    theirs.save_config()
+    assert stored() == 23
+    # the same as somebody else has stored is no conflict
+    same = Repository.open(storage, RepositoryConfig(inline_chunk_threshold_bytes=24))
+    theirs.config.inline_chunk_threshold_bytes = 24
+    theirs.save_config()
+    same.save_config()
+    # as the message says
+    again = Repository.open(storage, RepositoryConfig(inline_chunk_threshold_bytes=11))
+    again.save_config()
+    assert stored() == 11

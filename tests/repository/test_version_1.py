@@ -563,6 +563,9 @@ def test_a_configuration_that_cannot_be_stored(repository: Repository, storage: 
     faulty.fail("put", key=layout.CONFIG_KEY, when="after")
     theirs.save_config()
     assert Repository.fetch_config(storage) == theirs.config
+    with pytest.raises(ConflictError, match="config was updated"):
+        changed.save_config()
+    changed = Repository.open(storage, RepositoryConfig(inline_chunk_threshold_bytes=3))
     changed.save_config()
     assert Repository.fetch_config(storage) == changed.config
 
