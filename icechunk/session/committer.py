@@ -32,7 +32,7 @@ from icechunk.format.repo_info import RepoInfo, SnapshotEntry
 from icechunk.format.transaction_log import TransactionLog
 from icechunk.session.context import SessionContext, SessionMode
 from icechunk.session.edits import Edits
-from icechunk.session.terms import Committed, Course, Rebasing, Sent, check_words
+from icechunk.session.terms import Committed, Course, Rebasing, Sent, check_solver, check_words
 
 _log = logging.getLogger(__name__)
 
@@ -146,11 +146,7 @@ class Committer:
             )
         if rebase_with is None:
             return self.put(message, metadata, allow_empty, amends=False, on_built=on_built)
-        if not isinstance(rebase_with, ConflictSolver):
-            raise InvalidInputError(
-                f"rebase_with must be a ConflictSolver, not {rebase_with!r}",
-                ErrorKind.INVALID_COMMIT_CONFIGURATION,
-            )
+        check_solver("rebase_with", rebase_with)
         if rebase_tries < 0:
             raise InvalidInputError(
                 f"rebase_tries is {rebase_tries}, it must not be negative",
@@ -201,11 +197,14 @@ class Committer:
             If the solver cannot resolve a conflict. The session then stays as it was.
         SessionStateError
             If the session cannot commit, or a transaction log is missing.
+        InvalidInputError
+            If `solver` is none.
 
         Examples
         --------
         >>> session.rebase(icechunk.ConflictDetector())
         """
+        check_solver("solver", solver)
         self.check_committable(allow_empty=True)
         with self._lock:
             info = self._context.state.load()

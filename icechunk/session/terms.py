@@ -13,7 +13,7 @@ from icechunk.commit.tickets import Place
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format.transaction_log import TransactionLog
 
-__all__ = ["Committed", "Course", "Rebasing", "Sent", "check_words"]
+__all__ = ["Committed", "Course", "Rebasing", "Sent", "check_solver", "check_words"]
 
 
 @dataclass(frozen=True)
@@ -141,4 +141,13 @@ def check_words(message: object, metadata: object) -> None:
         raise InvalidInputError(
             f"the metadata of a commit must be a dict, not {metadata!r}",
             ErrorKind.BAD_METADATA,
+        )
+
+
+def check_solver(name: str, solver: object) -> None:
+    """Refuse an argument that is no solver of conflicts."""
+    if not isinstance(solver, ConflictSolver):
+        raise InvalidInputError(
+            f"{name} must be a ConflictSolver, such as icechunk.ConflictDetector(), not {solver!r}",
+            ErrorKind.INVALID_COMMIT_CONFIGURATION,
         )

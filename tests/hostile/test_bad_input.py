@@ -21,6 +21,7 @@ from zarr.core.buffer import cpu, default_buffer_prototype
 
 from icechunk import (
     AlreadyExistsError,
+    ConflictDetector,
     ErrorKind,
     FormatError,
     IcechunkError,
@@ -696,6 +697,19 @@ def test_messages_that_are_none(session: Session, message: Any) -> None:
             says="message of a commit must be a string",
         )
     session.commit("")
+
+
+@pytest.mark.parametrize("solver", [None, "theirs", ConflictDetector, 3])
+def test_solvers_that_are_none(session: Session, solver: Any) -> None:
+    session.store.set_sync("b/c/0", B(b"\2"))
+    calls = [session.rebase]
+    if solver is not None:  # commits without one
+        calls.append(lambda solver: session.commit("x", rebase_with=solver))
+    for call in calls:
+        refused(
+            lambda c=call: c(solver), InvalidInputError, ValueError, says="must be a ConflictSolver"
+        )
+    session.commit("x", rebase_with=ConflictDetector())
 
 
 @pytest.mark.parametrize("metadata", [[1], "text", {5: 1}, {"a": object()}, {"a": float("nan")}])
