@@ -20,6 +20,7 @@ from xarray.backends import BackendEntrypoint, ZarrStore
 from xarray.backends.store import StoreBackendEntrypoint
 
 from icechunk import (
+    IcechunkError,
     IcechunkStore,
     InvalidInputError,
     LocalStorage,
@@ -29,6 +30,7 @@ from icechunk import (
     Session,
     Storage,
     StorageConfig,
+    StorageError,
     storage_from_url,
 )
 from icechunk.base.rectilinear import (
@@ -313,6 +315,8 @@ class _Version:
                 continue
             try:
                 array: Any = zarr.open_array(self.store, path=node.path.strip("/"), mode="r")
+            except StorageError:
+                raise
             except Exception as error:  # any document may be wrong in any way
                 found[name] = f"{type(error).__name__}: {shorten(str(error), 200)}"
                 continue
@@ -336,16 +340,22 @@ class _Version:
                 arrays: list[Any] = [array for _, array in group.arrays()]
                 if all(len(each.metadata.dimension_names or ()) == each.ndim for each in arrays):
                     return group
+            except StorageError:
+                raise
             except Exception as error:
                 cause = error
         unfit = self._unfit(path)
         if not unfit and cause is not None:
             raise cause
         told = [f"{name!r}: {why}" for name, why in unfit.items() if name not in left_out]
+        leave_out = f"drop_variables={list(unfit)} leaves them out"
+        if told and isinstance(cause, IcechunkError):
+            cause.add_note(leave_out)  # it names the array
+            raise cause
         if told:
             raise InvalidInputError(
                 f"{self._where}: no dataset can be made of the group {path!r}, because of its "
-                f"arrays {'; '.join(told)}; drop_variables={list(unfit)} leaves them out",
+                f"arrays {'; '.join(told)}; {leave_out}",
                 ErrorKind.BAD_METADATA,
             ) from cause
         nodes = self.store.session.tree.children(path)

@@ -112,7 +112,8 @@ PLANTED: dict[str, list[Any]] = {
 }
 #: Plain names, numbers, values; and objects that were made by one of the calls here.
 _PLAIN = """
-unmet about access added adopt after_rebase algorithm align_chunks allow_empty allow_gaps allow_http
+undecoded unmet about access added adopt
+after_rebase algorithm align_chunks allow_empty allow_gaps allow_http
 already amends anonymous append_dim args arr_offset array array_path arrays as_of attempt
 attempts attributes_deleted attribution availability axis backup_path backward base batch_size
 before before_rebase began below branch branch_name byte_range bytes_deleted bytes_read
