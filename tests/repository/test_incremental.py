@@ -277,9 +277,11 @@ def test_few_of_many_change(where: str) -> None:
     finally:
         tracemalloc.stop()
     replaced = {"scattered": 1000, "all": count}.get(where, 0)
-    assert (summary.chunks_deleted, summary.manifests_deleted) == (replaced, 1)
+    # references beside those of a large manifest come into another one
+    rewritten = int(where in ("scattered", "all"))
+    assert (summary.chunks_deleted, summary.manifests_deleted) == (replaced, rewritten)
     assert summary.bytes_deleted >= 1000 * replaced
-    assert counting.seen["get", "manifests"] == 2
+    assert counting.seen["get", "manifests"] == 1 + rewritten
     record = LiveRecord.load(storage)
     assert len(record.prefixes) == count
     assert record.counts.max() == 1
