@@ -15,6 +15,7 @@ import pandas as pd
 import xarray as xr
 
 from icechunk import IcechunkStore
+from icechunk.base.calling import depth_of_caller
 from icechunk.base.rectilinear import rectilinear_chunks
 from icechunk_xarray.refusals import refused
 from icechunk_xarray.values import decode_like
@@ -159,7 +160,7 @@ def _tell(what: str, outer: str, inner: str, *, is_tree: bool) -> None:
     warnings.warn(
         f"{message}, only xarray.open_dataset one by one; to have a tree, write them beside each "
         "other, or rename the dimension",
-        stacklevel=5,
+        stacklevel=depth_of_caller(),
     )
 
 
