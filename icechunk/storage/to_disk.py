@@ -100,14 +100,14 @@ class ToDisk:
         with self._lock:
             # held meanwhile: nobody publishes what another thread is still forcing to disk
             if self._lost is None:
-                self._lost = self._sync_all(force)
+                self._sync_all(force)
                 # not earlier: an interrupt must leave them to the next call
                 self._waiting.clear()
                 self._changed.clear()
             if self._lost is not None:
                 raise self._lost
 
-    def _sync_all(self, force: Callable[[], None]) -> StorageError | None:
+    def _sync_all(self, force: Callable[[], None]) -> None:
         folders = self._changed.union(map(folder_of, self._waiting))
         # a name is lost, too, if the folder that holds it is lost
         above = {up for folder in folders - self._named for up in folders_above(folder)}
@@ -116,22 +116,32 @@ class ToDisk:
         work += [(self._sync_folder, folder) for folder in folders | above]
         # in parallel, because file systems then combine several writes
         share = min(len(work) // (4 * _THREADS) + 1, _SHARE)
-        found = _threads().map(_failures, [work[i : i + share] for i in range(0, len(work), share)])
-        force()
-        failures = [error for some in found for error in some]
-        # what is missing was deleted
-        is_missing = any(isinstance(error, FileNotFoundError) for error in failures)
-        for error in failures:
-            if not isinstance(error, FileNotFoundError):
-                return StorageError(
+        shares = [work[i : i + share] for i in range(0, len(work), share)]
+        found = _threads().map(self._sync_some, shares)
+        try:
+            force()
+        finally:
+            is_whole = all(list(found))
+        if is_whole and self._lost is None:
+            self._named |= folders | above
+
+    def _sync_some(self, work: Sequence[tuple[Callable[[str], None], str]]) -> bool:
+        """Do one thing after another, and return whether nothing was missing."""
+        is_whole = True
+        for call, key in work:
+            try:
+                call(key)
+            except FileNotFoundError:
+                is_whole = False  # it was deleted
+            except OSError as error:
+                # noted here, since whoever waits may be interrupted, or fail itself
+                self._lost = StorageError(
                     f"objects written to {self._url} may be lost, because they could not be "
                     f"forced to disk: {error.strerror or error}; write them again in a new "
                     "process",
                     ErrorKind.IO,
                 )
-        if not is_missing:
-            self._named |= folders | above
-        return None
+        return is_whole
 
     def _sync_folder(self, prefix: str) -> None:
         if os.name == "nt":
@@ -151,17 +161,6 @@ class ToDisk:
             os.fsync(fd)
         finally:
             os.close(fd)
-
-
-def _failures(work: Sequence[tuple[Callable[[str], None], str]]) -> list[OSError]:
-    """Do one thing after another, and return the errors."""
-    found = []
-    for call, key in work:
-        try:
-            call(key)
-        except OSError as error:
-            found.append(error)
-    return found
 
 
 @cache
