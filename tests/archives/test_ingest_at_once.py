@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ import pytest
 import xarray as xr
 
 from icechunk import MemoryStorage, Repository, SessionStateError
-from icechunk.storage import WrapperStorage
 from icechunk.storage.base import Storage
 from icechunk_dask import ingest, one_call
 from tests.archives.test_ingest import check, write_month
 from tests.killing import Dying, Killed
+from tests.storages import Meanwhile
 
 HOW: Any = {"verify": "none", "progress": False, "commit_every": 1}
 
@@ -35,19 +34,8 @@ def files(tmp_path: Path) -> list[Path]:
     return [write_month(tmp_path, month) for month in (1, 2, 3)]
 
 
-class Meanwhile(WrapperStorage):
-    """Does something before the n-th request that writes, once."""
-
-    def __init__(self, inner: Storage, nth: int, action: Callable[[], object]) -> None:
-        super().__init__(inner)
-        self.left = nth
-        self._action = action
-
-    def before(self, operation: str, keys: tuple[str, ...], written: int) -> None:
-        if operation in ("put", "delete"):
-            self.left -= 1
-            if self.left == 0:
-                self._action()
+class Fixed(Meanwhile):
+    """One that stays the same object, whatever a call sets."""
 
     def with_settings(self, settings: Any) -> Storage:
         return self
@@ -73,7 +61,7 @@ def test_a_call_within_a_call(
                 except SessionStateError as refusal:
                     errors.append(refusal)
 
-        first = Meanwhile(storage, nth, second)
+        first = Fixed(storage, nth, second, operations=("put", "delete"))
         try:
             ingest(files[:2], first, group="f", **HOW)
         except SessionStateError:

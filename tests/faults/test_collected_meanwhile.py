@@ -41,6 +41,7 @@ from tests.faults.operations import (
     read,
     write,
 )
+from tests.storages import Meanwhile
 
 pytestmark = pytest.mark.usefixtures("no_pauses")
 
@@ -52,22 +53,6 @@ SAID = re.compile(
 )
 EVERY = bool(os.environ.get("ICECHUNK_EVERY_CALL"))
 READS = ("get", "get_if_changed", "list", "head")
-
-
-class Meanwhile(WrapperStorage):
-    """A storage where somebody else acts once, before the nth read in a folder."""
-
-    def __init__(self, inner: Storage, folder: str, nth: int, act: Callable[[], None]) -> None:
-        super().__init__(inner)
-        self._folder, self._left, self._act = folder, nth, act
-        self.is_on = False
-
-    def before(self, operation: str, keys: tuple[str, ...], written: int) -> None:
-        """Act if it is time."""
-        if self.is_on and operation in READS and keys and keys[0].startswith(self._folder):
-            self._left -= 1
-            if not self._left:
-                self._act()
 
 
 class Counted(WrapperStorage):
@@ -276,7 +261,10 @@ def test_others_collect_meanwhile(name: str, spec_version: int, others: str) -> 
             continue
         storage = _laid_out(spec_version)
         other, now = Repository.open(storage, CONFIG), datetime.now(UTC)
-        meanwhile = Meanwhile(storage, folder, nth, partial(OTHERS[others], other, now))
+        act_of_others = partial(OTHERS[others], other, now)
+        meanwhile = Meanwhile(
+            storage, nth, act_of_others, folder=folder, operations=READS, is_on=False
+        )
         repository = Repository.open(meanwhile, CONFIG)
         meanwhile.is_on = True
         try:

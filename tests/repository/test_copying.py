@@ -21,9 +21,9 @@ from icechunk import (
     Repository,
     StorageError,
 )
-from icechunk.storage import FaultyStorage, WrapperStorage
+from icechunk.storage import FaultyStorage
 from tests import histories, reachability
-from tests.storages import KINDS, new_storage
+from tests.storages import KINDS, Meanwhile, new_storage
 
 
 def source(commits: int = 3) -> Repository:
@@ -116,19 +116,14 @@ def test_versions_that_are_collected_in_the_meantime(folder: str) -> None:
     repo, target = source(), MemoryStorage()
     later = datetime.now(UTC) + timedelta(days=1)
 
-    class Meanwhile(WrapperStorage):
-        done = False
+    def others() -> None:
+        histories.commit(repo, {0: b"newer"})
+        repo.expire_snapshots(later)
+        repo.garbage_collect(later)
 
-        def before(self, operation: str, keys: tuple[str, ...], written: int) -> None:
-            if operation == "get" and keys[0].startswith(folder) and not self.done:
-                self.done = True
-                histories.commit(repo, {0: b"newer"})
-                repo.expire_snapshots(later)
-                repo.garbage_collect(later)
-
-    slow = Meanwhile(repo.storage)
+    slow = Meanwhile(repo.storage, 1, others, folder=folder, operations=("get",))
     done = Repository.open(slow).copy_to(target)
-    assert slow.done and done.snapshots == 2
+    assert slow.left <= 0 and done.snapshots == 2
     assert ids(Repository.open(target), "main") == ids(repo, "main")
     assert histories.newest(target) == histories.newest(repo.storage)
     found = Repository.open(target).verify()

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -36,6 +35,7 @@ from icechunk.storage import WrapperStorage
 from icechunk.storage.base import Storage
 from tests.histories import CONFIG, commit, create, newest, read, write
 from tests.reachability import FOLDERS, collectable, needed, objects, protected, snapshot
+from tests.storages import Meanwhile
 
 #: What `garbage_collect` calls the folders.
 PHASES = ["snapshots", "transaction_logs", "manifests", "chunks"]
@@ -182,24 +182,6 @@ def test_leftovers_of_a_session_that_was_too_old(storage: Storage) -> None:
 
 
 # -- others do something meanwhile ------------------------------------------------------------
-class Meanwhile(WrapperStorage):
-    """A storage where somebody else does something before one of the requests."""
-
-    def __init__(self, inner: Storage, nth: int, act: Callable[[], object]) -> None:
-        super().__init__(inner)
-        self.left = nth
-        self.act = act
-        self.lock = threading.Lock()
-
-    def before(self, operation: str, keys: tuple[str, ...], written: int) -> None:
-        # requests come from several threads
-        with self.lock:
-            self.left -= 1
-            mine = self.left == 0
-        if mine:
-            self.act()
-
-
 class Log(WrapperStorage):
     """A storage that notes the first key of every request."""
 

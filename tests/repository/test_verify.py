@@ -39,6 +39,7 @@ from icechunk.repository.verification import Damage, Verification
 from icechunk.storage import WrapperStorage
 from tests import histories
 from tests.data import golden_content as content
+from tests.storages import Meanwhile
 
 DATA = Path(content.__file__).parent
 
@@ -316,23 +317,18 @@ def test_what_is_collected_in_the_meantime_is_no_damage(folder: str, spec_versio
     repo.create_branch("side", repo.lookup_branch("main"))
     later = datetime.now(UTC) + timedelta(days=1)
 
-    class Meanwhile(WrapperStorage):
-        done = False
+    def others() -> None:
+        histories.commit(repo, {0: b"newest  "})
+        repo.delete_branch("side")
+        repo.expire_snapshots(later)
+        repo.garbage_collect(later)
 
-        def before(self, operation: str, keys: tuple[str, ...], written: int) -> None:
-            if operation == "get" and keys[0].startswith(folder) and not self.done:
-                self.done = True
-                histories.commit(repo, {0: b"newest  "})
-                repo.delete_branch("side")
-                repo.expire_snapshots(later)
-                repo.garbage_collect(later)
-
-    slow = Meanwhile(inner)
+    slow = Meanwhile(inner, 1, others, folder=folder, operations=("get",), is_on=False)
     # an instance that has read nothing
     reader = Repository.open(slow)
-    slow.done = False
+    slow.is_on = True
     found = reader.verify(deep=True)
-    assert slow.done and found.damages == ()
+    assert slow.left <= 0 and found.damages == ()
     # what the newest versions lack is damage
     lost = next(each.key for each in inner.list(folder) if "1CECHNKREP" not in each.key)
     inner.delete([lost])

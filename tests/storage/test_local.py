@@ -575,15 +575,16 @@ def test_an_interrupted_sync_is_made_up_for(
     assert ("data", False) in synced
 
 
+def broken_disk(_: int) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
 def test_data_are_lost_even_if_what_is_published_fails_too(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
     storage.put("data", b"x")
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fail)
+        patch.setattr(os, "fsync", broken_disk)
         with pytest.raises(StorageError):
             storage.put("ref", b"1", if_absent=True)
     # the system would now say that all is well
@@ -595,12 +596,9 @@ def test_data_are_lost_even_if_what_is_published_fails_too(
 def test_nothing_is_published_after_data_were_lost(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
     storage.put("data", b"x")
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fail)
+        patch.setattr(os, "fsync", broken_disk)
         with pytest.raises(StorageError, match="may be lost"):
             storage.sync()
     # the system would now say that all is well
