@@ -303,42 +303,38 @@ class _Version:
         """Yield the path of a group and those of all groups below it."""
         return (node.path for node in self.store.session.tree.within(top) if not node.is_array)
 
+    def _arrays(self, path: str) -> dict[str, Any]:
+        """Return the nodes of the arrays in a group, by name."""
+        nodes = self.store.session.tree.children(path)
+        return {node.path.rpartition("/")[2]: node for node in nodes if node.is_array}
+
     def _unfit(self, path: str) -> dict[str, str]:
         """Return the arrays of a group that no dataset can have, by name, and why."""
         found = {}
-        for node in self.store.session.tree.children(path):
-            if not node.is_array:
-                continue
-            name = node.path.rpartition("/")[2]
-            if self._has_unknown_grid(node):
+        for name, node in self._arrays(path).items():
+            if _is_unknown_grid(node.user_data):
                 found[name] = what_it_takes()
                 continue
             try:
-                array: Any = zarr.open_array(self.store, path=node.path.strip("/"), mode="r")
+                array = zarr.open_array(self.store, path=node.path.strip("/"), mode="r")
             except StorageError:
                 raise
             except Exception as error:  # any document may be wrong in any way
                 found[name] = f"{type(error).__name__}: {shorten(str(error), 200)}"
                 continue
-            if len(array.metadata.dimension_names or ()) != array.ndim:
+            if not _has_names(array):
                 found[name] = "it has no dimension_names"
         return found
-
-    def _has_unknown_grid(self, node: Any) -> bool:
-        return (
-            not are_known()
-            and b"rectilinear" in node.user_data
-            and is_rectilinear(json.loads(node.user_data))
-        )
 
     def _group(self, path: str, left_out: Collection[str], **options: Any) -> ZarrStore:
         """Open a group; without those arrays that would be left out, and cannot be opened."""
         cause: Exception | None = None
-        if not any(map(self._has_unknown_grid, self.store.session.tree.children(path))):
+        if are_known() or not any(
+            _is_unknown_grid(node.user_data) for node in self._arrays(path).values()
+        ):
             try:
                 group = open_group(self.store, path, None, **options)
-                arrays: list[Any] = [array for _, array in group.arrays()]
-                if all(len(each.metadata.dimension_names or ()) == each.ndim for each in arrays):
+                if all(_has_names(array) for _, array in group.arrays()):
                     return group
             except StorageError:
                 raise
@@ -358,9 +354,7 @@ class _Version:
                 f"arrays {'; '.join(told)}; {leave_out}",
                 ErrorKind.BAD_METADATA,
             ) from cause
-        nodes = self.store.session.tree.children(path)
-        names = {node.path.rpartition("/")[2] for node in nodes if node.is_array}
-        return open_group(self.store, path, names - unfit.keys(), **options)
+        return open_group(self.store, path, self._arrays(path).keys() - unfit.keys(), **options)
 
     def dataset(
         self,
@@ -396,6 +390,16 @@ class _Version:
             dataset.encoding["icechunk_snapshot_id"] = session.snapshot_id
         dataset.encoding["icechunk_ref"] = self.ref
         return dataset
+
+
+def _is_unknown_grid(document: bytes) -> bool:
+    """Whether the installed Zarr cannot open an array, because of its chunk grid."""
+    return not are_known() and b"rectilinear" in document and is_rectilinear(json.loads(document))
+
+
+def _has_names(array: Any) -> bool:
+    """Whether an array has a name for each dimension."""
+    return bool(len(array.metadata.dimension_names or ()) == array.ndim)
 
 
 def _relative(path: str, top: str) -> str:

@@ -17,7 +17,7 @@ from icechunk import InvalidInputError
 from icechunk.base.texts import counted
 from icechunk_xarray.inserting import order_of
 
-__all__ = ["Block", "check_fit", "check_places", "check_trees", "in_words"]
+__all__ = ["Block", "check_appended", "check_trees", "in_words"]
 
 #: Encodings that determine how the numbers of a variable are stored.
 _STORED_BY: Final = ("dtype", "scale_factor", "add_offset", "_FillValue", "missing_value")
@@ -239,6 +239,15 @@ def check_places(
         )
 
 
+def check_appended(
+    stored: xr.Dataset, given: xr.Dataset, dim: str, root: str, blocks: Sequence[Block]
+) -> bool:
+    """Check that files fit what is stored; return whether they belong between its steps."""
+    check_fit(stored, given, dim, root)
+    check_places(stored, given, dim, root, blocks)
+    return order_of(stored, given, dim) is not None
+
+
 def check_trees(
     stored: xr.DataTree,
     given: xr.DataTree,
@@ -270,10 +279,8 @@ def check_trees(
             )
     for path, node in theirs.items():
         at = f"{root.rstrip('/')}{path}".rstrip("/") or "/"
-        check_fit(ours[path].to_dataset(), node.to_dataset(), dim, at)
         old, new = (each.to_dataset() for each in (ours[path], node))
-        check_places(old, new, dim, at, blocks_of(dim, path.strip("/")))
-        if order_of(old, new, dim) is not None:
+        if check_appended(old, new, dim, at, blocks_of(dim, path.strip("/"))):
             raise InvalidInputError(
                 f"the new files belong before or between steps of {at!r} along {dim!r}, and files "
                 f"with groups are only appended: {_ELSEWHERE}"

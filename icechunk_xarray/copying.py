@@ -49,7 +49,7 @@ from icechunk_xarray.copied import (
     without_references,
 )
 from icechunk_xarray.copy_begun import ON_MISMATCH, begun_copies
-from icechunk_xarray.copy_checks import Block, check_fit, check_places, check_trees
+from icechunk_xarray.copy_checks import Block, check_appended, check_trees
 from icechunk_xarray.inserting import order_of, put_in_order
 from icechunk_xarray.opened_files import OpenedFiles, Opening, refuse_with_engine, reopened
 from icechunk_xarray.writer import to_icechunk
@@ -403,11 +403,8 @@ class _Copying:
         return any(node.is_array for node in nodes)
 
     def _inserts(self, session: Session, given: xr.Dataset, blocks: Sequence[Block]) -> bool:
-        """Check that files fit what is stored; return whether they belong between its steps."""
-        stored = read_group(session, self.root)
-        check_fit(stored, given, self.dim, self.root)
-        check_places(stored, given, self.dim, self.root, blocks)
-        return order_of(stored, given, self.dim) is not None
+        """Check that files fit the group; return whether they belong between its steps."""
+        return check_appended(read_group(session, self.root), given, self.dim, self.root, blocks)
 
     def begin_opened(
         self, todo: Sequence[str], locations: Mapping[str, str], sources: Sources
@@ -461,7 +458,7 @@ class _Copying:
             added=tuple(kept),
             failed=found.failed,
             skipped=found.skipped,
-            unmet=found.unmet,
+            unmet=tuple(sentence for _, sentence in found.unmet),
             variables={
                 str(key): VariableReport("asked for", bytes_by_value=int(each.nbytes))
                 for key, each in found.dataset.variables.items()

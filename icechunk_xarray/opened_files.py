@@ -128,8 +128,8 @@ class Opening:
         """Return an object from the result of `to_dict`."""
         return cls(**values)
 
-    def unmet(self, known: set[str]) -> tuple[str, ...]:
-        """Return a sentence for each name in arguments that no file has.
+    def unmet(self, known: set[str]) -> tuple[tuple[str, str], ...]:
+        """Return the argument, and a sentence, for each name in arguments that no file has.
 
         Parameters
         ----------
@@ -138,7 +138,7 @@ class Opening:
         """
         given = {"drop_variables": self.drop_variables, "rename": self.rename or {}}
         return tuple(
-            unmet_name(argument, name, known)
+            (argument, unmet_name(argument, name, known))
             for argument, names in given.items()
             for name in sorted(set(names) - known)
         )
@@ -202,15 +202,15 @@ class OpenedFiles:
         Files that were left out, and why.
     failed : dict of str to str
         Files that could not be opened, and why.
-    unmet : tuple of str
-        What arguments name, and no file has.
+    unmet : tuple of (str, str)
+        What arguments name, and no file has: the argument, and a sentence.
     """
 
     dataset: xr.Dataset | None
     blocks: list[Block]
     skipped: dict[str, tuple[str, ...]]
     failed: dict[str, str]
-    unmet: tuple[str, ...] = ()
+    unmet: tuple[tuple[str, str], ...] = ()
 
     def check_renamed(self) -> None:
         """Refuse old names that no file has: a new archive would lose them for good.
@@ -219,8 +219,8 @@ class OpenedFiles:
         ------
         InvalidInputError
         """
-        for sentence in self.unmet:
-            if sentence.startswith("rename "):
+        for argument, sentence in self.unmet:
+            if argument == "rename":
                 raise InvalidInputError(sentence)
 
     @classmethod

@@ -226,8 +226,8 @@ class Repository:
             return first, info
         merged = stored.merge(given)
         passed = (given.virtual_chunk_containers is not None, given.storage)
-        options: Any = {"passed": passed, "stored": stored}
-        repository = cls(RepositoryRecipe.of(place, merged, authorization, attribution, **options))
+        opening = (place, merged, authorization, attribution)
+        repository = cls(RepositoryRecipe.of(*opening, passed=passed, stored=stored))
         repository._context.state.take_over(first._context.state)
         return repository, info
 
